@@ -1,0 +1,23 @@
+"""What a user can get wrong. A `UserError` is printed as one line and ends the command with exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
+
+
+def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
+    """The error for a name outside a closed table; it says what was meant where one choice is close."""
+    known = [str(choice) for choice in choices]
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    meant = f", did you mean '{close[0]}'?" if close else ","
+    return UserError(f"{field}: unknown '{name}'{meant} (one of: {', '.join(known)})")
+
+
+def expected(field: str, wanted: str, found: object) -> UserError:
+    """The error for a value of the wrong kind or range, e.g. `folds: expected at least 2, found 1`."""
+    return UserError(f"{field}: expected {wanted}, found {found}")
