@@ -1,0 +1,83 @@
+"""Point metrics of a binary classifier's probabilities, and the estimate that carries an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import weighted
+
+COUNTS = ("true_negative", "false_positive", "false_negative", "true_positive")
+RATES = (
+    "accuracy",
+    "balanced_accuracy",
+    "roc_auc",
+    "sensitivity",
+    "specificity",
+    "precision",
+    "f1",
+    "brier",
+    "log_loss",
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the ends of its interval; NaN ends where no interval exists, a NaN value where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        """`0.812 [0.771, 0.850]`; `spec` formats each number (default `.3f`). An undefined value says so."""
+        spec = spec or ".3f"
+        if math.isnan(self.value):
+            return "undefined"
+        if math.isnan(self.low) or math.isnan(self.high):
+            return f"{self.value:{spec}}"
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __str__(self) -> str:
+        """The default format."""
+        return format(self)
+
+
+def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float = 0.5) -> dict[str, float]:
+    """Every metric of `RATES` and `COUNTS`, by name.
+
+    `labels`: int (n,) of 0 and 1. `probabilities`: float (n,) in [0, 1]; one at or above `threshold` is positive.
+
+    A metric without a denominator is NaN, never 0: sensitivity and F1 without positives, specificity without
+    negatives, balanced accuracy and ROC AUC with one class only, precision without a positive prediction.
+    F1 is 2 TP / (2 TP + FP + FN): 0 where there are positives and none is found. ROC AUC counts a tie as half
+    (Hanley & McNeil 1982). Brier is the mean squared error of the probability (Brier 1950). Log loss is natural, with
+    probabilities clipped to [1e-7, 1 - 1e-7].
+
+    Raises ValueError for arrays of the wrong shape or content, UserError for probabilities outside [0, 1].
+    """
+    y, p = weighted.checked(labels, probabilities)
+    computed = weighted.rates(y, p, threshold)(np.ones((1, y.size)))
+    return {name: float(values[0]) for name, values in computed.items()}
+
+
+def fold_auc(folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """The out-of-fold ROC AUC: the mean of the folds' AUCs, each weighted by its positives × negatives.
+
+    Every fold's model is calibrated differently, so that comparing probabilities across folds (the pooled AUC) is a
+    diagnostic only. A fold of one class has no pair and weighs nothing; NaN where that holds for all.
+    `folds`: (n,) of any values that identify a fold. Raises as `scores`.
+    """
+    y, p = weighted.checked(labels, probabilities)
+    return float(weighted.auc(y, p, weighted.codes("folds", folds, y.size))(np.ones((1, y.size)))[0])
+
+
+def mean_sd(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1 below the line); the deviation of one value is NaN, both of none."""
+    array = np.asarray(list(values), dtype=np.float64)
+    mean = float(array.mean()) if array.size else math.nan
+    return mean, float(array.std(ddof=1)) if array.size > 1 else math.nan

@@ -1,0 +1,96 @@
+"""Decision thresholds, chosen on out-of-fold predictions and never on a test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UserError, expected, unknown_name
+from . import weighted
+from .weighted import Floats
+
+EXAMPLES = ("0.5", "youden", "sensitivity=0.9")
+
+MARGIN = 1e-6
+"""No threshold is put between probabilities closer than this: rounding in the last digits of a float32 never moves a
+patch to the other side."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a threshold is found: `fixed` at `value`, `youden`, or `sensitivity` of at least `value`."""
+
+    kind: str
+    value: float | None = None
+
+
+def parse_policy(policy: str | float) -> Policy:
+    """The policy a text names: a number in (0, 1), `youden`, or `sensitivity=` and a number in (0, 1].
+
+    Raises UserError, one line about the field `threshold`, for anything else.
+    """
+    text = str(policy).strip().lower()
+    kind, separator, argument = (part.strip() for part in text.partition("="))
+    if kind == "youden" and not separator:
+        return Policy("youden")
+    if kind == "sensitivity":
+        wanted = _number(argument)
+        if wanted is None or not 0 < wanted <= 1:
+            raise expected("threshold", "'sensitivity=' and a number in (0, 1]", f"'{policy}'")
+        return Policy("sensitivity", wanted)
+    fixed = _number(text)
+    if fixed is None:
+        raise unknown_name("threshold", policy, EXAMPLES)
+    if not 0 < fixed < 1:
+        raise expected("threshold", "a number in (0, 1)", f"'{policy}'")
+    return Policy("fixed", fixed)
+
+
+def choose_threshold(policy: str | float, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """The threshold that a policy (see `parse_policy`) gives on these patches; a probability ≥ it is positive.
+
+    `youden` maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32-35); of equal maxima the lowest
+    threshold, which finds the most positives. `sensitivity=s` is the highest threshold whose sensitivity is at least s.
+    Both lie midway between neighbouring observed probabilities that are at least `MARGIN` apart; where every patch has
+    to be positive, midway between 0 and the lowest one.
+
+    `labels`: int (n,) of 0 and 1; `probabilities`: float (n,) in [0, 1].
+    Raises UserError for a policy that is none, or that cannot be met: no positive patch, or for `youden` one class.
+    """
+    chosen = parse_policy(policy)
+    if chosen.kind == "fixed" and chosen.value is not None:
+        return chosen.value
+    y, p = weighted.checked(labels, probabilities)
+    positives, negatives = int(y.sum()), int((1 - y).sum())
+    if positives == 0 or (chosen.kind == "youden" and negatives == 0):
+        raise _one_class(chosen.kind, positives, negatives)
+    candidates = _between(p)
+    found = positives - np.searchsorted(np.sort(p[y == 1]), candidates)
+    alarms = negatives - np.searchsorted(np.sort(p[y == 0]), candidates)
+    if chosen.kind == "youden":
+        return float(candidates[np.argmax(found * negatives - alarms * positives)])
+    wanted = (chosen.value or 0.0) - 1e-12
+    return float(candidates[np.flatnonzero(found / positives >= wanted)[-1]])
+
+
+def _between(probabilities: Floats) -> Floats:
+    """Ascending thresholds, the first of which makes every patch positive."""
+    values = np.unique(probabilities)
+    lower, upper = values[:-1], values[1:]
+    apart = upper - lower >= MARGIN
+    lowest = values[0] / 2 if values[0] >= MARGIN else 0.0
+    return np.concatenate([[lowest], (lower[apart] + upper[apart]) / 2])
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _one_class(kind: str, positives: int, negatives: int) -> UserError:
+    wanted = "patches of both classes" if kind == "youden" else "positive patches"
+    return expected("threshold", f"{wanted} to choose '{kind}' on", f"{positives} positive, {negatives} negative")

@@ -1,0 +1,27 @@
+"""The patient as the unit of evaluation."""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+import pandas as pd
+
+from . import weighted
+
+
+def per_patient(labels: npt.ArrayLike, probabilities: npt.ArrayLike, patient_ids: npt.ArrayLike) -> pd.DataFrame:
+    """One row per patient and class: patient_id, label (int64), probability (float64), patches (int64).
+
+    The probability is the mean over that patient's patches of that class: the views of an abnormality, and several
+    abnormalities of one class, are averaged. A patient with abnormalities of both classes counts once for each, since
+    the question is asked of an abnormality and both answers are true of that patient; the two rows share a
+    `patient_id`, which is what to pass on as `groups`. Rows are in order of first appearance.
+
+    `labels`: int (n,) of 0 and 1; `probabilities`: float (n,) in [0, 1]; `patient_ids`: (n,).
+    Raises ValueError for arrays that do not fit together or a missing patient, UserError for probabilities outside
+    [0, 1].
+    """
+    y, p = weighted.checked(labels, probabilities)
+    weighted.codes("patient_ids", patient_ids, y.size)
+    frame = pd.DataFrame({"patient_id": patient_ids, "label": y, "probability": p})
+    grouped = frame.groupby(["patient_id", "label"], sort=False)["probability"]
+    return grouped.agg(probability="mean", patches="size").reset_index()

@@ -1,0 +1,139 @@
+"""Metrics of weighted patches, many weightings at once: the one place where a metric's formula stands.
+
+A weighting is a row of a (B, n) matrix. Ones give the plain metric; counts of draws give a bootstrap resample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..errors import expected
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+LOG_LOSS_CLIP = 1e-7
+"""Probabilities are clipped this far from 0 and 1 before a logarithm, as Keras's binary cross-entropy does, so that
+the number does not depend on the type in which the probabilities were stored."""
+
+
+def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, Floats]:
+    """Labels as int64 (n,) and probabilities as float64 (n,).
+
+    Raises ValueError for no patches, shapes that differ or labels other than 0 and 1, and UserError for
+    probabilities that are not in [0, 1], which is what a model gives whose training diverged.
+    """
+    given = np.asarray(labels)
+    p = np.asarray(probabilities, dtype=np.float64)
+    if given.ndim != 1 or given.shape != p.shape or given.size == 0:
+        raise ValueError(f"labels and probabilities: expected two equal (n,), n > 0, found {given.shape}, {p.shape}")
+    if not np.isin(given, (0, 1)).all():
+        raise ValueError(f"labels: expected 0 and 1, found {np.unique(given).tolist()[:8]}")
+    outside = int((~((p >= 0) & (p <= 1))).sum())
+    if outside:
+        raise expected("probabilities", "numbers in [0, 1]", f"{outside} of {p.size} that are not (diverged training?)")
+    return given.astype(np.int64), p
+
+
+def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
+    """Integers 0 … k-1, (n,) int64, one per distinct value; ValueError for another length or a missing value."""
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ValueError(f"{name}: expected shape ({n},), found {array.shape}")
+    found = pd.factorize(array)[0].astype(np.int64)
+    if (found < 0).any():
+        raise ValueError(f"{name}: expected a value for every patch, found {int((found < 0).sum())} missing")
+    return found
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Elementwise quotient, NaN where the denominator is 0."""
+    result = np.full(np.broadcast(numerator, denominator).shape, np.nan)
+    return np.divide(numerator, denominator, out=result, where=denominator > 0)
+
+
+def pairs_won(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """A function from weights (B, n) to (pairs won, pairs), each (B,); their quotient is the ROC AUC.
+
+    A pair is a positive and a negative patch, won where the positive has the higher probability, half won in a tie
+    (Mann-Whitney; Hanley & McNeil 1982, Radiology 143:29-36).
+    """
+    positive = np.flatnonzero(labels == 1)
+    negative = np.flatnonzero(labels == 0)
+    negative = negative[np.argsort(probabilities[negative], kind="stable")]
+    below = np.searchsorted(probabilities[negative], probabilities[positive], side="left")
+    up_to = np.searchsorted(probabilities[negative], probabilities[positive], side="right")
+
+    def count(weights: Floats) -> tuple[Floats, Floats]:
+        cumulated = np.zeros((len(weights), len(negative) + 1))
+        np.cumsum(weights[:, negative], axis=1, out=cumulated[:, 1:])
+        of_positives = weights[:, positive]
+        beaten = cumulated[:, below]
+        beaten += cumulated[:, up_to]
+        won = 0.5 * np.einsum("bi,bi->b", of_positives, beaten)
+        return won, of_positives.sum(axis=1) * cumulated[:, -1]
+
+    return count
+
+
+def auc(labels: Ints, probabilities: Floats, folds: Ints | None = None) -> Callable[[Floats], Floats]:
+    """A function from weights (B, n) to ROC AUCs (B,), NaN where there is no pair.
+
+    With `folds`, only pairs within a fold count. That is the mean of the folds' AUCs weighted by
+    positives × negatives, since won / pairs is a fold's AUC and pairs its weight.
+    """
+    members = [np.arange(len(labels))] if folds is None else [np.flatnonzero(folds == f) for f in np.unique(folds)]
+    counters = [(index, pairs_won(labels[index], probabilities[index])) for index in members]
+
+    def compute(weights: Floats) -> Floats:
+        won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+        for index, count in counters:
+            fold_won, fold_pairs = count(weights if folds is None else weights[:, index])
+            won += fold_won
+            pairs += fold_pairs
+        return ratio(won, pairs)
+
+    return compute
+
+
+def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Floats], dict[str, Floats]]:
+    """A function from weights (B, n) to every rate and count of `metrics.scores`, each (B,)."""
+    actual, predicted = labels == 1, probabilities >= threshold
+    clipped = np.clip(probabilities, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
+    columns = np.column_stack(
+        [
+            ~actual & ~predicted,
+            ~actual & predicted,
+            actual & ~predicted,
+            actual & predicted,
+            (probabilities - labels) ** 2,
+            -np.log(np.where(actual, clipped, 1 - clipped)),
+        ]
+    )
+    roc_auc = auc(labels, probabilities)
+
+    def compute(weights: Floats) -> dict[str, Floats]:
+        tn, fp, fn, tp, squares, losses = (weights @ columns).T
+        total = tn + fp + fn + tp
+        sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
+        return {
+            "accuracy": ratio(tn + tp, total),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "roc_auc": roc_auc(weights),
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": ratio(tp, tp + fp),
+            "f1": np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
+            "brier": ratio(squares, total),
+            "log_loss": ratio(losses, total),
+            "true_negative": tn,
+            "false_positive": fp,
+            "false_negative": fn,
+            "true_positive": tp,
+        }
+
+    return compute
