@@ -1,0 +1,17 @@
+"""Figures, each a matplotlib `Figure` without pyplot's global state; `save` writes one to a PNG."""
+
+from .classification import calibration, confusion_matrix, roc_curves
+from .patches import class_distribution, patch_sheet
+from .style import save
+from .training import fold_overview, training_curves
+
+__all__ = [
+    "calibration",
+    "class_distribution",
+    "confusion_matrix",
+    "fold_overview",
+    "patch_sheet",
+    "roc_curves",
+    "save",
+    "training_curves",
+]

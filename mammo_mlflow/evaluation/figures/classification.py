@@ -1,0 +1,151 @@
+"""How well a classifier does: confusion matrix, ROC curves, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from scipy.stats import norm
+from sklearn.metrics import roc_curve
+
+from .. import weighted
+from ..intervals import bootstrap_scores, resampling_note, roc_band
+from ..metrics import scores
+from ..weighted import Floats
+from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, line_style, new_figure, tidy, wrap
+
+Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
+
+BANDS = 3
+"""More curves than this are drawn without bands, which would cover one another."""
+
+
+def confusion_matrix(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    threshold: float,
+    class_names: Sequence[str],
+    title: str,
+    note: str | None = None,
+) -> Figure:
+    """Counts and row percentages, actual classes in rows and predicted ones in columns.
+
+    `labels` int (n,), `probabilities` float (n,), `class_names` of 0 and 1; a probability ≥ `threshold` is class 1.
+    """
+    found = scores(labels, probabilities, threshold)
+    counts = np.array(
+        [[found["true_negative"], found["false_positive"]], [found["false_negative"], found["true_positive"]]]
+    )
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    summary = f"n = {int(counts.sum()):,}, threshold {threshold:.3g}, accuracy {found['accuracy']:.3f}"
+    figure = new_figure(4.6, 4.6, title, joined(summary, note))
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    tidy(axes, "predicted", "actual", grid=None)
+    names = [wrap(name, 1.4, TEXT_SIZE) for name in class_names]
+    axes.set_xticks([0, 1], names)
+    axes.set_yticks([0, 1], names, rotation=90, va="center")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), count in np.ndenumerate(counts):
+        ink = "white" if share[row, column] > 0.55 else INK
+        percent = f"{100 * share[row, column]:.1f} %" if counts[row].sum() else "no such patch"
+        axes.text(column, row - 0.06, f"{int(count):,}", ha="center", va="center", fontsize=17, color=ink)
+        axes.text(column, row + 0.16, percent, ha="center", va="center", fontsize=TEXT_SIZE, color=ink)
+    return figure
+
+
+def roc_curves(curves: dict[str, Curve], title: str, note: str | None = None) -> Figure:
+    """ROC curves over one another, each with its AUC and 95 % bootstrap interval; bands for up to three curves.
+
+    `curves`: (labels int (n,), probabilities float (n,), patient of each patch (n,) or None) by name. The figure says
+    what the intervals assume. A curve of one class only is named and not drawn. Raises ValueError for no curve, and otherwise as
+    `metrics.scores`.
+    """
+    if not curves:
+        raise ValueError("curves: expected at least one, found none")
+    assumed = {resampling_note(groups) for _, _, groups in curves.values()}
+    labelled = {}
+    for name, (labels, probabilities, groups) in curves.items():
+        auc = bootstrap_scores(labels, probabilities, groups=groups)["roc_auc"]
+        own = f" ({resampling_note(groups).split()[0]})" if len(assumed) > 1 else ""
+        labelled[name] = wrap(f"{name}: AUC {auc}{own}", 4.5, TEXT_SIZE)
+    shared = ", " + " or ".join(sorted(assumed, reverse=True))
+    band = "; band: pointwise 95 %" if len(curves) <= BANDS else ""
+    lines = sum(label.count("\n") + 1 for label in labelled.values())
+    figure = new_figure(
+        5.6, 6.0 + 0.16 * lines + 0.06 * len(curves), title, joined(f"95 % bootstrap intervals{shared}{band}", note)
+    )
+    axes = figure.subplots()
+    tidy(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+    for index, (name, (labels, probabilities, groups)) in enumerate(curves.items()):
+        if len(np.unique(np.asarray(labels))) < 2:
+            axes.plot([], [], color=colour(index), linestyle=line_style(index), label=labelled[name])
+            continue
+        false, true, _ = roc_curve(labels, probabilities)
+        axes.plot(false, true, color=colour(index), linestyle=line_style(index), linewidth=1.6, label=labelled[name])
+        if len(curves) <= BANDS:
+            grid, low, high = roc_band(labels, probabilities, groups)
+            axes.fill_between(grid, low, high, color=colour(index), alpha=0.22 / len(curves) ** 0.5, linewidth=0)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", anchor="N")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), frameon=False, fontsize=TEXT_SIZE - 1)
+    return figure
+
+
+def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str, note: str | None = None) -> Figure:
+    """Predicted against observed frequency in equal-count bins with 95 % Wilson intervals, over a histogram.
+
+    `labels` int (n,), `probabilities` float (n,). Ten bins, fewer below 200 patches; equal probabilities share a bin.
+    The corner has the Brier score. The intervals take patches as independent.
+    """
+    y, p = weighted.checked(labels, probabilities)
+    bins = int(np.clip(y.size // 20, 2, 10))
+    bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p, side="left")
+    filled = [bin_of == b for b in np.unique(bin_of)]
+    predicted = np.array([p[inside].mean() for inside in filled])
+    positive = np.array([y[inside].sum() for inside in filled], dtype=np.float64)
+    total = np.array([inside.sum() for inside in filled], dtype=np.float64)
+    low, high = _wilson(positive, total)
+    footer = joined("bins of equal count, 95 % Wilson intervals, patches assumed independent", note)
+    figure = new_figure(5.0, 6.0, title, footer)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+    tidy(above, "", "observed frequency of class 1")
+    tidy(below, "predicted probability of class 1", "patches", grid="y")
+    above.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+    rate = positive / total
+    above.errorbar(
+        predicted,
+        rate,
+        yerr=[rate - low, high - rate],
+        fmt="o-",
+        color=colour(0),
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+    )
+    corner = f"Brier {scores(y, p)['brier']:.3f}\nn = {y.size:,}"
+    above.text(0.03, 0.97, corner, transform=above.transAxes, va="top", fontsize=TEXT_SIZE, color=INK)
+    above.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    edges = np.linspace(0, 1, 21)
+    below.hist([p[y == 0], p[y == 1]], bins=edges.tolist(), stacked=True, color=[colour(4), colour(5)])
+    below.legend(
+        ["actual class 0", "actual class 1"],
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.98),
+        borderaxespad=0.0,
+    )
+    return figure
+
+
+def _wilson(successes: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """Ends of the 95 % score interval of a share (Wilson 1927, JASA 22:209-212)."""
+    z = float(norm.ppf(0.975))
+    centre = (successes + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * np.sqrt(successes * (n - successes) / n + z**2 / 4)
+    return centre - half, centre + half

@@ -1,0 +1,75 @@
+"""The data: how many patches of each class, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from .style import QUIET, SMALL_SIZE, TEXT_SIZE, colour, new_figure, tidy, wrap
+
+
+def class_distribution(counts: dict[str, dict[str, int]], title: str, note: str | None = None) -> Figure:
+    """The share of each class in each split, with counts (the paper's figure 4.1 as bars on one scale).
+
+    `counts`: patches by split and class. Classes keep their order; one that a split lacks counts 0 there.
+    Raises ValueError for no split or no class.
+    """
+    classes = list(dict.fromkeys(name for split in counts.values() for name in split))
+    if not classes:
+        raise ValueError("counts: expected at least one split and class, found none")
+    columns = min(3, len(counts))
+    rows = -(-len(counts) // columns)
+    figure = new_figure(max(5.5, 3.4 * columns), 1.2 + rows * (0.7 + 0.42 * len(classes)), title, note)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    shares = {split: [100 * of.get(c, 0) / max(1, sum(of.values())) for c in classes] for split, of in counts.items()}
+    for axes in panels.flat[len(counts) :]:
+        axes.set_visible(False)
+    for index, (axes, (split, of)) in enumerate(zip(panels.flat, counts.items(), strict=False)):
+        last_row = index + columns >= len(counts)
+        tidy(axes, "share of patches (%)" if last_row else "", grid="x")
+        axes.tick_params(labelbottom=last_row)
+        axes.set_title(f"{split}: {sum(of.values()):,} patches", fontsize=TEXT_SIZE, loc="left")
+        axes.barh(range(len(classes)), shares[split], color=[colour(i) for i in range(len(classes))], height=0.68)
+        for row, (name, share) in enumerate(zip(classes, shares[split], strict=True)):
+            text = f"{of.get(name, 0):,} ({share:.0f} %)"
+            axes.text(share, row, f" {text}", va="center", fontsize=SMALL_SIZE, color=QUIET)
+    panels[0, 0].set_yticks(range(len(classes)), [wrap(name, 1.5, TEXT_SIZE) for name in classes])
+    panels[0, 0].set_ylim(len(classes) - 0.5, -0.5)
+    panels[0, 0].set_xticks(range(0, 101, 20))
+    panels[0, 0].set_xlim(0, min(125.0, 1.45 * max(max(of) for of in shares.values()) + 5))
+    return figure
+
+
+def patch_sheet(
+    rows: Sequence[tuple[str, npt.NDArray[np.generic], npt.NDArray[np.generic]]], title: str, note: str | None = None
+) -> Figure:
+    """Pairs of patches in grey: the baseline on the left, the abnormality on the right, both in one window.
+
+    `rows`: (name, baseline, abnormality), two arrays (height, width) of one shape and any real dtype. The window runs
+    from the 0.5th to the 99.5th percentile of the pair, so that the two can be compared but pairs cannot.
+    Raises ValueError for no pair or shapes that differ.
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one pair, found none")
+    columns = min(len(rows), 3)
+    lines = -(-len(rows) // columns)
+    figure = new_figure(max(4.5, 3.0 * columns), 0.8 + 1.85 * lines, title, note)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, (name, baseline, abnormality) in zip(panels.flat, rows, strict=False):
+        left, right = np.asarray(baseline, dtype=np.float64), np.asarray(abnormality, dtype=np.float64)
+        if left.ndim != 2 or left.shape != right.shape:
+            raise ValueError(f"{name}: expected two patches of one shape, found {left.shape} and {right.shape}")
+        height, width = left.shape
+        gap = np.full((height, max(1, width // 30)), np.nan)
+        pair = np.hstack([left, gap, right])
+        low, high = np.nanpercentile(pair, [0.5, 99.5])
+        axes.imshow(pair, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
+        axes.set_title(wrap(name, 2.8, TEXT_SIZE), fontsize=TEXT_SIZE, loc="left")
+        for text, centre in (("baseline", width / 2), ("abnormality", 1.5 * width + gap.shape[1])):
+            axes.text(centre, 1.03 * height, text, ha="center", va="top", fontsize=SMALL_SIZE, color=QUIET)
+    return figure

@@ -1,0 +1,94 @@
+"""The one style of all figures: colours that colour-blind readers can tell apart, quiet axes, title and note."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import uuid
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 150
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D1F", "#555555")
+"""Okabe & Ito (2008), their yellow, which is too light for lines, darkened."""
+
+LINES: tuple[str, ...] = ("-", "--", ":", "-.")
+"""Taken in turn each time the colours begin again."""
+
+INK, QUIET, RULE = "#222222", "#6B6B6B", "#D9D9D9"
+
+TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 11.0, 9.0, 7.5
+
+
+def colour(index: int) -> str:
+    """The colour of the line with this index."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def line_style(index: int) -> str:
+    """The dashes of the line with this index."""
+    return LINES[index // len(COLOURS) % len(LINES)]
+
+
+def new_figure(width: float, height: float, title: str, note: str | None = None) -> Figure:
+    """An empty figure, in inches, with its title above and its note small at the bottom, both wrapped to the width.
+
+    `height` is for one line of each; the figure grows with every further line.
+    """
+    heading = wrap(title, width - 0.3, TITLE_SIZE, bold=True)
+    footing = "\n".join(wrap(line, width - 0.3, SMALL_SIZE) for line in (note or "").splitlines())
+    height += heading.count("\n") * 1.25 * TITLE_SIZE / 72 + footing.count("\n") * 1.25 * SMALL_SIZE / 72
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    figure.suptitle(heading, x=0.015, ha="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK)
+    if footing:
+        figure.supxlabel(footing, x=0.015, ha="left", fontsize=SMALL_SIZE, color=QUIET)
+    return figure
+
+
+def wrap(text: str, inches: float, size: float, bold: bool = False) -> str:
+    """The text broken into lines that fit a width when set at a size in points."""
+    character = (0.6 if bold else 0.53) * size / 72
+    return "\n".join(textwrap.wrap(text, max(8, int(inches / character))))
+
+
+def joined(*parts: str | None) -> str | None:
+    """The parts that are given as one note, a line each."""
+    return "\n".join(part for part in parts if part) or None
+
+
+def tidy(axes: Axes, x: str = "", y: str = "", grid: str | None = "both") -> None:
+    """Axis names and the style of frame, ticks and grid (`both`, `x`, `y` or None)."""
+    axes.set_xlabel(x, fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylabel(y, fontsize=TEXT_SIZE, color=INK)
+    axes.tick_params(labelsize=TEXT_SIZE - 1, color=RULE, labelcolor=INK, length=3)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(RULE)
+    if grid == "both":
+        axes.grid(True, color=RULE, linewidth=0.5)
+    elif grid == "x":
+        axes.grid(True, axis="x", color=RULE, linewidth=0.5)
+    elif grid == "y":
+        axes.grid(True, axis="y", color=RULE, linewidth=0.5)
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write the figure as a PNG at 150 dpi, moved into place when whole, and empty the figure to free its memory.
+
+    The folder is made where missing. Raises OSError where the path cannot be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        figure.savefig(partial, format="png", dpi=DPI)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+        figure.clear()
+    return target
