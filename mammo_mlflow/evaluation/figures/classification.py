@@ -61,8 +61,7 @@ def roc_curves(curves: dict[str, Curve], title: str, note: str | None = None) ->
     """ROC curves over one another, each with its AUC and 95 % bootstrap interval; bands for up to three curves.
 
     `curves`: (labels int (n,), probabilities float (n,), patient of each patch (n,) or None) by name. The figure says
-    what the intervals assume. A curve of one class only is named and not drawn. Raises ValueError for no curve, and otherwise as
-    `metrics.scores`.
+    what the intervals assume. A curve of one class only is named and not drawn. Raises ValueError for no curve.
     """
     if not curves:
         raise ValueError("curves: expected at least one, found none")
@@ -76,7 +75,7 @@ def roc_curves(curves: dict[str, Curve], title: str, note: str | None = None) ->
     band = "; band: pointwise 95 %" if len(curves) <= BANDS else ""
     lines = sum(label.count("\n") + 1 for label in labelled.values())
     figure = new_figure(
-        5.6, 6.0 + 0.16 * lines + 0.06 * len(curves), title, joined(f"95 % bootstrap intervals{shared}{band}", note)
+        5.6, 6.25 + 0.16 * lines + 0.06 * len(curves), title, joined(f"95 % bootstrap intervals{shared}{band}", note)
     )
     axes = figure.subplots()
     tidy(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
