@@ -1,0 +1,159 @@
+"""Where a backbone's weights come from. Kept free of Keras: everything is settled, and checked, before a run exists.
+
+`imagenet` is looked for in `$MAMMO_WEIGHTS_DIR`, Keras's cache, Keras's own download, and last in the compact int8 copy
+shipped with this package, so that real features are there behind a hospital's firewall too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.models.backbones import BACKBONES
+
+COMPACT_DIR = Path(__file__).parent / "compact"
+DOWNLOAD_TIMEOUT_S = 4.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
+
+    `kind` is `file` (HDF5), `int8` (compact copy) or `random`: random weights have no file until they are calibrated.
+    """
+
+    kind: str
+    label: str
+    identity: str
+    path: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """The weights' file. Raises ValueError for random weights that were not calibrated yet."""
+        if self.path is None:
+            raise ValueError("random weights have no file before they are calibrated")
+        return self.path
+
+
+def find_weights(backbone: str, wanted: str, *, phantom: bool, train_sha256: str) -> Weights:
+    """The weights for a backbone: `imagenet`, `random`, or a directory (or file) of the user's own.
+
+    Random weights are calibrated on the training patches, so their identity holds `train_sha256`.
+    Raises `UserError` where nothing answers, or a file holds another network.
+    """
+    if wanted == "random":
+        return _random(train_sha256)
+    if wanted != "imagenet":
+        return _from_path(backbone, Path(wanted).expanduser())
+    for directory in _local_directories():
+        found = _in_directory(backbone, directory)
+        if found is not None:
+            return _checked_file(backbone, found, "imagenet")
+    downloaded = _download(backbone)
+    if downloaded is not None:
+        return _checked_file(backbone, downloaded, "imagenet")
+    compact = COMPACT_DIR / f"{backbone}.npz"
+    if compact.is_file():
+        return Weights("int8", "imagenet-int8", _sha256(compact), compact)
+    if phantom:
+        _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
+        return _random(train_sha256)
+    raise UserError(
+        f"weights: no ImageNet weights for {backbone}: expected {BACKBONES[backbone].keras_file} in "
+        f"$MAMMO_WEIGHTS_DIR or in {keras_cache()}, or a network that reaches Keras's download, found none "
+        "(or choose another backbone, or weights=random)"
+    )
+
+
+def _random(train_sha256: str) -> Weights:
+    return Weights("random", "random", f"random-v1-{train_sha256}")
+
+
+def keras_cache() -> Path:
+    """Keras's directory of downloaded models."""
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+
+
+def _local_directories() -> list[Path]:
+    own = os.environ.get("MAMMO_WEIGHTS_DIR")
+    if own and not Path(own).is_dir():
+        raise UserError(f"MAMMO_WEIGHTS_DIR: expected a directory, found {own}")
+    return ([Path(own)] if own else []) + [keras_cache()]
+
+
+def _in_directory(backbone: str, directory: Path) -> Path | None:
+    exact = directory / BACKBONES[backbone].keras_file
+    if exact.is_file():
+        return exact
+    return next(iter(sorted(directory.glob(f"{backbone}*notop*.h5"))), None)
+
+
+def _from_path(backbone: str, path: Path) -> Weights:
+    if not path.exists():
+        raise UserError(f"weights: expected imagenet, random or an existing directory, found '{path}'")
+    found = _in_directory(backbone, path) if path.is_dir() else path
+    if found is None:
+        raise UserError(f"weights: expected a file {backbone}*notop*.h5 in {path}, found none")
+    return _checked_file(backbone, found, found.name)
+
+
+def _checked_file(backbone: str, path: Path, label: str) -> Weights:
+    wanted = BACKBONES[backbone].parameters
+    counts: list[int] = []
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda _, item: counts.append(item.size) if isinstance(item, h5py.Dataset) else None)
+    except OSError as problem:
+        raise UserError(f"{path}: expected an HDF5 weights file, found one that cannot be read ({problem})") from problem
+    if sum(counts) != wanted:
+        raise UserError(
+            f"{path}: expected the {wanted:,} parameters of {BACKBONES[backbone].application} without its top, "
+            f"found {sum(counts):,}"
+        )
+    return Weights("file", label, _sha256(path), path)
+
+
+def _download(backbone: str) -> Path | None:
+    """Keras's own file into Keras's own cache, given up quickly where there is no network."""
+    if os.environ.get("MAMMO_OFFLINE"):
+        return None
+    row = BACKBONES[backbone]
+    target = keras_cache() / row.keras_file
+    part: Path | None = None
+    try:
+        with urllib.request.urlopen(row.keras_url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
+            _log.info("downloading %s", row.keras_url)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.md5(usedforsecurity=False)
+            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+                part = Path(file.name)
+                while block := answer.read(1 << 20):
+                    digest.update(block)
+                    file.write(block)
+        if digest.hexdigest() != row.keras_md5:
+            _log.warning("%s: the download does not have Keras's checksum and is not used", row.keras_url)
+            return None
+        part.replace(target)
+        return target
+    except OSError as problem:
+        _log.info("no download of %s: %s", row.keras_file, problem)
+        return None
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

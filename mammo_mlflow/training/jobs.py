@@ -1,0 +1,164 @@
+"""What a child process is asked for, and what it answers. Kept free of Keras: the coordinator makes and reads these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammo_mlflow.experiment import Experiment, ModelSpec
+from mammo_mlflow.models.weights import Weights
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for an executor: `target` names a function `(argument, emit) -> answer` as `module:function`."""
+
+    name: str
+    target: str
+    argument: Any
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a child needs to build a backbone: everything but its weights."""
+
+    model: ModelSpec
+    image_size: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class DescribeJob:
+    """Ask where a network is cut. With `probe`, also how fast it is (patches a second, on `threads` threads)."""
+
+    network: Network
+    threads: int
+    probe: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut of a network: the layer's index, and the shape and dtype of the one tensor it carries."""
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def bytes_per_view(self) -> int:
+        """The size of one stored activation."""
+        return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A network's cuts: `features` before the head, `tuned` before the first unfrozen convolution (None if frozen)."""
+
+    features: Cut
+    tuned: Cut | None
+    patches_per_second: float = float("nan")
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """Make random weights whose signal survives, from training patches; written to `target`."""
+
+    network: Network
+    patches: np.ndarray
+    target: Path
+
+
+@dataclass(frozen=True)
+class ActivationJob:
+    """Compute the activations at `cut` of `views` augmented views, and the plain one, of each abnormality patch.
+
+    `source` holds activations at the shallower cut `start`, or is None to start from the patches themselves.
+    """
+
+    network: Network
+    weights: Weights
+    tensor: Path
+    cut: Cut
+    views: int
+    augmentation: str
+    seed: int
+    threads: int
+    target: Path
+    start: int = 0
+    source: Path | None = None
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """Train one tail on some rows and predict others: a fold, or the refit (no validation rows).
+
+    rows are indices of abnormality patches; labels (n,) cover all of them. `features` and `tuned` are activation files,
+    None where the training is on-line (`views=0`).
+    """
+
+    experiment: Experiment
+    network: Network
+    weights: Weights
+    tensor: Path
+    labels: np.ndarray
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    inner_rows: np.ndarray
+    epochs: int
+    tuning_epochs: int
+    seed: int
+    description: Description
+    output: Path
+    features: Path | None = None
+    tuned: Path | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit answers: validation probabilities in the order of its validation rows, history, costs, and its tail."""
+
+    probabilities: np.ndarray
+    history: list[dict[str, float | str]]
+    best_epochs: dict[str, int]
+    seconds: float
+    peak_memory: int
+    tail: Path
+    training_seconds: float = 0.0
+    reused_from: str | None = None
+
+
+@dataclass(frozen=True)
+class AssembleJob:
+    """Join prefix and tails into one Keras model and write it as an MLflow model directory."""
+
+    network: Network
+    weights: Weights
+    cut: int
+    tails: tuple[Path, ...]
+    example: np.ndarray
+    metadata: dict[str, Any]
+    target: Path
+
+
+@dataclass(frozen=True)
+class PredictJob:
+    """Load a logged model and predict every abnormality patch of a tensor file."""
+
+    model: Path
+    tensor: Path
+    threads: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that did not finish: `user` marks a `UserError`'s text; otherwise `reason` is a traceback or a signal."""
+
+    reason: str
+    user: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
