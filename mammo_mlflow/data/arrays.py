@@ -1,0 +1,194 @@
+"""Reading one file of a data directory: array headers, labels, patient groups and the single pass over a tensor."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.errors import UserError, expected
+
+BLOCK_ROWS = 64
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of a `.npy` file says: shape, dtype and the offset in bytes at which the data begins."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What one pass over a tensor found.
+
+    `sha256` is of the whole file, `digests` has one 16-byte digest for each odd (abnormality) row, `constant` lists the
+    rows whose pixels are all equal.
+    """
+
+    sha256: str
+    digests: list[bytes]
+    constant: list[int]
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a `.npy` file and check that its data are all there, without reading them.
+
+    Raises:
+        UserError: the file is missing, empty, unreadable, no `.npy` file, holds Python objects, is in Fortran order, or
+            its length is not what the header promises.
+    """
+    name = path.name
+    if not path.is_file():
+        raise expected(name, "a file", "none" if not path.exists() else "something else")
+    try:
+        found = path.stat().st_size
+        if found == 0:
+            raise expected(name, "a .npy array", "an empty file (0 bytes)")
+        with path.open("rb") as file:
+            shape, fortran, dtype = _HEADER_READERS[np.lib.format.read_magic(file)](file)
+            offset = file.tell()
+    except (ValueError, KeyError):
+        raise expected(name, "a .npy array", "something else or a damaged header") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if dtype.hasobject:
+        raise expected(name, "an array of numbers", "an array of Python objects, which is never loaded")
+    if fortran and len(shape) > 1:
+        raise expected(name, "C order", "Fortran order (save np.ascontiguousarray of it)")
+    promised = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if found != promised:
+        kind = "truncated" if found < promised else "too long"
+        raise expected(name, f"{promised} bytes for shape {shape}", f"{found}: the file is {kind}")
+    return Header(shape, dtype, offset)
+
+
+def check_tensor(path: Path, size: int) -> Header:
+    """The header of a tensor file that holds (2n, size, size) little-endian uint16 patches, n > 0.
+
+    Raises:
+        UserError: as `read_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
+    """
+    header, problems = read_header(path), []
+    if header.dtype != np.dtype("<u2"):
+        order = " in big-endian order" if header.dtype == np.dtype(">u2") else ""
+        problems.append(str(expected(f"{path.name}: dtype", "uint16", f"{header.dtype.name}{order}")))
+    if len(header.shape) != 3 or header.shape[1:] != (size, size):
+        problems.append(str(expected(f"{path.name}: shape", f"(2n, {size}, {size})", header.shape)))
+    elif header.shape[0] == 0:
+        problems.append(str(expected(f"{path.name}: rows", "at least 2", 0)))
+    elif header.shape[0] % 2:
+        problems.append(
+            str(expected(f"{path.name}: rows", "an even number (baseline, abnormality)", f"{header.shape[0]}, odd"))
+        )
+    if problems:
+        raise UserError("; ".join(problems))
+    return header
+
+
+def read_types(path: Path) -> np.ndarray:
+    """Read a label file (2n,) of 0, type, 0, type … and give the types: int8 (n,), each 1 to 4.
+
+    Raises:
+        UserError: as `read_header`, or a label is not finite, not whole, outside 0 to 4, or baseline and abnormality
+            do not alternate; the first bad row is named.
+    """
+    name, header = path.name, read_header(path)
+    if header.dtype.kind not in "iuf":
+        raise expected(f"{name}: dtype", "an integer or float type", header.dtype.name)
+    if len(header.shape) != 1:
+        raise expected(f"{name}: shape", "(2n,)", header.shape)
+    if header.shape[0] == 0:
+        raise expected(f"{name}: rows", "at least 2", 0)
+    if header.shape[0] % 2:
+        raise expected(f"{name}: rows", "an even number (baseline, abnormality)", f"{header.shape[0]}, odd")
+    labels = np.load(path, allow_pickle=False)
+    baseline = np.arange(len(labels)) % 2 == 0
+    for wanted, good in (
+        ("a finite label", np.isfinite(labels)),
+        ("a whole number", labels == np.floor(labels)),
+        ("a label from 0 to 4", (labels >= 0) & (labels <= 4)),
+        ("0 (a baseline) in every even row", (labels == 0) | ~baseline),
+        ("1 to 4 (an abnormality) in every odd row", (labels != 0) | baseline),
+    ):
+        if not good.all():
+            row = int(np.argmin(good))
+            raise expected(f"{name}: row {row}", wanted, f"{labels[row]} ({int((~good).sum())} such rows)")
+    return labels[1::2].astype(np.int8)
+
+
+def read_groups(path: Path) -> pd.DataFrame:
+    """Read a groups file: UTF-8 CSV with a header and a `patient_id` column; every value stays a string.
+
+    Raises:
+        UserError: the file is empty, not UTF-8, not CSV, has a row of another width, a column twice, no `patient_id`
+            column or an empty patient_id; the first bad row is named (0 is the row after the header).
+    """
+    name = path.name
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[value.strip() for value in row] for row in csv.reader(file, strict=True) if row]
+    except UnicodeDecodeError:
+        raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
+    except csv.Error as error:
+        raise expected(name, "CSV", f"something else ({error})") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if not rows:
+        raise expected(name, "a header and one row for each abnormality", "an empty file")
+    header, body = rows[0], rows[1:]
+    if len(set(header)) < len(header):
+        raise expected(f"{name}: header", "every column once", ", ".join(header))
+    if "patient_id" not in header:
+        raise expected(f"{name}: header", "a column patient_id", ", ".join(header)[:200])
+    for number, row in enumerate(body):
+        if len(row) != len(header):
+            raise expected(f"{name}: row {number}", f"{len(header)} values", len(row))
+        if not row[header.index("patient_id")]:
+            raise expected(f"{name}: row {number}: patient_id", "a patient", "nothing")
+    return pd.DataFrame(body, columns=header, dtype=str)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scan_tensor(path: Path, header: Header) -> Scan:
+    """Read a checked tensor once, in blocks of a few MB, and hash the file and each abnormality on the way."""
+    pixels = header.shape[1] * header.shape[2]
+    buffer = bytearray(BLOCK_ROWS * pixels * header.dtype.itemsize)
+    block = np.frombuffer(buffer, np.uint16).reshape(BLOCK_ROWS, pixels)
+    whole, digests, constant = hashlib.sha256(), list[bytes](), list[int]()
+    with path.open("rb", buffering=0) as file:
+        whole.update(file.read(header.offset))
+        for start in range(0, header.shape[0], BLOCK_ROWS):
+            rows = block[: min(BLOCK_ROWS, header.shape[0] - start)]
+            raw = memoryview(buffer)[: rows.nbytes]
+            _read_fully(file, raw, path.name)
+            whole.update(raw)
+            patch = rows[0].nbytes
+            digests += [hashlib.sha256(raw[at : at + patch]).digest()[:16] for at in range(patch, len(raw), 2 * patch)]
+            maybe = np.flatnonzero(rows[:, 0] == rows[:, -1])
+            constant += [start + int(row) for row in maybe if (rows[row] == rows[row, 0]).all()]
+    return Scan(whole.hexdigest(), digests, constant)
+
+
+def _read_fully(file: io.RawIOBase, target: memoryview, name: str) -> None:
+    while target:
+        count = file.readinto(target)
+        if not count:
+            raise UserError(f"{name}: became shorter while it was read")
+        target = target[count:]

@@ -1,0 +1,100 @@
+"""Augmentation policies and their random transforms, one for each (seed, pair, view), drawn without any state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mammo_mlflow.errors import unknown_name
+
+_DRAWS = 8  # angle, two shifts, shear, two zooms, two flips
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The ranges transforms are drawn from, with the meaning of Keras's `ImageDataGenerator`.
+
+    `rotation`: at most so many degrees either way (180 is every angle). `shift`: at most this fraction of the side,
+    each axis. `shear`: at most so many degrees. `zoom`: each axis by a factor of 1 ± zoom. Flips: with probability 1/2.
+    """
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    shear: float = 0.0
+    zoom: float = 0.0
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+
+
+POLICIES: dict[str, Policy] = {
+    "paper": Policy(rotation=180.0, horizontal_flip=True, vertical_flip=True),
+    "scratch": Policy(180.0, shift=0.1, shear=0.01, zoom=0.1, horizontal_flip=True, vertical_flip=True),
+    "rotation5": Policy(rotation=5.0),
+    "shift": Policy(shift=0.1),
+    "none": Policy(),
+}
+
+
+def draw_transforms(policy: str, pairs: np.ndarray, view: int, size: int, seed: int = 0) -> np.ndarray:
+    """The transform of view `view` of each pair: float32 (n, 8), for `keras.ops.image.affine_transform`.
+
+    `pairs` (n,) are whole numbers. Row (a0, a1, a2, b0, b1, b2, 0, 0) takes the output pixel in column x and row y from
+    the input at (a0 x + a1 y + a2, b0 x + b1 y + b2), about the centre (size - 1) / 2. It depends on seed, pair and
+    view alone, so baseline and abnormality of a pair share it and no order or selection of pairs changes it.
+
+    Raises:
+        UserError: the policy is not in `POLICIES`.
+    """
+    if policy not in POLICIES:
+        raise unknown_name("augmentation", policy, POLICIES)
+    ranges = POLICIES[policy]
+    uniform = _uniforms(np.asarray(pairs), view, seed)
+    centred = 2 * uniform - 1
+    angle = np.deg2rad(ranges.rotation * centred[0])
+    shift = ranges.shift * size * centred[1:3]
+    shear = np.deg2rad(ranges.shear * centred[3])
+    zoom = 1 + ranges.zoom * centred[4:6]
+    flip_x = np.where(ranges.horizontal_flip & (uniform[6] < 0.5), -1.0, 1.0)
+    flip_y = np.where(ranges.vertical_flip & (uniform[7] < 0.5), -1.0, 1.0)
+
+    # rotation · shift · shear · zoom · flip in (row, column), as ImageDataGenerator composes them.
+    cosine, sine = np.cos(angle), np.sin(angle)
+    row_row = cosine * zoom[0] * flip_y
+    row_column = (-cosine * np.sin(shear) - sine * np.cos(shear)) * zoom[1] * flip_x
+    column_row = sine * zoom[0] * flip_y
+    column_column = (-sine * np.sin(shear) + cosine * np.cos(shear)) * zoom[1] * flip_x
+    row_shift = cosine * shift[0] - sine * shift[1]
+    column_shift = sine * shift[0] + cosine * shift[1]
+
+    centre = (size - 1) / 2
+    zero = np.zeros_like(angle)
+    rows = (
+        column_column,
+        column_row,
+        centre + column_shift - (column_column + column_row) * centre,
+        row_column,
+        row_row,
+        centre + row_shift - (row_column + row_row) * centre,
+        zero,
+        zero,
+    )
+    return np.stack(rows, axis=1).astype(np.float32)
+
+
+def _uniforms(pairs: np.ndarray, view: int, seed: int) -> np.ndarray:
+    """Uniform float64 in [0, 1), shape (8, n): the top 53 bits of a hash chain over seed, pair, view and draw."""
+    key = _split_mix(np.array([seed], np.int64).astype(np.uint64))
+    key = _split_mix(key ^ pairs.astype(np.int64).astype(np.uint64))
+    key = _split_mix(key ^ np.uint64(view))
+    draws = _split_mix(key[None, :] + np.arange(_DRAWS, dtype=np.uint64)[:, None] * _GOLDEN)
+    return (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _split_mix(state: np.ndarray) -> np.ndarray:
+    """One step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; constants of Vigna's splitmix64.c), modulo 2^64."""
+    mixed = state + _GOLDEN
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

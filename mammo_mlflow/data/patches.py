@@ -1,0 +1,259 @@
+"""A data directory, checked from end to end and opened: training patches, the locked test set and their fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.arrays import Header, Scan, check_tensor, file_sha256, read_groups, read_types, scan_tensor
+from mammo_mlflow.errors import UserError, expected, unknown_name
+
+IMAGE_SIZE = 150
+SPLITS = {"train": "train", "test": "public_test"}
+TYPES = {1: "mass benign", 2: "mass malignant", 3: "calcification benign", 4: "calcification malignant"}
+TASKS: dict[str, tuple[str, str]] = {
+    "mass_calc": ("mass", "calcification"),
+    "benign_malignant": ("benign", "malignant"),
+}
+DUPLICATES = ("warn", "error")
+
+
+def targets(types: np.ndarray | Sequence[int], task: str) -> np.ndarray:
+    """The 0/1 target of each abnormality for a task: int8 (n,), from types (n,) of 1 to 4.
+
+    Raises:
+        UserError: the task is not in `TASKS`.
+    """
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    kind = np.asarray(types) - 1
+    return (kind // 2 if task == "mass_calc" else kind % 2).astype(np.int8)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The patches of one side of a data set.
+
+    `patches` is (2n, S, S) uint16, mapped from its file and read-only: hand its path to another process, since pickling
+    it copies all pixels. `types` is int8 (n,), each 1 to 4 (see `TYPES`). `groups` has n rows of strings, or is None.
+    """
+
+    name: str
+    patches: np.ndarray
+    types: np.ndarray
+    groups: pd.DataFrame | None
+
+    def __len__(self) -> int:
+        """The number of abnormalities, n."""
+        return len(self.types)
+
+    @property
+    def abnormality(self) -> np.ndarray:
+        """The abnormality patches, a (n, S, S) uint16 view."""
+        return self.patches[1::2]
+
+    @property
+    def baseline(self) -> np.ndarray:
+        """The healthy patch beside each abnormality, a (n, S, S) uint16 view."""
+        return self.patches[0::2]
+
+    @property
+    def patient_ids(self) -> np.ndarray | None:
+        """The patient of each abnormality, str (n,), or None where patients are unknown."""
+        return None if self.groups is None else self.groups["patient_id"].to_numpy(dtype=str)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSet:
+    """A checked data directory; `read_patch_set` makes it.
+
+    `files` maps each data file to its sha256; `train_sha256` and `test_sha256` are over the names and hashes of one
+    split's files. `train_duplicates` (n,) int64 holds, for each training abnormality, the index of the first one with
+    the same pixels (its own where it is unique), for `make_folds`.
+    """
+
+    directory: Path
+    train: Split
+    test: Split
+    train_sha256: str
+    test_sha256: str
+    files: dict[str, str]
+    phantom: bool
+    warnings: tuple[str, ...]
+    train_duplicates: np.ndarray
+
+    @property
+    def image_size(self) -> int:
+        """The side of a patch in pixels."""
+        return int(self.train.patches.shape[1])
+
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of abnormalities of each type, by split."""
+        return {
+            split.name: {name: int((split.types == kind).sum()) for kind, name in TYPES.items()}
+            for split in (self.train, self.test)
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The fingerprint, ready for JSON; it does not depend on where the directory lies."""
+        patients = {
+            split.name: None if split.patient_ids is None else len(np.unique(split.patient_ids))
+            for split in (self.train, self.test)
+        }
+        return {
+            "train_sha256": self.train_sha256,
+            "test_sha256": self.test_sha256,
+            "files": dict(self.files),
+            "image_size": self.image_size,
+            "abnormalities": {"train": len(self.train), "test": len(self.test)},
+            "classes": self.class_counts(),
+            "patients": patients,
+            "phantom": self.phantom,
+            "warnings": list(self.warnings),
+        }
+
+
+def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
+    """Check every file of a data directory and open it; patches stay mapped, so memory use is small.
+
+    Constant patches, classes without a patch and patients in both splits give warnings; so do exact duplicates of an
+    abnormality, unless `duplicates` is "error".
+
+    Raises:
+        UserError: anything else is wrong; one line names every file at fault, what was expected and what was found.
+    """
+    if duplicates not in DUPLICATES:
+        raise unknown_name("duplicates", duplicates, DUPLICATES)
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise expected(f"data: {directory}", "a directory", "a file" if directory.exists() else "nothing there")
+    phantom_size = _phantom_size(directory)
+    headers, types, groups = _check_files(directory, phantom_size or IMAGE_SIZE)
+    scans = {name: scan_tensor(directory / f"{stem}_tensor.npy", headers[name]) for name, stem in SPLITS.items()}
+    splits = {
+        name: Split(
+            name,
+            np.load(directory / f"{stem}_tensor.npy", mmap_mode="r", allow_pickle=False),
+            types[name],
+            groups[name],
+        )
+        for name, stem in SPLITS.items()
+    }
+    first, copies = _find_duplicates(scans["train"].digests, scans["test"].digests)
+    if copies and duplicates == "error":
+        raise UserError(f"{directory}: {'; '.join(copies)} (duplicates=error)")
+    files = {name: _hash_split(directory, name, scans[name]) for name in SPLITS}
+    return PatchSet(
+        directory=directory,
+        train=splits["train"],
+        test=splits["test"],
+        train_sha256=_joint_sha256(files["train"]),
+        test_sha256=_joint_sha256(files["test"]),
+        files={**files["train"], **files["test"]},
+        phantom=phantom_size is not None,
+        warnings=(*_warnings(splits, scans), *copies),
+        train_duplicates=first,
+    )
+
+
+def _phantom_size(directory: Path) -> int | None:
+    path = directory / "phantom.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        raise expected(f"{path}", "a JSON object", "something else") from None
+    size = content.get("size") if isinstance(content, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 32:
+        raise expected(f"{path}: size", "a whole number of at least 32", size)
+    return size
+
+
+def _check_files(
+    directory: Path, size: int
+) -> tuple[dict[str, Header], dict[str, np.ndarray], dict[str, pd.DataFrame | None]]:
+    problems: list[str] = []
+
+    def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except UserError as error:
+            problems.append(str(error))
+            return None
+
+    headers: dict[str, Header] = {}
+    types: dict[str, np.ndarray] = {}
+    groups: dict[str, pd.DataFrame | None] = {}
+    for name, stem in SPLITS.items():
+        headers[name] = attempt(check_tensor, directory / f"{stem}_tensor.npy", size)
+        types[name] = attempt(read_types, directory / f"{stem}_labels.npy")
+        path = directory / f"{stem}_groups.csv"
+        groups[name] = attempt(read_groups, path) if path.exists() else None
+        if headers[name] is None:
+            continue
+        rows, labels, table = headers[name].shape[0], types[name], groups[name]
+        if labels is not None and len(labels) != rows // 2:
+            wanted = f"{rows} as in {stem}_tensor.npy"
+            problems.append(str(expected(f"{stem}_labels.npy: rows", wanted, 2 * len(labels))))
+        if table is not None and len(table) != rows // 2:
+            wanted = f"{rows // 2}, one for each abnormality of {stem}_tensor.npy"
+            problems.append(str(expected(f"{stem}_groups.csv: rows", wanted, len(table))))
+    if problems:
+        raise UserError(f"{directory}: {'; '.join(problems)}")
+    return headers, types, groups
+
+
+def _find_duplicates(train: list[bytes], test: list[bytes]) -> tuple[np.ndarray, list[str]]:
+    seen: dict[bytes, int] = {}
+    first = np.array([seen.setdefault(digest, index) for index, digest in enumerate(train)], np.int64)
+    seen_test: dict[bytes, int] = {}
+    first_test = np.array([seen_test.setdefault(digest, index) for index, digest in enumerate(test)], np.int64)
+    found = []
+    for stem, firsts in (("train", first), ("public_test", first_test)):
+        again = np.flatnonzero(firsts != np.arange(len(firsts)))
+        if len(again):
+            rows = f"row {2 * again[0] + 1} repeats row {2 * firsts[again[0]] + 1}"
+            found.append(f"{stem}_tensor.npy: {len(again)} exact duplicates of an earlier abnormality (first: {rows})")
+    across = [(index, seen[digest]) for index, digest in enumerate(test) if digest in seen]
+    if across:
+        rows = f"row {2 * across[0][0] + 1} is training row {2 * across[0][1] + 1}"
+        found.append(f"public_test_tensor.npy: {len(across)} abnormalities are in train_tensor.npy (first: {rows})")
+    return first, found
+
+
+def _warnings(splits: dict[str, Split], scans: dict[str, Scan]) -> list[str]:
+    found = []
+    for name, stem in SPLITS.items():
+        constant = scans[name].constant
+        if constant:
+            found.append(f"{stem}_tensor.npy: {len(constant)} constant patches (first: row {constant[0]})")
+        absent = [label for kind, label in TYPES.items() if not (splits[name].types == kind).any()]
+        if absent:
+            found.append(f"{stem}_labels.npy: no {', no '.join(absent)}")
+    train, test = splits["train"].patient_ids, splits["test"].patient_ids
+    if train is not None and test is not None:
+        both = np.intersect1d(train, test)
+        if len(both):
+            found.append(f"train_groups.csv, public_test_groups.csv: {len(both)} patients in both (first: {both[0]})")
+    return found
+
+
+def _hash_split(directory: Path, name: str, scan: Scan) -> dict[str, str]:
+    stem = SPLITS[name]
+    files = {f"{stem}_tensor.npy": scan.sha256}
+    for other in (f"{stem}_labels.npy", f"{stem}_groups.csv"):
+        if (directory / other).exists():
+            files[other] = file_sha256(directory / other)
+    return files
+
+
+def _joint_sha256(files: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
