@@ -75,7 +75,7 @@ def roc_curves(curves: dict[str, Curve], title: str, note: str | None = None) ->
     band = "; band: pointwise 95 %" if len(curves) <= BANDS else ""
     lines = sum(label.count("\n") + 1 for label in labelled.values())
     figure = new_figure(
-        5.6, 6.25 + 0.16 * lines + 0.06 * len(curves), title, joined(f"95 % bootstrap intervals{shared}{band}", note)
+        5.6, 6.33 + 0.16 * lines + 0.01 * len(curves), title, joined(f"95 % bootstrap intervals{shared}{band}", note)
     )
     axes = figure.subplots()
     tidy(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
