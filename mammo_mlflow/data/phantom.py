@@ -1,0 +1,185 @@
+"""A synthetic data directory, made once and kept: it lets everything run anywhere and is no medical result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from mammo_mlflow.data import phantom_images as images
+from mammo_mlflow.data.patches import SPLITS
+from mammo_mlflow.errors import UserError, expected
+
+VERSION = 1  # raised when the same settings give other pixels, labels or groups
+NOTE = (
+    "Synthetic patches made by a program. They show no patient, and no figure computed from them is a medical result."
+)
+TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
+PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
+SEPARATION = 1.0  # distance of benign from malignant, in standard deviations of the latent suspicion
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """How much to make: abnormalities in each split, side of a patch in pixels, seed.
+
+    Raises:
+        UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024 or a negative seed.
+    """
+
+    train: int = 480
+    test: int = 160
+    size: int = 150
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        limits = {"train": (16, 100_000), "test": (16, 100_000), "size": (32, 1024), "seed": (0, 2**32 - 1)}
+        problems = []
+        for field, (low, high) in limits.items():
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                problems.append(str(expected(f"phantom: {field}", f"a whole number from {low} to {high}", repr(value))))
+        if problems:
+            raise UserError("; ".join(problems))
+
+    @property
+    def directory_name(self) -> str:
+        """The directory such a phantom is kept under; it names every setting and the version of the generator."""
+        return f"phantom-v{VERSION}-{self.train}-{self.test}-{self.size}px-seed{self.seed}"
+
+
+def make_phantom(
+    settings: PhantomSettings, root: str | Path, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """The data directory of a phantom under `root`, made if it is not there yet; the same settings give the same bytes.
+
+    Any number of processes may ask at once: one makes it, the others wait. It appears under its name only when whole.
+    `progress` is called with the number of abnormalities drawn and to draw.
+
+    Raises:
+        UserError: `root` cannot be written to.
+    """
+    target = Path(root) / settings.directory_name
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")):
+            if not target.is_dir():
+                partial = target.with_name(f"{target.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                _write(settings, partial, progress)
+                partial.replace(target)
+                logger.info("made the phantom %s", target)
+    except OSError as error:
+        raise UserError(f"phantom: {target}: cannot be written: {error.strerror or error}") from None
+    return target
+
+
+def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, int], None] | None) -> None:
+    total, done = settings.train + settings.test, 0
+    for number, (name, stem) in enumerate(SPLITS.items()):
+        count = getattr(settings, name)
+        rng = np.random.default_rng([settings.seed, number])
+        plan = _plan_abnormalities(rng, count, PREFIXES[name])
+        labels = np.zeros(2 * count, np.int64)
+        labels[1::2] = plan["type"]
+        np.save(directory / f"{stem}_labels.npy", labels)
+        columns = ["patient_id", "side", "view", "abnormality_id", "density", "subtlety"]
+        plan[columns].to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
+        shape = (2 * count, settings.size, settings.size)
+        tensor = np.lib.format.open_memmap(directory / f"{stem}_tensor.npy", mode="w+", dtype="<u2", shape=shape)
+        for index, row in enumerate(plan.itertuples(index=False)):
+            tensor[2 * index : 2 * index + 2] = _draw_pair(
+                np.random.default_rng([settings.seed, number, index]), settings.size, row
+            )
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        tensor.flush()
+        del tensor
+    content = {"generator": "mammo_mlflow phantom", "version": VERSION, **asdict(settings), "note": NOTE}
+    (directory / "phantom.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> pd.DataFrame:
+    """One row for each abnormality image: its type, patient, view and what decides its look.
+
+    A patient has one abnormality or two, each seen in one view or two, so one to four rows. Suspicion, size and
+    conspicuity belong to the abnormality, film brightness and contrast to the patient; only suspicion knows the label.
+    """
+    abnormalities = []
+    for kind, number in zip(range(1, 5), _apportion(count), strict=True):
+        while number > 0:
+            views = min(number, int(rng.integers(1, 3)))
+            abnormalities.append((kind, views))
+            number -= views
+    rows, patient, of_patient = [], -1, 2
+    for place in rng.permutation(len(abnormalities)):
+        kind, views = abnormalities[place]
+        if of_patient == 2 or rng.random() < 0.75:
+            patient, of_patient = patient + 1, 0
+            film = {
+                "patient_id": f"{prefix}_{patient + 1:05d}",
+                "density": int(rng.integers(1, 5)),
+                "brightness": rng.uniform(19_000, 46_000),
+                "contrast": np.exp(rng.normal(np.log(2_700), 0.35)),
+            }
+            sides = rng.permutation(["LEFT", "RIGHT"])
+        conspicuity = rng.normal()
+        look = {
+            "type": kind,
+            "side": str(sides[of_patient]),
+            "abnormality_id": 1,
+            "subtlety": int(np.clip(np.rint(3.5 + conspicuity), 1, 5)),
+            "suspicion": rng.normal((SEPARATION if kind in (2, 4) else -SEPARATION) / 2, 1),
+            "conspicuity": conspicuity,
+            "radius": rng.uniform(0.17, 0.40),
+        }
+        of_patient += 1
+        rows += [{**film, **look, "view": view} for view in rng.permutation(["CC", "MLO"])[:views]]
+    return pd.DataFrame(rows)
+
+
+def _apportion(count: int) -> np.ndarray:
+    """Split a count over the four types in proportion to `TYPE_WEIGHTS`, by largest remainders."""
+    share = count * np.array(TYPE_WEIGHTS) / sum(TYPE_WEIGHTS)
+    whole = np.floor(share).astype(int)
+    whole[np.argsort(whole - share, kind="stable")[: count - whole.sum()]] += 1
+    return whole
+
+
+def _draw_pair(rng: np.random.Generator, size: int, row: NamedTuple) -> np.ndarray:
+    """The baseline and the abnormality patch of one plan row: uint16 (2, size, size)."""
+    plan = row._asdict()
+    film = (
+        plan["brightness"]
+        + rng.normal(0, 2_500, (2, 1, 1))
+        + np.float32(plan["contrast"]) * images.draw_texture(rng, size)
+    )
+    for patch, edge_chance in zip(film, (0.12, 0.35), strict=True):
+        if rng.random() < edge_chance:
+            patch -= np.float32(rng.uniform(6_000, 16_000)) * images.draw_edge(rng, size)
+        patch += np.float32(rng.uniform(6_000, 14_000)) * images.draw_dust(rng, size)
+    suspicion = plan["suspicion"] + rng.normal(0, 0.3)
+    radius = float(np.clip(plan["radius"] * np.exp(rng.normal(0, 0.1)), 0.13, 0.42))
+    if plan["type"] <= 2:
+        height = 8_000 * np.exp(0.4 * plan["conspicuity"])
+        film[1] += np.float32(height) * images.draw_mass(rng, size, suspicion, radius)
+    else:
+        height = 4_500 * np.exp(0.45 * plan["conspicuity"])
+        film[1] += np.float32(height) * images.draw_calcifications(rng, size, suspicion, radius)
+    film += np.float32(rng.uniform(450, 800)) * images.draw_grain(rng, size)
+    return np.clip(np.rint(film), 0, 65_535).astype(np.uint16)

@@ -1,0 +1,74 @@
+"""Logged and registered models, through the client alone: the files were written by a child process."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A model in the store: its id, and where its files lie on this machine, fetched back from the store."""
+
+    model_id: str
+    uri: str
+    path: Path
+
+
+def log_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, directory: Path, tags: Mapping[str, str]) -> Logged:
+    """Put an MLflow model directory into the store as a logged model of the run, and fetch it back."""
+    model = client.create_logged_model(
+        experiment_id, name=name, source_run_id=run_id, tags={**tags, "mammo.files_sha256": files_sha256(directory)}, model_type="keras"
+    )
+    client.log_model_artifacts(model.model_id, str(directory))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    import mlflow.artifacts
+
+    uri = f"models:/{model.model_id}"
+    target = tempfile.mkdtemp(prefix="mammo-model-")
+    return Logged(model.model_id, uri, Path(mlflow.artifacts.download_artifacts(uri, dst_path=target)))
+
+
+def register(client: MlflowClient, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
+    """A new version of the registered model `name`; it becomes `candidate`, unless phantom would replace real."""
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as problem:
+        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(name, logged.uri, run_id, tags=dict(tags), model_id=logged.model_id)
+    try:
+        present = client.get_model_version_by_alias(name, CANDIDATE)
+    except MlflowException:
+        present = None
+    if present is None or present.tags.get("mammo.phantom") == "true" or tags.get("mammo.phantom") != "true":
+        client.set_registered_model_alias(name, CANDIDATE, version.version)
+    return int(version.version)
+
+
+def files_sha256(directory: Path) -> str:
+    """One sha256 over the relative names and contents of a directory's files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(directory)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def find_version(client: MlflowClient, name: str, version: int) -> bool:
+    """Whether that version of the registered model still exists."""
+    try:
+        client.get_model_version(name, str(version))
+    except MlflowException:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""Finding what is already done, and burying runs whose process is gone."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import psutil
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+KEYS_A_QUERY = 50
+
+
+def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
+    """The ids of FINISHED runs with these `mammo.key` tags, by key, in any experiment; copies give way to originals."""
+    experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    found: dict[str, str] = {}
+    for key in keys:
+        runs = client.search_runs(
+            experiments, f"tags.`mammo.key` = '{key}' and attributes.status = 'FINISHED'", max_results=KEYS_A_QUERY
+        )
+        runs.sort(key=lambda run: "mammo.reused_from" in run.data.tags)
+        if runs:
+            found[key] = runs[0].info.run_id
+    return found
+
+
+def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:
+    """A run's artifact folder ("" for all of them), copied under `target`; None where it is not to be had."""
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(client.download_artifacts(run_id, folder, str(target)))
+    except (MlflowException, OSError):
+        return None
+
+
+def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, key: str | None) -> int:
+    """End runs of this host whose process is gone as KILLED, and their RUNNING children; returns how many.
+
+    The one with the same key as the run that now starts is tagged `mammo.continued_by`.
+    """
+    host = socket.gethostname()
+    running = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and tags.`mammo.process` LIKE '{host}:%'")
+    buried = 0
+    for run in running:
+        if run.info.run_id == continued_by or _alive(run.data.tags["mammo.process"]):
+            continue
+        if key is not None and run.data.tags.get("mammo.key") == key and MLFLOW_PARENT_RUN_ID not in run.data.tags:
+            client.set_tag(run.info.run_id, "mammo.continued_by", continued_by)
+        client.set_terminated(run.info.run_id, "KILLED")
+        buried += 1
+    return buried
+
+
+def _alive(process: str) -> bool:
+    _, pid, born = process.rsplit(":", 2)
+    try:
+        return int(psutil.Process(int(pid)).create_time()) == int(born)
+    except (psutil.NoSuchProcess, ValueError):
+        return False

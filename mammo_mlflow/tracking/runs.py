@@ -1,0 +1,190 @@
+"""The single writer: runs, live metrics and artifacts, in order, kept while the server is away and replayed after.
+
+Replaying is safe: MLflow stores the same metric point, parameter or tag once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from matplotlib.figure import Figure
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from mammo_mlflow.errors import UserError
+
+FLUSH_SECONDS = 1.0
+PATIENCE_SECONDS = 600.0
+METRICS_A_CALL = 1000
+
+_log = logging.getLogger(__name__)
+
+
+def this_process() -> str:
+    """Who writes a run: host, process id and its start, so that a dead writer's runs can be told."""
+    return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+
+
+class Writer:
+    """Sends queued operations in order. Metrics wait at most a second; a failed operation is kept and tried again."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
+        self.client = client
+        self.experiment_id = experiment_id
+        self._tags = {**tags, "mammo.process": this_process()}
+        self._runs: list[TrackedRun] = []
+        self._queue: list[Callable[[], object]] = []
+        self._metrics: dict[str, list[Metric]] = {}
+        self._next_try = 0.0
+        self._wait = FLUSH_SECONDS
+        self.seconds = 0.0
+
+    def add(self, operation: Callable[[], object]) -> None:
+        """Queue an operation behind all metrics queued so far."""
+        self._queue_metrics()
+        self._queue.append(operation)
+
+    def add_metrics(self, run_id: str, metrics: list[Metric]) -> None:
+        """Queue metric points; they are sent together with others at the next flush."""
+        self._metrics.setdefault(run_id, []).extend(metrics)
+
+    def flush(self) -> None:
+        """Send what is due; called often. Does nothing within a second of the last time, or while the server is away."""
+        now = time.monotonic()
+        if now < self._next_try:
+            return
+        self._next_try = now + FLUSH_SECONDS
+        self._queue_metrics()
+        try:
+            while self._queue:
+                self._queue[0]()
+                self._queue.pop(0)
+            self._wait = FLUSH_SECONDS
+        except MlflowException as problem:
+            if not _away(problem):
+                raise
+            self._wait = min(2 * self._wait, 30.0)
+            self._next_try = time.monotonic() + self._wait
+            _log.warning("tracking server away, %d writes kept: %s", len(self._queue), str(problem).splitlines()[0][:120])
+        finally:
+            self.seconds += time.monotonic() - now
+
+    def drain(self) -> None:
+        """Send everything now, waiting for the server up to ten minutes. Raises `UserError` after that."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._queue or self._metrics:
+            if time.monotonic() > deadline:
+                raise UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")
+            if self._wait == FLUSH_SECONDS:
+                self._next_try = 0.0
+            self.flush()
+            if self._queue:
+                time.sleep(0.5)
+
+    def abandon(self, status: str, reason: str) -> None:
+        """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
+        for run in reversed(self._runs):
+            if not run.finished:
+                run.set_tags({"mammo.reason": reason[:500]})
+                run.finish(status)
+        self._next_try = 0.0
+        self.flush()
+
+    def _queue_metrics(self) -> None:
+        for run_id, points in self._metrics.items():
+            for start in range(0, len(points), METRICS_A_CALL):
+                part = points[start : start + METRICS_A_CALL]
+                self._queue.append(lambda run_id=run_id, part=part: self.client.log_batch(run_id, metrics=part))
+        self._metrics = {}
+
+    def start_run(self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]) -> TrackedRun:
+        """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
+        self.drain()
+        given = os.environ.pop("MLFLOW_RUN_ID", None) if parent is None else None
+        all_tags = {**self._tags, **tags}
+        if parent is not None:
+            all_tags[MLFLOW_PARENT_RUN_ID] = parent.id
+        if given is not None:
+            self.client.update_run(given, name=name)
+            found = self.client.get_run(given)
+        else:
+            found = self.client.create_run(self.experiment_id, run_name=name)
+        run = TrackedRun(self, found)
+        self._runs.append(run)
+        known = found.data.params  # `mlflow run` logs the strings it was given; another spelling of one would be refused
+        new = {key: str(value) for key, value in params.items() if key not in known}
+        run.set_tags(all_tags)
+        self.add(lambda: self.client.log_batch(run.id, params=[Param(key, value) for key, value in new.items()]))
+        self._next_try = 0.0
+        self.flush()
+        return run
+
+
+class TrackedRun:
+    """One run of the tracker. Every method queues; nothing is sent out of order."""
+
+    def __init__(self, writer: Writer, run: Run) -> None:
+        self._writer = writer
+        self.id: str = run.info.run_id
+        self.name: str = run.info.run_name or ""
+        self.finished = False
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
+        """Queue metric values; those that are not a number are left out. `at` is a time in seconds."""
+        stamp = int((time.time() if at is None else at) * 1000)
+        points = [Metric(key, float(value), stamp, step) for key, value in values.items() if value == value]
+        self._writer.add_metrics(self.id, points)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Queue tags."""
+        items = [RunTag(key, str(value)) for key, value in tags.items()]
+        self._writer.add(lambda: self._writer.client.log_batch(self.id, tags=items))
+
+    def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
+        """Queue a data set as an input of the run."""
+        dataset = Dataset(name, digest[:36], "local", source, None, profile)
+        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        self._writer.add(lambda: self._writer.client.log_inputs(self.id, [entry]))
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Queue a file as an artifact; it must stay until the queue is drained."""
+        self._writer.add(lambda: self._writer.client.log_artifact(self.id, str(path), folder))
+
+    def log_text(self, text: str, name: str) -> None:
+        """Queue a text as an artifact."""
+        self._writer.add(lambda: self._writer.client.log_text(self.id, text, name))
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Queue a figure as a PNG artifact."""
+        folder = Path(tempfile.mkdtemp(prefix="mammo-figure-"))
+        path = folder / Path(name).name
+        figure.savefig(path, dpi=150)
+
+        def send() -> None:
+            self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
+            path.unlink()
+            folder.rmdir()
+
+        self._writer.add(send)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Queue the end of the run: FINISHED, FAILED or KILLED."""
+        if not self.finished:
+            self.finished = True
+            self._writer.add(lambda: self._writer.client.set_terminated(self.id, status))
+
+
+def _away(problem: MlflowException) -> bool:
+    """Whether the server could not be reached, as against a request it refused."""
+    text = str(problem)
+    return "API request to" in text or "Max retries" in text or "Connection" in text or problem.get_http_status_code() in (502, 503, 504)

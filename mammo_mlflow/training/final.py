@@ -1,0 +1,195 @@
+"""The final model: assembled, logged, loaded back, judged once on the test set, and registered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.patches import TASKS, targets
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.intervals import bootstrap_scores, resampling_note
+from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores
+from mammo_mlflow.evaluation.thresholds import choose_threshold
+from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.tracking.registry import find_version, log_model, register
+from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.training.cross_validation import CrossValidation, plan_dataset
+from mammo_mlflow.training.jobs import AssembleJob, PredictJob
+from mammo_mlflow.training.plan import REFIT
+from mammo_mlflow.training.session import Session
+
+EXAMPLE_PATCHES = 2
+THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
+
+
+@dataclass(frozen=True)
+class Final:
+    """A registered model and its stored test predictions (columns patch, label, probability)."""
+
+    registered_name: str
+    version: int
+    run_id: str
+    threshold: float
+    accuracy: Estimate
+    roc_auc: Estimate
+    test: pd.DataFrame
+
+
+def make_final(session: Session, cv: CrossValidation) -> Final:
+    """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished."""
+    plan = cv.plan
+    key = hashlib.sha256(f"final {plan.key}".encode()).hexdigest()
+    if session.resume:
+        done = _reuse(session, cv, key)
+        if done is not None:
+            return done
+    run = _start(session, cv, key)
+    labels, probabilities = cv.oof["label"].to_numpy(), cv.oof["probability"].to_numpy()
+    threshold = choose_threshold(plan.experiment.final.threshold, labels, probabilities)
+    refit = plan.experiment.final.final == REFIT
+    chosen = {
+        "threshold": threshold,
+        "policy": plan.experiment.final.threshold,
+        "chosen_on": "out-of-fold predictions",
+        "patches": len(labels),
+        # chosen for the fold models; the refit is another model, whose probabilities may be calibrated differently
+        "transferred": refit,
+    }
+    run.log_text(json.dumps(chosen, indent=1), "threshold.json")
+    tails = [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
+    directory = session.scratch / f"model-{run.id}"
+    cut = plan.description.tuned or plan.description.features
+    job = AssembleJob(
+        plan.network,
+        plan.weights,
+        cut.index,
+        tuple(tails),
+        np.asarray(plan.patch_set.train.abnormality[:EXAMPLE_PATCHES])[..., None],
+        {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task]}},
+        directory,
+    )
+    name = plan.experiment.model.backbone
+    session.run_one(f"{name} assembling", "mammo_mlflow.training.assemble:assemble", job)
+    session.writer.drain()
+    tags = {**plan.tags(), "mammo.key": key, "mammo.cv_run_id": cv.run.id, "mammo.threshold": repr(threshold)}
+    tags |= {"mammo.threshold_transferred": str(refit).lower()}
+    logged = log_model(session.writer.client, session.writer.experiment_id, run.id, name, directory, tags)
+    predicted = session.run_one(
+        f"{name} test",
+        "mammo_mlflow.training.assemble:predict",
+        PredictJob(logged.path, plan.patch_set.directory / "public_test_tensor.npy", session.cores),
+    )
+    test = _log_test(session, cv, run, predicted, threshold)
+    description = f"{plan.name}: raw 16-bit patches in, probability of '{TASKS[plan.experiment.task][1]}' out"
+    version = register(session.writer.client, plan.experiment.registered_name, logged, run.id, tags, description)
+    run.set_tags({"mammo.registered_name": plan.experiment.registered_name, "mammo.version": version, "mammo.model_id": logged.model_id})
+    run.finish()
+    session.writer.drain()
+    return _read(session, run.id, plan.experiment.registered_name, version, test)
+
+
+def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
+    run = session.writer.start_run(
+        f"{cv.plan.name} final",
+        parent=cv.run,
+        tags={**cv.plan.tags(), "mammo.fit": "final", "mammo.key": key, "mammo.cv_run_id": cv.run.id, **tags},
+        params=cv.plan.experiment.flat(),
+    )
+    plan_dataset(cv.plan, run, "training")
+    plan_dataset(cv.plan, run, "test")
+    return run
+
+
+def _log_test(session: Session, cv: CrossValidation, run: TrackedRun, predicted: np.ndarray, threshold: float) -> pd.DataFrame:
+    plan = cv.plan
+    split, task = plan.patch_set.test, plan.experiment.task
+    labels, groups = targets(split.types, task).astype(int), split.patient_ids
+    test = pd.DataFrame({"patch": np.arange(len(split)), "type": split.types, "label": labels, "probability": predicted})
+    if groups is not None:
+        test["patient_id"] = groups
+    for prefix, at in (("test", 0.5), ("test_at_threshold", threshold)):
+        estimates = bootstrap_scores(labels, predicted, at, groups)
+        _log_estimates(run, prefix, {k: v for k, v in estimates.items() if prefix == "test" or k not in THRESHOLD_FREE})
+        run.log_metrics({f"{prefix}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
+    if groups is not None:
+        patients = per_patient(labels, predicted, groups)
+        _log_estimates(
+            run,
+            "test_by_patient",
+            bootstrap_scores(
+                patients["label"].to_numpy(), patients["probability"].to_numpy(), 0.5, patients["patient_id"].to_numpy()
+            ),
+        )
+        run.log_metrics({"test_patients": patients["patient_id"].nunique()})
+    run.log_metrics({"test_patches": len(labels), "threshold": threshold})
+    run.set_tags({"mammo.intervals": resampling_note(groups)})
+    path = session.scratch / f"final-{run.id}" / "test.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    test.to_parquet(path)
+    run.log_file(path)
+    _log_figures(cv, run, test, threshold)
+    return test
+
+
+def _log_estimates(run: TrackedRun, prefix: str, estimates: dict[str, Estimate]) -> None:
+    for name, estimate in estimates.items():
+        run.log_metrics(
+            {f"{prefix}_{name}": estimate.value, f"{prefix}_{name}_low": estimate.low, f"{prefix}_{name}_high": estimate.high}
+        )
+
+
+def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, threshold: float) -> None:
+    plan, note = cv.plan, cv.plan.note
+    labels, predicted = test["label"].to_numpy(), test["probability"].to_numpy()
+    groups = plan.patch_set.test.patient_ids
+    classes = TASKS[plan.experiment.task]
+    if REFIT in cv.results:
+        history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
+        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", note), "figures/final_fit.png")
+    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, f"{plan.name}: test", note), "figures/confusion.png")
+    if threshold != 0.5:
+        title = f"{plan.name}: test at the chosen threshold"
+        run.log_figure(figures.confusion_matrix(labels, predicted, threshold, classes, title, note), "figures/confusion_threshold.png")
+    curves = {plan.experiment.model.backbone: (labels, predicted, groups)}
+    run.log_figure(figures.roc_curves(curves, f"{plan.name}: test", note), "figures/roc.png")
+    run.log_figure(figures.calibration(labels, predicted, f"{plan.name}: test", note), "figures/calibration.png")
+
+
+def _reuse(session: Session, cv: CrossValidation, key: str) -> Final | None:
+    """The final model that an earlier command registered: shown again as a nested run, not made or tested again."""
+    client = session.writer.client
+    found = finished_runs(client, [key]).get(key)
+    if found is None:
+        return None
+    tags = client.get_run(found).data.tags
+    name, version = tags.get("mammo.registered_name"), tags.get("mammo.version")
+    if name is None or version is None or not find_version(client, name, int(version)):
+        return None
+    folder = fetch_artifacts(client, found, "", session.scratch / f"reused-{key}")
+    if folder is None or not (folder / "test.parquet").exists():
+        return None
+    copied = {k: tags[k] for k in ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals") if k in tags}
+    run = _start(session, cv, key, **{"mammo.reused_from": found, **copied})
+    run.log_metrics(client.get_run(found).data.metrics)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            parent = str(Path(path.relative_to(folder)).parent)
+            run.log_file(path, None if parent == "." else parent)
+    run.finish()
+    session.writer.drain()
+    return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))
+
+
+def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
+    metrics = session.writer.client.get_run(run_id).data.metrics
+
+    def estimate(metric: str) -> Estimate:
+        return Estimate(*(metrics.get(f"test_{metric}{end}", float("nan")) for end in ("", "_low", "_high")))
+
+    return Final(name, version, run_id, metrics["threshold"], estimate("accuracy"), estimate("roc_auc"), test)

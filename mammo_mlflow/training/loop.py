@@ -1,0 +1,135 @@
+"""The one training loop, for every family: Keras's `fit`, fed a view per patch per epoch, reporting each epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import psutil
+
+from mammo_mlflow.experiment import TrainingSpec
+from mammo_mlflow.training.jobs import Emit
+
+Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Reads inputs for rows (m,) and views (m,): view 0 is the plain patch, 1 and up are augmented."""
+
+EVALUATION_BATCH = 64
+STEPS_PER_EXECUTION = 128
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled training batches; each epoch draws one view of each patch. The last, incomplete batch is left out.
+
+    Order and views of epoch e depend on (seed, e) alone. `views=None` asks the reader for view number e + 1: a fresh
+    one each epoch, as on-line augmentation does.
+    """
+
+    def __init__(self, read: Reader, rows: np.ndarray, labels: np.ndarray, batch: int, views: int | None, seed: list[int]) -> None:
+        super().__init__()
+        self._read, self._rows, self._labels, self._views, self._seed = read, rows, labels, views, seed
+        self._batch = min(batch, len(rows))
+        self._epoch = -1
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._batch
+
+    def on_epoch_end(self) -> None:
+        """Draw the next epoch's order and views."""
+        self._epoch += 1
+        rng = np.random.default_rng([*self._seed, self._epoch])
+        self._order = rng.permutation(self._rows)
+        count = len(self._order)
+        drawn = rng.integers(1, self._views + 1, count) if self._views else np.full(count, self._epoch + 1)
+        self._drawn = drawn
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(index * self._batch, (index + 1) * self._batch)
+        rows = self._order[part]
+        return self._read(rows, self._drawn[part]), self._labels[rows]
+
+
+class _Report(keras.callbacks.Callback):
+    """Sends each epoch's figures, and scores the inner patients that early stopping watches."""
+
+    def __init__(self, emit: Emit, stage: str, start: int, inner: tuple[np.ndarray, np.ndarray] | None) -> None:
+        super().__init__()
+        self._emit, self._stage, self._start, self._inner = emit, stage, start, inner
+        self.history: list[dict[str, float | str]] = []
+        self.peak_memory = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Record and send."""
+        logs = {} if logs is None else logs
+        if self._inner is not None:
+            logs["inner_loss"] = self.model.evaluate(*self._inner, batch_size=EVALUATION_BATCH, verbose=0)[0]
+        figures = {name: float(value) for name, value in logs.items()}
+        self.history.append({"stage": self._stage, "epoch": self._start + epoch + 1, **figures})
+        self.peak_memory = max(self.peak_memory, private_memory())
+        self._emit({"kind": "epoch", "epoch": self._start + epoch + 1, "figures": figures, "time": time.time()})
+
+
+def fit(
+    model: keras.Model,
+    batches: Batches,
+    *,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    inner: tuple[np.ndarray, np.ndarray] | None,
+    spec: TrainingSpec,
+    learning_rate: float,
+    epochs: int,
+    class_weights: dict[int, float] | None,
+    stage: str,
+    start: int,
+    emit: Emit,
+) -> tuple[list[dict[str, float | str]], int, int]:
+    """Train `model` in place; returns its history, the number of epochs kept, and the peak private memory in bytes.
+
+    `validation` is only watched. With early stopping the weights of the epoch with the least loss on `inner` are kept.
+    """
+    model.compile(
+        OPTIMIZERS[spec.optimizer](learning_rate),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+        # XLA makes dense layers several times faster on a processor and bfloat16 convolutions slower
+        jit_compile=not any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers()),
+        steps_per_execution=min(len(batches), STEPS_PER_EXECUTION),
+    )
+    report = _Report(emit, stage, start, inner)
+    callbacks: list[keras.callbacks.Callback] = [report]
+    stopping = None
+    if spec.early_stop and inner is not None:
+        stopping = keras.callbacks.EarlyStopping("inner_loss", patience=spec.early_stop, restore_best_weights=True, mode="min")
+        callbacks.append(stopping)
+    model.fit(
+        batches,
+        epochs=epochs,
+        validation_data=validation,
+        validation_batch_size=EVALUATION_BATCH,
+        callbacks=callbacks,
+        class_weight=class_weights,
+        verbose=0,
+    )
+    kept = stopping.best_epoch + 1 if stopping is not None else len(report.history)
+    return report.history, kept, report.peak_memory
+
+
+OPTIMIZERS: dict[str, Callable[[float], keras.optimizers.Optimizer]] = {
+    "adam": keras.optimizers.Adam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+}
+
+
+def private_memory() -> int:
+    """Bytes that this process has to itself: anonymous memory where the system tells it, else the resident set.
+
+    Mapped cache files count in the resident set but are the system's to take back.
+    """
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+    except (OSError, StopIteration):
+        return psutil.Process().memory_info().rss

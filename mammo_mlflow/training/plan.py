@@ -1,0 +1,237 @@
+"""What a cross-validation will do, settled and checked before any run exists: folds, weights, cuts, fits and their keys."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.patches import PatchSet, targets
+from mammo_mlflow.data.splits import folds_frame, folds_sha256, inner_holdout, make_folds
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.evaluation.thresholds import parse_policy
+from mammo_mlflow.experiment import Experiment, canonical_json
+from mammo_mlflow.models.backbones import check_backbone
+from mammo_mlflow.models.weights import Weights, find_weights
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.executors import Executor
+from mammo_mlflow.training.jobs import CalibrateJob, Cut, DescribeJob, Description, Job, Network
+
+CALIBRATION_PATCHES = 32
+REFIT = "refit"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit: a fold (`fold 1` …) or the refit, which validates nothing. Rows index the training abnormalities."""
+
+    name: str
+    fold: int | None
+    key: str
+    seed: int
+    train_rows: np.ndarray
+    inner_rows: np.ndarray
+    validation_rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Activations:
+    """One cache entry: the activations of every training abnormality at one cut."""
+
+    key: str
+    cut: Cut
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment with everything it needs found and checked."""
+
+    experiment: Experiment
+    patch_set: PatchSet
+    network: Network
+    weights: Weights
+    description: Description
+    folds: np.ndarray
+    labels: np.ndarray
+    fits: tuple[Fit, ...]
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The run's name; phantom data and random weights say so in it."""
+        model = self.experiment.model
+        tuned = f" last {model.unfrozen_layers} unfrozen" if model.unfrozen_layers else ""
+        said = " [phantom]" if self.patch_set.phantom else ""
+        said += " [random weights]" if self.weights.kind == "random" or self.weights.label == "random" else ""
+        return f"{self.experiment.task} {self.experiment.family} {model.backbone}{tuned}{said}"
+
+    @property
+    def note(self) -> str | None:
+        """What every figure of this experiment must say."""
+        said = ["phantom data: no medical result"] if self.patch_set.phantom else []
+        said += ["random weights"] if self.weights.label == "random" else []
+        return "; ".join(said) or None
+
+    def activations(self) -> tuple[Activations, ...]:
+        """The cache entries it needs, the shallowest first; none when training on-line."""
+        training = self.experiment.training
+        if training.views == 0:
+            return ()
+        cuts = [cut for cut in (self.description.tuned, self.description.features) if cut is not None]
+        return tuple(
+            Activations(self._activation_key(cut), cut, cut.bytes_per_view() * len(self.labels) * (training.views + 1))
+            for cut in cuts
+        )
+
+    def _activation_key(self, cut: Cut) -> str:
+        training = self.experiment.training
+        facts = {
+            "data": self.patch_set.files["train_tensor.npy"],
+            "backbone": self.experiment.model.backbone,
+            "weights": self.weights.identity,
+            "cut": asdict(cut),
+            # the same layer index means another layer under another pooling, where it is the features
+            "pooling": self.experiment.model.pooling if cut == self.description.features else None,
+            "augmentation": training.augmentation,
+            "views": training.views,
+            "seed": self.experiment.cv.seed if training.augmentation != "none" else 0,
+            "precision": self.network.precision,
+        }
+        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+    def tags(self) -> dict[str, str]:
+        """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
+        return {
+            "mammo.task": self.experiment.task,
+            "mammo.family": self.experiment.family,
+            "mammo.backbone": self.experiment.model.backbone,
+            "mammo.unfrozen": str(self.experiment.model.unfrozen_layers),
+            "mammo.set": self.experiment.model_set,
+            "mammo.data_sha256": self.patch_set.train_sha256,
+            "mammo.test_sha256": self.patch_set.test_sha256,
+            "mammo.folds_sha256": folds_sha256(self.folds),
+            "mammo.weights": self.weights.label,
+            "mammo.weights_sha256": self.weights.identity,
+            "mammo.phantom": str(self.patch_set.phantom).lower(),
+        }
+
+    def folds_frame(self) -> pd.DataFrame:
+        """The saved folds."""
+        return folds_frame(self.patch_set.train, self.folds)
+
+
+def make_plans(experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> list[Plan]:
+    """Plans of experiments on one data set. Raises `UserError` for whatever cannot work, before anything is made."""
+    settled = []
+    for experiment in experiments:
+        parse_policy(experiment.final.threshold)
+        check_backbone(experiment.model.backbone, patch_set.image_size, experiment.model.unfrozen_layers)
+        found = find_weights(
+            experiment.model.backbone, experiment.model.weights, phantom=patch_set.phantom, train_sha256=patch_set.train_sha256
+        )
+        settled.append((experiment, found, _folds(experiment, patch_set)))
+    described = _describe([experiment for experiment, _, _ in settled], patch_set, executor, probe)
+    ready = _calibrated(settled, patch_set, executor, cache)
+    return [
+        _plan(experiment, patch_set, weights, folds, description)
+        for (experiment, _, folds), weights, description in zip(settled, ready, described, strict=True)
+    ]
+
+
+def resolve_precision(wanted: str) -> str:
+    """`auto` is bfloat16 where the processor computes in it, float32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    try:
+        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    except OSError:
+        flags = platform.processor()
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
+
+
+def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
+    return Network(experiment.model, patch_set.image_size, resolve_precision(experiment.training.precision))
+
+
+def _folds(experiment: Experiment, patch_set: PatchSet) -> np.ndarray:
+    train = patch_set.train
+    return make_folds(train.types, train.patient_ids, experiment.cv.folds, experiment.cv.seed, patch_set.train_duplicates)
+
+
+def _describe(experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, probe: bool) -> list[Description]:
+    """One question for each distinct network; seeds and learning rates share it."""
+    networks = [_network(experiment, patch_set) for experiment in experiments]
+    distinct = list(dict.fromkeys(networks))
+    jobs = [
+        Job(f"describe {index}", "mammo_mlflow.training.activations:describe", DescribeJob(network, experiments[0].training.threads, probe))
+        for index, network in enumerate(distinct)
+    ]
+    answers = {job.argument.network: answer for job, answer in executor.run(jobs, lambda *_: None, lambda: None)}
+    return [answers[network] for network in networks]  # type: ignore[misc]
+
+
+def _calibrated(
+    settled: Iterable[tuple[Experiment, Weights, np.ndarray]], patch_set: PatchSet, executor: Executor, cache: Cache
+) -> list[Weights]:
+    """The weights with random ones made, once, into the cache: every process then reads the same file."""
+    ready = []
+    for experiment, weights, _ in settled:
+        if weights.kind == "random":
+            name = hashlib.sha256(f"{weights.identity}-{experiment.model.backbone}".encode()).hexdigest()[:24]
+            target = cache.root / f"random-{experiment.model.backbone}-{name}.weights.h5"
+            with cache.lock(target.name):
+                if not target.exists():
+                    patches = np.asarray(patch_set.train.abnormality[:CALIBRATION_PATCHES])
+                    job = CalibrateJob(_network(experiment, patch_set), patches, target)
+                    list(
+                        executor.run(
+                            [Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)], lambda *_: None, lambda: None
+                        )
+                    )
+            weights = replace(weights, kind="file", path=target)
+        ready.append(weights)
+    return ready
+
+
+def _plan(experiment: Experiment, patch_set: PatchSet, weights: Weights, folds: np.ndarray, description: Description) -> Plan:
+    network = _network(experiment, patch_set)
+    train = patch_set.train
+    facts = {
+        "data": patch_set.train_sha256,
+        "weights": weights.identity,
+        "precision": network.precision,
+    }
+    fits = []
+    everything = np.arange(len(folds))
+    for fold in [*range(experiment.cv.folds), *([None] if experiment.final.final == REFIT else [])]:
+        seed = int(np.random.SeedSequence([experiment.cv.seed, 0 if fold is None else fold + 1]).generate_state(1)[0])
+        rows = everything if fold is None else everything[folds != fold]
+        inner = np.zeros(0, int)
+        if experiment.training.early_stop and fold is not None:
+            rows, inner = inner_holdout(
+                rows, train.types, train.patient_ids, seed=seed, duplicate_groups=patch_set.train_duplicates
+            )
+        parts = ("model", "training", "cv") if fold is not None else ("model", "training", "cv", "final")
+        key = experiment.key(*parts, **facts, folds=folds_sha256(folds), fold=fold)
+        held_out = everything[folds == fold] if fold is not None else np.zeros(0, int)
+        fits.append(Fit(REFIT if fold is None else f"fold {fold + 1}", fold, key, seed, rows, inner, held_out))
+    for fit in fits:
+        if len(fit.train_rows) == 0:
+            raise UserError(f"folds: expected training patches for {fit.name}, found none")
+    return Plan(
+        experiment,
+        patch_set,
+        network,
+        weights,
+        description,
+        folds,
+        targets(train.types, experiment.task).astype(np.float32),
+        tuple(fits),
+        experiment.key("model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256),
+    )

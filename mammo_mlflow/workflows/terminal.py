@@ -1,0 +1,98 @@
+"""What a user sees: progress with the time left on a terminal, plain lines elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+def set_up_logging(verbose: bool = False) -> None:
+    """Loggers to standard error, coloured only on a terminal."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+        handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mammo_mlflow").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class TerminalProgress:
+    """One bar a running task on a terminal; elsewhere a line as a task ends, and each half minute in between."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        if sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def __enter__(self) -> TerminalProgress:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """See `Progress.update` of the training session."""
+        now = time.monotonic()
+        started = self._started.setdefault(name, now)
+        if self._bars is not None:
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=total)
+            self._bars.update(self._tasks[name], completed=done, total=total)
+            if done == total:
+                self._bars.remove_task(self._tasks.pop(name))
+        elif done < total and now - self._said.setdefault(name, now) > PLAIN_EVERY_SECONDS:
+            self._said[name] = now
+            left = (now - started) / max(done, 1) * (total - done)
+            _log.info("%s: %d of %d, about %.0f s left", name, done, total, left)
+        if done == total:
+            self._started.pop(name, None)
+            _log.info("%s: done in %.1f s", name, now - started)
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output: ruled on a terminal, aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        table = Table(title=title, title_justify="left")
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [title, *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def say(line: str) -> None:
+    """A line of result on standard output."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
