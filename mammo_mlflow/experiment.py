@@ -1,4 +1,4 @@
-"""An experiment is data: one frozen, validated object says everything a run needs, and its canonical JSON hashes to a key.
+"""An experiment is data: one frozen, validated object says all a run needs, and its canonical JSON hashes to a key.
 
 Each part is a dataclass whose fields are also the parameters of the command line (`--learning-rate`) and of
 `mlflow run` (`-P learning_rate=`): a field's metadata holds its help text and its check.
@@ -77,7 +77,9 @@ class ModelSpec:
     """What is built: a backbone, how much of it is trained, and the head on top."""
 
     backbone: str = _parameter("vgg16", "backbone network: vgg16, resnet50 or inceptionv3", _one_of(*BACKBONES))
-    weights: str = _parameter("imagenet", "backbone weights: imagenet, random, or a directory of weight files", _anything)
+    weights: str = _parameter(
+        "imagenet", "backbone weights: imagenet, random, or a directory of weight files", _anything
+    )
     pooling: str = _parameter("average", "pooling before the head: flatten, average or max", _one_of(*POOLINGS))
     dense: int = _parameter(256, "width of the head's hidden layer", _at_least(1))
     batch_norm: bool = _parameter(False, "batch normalisation of the features before the hidden layer", _anything)
@@ -96,15 +98,17 @@ class TrainingSpec:
     tuning_epochs: int = _parameter(10, "epochs once the last layers are unfrozen", _at_least(1))
     batch_size: int = _parameter(16, "patches a step", _at_least(1))
     class_weights: str = _parameter("none", "class weights: none, balanced, or a ratio such as 1:1.3", _class_weights)
-    augmentation: str = _parameter(
-        "paper", f"augmentation policy: {', '.join(AUGMENTATIONS)}", _one_of(*AUGMENTATIONS)
-    )
+    augmentation: str = _parameter("paper", f"augmentation policy: {', '.join(AUGMENTATIONS)}", _one_of(*AUGMENTATIONS))
     views: int = _parameter(
         8, "cached augmented views of each patch; 0 trains on-line through the whole network", _at_least(0)
     )
-    early_stop: int = _parameter(0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", _at_least(0))
+    early_stop: int = _parameter(
+        0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", _at_least(0)
+    )
     precision: str = _parameter("auto", f"precision of the backbone: {', '.join(PRECISIONS)}", _one_of(*PRECISIONS))
-    threads: int = _parameter(1, "processor threads of each fold; part of its key, since it moves results", _at_least(1))
+    threads: int = _parameter(
+        1, "processor threads of each fold; part of its key, since it moves results", _at_least(1)
+    )
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,9 @@ class Experiment:
     def flat(self) -> dict[str, Any]:
         """Every parameter by its own name, for the tracker and the command line."""
         return {"family": self.family, "task": self.task} | {
-            name: value for part in (self.model, self.training, self.cv, self.final) for name, value in asdict(part).items()
+            name: value
+            for part in (self.model, self.training, self.cv, self.final)
+            for name, value in asdict(part).items()
         }
 
     @property
@@ -168,7 +174,7 @@ class Experiment:
         return f"mammo-{self.task}-{self.family}-{self.model.backbone}{tuned}"
 
     def key(self, *parts: str, **facts: Any) -> str:
-        """A sha256 over this experiment's named parts, the results version and `facts` (fingerprints, weights, fold)."""
+        """A sha256 over the named parts of this experiment, the results version and `facts` (fingerprints, fold)."""
         body = {"task": self.task, "family": self.family, "results_version": RESULTS_VERSION, **facts}
         body |= {part: asdict(getattr(self, part)) for part in parts}
         return hashlib.sha256(canonical_json(body).encode()).hexdigest()

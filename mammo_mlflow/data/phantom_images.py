@@ -6,6 +6,8 @@ side, so that the same lesion can be drawn at any size.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import fft
 
@@ -22,10 +24,10 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     height, width = fft.next_fast_len(size + size // 4, real=True), fft.next_fast_len(2 * size + size // 2, real=True)
     rows, columns = fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None, :]
     angle, stretch, beta = rng.uniform(0, np.pi), rng.uniform(1.0, 1.4), rng.uniform(*BETA)
-    along = np.cos(angle) * rows + np.sin(angle) * columns
-    across = np.cos(angle) * columns - np.sin(angle) * rows
+    along = math.cos(angle) * rows + math.sin(angle) * columns
+    across = math.cos(angle) * columns - math.sin(angle) * rows
     squared = ((along * stretch) ** 2 + (across / stretch) ** 2).astype(np.float32)
-    amplitude = (squared + np.float32((0.5 / size) ** 2)) ** np.float32(-beta / 4)
+    amplitude = (squared + ((0.5 / size) ** 2)) ** (-beta / 4)
     amplitude[0, 0] = 0
     spectrum = rng.standard_normal((2, *amplitude.shape), dtype=np.float32)
     field = fft.irfft2((spectrum[0] + 1j * spectrum[1]) * amplitude, s=(height, width))
@@ -40,9 +42,9 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
 def draw_grain(rng: np.random.Generator, size: int) -> np.ndarray:
     """Film grain of two patches, float32 (2, size, size), standard deviation 1, slightly smoothed as by resizing."""
     noise = rng.standard_normal((2, size, size), dtype=np.float32)
-    blur = np.float32(rng.uniform(0.1, 0.5))
+    blur = rng.uniform(0.1, 0.5)
     noise += blur * (np.roll(noise, 1, axis=1) + np.roll(noise, 1, axis=2))
-    return noise / np.sqrt(1 + 2 * blur**2, dtype=np.float32)
+    return noise / math.sqrt(1 + 2 * blur**2)
 
 
 def draw_edge(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -50,7 +52,7 @@ def draw_edge(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _grid(size)
     angle, depth, width = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.6), rng.uniform(0.05, 0.12)
     bend = rng.uniform(-0.6, 0.6)
-    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
     return _logistic((along + bend * across**2 - depth) / width)
 
 
@@ -61,28 +63,28 @@ def draw_mass(rng: np.random.Generator, size: int, suspicion: float, radius: flo
     """
     x, y = _grid(size)
     x, y = x - rng.normal(0, 0.05), y - rng.normal(0, 0.05)
-    malignancy = 1 / (1 + np.exp(-1.6 * suspicion))
+    malignancy = _malignancy(suspicion)
     angle, aspect = rng.uniform(0, np.pi), rng.uniform(0.75, 1.0)
-    u, v = np.cos(angle) * x + np.sin(angle) * y, (np.cos(angle) * y - np.sin(angle) * x) / aspect
+    u, v = math.cos(angle) * x + math.sin(angle) * y, (math.cos(angle) * y - math.sin(angle) * x) / aspect
     distance, theta = np.hypot(u, v), np.arctan2(v, u)
     outline = np.ones_like(distance)
     for order in range(2, 9):
-        lobes = 0.10 / order if order < 4 else 0.13 * malignancy / np.sqrt(order)
-        outline += np.float32(rng.normal(0, lobes)) * np.cos(order * theta + np.float32(rng.uniform(0, 2 * np.pi)))
+        lobes = 0.10 / order if order < 4 else 0.13 * malignancy / math.sqrt(order)
+        outline += rng.normal(0, lobes) * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
     softness = radius * (0.07 + 0.2 * malignancy * rng.uniform(0.5, 1.5))
-    edge = (radius * outline - distance) / np.float32(softness)
+    edge = (radius * outline - distance) / softness
     body = _logistic(edge)
-    body *= 1 - np.float32(rng.uniform(0.1, 0.6)) * (distance / np.float32(1.5 * radius)) ** 2
+    body *= 1 - rng.uniform(0.1, 0.6) * (distance / (1.5 * radius)) ** 2
     outside = _logistic(-edge)
     spicules = np.zeros_like(body)
     for _ in range(rng.poisson(20 * malignancy**1.5)):
-        direction, reach = rng.uniform(0, 2 * np.pi), np.float32(radius * rng.uniform(1.3, 2.2))
-        cosine, sine = np.float32(np.cos(direction)), np.float32(np.sin(direction))
+        direction, reach = rng.uniform(0, 2 * np.pi), (radius * rng.uniform(1.3, 2.2))
+        cosine, sine = (math.cos(direction)), (math.sin(direction))
         ahead = cosine * u + sine * v
-        aside = cosine * v - sine * u + np.float32(rng.normal(0, 0.4)) * ahead**2
+        aside = cosine * v - sine * u + rng.normal(0, 0.4) * ahead**2
         fade = np.clip(1 - ahead / reach, 0, 1) * (ahead > 0)
-        inverse = np.float32(1 / rng.uniform(0.012, 0.03))
-        spicules += np.float32(rng.uniform(0.2, 0.8)) * fade * np.exp(-((aside * inverse) ** 2))
+        inverse = 1 / rng.uniform(0.012, 0.03)
+        spicules += rng.uniform(0.2, 0.8) * fade * np.exp(-((aside * inverse) ** 2))
     body += outside * spicules
     return body
 
@@ -92,16 +94,16 @@ def draw_calcifications(rng: np.random.Generator, size: int, suspicion: float, r
 
     `radius` is the cluster's, as a fraction of the patch side; `suspicion` is as for `draw_mass`.
     """
-    malignancy = 1 / (1 + np.exp(-1.6 * suspicion))
+    malignancy = _malignancy(suspicion)
     image = np.zeros((size, size), np.float32)
     count = 2 + rng.poisson(4 + 22 * malignancy)
     centre, stretch, angle = rng.normal(0.5, 0.05, 2), rng.uniform(0.4, 1.0), rng.uniform(0, np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     places = centre + (rng.normal(0, radius / 1.5, (count, 2)) * [1, stretch]) @ turn.T
     for place in places:
-        length = (0.017 - 0.010 * malignancy) * np.exp(rng.normal(0, 0.35)) * size
+        length = (0.017 - 0.010 * malignancy) * math.exp(rng.normal(0, 0.35)) * size
         slimness = 1 + malignancy * rng.exponential(0.9)
-        height = np.exp(rng.normal(0, 0.15 + 0.35 * malignancy))
+        height = math.exp(rng.normal(0, 0.15 + 0.35 * malignancy))
         _add_speck(image, place * size, max(length, 0.6), slimness, rng.uniform(0, np.pi), height)
     return image
 
@@ -114,30 +116,35 @@ def draw_dust(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
+def _malignancy(suspicion: float) -> float:
+    """A latent suspicion, any real number, as a degree from 0 (benign looks) to 1 (malignant looks)."""
+    return 1 / (1 + math.exp(-1.6 * suspicion))
+
+
 def _strand(rng: np.random.Generator, size: int, angle: float) -> np.ndarray:
     x, y = _grid(size)
-    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
-    off = across - np.float32(rng.uniform(-0.5, 0.5)) - np.float32(rng.normal(0, 0.4)) * along**2
+    along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+    off = across - rng.uniform(-0.5, 0.5) - rng.normal(0, 0.4) * along**2
     width, height, middle = rng.uniform(0.008, 0.035), rng.uniform(0.3, 1.3), rng.uniform(-0.5, 0.5)
-    profile = np.exp(-((off / np.float32(width)) ** 2) - ((along - np.float32(middle)) / np.float32(0.6)) ** 2)
-    return np.float32(height) * profile
+    profile = np.exp(-((off / width) ** 2) - ((along - middle) / 0.6) ** 2)
+    return height * profile
 
 
 def _add_speck(
     image: np.ndarray, place: np.ndarray, length: float, slimness: float, angle: float, height: float
 ) -> None:
     """Add one elliptic speck; `place` (row, column) and `length` (half the long axis) are in pixels."""
-    reach = int(np.ceil(2.5 * length * np.sqrt(slimness))) + 1
+    reach = int(math.ceil(2.5 * length * math.sqrt(slimness))) + 1
     row, column = int(place[0]), int(place[1])
     top, left = max(row - reach, 0), max(column - reach, 0)
     window = image[top : row + reach + 1, left : column + reach + 1]
     if not window.size or row < -reach or column < -reach:
         return
-    y = np.arange(top, top + window.shape[0], dtype=np.float32)[:, None] - np.float32(place[0])
-    x = np.arange(left, left + window.shape[1], dtype=np.float32)[None, :] - np.float32(place[1])
-    u = (np.cos(angle) * x + np.sin(angle) * y) / np.float32(length * np.sqrt(slimness))
-    v = (np.cos(angle) * y - np.sin(angle) * x) / np.float32(max(length / np.sqrt(slimness), 0.5))
-    window += np.float32(height) * np.exp(-((u * u + v * v) ** 1.5)).astype(np.float32)
+    y = np.arange(top, top + window.shape[0], dtype=np.float32)[:, None] - (place[0])
+    x = np.arange(left, left + window.shape[1], dtype=np.float32)[None, :] - (place[1])
+    u = (math.cos(angle) * x + math.sin(angle) * y) / (length * math.sqrt(slimness))
+    v = (math.cos(angle) * y - math.sin(angle) * x) / (max(length / math.sqrt(slimness), 0.5))
+    window += height * np.exp(-((u * u + v * v) ** 1.5)).astype(np.float32)
 
 
 def _logistic(value: np.ndarray) -> np.ndarray:
@@ -146,5 +153,5 @@ def _logistic(value: np.ndarray) -> np.ndarray:
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Column and row coordinates, float32 (1, size) and (size, 1), from -0.5 to 0.5 across the patch."""
-    axis = (np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)) / np.float32(size)
+    axis = (np.arange(size, dtype=np.float32) - ((size - 1) / 2)) / size
     return axis[None, :], axis[:, None]

@@ -84,5 +84,5 @@ def check_backbone(name: str, image_size: int, unfrozen_layers: int) -> None:
         raise UserError(f"backbone: {name} expected patches of at least {row.minimum_size} pixels, found {image_size}")
     if unfrozen_layers > row.convolutions:
         raise UserError(
-            f"unfrozen_layers: expected at most {row.convolutions} (the convolutions of {name}), found {unfrozen_layers}"
+            f"unfrozen_layers: expected at most {row.convolutions}, the convolutions of {name}, found {unfrozen_layers}"
         )

@@ -41,7 +41,7 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
     the initialisers' own until `load_weights`.
     """
     row = BACKBONES[backbone]
-    keras.utils.clear_session()  # layer names count up otherwise, and a saved model would depend on what was built before
+    keras.utils.clear_session()  # layer names count up otherwise: a saved model would depend on what was built before
     patch = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     rgb = layers.Concatenate(dtype="float32", name="grey_to_rgb")([patch, patch, patch])
     scaled = layers.Rescaling(row.scale, offset=list(row.offset), dtype="float32", name="input_scaling")(rgb)
@@ -49,7 +49,9 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
         application = getattr(keras.applications, row.application)
         base = application(include_top=False, weights=None, input_tensor=scaled)
         base.trainable = False
-        flat = layers.Flatten(name="features")  # in the base's own precision, so that bfloat16 features are stored as such
+        flat = layers.Flatten(
+            name="features"
+        )  # in the base's own precision, so that bfloat16 features are stored as such
     pool = {
         "flatten": flat,
         "average": layers.GlobalAveragePooling2D(dtype="float32", name="features"),
@@ -68,11 +70,7 @@ def cut_points(base: keras.Model) -> list[int]:
                 source = position.get(id(parent.operation))
                 if source is not None:
                     last_use[source] = max(last_use[source], index)
-    return [
-        index
-        for index in range(len(base.layers))
-        if all(last_use[source] <= index for source in range(index))
-    ]
+    return [index for index in range(len(base.layers)) if all(last_use[source] <= index for source in range(index))]
 
 
 def convolutions(base: keras.Model) -> list[int]:
@@ -89,7 +87,9 @@ def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
         return len(base.layers) - 1
     found = convolutions(base)
     if unfrozen_layers > len(found):
-        raise UserError(f"unfrozen_layers: expected at most {len(found)} (the convolutions of {base.name}), found {unfrozen_layers}")
+        raise UserError(
+            f"unfrozen_layers: expected at most {len(found)} (the convolutions of {base.name}), found {unfrozen_layers}"
+        )
     first = found[-unfrozen_layers]
     return max(cut for cut in cut_points(base) if cut < first)
 
@@ -106,7 +106,7 @@ def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
 
 
 def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
-    """The classifier on top: optional batch normalisation, a dense layer, one sigmoid; drawn from Keras's global seed."""
+    """The classifier on top: batch normalisation if wanted, a dense layer, a sigmoid; drawn from Keras's seed."""
     features = x = layers.Input(tuple(feature_shape), dtype="float32", name="features")
     if spec.batch_norm:
         x = layers.BatchNormalization(name="head_batch_norm")(x)
@@ -143,7 +143,9 @@ def load_weights(base: keras.Model, source: Weights) -> None:
             base.load_weights(source.file)
     except (ValueError, OSError, KeyError) as problem:
         first = str(problem).splitlines()[0]
-        raise UserError(f"{source.file}: expected weights of {base.name}, found a file that does not fit: {first}") from None
+        raise UserError(
+            f"{source.file}: expected weights of {base.name}, found a file that does not fit: {first}"
+        ) from None
 
 
 def read_compact(path: Path) -> list[np.ndarray]:

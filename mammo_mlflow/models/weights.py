@@ -115,7 +115,9 @@ def _checked_file(backbone: str, path: Path, label: str) -> Weights:
         with h5py.File(path, "r") as file:
             file.visititems(lambda _, item: counts.append(item.size) if isinstance(item, h5py.Dataset) else None)
     except OSError as problem:
-        raise UserError(f"{path}: expected an HDF5 weights file, found one that cannot be read ({problem})") from problem
+        raise UserError(
+            f"{path}: expected an HDF5 weights file, found one that cannot be read ({problem})"
+        ) from problem
     if sum(counts) != wanted:
         raise UserError(
             f"{path}: expected the {wanted:,} parameters of {BACKBONES[backbone].application} without its top, "

@@ -24,10 +24,16 @@ class Logged:
     path: Path
 
 
-def log_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, directory: Path, tags: Mapping[str, str]) -> Logged:
+def log_model(
+    client: MlflowClient, experiment_id: str, run_id: str, name: str, directory: Path, tags: Mapping[str, str]
+) -> Logged:
     """Put an MLflow model directory into the store as a logged model of the run, and fetch it back."""
     model = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, tags={**tags, "mammo.files_sha256": files_sha256(directory)}, model_type="keras"
+        experiment_id,
+        name=name,
+        source_run_id=run_id,
+        tags={**tags, "mammo.files_sha256": files_sha256(directory)},
+        model_type="keras",
     )
     client.log_model_artifacts(model.model_id, str(directory))
     client.finalize_logged_model(model.model_id, "READY")
@@ -39,7 +45,9 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, 
     return Logged(model.model_id, uri, Path(mlflow.artifacts.download_artifacts(uri, dst_path=target)))
 
 
-def register(client: MlflowClient, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
+def register(
+    client: MlflowClient, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str
+) -> int:
     """A new version of the registered model `name`; it becomes `candidate`, unless phantom would replace real."""
     try:
         client.create_registered_model(name, description=description)
@@ -61,7 +69,9 @@ def files_sha256(directory: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         with path.open("rb") as file:
-            digest.update(f"{path.relative_to(directory)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+            digest.update(
+                f"{path.relative_to(directory)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
+            )
     return digest.hexdigest()
 
 

@@ -43,7 +43,9 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     The one with the same key as the run that now starts is tagged `mammo.continued_by`.
     """
     host = socket.gethostname()
-    running = client.search_runs([experiment_id], f"attributes.status = 'RUNNING' and tags.`mammo.process` LIKE '{host}:%'")
+    running = client.search_runs(
+        [experiment_id], f"attributes.status = 'RUNNING' and tags.`mammo.process` LIKE '{host}:%'"
+    )
     buried = 0
     for run in running:
         if run.info.run_id == continued_by or _alive(run.data.tags["mammo.process"]):

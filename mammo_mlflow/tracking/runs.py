@@ -11,6 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Writer:
         self._metrics.setdefault(run_id, []).extend(metrics)
 
     def flush(self) -> None:
-        """Send what is due; called often. Does nothing within a second of the last time, or while the server is away."""
+        """Send what is due; called often. Does nothing within a second of the last time or while the server is away."""
         now = time.monotonic()
         if now < self._next_try:
             return
@@ -75,7 +76,9 @@ class Writer:
                 raise
             self._wait = min(2 * self._wait, 30.0)
             self._next_try = time.monotonic() + self._wait
-            _log.warning("tracking server away, %d writes kept: %s", len(self._queue), str(problem).splitlines()[0][:120])
+            _log.warning(
+                "tracking server away, %d writes kept: %s", len(self._queue), str(problem).splitlines()[0][:120]
+            )
         finally:
             self.seconds += time.monotonic() - now
 
@@ -104,10 +107,12 @@ class Writer:
         for run_id, points in self._metrics.items():
             for start in range(0, len(points), METRICS_A_CALL):
                 part = points[start : start + METRICS_A_CALL]
-                self._queue.append(lambda run_id=run_id, part=part: self.client.log_batch(run_id, metrics=part))
+                self._queue.append(partial(self.client.log_batch, run_id, metrics=part))
         self._metrics = {}
 
-    def start_run(self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]) -> TrackedRun:
+    def start_run(
+        self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]
+    ) -> TrackedRun:
         """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
         self.drain()
         given = os.environ.pop("MLFLOW_RUN_ID", None) if parent is None else None
@@ -121,7 +126,9 @@ class Writer:
             found = self.client.create_run(self.experiment_id, run_name=name)
         run = TrackedRun(self, found)
         self._runs.append(run)
-        known = found.data.params  # `mlflow run` logs the strings it was given; another spelling of one would be refused
+        known = (
+            found.data.params
+        )  # `mlflow run` logs the strings it was given; another spelling of one would be refused
         new = {key: str(value) for key, value in params.items() if key not in known}
         run.set_tags(all_tags)
         self.add(lambda: self.client.log_batch(run.id, params=[Param(key, value) for key, value in new.items()]))
@@ -187,4 +194,9 @@ class TrackedRun:
 def _away(problem: MlflowException) -> bool:
     """Whether the server could not be reached, as against a request it refused."""
     text = str(problem)
-    return "API request to" in text or "Max retries" in text or "Connection" in text or problem.get_http_status_code() in (502, 503, 504)
+    return (
+        "API request to" in text
+        or "Max retries" in text
+        or "Connection" in text
+        or problem.get_http_status_code() in (502, 503, 504)
+    )

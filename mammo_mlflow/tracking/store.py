@@ -27,6 +27,7 @@ def open_store() -> tuple[MlflowClient, str]:
     does not answer.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the writer buffers and tries again itself
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the command shows its own progress
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.WARNING)
     uri = mlflow.get_tracking_uri()

@@ -7,7 +7,6 @@ ones. bfloat16 values are stored as the uint16 of their bits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from mammo_mlflow.data.augmentation import draw_transforms
-from mammo_mlflow.models.network import build_base, calibrate_random, cut_points, deepest_cut, load_weights, prefix
+from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.jobs import ActivationJob, CalibrateJob, Cut, DescribeJob, Description, Emit, Network
 
@@ -55,7 +54,7 @@ def compute(job: ActivationJob, emit: Emit) -> None:
     load_weights(base, job.weights)
     network = prefix(base, job.cut.index, job.start)
     patches = np.load(job.tensor, mmap_mode="r")[1::2]
-    stored = None if job.source is None else open_activations(job.source)
+    stored = None if job.source is None else StoredActivations(job.source)
     total, views = len(patches), job.views + 1
     block = max(1, BATCH // views)
     with job.target.open("wb") as file:
@@ -64,20 +63,23 @@ def compute(job: ActivationJob, emit: Emit) -> None:
         for start in range(0, total, block):
             rows = np.arange(start, min(start + block, total))
             seen = _all_views(patches, rows, job) if stored is None else stored(rows).reshape(-1, *stored.shape)
-            out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(_padded(seen, block * views)), "float32"))
+            out = keras.ops.convert_to_numpy(
+                keras.ops.cast(network.predict_on_batch(_padded(seen, block * views)), "float32")
+            )
             file.write(_to_storage(out[: len(seen)], job.cut).tobytes())
             emit({"kind": "progress", "done": int(rows[-1]) + 1, "total": total})
 
 
-class open_activations:  # noqa: N801 - reads as a function
-    """An activation file, mapped: call it with rows (and views) to get float32 arrays."""
+class StoredActivations:
+    """An activation file, mapped: call it with rows (m,), and a view of each, to get float32 arrays (m, ...)."""
 
     def __init__(self, path: Path) -> None:
         self._array = np.load(path, mmap_mode="r", allow_pickle=False)
         self.shape = self._array.shape[2:]
         self.views = self._array.shape[1] - 1
 
-    def __call__(self, rows: np.ndarray, views: np.ndarray | int | slice = slice(None)) -> np.ndarray:
+    def __call__(self, rows: np.ndarray, views: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The activations of these rows; all their views, plain one first, unless `views` picks one of each."""
         picked = self._array[rows, views]
         return picked.view(ml_dtypes.bfloat16).astype(np.float32) if picked.dtype == np.uint16 else picked
 
@@ -120,5 +122,3 @@ def _base(network: Network) -> keras.Model:
 def _cut(base: keras.Model, index: int) -> Cut:
     tensor: Any = base.layers[index].output
     return Cut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))
-
-

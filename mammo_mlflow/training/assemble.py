@@ -6,16 +6,18 @@ import keras
 import numpy as np
 
 from mammo_mlflow.models.network import build_base, join, load_weights
+from mammo_mlflow.tracking.flavor import load_keras_model, save_keras_model
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.jobs import AssembleJob, Emit, PredictJob
-from mammo_mlflow.tracking.flavor import load_keras_model, save_keras_model
 
 BATCH = 32
 
 
 def assemble(job: AssembleJob, emit: Emit) -> None:
-    """Write the MLflow model directory `job.target`: raw patches (n, size, size, 1) uint16 in, probability (n, 1) out."""
-    base = build_base(job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision)
+    """Write the MLflow model directory `job.target`: patches (n, size, size, 1) uint16 in, probability (n, 1) out."""
+    base = build_base(
+        job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision
+    )
     load_weights(base, job.weights)
     tails = [keras.saving.load_model(path, compile=False) for path in job.tails]
     model = join(base, job.cut, tails)

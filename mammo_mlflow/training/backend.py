@@ -26,6 +26,6 @@ def set_threads(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         raise UserError(
-            f"threads: expected {tf.config.threading.get_intra_op_parallelism_threads()}, which TensorFlow already uses "
-            f"in this process, found {threads} (executor=process gives each fold its own)"
+            f"threads: expected {tf.config.threading.get_intra_op_parallelism_threads()}, which TensorFlow has in this "
+            f"process already, found {threads} (executor=process gives each fold its own)"
         ) from None

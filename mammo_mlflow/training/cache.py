@@ -37,7 +37,9 @@ class Cache:
             self._entries.mkdir(parents=True, exist_ok=True)
             self.locks.mkdir(exist_ok=True)
         except OSError as problem:
-            raise UserError(f"cache_dir: expected a directory that can be written, found {self.root}: {problem}") from None
+            raise UserError(
+                f"cache_dir: expected a directory that can be written, found {self.root}: {problem}"
+            ) from None
 
     @property
     def locks(self) -> Path:
@@ -120,7 +122,9 @@ class Cache:
                     shutil.rmtree(entry, ignore_errors=True)
             kept = sum(sizes[e] for e in sizes if e.exists())
         if kept + needed > self.limit:
-            raise expected("cache_limit_gb", f"at least {(kept + needed) / 1e9:.2f} (the rest is in use)", self.limit / 1e9)
+            raise expected(
+                "cache_limit_gb", f"at least {(kept + needed) / 1e9:.2f} (the rest is in use)", self.limit / 1e9
+            )
         if self._free() < needed:
             raise UserError(
                 f"cache_dir: expected {needed / 1e9:.3f} GB free in {self.root}, found {self._free() / 1e9:.3f} GB"

@@ -57,9 +57,10 @@ def ensure_activations(session: Session, plan: Plan) -> dict[str, Path]:
             session.cache.make_room(entry.bytes)
             with session.cache.creating(entry.key, {"cut": entry.cut, "name": plan.name}) as target:
                 if target is not None:
-                    start = {} if source is None else {"start": source.cut.index, "source": source.target}
+                    if source is not None:
+                        job = replace(job, start=source.cut.index, source=source.target)
                     name = f"{plan.experiment.model.backbone} activations"
-                    session.run_one(name, "mammo_mlflow.training.activations:compute", replace(job, target=target, **start))
+                    session.run_one(name, "mammo_mlflow.training.activations:compute", replace(job, target=target))
             found = session.cache.find(entry.key)
             if found is None:
                 raise RuntimeError(f"the cache entry {entry.key[:12]} vanished")
@@ -80,7 +81,9 @@ def cross_validate(session: Session, plan: Plan, run: TrackedRun) -> CrossValida
     return CrossValidation(plan, run, results, oof, fold_scores)
 
 
-def _train(session: Session, plan: Plan, parent: TrackedRun, fits: list[Fit], activations: dict[str, Path]) -> dict[str, FitResult]:
+def _train(
+    session: Session, plan: Plan, parent: TrackedRun, fits: list[Fit], activations: dict[str, Path]
+) -> dict[str, FitResult]:
     entries = plan.activations()
     training = plan.experiment.training
     label = f"{plan.experiment.model.backbone} "
@@ -119,7 +122,7 @@ def _train(session: Session, plan: Plan, parent: TrackedRun, fits: list[Fit], ac
         name = job.name.removeprefix(label)
         if name not in runs:
             runs[name] = _start(session, plan, parent, by_name[name])
-        session.progress.update(job.name, event["epoch"], _total(job.argument))
+        session.progress.update(job.name, min(event["epoch"], _total(job.argument) - 1), _total(job.argument))
         runs[name].log_metrics(event["figures"], event["epoch"], event["time"])
 
     for wave in waves:
@@ -189,7 +192,11 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
             folder / "predictions.parquet"
         )
     run.log_metrics(
-        {"seconds": result.seconds, "training_seconds": result.training_seconds, "peak_memory_mb": result.peak_memory / 2**20}
+        {
+            "seconds": result.seconds,
+            "training_seconds": result.training_seconds,
+            "peak_memory_mb": result.peak_memory / 2**20,
+        }
     )
     facts = {
         "history": result.history,
@@ -259,12 +266,23 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
         if fit.fold is not None:
             part = oof.loc[fit.validation_rows]
             found = scores(part["label"].to_numpy(), part["probability"].to_numpy())
-            rows.append({"backbone": plan.experiment.model.backbone, "fold": fit.fold + 1, **{name: found[name] for name in RATES}})
+            rows.append(
+                {
+                    "backbone": plan.experiment.model.backbone,
+                    "fold": fit.fold + 1,
+                    **{name: found[name] for name in RATES},
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def _log_cross_validation(
-    session: Session, plan: Plan, run: TrackedRun, results: dict[str, FitResult], oof: pd.DataFrame, fold_scores: pd.DataFrame
+    session: Session,
+    plan: Plan,
+    run: TrackedRun,
+    results: dict[str, FitResult],
+    oof: pd.DataFrame,
+    fold_scores: pd.DataFrame,
 ) -> None:
     labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
     groups = plan.patch_set.train.patient_ids
@@ -293,8 +311,13 @@ def _log_cross_validation(
         run.log_file(folder / f"{name}.parquet")
     folds = {name: pd.DataFrame(result.history) for name, result in results.items() if name != "refit"}
     run.log_figure(figures.training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
-    run.log_figure(figures.roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png")
-    run.log_figure(figures.calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note), "figures/calibration_oof.png")
+    run.log_figure(
+        figures.roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png"
+    )
+    run.log_figure(
+        figures.calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note),
+        "figures/calibration_oof.png",
+    )
 
 
 def _fold_curves(plan: Plan, oof: pd.DataFrame) -> dict[str, Any]:

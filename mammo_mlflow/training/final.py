@@ -25,6 +25,7 @@ from mammo_mlflow.training.plan import REFIT
 from mammo_mlflow.training.session import Session
 
 EXAMPLE_PATCHES = 2
+_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals")
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 
 
@@ -62,7 +63,9 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
         "transferred": refit,
     }
     run.log_text(json.dumps(chosen, indent=1), "threshold.json")
-    tails = [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
+    tails = (
+        [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
+    )
     directory = session.scratch / f"model-{run.id}"
     cut = plan.description.tuned or plan.description.features
     job = AssembleJob(
@@ -88,7 +91,13 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
     test = _log_test(session, cv, run, predicted, threshold)
     description = f"{plan.name}: raw 16-bit patches in, probability of '{TASKS[plan.experiment.task][1]}' out"
     version = register(session.writer.client, plan.experiment.registered_name, logged, run.id, tags, description)
-    run.set_tags({"mammo.registered_name": plan.experiment.registered_name, "mammo.version": version, "mammo.model_id": logged.model_id})
+    run.set_tags(
+        {
+            "mammo.registered_name": plan.experiment.registered_name,
+            "mammo.version": version,
+            "mammo.model_id": logged.model_id,
+        }
+    )
     run.finish()
     session.writer.drain()
     return _read(session, run.id, plan.experiment.registered_name, version, test)
@@ -106,11 +115,15 @@ def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> Trac
     return run
 
 
-def _log_test(session: Session, cv: CrossValidation, run: TrackedRun, predicted: np.ndarray, threshold: float) -> pd.DataFrame:
+def _log_test(
+    session: Session, cv: CrossValidation, run: TrackedRun, predicted: np.ndarray, threshold: float
+) -> pd.DataFrame:
     plan = cv.plan
     split, task = plan.patch_set.test, plan.experiment.task
     labels, groups = targets(split.types, task).astype(int), split.patient_ids
-    test = pd.DataFrame({"patch": np.arange(len(split)), "type": split.types, "label": labels, "probability": predicted})
+    test = pd.DataFrame(
+        {"patch": np.arange(len(split)), "type": split.types, "label": labels, "probability": predicted}
+    )
     if groups is not None:
         test["patient_id"] = groups
     for prefix, at in (("test", 0.5), ("test_at_threshold", threshold)):
@@ -140,7 +153,11 @@ def _log_test(session: Session, cv: CrossValidation, run: TrackedRun, predicted:
 def _log_estimates(run: TrackedRun, prefix: str, estimates: dict[str, Estimate]) -> None:
     for name, estimate in estimates.items():
         run.log_metrics(
-            {f"{prefix}_{name}": estimate.value, f"{prefix}_{name}_low": estimate.low, f"{prefix}_{name}_high": estimate.high}
+            {
+                f"{prefix}_{name}": estimate.value,
+                f"{prefix}_{name}_low": estimate.low,
+                f"{prefix}_{name}_high": estimate.high,
+            }
         )
 
 
@@ -152,10 +169,15 @@ def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, thres
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
         run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", note), "figures/final_fit.png")
-    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, f"{plan.name}: test", note), "figures/confusion.png")
+    run.log_figure(
+        figures.confusion_matrix(labels, predicted, 0.5, classes, f"{plan.name}: test", note), "figures/confusion.png"
+    )
     if threshold != 0.5:
         title = f"{plan.name}: test at the chosen threshold"
-        run.log_figure(figures.confusion_matrix(labels, predicted, threshold, classes, title, note), "figures/confusion_threshold.png")
+        run.log_figure(
+            figures.confusion_matrix(labels, predicted, threshold, classes, title, note),
+            "figures/confusion_threshold.png",
+        )
     curves = {plan.experiment.model.backbone: (labels, predicted, groups)}
     run.log_figure(figures.roc_curves(curves, f"{plan.name}: test", note), "figures/roc.png")
     run.log_figure(figures.calibration(labels, predicted, f"{plan.name}: test", note), "figures/calibration.png")
@@ -174,7 +196,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str) -> Final | None:
     folder = fetch_artifacts(client, found, "", session.scratch / f"reused-{key}")
     if folder is None or not (folder / "test.parquet").exists():
         return None
-    copied = {k: tags[k] for k in ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals") if k in tags}
+    copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
     run = _start(session, cv, key, **{"mammo.reused_from": found, **copied})
     run.log_metrics(client.get_run(found).data.metrics)
     for path in sorted(folder.rglob("*")):

@@ -29,7 +29,9 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     history: list[dict[str, float | str]] = []
     kept: dict[str, int] = {}
     peak = private_memory()
-    model, read = (_whole(job, head), read_plain) if on_line else (head, activations.open_activations(_file(job.features)))
+    model, read = (
+        (_whole(job, head), read_plain) if on_line else (head, activations.StoredActivations(_file(job.features)))
+    )
     stages = [("head", job.epochs, job.experiment.training.learning_rate)]
     if job.experiment.model.unfrozen_layers:
         stages.append(("tuned", job.tuning_epochs, job.experiment.training.tuning_learning_rate))
@@ -72,7 +74,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
 
 
 def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
-    """Weights of class 0 and 1: `balanced` weighs each class by the other's share (the paper's chapter 4), `a:b` as given."""
+    """Weights of class 0 and 1: `balanced` gives each the other's share (the paper's chapter 4), `a:b` is as given."""
     if name == "none":
         return None
     if name == "balanced":
@@ -84,7 +86,9 @@ def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
 
 def _whole(job: FitJob, head: keras.Model, tuned: bool = False) -> keras.Model:
     """The whole network on line: the same layers as `join` gives, from raw patches."""
-    base = build_base(job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision)
+    base = build_base(
+        job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision
+    )
     load_weights(base, job.weights)
     if tuned:
         unfreeze(base, job.network.model.unfrozen_layers)
@@ -94,13 +98,15 @@ def _whole(job: FitJob, head: keras.Model, tuned: bool = False) -> keras.Model:
 def _tuned(job: FitJob, head: keras.Model, read_plain: Reader) -> Stage:
     if job.features is None:
         return _whole(job, head, tuned=True), read_plain
-    base = build_base(job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision)
+    base = build_base(
+        job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision
+    )
     load_weights(base, job.weights)
     unfreeze(base, job.network.model.unfrozen_layers)
     if job.description.tuned is None:
         raise ValueError("the network's description has no cut for its unfrozen layers")
     tail = build_tail(base, job.description.tuned.index, head)
-    return tail, activations.open_activations(_file(job.tuned))
+    return tail, activations.StoredActivations(_file(job.tuned))
 
 
 def _tail_of(job: FitJob, model: keras.Model, head: keras.Model) -> keras.Model:
@@ -138,5 +144,3 @@ def _file(path: Path | None) -> Path:
     if path is None:
         raise ValueError("cached training needs its activation file")
     return path
-
-

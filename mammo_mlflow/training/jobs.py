@@ -18,7 +18,7 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work for an executor: `target` names a function `(argument, emit) -> answer` as `module:function`."""
+    """Work for an executor: `target` names a function `(argument, emit) -> answer` as `module:function`."""
 
     name: str
     target: str
@@ -121,7 +121,7 @@ class FitJob:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit answers: validation probabilities in the order of its validation rows, history, costs, and its tail."""
+    """What a fit answers: probabilities in the order of its validation rows, history, costs, and its tail."""
 
     probabilities: np.ndarray
     history: list[dict[str, float | str]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,7 +27,9 @@ class Batches(keras.utils.PyDataset):
     one each epoch, as on-line augmentation does.
     """
 
-    def __init__(self, read: Reader, rows: np.ndarray, labels: np.ndarray, batch: int, views: int | None, seed: list[int]) -> None:
+    def __init__(
+        self, read: Reader, rows: np.ndarray, labels: np.ndarray, batch: int, views: int | None, seed: list[int]
+    ) -> None:
         super().__init__()
         self._read, self._rows, self._labels, self._views, self._seed = read, rows, labels, views, seed
         self._batch = min(batch, len(rows))
@@ -101,7 +104,9 @@ def fit(
     callbacks: list[keras.callbacks.Callback] = [report]
     stopping = None
     if spec.early_stop and inner is not None:
-        stopping = keras.callbacks.EarlyStopping("inner_loss", patience=spec.early_stop, restore_best_weights=True, mode="min")
+        stopping = keras.callbacks.EarlyStopping(
+            "inner_loss", patience=spec.early_stop, restore_best_weights=True, mode="min"
+        )
         callbacks.append(stopping)
     model.fit(
         batches,
@@ -129,7 +134,7 @@ def private_memory() -> int:
     Mapped cache files count in the resident set but are the system's to take back.
     """
     try:
-        with open("/proc/self/status") as status:
+        with Path("/proc/self/status").open() as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
     except (OSError, StopIteration):
         return psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""What a cross-validation will do, settled and checked before any run exists: folds, weights, cuts, fits and their keys."""
+"""What a cross-validation will do, settled and checked before any run exists: folds, weights, cuts, fits, keys."""
 
 from __future__ import annotations
 
@@ -126,14 +126,19 @@ class Plan:
         return folds_frame(self.patch_set.train, self.folds)
 
 
-def make_plans(experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> list[Plan]:
+def make_plans(
+    experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False
+) -> list[Plan]:
     """Plans of experiments on one data set. Raises `UserError` for whatever cannot work, before anything is made."""
     settled = []
     for experiment in experiments:
         parse_policy(experiment.final.threshold)
         check_backbone(experiment.model.backbone, patch_set.image_size, experiment.model.unfrozen_layers)
         found = find_weights(
-            experiment.model.backbone, experiment.model.weights, phantom=patch_set.phantom, train_sha256=patch_set.train_sha256
+            experiment.model.backbone,
+            experiment.model.weights,
+            phantom=patch_set.phantom,
+            train_sha256=patch_set.train_sha256,
         )
         settled.append((experiment, found, _folds(experiment, patch_set)))
     described = _describe([experiment for experiment, _, _ in settled], patch_set, executor, probe)
@@ -161,15 +166,23 @@ def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
 
 def _folds(experiment: Experiment, patch_set: PatchSet) -> np.ndarray:
     train = patch_set.train
-    return make_folds(train.types, train.patient_ids, experiment.cv.folds, experiment.cv.seed, patch_set.train_duplicates)
+    return make_folds(
+        train.types, train.patient_ids, experiment.cv.folds, experiment.cv.seed, patch_set.train_duplicates
+    )
 
 
-def _describe(experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, probe: bool) -> list[Description]:
+def _describe(
+    experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, probe: bool
+) -> list[Description]:
     """One question for each distinct network; seeds and learning rates share it."""
     networks = [_network(experiment, patch_set) for experiment in experiments]
     distinct = list(dict.fromkeys(networks))
     jobs = [
-        Job(f"describe {index}", "mammo_mlflow.training.activations:describe", DescribeJob(network, experiments[0].training.threads, probe))
+        Job(
+            f"describe {index}",
+            "mammo_mlflow.training.activations:describe",
+            DescribeJob(network, experiments[0].training.threads, probe),
+        )
         for index, network in enumerate(distinct)
     ]
     answers = {job.argument.network: answer for job, answer in executor.run(jobs, lambda *_: None, lambda: None)}
@@ -191,7 +204,9 @@ def _calibrated(
                     job = CalibrateJob(_network(experiment, patch_set), patches, target)
                     list(
                         executor.run(
-                            [Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)], lambda *_: None, lambda: None
+                            [Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)],
+                            lambda *_: None,
+                            lambda: None,
                         )
                     )
             weights = replace(weights, kind="file", path=target)
@@ -199,7 +214,9 @@ def _calibrated(
     return ready
 
 
-def _plan(experiment: Experiment, patch_set: PatchSet, weights: Weights, folds: np.ndarray, description: Description) -> Plan:
+def _plan(
+    experiment: Experiment, patch_set: PatchSet, weights: Weights, folds: np.ndarray, description: Description
+) -> Plan:
     network = _network(experiment, patch_set)
     train = patch_set.train
     facts = {
@@ -233,5 +250,7 @@ def _plan(experiment: Experiment, patch_set: PatchSet, weights: Weights, folds: 
         folds,
         targets(train.types, experiment.task).astype(np.float32),
         tuple(fits),
-        experiment.key("model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256),
+        experiment.key(
+            "model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256
+        ),
     )

@@ -54,7 +54,9 @@ class TerminalProgress:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars is not None:
             self._bars.stop()
 
@@ -88,7 +90,13 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         Console().print(table)
         return
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [title, *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [header, *rows])]
+    lines = [
+        title,
+        *(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [header, *rows]
+        ),
+    ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ def confusion_matrix(
     return figure
 
 
-def roc_curves(curves: dict[str, Curve], title: str, note: str | None = None) -> Figure:
+def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None) -> Figure:
     """ROC curves over one another, each with its AUC and 95 % bootstrap interval; bands for up to three curves.
 
     `curves`: (labels int (n,), probabilities float (n,), patient of each patch (n,) or None) by name. The figure says

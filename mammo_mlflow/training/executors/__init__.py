@@ -7,14 +7,16 @@ from typing import Protocol
 
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.training.executors.inline import InlineExecutor
-from mammo_mlflow.training.executors.process import ProcessExecutor
+from mammo_mlflow.training.executors.process import JobFailed, ProcessExecutor
 from mammo_mlflow.training.jobs import Event, Job
+
+__all__ = ["Executor", "JobFailed", "OnEvent", "make_executor"]
 
 OnEvent = Callable[[Job, Event], None]
 
 
 class Executor(Protocol):
-    """Runs jobs. `on_event` is called in the coordinator for each event; `on_idle` at least once a second while waiting."""
+    """Runs jobs. `on_event` is called in the coordinator for each event, `on_idle` each second while it waits."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent, on_idle: Callable[[], None]) -> Iterator[tuple[Job, object]]:
         """Yield each job with its answer as it ends. Raises `UserError` or `JobFailed` for the first that fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from mammo_mlflow.training.executors.target import resolve
 from mammo_mlflow.training.jobs import Event, Job
@@ -16,7 +17,7 @@ class InlineExecutor:
     ) -> Iterator[tuple[Job, object]]:
         """See `Executor.run`. An exception of the job itself comes through as it is."""
         for job in jobs:
-            yield job, resolve(job.target)(job.argument, lambda event, job=job: on_event(job, event))
+            yield job, resolve(job.target)(job.argument, partial(on_event, job))
             on_idle()
 
     def close(self) -> None:

@@ -1,25 +1,47 @@
 """Imported by the fork server alone: TensorFlow and Keras, loaded once and shared by every child.
 
 Until the import is over the server cannot notice that its coordinator is gone, so a thread looks on meanwhile.
+TensorFlow greets on standard error before its log level can be set, hence the redirection.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-def _watch(loaded: threading.Event, parent: int) -> None:
-    while not loaded.wait(0.5):
-        if os.getppid() != parent:
-            os._exit(1)
+@contextmanager
+def _watching_parent() -> Iterator[None]:
+    parent, loaded = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while not loaded.wait(0.5):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        loaded.set()
+        watcher.join()  # no thread may be alive when the server forks
 
 
-_loaded = threading.Event()
-_watcher = threading.Thread(target=_watch, args=(_loaded, os.getppid()), daemon=True)
-_watcher.start()
+@contextmanager
+def _quiet() -> Iterator[None]:
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
-import mammo_mlflow.training.fit  # noqa: E402, F401
 
-_loaded.set()
-_watcher.join()  # no thread may be alive when the server forks
+with _watching_parent(), _quiet():
+    importlib.import_module("mammo_mlflow.training.fit")

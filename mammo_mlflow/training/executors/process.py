@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.training.executors.target import resolve
@@ -23,7 +23,7 @@ from mammo_mlflow.training.jobs import Event, Failure, Job
 PRELOAD = "mammo_mlflow.training.executors.preload"
 
 
-class JobFailed(Exception):
+class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterrupt
     """A job ended without an answer, for a reason that is not the user's to mend: its traceback, or the signal."""
 
 
@@ -31,6 +31,7 @@ class ProcessExecutor:
     """Runs up to `workers` jobs at once, each in its own forked process."""
 
     def __init__(self, workers: int) -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read by the fork server, before anything is logged
         self._workers = workers
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([PRELOAD])
@@ -46,7 +47,7 @@ class ProcessExecutor:
                 while waiting and len(self._children) < self._workers:
                     self._start(waiting.popleft())
                 ready = wait(list(self._children), timeout=0.5)
-                for connection in ready:
+                for connection in cast(list[Connection], ready):
                     job, process = self._children[connection]
                     kind, content = self._receive(connection, process)
                     if kind == "event":

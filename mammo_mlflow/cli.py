@@ -1,0 +1,119 @@
+"""The command line: parsing and exit codes only. A parameter is `--some-name` here and `-P some_name=` for MLflow."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from mammo_mlflow.errors import UserError, expected, unknown_name
+
+EXIT_USER_ERROR = 2
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for an error, and a suggestion for an unknown option."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        # MLflow hands undeclared parameters on as `--some_name value`
+        spelled = [a.replace("_", "-", a.split("=")[0].count("_")) if a.startswith("--") else a for a in arguments]
+        found, unknown = self.parse_known_args(spelled)
+        if unknown:
+            options = [o for p in self.sub_parsers.get(found.command, self)._actions for o in p.option_strings]
+            raise unknown_name("option", unknown[0].split("=")[0], [o for o in options if o.startswith("--")])
+        return found
+
+    sub_parsers: dict[str, Any]
+
+
+def make_parser() -> _Parser:
+    """The parser of all commands."""
+    from mammo_mlflow.experiment import parameters
+    from mammo_mlflow.workflows.options import Options
+
+    parser = _Parser(prog="python -m mammo_mlflow", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
+    pretrained = commands.add_parser(
+        "pretrained",
+        help="cross-validate, test and register models on pretrained backbones",
+        description="Cross-validated, tested and registered models on a pretrained backbone, in MLflow.",
+        allow_abbrev=False,
+    )
+    parser.sub_parsers = {"pretrained": pretrained}
+    pretrained.add_argument("--task", required=True, help="mass_calc or benign_malignant")
+    pretrained.add_argument("--backbone", default="all", help="vgg16, resnet50, inceptionv3 or all (default: all)")
+    for item in parameters():
+        if item.name != "backbone":
+            _add(pretrained, item.name, item.default, f"{item.metadata['help']} (default: the preset's)", None)
+    for item in fields(Options):
+        _add(
+            pretrained,
+            item.name,
+            item.default,
+            f"{item.metadata['help']} (default: {item.default or 'none'})",
+            item.default,
+        )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 (a job failed), 2 (a mistake of the user's) or 130 (interrupted)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        found = vars(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
+        return _pretrained(found)
+    except UserError as problem:
+        sys.stderr.write(f"mammo_mlflow: {' '.join(str(problem).split())}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("mammo_mlflow: interrupted; the same command goes on where it was\n")
+        return EXIT_INTERRUPTED
+
+
+def _pretrained(found: dict[str, Any]) -> int:
+    from mammo_mlflow.experiment import parameters
+    from mammo_mlflow.training.executors import JobFailed
+    from mammo_mlflow.workflows import pretrained
+    from mammo_mlflow.workflows.options import Options
+    from mammo_mlflow.workflows.terminal import set_up_logging
+
+    set_up_logging()
+    values = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
+    options = Options(**{f.name: found[f.name] for f in fields(Options)})
+    try:
+        pretrained.run(found["task"], found["backbone"], values, options)
+    except JobFailed as problem:
+        logging.getLogger(__name__).error("%s", problem)
+        return EXIT_FAILED
+    return 0
+
+
+def _add(parser: argparse.ArgumentParser, name: str, kind_of: Any, help_text: str, default: Any) -> None:
+    parser.add_argument(
+        f"--{name.replace('_', '-')}",
+        type=lambda text: _convert(name, text, type(kind_of)),
+        default=default,
+        help=help_text.replace("%", "%%"),
+        metavar=name.upper(),
+    )
+
+
+def _convert(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise expected(name, "true or false", f"'{text}'")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}[kind]
+        raise expected(name, wanted, f"'{text}'") from None

@@ -1,0 +1,57 @@
+"""The parameters of a command that are not part of an experiment: where data and cache lie, how many work at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from mammo_mlflow.errors import UserError, expected, unknown_name
+
+
+def _parameter(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Raises `UserError` for the impossible ones, all in one line."""
+
+    data: str = _parameter("phantom", "directory of the four arrays, or phantom")
+    phantom_train: int = _parameter(480, "training abnormalities of the phantom")
+    phantom_test: int = _parameter(160, "test abnormalities of the phantom")
+    phantom_size: int = _parameter(150, "side of the phantom's patches in pixels")
+    phantom_seed: int = _parameter(0, "seed of the phantom")
+    duplicates: str = _parameter("warn", "what equal patches are: warn or error")
+    preset: str = _parameter("auto", "paper or quick; auto is quick on phantom data, else paper")
+    seeds: int = _parameter(1, "repeat the whole with this many seeds")
+    executor: str = _parameter("process", "where folds run: process or inline")
+    workers: int = _parameter(0, "folds at once; 0 fits them to the processor")
+    resume: bool = _parameter(True, "reuse folds and models that an earlier command finished")
+    dry_run: bool = _parameter(False, "say what would be done, and its time and disk, and stop")
+    cache_dir: str = _parameter("", "cache directory; by default $MAMMO_CACHE_DIR or the user's cache")
+    cache_limit_gb: float = _parameter(20.0, "size limit of the cached activations in GB")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        problems: list[UserError] = []
+        for name, choices in (
+            ("executor", ("process", "inline")),
+            ("preset", ("auto", "paper", "quick")),
+            ("duplicates", ("warn", "error")),
+        ):
+            if getattr(self, name) not in choices:
+                problems.append(unknown_name(name, getattr(self, name), choices))
+        if self.seeds < 1:
+            problems.append(expected("seeds", "at least 1", self.seeds))
+        if self.workers < 0:
+            problems.append(expected("workers", "at least 0", self.workers))
+        if not self.cache_limit_gb > 0:
+            problems.append(expected("cache_limit_gb", "a number above 0", self.cache_limit_gb))
+        if problems:
+            raise UserError("; ".join(str(problem) for problem in problems))
+
+
+def available_cores() -> int:
+    """The processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
