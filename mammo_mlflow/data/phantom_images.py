@@ -134,7 +134,7 @@ def _add_speck(
     image: np.ndarray, place: np.ndarray, length: float, slimness: float, angle: float, height: float
 ) -> None:
     """Add one elliptic speck; `place` (row, column) and `length` (half the long axis) are in pixels."""
-    reach = int(math.ceil(2.5 * length * math.sqrt(slimness))) + 1
+    reach = math.ceil(2.5 * length * math.sqrt(slimness)) + 1
     row, column = int(place[0]), int(place[1])
     top, left = max(row - reach, 0), max(column - reach, 0)
     window = image[top : row + reach + 1, left : column + reach + 1]
