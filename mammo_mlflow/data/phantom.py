@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ NOTE = (
 )
 TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
-SEPARATION = 1.0  # distance of benign from malignant, in standard deviations of the latent suspicion
+SEPARATION = 2.8  # distance of benign from malignant, in standard deviations of the latent suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, 
         plan[columns].to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
         shape = (2 * count, settings.size, settings.size)
         tensor = np.lib.format.open_memmap(directory / f"{stem}_tensor.npy", mode="w+", dtype="<u2", shape=shape)
-        for index, row in enumerate(plan.itertuples(index=False)):
+        for index, row in enumerate(plan.to_dict("records")):
             tensor[2 * index : 2 * index + 2] = _draw_pair(
                 np.random.default_rng([settings.seed, number, index]), settings.size, row
             )
@@ -135,7 +136,7 @@ def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> pd
                 "patient_id": f"{prefix}_{patient + 1:05d}",
                 "density": int(rng.integers(1, 5)),
                 "brightness": rng.uniform(19_000, 46_000),
-                "contrast": np.exp(rng.normal(np.log(2_700), 0.35)),
+                "contrast": 2_700 * math.exp(rng.normal(0, 0.35)),
             }
             sides = rng.permutation(["LEFT", "RIGHT"])
         conspicuity = rng.normal()
@@ -143,7 +144,7 @@ def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> pd
             "type": kind,
             "side": str(sides[of_patient]),
             "abnormality_id": 1,
-            "subtlety": int(np.clip(np.rint(3.5 + conspicuity), 1, 5)),
+            "subtlety": min(max(round(3.5 + conspicuity), 1), 5),
             "suspicion": rng.normal((SEPARATION if kind in (2, 4) else -SEPARATION) / 2, 1),
             "conspicuity": conspicuity,
             "radius": rng.uniform(0.17, 0.40),
@@ -161,25 +162,33 @@ def _apportion(count: int) -> np.ndarray:
     return whole
 
 
-def _draw_pair(rng: np.random.Generator, size: int, row: NamedTuple) -> np.ndarray:
+def _draw_pair(rng: np.random.Generator, size: int, plan: dict[str, Any]) -> np.ndarray:
     """The baseline and the abnormality patch of one plan row: uint16 (2, size, size)."""
-    plan = row._asdict()
-    film = (
-        plan["brightness"]
-        + rng.normal(0, 2_500, (2, 1, 1))
-        + np.float32(plan["contrast"]) * images.draw_texture(rng, size)
-    )
+    film = plan["contrast"] * images.draw_texture(rng, size)
+    film += (plan["brightness"] + rng.normal(0, 2_500, (2, 1, 1))).astype(np.float32)
     for patch, edge_chance in zip(film, (0.12, 0.35), strict=True):
         if rng.random() < edge_chance:
-            patch -= np.float32(rng.uniform(6_000, 16_000)) * images.draw_edge(rng, size)
-        patch += np.float32(rng.uniform(6_000, 14_000)) * images.draw_dust(rng, size)
-    suspicion = plan["suspicion"] + rng.normal(0, 0.3)
-    radius = float(np.clip(plan["radius"] * np.exp(rng.normal(0, 0.1)), 0.13, 0.42))
-    if plan["type"] <= 2:
-        height = 8_000 * np.exp(0.4 * plan["conspicuity"])
-        film[1] += np.float32(height) * images.draw_mass(rng, size, suspicion, radius)
-    else:
-        height = 4_500 * np.exp(0.45 * plan["conspicuity"])
-        film[1] += np.float32(height) * images.draw_calcifications(rng, size, suspicion, radius)
-    film += np.float32(rng.uniform(450, 800)) * images.draw_grain(rng, size)
+            patch -= rng.uniform(6_000, 16_000) * images.draw_edge(rng, size)
+        patch += rng.uniform(6_000, 14_000) * images.draw_dust(rng, size)
+    film[1] += _draw_lesion(rng, size, plan)
+    film += rng.uniform(450, 800) * images.draw_grain(rng, size)
     return np.clip(np.rint(film), 0, 65_535).astype(np.uint16)
+
+
+def _draw_lesion(rng: np.random.Generator, size: int, plan: dict[str, Any]) -> np.ndarray:
+    """A plan row's lesion in film units, float32 (size, size).
+
+    Some calcifications lie in a patch of dense tissue and some masses hold a few specks of their own, as on real films.
+    """
+    suspicion = plan["suspicion"] + rng.normal(0, 0.3)
+    radius = min(max(plan["radius"] * math.exp(rng.normal(0, 0.1)), 0.15), 0.4)
+    if plan["type"] <= 2:
+        lesion = 8_000 * math.exp(0.45 * plan["conspicuity"]) * images.draw_mass(rng, size, suspicion, radius)
+        if rng.random() < 0.3:
+            lesion += rng.uniform(1_500, 4_500) * images.draw_calcifications(rng, size, rng.normal(-1.5, 1), radius)
+        return lesion
+    lesion = 4_500 * math.exp(0.5 * plan["conspicuity"]) * images.draw_calcifications(rng, size, suspicion, radius)
+    if rng.random() < 0.4:
+        dense = rng.uniform(0.17, 0.4)
+        lesion += 6_000 * math.exp(0.45 * rng.normal()) * images.draw_mass(rng, size, rng.normal(-0.3, 0.5), dense)
+    return lesion
