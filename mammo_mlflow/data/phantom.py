@@ -25,7 +25,7 @@ NOTE = (
 )
 TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
-SEPARATION = 2.8  # distance of benign from malignant, in standard deviations of the latent suspicion
+SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -96,13 +96,13 @@ def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, 
         rng = np.random.default_rng([settings.seed, number])
         plan = _plan_abnormalities(rng, count, PREFIXES[name])
         labels = np.zeros(2 * count, np.int64)
-        labels[1::2] = plan["type"]
+        labels[1::2] = [row["type"] for row in plan]
         np.save(directory / f"{stem}_labels.npy", labels)
         columns = ["patient_id", "side", "view", "abnormality_id", "density", "subtlety"]
-        plan[columns].to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
+        pd.DataFrame(plan, columns=columns).to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
         shape = (2 * count, settings.size, settings.size)
         tensor = np.lib.format.open_memmap(directory / f"{stem}_tensor.npy", mode="w+", dtype="<u2", shape=shape)
-        for index, row in enumerate(plan.to_dict("records")):
+        for index, row in enumerate(plan):
             tensor[2 * index : 2 * index + 2] = _draw_pair(
                 np.random.default_rng([settings.seed, number, index]), settings.size, row
             )
@@ -115,7 +115,7 @@ def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, 
     (directory / "phantom.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> pd.DataFrame:
+def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[dict[str, Any]]:
     """One row for each abnormality image: its type, patient, view and what decides its look.
 
     A patient has one abnormality or two, each seen in one view or two, so one to four rows. Suspicion, size and
@@ -151,7 +151,7 @@ def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> pd
         }
         of_patient += 1
         rows += [{**film, **look, "view": view} for view in rng.permutation(["CC", "MLO"])[:views]]
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _apportion(count: int) -> np.ndarray:
