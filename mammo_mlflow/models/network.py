@@ -57,7 +57,7 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
         "average": layers.GlobalAveragePooling2D(dtype="float32", name="features"),
         "max": layers.GlobalMaxPooling2D(dtype="float32", name="features"),
     }[pooling]
-    return keras.Model(base.input, pool(base.output), name=backbone)
+    return keras.Model(patch, pool(base.output), name=backbone)
 
 
 def cut_points(base: keras.Model) -> list[int]:

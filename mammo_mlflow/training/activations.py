@@ -76,7 +76,12 @@ class StoredActivations:
     def __init__(self, path: Path) -> None:
         self._array = np.load(path, mmap_mode="r", allow_pickle=False)
         self.shape = self._array.shape[2:]
-        self.views = self._array.shape[1] - 1
+
+    def in_memory(self, limit: int) -> np.ndarray | None:
+        """All activations (n, views + 1, ...) as float32, or None where they take more than `limit` bytes."""
+        if 4 * self._array.size > limit:
+            return None
+        return self(np.arange(len(self._array)))
 
     def __call__(self, rows: np.ndarray, views: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The activations of these rows; all their views, plain one first, unless `views` picks one of each."""

@@ -38,6 +38,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     training_started = time.perf_counter()
     for number, (stage, epochs, rate) in enumerate(stages):
         if stage == "tuned":
+            head = _uncompiled(head)
             model, read = _tuned(job, head, read_plain)
         part, kept[stage], memory = fit(
             model,
@@ -67,7 +68,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     if scored is not None:
         probabilities = model.predict(scored[0], batch_size=64, verbose=0)[:, 0].astype(np.float64)
     path = job.output / "tail.keras"
-    _tail_of(job, model, head).save(path)
+    _uncompiled(_tail_of(job, model, head)).save(path)
     return FitResult(
         probabilities, history, kept, time.perf_counter() - started, max(peak, private_memory()), path, trained
     )
@@ -82,6 +83,11 @@ def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
         return {0: positive, 1: 1 - positive}
     negative, positive = (float(part) for part in name.split(":"))
     return {0: negative, 1: positive}
+
+
+def _uncompiled(model: keras.Model) -> keras.Model:
+    """The same layers as a model that was never compiled: it is saved without its optimizer."""
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _whole(job: FitJob, head: keras.Model, tuned: bool = False) -> keras.Model:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from mammo_mlflow.experiment import TrainingSpec
+from mammo_mlflow.training.backend import fastest_feed
 from mammo_mlflow.training.jobs import Emit
 
 Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -18,6 +19,7 @@ Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 EVALUATION_BATCH = 64
 STEPS_PER_EXECUTION = 128
+COMPILED_PARAMETERS = 1_000_000
 
 
 class Batches(keras.utils.PyDataset):
@@ -31,27 +33,30 @@ class Batches(keras.utils.PyDataset):
         self, read: Reader, rows: np.ndarray, labels: np.ndarray, batch: int, views: int | None, seed: list[int]
     ) -> None:
         super().__init__()
-        self._read, self._rows, self._labels, self._views, self._seed = read, rows, labels, views, seed
+        self.read, self.labels = read, labels
+        self._rows, self._views, self._seed = rows, views, seed
         self._batch = min(batch, len(rows))
-        self._epoch = -1
-        self.on_epoch_end()
+        self._epoch = 0
+        self._drawn = self.draw(0)
 
     def __len__(self) -> int:
         return len(self._rows) // self._batch
 
+    def draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows and views of an epoch, each (batches, batch size)."""
+        rng = np.random.default_rng([*self._seed, epoch])
+        order = rng.permutation(self._rows)[: len(self) * self._batch]
+        views = rng.integers(1, self._views + 1, len(order)) if self._views else np.full(len(order), epoch + 1)
+        return order.reshape(len(self), -1), views.reshape(len(self), -1)
+
     def on_epoch_end(self) -> None:
-        """Draw the next epoch's order and views."""
+        """Draw the next epoch."""
         self._epoch += 1
-        rng = np.random.default_rng([*self._seed, self._epoch])
-        self._order = rng.permutation(self._rows)
-        count = len(self._order)
-        drawn = rng.integers(1, self._views + 1, count) if self._views else np.full(count, self._epoch + 1)
-        self._drawn = drawn
+        self._drawn = self.draw(self._epoch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(index * self._batch, (index + 1) * self._batch)
-        rows = self._order[part]
-        return self._read(rows, self._drawn[part]), self._labels[rows]
+        rows, views = self._drawn
+        return self.read(rows[index], views[index]), self.labels[rows[index]]
 
 
 class _Report(keras.callbacks.Callback):
@@ -96,8 +101,7 @@ def fit(
         OPTIMIZERS[spec.optimizer](learning_rate),
         loss="binary_crossentropy",
         metrics=["accuracy"],
-        # XLA makes dense layers several times faster on a processor and bfloat16 convolutions slower
-        jit_compile=not any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers()),
+        jit_compile=_worth_compiling(model),
         steps_per_execution=min(len(batches), STEPS_PER_EXECUTION),
     )
     report = _Report(emit, stage, start, inner)
@@ -108,9 +112,12 @@ def fit(
             "inner_loss", patience=spec.early_stop, restore_best_weights=True, mode="min"
         )
         callbacks.append(stopping)
+    data, steps = fastest_feed(batches, epochs)
     model.fit(
-        batches,
+        data,
         epochs=epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # the batches are drawn in a random order already
         validation_data=validation,
         validation_batch_size=EVALUATION_BATCH,
         callbacks=callbacks,
@@ -126,6 +133,12 @@ OPTIMIZERS: dict[str, Callable[[float], keras.optimizers.Optimizer]] = {
     "rmsprop": keras.optimizers.RMSprop,
     "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
 }
+
+
+def _worth_compiling(model: keras.Model) -> bool:
+    """Whether XLA pays on a processor: for wide dense layers; it slows convolutions and takes seconds to compile."""
+    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
+    return not convolves and model.count_params() > COMPILED_PARAMETERS
 
 
 def private_memory() -> int:

@@ -64,7 +64,9 @@ def run(task: str, backbone: str, values: dict[str, Any], options: Options) -> N
         client, experiment_id = open_store()
         writer = Writer(client, experiment_id, {"mammo.preset": preset})
         scratch = stack.enter_context(_scratch(cache.root))
-        session = Session(writer, executor, cache, progress, scratch, options.resume, available_cores())
+        # in one process TensorFlow's threads are set once, so that everything uses what the folds use
+        cores = available_cores() if options.executor == "process" else experiments[0].training.threads
+        session = Session(writer, executor, cache, progress, scratch, options.resume, cores)
         with _ending_runs(writer):
             _run_all(session, plans, options)
 

@@ -47,7 +47,7 @@ class TerminalProgress:
             )
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> TerminalProgress:
         if self._bars is not None:
@@ -63,19 +63,20 @@ class TerminalProgress:
     def update(self, name: str, done: int, total: int) -> None:
         """See `Progress.update` of the training session."""
         now = time.monotonic()
-        started = self._started.setdefault(name, now)
+        started, first = self._started.setdefault(name, (now, done))
         if self._bars is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)
             self._bars.update(self._tasks[name], completed=done, total=total)
             if done == total:
                 self._bars.remove_task(self._tasks.pop(name))
-        elif done < total and now - self._said.setdefault(name, now) > PLAIN_EVERY_SECONDS:
+        elif first < done < total and now - self._said.setdefault(name, started) > PLAIN_EVERY_SECONDS:
             self._said[name] = now
-            left = (now - started) / max(done, 1) * (total - done)
+            left = (now - started) / (done - first) * (total - done)
             _log.info("%s: %d of %d, about %.0f s left", name, done, total, left)
         if done == total:
-            self._started.pop(name, None)
+            del self._started[name]
+            self._said.pop(name, None)
             _log.info("%s: done in %.1f s", name, now - started)
 
 
