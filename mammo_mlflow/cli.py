@@ -81,14 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pretrained(found: dict[str, Any]) -> int:
     from mammo_mlflow.experiment import parameters
-    from mammo_mlflow.training.executors import JobFailed
-    from mammo_mlflow.workflows import pretrained
+    from mammo_mlflow.training.executors.process import JobFailed, start_server
     from mammo_mlflow.workflows.options import Options
+
+    values = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
+    options = Options(**{f.name: found[f.name] for f in fields(Options)})
+    if options.executor == "process":
+        start_server()  # imports TensorFlow while this process imports the rest
+    from mammo_mlflow.workflows import pretrained
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
-    values = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
-    options = Options(**{f.name: found[f.name] for f in fields(Options)})
     try:
         pretrained.run(found["task"], found["backbone"], values, options)
     except JobFailed as problem:

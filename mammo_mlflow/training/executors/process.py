@@ -13,7 +13,9 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from typing import Any, cast
 
 from mammo_mlflow.errors import UserError
@@ -27,14 +29,23 @@ class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterru
     """A job ended without an answer, for a reason that is not the user's to mend: its traceback, or the signal."""
 
 
+def start_server() -> ForkServerContext:
+    """Start the fork server if it does not run yet: it takes seconds to import TensorFlow, while others can work."""
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # the server and its children keep the environment of this moment
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOAD])
+    forkserver.ensure_running()
+    return context
+
+
 class ProcessExecutor:
     """Runs up to `workers` jobs at once, each in its own forked process."""
 
     def __init__(self, workers: int) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read by the fork server, before anything is logged
         self._workers = workers
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([PRELOAD])
+        self._context = start_server()
         self._children: dict[Any, tuple[Job, Any]] = {}
 
     def run(
