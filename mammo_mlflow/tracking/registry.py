@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from mammo_mlflow.tracking.runs import Writer, is_away
 
 CANDIDATE = "candidate"
 
@@ -25,42 +26,44 @@ class Logged:
 
 
 def log_model(
-    client: MlflowClient, experiment_id: str, run_id: str, name: str, directory: Path, tags: Mapping[str, str]
+    writer: Writer, run_id: str, name: str, directory: Path, tags: Mapping[str, str], fetched: Path
 ) -> Logged:
-    """Put an MLflow model directory into the store as a logged model of the run, and fetch it back."""
-    model = client.create_logged_model(
-        experiment_id,
-        name=name,
-        source_run_id=run_id,
-        tags={**tags, "mammo.files_sha256": files_sha256(directory)},
-        model_type="keras",
-    )
-    client.log_model_artifacts(model.model_id, str(directory))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    """Put an MLflow model directory into the store as a logged model of the run, and fetch it back into `fetched`."""
     import mlflow.artifacts
 
+    client = writer.client
+    all_tags = {**tags, "mammo.files_sha256": files_sha256(directory)}
+    model = writer.ask(
+        lambda: client.create_logged_model(
+            writer.experiment_id, name=name, source_run_id=run_id, tags=all_tags, model_type="keras"
+        )
+    )
     uri = f"models:/{model.model_id}"
-    target = tempfile.mkdtemp(prefix="mammo-model-")
-    return Logged(model.model_id, uri, Path(mlflow.artifacts.download_artifacts(uri, dst_path=target)))
+    writer.ask(lambda: client.log_model_artifacts(model.model_id, str(directory)))
+    writer.ask(lambda: client.finalize_logged_model(model.model_id, "READY"))
+    writer.ask(lambda: client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)]))
+    fetched.mkdir(parents=True, exist_ok=True)
+    path = writer.ask(lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched)))
+    return Logged(model.model_id, uri, Path(path))
 
 
-def register(
-    client: MlflowClient, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str
-) -> int:
+def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
     """A new version of the registered model `name`; it becomes `candidate`, unless phantom would replace real."""
+    client = writer.client
     try:
-        client.create_registered_model(name, description=description)
+        writer.ask(lambda: client.create_registered_model(name, description=description))
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(name, logged.uri, run_id, tags=dict(tags), model_id=logged.model_id)
+    version = writer.ask(
+        lambda: client.create_model_version(name, logged.uri, run_id, tags=dict(tags), model_id=logged.model_id)
+    )
     try:
-        present = client.get_model_version_by_alias(name, CANDIDATE)
+        present = writer.ask(lambda: client.get_model_version_by_alias(name, CANDIDATE))
     except MlflowException:
         present = None
     if present is None or present.tags.get("mammo.phantom") == "true" or tags.get("mammo.phantom") != "true":
-        client.set_registered_model_alias(name, CANDIDATE, version.version)
+        writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, version.version))
     return int(version.version)
 
 
@@ -79,6 +82,8 @@ def find_version(client: MlflowClient, name: str, version: int) -> bool:
     """Whether that version of the registered model still exists."""
     try:
         client.get_model_version(name, str(version))
-    except MlflowException:
+    except MlflowException as problem:
+        if is_away(problem):
+            raise
         return False
     return True

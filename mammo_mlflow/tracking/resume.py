@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from mammo_mlflow.tracking.runs import is_away
 
 KEYS_A_QUERY = 50
+CLOCK_SECONDS = 3.0
+"""How far two readings of one process's start may differ: the system's boot time moves when its clock is set."""
 
 
 def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
@@ -33,14 +37,16 @@ def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path
     target.mkdir(parents=True, exist_ok=True)
     try:
         return Path(client.download_artifacts(run_id, folder, str(target)))
-    except (MlflowException, OSError):
+    except (MlflowException, OSError) as problem:
+        if is_away(problem):
+            raise
         return None
 
 
-def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, key: str | None) -> int:
+def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, keys: Collection[str]) -> int:
     """End runs of this host whose process is gone as KILLED, and their RUNNING children; returns how many.
 
-    The one with the same key as the run that now starts is tagged `mammo.continued_by`.
+    Those with one of `keys`, which the run that now starts will finish, are tagged `mammo.continued_by`.
     """
     host = socket.gethostname()
     running = client.search_runs(
@@ -50,7 +56,7 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     for run in running:
         if run.info.run_id == continued_by or _alive(run.data.tags["mammo.process"]):
             continue
-        if key is not None and run.data.tags.get("mammo.key") == key and MLFLOW_PARENT_RUN_ID not in run.data.tags:
+        if run.data.tags.get("mammo.key") in keys:
             client.set_tag(run.info.run_id, "mammo.continued_by", continued_by)
         client.set_terminated(run.info.run_id, "KILLED")
         buried += 1
@@ -60,6 +66,6 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
 def _alive(process: str) -> bool:
     _, pid, born = process.rsplit(":", 2)
     try:
-        return int(psutil.Process(int(pid)).create_time()) == int(born)
+        return abs(psutil.Process(int(pid)).create_time() - int(born)) < CLOCK_SECONDS
     except (psutil.NoSuchProcess, ValueError):
         return False

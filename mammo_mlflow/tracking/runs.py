@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from matplotlib.figure import Figure
@@ -27,6 +27,9 @@ from mammo_mlflow.errors import UserError
 FLUSH_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
 METRICS_A_CALL = 1000
+AWAY_CODES = (502, 503, 504)
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +74,9 @@ class Writer:
                 self._queue[0]()
                 self._queue.pop(0)
             self._wait = FLUSH_SECONDS
-        except MlflowException as problem:
-            if not _away(problem):
+        except (MlflowException, OSError) as problem:
+            if not is_away(problem):
+                self._queue.pop(0)  # refused for good: what is queued behind it, the runs' ends above all, still goes
                 raise
             self._wait = min(2 * self._wait, 30.0)
             self._next_try = time.monotonic() + self._wait
@@ -87,12 +91,30 @@ class Writer:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._queue or self._metrics:
             if time.monotonic() > deadline:
-                raise UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")
+                raise _no_answer()
             if self._wait == FLUSH_SECONDS:
                 self._next_try = 0.0
             self.flush()
             if self._queue:
                 time.sleep(0.5)
+
+    def ask(self, request: Callable[[], T]) -> T:
+        """The answer to a request that cannot wait in the queue, sent after it and repeated while the server is away.
+
+        Raises `UserError` after ten minutes.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            self.drain()
+            try:
+                return request()
+            except (MlflowException, OSError) as problem:
+                if not is_away(problem):
+                    raise
+                if time.monotonic() > deadline:
+                    raise _no_answer() from None
+                _log.warning("tracking server away: %s", str(problem).splitlines()[0][:120])
+                time.sleep(FLUSH_SECONDS)
 
     def abandon(self, status: str, reason: str) -> None:
         """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
@@ -100,8 +122,14 @@ class Writer:
             if not run.finished:
                 run.set_tags({"mammo.reason": reason[:500]})
                 run.finish(status)
-        self._next_try = 0.0
-        self.flush()
+        while True:
+            self._next_try = 0.0
+            try:
+                self.flush()
+            except (MlflowException, OSError) as problem:
+                _log.warning("not written: %s", str(problem).splitlines()[0][:120])
+                continue
+            return
 
     def _queue_metrics(self) -> None:
         for run_id, points in self._metrics.items():
@@ -114,23 +142,24 @@ class Writer:
         self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> TrackedRun:
         """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
-        self.drain()
         given = os.environ.pop("MLFLOW_RUN_ID", None) if parent is None else None
         all_tags = {**self._tags, **tags}
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent.id
         if given is not None:
-            self.client.update_run(given, name=name)
-            found = self.client.get_run(given)
-        else:
-            found = self.client.create_run(self.experiment_id, run_name=name)
+            self.ask(lambda: self.client.update_run(given, name=name))
+            found = self.ask(lambda: self.client.get_run(given))
+        else:  # with its tags from the first moment, so that no kill leaves a run that nobody can bury
+            texts = {key: str(value) for key, value in all_tags.items()}
+            found = self.ask(lambda: self.client.create_run(self.experiment_id, tags=texts, run_name=name))
         run = TrackedRun(self, found)
         self._runs.append(run)
         known = (
             found.data.params
         )  # `mlflow run` logs the strings it was given; another spelling of one would be refused
         new = {key: str(value) for key, value in params.items() if key not in known}
-        run.set_tags(all_tags)
+        if given is not None:
+            run.set_tags(all_tags)
         self.add(lambda: self.client.log_batch(run.id, params=[Param(key, value) for key, value in new.items()]))
         self._next_try = 0.0
         self.flush()
@@ -191,12 +220,15 @@ class TrackedRun:
             self._writer.add(lambda: self._writer.client.set_terminated(self.id, status))
 
 
-def _away(problem: MlflowException) -> bool:
-    """Whether the server could not be reached, as against a request it refused."""
-    text = str(problem)
-    return (
-        "API request to" in text
-        or "Max retries" in text
-        or "Connection" in text
-        or problem.get_http_status_code() in (502, 503, 504)
-    )
+def _no_answer() -> UserError:
+    return UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")
+
+
+def is_away(problem: MlflowException | OSError) -> bool:
+    """Whether the server could not be reached (or SQLite was busy), as against a request it refused."""
+    if isinstance(problem, MlflowException):
+        text = str(problem)
+        known = ("API request to", "Max retries", "Connection", "database is locked")
+        return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
+    answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s
+    return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES

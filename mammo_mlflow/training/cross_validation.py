@@ -74,7 +74,8 @@ def cross_validate(session: Session, plan: Plan, run: TrackedRun) -> CrossValida
     results = _reuse(session, plan, run) if session.resume else {}
     missing = [fit for fit in plan.fits if fit.name not in results]
     if missing:
-        results |= _train(session, plan, run, missing, ensure_activations(session, plan))
+        results |= _train(session, plan, run, missing, ensure_activations(session, plan), results)
+        session.cache.release()
     oof = _out_of_fold(plan, results)
     fold_scores = _fold_scores(plan, oof, results)
     _log_cross_validation(session, plan, run, results, oof, fold_scores)
@@ -82,7 +83,12 @@ def cross_validate(session: Session, plan: Plan, run: TrackedRun) -> CrossValida
 
 
 def _train(
-    session: Session, plan: Plan, parent: TrackedRun, fits: list[Fit], activations: dict[str, Path]
+    session: Session,
+    plan: Plan,
+    parent: TrackedRun,
+    fits: list[Fit],
+    activations: dict[str, Path],
+    reused: dict[str, FitResult],
 ) -> dict[str, FitResult]:
     entries = plan.activations()
     training = plan.experiment.training
@@ -126,7 +132,7 @@ def _train(
         runs[name].log_metrics(event["figures"], event["epoch"], event["time"])
 
     for wave in waves:
-        batch = [job if fit.fold is not None else _with_stop(plan, job, results) for fit, job in wave]
+        batch = [job if fit.fold is not None else _with_stop(plan, job, reused | results) for fit, job in wave]
         for job, result in session.run(batch, on_event):
             name = job.name.removeprefix(label)
             session.progress.update(job.name, _total(job.argument), _total(job.argument))
@@ -213,7 +219,8 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
 
 def _reuse(session: Session, plan: Plan, parent: TrackedRun) -> dict[str, FitResult]:
     """The fits that an earlier command finished, shown again as nested runs of this one."""
-    found = finished_runs(session.writer.client, [fit.key for fit in plan.fits])
+    writer = session.writer
+    found = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in plan.fits]))
     results = {}
     for fit in plan.fits:
         if fit.key not in found:
@@ -233,7 +240,8 @@ def _reuse(session: Session, plan: Plan, parent: TrackedRun) -> dict[str, FitRes
 
 
 def _fetch(session: Session, run_id: str, fit: Fit) -> FitResult | None:
-    folder = fetch_artifacts(session.writer.client, run_id, FOLDER, session.scratch / f"reused-{fit.key}")
+    writer, target = session.writer, session.scratch / f"reused-{fit.key}"
+    folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, FOLDER, target))
     try:
         if folder is None:
             return None
@@ -309,7 +317,7 @@ def _log_cross_validation(
     for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
         frame.to_parquet(folder / f"{name}.parquet")
         run.log_file(folder / f"{name}.parquet")
-    folds = {name: pd.DataFrame(result.history) for name, result in results.items() if name != "refit"}
+    folds = {fit.name: pd.DataFrame(results[fit.name].history) for fit in plan.fits if fit.fold is not None}
     run.log_figure(figures.training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
     run.log_figure(
         figures.roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png"

@@ -82,7 +82,7 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
     session.writer.drain()
     tags = {**plan.tags(), "mammo.key": key, "mammo.cv_run_id": cv.run.id, "mammo.threshold": repr(threshold)}
     tags |= {"mammo.threshold_transferred": str(refit).lower()}
-    logged = log_model(session.writer.client, session.writer.experiment_id, run.id, name, directory, tags)
+    logged = log_model(session.writer, run.id, name, directory, tags, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
         f"{name} test",
         "mammo_mlflow.training.assemble:predict",
@@ -90,7 +90,7 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
     )
     test = _log_test(session, cv, run, predicted, threshold)
     description = f"{plan.name}: raw 16-bit patches in, probability of '{TASKS[plan.experiment.task][1]}' out"
-    version = register(session.writer.client, plan.experiment.registered_name, logged, run.id, tags, description)
+    version = register(session.writer, plan.experiment.registered_name, logged, run.id, tags, description)
     run.set_tags(
         {
             "mammo.registered_name": plan.experiment.registered_name,
@@ -186,19 +186,20 @@ def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, thres
 def _reuse(session: Session, cv: CrossValidation, key: str) -> Final | None:
     """The final model that an earlier command registered: shown again as a nested run, not made or tested again."""
     client = session.writer.client
-    found = finished_runs(client, [key]).get(key)
+    ask = session.writer.ask
+    found = ask(lambda: finished_runs(client, [key])).get(key)
     if found is None:
         return None
-    tags = client.get_run(found).data.tags
+    tags = ask(lambda: client.get_run(found)).data.tags
     name, version = tags.get("mammo.registered_name"), tags.get("mammo.version")
-    if name is None or version is None or not find_version(client, name, int(version)):
+    if name is None or version is None or not ask(lambda: find_version(client, name, int(version))):
         return None
-    folder = fetch_artifacts(client, found, "", session.scratch / f"reused-{key}")
+    folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
     if folder is None or not (folder / "test.parquet").exists():
         return None
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
     run = _start(session, cv, key, **{"mammo.reused_from": found, **copied})
-    run.log_metrics(client.get_run(found).data.metrics)
+    run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             parent = str(Path(path.relative_to(folder)).parent)
@@ -209,7 +210,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str) -> Final | None:
 
 
 def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
-    metrics = session.writer.client.get_run(run_id).data.metrics
+    metrics = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data.metrics
 
     def estimate(metric: str) -> Estimate:
         return Estimate(*(metrics.get(f"test_{metric}{end}", float("nan")) for end in ("", "_low", "_high")))

@@ -131,7 +131,9 @@ def make_plans(
 ) -> list[Plan]:
     """Plans of experiments on one data set. Raises `UserError` for whatever cannot work, before anything is made."""
     settled = []
-    for experiment in experiments:
+    for wanted in experiments:
+        precision = resolve_precision(wanted.training.precision)
+        experiment = replace(wanted, training=replace(wanted.training, precision=precision))
         parse_policy(experiment.final.threshold)
         check_backbone(experiment.model.backbone, patch_set.image_size, experiment.model.unfrozen_layers)
         found = find_weights(
@@ -161,7 +163,7 @@ def resolve_precision(wanted: str) -> str:
 
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
-    return Network(experiment.model, patch_set.image_size, resolve_precision(experiment.training.precision))
+    return Network(experiment.model, patch_set.image_size, experiment.training.precision)
 
 
 def _folds(experiment: Experiment, patch_set: PatchSet) -> np.ndarray:
@@ -222,7 +224,6 @@ def _plan(
     facts = {
         "data": patch_set.train_sha256,
         "weights": weights.identity,
-        "precision": network.precision,
     }
     fits = []
     everything = np.arange(len(folds))

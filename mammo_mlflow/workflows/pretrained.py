@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -133,20 +134,23 @@ def _run_all(session: Session, plans: Sequence[Plan], options: Options) -> None:
     """One plan is the top run itself; several are nested in one that compares them."""
     if len(plans) == 1:
         top = _start(session, plans[0], None)
+        _tidy(session, top, plans, plans[0].key)
         rows = [_run_plan(session, plans[0], top)]
     else:
-        first = plans[0]
+        first, key = plans[0], hashlib.sha256("".join(plan.key for plan in plans).encode()).hexdigest()
         top = session.writer.start_run(
             f"{first.experiment.task} {first.experiment.family} comparison"
             + (" [phantom]" if first.patch_set.phantom else ""),
             parent=None,
-            tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {"mammo.backbone": "all"},
+            tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS}
+            | {"mammo.backbone": "all", "mammo.key": key},
             params={"task": first.experiment.task, "family": first.experiment.family, "seeds": options.seeds},
         )
-        _tidy(session, top, None)
+        _tidy(session, top, plans, key)
         _log_data(first, top)
         rows = [_run_plan(session, plan, _start(session, plan, top)) for plan in plans]
     _compare(session, top, rows)
+    top.log_metrics({"tracking_seconds": session.writer.seconds})
     top.finish()
     session.writer.drain()
     _show(rows, options)
@@ -159,13 +163,13 @@ def _start(session: Session, plan: Plan, parent: TrackedRun | None) -> TrackedRu
     run = session.writer.start_run(
         plan.name, parent=parent, tags={**plan.tags(), "mammo.key": plan.key}, params=plan.experiment.flat()
     )
-    _tidy(session, run, plan.key)
     _log_data(plan, run)
     return run
 
 
-def _tidy(session: Session, run: TrackedRun, key: str | None) -> None:
-    buried = bury_dead_runs(session.writer.client, session.writer.experiment_id, run.id, key)
+def _tidy(session: Session, run: TrackedRun, plans: Sequence[Plan], key: str) -> None:
+    writer, keys = session.writer, {key, *(plan.key for plan in plans)}
+    buried = writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, keys))
     if buried:
         _log.info("%d runs of an interrupted command were marked KILLED", buried)
 

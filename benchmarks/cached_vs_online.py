@@ -1,0 +1,217 @@
+"""What a cross-validation costs from cached activations, against on-line training with plain Keras, in one run.
+
+    python benchmarks/cached_vs_online.py [--data DIR] [--backbone vgg16] [--epochs 40] [--unfrozen-layers 0]
+
+The product's command runs twice, from an empty cache and again with another learning rate; the same experiment on
+line is plain `fit` with Keras's augmentation layers ahead of the network, as a user would write it, on all
+processors: a few timed steps of training and validation, times patches, epochs and folds. Final models are left out on both sides. With
+`--unfrozen-layers n` the seconds of one fine-tuning epoch are compared too. Phantom data unless `--data` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+STEPS = 12
+BATCH = 16
+
+
+def main() -> None:
+    """Measure all parts and print them as ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="phantom")
+    parser.add_argument("--backbone", default="vgg16")
+    parser.add_argument("--task", default="mass_calc")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--unfrozen-layers", type=int, default=0)
+    parser.add_argument("--patches", type=int, default=480, help="training abnormalities of the phantom")
+    parser.add_argument("--online", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.online:
+        print(json.dumps(online(options.backbone, options.online, options.unfrozen_layers)))
+        return
+    steps = {}
+    for policy in ("float32", "mixed_bfloat16"):
+        command = [sys.executable, __file__, "--online", policy, "--backbone", options.backbone]
+        command += ["--unfrozen-layers", str(options.unfrozen_layers)]
+        steps[policy] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        )
+    with tempfile.TemporaryDirectory() as name:
+        cold = product(Path(name), options, "1e-3")
+        warm = product(Path(name), options, "2e-3")
+    report(options, steps, cold, warm)
+    process_cost()
+
+
+def online(backbone: str, policy: str, unfrozen: int) -> dict[str, float]:
+    """Seconds a patch of plain Keras training and validation."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import keras
+    import tensorflow as tf
+
+    from mammo_mlflow.models.backbones import BACKBONES
+
+    keras.config.set_dtype_policy(policy)
+    application = getattr(keras.applications, BACKBONES[backbone].application)
+    base = application(include_top=False, weights=None, input_shape=(150, 150, 3))
+    base.trainable = False
+    convolutions = [layer for layer in base.layers if isinstance(layer, keras.layers.Conv2D)]
+    for layer in convolutions[len(convolutions) - unfrozen :]:
+        layer.trainable = True
+    x = keras.layers.GlobalAveragePooling2D()(base.output)
+    x = keras.layers.Dense(256, activation="relu")(x)
+    model = keras.Model(base.input, keras.layers.Dense(1, activation="sigmoid", dtype="float32")(x))
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", metrics=["accuracy"])
+    augment = keras.Sequential(
+        [keras.layers.RandomFlip(dtype="float32"), keras.layers.RandomRotation(1.0, dtype="float32")]
+    )
+    images = np.random.default_rng(0).random((STEPS * BATCH, 150, 150, 3), np.float32) * 255
+    labels = np.arange(len(images)) % 2
+    plain = tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH)
+    training = plain.map(lambda x, y: (augment(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    seconds = {}
+    for name, work in (
+        ("train", lambda: model.fit(training, epochs=1, verbose=0)),
+        ("validate", lambda: model.evaluate(plain, verbose=0)),
+    ):
+        work()
+        start = time.perf_counter()
+        work()
+        seconds[name] = (time.perf_counter() - start) / len(images)
+    return seconds
+
+
+def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, Any]:
+    """One run of the product's command: its seconds, the fits' own figures, and the memory of its processes."""
+    store = f"sqlite:///{folder}/mlflow.db"
+    command = [
+        sys.executable,
+        "-m",
+        "mammo_mlflow",
+        "pretrained",
+        "--task",
+        options.task,
+        "--backbone",
+        options.backbone,
+    ]
+    command += ["--data", options.data, "--preset", "quick", "--views", "8", "--epochs", str(options.epochs)]
+    command += [
+        "--final",
+        "none",
+        "--learning-rate",
+        rate,
+        "--phantom-train",
+        str(options.patches),
+        "--phantom-test",
+        "32",
+    ]
+    command += ["--unfrozen-layers", str(options.unfrozen_layers)]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MAMMO_CACHE_DIR": str(folder / "cache")}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    memory = {"coordinator": 0, "fold": 0}
+    watcher = threading.Thread(target=_watch, args=(process.pid, memory))
+    watcher.start()
+    if process.wait() != 0:
+        raise SystemExit("the product's command failed")
+    seconds = time.perf_counter() - start
+    watcher.join()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(store)
+    runs = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], order_by=["attributes.start_time DESC"]
+    )
+    newest = [run for run in runs if run.data.params.get("learning_rate") == str(float(rate))]
+    fits = [run for run in newest if "mammo.fit" in run.data.tags]
+    top = next(run for run in newest if "mammo.fit" not in run.data.tags)
+    tuned = []
+    for run in fits:
+        times = [point.timestamp for point in client.get_metric_history(run.info.run_id, "loss")]
+        tuned += [b - a for a, b in zip(times[options.epochs :], times[options.epochs + 1 :], strict=False)]
+    return {
+        "seconds": seconds,
+        "memory": memory,
+        "training": [run.data.metrics["training_seconds"] for run in fits],
+        "beyond": [run.data.metrics["seconds"] - run.data.metrics["training_seconds"] for run in fits],
+        "tracking": top.data.metrics["tracking_seconds"],
+        "tuned_epoch": statistics.median(tuned) / 1000 if tuned else float("nan"),
+        "folds": int(top.data.params["folds"]),
+        "patches": int(top.data.tags["mammo.oof_patches"]),
+        "precision": top.data.params["precision"],
+    }
+
+
+def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, Any], warm: dict[str, Any]) -> None:
+    """Print the figures, absolute and as ratios."""
+    n, folds = cold["patches"], cold["folds"]
+    share = (folds - 1) / folds
+    print(f"{options.backbone}, {n} patches, {folds} folds x {options.epochs} epochs, {os.cpu_count()} processors")
+    for name, run in (("empty cache", cold), ("warm cache", warm)):
+        memory = ", ".join(f"{who} {size / 2**20:.0f} MB" for who, size in run["memory"].items())
+        print(f"product, {name}: {run['seconds']:.1f} s; peak private memory: {memory}")
+    for policy, step in steps.items():
+        epoch = n * (share * step["train"] + (1 - share) * step["validate"])
+        total = epoch * folds * options.epochs
+        print(
+            f"plain Keras {policy}: {epoch:.1f} s an epoch, {total:.0f} s in all: "
+            f"{total / cold['seconds']:.1f}x an empty cache, {total / warm['seconds']:.0f}x a warm one"
+        )
+        if options.unfrozen_layers:
+            mine = cold["tuned_epoch"] / min(folds, os.cpu_count() or 1)  # folds run side by side, a thread each
+            print(f"  with the last {options.unfrozen_layers} unfrozen: {epoch / mine:.1f}x an epoch ({mine:.2f} s)")
+    print(
+        f"tracking: {cold['tracking']:.1f} s, {cold['tracking'] / cold['seconds']:.1%} of the empty-cache job, figures included"
+    )
+    print(f"a fold beyond its training: {statistics.median(warm['beyond']):.2f} s in its process")
+
+
+def process_cost() -> None:
+    """What starting a process from the fork server and getting an answer costs."""
+    from mammo_mlflow.training.executors import make_executor
+    from mammo_mlflow.training.jobs import Job
+
+    executor = make_executor("process", 1)
+    jobs = [Job(str(i), "operator:is_", i) for i in range(6)]
+    list(executor.run(jobs[:1], lambda *_: None, lambda: None))  # starts the server
+    start = time.perf_counter()
+    list(executor.run(jobs[1:], lambda *_: None, lambda: None))
+    print(f"a process: {(time.perf_counter() - start) / 5:.2f} s from start to answer")
+
+
+def _watch(pid: int, memory: dict[str, int]) -> None:
+    """Keep the peak anonymous memory of the coordinator and of its largest child until it ends."""
+    while psutil.pid_exists(pid):
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return
+            memory["coordinator"] = max(memory["coordinator"], _anonymous(pid))
+            for child in process.children(recursive=True):
+                memory["fold"] = max(memory["fold"], _anonymous(child.pid))
+        except (psutil.NoSuchProcess, OSError, StopIteration):
+            pass
+        time.sleep(0.2)
+
+
+def _anonymous(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+if __name__ == "__main__":
+    main()
