@@ -4,8 +4,9 @@
 
 The product's command runs twice, from an empty cache and again with another learning rate; the same experiment on
 line is plain `fit` with Keras's augmentation layers ahead of the network, as a user would write it, on all
-processors: a few timed steps of training and validation, times patches, epochs and folds. Final models are left out on both sides. With
-`--unfrozen-layers n` the seconds of one fine-tuning epoch are compared too. Phantom data unless `--data` is given.
+processors: a few timed steps of training and validation, times patches, epochs and folds. Final models are left out
+on both sides. With `--unfrozen-layers n` the seconds of a fine-tuning epoch are compared too. Phantom data unless
+`--data` is given.
 """
 
 from __future__ import annotations

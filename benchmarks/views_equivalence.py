@@ -2,8 +2,9 @@
 
     python benchmarks/views_equivalence.py --data DIR|phantom [any option of `pretrained`, e.g. --backbone vgg16]
 
-Both are cross-validated under three seeds by the product's own command. The difference of the out-of-fold AUCs (mean over
-the folds, weighted by positive x negative pairs, averaged over seeds) gets a 95 % interval by resampling patients.
+Both are cross-validated under three seeds by the product's own command. The difference of the out-of-fold AUCs (mean
+over the folds, weighted by positive x negative pairs, averaged over seeds) gets a 95 % interval by resampling
+patients.
 The margin, 0.03 AUC, was fixed before the first run: "no worse" is said only where the whole interval lies above -0.03,
 "the same" where it lies within +-0.03. Cost: that of the on-line runs.
 """
