@@ -22,6 +22,11 @@ from filelock import FileLock, Timeout
 
 from mammo_mlflow.errors import UserError, expected
 
+ACTIVATIONS = "activations.npy"
+PARTIAL = ".partial"
+CLOCK_SECONDS = 3.0
+"""How far two readings of one process's start may differ: the system's boot time moves when its clock is set."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,12 +58,12 @@ class Cache:
     def find(self, key: str) -> Path | None:
         """The activations of that key, leased to this process; None where there are none."""
         entry = self._entries / key
-        try:
+        with self.lock("evict"):  # between looking for leases and removing an entry nobody may take one
+            if not self.has(key):
+                return None
             (entry / f"lease-{os.getpid()}-{int(psutil.Process().create_time())}").touch()
             (entry / "entry.json").touch()
-        except FileNotFoundError:
-            return None
-        return entry / "activations.npy"
+        return entry / ACTIVATIONS
 
     def release(self) -> None:
         """Give up this process's leases."""
@@ -79,11 +84,11 @@ class Cache:
             if self.has(key):
                 yield None
                 return
-            partial = self._entries / f"{key}.partial"
+            partial = self._entries / f"{key}{PARTIAL}"
             shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             partial.mkdir()
             try:
-                yield partial / "activations.npy"
+                yield partial / ACTIVATIONS
                 (partial / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
                 partial.replace(self._entries / key)
             except OSError as problem:
@@ -113,8 +118,10 @@ class Cache:
         if needed > self.limit:
             raise expected("cache_limit_gb", f"at least {needed / 1e9:.2f} for these activations", self.limit / 1e9)
         with self.lock("evict"):
-            entries = sorted((e for e in self._entries.glob("*/entry.json")), key=lambda e: e.stat().st_mtime)
-            sizes = {e.parent: sum(f.stat().st_size for f in e.parent.iterdir()) for e in entries}
+            self._remove_partial()
+            found = [e for e in self._entries.glob("*/entry.json") if e.parent.suffix != PARTIAL]
+            entries = sorted(found, key=lambda e: e.stat().st_mtime)
+            sizes = {e.parent: e.stat().st_size + (e.parent / ACTIVATIONS).stat().st_size for e in entries}
             for entry in sizes:
                 full = sum(sizes[e] for e in sizes if e.exists()) + needed > self.limit
                 if (full or self._free() < needed) and not _leased(entry):
@@ -129,6 +136,15 @@ class Cache:
             raise UserError(
                 f"cache_dir: expected {needed / 1e9:.3f} GB free in {self.root}, found {self._free() / 1e9:.3f} GB"
             )
+
+    def _remove_partial(self) -> None:
+        """Remove what killed processes left half-written."""
+        for partial in self._entries.glob(f"*{PARTIAL}"):
+            try:
+                with FileLock(self.locks / f"{partial.stem}.lock").acquire(timeout=0):
+                    shutil.rmtree(partial, ignore_errors=True)
+            except Timeout:
+                continue
 
     def _free(self) -> int:
         return shutil.disk_usage(self.root).free
@@ -150,7 +166,7 @@ def _leased(entry: Path) -> bool:
     for lease in entry.glob("lease-*"):
         _, pid, born = lease.name.split("-")
         try:
-            if int(psutil.Process(int(pid)).create_time()) == int(born):
+            if abs(psutil.Process(int(pid)).create_time() - int(born)) < CLOCK_SECONDS:
                 return True
         except psutil.NoSuchProcess:
             lease.unlink(missing_ok=True)

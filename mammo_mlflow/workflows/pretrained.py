@@ -74,7 +74,7 @@ def run(task: str, backbone: str, values: dict[str, Any], options: Options) -> N
 
 def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> PatchSet:
     """The checked data set, a phantom made if that is asked for; its warnings are logged."""
-    directory = Path(options.data)
+    directory = Path(options.data).expanduser().resolve()
     if options.data == "phantom":
         settings = PhantomSettings(
             options.phantom_train, options.phantom_test, options.phantom_size, options.phantom_seed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,5 +44,6 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the coordinator's to handle
 with _watching_parent(), _quiet():
     importlib.import_module("mammo_mlflow.training.fit")
