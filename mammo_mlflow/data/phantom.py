@@ -81,8 +81,11 @@ def make_phantom(
                 partial = target.with_name(f"{target.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
-                _write(settings, partial, progress)
-                partial.replace(target)
+                try:
+                    _write(settings, partial, progress)
+                    partial.replace(target)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
                 logger.info("made the phantom %s", target)
     except OSError as error:
         raise UserError(f"phantom: {target}: cannot be written: {error.strerror or error}") from None
@@ -101,16 +104,16 @@ def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, 
         columns = ["patient_id", "side", "view", "abnormality_id", "density", "subtlety"]
         pd.DataFrame(plan, columns=columns).to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
         shape = (2 * count, settings.size, settings.size)
-        tensor = np.lib.format.open_memmap(directory / f"{stem}_tensor.npy", mode="w+", dtype="<u2", shape=shape)
-        for index, row in enumerate(plan):
-            tensor[2 * index : 2 * index + 2] = _draw_pair(
-                np.random.default_rng([settings.seed, number, index]), settings.size, row
-            )
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        tensor.flush()
-        del tensor
+        # written, not mapped: on a full disk a write raises, a mapped page ends the process
+        with (directory / f"{stem}_tensor.npy").open("wb") as file:
+            header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for index, row in enumerate(plan):
+                pair = _draw_pair(np.random.default_rng([settings.seed, number, index]), settings.size, row)
+                file.write(pair.astype("<u2").tobytes())
+                done += 1
+                if progress is not None:
+                    progress(done, total)
     content = {"generator": "mammo_mlflow phantom", "version": VERSION, **asdict(settings), "note": NOTE}
     (directory / "phantom.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
