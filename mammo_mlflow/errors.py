@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""The error numbers of a disk, or a quota, that is full."""
 
 
 class UserError(Exception):

@@ -43,8 +43,11 @@ def calibrate(job: CalibrateJob, emit: Emit) -> None:
     base = build_base(job.network.model.backbone, job.network.image_size, "average", "float32")
     calibrate_random(base, job.patches.astype(np.float32)[..., None])
     partial = job.target.with_name(f"partial-{job.target.name}")
-    base.save_weights(partial)
-    partial.replace(job.target)
+    try:
+        base.save_weights(partial)
+        partial.replace(job.target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def compute(job: ActivationJob, emit: Emit) -> None:

@@ -6,7 +6,6 @@ at each use; a lease file names the process that uses it, and leased entries of 
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ import platformdirs
 import psutil
 from filelock import FileLock, Timeout
 
-from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.errors import FULL_DISK, UserError, expected
 
 ACTIVATIONS = "activations.npy"
 PARTIAL = ".partial"
@@ -110,8 +109,10 @@ class Cache:
         finally:
             lock.release()
 
-    def make_room(self, needed: int) -> None:
+    def make_room(self, needed: int, beside: int = 0) -> None:
         """Evict the least recently used entries until `needed` more bytes fit the limit and the disk.
+
+        The disk must hold `beside` bytes too, for files that are no entries.
 
         Raises `UserError` where they cannot.
         """
@@ -124,7 +125,7 @@ class Cache:
             sizes = {e.parent: e.stat().st_size + (e.parent / ACTIVATIONS).stat().st_size for e in entries}
             for entry in sizes:
                 full = sum(sizes[e] for e in sizes if e.exists()) + needed > self.limit
-                if (full or self._free() < needed) and not _leased(entry):
+                if (full or self._free() < needed + beside) and not _leased(entry):
                     _log.info("evicting %s (%.2f GB) from the cache", entry.name[:12], sizes[entry] / 1e9)
                     shutil.rmtree(entry, ignore_errors=True)
             kept = sum(sizes[e] for e in sizes if e.exists())
@@ -132,10 +133,9 @@ class Cache:
             raise expected(
                 "cache_limit_gb", f"at least {(kept + needed) / 1e9:.2f} (the rest is in use)", self.limit / 1e9
             )
-        if self._free() < needed:
-            raise UserError(
-                f"cache_dir: expected {needed / 1e9:.3f} GB free in {self.root}, found {self._free() / 1e9:.3f} GB"
-            )
+        if self._free() < needed + beside:
+            wanted = f"{(needed + beside) / 1e9:.3f} GB free in {self.root}"
+            raise expected("cache_dir", wanted, f"{self._free() / 1e9:.3f} GB")
 
     def _remove_partial(self) -> None:
         """Remove what killed processes left half-written."""
@@ -157,7 +157,7 @@ def default_root() -> Path:
 
 def disk_error(root: Path, problem: OSError) -> Exception:
     """What to raise for an `OSError` while writing under `root`: a `UserError` where the disk or quota is full."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+    if problem.errno in FULL_DISK:
         return UserError(f"cache_dir: the disk of {root} is full: expected room for the activations, found none left")
     return problem
 

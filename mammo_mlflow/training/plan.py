@@ -16,7 +16,7 @@ from mammo_mlflow.data.splits import folds_frame, folds_sha256, inner_holdout, m
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import Experiment, canonical_json
-from mammo_mlflow.models.backbones import check_backbone
+from mammo_mlflow.models.backbones import BACKBONES, check_backbone
 from mammo_mlflow.models.weights import Weights, find_weights
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor
@@ -88,6 +88,13 @@ class Plan:
             Activations(self._activation_key(cut), cut, cut.bytes_per_view() * len(self.labels) * (training.views + 1))
             for cut in cuts
         )
+
+    def scratch_bytes(self) -> int:
+        """About what the fits' tails and the final model, written and fetched back, take on the disk for a while."""
+        head = int(np.prod(self.description.features.shape)) * self.experiment.model.dense
+        model = BACKBONES[self.experiment.model.backbone].parameters + head
+        tail = model if self.description.tuned else head
+        return 4 * (tail * len(self.fits) + (0 if self.experiment.final.final == "none" else 2 * model))
 
     def _activation_key(self, cut: Cut) -> str:
         training = self.experiment.training

@@ -61,7 +61,8 @@ def run(task: str, backbone: str, values: dict[str, Any], options: Options) -> N
             show_dry_run(plans, cache, workers)
             return
         for plan in plans:  # a disk that is too small is found before any run exists
-            cache.make_room(sum(entry.bytes for entry in plan.activations() if not cache.has(entry.key)))
+            missing = sum(entry.bytes for entry in plan.activations() if not cache.has(entry.key))
+            cache.make_room(missing, plan.scratch_bytes())
         client, experiment_id = open_store()
         writer = Writer(client, experiment_id, {"mammo.preset": preset})
         scratch = stack.enter_context(_scratch(cache.root))

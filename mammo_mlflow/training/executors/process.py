@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, cast
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import FULL_DISK, UserError
 from mammo_mlflow.training.executors.target import resolve
 from mammo_mlflow.training.jobs import Event, Failure, Job
 
@@ -114,8 +114,11 @@ def _child(job: Job, connection: Connection) -> None:
         answer = resolve(job.target)(job.argument, lambda event: send("event", event))
     except UserError as problem:
         answer = Failure(str(problem), user=True)
-    except Exception:
-        answer = Failure(traceback.format_exc())
+    except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in FULL_DISK:
+            answer = Failure(f"{job.name}: expected room on the disk, found it full", user=True)
+        else:
+            answer = Failure(traceback.format_exc())
     send("answer", answer)
     connection.close()
 
