@@ -4,7 +4,7 @@
 
 The copy is an `.npz` of `w0`, `w1`, ... in the order of the network's `get_weights()`. A convolution's kernel of at
 least `SMALL` elements is int8 with one float32 scale for each output channel, stored beside it as `w{i}_scale`; smaller
-kernels, biases and batch normalisation stay float32: they are 2 % of the parameters, and with the early layers of
+kernels, biases and batch normalisation stay float32: they are under 2 % of the parameters, and with the early layers of
 ResNet50 among them the error of its features falls to a third. The same source and zlib give the same bytes.
 `docs/weights.md` has sizes and what the rounding costs.
 """
@@ -25,10 +25,10 @@ SMALL = 50_000
 def quantise(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A float32 kernel (height, width, inputs, outputs) as int8 of that shape and its scales, float32 (outputs,).
 
-    A channel's scale is its largest magnitude over 127. Rounding errors are carried from tap to tap of each two-dimensional
-    filter (error diffusion, after Floyd & Steinberg 1976), along a path without jumps: neighbouring inputs of a
-    convolution are alike, hence it is the sum of a filter's errors that reaches its output. That sum is at most half a
-    scale, a single error at most one scale (half a scale for a 1×1 kernel, where it is plain rounding).
+    A channel's scale is its largest magnitude over 127. Rounding errors are carried from tap to tap of each
+    two-dimensional filter (error diffusion, after Floyd & Steinberg 1976), along a path without jumps: neighbouring
+    inputs of a convolution are alike, hence it is the sum of a filter's errors that reaches its output. That sum is at
+    most half a scale, a single error at most one scale (half a scale for a 1×1 kernel, where it is plain rounding).
     """
     peak = np.abs(kernel).max(axis=(0, 1, 2))
     scale = np.where(peak > 0, peak / np.float32(127), np.float32(1)).astype(np.float32)
