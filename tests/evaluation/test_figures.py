@@ -236,3 +236,10 @@ def test_fold_overview_writes_mean_and_deviation():
 def test_nothing_to_draw_is_refused(draw):
     with pytest.raises(ValueError, match="expected"):
         draw()
+
+
+@pytest.mark.parametrize("size", range(40, 400, 30))
+def test_calibration_draws_perfectly_separated_classes(size: int) -> None:
+    labels = np.arange(size) % 2
+    figure = figures.calibration(labels, np.where(labels == 1, 0.999, 0.001), "perfect")
+    assert figure.axes

@@ -147,4 +147,5 @@ def _wilson(successes: Floats, n: Floats) -> tuple[Floats, Floats]:
     z = float(norm.ppf(0.975))
     centre = (successes + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * np.sqrt(successes * (n - successes) / n + z**2 / 4)
-    return centre - half, centre + half
+    # rounding must not put an end on the wrong side of a share of 0 or 1
+    return np.minimum(centre - half, successes / n), np.maximum(centre + half, successes / n)
