@@ -1,0 +1,114 @@
+"""The command as a user types it, and the store it leaves."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
+SMALL = ["--backbone", "vgg16", "--weights", "random", "--epochs", "2", "--views", "2", *PHANTOM]
+LOG_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaints(self):
+        """The lines on standard error that no logger wrote."""
+        return [line for line in self.err.splitlines() if not LOG_LINE.match(line)]
+
+    @property
+    def warnings(self):
+        return [line for line in self.err.splitlines() if " WARNING " in line]
+
+
+def environment(cache, **more):
+    """The environment of a command run as a process of its own."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "MAMMO_CACHE_DIR": str(cache),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONWARNINGS": "ignore",
+        **more,
+    }
+
+
+def command(*arguments):
+    """The command line of `pretrained`."""
+    return [sys.executable, "-m", "mammo_mlflow", "pretrained", *arguments]
+
+
+def run_command(where, cache, *arguments, **more):
+    """Run `pretrained` as a process of its own in the directory `where`."""
+    where.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        command(*arguments), cwd=where, env=environment(cache, **more), capture_output=True, text=True, timeout=300
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class Store:
+    """The tracking store that a command left in its directory."""
+
+    def __init__(self, where, name="mammo"):
+        from mlflow.tracking import MlflowClient
+
+        self.where = where
+        self.uri = f"sqlite:///{where}/mlflow.db"
+        self.client = MlflowClient(self.uri)
+        self.experiment_id = self.client.get_experiment_by_name(name).experiment_id
+
+    def runs(self, status=None, **tags):
+        """The runs with these tags (`fit="final"` is `mammo.fit`), newest last."""
+        found = self.client.search_runs([self.experiment_id], order_by=["attributes.start_time ASC"])
+        for name, value in tags.items():
+            found = [run for run in found if run.data.tags.get(f"mammo.{name}") == value]
+        return [run for run in found if status in (None, run.info.status)]
+
+    def tops(self):
+        """The runs that are nested in none, newest last."""
+        return [run for run in self.runs() if "mlflow.parentRunId" not in run.data.tags]
+
+    def children(self, run):
+        return [one for one in self.runs() if one.data.tags.get("mlflow.parentRunId") == run.info.run_id]
+
+    def artifacts(self, run, folder=None):
+        """The paths of all artifacts of a run."""
+        paths = []
+        for item in self.client.list_artifacts(run.info.run_id, folder):
+            paths += self.artifacts(run, item.path) if item.is_dir else [item.path]
+        return paths
+
+    def fetch(self, run, path):
+        return Path(self.client.download_artifacts(run.info.run_id, path))
+
+    def frame(self, run, path):
+        import pandas as pd
+
+        return pd.read_parquet(self.fetch(run, path))
+
+    def json(self, run, path):
+        return json.loads(self.fetch(run, path).read_text())
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended well, and the store it wrote."""
+
+    where: Path
+    cache: Path
+    arguments: tuple[str, ...]
+    outcome: Outcome
+    store: Store

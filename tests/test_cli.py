@@ -1,0 +1,241 @@
+"""The command as a user meets it: help, and every mistake one line, exit code 2, and no run."""
+
+import subprocess
+
+import h5py
+import numpy as np
+import pytest
+from support import ROOT, SMALL, command, environment, run_command
+
+from mammo_mlflow.models.backbones import BACKBONES
+
+TASK = ["--task", "mass_calc"]
+INLINE = ["--executor", "inline"]
+
+
+def refused(outcome, where, *words):
+    """One line that holds these words, exit code 2, no run."""
+    assert outcome.code == 2, outcome.err
+    assert len(outcome.complaints) == 1, outcome.err
+    assert outcome.complaints[0].startswith("mammo_mlflow: ")
+    for word in words:
+        assert word in outcome.complaints[0]
+    assert "Traceback" not in outcome.err
+    assert not (where / "mlflow.db").exists()
+    assert not (where / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "mas_calc"], ["task", "'mas_calc'", "did you mean 'mass_calc'"]),
+        ([], ["--task"]),
+        ([*TASK, "--backbone", "vgg61"], ["backbone", "'vgg61'", "did you mean 'vgg16'"]),
+        ([*TASK, "--folds", "1"], ["folds", "at least 2", "1"]),
+        ([*TASK, "--folds", "four"], ["folds", "whole number", "'four'"]),
+        ([*TASK, "--folds", "4.5"], ["folds", "whole number", "'4.5'"]),
+        ([*TASK, "--learning-rate", "-0.001"], ["learning_rate", "above 0", "-0.001"]),
+        ([*TASK, "--learning-rate=-1e-3"], ["learning_rate", "above 0", "-0.001"]),
+        ([*TASK, "--learning-rate", "-1e-3"], ["learning_rate", "above 0", "-0.001"]),
+        ([*TASK, "--tuning-learning-rate", "-1"], ["tuning_learning_rate", "above 0", "-1"]),
+        ([*TASK, "--learning-rate", "fast"], ["learning_rate", "a number", "'fast'"]),
+        ([*TASK, "--learning-rate", "nan"], ["learning_rate", "above 0", "nan"]),
+        ([*TASK, "--learning_rat", "0.1"], ["option", "--learning-rat", "did you mean '--learning-rate'"]),
+        ([*TASK, "--learning-rat=0.1"], ["option", "--learning-rat", "did you mean '--learning-rate'"]),
+        ([*TASK, "--resume", "yes"], ["resume", "true or false", "'yes'"]),
+        ([*TASK, "--threshold", "yuden"], ["threshold", "yuden"]),
+        ([*TASK, "--threshold", "1.5"], ["threshold", "1.5"]),
+        ([*TASK, "--duplicates", "forbid"], ["duplicates", "'forbid'"]),
+        ([*TASK, "--executor", "proces"], ["executor", "did you mean 'process'"]),
+        ([*TASK, "--preset", "papers"], ["preset", "did you mean 'paper'"]),
+        ([*TASK, "--seeds", "0"], ["seeds", "at least 1"]),
+        ([*TASK, "--workers", "-1"], ["workers", "at least 0"]),
+        ([*TASK, "--cache-limit-gb", "0"], ["cache_limit_gb", "above 0"]),
+        ([*TASK, "--phantom-size", "8"], ["phantom: size", "32", "8"]),
+        ([*TASK, "--data", "nowhere"], ["data", "nowhere", "nothing there"]),
+        ([*TASK, "--unfrozen-layers", "14"], ["unfrozen_layers", "at most 13", "14"]),
+        ([*TASK, "--weights", "nowhere"], ["weights", "nowhere"]),
+    ],
+)
+def test_mistake_on_the_command_line(cli, tmp_path, arguments, words):
+    given = arguments
+    if arguments[:2] == TASK:
+        given = [*INLINE, *SMALL, *arguments]  # the last one given counts
+    refused(cli(*given), tmp_path, *words)
+
+
+def test_all_mistakes_are_told_at_once(cli, tmp_path):
+    outcome = cli(*TASK, *INLINE, *SMALL, "--folds", "1", "--learning-rate", "0", "--pooling", "mean")
+    refused(outcome, tmp_path, "folds: ", "learning_rate: ", "pooling: ")
+
+
+def test_unknown_command(cli, tmp_path):
+    refused(cli(command="pretraind"), tmp_path, "pretraind")
+    refused(cli(command=None), tmp_path, "command")
+
+
+def test_parameters_are_spelled_as_mlflow_hands_them_on(cli, data):
+    outcome = cli(*TASK, *INLINE, *SMALL, "--data", str(data), "--learning_rate=0", "--unfrozen_layers", "-1")
+    assert outcome.code == 2
+    assert "learning_rate: " in outcome.err
+    assert "unfrozen_layers: " in outcome.err
+
+
+def change(name, edit):
+    def spoil(data):
+        array = np.load(data / name)
+        np.save(data / name, edit(array), allow_pickle=True)
+
+    return spoil
+
+
+def put(row, value, kind=None):
+    def edit(array):
+        array = array.astype(kind or array.dtype)
+        array[row] = value
+        return array
+
+    return edit
+
+
+def cut_short(data):
+    path = data / "train_tensor.npy"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def few_malignant_calcifications(array):
+    array = array.copy()
+    rows = np.flatnonzero(array == 4)
+    array[rows[3:]] = 3
+    return array
+
+
+BAD_DATA = {
+    "missing file": (lambda data: (data / "public_test_labels.npy").unlink(), ["public_test_labels.npy", "none"]),
+    "object array": (change("train_labels.npy", lambda a: a.astype(object)), ["train_labels.npy", "objects"]),
+    "object tensor": (change("train_tensor.npy", lambda a: a[:2].astype(object)), ["train_tensor.npy", "objects"]),
+    "truncated": (cut_short, ["train_tensor.npy", "truncated"]),
+    "empty file": (lambda data: (data / "train_tensor.npy").write_bytes(b""), ["train_tensor.npy", "empty"]),
+    "no rows": (change("train_tensor.npy", lambda a: a[:0]), ["train_tensor.npy", "at least 2"]),
+    "float tensor": (change("train_tensor.npy", lambda a: a / 65535), ["train_tensor.npy", "uint16", "float64"]),
+    "wrong shape": (change("train_tensor.npy", lambda a: a[:, :30]), ["train_tensor.npy", "shape"]),
+    "one row less": (change("public_test_tensor.npy", lambda a: a[:-1]), ["public_test_tensor.npy", "odd"]),
+    "label 5": (change("train_labels.npy", put(3, 5)), ["train_labels.npy: row 3", "0 to 4", "5"]),
+    "label -1": (change("train_labels.npy", put(3, -1)), ["train_labels.npy: row 3", "0 to 4", "-1"]),
+    "label 1.5": (change("train_labels.npy", put(3, 1.5, float)), ["train_labels.npy: row 3", "1.5"]),
+    "NaN label": (change("train_labels.npy", put(3, np.nan, float)), ["train_labels.npy: row 3", "finite", "nan"]),
+    "odd and even": (change("train_labels.npy", lambda a: np.roll(a, 1)), ["train_labels.npy: row 0", "baseline"]),
+    "too few of a class": (
+        change("train_labels.npy", few_malignant_calcifications),
+        ["folds", "calcification malignant", "at most", "4"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data(cli, tmp_path, data, name):
+    spoil, words = BAD_DATA[name]
+    spoil(data)
+    refused(cli(*TASK, *INLINE, *SMALL, "--data", str(data)), tmp_path, *words)
+
+
+def repeat_in_test(data):
+    tensor, test = np.load(data / "train_tensor.npy"), np.load(data / "public_test_tensor.npy")
+    test[[1, 5]] = tensor[[1, 5]]
+    np.save(data / "public_test_tensor.npy", test)
+
+
+def test_the_same_patch_in_train_and_test_is_an_error_when_asked(cli, tmp_path, data):
+    repeat_in_test(data)
+    outcome = cli(*TASK, *INLINE, *SMALL, "--data", str(data), "--duplicates", "error")
+    refused(outcome, tmp_path, "public_test_tensor.npy: 2 abnormalities are in train_tensor.npy")
+
+
+def test_the_same_patch_in_train_and_test_and_constant_patches_warn(cli, tmp_path, data):
+    repeat_in_test(data)
+    change("train_tensor.npy", put([0, 7], 100))(data)
+    # it stops once the data were read: the warnings are there, and nothing is trained
+    outcome = cli(*TASK, *INLINE, *SMALL, "--data", str(data), "--weights", "nowhere")
+    assert any("2 abnormalities are in train_tensor.npy" in line for line in outcome.warnings)
+    assert any("train_tensor.npy: 2 constant patches" in line for line in outcome.warnings)
+    assert len(outcome.complaints) == 1
+
+
+def test_unknown_patients_warn(cli, data):
+    for path in data.glob("*_groups.csv"):
+        path.unlink()
+    outcome = cli(*TASK, *INLINE, *SMALL, "--data", str(data), "--weights", "nowhere")
+    assert any("patients are unknown" in line for line in outcome.warnings)
+
+
+def weights_file(path, parameters):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kernel", shape=(parameters,), dtype="i1", chunks=True, compression="gzip", fillvalue=0)
+
+
+def test_weights_of_the_wrong_network(cli, tmp_path):
+    weights_file(tmp_path / "vgg16_notop.h5", BACKBONES["resnet50"].parameters)
+    outcome = cli(*TASK, *INLINE, *SMALL, "--weights", str(tmp_path))
+    refused(outcome, tmp_path, "vgg16_notop.h5", "14,714,688", "23,587,712")
+
+
+def test_weights_that_are_no_weights(cli, tmp_path):
+    (tmp_path / "vgg16_notop.h5").write_text("no weights")
+    refused(cli(*TASK, *INLINE, *SMALL, "--weights", str(tmp_path)), tmp_path, "vgg16_notop.h5", "HDF5")
+
+
+def test_a_file_where_the_cache_should_be(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(cli(*TASK, *INLINE, *SMALL, "--cache-dir", "file/cache"), tmp_path, "cache_dir", "file/cache")
+
+
+def test_a_tracking_server_that_does_not_answer(cli, tmp_path, monkeypatch, phantom):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    refused(cli(*TASK, *INLINE, *SMALL), tmp_path, "tracking store http://127.0.0.1:9")
+
+
+def test_help_names_every_command_and_parameter(cli):
+    whole, one = cli("--help", command=None), cli("--help")
+    assert whole.code == one.code == 0
+    assert "pretrained" in whole.out
+    for option in ("--task", "--learning-rate", "--unfrozen-layers", "--data", "--cache-limit-gb"):
+        assert option in one.out
+
+
+def test_dry_run_tells_fits_time_and_disk_and_makes_no_run(cli, tmp_path):
+    outcome = cli(*TASK, *INLINE, *SMALL, "--dry-run", "true", "--seeds", "2")
+    assert outcome.code == 0
+    rows = [line for line in outcome.out.splitlines() if "seed" in line and "mass_calc" in line]
+    assert len(rows) == 2
+    assert "GB" in rows[0] and "min" in rows[0]
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_mistake_is_one_line_from_the_shell_too(tmp_path, cache):
+    refused(run_command(tmp_path, cache, *TASK, "--data", "nowhere"), tmp_path, "nowhere")
+
+
+def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(tmp_path, cache):
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    done = subprocess.run(
+        ["mlflow", "run", str(ROOT), "-e", "pretrained", "-P", "task=mas_calc", "--env-manager", "local"],
+        cwd=tmp_path,
+        env=environment(cache, MLFLOW_TRACKING_URI=uri),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "did you mean 'mass_calc'" in done.stderr
+    client = MlflowClient(uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+def test_the_console_script_is_the_module():
+    shown = subprocess.run([*command("--help")], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 0
+    assert "-m mammo_mlflow pretrained" in shown.stdout

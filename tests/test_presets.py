@@ -1,0 +1,48 @@
+import pytest
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import BACKBONES, TASKS, build
+from mammo_mlflow.presets import PRESETS, preset_values
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_preset_is_an_experiment(preset, task, backbone):
+    values = preset_values(preset, backbone, task)
+    made = build(task, values)
+    assert made.model.backbone == backbone
+    assert {name: made.flat()[name] for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("backbone", "task", "optimizer", "rate", "epochs", "final_epochs", "batch_norm"),
+    [
+        ("vgg16", "mass_calc", "rmsprop", 2e-6, 40, 50, False),
+        ("vgg16", "benign_malignant", "rmsprop", 2e-6, 40, 50, False),
+        ("resnet50", "mass_calc", "adam", 1e-3, 50, 200, True),
+        ("resnet50", "benign_malignant", "adam", 1e-3, 50, 200, True),
+        ("inceptionv3", "mass_calc", "rmsprop", 2e-5, 40, 50, False),
+        ("inceptionv3", "benign_malignant", "rmsprop", 2e-6, 40, 50, False),
+    ],
+)
+def test_the_papers_settings(backbone, task, optimizer, rate, epochs, final_epochs, batch_norm):
+    made = build(task, preset_values("paper", backbone, task))
+    training = made.training
+    assert (training.optimizer, training.learning_rate, training.epochs) == (optimizer, rate, epochs)
+    assert (made.final.final_epochs, made.model.batch_norm) == (final_epochs, batch_norm)
+    assert (made.cv.folds, training.batch_size, made.model.dense) == (4, 16, 256)
+    assert training.augmentation == "paper"
+
+
+@pytest.mark.parametrize(
+    ("preset", "backbone", "task", "message"),
+    [
+        ("papper", "vgg16", "mass_calc", "preset: unknown 'papper', did you mean 'paper'"),
+        ("paper", "vgg61", "mass_calc", "backbone: unknown 'vgg61', did you mean 'vgg16'"),
+        ("paper", "vgg16", "mas_calc", "task: unknown 'mas_calc', did you mean 'mass_calc'"),
+    ],
+)
+def test_unknown_names(preset, backbone, task, message):
+    with pytest.raises(UserError, match=message):
+        preset_values(preset, backbone, task)

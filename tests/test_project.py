@@ -1,0 +1,105 @@
+"""The files that describe the project tell the same story."""
+
+import re
+import shlex
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mammo_mlflow.cli import make_parser
+from mammo_mlflow.experiment import parameters
+from mammo_mlflow.workflows.options import Options
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+README = (ROOT / "README.md").read_text()
+
+
+def options(command):
+    actions = make_parser().sub_parsers[command]._actions
+    return {action.dest: action for action in actions if action.dest != "help"}
+
+
+def command_lines():
+    """Every line of the README's shell blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_conda_installs_what_pyproject_asks_for():
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
+    assert sorted(pip) == sorted(PYPROJECT["project"]["dependencies"])
+    python = next(entry for entry in conda["dependencies"] if isinstance(entry, str) and entry.startswith("python="))
+    assert f">={python.removeprefix('python=')}," in PYPROJECT["project"]["requires-python"]
+
+
+@pytest.mark.parametrize("name", PROJECT["entry_points"])
+def test_entry_points_run_commands_with_options_that_exist(name):
+    entry = PROJECT["entry_points"][name]
+    words = shlex.split(entry["command"])
+    assert words[:3] == ["python", "-m", "mammo_mlflow"]
+    command = words[3]
+    assert command == "pretrained" if name == "main" else command == name
+    given = dict(zip(words[4::2], words[5::2], strict=True))
+    assert given == {f"--{parameter.replace('_', '-')}": f"{{{parameter}}}" for parameter in entry["parameters"]}
+    known = options(command)
+    for parameter, declared in entry["parameters"].items():
+        assert parameter in known
+        assert declared.get("default") == known[parameter].default
+        assert ("default" not in declared) == known[parameter].required
+
+
+def test_every_parameter_is_an_option_and_nothing_else_is():
+    named = {"task", *(item.name for item in parameters()), *(item.name for item in fields(Options))}
+    assert set(options("pretrained")) == named
+
+
+def test_every_command_is_an_entry_point():
+    assert set(make_parser().sub_parsers) == set(PROJECT["entry_points"]) - {"main"}
+
+
+def test_the_readmes_commands_exist():
+    runs = [shlex.split(line) for line in command_lines() if "mlflow run" in line]
+    assert runs
+    for words in runs:
+        words = words[words.index("run") :]
+        entry = words[words.index("-e") + 1] if "-e" in words else "main"
+        assert entry in PROJECT["entry_points"]
+        given = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-P"]
+        assert set(given) <= set(options("pretrained")), words
+    for words in (shlex.split(line) for line in command_lines() if "-m mammo_mlflow" in line):
+        words = words[words.index("mammo_mlflow") + 1 :]
+        spelled = {word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+        assert spelled - {"help"} <= set(options(words[0])), words
+
+
+def test_the_readmes_two_commands():
+    lines = command_lines()
+    assert "pip install -e . && mlflow run . -e pretrained -P task=mass_calc --env-manager local" in lines
+    assert "pip install -e '.[test]' && pytest" in lines
+
+
+def test_the_readmes_parameters_exist():
+    table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+    named = {name for cell in table for name in re.findall(r"`([a-z_]+)`", cell)}
+    assert {"task", "backbone", "data"} <= named
+    assert named <= set(options("pretrained"))
+
+
+def test_the_readmes_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)#:]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_compact_weights_are_packaged_with_their_licences():
+    packaged = PYPROJECT["tool"]["setuptools"]["package-data"]["mammo_mlflow"]
+    files = [path for pattern in packaged for path in (ROOT / "mammo_mlflow").glob(pattern)]
+    assert {"vgg16.npz", "resnet50.npz"} <= {path.name for path in files}
+    assert any("LICENSE" in path.name for path in files)
+    assert sum(path.stat().st_size for path in files) < 40e6
