@@ -175,9 +175,8 @@ def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, A
         if options.unfrozen_layers:
             mine = cold["tuned_epoch"] / min(folds, os.cpu_count() or 1)  # folds run side by side, a thread each
             print(f"  with the last {options.unfrozen_layers} unfrozen: {epoch / mine:.1f}x an epoch ({mine:.2f} s)")
-    print(
-        f"tracking: {cold['tracking']:.1f} s, {cold['tracking'] / cold['seconds']:.1%} of the empty-cache job, figures included"
-    )
+    tracked = cold["tracking"]
+    print(f"tracking: {tracked:.1f} s, {tracked / cold['seconds']:.1%} of the empty-cache job, figures included")
     print(f"a fold beyond its training: {statistics.median(warm['beyond']):.2f} s in its process")
 
 
