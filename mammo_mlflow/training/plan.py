@@ -137,19 +137,17 @@ def make_plans(
     experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False
 ) -> list[Plan]:
     """Plans of experiments on one data set. Raises `UserError` for whatever cannot work, before anything is made."""
+    sources: dict[tuple[str, str], Weights] = {}
     settled = []
     for wanted in experiments:
         precision = resolve_precision(wanted.training.precision)
         experiment = replace(wanted, training=replace(wanted.training, precision=precision))
         parse_policy(experiment.final.threshold)
         check_backbone(experiment.model.backbone, patch_set.image_size, experiment.model.unfrozen_layers)
-        found = find_weights(
-            experiment.model.backbone,
-            experiment.model.weights,
-            phantom=patch_set.phantom,
-            train_sha256=patch_set.train_sha256,
-        )
-        settled.append((experiment, found, _folds(experiment, patch_set)))
+        asked = (experiment.model.backbone, experiment.model.weights)
+        if asked not in sources:
+            sources[asked] = find_weights(*asked, phantom=patch_set.phantom, train_sha256=patch_set.train_sha256)
+        settled.append((experiment, sources[asked], _folds(experiment, patch_set)))
     described = _describe([experiment for experiment, _, _ in settled], patch_set, executor, probe)
     ready = _calibrated(settled, patch_set, executor, cache)
     return [
