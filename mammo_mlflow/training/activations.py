@@ -52,6 +52,7 @@ def calibrate(job: CalibrateJob, emit: Emit) -> None:
 
 def compute(job: ActivationJob, emit: Emit) -> None:
     """Write the activations at `job.cut` to `job.target`; emits `progress` events (done, total patches)."""
+    emit({"kind": "progress", "done": 0, "total": 1})
     set_threads(job.threads)
     base = _base(job.network)
     load_weights(base, job.weights)

@@ -27,6 +27,7 @@ def assemble(job: AssembleJob, emit: Emit) -> None:
 
 def predict(job: PredictJob, emit: Emit) -> np.ndarray:
     """Probabilities (n,) of every abnormality patch by the model in `job.model`; emits `progress` events."""
+    emit({"kind": "progress", "done": 0, "total": 1})
     set_threads(job.threads)
     model = load_keras_model(job.model)
     patches = np.load(job.tensor, mmap_mode="r")[1::2]

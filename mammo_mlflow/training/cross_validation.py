@@ -128,22 +128,18 @@ def _train(
         name = job.name.removeprefix(label)
         if name not in runs:
             runs[name] = _start(session, plan, parent, by_name[name])
-        session.progress.update(job.name, min(event["epoch"], _total(job.argument) - 1), _total(job.argument))
+        session.progress.update(job.name, min(event["epoch"], job.argument.total_epochs - 1), job.argument.total_epochs)
         runs[name].log_metrics(event["figures"], event["epoch"], event["time"])
 
     for wave in waves:
         batch = [job if fit.fold is not None else _with_stop(plan, job, reused | results) for fit, job in wave]
         for job, result in session.run(batch, on_event):
             name = job.name.removeprefix(label)
-            session.progress.update(job.name, _total(job.argument), _total(job.argument))
+            session.progress.update(job.name, job.argument.total_epochs, job.argument.total_epochs)
             results[name] = result
             _log_fit(runs[name], plan, by_name[name], result)
             session.writer.flush()
     return results
-
-
-def _total(job: FitJob) -> int:
-    return job.epochs + (job.tuning_epochs if job.experiment.model.unfrozen_layers else 0)
 
 
 def _epochs(plan: Plan, fit: Fit) -> tuple[int, int]:

@@ -21,6 +21,7 @@ Stage = tuple[keras.Model, Reader]
 def run(job: FitJob, emit: Emit) -> FitResult:
     """Train, predict the validation rows, save the tail; emits an `epoch` event after each epoch."""
     started = time.perf_counter()
+    emit({"kind": "progress", "done": 0, "total": job.total_epochs})
     set_threads(job.experiment.training.threads)
     keras.utils.set_random_seed(job.seed)
     head = build_head(job.description.features.shape, job.experiment.model)

@@ -118,6 +118,11 @@ class FitJob:
     features: Path | None = None
     tuned: Path | None = None
 
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of both stages."""
+        return self.epochs + (self.tuning_epochs if self.experiment.model.unfrozen_layers else 0)
+
 
 @dataclass(frozen=True)
 class FitResult:

@@ -15,6 +15,8 @@ from rich.table import Table
 
 PLAIN_EVERY_SECONDS = 30.0
 
+_STDERR = Console(stderr=True)  # one for bars and log lines, or they write over one another
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,7 +24,7 @@ def set_up_logging(verbose: bool = False) -> None:
     """Loggers to standard error, coloured only on a terminal."""
     handler: logging.Handler
     if sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False, rich_tracebacks=False)
+        handler = RichHandler(console=_STDERR, show_path=False, rich_tracebacks=False)
         handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
     else:
         handler = logging.StreamHandler()
@@ -42,7 +44,7 @@ class TerminalProgress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=_STDERR,
                 transient=True,
             )
         self._tasks: dict[str, TaskID] = {}
