@@ -1,0 +1,157 @@
+import keras
+import numpy as np
+import pytest
+
+from mammo_mlflow.experiment import TrainingSpec
+from mammo_mlflow.training.backend import fastest_feed
+from mammo_mlflow.training.loop import Batches, fit, private_memory
+
+LABELS = np.arange(40) % 2
+ROWS = np.arange(4, 40)
+
+
+class Store:
+    """Inputs that tell their row and view, all of which fit in memory."""
+
+    table = np.stack(np.broadcast_arrays(np.arange(40.0)[:, None], np.arange(4.0)), axis=-1).astype(np.float32)
+
+    def __call__(self, rows, views):
+        return self.table[rows, views]
+
+    def in_memory(self, limit):
+        return self.table
+
+
+def batches(views=3, seed=(0, 0), batch=16, read=None):
+    return Batches(read or Store(), ROWS, LABELS, batch, views, list(seed))
+
+
+def test_an_epoch_sees_each_patch_at_most_once_and_whole_batches_only():
+    made = batches()
+    rows, views = made.draw(0)
+    assert rows.shape == views.shape == (len(made), 16) == (2, 16)
+    assert len(set(rows.ravel())) == rows.size
+    assert set(rows.ravel()) <= set(ROWS)
+
+
+def test_every_augmented_view_is_drawn_and_the_plain_one_never():
+    drawn = {view for epoch in range(5) for view in batches().draw(epoch)[1].ravel().tolist()}
+    assert drawn == {1, 2, 3}
+
+
+def test_epochs_differ_and_depend_on_seed_and_number_alone():
+    made = batches()
+    first = made.draw(0)
+    for epoch in range(3):
+        for index in range(len(made)):
+            rows, views = made.draw(epoch)
+            inputs, labels = made[index]
+            np.testing.assert_array_equal(inputs, Store()(rows[index], views[index]))
+            np.testing.assert_array_equal(labels, LABELS[rows[index]])
+        made.on_epoch_end()
+    assert not np.array_equal(made.draw(1)[0], first[0])
+    np.testing.assert_array_equal(batches().draw(0), first)
+    assert not np.array_equal(batches(seed=(1, 0)).draw(0)[0], first[0])
+
+
+def test_on_line_epochs_have_a_fresh_view_and_the_same_order():
+    on_line, cached = batches(views=None), batches()
+    for epoch in range(3):
+        rows, views = on_line.draw(epoch)
+        assert set(views.ravel()) == {epoch + 1}
+        np.testing.assert_array_equal(rows, cached.draw(epoch)[0])
+
+
+def test_fewer_patches_than_a_batch():
+    made = batches(batch=100)
+    assert len(made) == 1
+    assert made.draw(0)[0].shape == (1, len(ROWS))
+
+
+def test_the_fast_feed_gives_the_very_same_batches():
+    data, steps = fastest_feed(batches(), 3)
+    assert steps == 2
+    slow, fast = batches(), iter(data)
+    for _ in range(3):
+        for index in range(len(slow)):
+            inputs, labels = next(fast)
+            wanted = slow[index]
+            np.testing.assert_array_equal(inputs, wanted[0])
+            np.testing.assert_array_equal(labels, wanted[1])
+        slow.on_epoch_end()
+    assert next(fast, None) is None
+
+
+def test_what_does_not_fit_in_memory_is_fed_as_it_is():
+    made = batches(read=lambda rows, views: Store()(rows, views))
+    assert fastest_feed(made, 3) == (made, None)
+
+
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1, activation="sigmoid")])
+
+
+def train(net, **changes):
+    settings = {
+        "validation": None,
+        "inner": None,
+        "spec": TrainingSpec(optimizer="sgd"),
+        "learning_rate": 1e-3,
+        "epochs": 3,
+        "class_weights": None,
+        "stage": "head",
+        "start": 0,
+        "emit": lambda event: None,
+    }
+    return fit(net, batches(), **{**settings, **changes})
+
+
+def test_each_epoch_is_reported_as_it_ends():
+    events = []
+    inputs = (Store()(ROWS, np.zeros(len(ROWS), int)), LABELS[ROWS])
+    history, kept, peak = train(model(), validation=inputs, start=5, stage="tuned", emit=events.append)
+    assert [event["epoch"] for event in events] == [row["epoch"] for row in history] == [6, 7, 8]
+    assert {row["stage"] for row in history} == {"tuned"}
+    assert set(events[0]["figures"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert kept == 3
+    assert peak > 0
+    assert events[0]["time"] <= events[2]["time"]
+
+
+def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
+    """Inner labels are turned round: the better the training, the worse the inner loss, so epoch 1 is the best."""
+    inner = (Store()(ROWS, np.zeros(len(ROWS), int)) / 40, 1 - LABELS[ROWS])
+    spec = TrainingSpec(optimizer="sgd", early_stop=2)
+    net = model()
+    losses = []
+    history, kept, _ = train(
+        net,
+        inner=inner,
+        spec=spec,
+        epochs=30,
+        learning_rate=5e-3,
+        emit=lambda e: losses.append(e["figures"]["inner_loss"]),
+    )
+    assert kept == int(np.argmin(losses)) + 1
+    assert len(history) == kept + 2 < 30
+    assert net.evaluate(*inner, verbose=0)[0] == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_class_weights_move_the_model():
+    light, heavy = model(), model()
+    train(light, class_weights={0: 1.0, 1: 0.05}, epochs=5, learning_rate=1e-2)
+    train(heavy, class_weights={0: 0.05, 1: 1.0}, epochs=5, learning_rate=1e-2)
+    inputs = Store()(ROWS, np.zeros(len(ROWS), int))
+    assert heavy.predict(inputs, verbose=0).mean() > light.predict(inputs, verbose=0).mean() + 0.1
+
+
+def test_private_memory_leaves_out_mapped_files(tmp_path):
+    np.save(tmp_path / "big.npy", np.ones(40_000_000, np.uint8))
+    before = private_memory()
+    mapped = np.load(tmp_path / "big.npy", mmap_mode="r")
+    assert mapped.sum() == 40_000_000
+    assert private_memory() - before < 30e6
+    held = np.ones(40_000_000, np.uint8)
+    assert private_memory() - before > 30e6
+    assert len(held)
