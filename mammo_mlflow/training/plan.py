@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -109,6 +111,7 @@ class Plan:
             "views": training.views,
             "seed": self.experiment.cv.seed if training.augmentation != "none" else 0,
             "precision": self.network.precision,
+            "backend": keras_backend(),
         }
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
@@ -125,6 +128,7 @@ class Plan:
             "mammo.folds_sha256": folds_sha256(self.folds),
             "mammo.weights": self.weights.label,
             "mammo.weights_sha256": self.weights.identity,
+            "mammo.keras_backend": keras_backend(),
             "mammo.phantom": str(self.patch_set.phantom).lower(),
         }
 
@@ -165,6 +169,17 @@ def resolve_precision(wanted: str) -> str:
     except OSError:
         flags = platform.processor()
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
+
+
+def keras_backend() -> str:
+    """The backend that children will use, as Keras finds it, without importing Keras."""
+    if os.environ.get("KERAS_BACKEND"):
+        return os.environ["KERAS_BACKEND"]
+    config = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
+    try:
+        return str(json.loads(config.read_text()).get("backend", "tensorflow"))
+    except (OSError, ValueError):
+        return "tensorflow"
 
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
@@ -229,6 +244,7 @@ def _plan(
     facts = {
         "data": patch_set.train_sha256,
         "weights": weights.identity,
+        "backend": keras_backend(),
     }
     fits = []
     everything = np.arange(len(folds))
