@@ -40,6 +40,7 @@ def describe(job: DescribeJob, emit: Emit) -> Description:
 
 def calibrate(job: CalibrateJob, emit: Emit) -> None:
     """Write calibrated random weights, in float32, as a Keras weights file."""
+    set_threads(job.threads)
     base = build_base(job.network.model.backbone, job.network.image_size, "average", "float32")
     calibrate_random(base, job.patches.astype(np.float32)[..., None])
     partial = job.target.with_name(f"partial-{job.target.name}")

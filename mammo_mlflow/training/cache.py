@@ -60,7 +60,7 @@ class Cache:
         with self.lock("evict"):  # between looking for leases and removing an entry nobody may take one
             if not self.has(key):
                 return None
-            (entry / f"lease-{os.getpid()}-{int(psutil.Process().create_time())}").touch()
+            _lease(entry)
             (entry / "entry.json").touch()
         return entry / ACTIVATIONS
 
@@ -89,6 +89,7 @@ class Cache:
             try:
                 yield partial / ACTIVATIONS
                 (partial / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
+                _lease(partial)  # before anyone can see it, or it could be evicted before it is used
                 partial.replace(self._entries / key)
             except OSError as problem:
                 raise disk_error(self.root, problem) from None
@@ -127,7 +128,9 @@ class Cache:
                 full = sum(sizes[e] for e in sizes if e.exists()) + needed > self.limit
                 if (full or self._free() < needed + beside) and not _leased(entry):
                     _log.info("evicting %s (%.2f GB) from the cache", entry.name[:12], sizes[entry] / 1e9)
-                    shutil.rmtree(entry, ignore_errors=True)
+                    leaving = entry.with_name(f"{entry.name}{PARTIAL}")
+                    entry.replace(leaving)  # in one step: a kill half way through the removal leaves no half entry
+                    shutil.rmtree(leaving, ignore_errors=True)
             kept = sum(sizes[e] for e in sizes if e.exists())
         if kept + needed > self.limit:
             raise expected(
@@ -160,6 +163,10 @@ def disk_error(root: Path, problem: OSError) -> Exception:
     if problem.errno in FULL_DISK:
         return UserError(f"cache_dir: the disk of {root} is full: expected room for the activations, found none left")
     return problem
+
+
+def _lease(entry: Path) -> None:
+    (entry / f"lease-{os.getpid()}-{int(psutil.Process().create_time())}").touch()
 
 
 def _leased(entry: Path) -> bool:

@@ -97,7 +97,7 @@ def _train(
     runs: dict[str, TrackedRun] = {}
     jobs = []
     for fit in fits:
-        head_epochs, tuning_epochs = _epochs(plan, fit)
+        head_epochs, tuning_epochs = fit_epochs(plan, fit)
         output = session.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
         argument = FitJob(
@@ -142,7 +142,8 @@ def _train(
     return results
 
 
-def _epochs(plan: Plan, fit: Fit) -> tuple[int, int]:
+def fit_epochs(plan: Plan, fit: Fit) -> tuple[int, int]:
+    """Epochs of the head and of fine tuning, before any early stop."""
     training, final = plan.experiment.training, plan.experiment.final
     head = final.final_epochs or training.epochs if fit.fold is None else training.epochs
     return head, training.tuning_epochs
@@ -189,7 +190,8 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
     labels = plan.labels[fit.validation_rows].astype(int)
     if len(labels):
         found = scores(labels, result.probabilities)
-        run.log_metrics({name: found[name] for name in RATES})
+        # not under their plain names: `accuracy` is that of each training epoch
+        run.log_metrics({f"fold_{name}": found[name] for name in RATES})
         pd.DataFrame({"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}).to_parquet(
             folder / "predictions.parquet"
         )

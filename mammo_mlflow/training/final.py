@@ -59,8 +59,8 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
         "policy": plan.experiment.final.threshold,
         "chosen_on": "out-of-fold predictions",
         "patches": len(labels),
-        # chosen for the fold models; the refit is another model, whose probabilities may be calibrated differently
-        "transferred": refit,
+        # chosen for the fold models; the refit, or their mean, may be calibrated differently
+        "transferred": True,
     }
     run.log_text(json.dumps(chosen, indent=1), "threshold.json")
     tails = (
@@ -81,7 +81,7 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
     session.run_one(f"{name} assembling", "mammo_mlflow.training.assemble:assemble", job)
     session.writer.drain()
     tags = {**plan.tags(), "mammo.key": key, "mammo.cv_run_id": cv.run.id, "mammo.threshold": repr(threshold)}
-    tags |= {"mammo.threshold_transferred": str(refit).lower()}
+    tags |= {"mammo.threshold_transferred": "true"}
     logged = log_model(session.writer, run.id, name, directory, tags, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
         f"{name} test",
@@ -132,13 +132,11 @@ def _log_test(
         run.log_metrics({f"{prefix}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
     if groups is not None:
         patients = per_patient(labels, predicted, groups)
-        _log_estimates(
-            run,
-            "test_by_patient",
-            bootstrap_scores(
-                patients["label"].to_numpy(), patients["probability"].to_numpy(), 0.5, patients["patient_id"].to_numpy()
-            ),
-        )
+        columns = [patients[name].to_numpy() for name in ("label", "probability", "patient_id")]
+        for prefix, at in (("test_by_patient", 0.5), ("test_by_patient_at_threshold", threshold)):
+            estimates = bootstrap_scores(columns[0], columns[1], at, columns[2])
+            kept = {k: v for k, v in estimates.items() if at == 0.5 or k not in THRESHOLD_FREE}
+            _log_estimates(run, prefix, kept)
         run.log_metrics({"test_patients": patients["patient_id"].nunique()})
     run.log_metrics({"test_patches": len(labels), "threshold": threshold})
     run.set_tags({"mammo.intervals": resampling_note(groups)})

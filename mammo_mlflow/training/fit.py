@@ -13,7 +13,7 @@ from mammo_mlflow.models.network import build_base, build_head, build_tail, load
 from mammo_mlflow.training import activations
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.jobs import Emit, FitJob, FitResult
-from mammo_mlflow.training.loop import Batches, Reader, fit, private_memory
+from mammo_mlflow.training.loop import EVALUATION_BATCH, Batches, Reader, fit, private_memory
 
 Stage = tuple[keras.Model, Reader]
 
@@ -33,6 +33,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     model, read = (
         (_whole(job, head), read_plain) if on_line else (head, activations.StoredActivations(_file(job.features)))
     )
+    validation: tuple[np.ndarray, np.ndarray] | None = None
     stages = [("head", job.epochs, job.experiment.training.learning_rate)]
     if job.experiment.model.unfrozen_layers:
         stages.append(("tuned", job.tuning_epochs, job.experiment.training.tuning_learning_rate))
@@ -41,6 +42,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
         if stage == "tuned":
             head = _uncompiled(head)
             model, read = _tuned(job, head, read_plain)
+        validation = _read_all(read, job.validation_rows, job.labels)
         part, kept[stage], memory = fit(
             model,
             Batches(
@@ -51,7 +53,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
                 None if on_line else job.experiment.training.views,
                 [job.seed, number],
             ),
-            validation=_read_all(read, job.validation_rows, job.labels),
+            validation=validation,
             inner=_read_all(read, job.inner_rows, job.labels),
             spec=job.experiment.training,
             learning_rate=rate,
@@ -65,9 +67,8 @@ def run(job: FitJob, emit: Emit) -> FitResult:
         peak = max(peak, memory)
     trained = time.perf_counter() - training_started
     probabilities = np.zeros(0, np.float64)
-    scored = _read_all(read, job.validation_rows, job.labels)
-    if scored is not None:
-        probabilities = model.predict(scored[0], batch_size=64, verbose=0)[:, 0].astype(np.float64)
+    if validation is not None:
+        probabilities = model.predict(validation[0], batch_size=EVALUATION_BATCH, verbose=0)[:, 0].astype(np.float64)
     path = job.output / "tail.keras"
     _uncompiled(_tail_of(job, model, head)).save(path)
     return FitResult(

@@ -71,6 +71,7 @@ class CalibrateJob:
 
     network: Network
     patches: np.ndarray
+    threads: int
     target: Path
 
 

@@ -18,7 +18,6 @@ Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Reads inputs for rows (m,) and views (m,): view 0 is the plain patch, 1 and up are augmented."""
 
 EVALUATION_BATCH = 64
-STEPS_PER_EXECUTION = 128
 COMPILED_PARAMETERS = 1_000_000
 
 
@@ -36,7 +35,7 @@ class Batches(keras.utils.PyDataset):
         self.read, self.labels = read, labels
         self._rows, self._views, self._seed = rows, views, seed
         self._batch = min(batch, len(rows))
-        self._epoch = 0
+        self._epoch = -1  # Keras ends an epoch once before the first
         self._drawn = self.draw(0)
 
     def __len__(self) -> int:
@@ -102,7 +101,7 @@ def fit(
         loss="binary_crossentropy",
         metrics=["accuracy"],
         jit_compile=_worth_compiling(model),
-        steps_per_execution=min(len(batches), STEPS_PER_EXECUTION),
+        steps_per_execution=len(batches),  # Keras runs whole executions: another number would overrun an epoch
     )
     report = _Report(emit, stage, start, inner)
     callbacks: list[keras.callbacks.Callback] = [report]

@@ -17,14 +17,15 @@ from mammo_mlflow.data.patches import PatchSet, targets
 from mammo_mlflow.data.splits import folds_frame, folds_sha256, inner_holdout, make_folds
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.thresholds import parse_policy
-from mammo_mlflow.experiment import Experiment, canonical_json
+from mammo_mlflow.experiment import RESULTS_VERSION, Experiment, TrainingSpec, canonical_json
 from mammo_mlflow.models.backbones import BACKBONES, check_backbone
-from mammo_mlflow.models.weights import Weights, find_weights
+from mammo_mlflow.models.weights import Weights, file_sha256, find_weights
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor
 from mammo_mlflow.training.jobs import CalibrateJob, Cut, DescribeJob, Description, Job, Network
 
 CALIBRATION_PATCHES = 32
+RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
 REFIT = "refit"
 
 
@@ -112,6 +113,7 @@ class Plan:
             "seed": self.experiment.cv.seed if training.augmentation != "none" else 0,
             "precision": self.network.precision,
             "backend": keras_backend(),
+            "results_version": RESULTS_VERSION,
         }
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
@@ -127,7 +129,8 @@ class Plan:
             "mammo.test_sha256": self.patch_set.test_sha256,
             "mammo.folds_sha256": folds_sha256(self.folds),
             "mammo.weights": self.weights.label,
-            "mammo.weights_sha256": self.weights.identity,
+            "mammo.weights_source": self.weights.source,
+            "mammo.weights_sha256": self.weights.sha256,
             "mammo.keras_backend": keras_backend(),
             "mammo.phantom": str(self.patch_set.phantom).lower(),
         }
@@ -222,8 +225,9 @@ def _calibrated(
             target = cache.root / f"random-{experiment.model.backbone}-{name}.weights.h5"
             with cache.lock(target.name):
                 if not target.exists():
+                    cache.make_room(0, int(RANDOM_ROOM * BACKBONES[experiment.model.backbone].parameters))
                     patches = np.asarray(patch_set.train.abnormality[:CALIBRATION_PATCHES])
-                    job = CalibrateJob(_network(experiment, patch_set), patches, target)
+                    job = CalibrateJob(_network(experiment, patch_set), patches, experiment.training.threads, target)
                     list(
                         executor.run(
                             [Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)],
@@ -231,9 +235,23 @@ def _calibrated(
                             lambda: None,
                         )
                     )
-            weights = replace(weights, kind="file", path=target)
+            weights = replace(weights, kind="file", path=target, sha256=file_sha256(target))
         ready.append(weights)
     return ready
+
+
+def _keyed(experiment: Experiment) -> Experiment:
+    """The experiment as keys hash it: without what does not change results under it.
+
+    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model.
+    """
+    training = experiment.training
+    if not experiment.model.unfrozen_layers:
+        unused = TrainingSpec()
+        training = replace(
+            training, tuning_epochs=unused.tuning_epochs, tuning_learning_rate=unused.tuning_learning_rate
+        )
+    return replace(experiment, model=replace(experiment.model, weights=""), training=training)
 
 
 def _plan(
@@ -246,6 +264,7 @@ def _plan(
         "weights": weights.identity,
         "backend": keras_backend(),
     }
+    keyed = _keyed(experiment)
     fits = []
     everything = np.arange(len(folds))
     for fold in [*range(experiment.cv.folds), *([None] if experiment.final.final == REFIT else [])]:
@@ -256,8 +275,8 @@ def _plan(
             rows, inner = inner_holdout(
                 rows, train.types, train.patient_ids, seed=seed, duplicate_groups=patch_set.train_duplicates
             )
-        parts = ("model", "training", "cv") if fold is not None else ("model", "training", "cv", "final")
-        key = experiment.key(*parts, **facts, folds=folds_sha256(folds), fold=fold)
+        length = experiment.final.final_epochs if fold is None else 0
+        key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)
         held_out = everything[folds == fold] if fold is not None else np.zeros(0, int)
         fits.append(Fit(REFIT if fold is None else f"fold {fold + 1}", fold, key, seed, rows, inner, held_out))
     for fit in fits:
@@ -272,7 +291,5 @@ def _plan(
         folds,
         targets(train.types, experiment.task).astype(np.float32),
         tuple(fits),
-        experiment.key(
-            "model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256
-        ),
+        keyed.key("model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256),
     )

@@ -53,7 +53,7 @@ def test_no_jobs_no_answers(executor):
 
 
 def test_a_mistake_of_the_users_comes_through(executor):
-    with pytest.raises(UserError, match="^folds: expected better$"):
+    with pytest.raises(UserError, match=r"^folds: expected better$"):
         run(executor, jobs("mistake", 1))
 
 
@@ -92,12 +92,12 @@ def test_a_crash_names_the_job_and_shows_where(processes):
 
 
 def test_a_killed_process_is_told_from_a_crash(processes):
-    with pytest.raises(JobFailed, match="job 0: .*SIGKILL; out of memory"):
+    with pytest.raises(JobFailed, match=r"job 0: .*SIGKILL; out of memory"):
         run(processes, jobs("die", 1))
 
 
 def test_a_full_disk_is_one_line(processes):
-    with pytest.raises(UserError, match="^job 0: expected room on the disk, found it full$"):
+    with pytest.raises(UserError, match=r"^job 0: expected room on the disk, found it full$"):
         run(processes, jobs("full", 1))
 
 

@@ -13,10 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mammo_mlflow.training.executors.process import COORDINATOR
+
 
 @contextmanager
 def _watching_parent() -> Iterator[None]:
-    parent, loaded = os.getppid(), threading.Event()
+    # the one that started us, or it is gone already: our parent is then another process
+    parent, loaded = int(os.environ.get(COORDINATOR, os.getppid())), threading.Event()
 
     def watch() -> None:
         while not loaded.wait(0.5):

@@ -22,6 +22,9 @@ from mammo_mlflow.errors import FULL_DISK, UserError
 from mammo_mlflow.training.executors.target import resolve
 from mammo_mlflow.training.jobs import Event, Failure, Job
 
+COORDINATOR = "MAMMO_COORDINATOR_PID"
+"""Tells the fork server, while it still imports, whose end is its own."""
+
 PRELOAD = "mammo_mlflow.training.executors.preload"
 
 
@@ -36,7 +39,9 @@ def start_server() -> ForkServerContext:
     )  # the server and its children keep the environment of this moment
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
+    os.environ[COORDINATOR] = str(os.getpid())
     forkserver.ensure_running()
+    del os.environ[COORDINATOR]
     return context
 
 
@@ -93,7 +98,7 @@ class ProcessExecutor:
     def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
         try:
             return connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             process.join()
             code = process.exitcode
             killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
