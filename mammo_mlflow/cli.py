@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, UserError, expected, unknown_name
 
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
@@ -93,6 +93,7 @@ def _pretrained(found: dict[str, Any]) -> int:
     options = Options(**{f.name: found[f.name] for f in fields(Options)})
     if options.executor == "process":
         start_server()  # imports TensorFlow while this process imports the rest
+    from mammo_mlflow.tracking.store import TrackingError
     from mammo_mlflow.workflows import pretrained
     from mammo_mlflow.workflows.terminal import set_up_logging
 
@@ -102,6 +103,13 @@ def _pretrained(found: dict[str, Any]) -> int:
     except JobFailed as problem:
         logging.getLogger(__name__).error("%s", problem)
         return EXIT_FAILED
+    except TrackingError as problem:
+        logging.getLogger(__name__).error("the tracking store refused a request: %s", str(problem).splitlines()[0])
+        return EXIT_FAILED
+    except OSError as problem:
+        if problem.errno not in FULL_DISK:
+            raise
+        raise UserError(f"expected room on the disk, found it full: {problem.filename or problem}") from None
     return 0
 
 

@@ -46,6 +46,11 @@ def _at_least(low: float) -> Check:
     return check
 
 
+def _seed(name: str, value: Any) -> None:
+    if not 0 <= value < 2**32:
+        raise expected(name, "a whole number from 0 to 4294967295", value)
+
+
 def _positive(name: str, value: Any) -> None:
     if not 0 < value < float("inf"):
         raise expected(name, "a number above 0", value)
@@ -116,7 +121,7 @@ class CrossValidationSpec:
     """How it is judged."""
 
     folds: int = _parameter(4, "number of folds", _at_least(2))
-    seed: int = _parameter(0, "seed of folds, weights, order and augmentation", _at_least(0))
+    seed: int = _parameter(0, "seed of folds, weights, order and augmentation", _seed)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import h5py
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import RESULTS_VERSION
 from mammo_mlflow.models.backbones import BACKBONES
 
 COMPACT_DIR = Path(__file__).parent / "compact"
@@ -30,13 +31,16 @@ _log = logging.getLogger(__name__)
 class Weights:
     """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
 
-    `kind` is `file` (HDF5), `int8` (compact copy) or `random`: random weights have no file until they are calibrated.
+    `source` says where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact copy) or
+    `random`: random weights have no file until they are calibrated.
     """
 
     kind: str
     label: str
     identity: str
+    source: str
     path: Path | None = None
+    sha256: str = ""
 
     @property
     def file(self) -> Path:
@@ -56,16 +60,17 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool, train_sha256: str
         return _random(train_sha256)
     if wanted != "imagenet":
         return _from_path(backbone, Path(wanted).expanduser())
-    for directory in _local_directories():
+    for source, directory in _local_directories().items():
         found = _in_directory(backbone, directory)
         if found is not None:
-            return _checked_file(backbone, found, "imagenet")
+            return _checked_file(backbone, found, source)
     downloaded = _download(backbone)
     if downloaded is not None:
-        return _checked_file(backbone, downloaded, "imagenet")
+        return _checked_file(backbone, downloaded, "Keras's download")
     compact = COMPACT_DIR / f"{backbone}.npz"
     if compact.is_file():
-        return Weights("int8", "imagenet-int8", _sha256(compact), compact)
+        sha256 = file_sha256(compact)
+        return Weights("int8", "imagenet-int8", sha256, "the copy shipped with this package", compact, sha256)
     if phantom:
         _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
         return _random(train_sha256)
@@ -77,7 +82,9 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool, train_sha256: str
 
 
 def _random(train_sha256: str) -> Weights:
-    return Weights("random", "random", f"random-v1-{train_sha256}")
+    return Weights(
+        "random", "random", f"random-v{RESULTS_VERSION}-{train_sha256}", "drawn, calibrated on training patches"
+    )
 
 
 def keras_cache() -> Path:
@@ -85,11 +92,11 @@ def keras_cache() -> Path:
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
 
 
-def _local_directories() -> list[Path]:
+def _local_directories() -> dict[str, Path]:
     own = os.environ.get("MAMMO_WEIGHTS_DIR")
     if own and not Path(own).is_dir():
         raise UserError(f"MAMMO_WEIGHTS_DIR: expected a directory, found {own}")
-    return ([Path(own)] if own else []) + [keras_cache()]
+    return ({"MAMMO_WEIGHTS_DIR": Path(own)} if own else {}) | {"Keras's cache": keras_cache()}
 
 
 def _in_directory(backbone: str, directory: Path) -> Path | None:
@@ -105,10 +112,11 @@ def _from_path(backbone: str, path: Path) -> Weights:
     found = _in_directory(backbone, path) if path.is_dir() else path
     if found is None:
         raise UserError(f"weights: expected a file {backbone}*notop*.h5 in {path}, found none")
-    return _checked_file(backbone, found, found.name)
+    return _checked_file(backbone, found, "the user's path")
 
 
-def _checked_file(backbone: str, path: Path, label: str) -> Weights:
+def _checked_file(backbone: str, path: Path, source: str) -> Weights:
+    """The weights of a file that holds the right number of parameters; called ImageNet's only if its name says so."""
     wanted = BACKBONES[backbone].parameters
     counts: list[int] = []
     try:
@@ -123,7 +131,9 @@ def _checked_file(backbone: str, path: Path, label: str) -> Weights:
             f"{path}: expected the {wanted:,} parameters of {BACKBONES[backbone].application} without its top, "
             f"found {sum(counts):,}"
         )
-    return Weights("file", label, _sha256(path), path)
+    named = path.name == BACKBONES[backbone].keras_file or "imagenet" in path.name.lower()
+    sha256 = file_sha256(path)
+    return Weights("file", "imagenet" if named else path.name, sha256, source, path, sha256)
 
 
 def _download(backbone: str) -> Path | None:
@@ -156,6 +166,7 @@ def _download(backbone: str) -> Path | None:
             part.unlink(missing_ok=True)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

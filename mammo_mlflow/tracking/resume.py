@@ -13,7 +13,6 @@ from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.tracking.runs import is_away
 
-KEYS_A_QUERY = 50
 CLOCK_SECONDS = 3.0
 """How far two readings of one process's start may differ: the system's boot time moves when its clock is set."""
 
@@ -24,9 +23,11 @@ def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key in keys:
         runs = client.search_runs(
-            experiments, f"tags.`mammo.key` = '{key}' and attributes.status = 'FINISHED'", max_results=KEYS_A_QUERY
+            experiments,
+            f"tags.`mammo.key` = '{key}' and attributes.status = 'FINISHED'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],  # the first is the original, later ones reuse it
         )
-        runs.sort(key=lambda run: "mammo.reused_from" in run.data.tags)
         if runs:
             found[key] = runs[0].info.run_id
     return found
@@ -44,9 +45,9 @@ def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path
 
 
 def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, keys: Collection[str]) -> int:
-    """End runs of this host whose process is gone as KILLED, and their RUNNING children; returns how many.
+    """End the RUNNING runs of this host whose process is gone as KILLED; returns how many.
 
-    Those with one of `keys`, which the run that now starts will finish, are tagged `mammo.continued_by`.
+    KILLED runs with one of `keys`, which the run that now starts will finish, are tagged `mammo.continued_by`.
     """
     host = socket.gethostname()
     running = client.search_runs(
@@ -56,16 +57,24 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     for run in running:
         if run.info.run_id == continued_by or _alive(run.data.tags["mammo.process"]):
             continue
-        if run.data.tags.get("mammo.key") in keys:
-            client.set_tag(run.info.run_id, "mammo.continued_by", continued_by)
         client.set_terminated(run.info.run_id, "KILLED")
         buried += 1
+    for key in keys:
+        killed = client.search_runs([experiment_id], f"tags.`mammo.key` = '{key}' and attributes.status = 'KILLED'")
+        for run in killed:
+            if "mammo.continued_by" not in run.data.tags:
+                client.set_tag(run.info.run_id, "mammo.continued_by", continued_by)
     return buried
+
+
+def process_alive(pid: int, born: float) -> bool:
+    """Whether the process of that id and start (seconds since the epoch) still runs on this host."""
+    try:
+        return abs(psutil.Process(pid).create_time() - born) < CLOCK_SECONDS
+    except (psutil.NoSuchProcess, ValueError):
+        return False
 
 
 def _alive(process: str) -> bool:
     _, pid, born = process.rsplit(":", 2)
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - int(born)) < CLOCK_SECONDS
-    except (psutil.NoSuchProcess, ValueError):
-        return False
+    return process_alive(int(pid), int(born))

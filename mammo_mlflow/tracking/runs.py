@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -202,14 +203,14 @@ class TrackedRun:
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Queue a figure as a PNG artifact."""
-        folder = Path(tempfile.mkdtemp(prefix="mammo-figure-"))
-        path = folder / Path(name).name
-        figure.savefig(path, dpi=150)
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
 
         def send() -> None:
-            self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
-            path.unlink()
-            folder.rmdir()
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / Path(name).name
+                path.write_bytes(drawn.getvalue())
+                self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
 
         self._writer.add(send)
 

@@ -18,6 +18,9 @@ from mammo_mlflow.errors import UserError
 
 DEFAULT_EXPERIMENT = "mammo"
 
+TrackingError = MlflowException
+"""What the store raises for a request it refuses."""
+
 
 def open_store() -> tuple[MlflowClient, str]:
     """A client of the tracking store and the id of the experiment that runs go to.

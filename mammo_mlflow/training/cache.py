@@ -20,11 +20,10 @@ import psutil
 from filelock import FileLock, Timeout
 
 from mammo_mlflow.errors import FULL_DISK, UserError, expected
+from mammo_mlflow.tracking.resume import process_alive
 
 ACTIVATIONS = "activations.npy"
 PARTIAL = ".partial"
-CLOCK_SECONDS = 3.0
-"""How far two readings of one process's start may differ: the system's boot time moves when its clock is set."""
 
 _log = logging.getLogger(__name__)
 
@@ -172,9 +171,7 @@ def _lease(entry: Path) -> None:
 def _leased(entry: Path) -> bool:
     for lease in entry.glob("lease-*"):
         _, pid, born = lease.name.split("-")
-        try:
-            if abs(psutil.Process(int(pid)).create_time() - int(born)) < CLOCK_SECONDS:
-                return True
-        except psutil.NoSuchProcess:
-            lease.unlink(missing_ok=True)
+        if process_alive(int(pid), int(born)):
+            return True
+        lease.unlink(missing_ok=True)
     return False

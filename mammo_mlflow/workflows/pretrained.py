@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
+from filelock import FileLock, Timeout
 
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
@@ -22,11 +22,11 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.experiment import BACKBONES, TASKS, Experiment, build
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.tracking.resume import bury_dead_runs
+from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate, plan_dataset
+from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate, fit_epochs, plan_dataset
 from mammo_mlflow.training.executors import JobFailed, make_executor
 from mammo_mlflow.training.final import Final, make_final
 from mammo_mlflow.training.plan import Plan, make_plans
@@ -35,6 +35,9 @@ from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say, show_table
 
 SHEET_ROWS = 2
+HEAD_SECONDS = 1e-4
+TUNED_SHARE = 0.1
+OVERHEAD_SECONDS = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ def run(task: str, backbone: str, values: dict[str, Any], options: Options) -> N
         raise unknown_name("backbone", backbone, (*BACKBONES, "all"))
     preset = options.preset if options.preset != "auto" else "quick" if options.data == "phantom" else "paper"
     backbones = BACKBONES if backbone == "all" else (backbone,)
+    if values.get("early_stop") and "final_epochs" not in values:
+        values = values | {"final_epochs": 0}  # the refit then runs for the median of the folds' stops
     experiments = [build(task, preset_values(preset, name, task) | values | {"backbone": name}) for name in backbones]
     cache = Cache(Path(options.cache_dir) if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
@@ -60,10 +65,12 @@ def run(task: str, backbone: str, values: dict[str, Any], options: Options) -> N
         if options.dry_run:
             show_dry_run(plans, cache, workers)
             return
-        for plan in plans:  # a disk that is too small is found before any run exists
-            missing = sum(entry.bytes for entry in plan.activations() if not cache.has(entry.key))
-            cache.make_room(missing, plan.scratch_bytes())
         client, experiment_id = open_store()
+        for plan in plans:  # a disk that is too small is found before any run exists
+            if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
+                continue  # its activations will not be needed
+            missing = sum(entry.bytes for entry in plan.activations() if cache.find(entry.key) is None)
+            cache.make_room(missing, plan.scratch_bytes())
         writer = Writer(client, experiment_id, {"mammo.preset": preset})
         scratch = stack.enter_context(_scratch(cache.root))
         # in one process TensorFlow's threads are set once, so that everything uses what the folds use
@@ -94,30 +101,38 @@ def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> Pat
 
 
 def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
-    """Fits, disk and a rough time: activations and on-line epochs at the probed speed, head epochs at 0.2 s."""
+    """Fits, epochs, disk and a rough time, as if nothing were finished yet.
+
+    Activations, on-line epochs and fine-tuning epochs (a tenth of a whole pass) go at the probed speed; a cached head
+    takes `HEAD_SECONDS` a patch and epoch.
+    """
     rows = []
     for plan in plans:
         missing = [entry for entry in plan.activations() if not cache.has(entry.key)]
         training = plan.experiment.training
-        speed = plan.description.patches_per_second
-        cores = available_cores() / training.threads
-        views = len(plan.labels) * (training.views + 1) if missing else 0
-        epochs = sum(training.epochs + (training.tuning_epochs if plan.description.tuned else 0) for _ in plan.fits)
-        online = 0 if training.views else epochs * len(plan.labels)
-        seconds = (
-            views / (speed * cores) + online / (speed * min(workers, len(plan.fits))) + 0.2 * epochs / workers + 20
+        per_patch = 1 / plan.description.patches_per_second
+        head = sum(fit_epochs(plan, fit)[0] for fit in plan.fits)
+        tuned = sum(fit_epochs(plan, fit)[1] for fit in plan.fits) if plan.description.tuned else 0
+        online = training.views == 0
+        head_cost, tuned_cost = (per_patch, per_patch) if online else (HEAD_SECONDS, TUNED_SHARE * per_patch)
+        side_by_side = min(workers, len(plan.fits))
+        seconds = len(plan.labels) * (head * head_cost + tuned * tuned_cost) / side_by_side + OVERHEAD_SECONDS
+        seconds += (
+            len(plan.labels) * (training.views + 1) * per_patch * training.threads / available_cores() if missing else 0
         )
         rows.append(
             [
                 plan.name,
-                f"seed {plan.experiment.cv.seed}",
+                str(plan.experiment.cv.seed),
                 str(len(plan.fits)),
-                str(epochs),
+                str(head + tuned),
                 f"{sum(e.bytes for e in missing) / 1e9:.2f} GB",
+                f"{plan.scratch_bytes() / 1e9:.2f} GB",
                 f"{seconds / 60:.1f} min",
             ]
         )
-    show_table("dry run: nothing was trained", ["experiment", "seed", "fits", "epochs", "new cache", "about"], rows)
+    header = ["experiment", "seed", "fits", "epochs", "new cache", "models", "about"]
+    show_table("dry run: nothing was trained", header, rows)
 
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
@@ -286,18 +301,22 @@ def _show(rows: Sequence[tuple[CrossValidation, Final | None]], options: Options
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A directory for files on their way to the store; those of dead processes are removed."""
-    for old in root.glob("scratch-*"):
-        pid = old.name.split("-")[1]
-        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
-            shutil.rmtree(old, ignore_errors=True)
-    path = root / f"scratch-{os.getpid()}"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    """A directory for files on their way to the store, locked while in use; unlocked ones were left by a kill."""
+    for old in root.glob("scratch-*.lock"):
+        try:
+            with FileLock(old).acquire(timeout=0):
+                shutil.rmtree(old.with_suffix(""), ignore_errors=True)
+                old.unlink(missing_ok=True)
+        except Timeout:
+            continue
+    path = root / f"scratch-{uuid.uuid4().hex}"
+    with FileLock(path.with_suffix(".lock")):
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 @contextmanager
