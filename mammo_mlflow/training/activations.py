@@ -52,7 +52,10 @@ def calibrate(job: CalibrateJob, emit: Emit) -> None:
 
 
 def compute(job: ActivationJob, emit: Emit) -> None:
-    """Write the activations at `job.cut` to `job.target`; emits `progress` events (done, total patches)."""
+    """Write the activations at `job.cut` to `job.target`; emits `progress` events (done, total patches).
+
+    View v of a pair has one transform for good, whatever the seed of the experiment, so that all seeds share the file.
+    """
     emit({"kind": "progress", "done": 0, "total": 1})
     set_threads(job.threads)
     base = _base(job.network)
@@ -111,7 +114,7 @@ def _all_views(patches: np.ndarray, rows: np.ndarray, job: ActivationJob) -> np.
     plain = np.asarray(patches[rows], np.float32)[..., None]
     drawn: list[np.ndarray] = [plain]
     for view in range(1, job.views + 1):
-        transforms = draw_transforms(job.augmentation, rows, view, job.network.image_size, job.seed)
+        transforms = draw_transforms(job.augmentation, rows, view, job.network.image_size)
         drawn.append(plain if job.augmentation == "none" else augment(plain[..., 0], transforms))
     return np.stack(drawn, axis=1).reshape(-1, *plain.shape[1:])
 

@@ -48,7 +48,6 @@ def ensure_activations(session: Session, plan: Plan) -> dict[str, Path]:
             entry.cut,
             plan.experiment.training.views,
             plan.experiment.training.augmentation,
-            plan.experiment.cv.seed,
             session.cores,
             Path(),
         )

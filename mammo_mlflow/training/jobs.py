@@ -88,7 +88,6 @@ class ActivationJob:
     cut: Cut
     views: int
     augmentation: str
-    seed: int
     threads: int
     target: Path
     start: int = 0

@@ -110,7 +110,6 @@ class Plan:
             "pooling": self.experiment.model.pooling if cut == self.description.features else None,
             "augmentation": training.augmentation,
             "views": training.views,
-            "seed": self.experiment.cv.seed if training.augmentation != "none" else 0,
             "precision": self.network.precision,
             "backend": keras_backend(),
             "results_version": RESULTS_VERSION,

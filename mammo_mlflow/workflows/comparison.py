@@ -1,0 +1,98 @@
+"""What a command ends with: its outcomes side by side, on the top run and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.training.cross_validation import CrossValidation
+from mammo_mlflow.training.final import Final
+from mammo_mlflow.workflows.terminal import say, show_table
+
+Outcome = tuple[CrossValidation, Final | None]
+
+
+def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
+    """Figures and, for several outcomes, a table and metrics on the top run."""
+    scores = pd.concat([cv.fold_scores for cv, _ in rows], ignore_index=True)
+    note = "; ".join(sorted({cv.plan.note for cv, _ in rows if cv.plan.note})) or None
+    title = f"{rows[0][0].plan.experiment.task}: folds"
+    top.log_figure(figures.fold_overview(scores, title, note), "figures/comparison.png")
+    finals = {cv.plan.experiment.model.backbone: final.test for cv, final in rows if final is not None}
+    if len(finals) > 1:
+        groups = rows[0][0].plan.patch_set.test.patient_ids
+        curves = {
+            name: (test["label"].to_numpy(), test["probability"].to_numpy(), groups) for name, test in finals.items()
+        }
+        top.log_figure(
+            figures.roc_curves(curves, f"{rows[0][0].plan.experiment.task}: test", note), "figures/comparison_roc.png"
+        )
+    if len(rows) > 1:
+        header, cells = _table(rows)
+        top.log_text(pd.DataFrame(cells, columns=header).to_csv(index=False), "comparison.csv")
+        for name, part in scores.groupby("backbone", sort=False):
+            top.log_metrics(
+                {
+                    f"{name}_fold_accuracy_mean": part["accuracy"].mean(),
+                    f"{name}_fold_roc_auc_mean": part["roc_auc"].mean(),
+                }
+            )
+        for name, means in _seed_means(rows).items():
+            if len(means) > 1:
+                mean, sd = mean_sd(means)
+                top.log_metrics({f"{name}_seeds_roc_auc_mean": mean, f"{name}_seeds_roc_auc_sd": sd})
+
+
+def _seed_means(rows: Sequence[Outcome]) -> dict[str, list[float]]:
+    """The mean fold ROC AUC of each seed, by backbone."""
+    means: dict[str, list[float]] = {}
+    for cv, _ in rows:
+        means.setdefault(cv.plan.experiment.model.backbone, []).append(float(cv.fold_scores["roc_auc"].mean()))
+    return means
+
+
+def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
+    header = ["backbone", "weights", "seed", "fold accuracy", "fold AUC", "test accuracy", "test AUC", "registered"]
+    cells = []
+    for cv, final in rows:
+        accuracy, auc = mean_sd(cv.fold_scores["accuracy"]), mean_sd(cv.fold_scores["roc_auc"])
+        tuned = cv.plan.experiment.model.unfrozen_layers
+        cells.append(
+            [
+                cv.plan.experiment.model.backbone + (f" last {tuned}" if tuned else ""),
+                cv.plan.weights.label,
+                str(cv.plan.experiment.cv.seed),
+                f"{accuracy[0]:.3f} ± {accuracy[1]:.3f}",
+                f"{auc[0]:.3f} ± {auc[1]:.3f}",
+                f"{final.accuracy}" if final else "-",
+                f"{final.roc_auc}" if final else "-",
+                f"{final.registered_name} v{final.version}" if final else "-",
+            ]
+        )
+    return header, cells
+
+
+def show_comparison(rows: Sequence[Outcome]) -> None:
+    """The closing table on standard output, what its figures are, and where to look next."""
+    plan = rows[0][0].plan
+    said = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
+    test = plan.patch_set.test
+    header, cells = _table(rows)
+    show_table(f"{plan.experiment.task}, {plan.experiment.cv.folds} folds{said}", header, cells)
+    known = test.patient_ids is not None
+    say(
+        f"fold figures: mean ± sd; test figures on {len(test)} patches, decided at 0.5, with 95 % intervals "
+        f"({'patients resampled' if known else 'patches assumed independent'})"
+    )
+    for name, means in _seed_means(rows).items():
+        if len(means) > 1:
+            mean, sd = mean_sd(means)
+            say(f"{name}: fold AUC over {len(means)} seeds {mean:.3f} ± {sd:.3f}")
+    final = next((final for _, final in rows if final is not None), None)
+    say("compare:  mlflow ui   (then open the run, its children are the folds and the final model)")
+    if final is not None:
+        say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")

@@ -1,0 +1,52 @@
+"""`dry_run=true`: what a command would train, and about how long and how much disk that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.cross_validation import fit_epochs
+from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.workflows.options import available_cores
+from mammo_mlflow.workflows.terminal import show_table
+
+HEAD_SECONDS = 1e-4
+"""A patch and epoch of a head on cached activations, as measured (docs/benchmarks.md)."""
+TUNED_SHARE = 0.1
+"""A patch of a fine-tuning epoch on cached activations, as a share of a patch through the whole network."""
+OVERHEAD_SECONDS = 20.0
+
+
+def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
+    """Fits, epochs, disk and a rough time, as if nothing were finished yet.
+
+    Activations, on-line epochs and fine-tuning epochs (a tenth of a whole pass) go at the probed speed; a cached head
+    takes `HEAD_SECONDS` a patch and epoch.
+    """
+    rows = []
+    for plan in plans:
+        missing = [entry for entry in plan.activations() if not cache.has(entry.key)]
+        training = plan.experiment.training
+        per_patch = 1 / plan.description.patches_per_second
+        head = sum(fit_epochs(plan, fit)[0] for fit in plan.fits)
+        tuned = sum(fit_epochs(plan, fit)[1] for fit in plan.fits) if plan.description.tuned else 0
+        online = training.views == 0
+        head_cost, tuned_cost = (per_patch, per_patch) if online else (HEAD_SECONDS, TUNED_SHARE * per_patch)
+        side_by_side = min(workers, len(plan.fits))
+        seconds = len(plan.labels) * (head * head_cost + tuned * tuned_cost) / side_by_side + OVERHEAD_SECONDS
+        seconds += (
+            len(plan.labels) * (training.views + 1) * per_patch * training.threads / available_cores() if missing else 0
+        )
+        rows.append(
+            [
+                plan.name,
+                str(plan.experiment.cv.seed),
+                str(len(plan.fits)),
+                str(head + tuned),
+                f"{sum(e.bytes for e in missing) / 1e9:.2f} GB",
+                f"{plan.scratch_bytes() / 1e9:.2f} GB",
+                f"{seconds / 60:.1f} min",
+            ]
+        )
+    header = ["experiment", "seed", "fits", "epochs", "new cache", "models", "about"]
+    show_table("dry run: nothing was trained", header, rows)
