@@ -1,0 +1,86 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts, finished_runs
+from mammo_mlflow.tracking.runs import this_process
+
+
+def make(client, experiment, key, status="FINISHED", **tags):
+    tags = {"mammo.key": key, **{name.replace("_", "."): value for name, value in tags.items()}}
+    run = client.create_run(experiment, tags=tags)
+    if status != "RUNNING":
+        client.set_terminated(run.info.run_id, status)
+    return run.info.run_id
+
+
+def gone():
+    """Who a process was that is no more."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return f"{socket.gethostname()}:{ended.pid}:{int(time.time())}"
+
+
+def test_only_finished_runs_count(client, experiment):
+    done = make(client, experiment, "resume a")
+    for status in ("FAILED", "KILLED", "RUNNING"):
+        make(client, experiment, "resume b", status)
+    assert finished_runs(client, ["resume a", "resume b", "resume c"]) == {"resume a": done}
+
+
+def test_deleted_runs_do_not_count(client, experiment):
+    client.delete_run(make(client, experiment, "resume deleted"))
+    assert finished_runs(client, ["resume deleted"]) == {}
+
+
+def test_the_original_is_found_before_its_copies(client, experiment):
+    original = make(client, experiment, "resume d")
+    tags = {"mammo.key": "resume d", "mammo.reused_from": original}
+    copy = client.create_run(experiment, tags=tags).info.run_id
+    client.set_terminated(copy, "FINISHED")
+    assert finished_runs(client, ["resume d"]) == {"resume d": original}
+    client.delete_run(original)
+    assert finished_runs(client, ["resume d"]) == {"resume d": copy}
+
+
+def test_another_experiment_is_searched_too(client, experiment):
+    other = client.create_experiment(f"other {time.time()}")
+    assert finished_runs(client, ["resume e"]) == {}
+    done = make(client, other, "resume e")
+    assert finished_runs(client, ["resume e"]) == {"resume e": done}
+
+
+def test_artifacts_come_back_or_none_do(client, experiment, tmp_path):
+    run = make(client, experiment, "resume f")
+    client.log_text(run, "text", "fit/a.txt")
+    assert (fetch_artifacts(client, run, "fit", tmp_path / "one") / "a.txt").read_text() == "text"
+    assert fetch_artifacts(client, "0" * 32, "fit", tmp_path / "two") is None
+
+
+def test_the_dead_are_buried_and_the_living_are_not(client, experiment):
+    dead = make(client, experiment, "key", "RUNNING", mammo_process=gone())
+    child = make(client, experiment, "fold", "RUNNING", mammo_process=gone())
+    alive = make(client, experiment, "key", "RUNNING", mammo_process=this_process())
+    elsewhere = make(client, experiment, "key", "RUNNING", mammo_process="elsewhere:1:1")
+    unknown = make(client, experiment, "key", "RUNNING")
+    new = make(client, experiment, "key", "RUNNING", mammo_process=gone())
+    assert bury_dead_runs(client, experiment, new, {"key"}) == 2
+    status = {run: client.get_run(run).info.status for run in (dead, child, alive, elsewhere, unknown, new)}
+    assert [run for run, found in status.items() if found == "KILLED"] == [dead, child]
+    assert client.get_run(dead).data.tags["mammo.continued_by"] == new
+    assert "mammo.continued_by" not in client.get_run(child).data.tags
+
+
+def test_another_process_of_the_same_number_is_not_the_writer(client, experiment):
+    host = socket.gethostname()
+    reused = make(client, experiment, "key", "RUNNING", mammo_process=f"{host}:{os.getpid()}:1000")
+    assert bury_dead_runs(client, experiment, "new", ()) == 1
+    assert client.get_run(reused).info.status == "KILLED"
+
+
+def test_a_clock_that_was_set_kills_nobody(client, experiment):
+    host, pid, born = this_process().rsplit(":", 2)
+    make(client, experiment, "key", "RUNNING", mammo_process=f"{host}:{pid}:{int(born) + 1}")
+    assert bury_dead_runs(client, experiment, "new", ()) == 0

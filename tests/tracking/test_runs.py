@@ -1,0 +1,216 @@
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+
+import psutil
+import pytest
+from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from support import environment
+
+from mammo_mlflow.tracking import runs
+from mammo_mlflow.tracking.runs import Writer, this_process
+
+
+def start(writer, name="run", parent=None, **tags):
+    return writer.start_run(name, parent=parent, tags=tags, params={"epochs": 2})
+
+
+def test_a_run_has_its_tags_from_its_first_moment(writer, client, monkeypatch):
+    """A kill between making a run and tagging it would leave a run that nobody can bury."""
+    monkeypatch.setattr(client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        start(writer, **{"mammo.key": "k"})
+    found = client.search_runs([writer.experiment_id])[0]
+    assert found.data.tags["mammo.process"] == this_process()
+    assert found.data.tags["mammo.key"] == "k"
+
+
+def test_runs_are_nested_and_carry_the_writers_tags(writer, client):
+    parent = start(writer, "parent")
+    child = start(writer, "child", parent, **{"mammo.fit": "fold 1"})
+    child.finish()
+    parent.finish("FAILED")
+    writer.drain()
+    found = client.get_run(child.id)
+    assert found.data.tags["mlflow.parentRunId"] == parent.id
+    assert found.data.tags["mammo.preset"] == "quick"
+    assert found.data.params == {"epochs": "2"}
+    assert (found.info.status, client.get_run(parent.id).info.status) == ("FINISHED", "FAILED")
+
+
+def test_metrics_go_out_together_at_most_once_a_second(writer, client, monkeypatch):
+    run = start(writer)
+    sent = []
+    log_batch = client.log_batch
+    monkeypatch.setattr(client, "log_batch", lambda *a, **k: (sent.append(k), log_batch(*a, **k)))
+    for step in range(50):
+        run.log_metrics({"loss": step, "accuracy": 1.0}, step)
+        writer.flush()
+    assert sent == []
+    time.sleep(1.1)
+    writer.flush()
+    assert len(sent) == 1
+    assert len(client.get_metric_history(run.id, "loss")) == 50
+
+
+def test_many_points_and_numbers_that_are_none(writer, client):
+    run = start(writer)
+    for step in range(1200):
+        run.log_metrics({"loss": step}, step)
+    run.log_metrics({"empty": float("nan")})
+    writer.drain()
+    assert client.get_run(run.id).data.metrics == {"loss": 1199.0}
+
+
+def test_points_keep_the_time_they_were_made_at(writer, client):
+    run = start(writer)
+    run.log_metrics({"loss": 1}, 1, at=1234.5)
+    writer.drain()
+    assert client.get_metric_history(run.id, "loss")[0].timestamp == 1_234_500
+
+
+def test_files_texts_figures_and_data_sets(writer, client, tmp_path):
+    run = start(writer)
+    (tmp_path / "a.txt").write_text("a")
+    run.log_file(tmp_path / "a.txt", "folder")
+    run.log_text("{}", "b.json")
+    run.log_figure(Figure(), "figures/c.png")
+    run.log_dataset(name="phantom", digest="0" * 64, source="{}", profile="{}", context="training")
+    writer.drain()
+    assert {item.path for item in client.list_artifacts(run.id)} == {"folder", "b.json", "figures"}
+    assert client.list_artifacts(run.id, "figures")[0].file_size > 0
+    assert client.get_run(run.id).inputs.dataset_inputs[0].dataset.name == "phantom"
+
+
+def test_abandoned_runs_end_and_say_why(writer, client):
+    parent = start(writer, "parent")
+    child, done = start(writer, "child", parent), start(writer, "done", parent)
+    done.finish()
+    writer.abandon("KILLED", "interrupted")
+    found = {run.id: client.get_run(run.id) for run in (parent, child, done)}
+    assert [found[run.id].info.status for run in (parent, child, done)] == ["KILLED", "KILLED", "FINISHED"]
+    assert found[parent.id].data.tags["mammo.reason"] == "interrupted"
+    assert "mammo.reason" not in found[done.id].data.tags
+
+
+def test_a_refused_write_does_not_keep_runs_open(writer, client, tmp_path):
+    run = start(writer)
+    run.log_file(tmp_path / "gone.txt")
+    with pytest.raises((MlflowException, OSError)):
+        writer.drain()
+    run.log_file(tmp_path / "gone too.txt")
+    writer.abandon("FAILED", "its file is gone")
+    assert client.get_run(run.id).info.status == "FAILED"
+
+
+def test_the_run_of_mlflow_run_is_taken_over_once(writer, client, monkeypatch):
+    given = client.create_run(writer.experiment_id, tags={"mlflow.project.entryPoint": "pretrained"})
+    client.log_param(given.info.run_id, "epochs", "02")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
+    top, other = start(writer, "top", **{"mammo.key": "k"}), start(writer, "other")
+    writer.drain()
+    assert top.id == given.info.run_id != other.id
+    found = client.get_run(top.id)
+    assert found.info.run_name == "top"
+    assert found.data.params == {"epochs": "02"}
+    assert found.data.tags["mammo.process"] == this_process()
+    assert found.data.tags["mammo.key"] == "k"
+
+
+class Server:
+    """A real tracking server that can be stopped and started again."""
+
+    def __init__(self, where):
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            self.port = one.getsockname()[1]
+        self.where, self.uri = where, f"http://127.0.0.1:{self.port}"
+        self.family = []
+
+    def start(self):
+        arguments = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        arguments += ["--backend-store-uri", f"sqlite:///{self.where}/mlflow.db"]
+        arguments += ["--artifacts-destination", str(self.where / "artifacts")]
+        process = subprocess.Popen(
+            arguments,
+            cwd=self.where,
+            env=environment(self.where),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        one = psutil.Process(process.pid)
+        self.family = [one, *one.children(recursive=True)]
+
+    def stop(self):
+        for one in self.family:
+            if one.is_running():
+                one.kill()
+        psutil.wait_procs(self.family, timeout=10)
+        self.family = []
+
+    def _answers(self):
+        try:
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_nothing_is_lost_while_the_server_is_away(server, tmp_path, monkeypatch, caplog):
+    client = MlflowClient(server.uri)
+    writer = Writer(client, client.create_experiment("away"), {})
+    parent = start(writer, "parent")
+    child = start(writer, "child", parent)
+    child.log_metrics({"loss": 0}, 0)
+    writer.drain()
+    server.stop()
+    (tmp_path / "a.txt").write_text("a")
+    for step in range(1, 20):
+        child.log_metrics({"loss": step}, step)
+        writer.flush()
+    time.sleep(1.1)
+    writer.flush()
+    assert "tracking server away" in caplog.text
+    child.log_file(tmp_path / "a.txt", "fit")
+    child.set_tags({"mammo.late": "yes"})
+    child.finish()
+    seen = []
+
+    def back(seconds):
+        seen.append(seconds)
+        if len(seen) == 2:
+            server.start()
+
+    monkeypatch.setattr(runs.time, "sleep", lambda seconds, sleep=time.sleep: (back(seconds), sleep(seconds)))
+    other = start(writer, "another, started while it is away", parent)  # waits for the server
+    monkeypatch.undo()
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    other.finish()
+    parent.finish()
+    writer.drain()
+    assert len(seen) >= 2
+    assert sorted(point.step for point in client.get_metric_history(child.id, "loss")) == list(range(20))
+    found = client.get_run(child.id)
+    assert found.data.tags["mammo.late"] == "yes"
+    assert found.info.status == "FINISHED"
+    assert [item.path for item in client.list_artifacts(child.id, "fit")] == ["fit/a.txt"]
+    names = [run.info.run_name for run in client.search_runs([writer.experiment_id])]
+    assert sorted(names) == ["another, started while it is away", "child", "parent"]
