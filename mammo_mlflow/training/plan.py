@@ -69,10 +69,11 @@ class Plan:
     def name(self) -> str:
         """The run's name; phantom data and random weights say so in it."""
         model = self.experiment.model
-        tuned = f" last {model.unfrozen_layers} unfrozen" if model.unfrozen_layers else ""
+        which = f" last {model.unfrozen_layers} unfrozen" if model.unfrozen_layers else ""
+        which += f" seed {self.experiment.cv.seed}" if self.experiment.cv.seed else ""
         said = " [phantom]" if self.patch_set.phantom else ""
-        said += " [random weights]" if self.weights.kind == "random" or self.weights.label == "random" else ""
-        return f"{self.experiment.task} {self.experiment.family} {model.backbone}{tuned}{said}"
+        said += " [random weights]" if self.weights.label == "random" else ""
+        return f"{self.experiment.task} {self.experiment.family} {model.backbone}{which}{said}"
 
     @property
     def note(self) -> str | None:
