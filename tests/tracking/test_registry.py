@@ -54,8 +54,9 @@ def test_a_version_points_at_its_run_and_model(client, add, writer):
     version = client.get_model_version(add.name, "1")
     run = client.get_run(version.run_id)
     assert version.tags["mammo.phantom"] == "false"
-    assert run.outputs.model_outputs[0].model_id == version.model_id
-    assert client.get_logged_model(version.model_id).status == "READY"
+    model_id = run.outputs.model_outputs[0].model_id
+    assert version.source == f"models:/{model_id}"
+    assert client.get_logged_model(model_id).status == "READY"
     assert client.get_registered_model(add.name).description == "a description"
 
 

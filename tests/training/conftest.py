@@ -1,9 +1,89 @@
-import pytest
+"""Cross-validations on the small phantom, without the command around them."""
 
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mammo_mlflow.data.patches import read_patch_set
+from mammo_mlflow.experiment import build
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.backend import set_threads
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.cross_validation import cross_validate
+from mammo_mlflow.training.executors import make_executor
+from mammo_mlflow.training.plan import make_plans
+from mammo_mlflow.training.session import Session
+
+SMALL = {
+    "weights": "random",
+    "epochs": 2,
+    "tuning_epochs": 2,
+    "views": 2,
+    "final": "none",
+    "dense": 16,
+    "batch_size": 8,
+    "precision": "float32",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
     set_threads(1)
+
+
+class Silent:
+    """A progress that shows nothing."""
+
+    def update(self, name, done, total):
+        pass
+
+
+class Laboratory:
+    """Plans and cross-validates on the phantom, into one tracking store."""
+
+    def __init__(self, where, phantom, cache):
+        self.where, self.patch_set, self.cache = where, read_patch_set(phantom), Cache(cache)
+        mlflow.set_tracking_uri(f"sqlite:///{where}/mlflow.db")
+        self.client = MlflowClient()
+        self.experiment = self.client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
+
+    def plan(self, task="mass_calc", **values):
+        executor = make_executor("inline", 1)
+        return make_plans([build(task, SMALL | values)], self.patch_set, executor, self.cache)[0]
+
+    def session(self, executor="inline", workers=1, resume=False):
+        scratch = self.where / "scratch"
+        scratch.mkdir(exist_ok=True)
+        writer = Writer(self.client, self.experiment, {})
+        return Session(writer, make_executor(executor, workers), self.cache, Silent(), scratch, resume, 1)
+
+    def cross_validate(self, plan, session=None):
+        session = session or self.session()
+        run = session.writer.start_run(plan.name, parent=None, tags={"mammo.key": plan.key}, params={})
+        done = cross_validate(session, plan, run)
+        run.finish()
+        session.writer.drain()
+        session.executor.close()
+        return done
+
+    def run(self, **values):
+        return self.cross_validate(self.plan(**values))
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory, phantom, cache):
+    yield Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def frozen(laboratory):
+    """A finished cross-validation of frozen VGG16."""
+    return laboratory.run()
+
+
+@pytest.fixture(scope="session")
+def tuned(laboratory):
+    """The same with the last convolution unfrozen."""
+    return laboratory.run(unfrozen_layers=1)

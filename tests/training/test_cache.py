@@ -24,6 +24,7 @@ def add(cache, key, size=3 * KB, age=0):
     cache.make_room(size)
     with cache.creating(key, {}) as target:
         target.write_bytes(b"x" * size)
+    cache.release()
     path = cache.root / "activations" / key / "entry.json"
     os.utime(path, (time.time() - age,) * 2)
 

@@ -1,0 +1,173 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlparse
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from mammo_mlflow.experiment import build
+from mammo_mlflow.training.executors import make_executor
+from mammo_mlflow.training.plan import make_plans
+
+
+def probabilities(done):
+    return done.oof["probability"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def many(laboratory):
+    return laboratory.plan(epochs=3, seed=11, final="refit")
+
+
+@pytest.fixture(scope="module")
+def inline(laboratory, many):
+    return laboratory.cross_validate(many)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_folds_run_does_not_matter(laboratory, many, inline, workers):
+    done = laboratory.cross_validate(many, laboratory.session("process", workers))
+    np.testing.assert_array_equal(done.oof["fold"], inline.oof["fold"])
+    np.testing.assert_allclose(probabilities(done), probabilities(inline), atol=1e-6)
+    assert probabilities(inline).std() > 1e-3
+    left, right = ([row["loss"] for row in one.results["refit"].history] for one in (done, inline))
+    assert left == pytest.approx(right, abs=1e-6)
+
+
+def test_the_same_again_gives_the_same(laboratory, frozen):
+    again = laboratory.run()
+    np.testing.assert_allclose(probabilities(again), probabilities(frozen), atol=1e-6)
+
+
+def test_another_seed_gives_others(laboratory, frozen):
+    other = laboratory.run(seed=1)
+    assert not np.array_equal(other.oof["fold"], frozen.oof["fold"])
+    assert not np.allclose(probabilities(other), probabilities(frozen), atol=1e-3)
+
+
+@pytest.mark.parametrize("unfrozen", [0, 1])
+def test_cached_training_is_on_line_training(laboratory, unfrozen):
+    """Without augmentation both see the same inputs in the same order: only rounding is left."""
+    values = {"augmentation": "none", "unfrozen_layers": unfrozen, "folds": 2, "tuning_learning_rate": 1e-4}
+    cached, on_line = (laboratory.run(views=views, **values) for views in (1, 0))
+    np.testing.assert_allclose(probabilities(cached), probabilities(on_line), atol=2e-3)
+    assert probabilities(cached).std() > 0.01
+    start = laboratory.run(views=1, **values | {"epochs": 1, "tuning_epochs": 1})
+    assert np.abs(probabilities(start) - probabilities(cached)).max() > 0.01  # training moved them further than that
+
+
+def test_fine_tuning_starts_from_the_folds_own_head(laboratory, frozen):
+    """With a rate of next to nothing, each fold is left where its own head was."""
+    still = laboratory.run(unfrozen_layers=1, tuning_learning_rate=1e-12)
+    np.testing.assert_allclose(probabilities(still), probabilities(frozen), atol=1e-4)
+    for name, result in still.results.items():
+        stages = [row["stage"] for row in result.history]
+        assert stages == ["head", "head", "tuned", "tuned"]
+        assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+        for row, same in zip(result.history[:2], frozen.results[name].history, strict=True):
+            assert row["loss"] == pytest.approx(same["loss"], abs=1e-5)
+        heads = [keras.saving.load_model(one.results[name].tail, compile=False) for one in (still, frozen)]
+        tuned_head = heads[0].get_layer("head") if len(heads[0].layers) > 4 else heads[0]
+        for left, right in zip(tuned_head.get_weights(), heads[1].get_weights(), strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_fine_tuning_moves_the_convolution(tuned, frozen):
+    assert not np.allclose(probabilities(tuned), probabilities(frozen), atol=1e-5)
+    kernels = [
+        keras.saving.load_model(result.tail, compile=False).get_layer("block5_conv3").get_weights()[0]
+        for result in tuned.results.values()
+    ]
+    assert all(not np.array_equal(kernels[0], other) for other in kernels[1:])
+
+
+def fit_runs(laboratory, done):
+    query = f"tags.`mlflow.parentRunId` = '{done.run.id}'"
+    return {run.data.tags["mammo.fit"]: run for run in laboratory.client.search_runs([laboratory.experiment], query)}
+
+
+def trained(laboratory, done):
+    return {name for name, run in fit_runs(laboratory, done).items() if "mammo.reused_from" not in run.data.tags}
+
+
+def test_finished_folds_are_found_and_lost_ones_trained_again(laboratory):
+    plan = laboratory.plan(seed=21, final="refit")
+    first = laboratory.cross_validate(plan)
+    assert trained(laboratory, first) == {"fold 1", "fold 2", "fold 3", "fold 4", "refit"}
+    again = laboratory.cross_validate(plan, laboratory.session(resume=True))
+    assert trained(laboratory, again) == set()
+    np.testing.assert_array_equal(probabilities(again), probabilities(first))
+    for done in (first, again):
+        run = fit_runs(laboratory, done)["fold 2"]
+        shutil.rmtree(Path(urlparse(run.info.artifact_uri).path) / "fit")
+    third = laboratory.cross_validate(plan, laboratory.session(resume=True))
+    assert trained(laboratory, third) == {"fold 2"}
+    np.testing.assert_allclose(probabilities(third), probabilities(first), atol=1e-6)
+    fresh = laboratory.cross_validate(plan, laboratory.session(resume=False))
+    assert trained(laboratory, fresh) == trained(laboratory, first)
+
+
+def test_a_damaged_fold_is_trained_again(laboratory):
+    plan = laboratory.plan(seed=22)
+    first = laboratory.cross_validate(plan)
+    folder = Path(urlparse(fit_runs(laboratory, first)["fold 3"].info.artifact_uri).path) / "fit"
+    (folder / "fit.json").write_text('{"history": [')
+    frame = pd.read_parquet(
+        Path(urlparse(fit_runs(laboratory, first)["fold 1"].info.artifact_uri).path) / "fit" / "predictions.parquet"
+    )
+    frame["patch"] += 1
+    frame.to_parquet(
+        Path(urlparse(fit_runs(laboratory, first)["fold 1"].info.artifact_uri).path) / "fit" / "predictions.parquet"
+    )
+    again = laboratory.cross_validate(plan, laboratory.session(resume=True))
+    assert trained(laboratory, again) == {"fold 1", "fold 3"}
+
+
+def test_an_interrupted_refit_stops_where_the_folds_did(laboratory):
+    """The folds' median stop counts folds that were finished before."""
+    plan = laboratory.plan(seed=23, final="refit", epochs=12, early_stop=1, learning_rate=0.01)
+    whole = laboratory.cross_validate(plan)
+    stops = [whole.results[f"fold {number}"].best_epochs["head"] for number in range(1, 5)]
+    assert len(whole.results["refit"].history) == int(np.median(stops)) < 12
+    laboratory.client.delete_run(fit_runs(laboratory, whole)["refit"].info.run_id)
+    resumed = laboratory.cross_validate(plan, laboratory.session(resume=True))
+    assert trained(laboratory, resumed) == {"refit"}
+    assert len(resumed.results["refit"].history) == len(whole.results["refit"].history)
+
+
+def test_early_stopping_never_sees_the_scored_fold(laboratory):
+    """Turning the labels of one fold round changes that fold's scores, and nothing about its training."""
+    plan = laboratory.plan(seed=24, epochs=6, early_stop=1)
+    fit = plan.fits[0]
+    assert len(fit.inner_rows)
+    straight = laboratory.cross_validate(plan)
+    labels = plan.labels.copy()
+    labels[fit.validation_rows] = 1 - labels[fit.validation_rows]
+    turned = laboratory.cross_validate(replace(plan, labels=labels))
+    left, right = (done.results["fold 1"] for done in (straight, turned))
+    np.testing.assert_allclose(left.probabilities, right.probabilities, atol=1e-6)
+    assert left.best_epochs == right.best_epochs
+    other = straight.results["fold 2"].probabilities, turned.results["fold 2"].probabilities
+    assert not np.allclose(*other, atol=1e-4)
+
+
+def test_a_folds_files_say_what_happened(laboratory, frozen):
+    run = fit_runs(laboratory, frozen)["fold 1"]
+    facts = json.loads(Path(laboratory.client.download_artifacts(run.info.run_id, "fit/fit.json")).read_text())
+    assert facts["history"] == frozen.results["fold 1"].history
+    assert facts["best_epochs"] == {"head": 2}
+
+
+def test_several_seeds_are_planned_together(laboratory):
+    experiments = [build("mass_calc", frozen_values(seed)) for seed in (0, 1)]
+    plans = make_plans(experiments, laboratory.patch_set, make_executor("inline", 1), laboratory.cache)
+    assert [plan.experiment.cv.seed for plan in plans] == [0, 1]
+    assert not np.array_equal(plans[0].folds, plans[1].folds)
+
+
+def frozen_values(seed):
+    return {"weights": "random", "epochs": 2, "views": 2, "final": "none", "seed": seed}

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.training.plan import resolve_precision
+
+
+def test_folds_and_refit(laboratory):
+    plan = laboratory.plan(final="refit", folds=3)
+    assert [fit.name for fit in plan.fits] == ["fold 1", "fold 2", "fold 3", "refit"]
+    *folds, refit = plan.fits
+    assert sorted(np.concatenate([fit.validation_rows for fit in folds])) == list(range(48))
+    for fit in folds:
+        assert sorted([*fit.train_rows, *fit.validation_rows]) == list(range(48))
+    assert list(refit.train_rows) == list(range(48))
+    assert len(refit.validation_rows) == 0
+    assert len({fit.seed for fit in plan.fits}) == len({fit.key for fit in plan.fits}) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_patient_is_on_two_sides_of_anything(laboratory, seed):
+    patients = laboratory.patch_set.train.patient_ids
+    assert len(set(patients)) < len(patients)
+    for fit in laboratory.plan(early_stop=2, seed=seed, folds=3).fits:
+        sides = [set(patients[rows]) for rows in (fit.train_rows, fit.inner_rows, fit.validation_rows)]
+        assert all(sides)
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        rows = [*fit.train_rows, *fit.inner_rows, *fit.validation_rows]
+        assert sorted(rows) == list(range(48))
+
+
+def test_both_tasks_have_the_same_folds_and_other_labels(laboratory):
+    one, other = laboratory.plan("mass_calc"), laboratory.plan("benign_malignant")
+    np.testing.assert_array_equal(one.folds, other.folds)
+    assert one.tags()["mammo.folds_sha256"] == other.tags()["mammo.folds_sha256"]
+    assert not np.array_equal(one.labels, other.labels)
+    assert not {fit.key for fit in one.fits} & {fit.key for fit in other.fits}
+
+
+def test_keys_change_with_what_changes_results_only(laboratory):
+    keys = {fit.name: fit.key for fit in laboratory.plan().fits}
+
+    def changed(**values):
+        return {fit.name for fit in laboratory.plan(**values).fits if keys.get(fit.name) not in (None, fit.key)}
+
+    assert changed() == changed(threshold="youden") == changed(final="refit") == set()
+    for values in ({"learning_rate": 0.5}, {"seed": 1}, {"views": 3}, {"dense": 17}, {"early_stop": 1}):
+        assert changed(**values) == set(keys)
+
+
+def test_activations_are_shared_where_they_can_be(laboratory):
+    def entries(**values):
+        return [entry.key for entry in laboratory.plan(**values).activations()]
+
+    (key,) = entries()
+    assert entries(learning_rate=0.5, epochs=7, dense=9, folds=3, final="refit") == [key]
+    assert entries(views=0) == []
+    assert entries(seed=1) == [key]
+    for values in ({"views": 3}, {"augmentation": "shift"}, {"pooling": "max"}):
+        assert entries(**values) != [key]
+    shallow, deep = entries(unfrozen_layers=1)
+    assert deep == key != shallow
+    assert entries(unfrozen_layers=1, pooling="max")[0] == shallow
+
+
+def test_sizes_are_those_of_the_files(laboratory, tuned):
+    for entry in tuned.plan.activations():
+        path = laboratory.cache.find(entry.key)
+        assert np.load(path, mmap_mode="r").nbytes == entry.bytes
+        assert path.stat().st_size - entry.bytes < 1000
+    laboratory.cache.release()
+
+
+def test_the_name_says_what_is_not_real(laboratory):
+    plan = laboratory.plan(unfrozen_layers=1)
+    assert plan.name == "mass_calc pretrained vgg16 last 1 unfrozen [phantom] [random weights]"
+    assert plan.note == "phantom data: no medical result; random weights"
+
+
+def test_random_weights_are_made_once(laboratory):
+    plan = laboratory.plan()
+    before = plan.weights.file.stat().st_mtime_ns
+    again = laboratory.plan(seed=3)
+    assert again.weights == plan.weights
+    assert again.weights.file.stat().st_mtime_ns == before
+
+
+def test_patches_too_small_for_a_backbone(laboratory):
+    with pytest.raises(UserError, match="inceptionv3 expected patches of at least 75 pixels, found 32"):
+        laboratory.plan(backbone="inceptionv3")
+
+
+def test_precision(monkeypatch):
+    assert resolve_precision("float32") == "float32"
+    assert resolve_precision("bfloat16") == "bfloat16"
+    assert resolve_precision("auto") in ("float32", "bfloat16")

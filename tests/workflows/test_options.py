@@ -1,0 +1,29 @@
+import pytest
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.workflows.options import Options, available_cores
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"executor": "inlin"}, "executor: unknown 'inlin', did you mean 'inline'"),
+        ({"preset": "fast"}, "preset: unknown 'fast'"),
+        ({"duplicates": "ignore"}, "duplicates: unknown 'ignore'"),
+        ({"seeds": 0}, "seeds: expected at least 1, found 0"),
+        ({"workers": -1}, "workers: expected at least 0, found -1"),
+        ({"cache_limit_gb": float("nan")}, "cache_limit_gb: expected a number above 0, found nan"),
+    ],
+)
+def test_impossible_options(values, message):
+    with pytest.raises(UserError, match=message):
+        Options(**values)
+
+
+def test_all_at_once():
+    with pytest.raises(UserError, match=r"executor: .*; seeds: .*; workers: "):
+        Options(executor="x", seeds=0, workers=-1)
+
+
+def test_there_is_a_core_to_work_on():
+    assert available_cores() >= 1
