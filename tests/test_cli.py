@@ -206,7 +206,7 @@ def test_help_names_every_command_and_parameter(cli):
 def test_dry_run_tells_fits_time_and_disk_and_makes_no_run(cli, tmp_path):
     outcome = cli(*TASK, *INLINE, *SMALL, "--dry-run", "true", "--seeds", "2")
     assert outcome.code == 0
-    rows = [line for line in outcome.out.splitlines() if "seed" in line and "mass_calc" in line]
+    rows = [line for line in outcome.out.splitlines() if line.startswith("mass_calc pretrained vgg16")]
     assert len(rows) == 2
     assert "GB" in rows[0] and "min" in rows[0]
     assert not (tmp_path / "mlflow.db").exists()

@@ -1,6 +1,5 @@
 """Cross-validations on the small phantom, without the command around them."""
 
-import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -16,6 +15,7 @@ from mammo_mlflow.training.session import Session
 
 SMALL = {
     "weights": "random",
+    "folds": 2,
     "epochs": 2,
     "tuning_epochs": 2,
     "views": 2,
@@ -44,8 +44,7 @@ class Laboratory:
 
     def __init__(self, where, phantom, cache):
         self.where, self.patch_set, self.cache = where, read_patch_set(phantom), Cache(cache)
-        mlflow.set_tracking_uri(f"sqlite:///{where}/mlflow.db")
-        self.client = MlflowClient()
+        self.client = MlflowClient(f"sqlite:///{where}/mlflow.db")
         self.experiment = self.client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
 
     def plan(self, task="mass_calc", **values):
@@ -73,8 +72,7 @@ class Laboratory:
 
 @pytest.fixture(scope="session")
 def laboratory(tmp_path_factory, phantom, cache):
-    yield Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
-    mlflow.set_tracking_uri(None)
+    return Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def probabilities(done):
 
 @pytest.fixture(scope="module")
 def many(laboratory):
-    return laboratory.plan(epochs=3, seed=11, final="refit")
+    return laboratory.plan(epochs=3, seed=11, final="refit", folds=3)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,6 @@ def test_where_folds_run_does_not_matter(laboratory, many, inline, workers):
     assert left == pytest.approx(right, abs=1e-6)
 
 
-def test_the_same_again_gives_the_same(laboratory, frozen):
-    again = laboratory.run()
-    np.testing.assert_allclose(probabilities(again), probabilities(frozen), atol=1e-6)
-
-
 def test_another_seed_gives_others(laboratory, frozen):
     other = laboratory.run(seed=1)
     assert not np.array_equal(other.oof["fold"], frozen.oof["fold"])
@@ -52,12 +47,13 @@ def test_another_seed_gives_others(laboratory, frozen):
 @pytest.mark.parametrize("unfrozen", [0, 1])
 def test_cached_training_is_on_line_training(laboratory, unfrozen):
     """Without augmentation both see the same inputs in the same order: only rounding is left."""
-    values = {"augmentation": "none", "unfrozen_layers": unfrozen, "folds": 2, "tuning_learning_rate": 1e-4}
+    values = {"augmentation": "none", "unfrozen_layers": unfrozen, "tuning_learning_rate": 1e-4}
     cached, on_line = (laboratory.run(views=views, **values) for views in (1, 0))
     np.testing.assert_allclose(probabilities(cached), probabilities(on_line), atol=2e-3)
     assert probabilities(cached).std() > 0.01
-    start = laboratory.run(views=1, **values | {"epochs": 1, "tuning_epochs": 1})
-    assert np.abs(probabilities(start) - probabilities(cached)).max() > 0.01  # training moved them further than that
+    for result in on_line.results.values():
+        losses = [row["loss"] for row in result.history]
+        assert losses[0] - losses[-1] > 0.01  # training moved it further than that
 
 
 def test_fine_tuning_starts_from_the_folds_own_head(laboratory, frozen):
@@ -94,44 +90,40 @@ def trained(laboratory, done):
     return {name for name, run in fit_runs(laboratory, done).items() if "mammo.reused_from" not in run.data.tags}
 
 
-def test_finished_folds_are_found_and_lost_ones_trained_again(laboratory):
-    plan = laboratory.plan(seed=21, final="refit")
+def files(laboratory, done, fit):
+    return Path(urlparse(fit_runs(laboratory, done)[fit].info.artifact_uri).path) / "fit"
+
+
+def test_finished_folds_are_found_and_lost_or_damaged_ones_trained_again(laboratory):
+    plan = laboratory.plan(seed=21, final="refit", folds=4)
     first = laboratory.cross_validate(plan)
     assert trained(laboratory, first) == {"fold 1", "fold 2", "fold 3", "fold 4", "refit"}
     again = laboratory.cross_validate(plan, laboratory.session(resume=True))
     assert trained(laboratory, again) == set()
     np.testing.assert_array_equal(probabilities(again), probabilities(first))
     for done in (first, again):
-        run = fit_runs(laboratory, done)["fold 2"]
-        shutil.rmtree(Path(urlparse(run.info.artifact_uri).path) / "fit")
-    third = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert trained(laboratory, third) == {"fold 2"}
-    np.testing.assert_allclose(probabilities(third), probabilities(first), atol=1e-6)
-    fresh = laboratory.cross_validate(plan, laboratory.session(resume=False))
-    assert trained(laboratory, fresh) == trained(laboratory, first)
-
-
-def test_a_damaged_fold_is_trained_again(laboratory):
-    plan = laboratory.plan(seed=22)
-    first = laboratory.cross_validate(plan)
-    folder = Path(urlparse(fit_runs(laboratory, first)["fold 3"].info.artifact_uri).path) / "fit"
-    (folder / "fit.json").write_text('{"history": [')
-    frame = pd.read_parquet(
-        Path(urlparse(fit_runs(laboratory, first)["fold 1"].info.artifact_uri).path) / "fit" / "predictions.parquet"
-    )
+        shutil.rmtree(files(laboratory, done, "fold 2"))
+    (files(laboratory, first, "fold 3") / "fit.json").write_text('{"history": [')
+    path = files(laboratory, first, "fold 1") / "predictions.parquet"
+    frame = pd.read_parquet(path)
     frame["patch"] += 1
-    frame.to_parquet(
-        Path(urlparse(fit_runs(laboratory, first)["fold 1"].info.artifact_uri).path) / "fit" / "predictions.parquet"
-    )
-    again = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert trained(laboratory, again) == {"fold 1", "fold 3"}
+    frame.to_parquet(path)
+    third = laboratory.cross_validate(plan, laboratory.session(resume=True))
+    assert trained(laboratory, third) == {"fold 1", "fold 2", "fold 3"}
+    np.testing.assert_allclose(probabilities(third), probabilities(first), atol=1e-6)
+
+
+def test_resume_can_be_turned_off(laboratory, frozen):
+    again = laboratory.run()
+    assert trained(laboratory, again) == {"fold 1", "fold 2"}
+    np.testing.assert_allclose(probabilities(again), probabilities(frozen), atol=1e-6)
 
 
 def test_an_interrupted_refit_stops_where_the_folds_did(laboratory):
     """The folds' median stop counts folds that were finished before."""
     plan = laboratory.plan(seed=23, final="refit", epochs=12, early_stop=1, learning_rate=0.01)
     whole = laboratory.cross_validate(plan)
-    stops = [whole.results[f"fold {number}"].best_epochs["head"] for number in range(1, 5)]
+    stops = [whole.results[f"fold {number}"].best_epochs["head"] for number in (1, 2)]
     assert len(whole.results["refit"].history) == int(np.median(stops)) < 12
     laboratory.client.delete_run(fit_runs(laboratory, whole)["refit"].info.run_id)
     resumed = laboratory.cross_validate(plan, laboratory.session(resume=True))

@@ -11,9 +11,11 @@ from mammo_mlflow.training.jobs import AssembleJob, PredictJob
 @pytest.fixture(scope="module")
 def average(laboratory):
     """The mean of the fold models, fine-tuned, as a final model."""
+    mlflow.set_tracking_uri(laboratory.client.tracking_uri)
     session = laboratory.session()
     plan = laboratory.plan(final="fold_average", unfrozen_layers=1, threshold="sensitivity=0.9")
-    return make_final(session, laboratory.cross_validate(plan, session)), session, plan
+    yield make_final(session, laboratory.cross_validate(plan, session)), session, plan
+    mlflow.set_tracking_uri(None)
 
 
 def test_the_average_of_the_folds_is_one_model(laboratory, average):
@@ -28,7 +30,7 @@ def test_the_average_of_the_folds_is_one_model(laboratory, average):
 
 
 def test_the_average_is_the_mean_of_its_tails(laboratory, average):
-    """On a training patch, one of its four tails is that of the fold that did not see it."""
+    """On a training patch, one of its tails is that of the fold that did not see it."""
     final, session, plan = average
     done = laboratory.cross_validate(plan, laboratory.session(resume=True))
     singles = []

@@ -364,11 +364,26 @@ def interrupted(tmp_path_factory, cache, phantom):
     return tmp_path_factory.mktemp("interrupted")
 
 
+@pytest.fixture
+def start(interrupted, cache):
+    """Start a command there; none outlives the test."""
+    started = []
+
+    def begin(*arguments):
+        started.append(Running(interrupted, cache, *arguments))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
 LONG = ["--task", "mass_calc", *SMALL, "--epochs", "60", "--workers", "1"]
 
 
-def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(interrupted, cache):
-    arguments = [*LONG, "--seed", "5"]
+def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, interrupted, cache):
+    arguments = [*LONG, "--views", "20"]  # activations of its own
     moments = {
         "the fork server starts": lambda one: len(one.family()) >= 2,
         "activations": lambda one: bool(list((cache / "activations").glob("*.partial"))),
@@ -376,7 +391,7 @@ def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(interrup
         "assembling": lambda one: one.said("refit: done"),
     }
     for moment, reached in moments.items():
-        running = Running(interrupted, cache, *arguments)
+        running = start(*arguments)
         wait_for(lambda one=running, reached=reached: reached(one))
         family = running.family()
         assert family, moment
@@ -405,9 +420,9 @@ def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(interrup
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_told_to_end_it_marks_its_runs(interrupted, cache, sent, code):
-    running = Running(interrupted, cache, *LONG, "--seed", str(100 + sent), "--epochs", "2000")
-    wait_for(lambda: running.said("activations: done"))
+def test_told_to_end_it_marks_its_runs(start, interrupted, cache, sent, code):
+    running = start(*LONG, "--seed", str(100 + sent), "--epochs", "2000")
+    wait_for(lambda: running.said("") and (interrupted / "mlflow.db").exists())
     wait_for(lambda: len(Store(interrupted).runs("RUNNING")) == 2)
     family = running.family()
     running.process.send_signal(sent)
