@@ -50,6 +50,7 @@ def make_parser() -> _Parser:
     pretrained = commands.add_parser(
         "pretrained",
         help="cross-validate, test and register models on pretrained backbones",
+        usage="%(prog)s --task TASK [--some-name VALUE ...]",
         description="Cross-validated, tested and registered models on a pretrained backbone, in MLflow.",
         allow_abbrev=False,
     )
