@@ -229,7 +229,7 @@ def is_away(problem: MlflowException | OSError) -> bool:
     """Whether the server could not be reached (or SQLite was busy), as against a request it refused."""
     if isinstance(problem, MlflowException):
         text = str(problem)
-        known = ("API request to", "Max retries", "Connection", "database is locked")
+        known = ("failed with exception", "failed with timeout", "Max retries", "database is locked")
         return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
     answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s
     return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES

@@ -118,7 +118,11 @@ def _run_all(session: Session, plans: Sequence[Plan], options: Options) -> None:
         )
         _tidy(session, top, plans, key)
         _log_data(first, top)
-        rows = [_run_plan(session, plan, _start(session, plan, top)) for plan in plans]
+        rows = []
+        for plan in plans:
+            run = _start(session, plan, top)
+            rows.append(_run_plan(session, plan, run))
+            run.finish()
     log_comparison(top, rows)
     top.log_metrics({"tracking_seconds": session.writer.seconds})
     top.finish()
@@ -169,7 +173,6 @@ def _run_plan(session: Session, plan: Plan, run: TrackedRun) -> Outcome:
     if final is not None:
         run.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
         run.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
-    run.finish()
     return cv, final
 
 
