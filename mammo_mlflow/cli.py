@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from mammo_mlflow.errors import FULL_DISK, UserError, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, Faults, UserError, expected, unknown_name
 
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = vars(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
         return _pretrained(found)
     except UserError as problem:
-        sys.stderr.write(f"mammo_mlflow: {' '.join(str(problem).split())}\n")
+        for line in problem.faults if isinstance(problem, Faults) else [str(problem)]:
+            sys.stderr.write(f"mammo_mlflow: {' '.join(line.split())}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("mammo_mlflow: interrupted; the same command goes on where it was\n")

@@ -14,6 +14,14 @@ class UserError(Exception):
     """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
 
 
+class Faults(UserError):  # noqa: N818 - many of them
+    """Several mistakes found at once, each to be printed as a line of its own."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(self.faults))
+
+
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
     """The error for a name outside a closed table; it says what was meant where one choice is close."""
     known = [str(choice) for choice in choices]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from mammo_mlflow.errors import UserError, expected, unknown_name
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised whenever a change of the code changes results: finished folds of an older version are then trained again."""
 
 FAMILIES = ("pretrained",)
@@ -69,6 +69,11 @@ def _class_weights(name: str, value: Any) -> None:
         raise expected(name, "'none', 'balanced' or a ratio such as '1:1.3'", f"'{value}'")
 
 
+def _widths(name: str, value: Any) -> None:
+    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", str(value)):
+        raise expected(name, "a width, or several such as 256-64", f"'{value}'")
+
+
 def _anything(name: str, value: Any) -> None:
     """For booleans, and for values that another room checks (weights, threshold policies)."""
 
@@ -86,10 +91,15 @@ class ModelSpec:
         "imagenet", "backbone weights: imagenet, random, or a directory of weight files", _anything
     )
     pooling: str = _parameter("average", "pooling before the head: flatten, average or max", _one_of(*POOLINGS))
-    dense: int = _parameter(256, "width of the head's hidden layer", _at_least(1))
+    dense: str = _parameter("256", "widths of the head's hidden layers, such as 256 or 256-64", _widths)
     batch_norm: bool = _parameter(False, "batch normalisation of the features before the hidden layer", _anything)
-    dropout: float = _parameter(0.0, "dropout rate after the hidden layer", _share)
+    dropout: float = _parameter(0.0, "dropout rate after each hidden layer", _share)
     unfrozen_layers: int = _parameter(0, "number of last convolutional layers trained after the head", _at_least(0))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the head's hidden layers."""
+        return tuple(int(width) for width in self.dense.split("-"))
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ class TrainingSpec:
     """How it is trained."""
 
     optimizer: str = _parameter("adam", "optimizer: adam, rmsprop or sgd", _one_of(*OPTIMIZERS))
+    momentum: float = _parameter(0.9, "Nesterov momentum of sgd; the others have none", _share)
     learning_rate: float = _parameter(1e-3, "learning rate of the head", _positive)
     epochs: int = _parameter(40, "epochs of the head in each fold", _at_least(1))
     tuning_learning_rate: float = _parameter(1e-5, "learning rate once the last layers are unfrozen", _positive)

@@ -16,7 +16,7 @@ Values = dict[str, Any]
 _PAPER_COMMON: Values = {
     "folds": 4,
     "batch_size": 16,
-    "dense": 256,
+    "dense": "256",
     "augmentation": "paper",  # rotation 0-360 degrees and both flips
     "class_weights": "none",
     "final": "refit",

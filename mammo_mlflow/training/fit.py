@@ -13,7 +13,7 @@ from mammo_mlflow.models.network import build_base, build_head, build_tail, load
 from mammo_mlflow.training import activations
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.jobs import Emit, FitJob, FitResult
-from mammo_mlflow.training.loop import EVALUATION_BATCH, Batches, Reader, fit, private_memory
+from mammo_mlflow.training.loop import EVALUATION_BATCH, Batches, Reader, diverged, fit, private_memory
 
 Stage = tuple[keras.Model, Reader]
 
@@ -69,6 +69,8 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     probabilities = np.zeros(0, np.float64)
     if validation is not None:
         probabilities = model.predict(validation[0], batch_size=EVALUATION_BATCH, verbose=0)[:, 0].astype(np.float64)
+        if not np.isfinite(probabilities).all():
+            raise diverged("predictions that are not numbers after the last epoch")
     path = job.output / "tail.keras"
     _uncompiled(_tail_of(job, model, head)).save(path)
     return FitResult(

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import psutil
 
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import TrainingSpec
 from mammo_mlflow.training.backend import fastest_feed
 from mammo_mlflow.training.jobs import Emit
@@ -68,8 +69,10 @@ class _Report(keras.callbacks.Callback):
         self.peak_memory = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Record and send."""
+        """Record and send. Raises `UserError` where the loss is no number any more."""
         logs = {} if logs is None else logs
+        if not np.isfinite(logs.get("loss", 0.0)):
+            raise diverged(f"{logs['loss']} in epoch {self._start + epoch + 1} ({self._stage})")
         if self._inner is not None:
             logs["inner_loss"] = self.model.evaluate(*self._inner, batch_size=EVALUATION_BATCH, verbose=0)[0]
         figures = {name: float(value) for name, value in logs.items()}
@@ -97,7 +100,7 @@ def fit(
     `validation` is only watched. With early stopping the weights of the epoch with the least loss on `inner` are kept.
     """
     model.compile(
-        OPTIMIZERS[spec.optimizer](learning_rate),
+        OPTIMIZERS[spec.optimizer](learning_rate, spec.momentum),
         loss="binary_crossentropy",
         metrics=["accuracy"],
         jit_compile=_worth_compiling(model),
@@ -127,10 +130,10 @@ def fit(
     return report.history, kept, report.peak_memory
 
 
-OPTIMIZERS: dict[str, Callable[[float], keras.optimizers.Optimizer]] = {
-    "adam": keras.optimizers.Adam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
+    "adam": lambda rate, _: keras.optimizers.Adam(rate),
+    "rmsprop": lambda rate, _: keras.optimizers.RMSprop(rate),
+    "sgd": lambda rate, momentum: keras.optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0),
 }
 
 
@@ -138,6 +141,11 @@ def _worth_compiling(model: keras.Model) -> bool:
     """Whether XLA pays on a processor: for wide dense layers; it slows convolutions and takes seconds to compile."""
     convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
     return not convolves and model.count_params() > COMPILED_PARAMETERS
+
+
+def diverged(found: str) -> UserError:
+    """The error for a training whose numbers left the finite ones."""
+    return expected("learning_rate", "a loss that stays a number", f"{found}; a lower rate may help")
 
 
 def private_memory() -> int:

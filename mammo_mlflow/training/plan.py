@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,8 @@ class Plan:
 
     def scratch_bytes(self) -> int:
         """About what the fits' tails and the final model, written and fetched back, take on the disk for a while."""
-        head = int(np.prod(self.description.features.shape)) * self.experiment.model.dense
+        widths = (int(np.prod(self.description.features.shape)), *self.experiment.model.widths, 1)
+        head = sum(below * above for below, above in pairwise(widths))
         model = BACKBONES[self.experiment.model.backbone].parameters + head
         tail = model if self.description.tuned else head
         return 4 * (tail * len(self.fits) + (0 if self.experiment.final.final == "none" else 2 * model))
@@ -243,14 +245,16 @@ def _calibrated(
 def _keyed(experiment: Experiment) -> Experiment:
     """The experiment as keys hash it: without what does not change results under it.
 
-    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model.
+    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model
+    or the momentum of an optimizer that has none.
     """
-    training = experiment.training
+    training, unused = experiment.training, TrainingSpec()
     if not experiment.model.unfrozen_layers:
-        unused = TrainingSpec()
         training = replace(
             training, tuning_epochs=unused.tuning_epochs, tuning_learning_rate=unused.tuning_learning_rate
         )
+    if training.optimizer != "sgd":
+        training = replace(training, momentum=unused.momentum)
     return replace(experiment, model=replace(experiment.model, weights=""), training=training)
 
 

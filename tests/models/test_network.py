@@ -167,7 +167,7 @@ def test_batch_norm_stays_in_inference_while_its_neighbours_train(patches):
     made = build_base("resnet50", SIZE, "average", "float32")
     calibrate_random(made, patches.astype(np.float32))
     unfreeze(made, 3)
-    model = keras.Model(made.input, build_head((2048,), ModelSpec("resnet50", dense=4))(made.output))
+    model = keras.Model(made.input, build_head((2048,), ModelSpec("resnet50", dense="4"))(made.output))
     norms = [layer for layer in made.layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = [np.concatenate([array.ravel() for array in layer.get_weights()]) for layer in norms]
     kernel = made.get_layer("conv5_block3_3_conv").get_weights()[0]
@@ -180,7 +180,7 @@ def test_batch_norm_stays_in_inference_while_its_neighbours_train(patches):
 
 @pytest.mark.parametrize("unfrozen", [0, 1])
 def test_join_puts_a_tail_back_on_its_prefix(base, patches, unfrozen):
-    spec = ModelSpec(base.name, dense=8, unfrozen_layers=unfrozen)
+    spec = ModelSpec(base.name, dense="8", unfrozen_layers=unfrozen)
     head = build_head(base.output.shape[1:], spec)
     cut = deepest_cut(base, unfrozen)
     tail = build_tail(base, cut, head)
@@ -191,7 +191,7 @@ def test_join_puts_a_tail_back_on_its_prefix(base, patches, unfrozen):
 
 
 def test_join_averages_several_tails(base, patches):
-    spec = ModelSpec(base.name, dense=8)
+    spec = ModelSpec(base.name, dense="8")
     cut = deepest_cut(base, 0)
     features = run(prefix(base, cut), patches[:3])
     tails = [build_head(base.output.shape[1:], spec) for _ in range(3)]
@@ -206,7 +206,7 @@ def test_the_head_is_what_was_asked_for():
     assert [layer.name for layer in plain.layers] == ["features", "head_dense", "probability"]
     assert plain.get_layer("head_dense").units == 256
     assert plain.get_layer("probability").activation is keras.activations.sigmoid
-    full = build_head((512,), ModelSpec(dense=8, batch_norm=True, dropout=0.5))
+    full = build_head((512,), ModelSpec(dense="8", batch_norm=True, dropout=0.5))
     assert [type(layer).__name__ for layer in full.layers[1:]] == [
         "BatchNormalization",
         "Dense",

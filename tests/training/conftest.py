@@ -20,7 +20,7 @@ SMALL = {
     "tuning_epochs": 2,
     "views": 2,
     "final": "none",
-    "dense": 16,
+    "dense": "16",
     "batch_size": 8,
     "precision": "float32",
 }

@@ -53,7 +53,7 @@ def test_activations_are_shared_where_they_can_be(laboratory):
         return [entry.key for entry in laboratory.plan(**values).activations()]
 
     (key,) = entries()
-    assert entries(learning_rate=0.5, epochs=7, dense=9, folds=3, final="refit") == [key]
+    assert entries(learning_rate=0.5, epochs=7, dense="9", folds=3, final="refit") == [key]
     assert entries(views=0) == []
     assert entries(seed=1) == [key]
     for values in ({"views": 3}, {"augmentation": "shift"}, {"pooling": "max"}):
