@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import weighted
-from .metrics import RATES, Estimate
-from .weighted import Floats
+from .metrics import RATES, Difference, Estimate
+from .weighted import Floats, Ints
 
 BLOCK_CELLS = 400_000
 """Weights held at once (resamples × patches): 3 MB, which stays within a processor's cache."""
@@ -45,7 +45,8 @@ def bootstrap_scores(
     compute = weighted.rates(y, p, threshold)
     whole = compute(np.ones((1, y.size)))
     blocks = [compute(weights) for weights in _resampled(y.size, groups, resamples, seed)]
-    return {name: _estimate(float(whole[name][0]), [block[name] for block in blocks], confidence) for name in RATES}
+    draws = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in RATES}
+    return {name: _estimate(float(whole[name][0]), draws[name], confidence) for name in RATES}
 
 
 def bootstrap_fold_auc(
@@ -58,10 +59,24 @@ def bootstrap_fold_auc(
     confidence: float = 0.95,
 ) -> Estimate:
     """`metrics.fold_auc` with its interval. `folds`: (n,); a resampled patient stays in its fold."""
+    return bootstrap_metric("roc_auc", folds, labels, probabilities, groups, resamples, seed, confidence)
+
+
+def bootstrap_metric(
+    metric: str,
+    folds: npt.ArrayLike | None,
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    groups: npt.ArrayLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """A metric by its name in `weighted.statistic`, with its interval. `folds`: (n,) or None, as above."""
     y, p = weighted.checked(labels, probabilities)
-    return _bootstrap(
-        weighted.auc(y, p, weighted.codes("folds", folds, y.size)), y.size, groups, resamples, seed, confidence
-    )
+    compute = weighted.statistic(metric, y, p, _folds(folds, y.size))
+    value, draws = _bootstrap(compute, y.size, groups, resamples, seed)
+    return _estimate(value, draws, confidence)
 
 
 def bootstrap_difference(
@@ -73,16 +88,22 @@ def bootstrap_difference(
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> Estimate:
-    """The ROC AUC of `first` minus that of `second`, both float (n,) on the same patches, with a paired interval.
+    metric: str = "roc_auc",
+) -> Difference:
+    """A metric of `first` minus that of `second`, both float (n,) on the same patches, with a paired interval.
 
-    Every resample scores both, so that what they share cancels. With `folds`, (n,), both AUCs are `metrics.fold_auc`.
+    Every resample scores both, so that what they share cancels. `metric` is a name of `weighted.statistic`; with
+    `folds`, (n,), ROC AUC and sensitivity at a specificity are those of the folds. The error is the standard deviation
+    of the resamples (Efron & Tibshirani 1993, ch. 6).
     """
     y, a = weighted.checked(labels, first)
     _, b = weighted.checked(labels, second)
-    fold = None if folds is None else weighted.codes("folds", folds, y.size)
-    auc_first, auc_second = weighted.auc(y, a, fold), weighted.auc(y, b, fold)
-    return _bootstrap(lambda w: auc_first(w) - auc_second(w), y.size, groups, resamples, seed, confidence)
+    of_first, of_second = (weighted.statistic(metric, y, p, _folds(folds, y.size)) for p in (a, b))
+    value, draws = _bootstrap(lambda w: of_first(w) - of_second(w), y.size, groups, resamples, seed)
+    estimate = _estimate(value, draws, confidence)
+    defined = draws[np.isfinite(draws)]
+    error = float(defined.std(ddof=1)) if defined.size > 1 else math.nan
+    return Difference(estimate.value, estimate.low, estimate.high, error)
 
 
 def roc_band(
@@ -100,18 +121,13 @@ def roc_band(
     rate's interval holds by itself, not the whole curve's. NaN ends where there is one class or one patient only.
     """
     y, p = weighted.checked(labels, probabilities)
-    order = np.argsort(-p, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(p[order])), y.size - 1)
-    positive = y[order] == 1
+    count = weighted.roc(y, p)
     grid = np.linspace(0.0, 1.0, points)
     curves = []
     for weights in _resampled(y.size, groups, resamples, seed):
-        drawn = weights[:, order]
-        true = np.cumsum(drawn * positive, axis=1)[:, ends]
-        false = np.cumsum(drawn * ~positive, axis=1)[:, ends]
-        for t, f in zip(true, false, strict=True):
+        for t, f in zip(*count(weights), strict=True):
             if t[-1] > 0 and f[-1] > 0:
-                curves.append(np.interp(grid, np.append(0.0, f / f[-1]), np.append(0.0, t / t[-1])))
+                curves.append(np.interp(grid, f / f[-1], t / t[-1]))
     if not curves:
         return grid, np.full(points, np.nan), np.full(points, np.nan)
     low, high = np.quantile(np.array(curves), _tails(confidence), axis=0)
@@ -119,24 +135,23 @@ def roc_band(
 
 
 def _bootstrap(
-    statistic: Callable[[Floats], Floats],
-    n: int,
-    groups: npt.ArrayLike | None,
-    resamples: int,
-    seed: int,
-    confidence: float,
-) -> Estimate:
-    value = float(statistic(np.ones((1, n)))[0])
-    return _estimate(value, [statistic(weights) for weights in _resampled(n, groups, resamples, seed)], confidence)
+    statistic: Callable[[Floats], Floats], n: int, groups: npt.ArrayLike | None, resamples: int, seed: int
+) -> tuple[float, Floats]:
+    """The statistic of all patches and of each resample, (resamples,), or (0,) where nothing can be resampled."""
+    draws = [statistic(weights) for weights in _resampled(n, groups, resamples, seed)]
+    return float(statistic(np.ones((1, n)))[0]), np.concatenate([np.empty(0), *draws])
 
 
-def _estimate(value: float, blocks: list[Floats], confidence: float) -> Estimate:
-    draws = np.concatenate([np.empty(0), *blocks])
+def _estimate(value: float, draws: Floats, confidence: float) -> Estimate:
     defined = draws[np.isfinite(draws)]
     if not defined.size:
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(defined, _tails(confidence))
     return Estimate(value, float(low), float(high))
+
+
+def _folds(folds: npt.ArrayLike | None, n: int) -> Ints | None:
+    return None if folds is None else weighted.codes("folds", folds, n)
 
 
 def _tails(confidence: float) -> list[float]:

@@ -47,6 +47,13 @@ class Estimate:
         return format(self)
 
 
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A difference of two values, with the standard deviation of its resamples; NaN where there are not two."""
+
+    error: float
+
+
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float = 0.5) -> dict[str, float]:
     """Every metric of `RATES` and `COUNTS`, by name.
 
@@ -72,8 +79,13 @@ def fold_auc(folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.Arr
     diagnostic only. A fold of one class has no pair and weighs nothing; NaN where that holds for all.
     `folds`: (n,) of any values that identify a fold. Raises as `scores`.
     """
+    return out_of_fold("roc_auc", folds, labels, probabilities)
+
+
+def out_of_fold(metric: str, folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """A metric of out-of-fold predictions by its name in `weighted.statistic`; arguments and errors as `fold_auc`."""
     y, p = weighted.checked(labels, probabilities)
-    return float(weighted.auc(y, p, weighted.codes("folds", folds, y.size))(np.ones((1, y.size)))[0])
+    return float(weighted.statistic(metric, y, p, weighted.codes("folds", folds, y.size))(np.ones((1, y.size)))[0])
 
 
 def mean_sd(values: Iterable[float]) -> tuple[float, float]:

@@ -20,6 +20,9 @@ LOG_LOSS_CLIP = 1e-7
 """Probabilities are clipped this far from 0 and 1 before a logarithm, as Keras's binary cross-entropy does, so that
 the number does not depend on the type in which the probabilities were stored."""
 
+SENSITIVITY_AT = "sensitivity_at_specificity"
+"""The metric's name before `=` and the specificity."""
+
 
 def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, Floats]:
     """Labels as int64 (n,) and probabilities as float64 (n,).
@@ -48,6 +51,11 @@ def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
     if (found < 0).any():
         raise ValueError(f"{name}: expected a value for every patch, found {int((found < 0).sum())} missing")
     return found
+
+
+def members(labels: Ints, folds: Ints | None) -> list[Ints]:
+    """The indices of each fold's patches; those of all patches where there are no folds."""
+    return [np.arange(len(labels))] if folds is None else [np.flatnonzero(folds == f) for f in np.unique(folds)]
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -86,8 +94,7 @@ def auc(labels: Ints, probabilities: Floats, folds: Ints | None = None) -> Calla
     With `folds`, only pairs within a fold count. That is the mean of the folds' AUCs weighted by
     positives × negatives, since won / pairs is a fold's AUC and pairs its weight.
     """
-    members = [np.arange(len(labels))] if folds is None else [np.flatnonzero(folds == f) for f in np.unique(folds)]
-    counters = [(index, pairs_won(labels[index], probabilities[index])) for index in members]
+    counters = [(index, pairs_won(labels[index], probabilities[index])) for index in members(labels, folds)]
 
     def compute(weights: Floats) -> Floats:
         won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
@@ -96,6 +103,52 @@ def auc(labels: Ints, probabilities: Floats, folds: Ints | None = None) -> Calla
             won += fold_won
             pairs += fold_pairs
         return ratio(won, pairs)
+
+    return compute
+
+
+def roc(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """A function from weights (B, n) to the positives and the negatives found at every threshold, each (B, t + 1).
+
+    The thresholds are the t distinct probabilities, from high to low, so that ties stay together, after one above all
+    of them, which finds nothing. The last column is all positives and all negatives.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    ends = np.append(0, np.append(np.flatnonzero(np.diff(probabilities[order])), len(labels) - 1) + 1)
+    actual = labels[order]
+
+    def count(weights: Floats) -> tuple[Floats, Floats]:
+        drawn = weights[:, order]
+        cumulated = np.zeros((2, len(weights), len(labels) + 1))
+        np.cumsum(drawn * actual, axis=1, out=cumulated[0, :, 1:])
+        np.cumsum(drawn * (1 - actual), axis=1, out=cumulated[1, :, 1:])
+        true, false = cumulated[:, :, ends]
+        return true, false
+
+    return count
+
+
+def sensitivity_at(
+    labels: Ints, probabilities: Floats, specificity: float, folds: Ints | None = None
+) -> Callable[[Floats], Floats]:
+    """A function from weights (B, n) to the highest sensitivities (B,) whose specificity is at least the one given.
+
+    Thresholds are those of `roc`. With `folds`, every fold has its own, and the folds' sensitivities are averaged with
+    the folds' positives as weights. A fold without negatives has no specificity and weighs nothing; NaN where no fold
+    has both classes.
+    """
+    counters = [(index, roc(labels[index], probabilities[index])) for index in members(labels, folds)]
+    allowed = 1 - specificity + 1e-9  # one false alarm in ten is a specificity of 0.9, whatever 1 - 0.9 rounds to
+
+    def compute(weights: Floats) -> Floats:
+        found, positives = np.zeros(len(weights)), np.zeros(len(weights))
+        for index, count in counters:
+            true, false = count(weights[:, index])
+            negatives = false[:, -1:]
+            both = negatives[:, 0] > 0
+            found += both * np.where(false <= allowed * negatives, true, 0.0).max(axis=1)
+            positives += both * true[:, -1]
+        return ratio(found, positives)
 
     return compute
 
@@ -137,3 +190,22 @@ def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Fl
         }
 
     return compute
+
+
+def statistic(
+    metric: str, labels: Ints, probabilities: Floats, folds: Ints | None = None
+) -> Callable[[Floats], Floats]:
+    """A function from weights (B, n) to a metric (B,): `roc_auc`, `sensitivity_at_specificity=S` or another rate.
+
+    The first two compare patches within `folds` where given; the rates of `metrics.scores` pool them, at a threshold
+    of 0.5. Raises ValueError for another name.
+    """
+    name, _, argument = metric.partition("=")
+    if metric == "roc_auc":
+        return auc(labels, probabilities, folds)
+    if name == SENSITIVITY_AT:
+        return sensitivity_at(labels, probabilities, float(argument), folds)
+    compute = rates(labels, probabilities, 0.5)
+    if metric not in compute(np.ones((1, len(labels)))):
+        raise ValueError(f"metric: expected a rate or '{SENSITIVITY_AT}=S', found '{metric}'")
+    return lambda weights: compute(weights)[metric]

@@ -10,11 +10,12 @@ from mammo_mlflow.evaluation import intervals
 from mammo_mlflow.evaluation.intervals import (
     bootstrap_difference,
     bootstrap_fold_auc,
+    bootstrap_metric,
     bootstrap_scores,
     resampling_note,
     roc_band,
 )
-from mammo_mlflow.evaluation.metrics import RATES, fold_auc, scores
+from mammo_mlflow.evaluation.metrics import RATES, fold_auc, out_of_fold, scores
 
 
 def draw(n: int, seed: int = 0, distance: float = 1.2) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +162,38 @@ def test_the_difference_of_equals_is_0_and_folds_and_patients_count():
     noisy = draw(100, seed=9, distance=0)[1]
     clustered = bootstrap_difference(labels.repeat(4), p.repeat(4), noisy.repeat(4), groups=np.arange(100).repeat(4))
     assert width(clustered) > 1.6 * width(bootstrap_difference(labels.repeat(4), p.repeat(4), noisy.repeat(4)))
+
+
+METRICS = ("roc_auc", "accuracy", "balanced_accuracy", "log_loss", "sensitivity_at_specificity=0.9")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_resample_counts_as_repeated_rows(metric):
+    labels, p = draw(90)
+    p, folds = np.round(p, 2), np.arange(90) % 3
+    weights = np.random.default_rng(1).integers(0, 3, (4, 90))
+    found = intervals.weighted.statistic(metric, labels, p, folds)(weights.astype(float))
+    for row, times in enumerate(weights):
+        repeated = [array.repeat(times) for array in (folds, labels, p)]
+        assert found[row] == pytest.approx(out_of_fold(metric, *repeated))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_difference_of_any_metric_and_its_standard_error(metric):
+    labels, p = draw(300)
+    folds, worse = np.arange(300) % 3, np.clip(p + np.random.default_rng(2).normal(0, 0.2, 300), 0, 1)
+    found = bootstrap_difference(labels, p, worse, folds, metric=metric)
+    assert found.value == pytest.approx(
+        out_of_fold(metric, folds, labels, p) - out_of_fold(metric, folds, labels, worse)
+    )
+    assert found.low < found.value < found.high
+    assert found.error == pytest.approx(width(found) / (2 * 1.95996), rel=0.15)
+    alone = bootstrap_metric(metric, folds, labels, p)
+    assert alone.low < alone.value == out_of_fold(metric, folds, labels, p) < alone.high
+
+
+def test_a_difference_of_one_patient_has_no_error():
+    assert math.isnan(bootstrap_difference([0, 1], [0.1, 0.9], [0.9, 0.1], groups=["P_1"] * 2).error)
 
 
 def test_the_roc_band_holds_the_curve_and_is_as_wide_as_the_binomial():

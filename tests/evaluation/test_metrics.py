@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.metrics import COUNTS, RATES, Estimate, fold_auc, mean_sd, scores
+from mammo_mlflow.evaluation.metrics import COUNTS, RATES, Estimate, fold_auc, mean_sd, out_of_fold, scores
 
 
 @pytest.fixture
@@ -98,6 +98,46 @@ def test_fold_auc_is_the_pair_weighted_mean(sample):
 def test_a_fold_of_one_class_weighs_nothing():
     assert fold_auc([0, 0, 1, 1], [0, 1, 1, 1], [0.2, 0.7, 0.1, 0.1]) == 1
     assert math.isnan(fold_auc([0, 0, 1, 1], [0, 0, 1, 1], [0.2, 0.7, 0.1, 0.1]))
+
+
+def sensitivity_by_sklearn(labels, p, specificity):
+    false, true, _ = sk.roc_curve(labels, p, drop_intermediate=False)
+    return true[1 - false >= specificity - 1e-9].max()
+
+
+@pytest.mark.parametrize("specificity", [0.5, 0.9, 0.97])
+def test_sensitivity_at_a_specificity_is_the_folds_weighted_by_positives(sample, specificity):
+    labels, p = sample
+    folds = np.arange(200) % 7
+    parts = [(labels[folds == f], p[folds == f]) for f in range(7)]
+    wanted = np.average(
+        [sensitivity_by_sklearn(*part, specificity) for part in parts], weights=[y.sum() for y, _ in parts]
+    )
+    found = out_of_fold(f"sensitivity_at_specificity={specificity}", folds, labels, p)
+    assert found == pytest.approx(wanted)
+    assert 0 < found < 1
+
+
+def test_sensitivity_at_a_specificity_by_hand():
+    metric = "sensitivity_at_specificity=0.9"
+    negatives, positives = [0.1 * n for n in range(10)], [0.95, 0.85, 0.75, 0.2]
+    folds, labels = ["a"] * 14, [0] * 10 + [1] * 4
+    # one false alarm in ten, 0.9, is a specificity of 0.9: 0.95 and 0.85 are found
+    assert out_of_fold(metric, folds, labels, negatives + positives) == 0.5
+    # a positive tied with the second false alarm is not
+    assert out_of_fold(metric, folds, labels, [*negatives, 0.95, 0.8, 0.75, 0.2]) == 0.25
+    # a fold without negatives weighs nothing, one without positives neither
+    more = [*folds, "b", "b", "c"], [*labels, 1, 1, 0], [*negatives, *positives, 0.9, 0.9, 1.0]
+    assert out_of_fold(metric, *more) == 0.5
+    assert math.isnan(out_of_fold(metric, ["b", "b", "c"], [1, 1, 0], [0.9, 0.9, 0.1]))
+
+
+def test_rates_of_folds_are_pooled(sample):
+    labels, p = sample
+    for name in ("accuracy", "balanced_accuracy", "log_loss"):
+        assert out_of_fold(name, np.arange(200) % 7, labels, p) == scores(labels, p)[name]
+    with pytest.raises(ValueError, match="acuracy"):
+        out_of_fold("acuracy", np.arange(200) % 7, labels, p)
 
 
 def test_mean_sd():
