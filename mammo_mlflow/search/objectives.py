@@ -1,0 +1,78 @@
+"""What a study optimises: a closed table of numbers that one cross-validation gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT
+
+Direction = Literal["maximize", "minimize"]
+
+SECONDS = "seconds"
+
+DIRECTIONS: dict[str, Direction] = {
+    "roc_auc": "maximize",
+    "accuracy": "maximize",
+    "balanced_accuracy": "maximize",
+    "log_loss": "minimize",
+    SENSITIVITY_AT: "maximize",
+    SECONDS: "minimize",
+}
+"""Every objective's direction, by its name before any `=`."""
+
+CHOICES = tuple(f"{name}=S" if name == SENSITIVITY_AT else name for name in DIRECTIONS)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A number of a cross-validation and whether more or less of it is better."""
+
+    name: str
+    direction: Direction
+
+    def value(self, oof: pd.DataFrame, seconds: float) -> float:
+        """The number of these folds, all or some; NaN where they leave it undefined, as folds of one class do.
+
+        `oof`: columns fold, label (0 or 1), probability; ROC AUC and sensitivity at a specificity are taken within
+        folds, the other metrics over all rows at a threshold of 0.5. `seconds`: training time of the same folds.
+        Raises UserError for probabilities outside [0, 1].
+        """
+        if self.name == SECONDS:
+            return seconds
+        return out_of_fold(self.name, oof["fold"], oof["label"], oof["probability"])
+
+
+def parse_objectives(text: str) -> tuple[Objective, ...]:
+    """One objective, or two different ones with a comma between them; `seconds` only as the second.
+
+    Raises UserError, one line about the field `objective`, for anything else.
+    """
+    parts = text.split(",") if text.strip() else []
+    if not 1 <= len(parts) <= 2:
+        raise expected("objective", "one name or two with a comma between them", f"'{text}'")
+    found = tuple(_objective(part.strip()) for part in parts)
+    if len({objective.name for objective in found}) < len(found):
+        raise expected("objective", "two different names", f"'{text}'")
+    if found[0].name == SECONDS:
+        raise expected("objective", f"'{SECONDS}' only as the second of two", f"'{text}'")
+    return found
+
+
+def _objective(text: str) -> Objective:
+    name, separator, argument = (part.strip() for part in text.partition("="))
+    if name not in DIRECTIONS or (separator and name != SENSITIVITY_AT):
+        raise unknown_name("objective", text, CHOICES)
+    if name == SENSITIVITY_AT:
+        try:
+            specificity = float(argument)
+        except ValueError:
+            specificity = 0.0
+        if not 0 < specificity < 1:
+            raise expected("objective", f"'{SENSITIVITY_AT}=' and a number in (0, 1)", f"'{text}'")
+        name = f"{name}={specificity}"
+    return Objective(name, DIRECTIONS[name.partition("=")[0]])

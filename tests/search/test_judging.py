@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from mammo_mlflow.evaluation.intervals import bootstrap_difference
+from mammo_mlflow.search.judging import compare, judge
+from mammo_mlflow.search.objectives import parse_objectives
+
+
+def oof(noise: float, seed: int = 1) -> pd.DataFrame:
+    label = np.arange(200) % 2
+    p = np.clip(0.4 + 0.2 * label + np.random.default_rng(seed).normal(0, noise, 200), 0, 1)
+    return pd.DataFrame({"patch": np.arange(200), "fold": np.arange(200) // 50, "label": label, "probability": p})
+
+
+def test_the_bound_is_what_luck_reaches_in_simulated_studies():
+    draws = np.random.default_rng(0).normal(0, 0.02, (200_000, 9)).max(axis=1)
+    bound = judge(0.0, 0.02, 10).bound
+    assert np.mean(draws <= bound) == pytest.approx(0.95, abs=0.003)
+
+
+def test_the_more_trials_competed_the_further_the_best_has_to_lead():
+    assert judge(0.04, 0.02, 2).bound == pytest.approx(0.02 * norm.ppf(0.95))
+    assert not judge(0.04, 0.02, 2).within_noise
+    assert judge(0.04, 0.02, 30).within_noise
+    assert judge(0.07, 0.02, 30).sentence == (
+        "The best of the 29 other settings leads the paper's by 0.07 on the same folds, more than the noise of"
+        " choosing: were none truly better, luck alone would lead by up to 0.0583 in 95 % of such searches (standard"
+        " error of the lead 0.02)."
+    )
+    assert "within the noise of choosing" in judge(0.04, 0.02, 30).sentence
+
+
+def test_nothing_better_than_the_papers_setting():
+    for lead in (0.0, -0.01):
+        verdict = judge(lead, 0.0, 5)
+        assert verdict.within_noise and "did no better than the paper's" in verdict.sentence
+    assert judge(0.0, 0.0, 1).sentence == "The one other setting did no better than the paper's on the same folds."
+
+
+def test_a_lead_that_cannot_be_judged_is_not_proven():
+    without_error, undefined = judge(0.1, math.nan, 5), judge(math.nan, 0.1, 5)
+    assert without_error.within_noise and "no standard error" in without_error.sentence
+    assert undefined.within_noise and "undefined" in undefined.sentence
+    assert not judge(0.1, 0.0, 5).within_noise
+
+
+@pytest.mark.parametrize("name", ["roc_auc", "log_loss"])
+def test_a_better_setting_leads_in_either_direction(name):
+    (objective,) = parse_objectives(name)
+    good, bad = oof(0.1), oof(0.5)
+    found = compare(objective, good, bad.sample(frac=1, random_state=0))
+    values = [objective.value(frame, 0.0) for frame in (good, bad)]
+    assert found.value == pytest.approx(abs(values[0] - values[1])) and found.error > 0
+    assert compare(objective, bad, good).value == pytest.approx(-found.value)
+    assert not judge(found.value, found.error, 20).within_noise
+    assert compare(objective, good, good).error == 0
+
+
+def test_patients_are_resampled_where_known():
+    (objective,) = parse_objectives("accuracy")
+    pair = [frame.assign(patient_id=np.arange(200) // 10) for frame in (oof(0.1), oof(0.5))]
+    found = compare(objective, *pair)
+    first, second = (frame["probability"] for frame in pair)
+    wanted = bootstrap_difference(pair[0]["label"], first, second, groups=np.arange(200) // 10, metric="accuracy")
+    assert found == wanted
+    assert found.error != compare(objective, oof(0.1), oof(0.5)).error
+
+
+def test_other_patches_or_folds_are_refused():
+    (objective,) = parse_objectives("roc_auc")
+    frame = oof(0.1)
+    for other in (frame[frame["fold"] < 3], frame.assign(fold=frame["patch"] % 4), pd.concat([frame, frame])):
+        with pytest.raises(ValueError):
+            compare(objective, frame, other)
