@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from mammo_mlflow.errors import FULL_DISK, Faults, UserError, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, Faults, UserError, unknown_name
+from mammo_mlflow.experiment import convert
 
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pretrained(found: dict[str, Any]) -> int:
     from mammo_mlflow.experiment import parameters
-    from mammo_mlflow.training.executors.process import JobFailed, start_server
+    from mammo_mlflow.training.executors import JobFailed
+    from mammo_mlflow.training.executors.process import start_server
     from mammo_mlflow.workflows.options import Options
 
     values = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
@@ -118,20 +120,8 @@ def _pretrained(found: dict[str, Any]) -> int:
 def _add(parser: argparse.ArgumentParser, name: str, kind_of: Any, help_text: str, default: Any) -> None:
     parser.add_argument(
         f"--{name.replace('_', '-')}",
-        type=lambda text: _convert(name, text, type(kind_of)),
+        type=lambda text: convert(name, text, type(kind_of)),
         default=default,
         help=help_text.replace("%", "%%"),
         metavar=name.upper(),
     )
-
-
-def _convert(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise expected(name, "true or false", f"'{text}'")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}[kind]
-        raise expected(name, wanted, f"'{text}'") from None

@@ -33,6 +33,14 @@ def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
     return found
 
 
+def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dict[str, str]:
+    """The ids of FINISHED runs nested in the run `parent`, by their `mammo.key` tag."""
+    runs = client.search_runs(
+        [experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
+    )
+    return {run.data.tags["mammo.key"]: run.info.run_id for run in runs if "mammo.key" in run.data.tags}
+
+
 def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:
     """A run's artifact folder ("" for all of them), copied under `target`; None where it is not to be had."""
     target.mkdir(parents=True, exist_ok=True)

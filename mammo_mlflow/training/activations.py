@@ -70,7 +70,9 @@ def compute(job: ActivationJob, emit: Emit) -> None:
         np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views, *job.cut.shape)})
         for start in range(0, total, block):
             rows = np.arange(start, min(start + block, total))
-            seen = _all_views(patches, rows, job) if stored is None else stored(rows).reshape(-1, *stored.shape)
+            seen = (
+                _all_views(patches, rows, job) if stored is None else stored(rows).reshape(-1, *network.input_shape[1:])
+            )
             out = keras.ops.convert_to_numpy(
                 keras.ops.cast(network.predict_on_batch(_padded(seen, block * views)), "float32")
             )

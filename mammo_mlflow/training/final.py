@@ -19,7 +19,8 @@ from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.tracking.registry import find_version, log_model, register
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.cross_validation import CrossValidation, plan_dataset
+from mammo_mlflow.training.cross_validation import CrossValidation
+from mammo_mlflow.training.fits import plan_dataset
 from mammo_mlflow.training.jobs import AssembleJob, PredictJob
 from mammo_mlflow.training.plan import REFIT
 from mammo_mlflow.training.session import Session

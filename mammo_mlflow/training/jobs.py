@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from mammo_mlflow.experiment import Experiment, ModelSpec
 from mammo_mlflow.models.weights import Weights
 
 Event = dict[str, Any]
-Emit = Callable[[Event], None]
+Emit = Callable[[Event], Any]
+QUESTIONS = ("suggest",)
+"""The kinds of events that a job waits for an answer to."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,16 @@ class PredictJob:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not finish: `user` marks a `UserError`'s text; otherwise `reason` is a traceback or a signal."""
+    """A job that did not finish: `user` marks a `UserError`'s text; otherwise `reason` is a traceback or a signal.
+
+    `error` is the exception itself where the job ran in this very process.
+    """
 
     reason: str
     user: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
+
+    @property
+    def line(self) -> str:
+        """The reason in one line."""
+        return self.reason.strip().splitlines()[-1]

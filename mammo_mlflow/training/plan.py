@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from mammo_mlflow.data.patches import PatchSet, targets
 from mammo_mlflow.data.splits import folds_frame, folds_sha256, inner_holdout, make_folds
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.thresholds import parse_policy
-from mammo_mlflow.experiment import RESULTS_VERSION, Experiment, TrainingSpec, canonical_json
+from mammo_mlflow.experiment import RESULTS_VERSION, Experiment, ModelSpec, TrainingSpec, canonical_json
 from mammo_mlflow.models.backbones import BACKBONES, check_backbone
 from mammo_mlflow.models.weights import Weights, file_sha256, find_weights
 from mammo_mlflow.training.cache import Cache
@@ -50,6 +51,10 @@ class Activations:
     key: str
     cut: Cut
     bytes: int
+    line: str
+    """What entries share that can be computed from one another, the deeper from the shallower."""
+    pooling: str | None
+    """How the features are pooled; None for an inner cut."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,7 @@ class Plan:
         if training.views == 0:
             return ()
         cuts = [cut for cut in (self.description.tuned, self.description.features) if cut is not None]
-        return tuple(
-            Activations(self._activation_key(cut), cut, cut.bytes_per_view() * len(self.labels) * (training.views + 1))
-            for cut in cuts
-        )
+        return tuple(self._entry(cut) for cut in cuts)
 
     def scratch_bytes(self) -> int:
         """About what the fits' tails and the final model, written and fetched back, take on the disk for a while."""
@@ -102,22 +104,24 @@ class Plan:
         tail = model if self.description.tuned else head
         return 4 * (tail * len(self.fits) + (0 if self.experiment.final.final == "none" else 2 * model))
 
-    def _activation_key(self, cut: Cut) -> str:
+    def _entry(self, cut: Cut) -> Activations:
         training = self.experiment.training
-        facts = {
+        line = {
             "data": self.patch_set.files["train_tensor.npy"],
             "backbone": self.experiment.model.backbone,
             "weights": self.weights.identity,
-            "cut": asdict(cut),
-            # the same layer index means another layer under another pooling, where it is the features
-            "pooling": self.experiment.model.pooling if cut == self.description.features else None,
             "augmentation": training.augmentation,
             "views": training.views,
             "precision": self.network.precision,
             "backend": keras_backend(),
             "results_version": RESULTS_VERSION,
         }
-        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        # the same layer index means another layer under another pooling, where it is the features
+        pooling = self.experiment.model.pooling if cut == self.description.features else None
+        key = canonical_json(line | {"cut": asdict(cut), "pooling": pooling})
+        size = cut.bytes_per_view() * len(self.labels) * (training.views + 1)
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in (key, canonical_json(line))]
+        return Activations(digests[0], cut, size, digests[1], pooling)
 
     def tags(self) -> dict[str, str]:
         """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
@@ -142,27 +146,101 @@ class Plan:
         return folds_frame(self.patch_set.train, self.folds)
 
 
-def make_plans(
-    experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False
-) -> list[Plan]:
-    """Plans of experiments on one data set. Raises `UserError` for whatever cannot work, before anything is made."""
-    sources: dict[tuple[str, str], Weights] = {}
-    settled = []
-    for wanted in experiments:
-        precision = resolve_precision(wanted.training.precision)
-        experiment = replace(wanted, training=replace(wanted.training, precision=precision))
-        parse_policy(experiment.final.threshold)
-        check_backbone(experiment.model.backbone, patch_set.image_size, experiment.model.unfrozen_layers)
-        asked = (experiment.model.backbone, experiment.model.weights)
-        if asked not in sources:
-            sources[asked] = find_weights(*asked, phantom=patch_set.phantom, train_sha256=patch_set.train_sha256)
-        settled.append((experiment, sources[asked], _folds(experiment, patch_set)))
-    described = _describe([experiment for experiment, _, _ in settled], patch_set, executor, probe)
-    ready = _calibrated(settled, patch_set, executor, cache)
-    return [
-        _plan(experiment, patch_set, weights, folds, description)
-        for (experiment, _, folds), weights, description in zip(settled, ready, described, strict=True)
-    ]
+class Planner:
+    """Makes plans on one data set; what experiments share (weights, descriptions, folds) is found out once."""
+
+    def __init__(self, patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> None:
+        self._patch_set, self._executor, self._cache, self._probe = patch_set, executor, cache, probe
+        self._weights: dict[tuple[str, str], Weights] = {}
+        self._descriptions: dict[Network, Description] = {}
+        self._folds: dict[tuple[int, int], np.ndarray] = {}
+
+    def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
+        """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
+        settled = []
+        for wanted in experiments:
+            precision = resolve_precision(wanted.training.precision)
+            experiment = replace(wanted, training=replace(wanted.training, precision=precision))
+            parse_policy(experiment.final.threshold)
+            check_backbone(experiment.model.backbone, self._patch_set.image_size, experiment.model.unfrozen_layers)
+            self._find_weights(experiment)
+            settled.append((experiment, self._make_folds(experiment)))
+        self._describe([experiment for experiment, _ in settled])
+        for experiment, _ in settled:
+            self._calibrate(experiment)
+        return [
+            _plan(
+                experiment,
+                self._patch_set,
+                self._weights[_asked_weights(experiment)],
+                folds,
+                self._descriptions[_shape_of(self._network(experiment))],
+            )
+            for experiment, folds in settled
+        ]
+
+    def _network(self, experiment: Experiment) -> Network:
+        return _network(experiment, self._patch_set)
+
+    def _find_weights(self, experiment: Experiment) -> None:
+        asked = _asked_weights(experiment)
+        if asked not in self._weights:
+            data = self._patch_set
+            self._weights[asked] = find_weights(*asked, phantom=data.phantom, train_sha256=data.train_sha256)
+
+    def _make_folds(self, experiment: Experiment) -> np.ndarray:
+        number, seed = experiment.cv.folds, experiment.cv.seed
+        if (number, seed) not in self._folds:
+            train, duplicates = self._patch_set.train, self._patch_set.train_duplicates
+            self._folds[number, seed] = make_folds(train.types, train.patient_ids, number, seed, duplicates)
+        return self._folds[number, seed]
+
+    def _describe(self, experiments: Sequence[Experiment]) -> None:
+        """One question for each distinct network; seeds, heads and learning rates share it."""
+        distinct = dict.fromkeys(_shape_of(self._network(experiment)) for experiment in experiments)
+        threads = experiments[0].training.threads
+        jobs = [
+            Job(
+                f"describe {index}",
+                "mammo_mlflow.training.activations:describe",
+                DescribeJob(network, threads, self._probe),
+            )
+            for index, network in enumerate(distinct)
+            if network not in self._descriptions
+        ]
+        for job, answer in self._run(jobs):
+            self._descriptions[job.argument.network] = answer
+
+    def _calibrate(self, experiment: Experiment) -> None:
+        """Random weights made, once, into the cache: every process then reads the same file."""
+        asked, cache = _asked_weights(experiment), self._cache
+        weights = self._weights[asked]
+        if weights.kind != "random":
+            return
+        backbone = experiment.model.backbone
+        name = hashlib.sha256(f"{weights.identity}-{backbone}".encode()).hexdigest()[:24]
+        target = cache.root / f"random-{backbone}-{name}.weights.h5"
+        with cache.lock(target.name):
+            if not target.exists():
+                cache.make_room(0, int(RANDOM_ROOM * BACKBONES[backbone].parameters))
+                patches = np.asarray(self._patch_set.train.abnormality[:CALIBRATION_PATCHES])
+                job = CalibrateJob(self._network(experiment), patches, experiment.training.threads, target)
+                list(self._run([Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)]))
+        self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
+        return self._executor.run(jobs, lambda *_: None, lambda: None)
+
+
+def _asked_weights(experiment: Experiment) -> tuple[str, str]:
+    return experiment.model.backbone, experiment.model.weights
+
+
+def _shape_of(network: Network) -> Network:
+    """The network without what its cuts do not depend on: the head."""
+    model = network.model
+    bare = ModelSpec(backbone=model.backbone, pooling=model.pooling, unfrozen_layers=model.unfrozen_layers)
+    return replace(network, model=bare)
 
 
 def resolve_precision(wanted: str) -> str:
@@ -189,57 +267,6 @@ def keras_backend() -> str:
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
     return Network(experiment.model, patch_set.image_size, experiment.training.precision)
-
-
-def _folds(experiment: Experiment, patch_set: PatchSet) -> np.ndarray:
-    train = patch_set.train
-    return make_folds(
-        train.types, train.patient_ids, experiment.cv.folds, experiment.cv.seed, patch_set.train_duplicates
-    )
-
-
-def _describe(
-    experiments: Sequence[Experiment], patch_set: PatchSet, executor: Executor, probe: bool
-) -> list[Description]:
-    """One question for each distinct network; seeds and learning rates share it."""
-    networks = [_network(experiment, patch_set) for experiment in experiments]
-    distinct = list(dict.fromkeys(networks))
-    jobs = [
-        Job(
-            f"describe {index}",
-            "mammo_mlflow.training.activations:describe",
-            DescribeJob(network, experiments[0].training.threads, probe),
-        )
-        for index, network in enumerate(distinct)
-    ]
-    answers = {job.argument.network: answer for job, answer in executor.run(jobs, lambda *_: None, lambda: None)}
-    return [answers[network] for network in networks]  # type: ignore[misc]
-
-
-def _calibrated(
-    settled: Iterable[tuple[Experiment, Weights, np.ndarray]], patch_set: PatchSet, executor: Executor, cache: Cache
-) -> list[Weights]:
-    """The weights with random ones made, once, into the cache: every process then reads the same file."""
-    ready = []
-    for experiment, weights, _ in settled:
-        if weights.kind == "random":
-            name = hashlib.sha256(f"{weights.identity}-{experiment.model.backbone}".encode()).hexdigest()[:24]
-            target = cache.root / f"random-{experiment.model.backbone}-{name}.weights.h5"
-            with cache.lock(target.name):
-                if not target.exists():
-                    cache.make_room(0, int(RANDOM_ROOM * BACKBONES[experiment.model.backbone].parameters))
-                    patches = np.asarray(patch_set.train.abnormality[:CALIBRATION_PATCHES])
-                    job = CalibrateJob(_network(experiment, patch_set), patches, experiment.training.threads, target)
-                    list(
-                        executor.run(
-                            [Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)],
-                            lambda *_: None,
-                            lambda: None,
-                        )
-                    )
-            weights = replace(weights, kind="file", path=target, sha256=file_sha256(target))
-        ready.append(weights)
-    return ready
 
 
 def _keyed(experiment: Experiment) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.cross_validation import fit_epochs
+from mammo_mlflow.training.fits import fit_epochs
 from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.workflows.options import available_cores
 from mammo_mlflow.workflows.terminal import show_table

@@ -22,10 +22,11 @@ from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.cross_validation import cross_validate, plan_dataset
+from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.executors import JobFailed, make_executor
 from mammo_mlflow.training.final import make_final
-from mammo_mlflow.training.plan import Plan, make_plans
+from mammo_mlflow.training.fits import plan_dataset
+from mammo_mlflow.training.plan import Plan, Planner
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
@@ -50,7 +51,8 @@ def run_experiments(experiments: Sequence[Experiment], options: Options, tags: M
         executor = make_executor(options.executor, workers)
         stack.callback(executor.close)
         stack.callback(cache.release)
-        plans = make_plans(_seeded(experiments, options.seeds), patch_set, executor, cache, probe=options.dry_run)
+        planner = Planner(patch_set, executor, cache, probe=options.dry_run)
+        plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, cache, workers)
             return

@@ -10,7 +10,7 @@ from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.plan import make_plans
+from mammo_mlflow.training.plan import Planner
 from mammo_mlflow.training.session import Session
 
 SMALL = {
@@ -49,7 +49,7 @@ class Laboratory:
 
     def plan(self, task="mass_calc", **values):
         executor = make_executor("inline", 1)
-        return make_plans([build(task, SMALL | values)], self.patch_set, executor, self.cache)[0]
+        return Planner(self.patch_set, executor, self.cache).plans([build(task, SMALL | values)])[0]
 
     def session(self, executor="inline", workers=1, resume=False):
         scratch = self.where / "scratch"

@@ -11,7 +11,7 @@ import pytest
 
 from mammo_mlflow.experiment import build
 from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.plan import make_plans
+from mammo_mlflow.training.plan import Planner
 
 
 def probabilities(done):
@@ -156,7 +156,7 @@ def test_a_folds_files_say_what_happened(laboratory, frozen):
 
 def test_several_seeds_are_planned_together(laboratory):
     experiments = [build("mass_calc", frozen_values(seed)) for seed in (0, 1)]
-    plans = make_plans(experiments, laboratory.patch_set, make_executor("inline", 1), laboratory.cache)
+    plans = Planner(laboratory.patch_set, make_executor("inline", 1), laboratory.cache).plans(experiments)
     assert [plan.experiment.cv.seed for plan in plans] == [0, 1]
     assert not np.array_equal(plans[0].folds, plans[1].folds)
 

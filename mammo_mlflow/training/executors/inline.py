@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator
 from functools import partial
 
-from mammo_mlflow.training.executors.target import resolve
-from mammo_mlflow.training.jobs import Event, Job
+from mammo_mlflow.training.executors.base import Executor, OnEvent
+from mammo_mlflow.training.executors.target import attempt
+from mammo_mlflow.training.jobs import Job
 
 
-class InlineExecutor:
-    """Runs each job by a plain call."""
+class InlineExecutor(Executor):
+    """Runs each job by a plain call; an exception of the job itself comes through `run` as it is."""
 
-    def run(
-        self, jobs: Sequence[Job], on_event: Callable[[Job, Event], None], on_idle: Callable[[], None]
-    ) -> Iterator[tuple[Job, object]]:
-        """See `Executor.run`. An exception of the job itself comes through as it is."""
-        for job in jobs:
-            yield job, resolve(job.target)(job.argument, partial(on_event, job))
+    def stream(
+        self, next_job: Callable[[], Job | None], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Generator[tuple[Job, object], None, None]:
+        """See `Executor.stream`."""
+        while (job := next_job()) is not None:
+            yield job, attempt(job, partial(on_event, job))
             on_idle()
-
-    def close(self) -> None:
-        """Nothing outlives a call."""

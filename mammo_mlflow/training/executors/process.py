@@ -10,26 +10,25 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any, cast
 
-from mammo_mlflow.errors import FULL_DISK, UserError
-from mammo_mlflow.training.executors.target import resolve
-from mammo_mlflow.training.jobs import Event, Failure, Job
+from mammo_mlflow.training.executors.base import Executor, OnEvent
+from mammo_mlflow.training.executors.target import attempt
+from mammo_mlflow.training.jobs import QUESTIONS, Event, Failure, Job
 
 COORDINATOR = "MAMMO_COORDINATOR_PID"
 """Tells the fork server, while it still imports, whose end is its own."""
 
+OOM_SCORE = "500"
+
 PRELOAD = "mammo_mlflow.training.executors.preload"
-
-
-class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterrupt
-    """A job ended without an answer, for a reason that is not the user's to mend: its traceback, or the signal."""
 
 
 def start_server() -> ForkServerContext:
@@ -45,7 +44,7 @@ def start_server() -> ForkServerContext:
     return context
 
 
-class ProcessExecutor:
+class ProcessExecutor(Executor):
     """Runs up to `workers` jobs at once, each in its own forked process."""
 
     def __init__(self, workers: int) -> None:
@@ -53,27 +52,28 @@ class ProcessExecutor:
         self._context = start_server()
         self._children: dict[Any, tuple[Job, Any]] = {}
 
-    def run(
-        self, jobs: Sequence[Job], on_event: Callable[[Job, Event], None], on_idle: Callable[[], None]
-    ) -> Iterator[tuple[Job, object]]:
-        """See `Executor.run`. When one fails, those still running are ended before the error is raised."""
-        waiting = deque(jobs)
+    def stream(
+        self, next_job: Callable[[], Job | None], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Generator[tuple[Job, object], None, None]:
+        """See `Executor.stream`."""
         try:
-            while waiting or self._children:
-                while waiting and len(self._children) < self._workers:
-                    self._start(waiting.popleft())
+            while True:
+                while len(self._children) < self._workers and (job := next_job()) is not None:
+                    self._start(job)
+                if not self._children:
+                    return
                 ready = wait(list(self._children), timeout=0.5)
                 for connection in cast(list[Connection], ready):
                     job, process = self._children[connection]
                     kind, content = self._receive(connection, process)
                     if kind == "event":
-                        on_event(job, content)
+                        answer = on_event(job, content)
+                        if content["kind"] in QUESTIONS:
+                            connection.send(answer)
                         continue
                     del self._children[connection]
                     connection.close()
                     process.join()
-                    if isinstance(content, Failure):
-                        raise UserError(content.reason) if content.user else JobFailed(f"{job.name}: {content.reason}")
                     yield job, content
                 on_idle()
         finally:
@@ -88,7 +88,7 @@ class ProcessExecutor:
         self._children.clear()
 
     def _start(self, job: Job) -> None:
-        ours, theirs = self._context.Pipe(duplex=False)
+        ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_child, args=(job, theirs), name=job.name, daemon=True)
         process.start()
         theirs.close()
@@ -109,22 +109,20 @@ class ProcessExecutor:
 def _child(job: Job, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sending = threading.Lock()
+    with suppress(OSError):  # where memory runs out, the system ends this process and not its coordinator
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    talking = threading.Lock()
 
-    def send(kind: str, content: Any) -> None:
-        with sending:
-            connection.send((kind, content))
+    def emit(event: Event) -> Any:
+        with talking:
+            connection.send(("event", event))
+            return connection.recv() if event["kind"] in QUESTIONS else None
 
-    try:
-        answer = resolve(job.target)(job.argument, lambda event: send("event", event))
-    except UserError as problem:
-        answer = Failure(str(problem), user=True)
-    except Exception as problem:
-        if isinstance(problem, OSError) and problem.errno in FULL_DISK:
-            answer = Failure(f"{job.name}: expected room on the disk, found it full", user=True)
-        else:
-            answer = Failure(traceback.format_exc())
-    send("answer", answer)
+    answer = attempt(job, emit)
+    if isinstance(answer, Failure):
+        answer = replace(answer, error=None)  # not every exception can be sent
+    with talking:
+        connection.send(("answer", answer))
     connection.close()
 
 

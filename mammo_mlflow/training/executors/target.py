@@ -1,13 +1,23 @@
-"""Finding a job's function, in the process that runs it."""
+"""A job's function, found and called in the process that runs it."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import traceback
 from typing import Any
 
+from mammo_mlflow.errors import FULL_DISK, UserError
+from mammo_mlflow.training.jobs import Emit, Failure, Job
 
-def resolve(target: str) -> Callable[[Any, Callable[[dict[str, Any]], None]], Any]:
-    """The function that `module:function` names."""
-    module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)
+
+def attempt(job: Job, emit: Emit) -> Any:
+    """The job's answer, or the `Failure` that its exception means."""
+    module, _, function = job.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(job.argument, emit)
+    except UserError as problem:
+        return Failure(str(problem), user=True, error=problem)
+    except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in FULL_DISK:
+            return Failure(f"{job.name}: expected room on the disk, found it full", user=True, error=problem)
+        return Failure(traceback.format_exc(), error=problem)

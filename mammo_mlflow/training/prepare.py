@@ -1,0 +1,63 @@
+"""The activations that cross-validations need, made where they are missing, each from the nearest one at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mammo_mlflow.training.jobs import ActivationJob
+from mammo_mlflow.training.plan import Activations, Plan
+from mammo_mlflow.training.session import Session
+
+FLATTEN = "flatten"
+
+
+def ensure_activations(session: Session, plans: Sequence[Plan]) -> dict[str, Path]:
+    """The activation files of all these plans, by key, leased to this process until the cache releases them.
+
+    The shallowest is computed from the patches, deeper ones from it; pooled features from those that are not pooled.
+    """
+    wanted = {entry.key: (entry, plan) for plan in plans for entry in plan.activations()}
+    paths: dict[str, Path] = {}
+    ready: list[Activations] = []
+    for entry, plan in sorted(wanted.values(), key=lambda pair: _depth(pair[0])):
+        found = session.cache.find(entry.key)
+        if found is None:
+            session.cache.make_room(entry.bytes)
+            with session.cache.creating(entry.key, {"cut": entry.cut, "name": plan.name}) as target:
+                if target is not None:
+                    sources = [one for one in ready if one.line == entry.line]
+                    _compute(session, plan, entry, sources[-1] if sources else None, paths, target)
+            found = session.cache.find(entry.key)
+            if found is None:
+                raise RuntimeError(f"the cache entry {entry.key[:12]} vanished")
+        paths[entry.key] = found
+        if entry.pooling in (None, FLATTEN):  # pooled features lead nowhere else
+            ready.append(entry)
+    return paths
+
+
+def _depth(entry: Activations) -> tuple[int, bool, str]:
+    return entry.cut.index, entry.pooling != FLATTEN, entry.key
+
+
+def _compute(
+    session: Session, plan: Plan, entry: Activations, source: Activations | None, paths: dict[str, Path], target: Path
+) -> None:
+    start = 0
+    if source is not None:  # flattened features are the layer before them in another shape
+        start = source.cut.index - (source.pooling == FLATTEN)
+    job = ActivationJob(
+        plan.network,
+        plan.weights,
+        plan.patch_set.directory / "train_tensor.npy",
+        entry.cut,
+        plan.experiment.training.views,
+        plan.experiment.training.augmentation,
+        session.cores,
+        target,
+        start,
+        None if source is None else paths[source.key],
+    )
+    name = f"{plan.experiment.model.backbone} activations"
+    session.run_one(name, "mammo_mlflow.training.activations:compute", job)
