@@ -205,6 +205,19 @@ def parameters() -> Iterator[Field[Any]]:
         yield from fields(part)
 
 
+def convert(name: str, text: str, kind: type) -> Any:
+    """The value of type `kind` that a text spells. Raises `UserError`, a line about `name`, where it spells none."""
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise expected(name, "true or false", f"'{text}'")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}[kind]
+        raise expected(name, wanted, f"'{text}'") from None
+
+
 def build(task: str, values: dict[str, Any]) -> Experiment:
     """An experiment from flat parameter values; those not given take their defaults.
 

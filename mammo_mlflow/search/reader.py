@@ -1,0 +1,262 @@
+"""What a search space's file says, and all its faults, each a line `FILE: KEY PATH: expected …, found …`.
+
+The type, the default and the check of a parameter are those of the experiment's field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.experiment import BACKBONES, FAMILIES, CrossValidationSpec, FinalSpec, convert
+from mammo_mlflow.search.parameters import ARCHITECTURES, FIELDS, Condition, Parameter
+from mammo_mlflow.search.tree import KEYS, read_tree, shown
+
+_KINDS = {name: type(item.default) for name, item in FIELDS.items()}
+_JUDGED_BY = {item.name for part in (CrossValidationSpec, FinalSpec) for item in fields(part)}
+_COMMAND_LINE = _JUDGED_BY | {"task", "seeds", "backbone", "weights"}
+_FIXED_ONLY = {"precision", "threads", "views"}  # they trade exactness for time, and trials have to compare
+_RANGE_KEYS = ("low", "high", "log", "step")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file says, all of it possible."""
+
+    backbone: str | None
+    architecture: str | None
+    parameters: tuple[Parameter, ...]
+    fixed: dict[str, Any]
+
+
+class Reader:
+    """Reads one file and collects its faults; what is at fault reads as None, so that reading goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._faults: list[str] = []
+        self._built: tuple[str, ...] = ()  # what the architecture draws
+
+    def read(self, family: str, backbone: str) -> Content:
+        """The file for this family and backbone. Raises `Faults` with every fault of the file."""
+        content = self._content(read_tree(self._path, self._faults), family, backbone)
+        if self._faults:
+            raise Faults(self._faults)
+        return content
+
+    def _at(self, key: str) -> str:
+        return f"{self._path}: {key}" if key else str(self._path)
+
+    def _fault(self, key: str, wanted: str, found: object) -> None:
+        self._faults.append(str(expected(self._at(key), wanted, found)))
+
+    def _unknown(self, key: str, name: str, choices: Iterable[str]) -> None:
+        self._faults.append(str(unknown_name(self._at(key), name, choices)))
+
+    def _content(self, tree: dict[str, Any], family: str, backbone: str) -> Content:
+        """What the mapping says."""
+        self._only(tree, KEYS, "")
+        if "family" not in tree:
+            self._fault("family", f"'{family}'", "nothing")
+        self._name(tree, "family", FAMILIES, family)
+        own = self._name(tree, "backbone", BACKBONES, backbone)
+        architecture = self._name(tree, "architecture", ARCHITECTURES)
+        self._built = ARCHITECTURES.get(architecture or "", ())
+        listed = tree.get("parameters", "")
+        if not isinstance(listed, dict) or not listed:
+            self._fault("parameters", "a mapping of parameters to values, choices or ranges", shown(listed))
+            listed = {}
+        fixed: dict[str, Any] = {}
+        drawn: dict[str, Parameter] = {}
+        for name, given in listed.items():
+            key = f"parameters.{name}"
+            if not self._may_be_listed(key, name, given):
+                continue
+            if isinstance(given, str):
+                fixed[name] = self._value(key, name, given)
+            elif name in _FIXED_ONLY:
+                self._fault(key, "one value, for it may be fixed but not searched", shown(given))
+            elif isinstance(given, list):
+                self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
+            elif (item := self._parameter(key, name, given)) is not None:
+                drawn[name] = item
+        self._check_conditions(drawn, fixed, own)
+        content = Content(own, architecture, self._ordered(drawn), fixed)
+        if not self._faults and not drawn and architecture is None:
+            self._fault("parameters", "something to search", "nothing but fixed values")
+        return content
+
+    def _only(self, given: Mapping[str, Any], known: Iterable[str], key: str) -> None:
+        for name in given:
+            if name not in known:
+                self._unknown(key, name, known)
+
+    def _name(self, tree: Mapping[str, Any], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
+        """A name at the top of the file: one of a table, and the one asked for."""
+        given = tree.get(key)
+        if given is None:
+            return None
+        if not isinstance(given, str):
+            self._fault(key, "a name", shown(given))
+        elif given not in known:
+            self._unknown(key, given, known)
+        elif asked is not None and given != asked:
+            self._fault(key, f"'{asked}', which is asked for", f"'{given}'")
+        else:
+            return given
+        return None
+
+    def _may_be_listed(self, key: str, name: str, given: Any) -> bool:
+        if name in _COMMAND_LINE:
+            self._fault(
+                key, f"--{name.replace('_', '-')} on the command line, where it belongs", "it in a search space"
+            )
+        elif name not in FIELDS:
+            self._unknown(
+                "parameters", name, [known for known in FIELDS if known not in {*_COMMAND_LINE, *self._built}]
+            )
+        elif name in self._built:
+            self._fault(key, "nothing, for the architecture draws it", shown(given))
+        else:
+            return True
+        return False
+
+    def _value(self, key: str, name: str, given: Any, check: bool = True) -> Any:
+        """A text as a value of this parameter, checked as an experiment would where asked for."""
+        if not isinstance(given, str):
+            self._fault(key, "one value", shown(given))
+            return None
+        try:
+            value = convert(self._at(key), given, _KINDS[name])
+            if isinstance(value, float) and not math.isfinite(value):
+                raise expected(self._at(key), "a finite number", value)
+            if check:
+                FIELDS[name].metadata["check"](self._at(key), value)
+        except UserError as problem:
+            self._faults.append(str(problem))
+            return None
+        return value
+
+    def _parameter(self, key: str, name: str, given: dict[str, Any]) -> Parameter | None:
+        before = len(self._faults)
+        self._only(given, ("choices", *_RANGE_KEYS, "when"), key)
+        settings: dict[str, Any] = {"when": self._when(f"{key}.when", given["when"]) if "when" in given else ()}
+        if "choices" in given:
+            for other in _RANGE_KEYS:
+                if other in given:
+                    self._fault(f"{key}.{other}", "nothing beside choices", shown(given[other]))
+            settings["choices"] = self._choices(f"{key}.choices", name, given["choices"])
+        elif _KINDS[name] not in (int, float):
+            self._fault(key, "choices, for it is no number", ", ".join(given) or "nothing")
+        else:
+            settings |= self._range(key, name, given)
+        return Parameter(name, _KINDS[name], **settings) if len(self._faults) == before else None
+
+    def _choices(self, key: str, name: str, given: Any) -> tuple[Any, ...]:
+        if not isinstance(given, list) or not given:
+            self._fault(key, "a list of one or more values", shown(given))
+            return ()
+        found: list[Any] = []
+        for item in given:
+            value = self._value(key, name, item)
+            if value in found and value is not None:
+                self._fault(key, "each choice once", f"'{item}' again")
+            found.append(value)
+        return tuple(found)
+
+    def _range(self, key: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        missing = [end for end in ("low", "high") if end not in given]
+        if missing:
+            self._fault(key, "choices, or low and high", f"no {' and no '.join(missing)}")
+        low, high = (self._value(f"{key}.{e}", name, given[e]) if e in given else None for e in ("low", "high"))
+        width = None if low is None or high is None else high - low
+        if width is not None and width < 0:
+            self._fault(key, "low below high", f"{low} and {high}")
+        elif width == 0:
+            self._fault(key, "low below high", f"{low} for both: to fix it write a bare value, {name}: {given['low']}")
+        log = self._flag(f"{key}.log", given.get("log", "false"))
+        if log and low is not None and low <= 0:
+            self._fault(f"{key}.low", "a number above 0, for the scale is logarithmic", low)
+        step = self._value(f"{key}.step", name, given["step"], check=False) if "step" in given else None
+        if step is not None and step <= 0:
+            self._fault(f"{key}.step", "a number above 0", step)
+        elif step is not None and log:
+            self._fault(f"{key}.step", "nothing beside log", step)
+        elif step is not None and width is not None and 0 < width < step:
+            self._fault(f"{key}.step", f"at most high - low, {width}", step)
+        return {"low": low, "high": high, "log": log, "step": step}
+
+    def _flag(self, key: str, given: Any) -> bool:
+        if isinstance(given, str) and given.lower() in ("true", "false"):
+            return given.lower() == "true"
+        self._fault(key, "true or false", shown(given))
+        return False
+
+    def _when(self, key: str, given: Any) -> tuple[Condition, ...]:
+        if not isinstance(given, dict) or not given:
+            self._fault(key, "a mapping of parameters to values", shown(given))
+            return ()
+        found = [self._condition(f"{key}.{name}", name, wanted) for name, wanted in given.items()]
+        return tuple(condition for condition in found if condition is not None)
+
+    def _condition(self, key: str, name: str, given: Any) -> Condition | None:
+        if name not in FIELDS:
+            self._unknown(key.rpartition(".")[0], name, FIELDS)
+        elif name in self._built:
+            self._fault(key, "another parameter, for the architecture draws this one later", shown(given))
+        elif not isinstance(given, dict):
+            values = [self._value(key, name, item) for item in (given if isinstance(given, list) else [given])]
+            if not values:
+                self._fault(key, "one or more values", "none")
+            return Condition(name, tuple(values)) if values and None not in values else None
+        elif _KINDS[name] not in (int, float):
+            self._fault(key, "a value or a list of values, for it is no number", "a mapping")
+        else:
+            self._only(given, ("low", "high"), key)
+            ends = {e: self._value(f"{key}.{e}", name, given[e], check=False) for e in ("low", "high") if e in given}
+            if not ends:
+                self._fault(key, "low, high or both", "neither")
+            elif None not in ends.values():
+                if len(ends) == 1 or ends["low"] <= ends["high"]:
+                    return Condition(name, **ends)
+                self._fault(key, "low at most high", f"{ends['low']} and {ends['high']}")
+        return None
+
+    def _check_conditions(self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Any], backbone: str | None) -> None:
+        """A condition that its parameter, as drawn or fixed here, can never fulfil is a fault."""
+        known = {name: value for name, value in {**fixed, "backbone": backbone}.items() if value is not None}
+        others = {**drawn, **{name: Parameter(name, _KINDS[name], choices=(known[name],)) for name in known}}
+        for item in drawn.values():
+            for condition in item.when:
+                key, other = f"parameters.{item.name}.when.{condition.name}", others.get(condition.name)
+                if other is None:
+                    continue  # what the preset or the command line says, which the file does not know
+                never = [f"'{value}'" for value in condition.values or () if not other.contains(value)]
+                if condition.values is None and not other.reaches(condition):
+                    ends = {"low": condition.low, "high": condition.high}
+                    never = [" and ".join(f"{end} {value}" for end, value in ends.items() if value is not None)]
+                for found in never:
+                    self._fault(key, f"what it can be, {other.extent}", found)
+
+    def _ordered(self, drawn: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
+        """The parameters, each after those its conditions name, else as in the file; a circle of them is a fault."""
+        found: list[Parameter] = []
+        waiting = dict(drawn)
+        while waiting:
+            names = {item.name: [c.name for c in item.when if c.name in waiting] for item in waiting.values()}
+            ready = next((name for name in names if not names[name]), None)
+            if ready is not None:
+                found.append(waiting.pop(ready))
+                continue
+            chain = [next(iter(names))]
+            while chain[-1] not in chain[:-1]:
+                chain.append(names[chain[-1]][0])
+            circle = chain[chain.index(chain[-1]) :]
+            self._fault(f"parameters.{circle[0]}.when", "conditions that end", f"a circle: {' → '.join(circle)}")
+            for name in circle[1:]:
+                del waiting[name]
+        return tuple(found)

@@ -1,0 +1,81 @@
+"""A search space's YAML file as mappings, lists and texts.
+
+Every scalar is a text, so that `none`, `1:1.3`, `on` and `1e-5` mean what they say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mammo_mlflow.errors import Faults, expected
+
+FOLDERS = (Path("search_spaces"), Path(__file__).parents[2] / "search_spaces")
+"""Where spaces are looked for: under the current directory, then beside the package."""
+
+KEYS = ("family", "backbone", "architecture", "parameters")
+"""What stands at the top of a file."""
+
+
+def read_tree(path: Path, faults: list[str]) -> dict[str, Any]:
+    """The mapping in a file. A key that comes twice is added to `faults`; raises `Faults` where there is no mapping."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+    except (FileNotFoundError, NotADirectoryError):
+        there = {file.resolve(): str(file) for folder in reversed(FOLDERS) for file in folder.glob("*.yaml")}
+        wanted, found = "a search space", f"nothing there (there are: {', '.join(sorted(there.values())) or 'none'})"
+    except OSError as problem:
+        wanted, found = "a readable file", str(problem.strerror)
+    except UnicodeDecodeError as problem:
+        wanted, found = "UTF-8 text", f"another byte at position {problem.start}"
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        wanted, found = "YAML", f"{problem.problem}{where}"
+    except yaml.YAMLError as problem:
+        wanted, found = "YAML text", " ".join(str(problem).split())
+    except RecursionError:
+        wanted, found = "YAML", "lists or mappings nested too deeply"
+    else:
+        tree = "" if root is None else _plain(path, "", root, faults)
+        if isinstance(tree, dict) and tree:
+            return tree
+        wanted, found = f"a mapping of {', '.join(KEYS)}", shown(tree)
+    raise Faults([*faults, str(expected(str(path), wanted, found))])
+
+
+def shown(given: Any) -> str:
+    """A part of the tree as a message names it."""
+    if isinstance(given, str):
+        return f"'{given}'" if given else "nothing"
+    return ("a" if given else "an empty") + (" list" if isinstance(given, list) else " mapping")
+
+
+class _Loader(yaml.BaseLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # one that holds itself would never end
+            raise yaml.composer.ComposerError(None, None, "an alias", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def _plain(path: Path, key: str, node: yaml.Node, faults: list[str]) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(path, key, item, faults) for item in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        return node.value
+    found: dict[str, Any] = {}
+    for name_node, item in node.value:
+        line = f"line {name_node.start_mark.line + 1}"
+        if not isinstance(name_node, yaml.ScalarNode):
+            faults.append(
+                str(expected(f"{path}: {key}".removesuffix(": "), "names as keys", f"something else in {line}"))
+            )
+            continue
+        name, inner = name_node.value, f"{key}.{name_node.value}".lstrip(".")
+        if name in found:
+            faults.append(str(expected(f"{path}: {inner}", "it once", f"it again in {line}")))
+        else:
+            found[name] = _plain(path, inner, item, faults)
+    return found
