@@ -1,0 +1,111 @@
+"""The finished trials of a study as figures need them, and what marks the best one and the paper's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from optuna.distributions import CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from mammo_mlflow.evaluation.figures.style import INK, colour
+from mammo_mlflow.evaluation.weighted import Floats
+
+PAPER = 0
+"""The number of the trial that is the paper's setting."""
+
+SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00243A"])
+
+BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR = colour(5), INK, colour(0)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of which the finished trials have more than one value."""
+
+    name: str
+    choices: tuple[str, ...]
+    """The values of a categorical parameter as they are shown, at positions 0, 1, …; none of a number."""
+    log: bool
+    whole: bool
+    positions: Floats
+    """(trials,), NaN for the trials that do not have it."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study's finished trials, with the values of its first objective, (trials,)."""
+
+    study: optuna.Study
+    objective: str
+    trials: list[FrozenTrial]
+    values: Floats
+    parameters: list[Parameter]
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more of the first objective is better."""
+        return self.study.directions[0] == StudyDirection.MAXIMIZE
+
+    @property
+    def best(self) -> int:
+        """The index of the best trial by the first objective, of equals the first."""
+        return int(np.argmax(self.values) if self.maximize else np.argmin(self.values))
+
+    @property
+    def paper(self) -> int | None:
+        """The index of the paper's setting, None where it did not finish."""
+        return next((index for index, trial in enumerate(self.trials) if trial.number == PAPER), None)
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """The trials' numbers, (trials,)."""
+        return np.array([trial.number for trial in self.trials], dtype=np.int64)
+
+
+def finished_trials(study: optuna.Study, objective: str) -> Finished:
+    """The study's complete trials of finite values; `objective` names the first of its objectives."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    trials = [trial for trial in complete if all(math.isfinite(value) for value in trial.values)]
+    values = np.array([trial.values[0] for trial in trials], dtype=np.float64)
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    varying = [name for name in names if len({str(t.params[name]) for t in trials if name in t.params}) > 1]
+    return Finished(study, objective, trials, values, [_parameter(name, trials) for name in varying])
+
+
+def _parameter(name: str, trials: list[FrozenTrial]) -> Parameter:
+    drawn = [trial.params.get(name) for trial in trials]
+    held = [trial.params[name] for trial in trials if name in trial.params]
+    spread = [trial.distributions[name] for trial in trials if name in trial.params]
+    categorical = [one for one in spread if isinstance(one, CategoricalDistribution)]
+    choices: tuple[str, ...] = ()
+    if categorical:
+        offered = (choice for one in categorical for choice in one.choices)
+        choices = tuple(dict.fromkeys(str(choice) for choice in (*offered, *held)))
+        at = [float(choices.index(str(v))) if name in t.params else np.nan for v, t in zip(drawn, trials, strict=True)]
+    else:
+        at = [np.nan if value is None else float(value) for value in drawn]
+    log = not choices and any(getattr(one, "log", False) for one in spread)
+    whole = all(isinstance(value, int) for value in held)
+    return Parameter(name, choices, log, whole, np.array(at, dtype=np.float64))
+
+
+def better(objective: str, maximize: bool) -> str:
+    """An axis's name, which says where better is."""
+    return f"{objective} ({'higher' if maximize else 'lower'} is better)"
+
+
+def mark(finished: Finished, axes: Axes, x: Floats, y: Floats) -> None:
+    """A star on the best trial and a diamond on the paper's setting, above what is drawn; x and y: (trials,)."""
+    best, paper = finished.best, finished.paper
+    label = f"best: trial {finished.trials[best].number}"
+    axes.plot(x[best], y[best], "*", color=BEST_COLOUR, markersize=13, markeredgecolor="white", zorder=4, label=label)
+    if paper is not None:
+        (line,) = axes.plot(x[paper], y[paper], "D", color=PAPER_COLOUR, zorder=5, label="the paper's setting")
+        line.set(markersize=6, markerfacecolor="none", markeredgewidth=1.5)
