@@ -43,7 +43,7 @@ def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resam
         both["label"],
         *(pair if objective.direction == "maximize" else pair[::-1]),
         folds=both["fold"],
-        groups=both.get("patient_id") if "patient_id" in on else None,
+        groups=both["patient_id"] if "patient_id" in on else None,
         resamples=resamples,
         metric=objective.name,
     )
