@@ -44,32 +44,39 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> _Parser:
     """The parser of all commands."""
     from mammo_mlflow.experiment import parameters
-    from mammo_mlflow.workflows.options import Options
+    from mammo_mlflow.workflows.options import Options, SearchOptions
 
     parser = _Parser(prog="python -m mammo_mlflow", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
-    pretrained = commands.add_parser(
-        "pretrained",
-        help="cross-validate, test and register models on pretrained backbones",
+    pretrained = _command(
+        commands, "pretrained", "cross-validated, tested and registered models on a pretrained backbone"
+    )
+    search = _command(
+        commands, "search", "Optuna studies, each trial a whole cross-validation, and the best one's model"
+    )
+    parser.sub_parsers = {"pretrained": pretrained, "search": search}
+    search.add_argument("--family", default="pretrained", help="what is searched: pretrained (default: pretrained)")
+    for one, trials in ((pretrained, 0), (search, SearchOptions.trials)):
+        tasks = "mass_calc or benign_malignant" + (", or all" if one is search else "")
+        one.add_argument("--task", required=True, help=tasks)
+        one.add_argument("--backbone", default="all", help="vgg16, resnet50, inceptionv3 or all (default: all)")
+        for item in parameters():
+            if item.name != "backbone":
+                _add(one, item.name, item.default, f"{item.metadata['help']} (default: the preset's)", None)
+        for item in (*fields(Options), *fields(SearchOptions)):
+            default = trials if item.name == "trials" else item.default
+            _add(one, item.name, item.default, f"{item.metadata['help']} (default: {default or 'none'})", default)
+    return parser
+
+
+def _command(commands: Any, name: str, what: str) -> Any:
+    return commands.add_parser(
+        name,
+        help=what,
         usage="%(prog)s --task TASK [--some-name VALUE ...]",
-        description="Cross-validated, tested and registered models on a pretrained backbone, in MLflow.",
+        description=f"{what[0].upper()}{what[1:]}, in MLflow.",
         allow_abbrev=False,
     )
-    parser.sub_parsers = {"pretrained": pretrained}
-    pretrained.add_argument("--task", required=True, help="mass_calc or benign_malignant")
-    pretrained.add_argument("--backbone", default="all", help="vgg16, resnet50, inceptionv3 or all (default: all)")
-    for item in parameters():
-        if item.name != "backbone":
-            _add(pretrained, item.name, item.default, f"{item.metadata['help']} (default: the preset's)", None)
-    for item in fields(Options):
-        _add(
-            pretrained,
-            item.name,
-            item.default,
-            f"{item.metadata['help']} (default: {item.default or 'none'})",
-            item.default,
-        )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         found = vars(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
-        return _pretrained(found)
+        return _run(found)
     except UserError as problem:
         for line in problem.faults if isinstance(problem, Faults) else [str(problem)]:
             sys.stderr.write(f"mammo_mlflow: {' '.join(line.split())}\n")
@@ -87,23 +94,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _pretrained(found: dict[str, Any]) -> int:
+def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.experiment import parameters
     from mammo_mlflow.training.executors import JobFailed
     from mammo_mlflow.training.executors.process import start_server
-    from mammo_mlflow.workflows.options import Options
+    from mammo_mlflow.workflows.options import Options, SearchOptions
 
-    values = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
+    given = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
     options = Options(**{f.name: found[f.name] for f in fields(Options)})
+    searches = found["command"] == "search" or found["trials"] or found["timeout"]
+    search = SearchOptions(**{f.name: found[f.name] for f in fields(SearchOptions)}) if searches else None
     if options.executor == "process":
         start_server()  # imports TensorFlow while this process imports the rest
     from mammo_mlflow.tracking.store import TrackingError
-    from mammo_mlflow.workflows import pretrained
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
     try:
-        pretrained.run(found["task"], found["backbone"], values, options)
+        if search is not None:
+            from mammo_mlflow.workflows import search as searching
+
+            searching.run(found.get("family", "pretrained"), found["task"], found["backbone"], given, options, search)
+        else:
+            from mammo_mlflow.workflows import pretrained
+
+            pretrained.run(found["task"], found["backbone"], given, options)
     except JobFailed as problem:
         logging.getLogger(__name__).error("%s", problem)
         return EXIT_FAILED

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
-from mlflow.entities import ViewType
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -41,6 +41,13 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dic
     return {run.data.tags["mammo.key"]: run.info.run_id for run in runs if "mammo.key" in run.data.tags}
 
 
+def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
+    """The runs with all these tags, in any experiment, newest first."""
+    experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
+
+
 def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:
     """A run's artifact folder ("" for all of them), copied under `target`; None where it is not to be had."""
     target.mkdir(parents=True, exist_ok=True)
@@ -63,7 +70,7 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     )
     buried = 0
     for run in running:
-        if run.info.run_id == continued_by or _alive(run.data.tags["mammo.process"]):
+        if run.info.run_id == continued_by or writer_alive(run.data.tags["mammo.process"]):
             continue
         client.set_terminated(run.info.run_id, "KILLED")
         buried += 1
@@ -83,6 +90,7 @@ def process_alive(pid: int, born: float) -> bool:
         return False
 
 
-def _alive(process: str) -> bool:
-    _, pid, born = process.rsplit(":", 2)
-    return process_alive(int(pid), int(born))
+def writer_alive(process: str) -> bool:
+    """Whether the process that `mammo.process` names still runs; one on another host is taken to."""
+    host, pid, born = process.rsplit(":", 2)
+    return host != socket.gethostname() or process_alive(int(pid), int(born))

@@ -166,6 +166,28 @@ class Writer:
         self.flush()
         return run
 
+    def reopen_run(self, run_id: str, parent: TrackedRun | None, tags: Mapping[str, str]) -> TrackedRun:
+        """An earlier run, open again, this process's own, and nested in `parent`."""
+        self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
+        run = self.attach(run_id)
+        self._runs.append(run)
+        run.set_tags({**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent.id}))
+        return run
+
+    def attach(self, run_id: str) -> TrackedRun:
+        """A run that another process writes and ends, to nest runs in."""
+        return TrackedRun(self, self.ask(lambda: self.client.get_run(run_id)))
+
+    def move_run(self, run_id: str, parent: TrackedRun) -> None:
+        """Queue that an earlier run is nested in another."""
+        self.add(lambda: self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.id))
+
+    def link(self, run_id: str) -> str:
+        """The address of a run's page, on the tracking server or where `mlflow ui` serves by default."""
+        uri = self.client.tracking_uri
+        base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
 
 class TrackedRun:
     """One run of the tracker. Every method queues; nothing is sent out of order."""

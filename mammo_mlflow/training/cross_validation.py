@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import bootstrap_fold_auc, bootstrap_scores, resampling_note
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -30,7 +30,7 @@ class CrossValidation:
     fold_scores: pd.DataFrame
 
 
-def cross_validate(session: Session, plan: Plan, run: TrackedRun) -> CrossValidation:
+def cross_validate(session: Session, plan: Plan, run: TrackedRun, figures: bool = True) -> CrossValidation:
     """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give."""
     runs = FitRuns(session, plan, run, f"{plan.experiment.model.backbone} ")
     results = runs.reuse() if session.resume else {}
@@ -39,7 +39,8 @@ def cross_validate(session: Session, plan: Plan, run: TrackedRun) -> CrossValida
         results |= _train(session, plan, runs, missing, results)
     cv = collect(plan, run, results)
     log_scores(session, cv)
-    log_figures(cv)
+    if figures:
+        log_figures(cv)
     return cv
 
 
@@ -144,12 +145,10 @@ def log_figures(cv: CrossValidation) -> None:
     plan, run, oof = cv.plan, cv.run, cv.oof
     labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
-    run.log_figure(figures.training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
+    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
+    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png")
     run.log_figure(
-        figures.roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png"
-    )
-    run.log_figure(
-        figures.calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note),
+        calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note),
         "figures/calibration_oof.png",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +44,20 @@ class Final:
     test: pd.DataFrame
 
 
-def make_final(session: Session, cv: CrossValidation) -> Final:
-    """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished."""
-    plan = cv.plan
-    key = hashlib.sha256(f"final {plan.key}".encode()).hexdigest()
+def make_final(
+    session: Session, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
+) -> Final:
+    """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished.
+
+    It is registered under the experiment's name or `name`; `tags` go on its run and its version.
+    """
+    plan, registered, more = cv.plan, name or cv.plan.experiment.registered_name, dict(tags or {})
+    key = hashlib.sha256(f"final {plan.key} {registered}".encode()).hexdigest()
     if session.resume:
-        done = _reuse(session, cv, key)
+        done = _reuse(session, cv, key, more)
         if done is not None:
             return done
-    run = _start(session, cv, key)
+    run = _start(session, cv, key, **more)
     labels, probabilities = cv.oof["label"].to_numpy(), cv.oof["probability"].to_numpy()
     threshold = choose_threshold(plan.experiment.final.threshold, labels, probabilities)
     refit = plan.experiment.final.final == REFIT
@@ -78,30 +84,30 @@ def make_final(session: Session, cv: CrossValidation) -> Final:
         {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task]}},
         directory,
     )
-    name = plan.experiment.model.backbone
-    session.run_one(f"{name} assembling", "mammo_mlflow.training.assemble:assemble", job)
+    backbone = plan.experiment.model.backbone
+    session.run_one(f"{backbone} assembling", "mammo_mlflow.training.assemble:assemble", job)
     session.writer.drain()
-    tags = {**plan.tags(), "mammo.key": key, "mammo.cv_run_id": cv.run.id, "mammo.threshold": repr(threshold)}
-    tags |= {"mammo.threshold_transferred": "true"}
-    logged = log_model(session.writer, run.id, name, directory, tags, session.scratch / f"fetched-{run.id}")
+    marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
+    marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
+    logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
-        f"{name} test",
+        f"{backbone} test",
         "mammo_mlflow.training.assemble:predict",
         PredictJob(logged.path, plan.patch_set.directory / "public_test_tensor.npy", session.cores),
     )
     test = _log_test(session, cv, run, predicted, threshold)
     description = f"{plan.name}: raw 16-bit patches in, probability of '{TASKS[plan.experiment.task][1]}' out"
-    version = register(session.writer, plan.experiment.registered_name, logged, run.id, tags, description)
+    version = register(session.writer, registered, logged, run.id, marks, description)
     run.set_tags(
         {
-            "mammo.registered_name": plan.experiment.registered_name,
+            "mammo.registered_name": registered,
             "mammo.version": version,
             "mammo.model_id": logged.model_id,
         }
     )
     run.finish()
     session.writer.drain()
-    return _read(session, run.id, plan.experiment.registered_name, version, test)
+    return _read(session, run.id, registered, version, test)
 
 
 def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
@@ -182,8 +188,11 @@ def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, thres
     run.log_figure(figures.calibration(labels, predicted, f"{plan.name}: test", note), "figures/calibration.png")
 
 
-def _reuse(session: Session, cv: CrossValidation, key: str) -> Final | None:
-    """The final model that an earlier command registered: shown again as a nested run, not made or tested again."""
+def _reuse(session: Session, cv: CrossValidation, key: str, more: Mapping[str, str]) -> Final | None:
+    """The final model that an earlier command registered, not made or tested again.
+
+    Where it belongs to another cross-validation's run it is shown again, nested in this one's.
+    """
     client = session.writer.client
     ask = session.writer.ask
     found = ask(lambda: finished_runs(client, [key])).get(key)
@@ -196,8 +205,10 @@ def _reuse(session: Session, cv: CrossValidation, key: str) -> Final | None:
     folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
     if folder is None or not (folder / "test.parquet").exists():
         return None
+    if tags["mammo.cv_run_id"] == cv.run.id:
+        return _read(session, found, name, int(version), pd.read_parquet(folder / "test.parquet"))
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
-    run = _start(session, cv, key, **{"mammo.reused_from": found, **copied})
+    run = _start(session, cv, key, **{"mammo.reused_from": found, **copied, **more})
     run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -31,6 +31,7 @@ class FitRuns:
         self._session, self._plan, self._parent, self._label = session, plan, parent, label
         self._tags = tags or {}
         self._runs: dict[str, TrackedRun] = {}
+        self.run_ids: dict[str, str] = {}
         self._fits = {fit.name: fit for fit in plan.fits}
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> Job:
@@ -81,13 +82,13 @@ class FitRuns:
         run.set_tags({"mammo.reason": reason})
         run.finish("FAILED")
 
-    def reuse(self) -> dict[str, FitResult]:
-        """The fits that are finished already. Those of other parents are shown again as runs nested in this one."""
+    def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
+        """The fits that are finished already, under this parent or `elsewhere`: those are shown again, nested here."""
         session, plan = self._session, self._plan
         writer = session.writer
         own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id))
         keys = [fit.key for fit in plan.fits if fit.key not in own]
-        found = writer.ask(lambda: finished_runs(writer.client, keys)) | own
+        found = (writer.ask(lambda: finished_runs(writer.client, keys)) if elsewhere else {}) | own
         results = {}
         for fit in plan.fits:
             if fit.key not in found:
@@ -96,6 +97,7 @@ class FitRuns:
             if result is None:
                 _log.warning("%s: the files of %s are gone from the store; it is trained again", plan.name, fit.name)
                 continue
+            self.run_ids[fit.name] = found[fit.key]
             if fit.key not in own:
                 run = self._start(fit, **{"mammo.reused_from": found[fit.key]})
                 for row in result.history:
@@ -123,6 +125,7 @@ class FitRuns:
             params={**plan.experiment.flat(), "fold": fit.name},
         )
         plan_dataset(plan, run, "training")
+        self.run_ids[fit.name] = run.id
         return run
 
 

@@ -172,6 +172,8 @@ class Failure:
     reason: str
     user: bool = False
     error: Exception | None = None
+    fatal: bool = False
+    """Whether another job would fail the same way, as on a full disk."""
 
     @property
     def line(self) -> str:

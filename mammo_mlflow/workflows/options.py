@@ -52,6 +52,33 @@ class Options:
             raise UserError("; ".join(str(problem) for problem in problems))
 
 
+@dataclass(frozen=True)
+class SearchOptions:
+    """The parameters of a search that are not part of an experiment. Raises `UserError` for impossible ones."""
+
+    trials: int = _parameter(20, "trials finished in all, those of earlier commands among them; 0: as the time allows")
+    timeout: float = _parameter(0.0, "seconds after which no trial is begun any more; 0: no limit")
+    space: str = _parameter("", "search space; by default search_spaces/FAMILY-BACKBONE.yaml or FAMILY.yaml")
+    objective: str = _parameter("roc_auc", "objective on out-of-fold predictions, or two with a comma between them")
+    sampler: str = _parameter("tpe", "sampler: tpe, random, gp, cmaes, qmc or grid")
+    pruner: str = _parameter("auto", "pruner over folds: median, percentile, percentile=P, wilcoxon or none")
+    storage: str = _parameter("sqlite:///optuna.db", "database of the studies, any URL that SQLAlchemy knows")
+    study: str = _parameter("", "name of the study; by default one that tells what is searched")
+    fresh_seeds: int = _parameter(3, "seeds under which the best is compared with the paper's setting; 0: none")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        problems = [
+            expected(name, "at least 0", getattr(self, name))
+            for name in ("trials", "timeout", "fresh_seeds")
+            if not getattr(self, name) >= 0
+        ]
+        if not self.trials and not self.timeout:
+            problems.append(expected("trials", "at least 1, or a timeout", 0))
+        if problems:
+            raise UserError("; ".join(str(problem) for problem in problems))
+
+
 def available_cores() -> int:
     """The processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,5 +19,6 @@ def attempt(job: Job, emit: Emit) -> Any:
         return Failure(str(problem), user=True, error=problem)
     except Exception as problem:
         if isinstance(problem, OSError) and problem.errno in FULL_DISK:
-            return Failure(f"{job.name}: expected room on the disk, found it full", user=True, error=problem)
+            reason = f"{job.name}: expected room on the disk, found it full"
+            return Failure(reason, user=True, error=problem, fatal=True)
         return Failure(traceback.format_exc(), error=problem)

@@ -1,0 +1,178 @@
+"""What a study ends with: its trials, figures, the best trial's final model, and whether it is better or only lucky."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
+from mammo_mlflow.experiment import build
+from mammo_mlflow.search.figures import study_figures
+from mammo_mlflow.search.judging import Verdict, compare, judge
+from mammo_mlflow.search.objectives import SECONDS
+from mammo_mlflow.search.question import Question
+from mammo_mlflow.search.runs import StudyRuns
+from mammo_mlflow.search.study import SETTING, best_trial, metric_name
+from mammo_mlflow.tracking.resume import fetch_artifacts
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
+from mammo_mlflow.training.final import Final, make_final
+from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.session import Session
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Best and paper's setting under seeds that the search has not used: a value a seed, and the difference."""
+
+    best: list[float]
+    paper: list[float]
+    difference: Estimate
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a study ended. `paper` is the first trial's value; what could not be had is None."""
+
+    question: Question
+    states: dict[str, int]
+    best: FrozenTrial | None
+    paper: float | None
+    final: Final | None
+    fresh: Fresh | None
+    verdict: Verdict | None
+
+
+class Closer:
+    """Ends a study: everything it logs goes on the study's run `top`. Doing it again adds nothing that is there."""
+
+    def __init__(
+        self,
+        session: Session,
+        planner: Planner,
+        study: optuna.Study,
+        question: Question,
+        runs: StudyRuns,
+        top: TrackedRun,
+        final: Mapping[str, Any],
+        fresh_seeds: int,
+    ) -> None:
+        self._session, self._planner = replace(session, resume=True), planner  # the study's own folds are at hand
+        self._study, self._question, self._runs, self._top = study, question, runs, top
+        self._final, self._fresh_seeds = final, fresh_seeds
+
+    def close(self, note: str | None) -> Closing:
+        """Log table and figures, make the best trial's model, compare it with the paper's setting."""
+        question = self._question
+        trials = self._study.get_trials(deepcopy=False)
+        states = {state.name: sum(trial.state == state for trial in trials) for state in TrialState}
+        best = best_trial(self._study)
+        self._log_trials(trials, states, best)
+        for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
+            self._top.log_figure(figure, f"figures/{name}.png")
+        if best is None:
+            return Closing(question, states, None, None, None, None, None)
+        paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
+        cv, final = self._make_best(best)
+        verdict = fresh = None
+        if paper is not None and best.number != 0 and question.objectives[0].name != SECONDS:
+            verdict = self._judge(cv, trials[0], states)
+            self._top.set_tags({"mammo.verdict": verdict.sentence})
+            fresh = self._compare_fresh(best) if self._fresh_seeds else None
+        return Closing(question, states, best, paper, final, fresh, verdict)
+
+    def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
+        table = self._study.trials_dataframe(attrs=("number", "state", "value", "params", "user_attrs", "duration"))
+        if len(self._question.objectives) > 1:
+            table = self._study.trials_dataframe(
+                attrs=("number", "state", "values", "params", "user_attrs", "duration")
+            )
+        table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
+        table = table.drop(columns=[SETTING], errors="ignore")
+        self._top.log_text(table.to_csv(index=False), "trials.csv")
+        metrics = {f"trials_{name.lower()}": float(count) for name, count in states.items()}
+        for index, objective in enumerate(self._question.objectives):
+            found = [trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE]
+            mean, sd = mean_sd(found)
+            name = metric_name(objective.name)
+            metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
+            if best is not None:
+                metrics[f"best_{name}"] = best.values[index]
+        folds = int(self._question.base["folds"])
+        trained = sum(
+            folds if t.state == TrialState.COMPLETE else len(t.intermediate_values)
+            for t in trials
+            if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        )
+        metrics |= {"folds_trained": trained, "folds_without_pruning": folds * (states["COMPLETE"] + states["PRUNED"])}
+        self._top.log_metrics(metrics)
+        if best is not None:
+            shown = {"trial": best.number, "values": best.values, "params": best.params}
+            setting = json.loads(best.user_attrs[SETTING])
+            self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), "best.json")
+            self._top.set_tags({"mammo.best_trial": best.number, **{f"best.{k}": v for k, v in best.params.items()}})
+
+    def _make_best(self, best: FrozenTrial) -> tuple[CrossValidation, Final | None]:
+        """The best trial's cross-validation, its folds as they are, and the model that is registered for the study."""
+        plan = self._plan(best, **self._final)
+        marks = {**self._runs.tags, "mammo.trial": str(best.number)}
+        run = self._open("best", str(best.number), f"best: trial {best.number}: {plan.name}", plan)
+        cv = cross_validate(self._session, plan, run)
+        final = None
+        if plan.experiment.final.final != "none":
+            final = make_final(self._session, cv, searched_name(plan), marks)
+            self._top.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
+            self._top.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
+        run.finish()
+        self._session.writer.drain()
+        return cv, final
+
+    def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> Verdict:
+        writer, competed = self._session.writer, states["COMPLETE"] + states["PRUNED"]
+        run_id = self._runs.find("trial", str(paper.number)) or ""
+        target = self._session.scratch / f"oof-{run_id}"
+        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", target))
+        if path is None:
+            return judge(float("nan"), float("nan"), competed)
+        found = compare(self._question.objectives[0], best.oof, pd.read_parquet(path))
+        return judge(found.value, found.error, competed)
+
+    def _compare_fresh(self, best: FrozenTrial) -> Fresh:
+        """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
+        objective = self._question.objectives[0]
+        frames: dict[str, list[pd.DataFrame]] = {"best": [], "paper": []}
+        first = self._question.seed
+        settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
+        for seed in range(first + 1, first + 1 + self._fresh_seeds):
+            for who, trial in settings.items():
+                plan = self._plan(trial, seed=seed, final="none")
+                run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
+                cv = cross_validate(self._session, plan, run, figures=False)
+                run.finish()
+                frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
+        values = {who: [objective.value(frame, 0.0) for frame in found] for who, found in frames.items()}
+        both = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
+        difference = compare(objective, *both)
+        ends = {"": difference.value, "_low": difference.low, "_high": difference.high}
+        self._top.log_metrics({f"lead_fresh_seeds{end}": value for end, value in ends.items()})
+        return Fresh(values["best"], values["paper"], difference)
+
+    def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:
+        setting = json.loads(trial.user_attrs[SETTING])
+        return self._planner.plans([build(self._question.task, {**setting, **values})])[0]
+
+    def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
+        tags = {**plan.tags(), "mammo.key": plan.key}
+        return self._runs.open(level, part, name, self._top, tags, plan.experiment.flat())
+
+
+def searched_name(plan: Plan) -> str:
+    """The registered name of a study's best model, whether or not it is fine-tuned."""
+    experiment = plan.experiment
+    return f"mammo-{experiment.task}-{experiment.family}-{experiment.model.backbone}-searched"

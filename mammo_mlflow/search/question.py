@@ -1,0 +1,70 @@
+"""What a study asks: data that says all it needs, and hashes to the key by which it is continued."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from mammo_mlflow.errors import expected
+from mammo_mlflow.experiment import canonical_json
+from mammo_mlflow.search.objectives import Objective
+from mammo_mlflow.search.spaces import SearchSpace
+from mammo_mlflow.training.plan import Plan
+
+KEY = "key"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One study. `base` are a trial's values before any is drawn, `paper` those of the first trial."""
+
+    name: str
+    task: str
+    space: SearchSpace
+    base: Mapping[str, Any]
+    paper: Mapping[str, Any]
+    objectives: tuple[Objective, ...]
+    sampler: str
+    seed: int
+    pruner: optuna.pruners.BasePruner | None
+    trials: int | None
+    deadline: float | None
+
+    def key(self, paper: Plan) -> str:
+        """What must be equal for a study to be continued: space, values, objectives, data, folds and weights.
+
+        Sampler, pruner, seed and the number of trials may change. `paper` is the plan of the first trial.
+        """
+        facts = {
+            "space": self.space.facts(),
+            "base": dict(self.base),
+            "objectives": [objective.name for objective in self.objectives],
+            "folds": [fit.key for fit in paper.fits if fit.fold is not None],
+        }
+        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
+    """A study's name: the given one, or one that tells what is searched, on phantom data saying so.
+
+    Where a command has several studies, what is searched stands behind the given name.
+    """
+    experiment = paper.experiment
+    what = f"{experiment.task} {experiment.family} {experiment.model.backbone}"
+    if given:
+        return f"{given} {what}" if several else given
+    said = " [phantom]" if paper.patch_set.phantom else ""
+    said += " [random weights]" if paper.weights.label == "random" else ""
+    return f"{what}{said} {key[:6]}"
+
+
+def check_study(study: optuna.Study, key: str, objectives: Sequence[Objective]) -> None:
+    """Raise `UserError` where a study of this name asks something else."""
+    found = study.user_attrs.get(KEY)
+    if found not in (None, key) or [d.name.lower() for d in study.directions] != [o.direction for o in objectives]:
+        wanted = "the name of a new study, or of one with the same data, folds, space and objective"
+        raise expected("study", wanted, f"'{study.study_name}'")

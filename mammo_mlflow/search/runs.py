@@ -1,0 +1,87 @@
+"""A study's runs in the tracker: the study above, a run for each trial, their folds below. Found by their tags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from mammo_mlflow.tracking.resume import find_runs, writer_alive
+from mammo_mlflow.tracking.runs import TrackedRun, Writer, this_process
+
+ID = "id"
+LEVEL, PART = "mammo.level", "mammo.part"
+
+
+class StudyRuns:
+    """The runs of one Optuna study. `tags` go on each of them."""
+
+    def __init__(self, writer: Writer, study: optuna.Study, tags: Mapping[str, str]) -> None:
+        self._writer = writer
+        self.tags = {"mammo.study": study.study_name, "mammo.study_id": study.user_attrs[ID]}
+        self._shared = {**tags, **self.tags}
+
+    def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, Any]) -> tuple[TrackedRun, bool]:
+        """The study's run, and whether it is this process's to end; it is not while another coordinator works on it.
+
+        An earlier command's run is opened again. Where `mlflow run` made one for this process, that becomes the
+        study's and takes over the trials.
+        """
+        writer = self._writer
+        found = self._find({LEVEL: "study"})
+        if found is not None and found.info.status == "RUNNING" and self._others(found.data.tags["mammo.process"]):
+            return writer.attach(found.info.run_id), False
+        tags = {**self._shared, LEVEL: "study"}
+        if found is not None and (parent is not None or "MLFLOW_RUN_ID" not in os.environ):
+            return writer.reopen_run(found.info.run_id, parent, tags), True
+        run = writer.start_run(name, parent=parent, tags=tags, params=params)
+        if found is not None:
+            old = found.info.run_id
+            for child in writer.ask(lambda: find_runs(writer.client, {"mlflow.parentRunId": old})):
+                writer.move_run(child.info.run_id, run)
+            writer.ask(lambda: writer.client.set_tag(old, LEVEL, "study continued elsewhere"))
+            writer.ask(lambda: writer.client.set_tag(old, "mammo.continued_by", run.id))
+            if found.info.status == "RUNNING":
+                writer.ask(lambda: writer.client.set_terminated(old, "KILLED"))
+        return run, True
+
+    def owned_elsewhere(self, run: TrackedRun) -> bool:
+        """Whether another living coordinator is the one to end the study's run."""
+        tags = self._writer.ask(lambda: self._writer.client.get_run(run.id)).data.tags
+        return self._others(tags["mammo.process"])
+
+    def open(
+        self,
+        level: str,
+        part: str,
+        name: str,
+        parent: TrackedRun,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        new: bool = False,
+    ) -> TrackedRun:
+        """The run of a part of the study: a trial by its number, say. That of an interrupted command is opened again.
+
+        `new` says that there can be none yet.
+        """
+        marks = {**self._shared, **tags, LEVEL: level, PART: part}
+        found = None if new else self.find(level, part)
+        if found is not None:
+            return self._writer.reopen_run(found, parent, marks)
+        return self._writer.start_run(name, parent=parent, tags=marks, params=params)
+
+    def find(self, level: str, part: str) -> str | None:
+        """The id of the run of a part of the study; None where there is none."""
+        found = self._find({LEVEL: level, PART: part})
+        return None if found is None else found.info.run_id
+
+    def _find(self, marks: Mapping[str, str]) -> Any:
+        marks = {"mammo.study_id": self.tags["mammo.study_id"], **marks}
+        runs = self._writer.ask(lambda: find_runs(self._writer.client, marks))
+        return runs[0] if runs else None
+
+    @staticmethod
+    def _others(process: str) -> bool:
+        return process != this_process() and writer_alive(process)

@@ -1,0 +1,199 @@
+"""Samplers by name, and a trial's draws: the same for the same seed and history, and never a set that was drawn before.
+
+A trial's draws are settled before they are stored. Each trial has a sampler of its own, seeded by the study's seed and
+the trial's number, so that an interrupted study goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.search.spaces import Parameter
+
+ATTEMPTS = 20
+"""Draws of a set that was not drawn before, until one is taken at random from what is left."""
+
+EXTRAS = {"gp": "torch", "cmaes": "cmaes"}
+"""The packages that some samplers need, each also the extra of that sampler's name."""
+
+Draw = Callable[[Callable[[str, BaseDistribution], Any]], dict[str, Any]]
+
+
+def _tpe(study_seed: int, seed: int) -> BaseSampler:
+    # groups of parameters that are drawn together: conditional ones keep their joint model
+    return optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, warn_independent_sampling=False, constant_liar=True
+    )
+
+
+def _gp(study_seed: int, seed: int) -> BaseSampler:
+    independent = optuna.samplers.RandomSampler(seed)
+    return optuna.samplers.GPSampler(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+
+
+def _cmaes(study_seed: int, seed: int) -> BaseSampler:
+    independent = optuna.samplers.RandomSampler(seed)
+    return optuna.samplers.CmaEsSampler(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+
+
+def _qmc(study_seed: int, seed: int) -> BaseSampler:
+    return optuna.samplers.QMCSampler(  # one sequence for the whole study, hence the study's own seed
+        seed=study_seed,
+        scramble=True,
+        independent_sampler=optuna.samplers.RandomSampler(seed),
+        warn_independent_sampling=False,
+        warn_asynchronous_seeding=False,
+    )
+
+
+SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": lambda study_seed, seed: optuna.samplers.RandomSampler(seed),
+    "gp": _gp,
+    "cmaes": _cmaes,
+    "qmc": _qmc,
+    "grid": lambda study_seed, seed: optuna.samplers.RandomSampler(seed),  # `Proposer` takes the points in turn
+}
+
+
+def check_sampler(name: str, objectives: int) -> None:
+    """Raise `UserError` for an unknown sampler, one whose package is missing, or one that takes one objective only."""
+    if name not in SAMPLERS:
+        raise unknown_name("sampler", name, SAMPLERS)
+    if name in EXTRAS and importlib.util.find_spec(EXTRAS[name]) is None:
+        wanted = f"the package {EXTRAS[name]} for '{name}' (pip install 'mammo-mlflow[{name}]')"
+        raise expected("sampler", wanted, "none")
+    if name == "cmaes" and objectives > 1:
+        raise expected("sampler", "one that takes two objectives (tpe, random, gp, qmc, grid)", "'cmaes'")
+
+
+def distribution_of(parameter: Parameter) -> BaseDistribution:
+    """Optuna's distribution of a parameter."""
+    if parameter.low is None or parameter.high is None:
+        return CategoricalDistribution(parameter.choices or ())
+    if parameter.kind is int:
+        step = 1 if parameter.step is None else int(parameter.step)
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+class Stored(BaseSampler):
+    """The sampler of the study itself: it hands out what was settled for the trial that is being stored."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Nothing is sampled here."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is sampled here."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The settled value."""
+        return self.values[param_name]
+
+
+class Preview:
+    """One set of draws, not stored: the known ones as they are, the others by a sampler.
+
+    With `known_only` the others are answered but not kept, and neither are known values outside the space.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        sampler: BaseSampler,
+        known: Mapping[str, Any],
+        known_only: bool = False,
+    ) -> None:
+        self._known_only = known_only
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+        self._study, self._trial, self._sampler, self._known = study, trial, sampler, known
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._space = sampler.infer_relative_search_space(study, trial)
+            self._relative = sampler.sample_relative(study, trial, self._space)
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """A value for this parameter: the known one, else the sampler's."""
+        if name in self._known:
+            value = self._known[name]
+            if not fits(distribution, value):
+                return value
+        elif name in self._relative and self._space.get(name) == distribution:
+            value = self._relative[name]
+        else:
+            value = self._sampler.sample_independent(self._study, self._trial, name, distribution)
+        if name in self._known or not self._known_only:
+            self.params[name], self.distributions[name] = value, distribution
+        return value
+
+
+def fits(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a distribution can give this value."""
+    try:
+        internal = distribution.to_internal_repr(value)
+    except (ValueError, TypeError):
+        return False
+    if isinstance(distribution, (FloatDistribution, IntDistribution)):
+        return distribution.low <= internal <= distribution.high
+    return True
+
+
+class Proposer:
+    """Settles the draws of one study's trials. `points`: every set of draws, where they can be counted."""
+
+    def __init__(self, sampler: str, seed: int, points: list[dict[str, Any]] | None) -> None:
+        self._name, self._seed, self._points = sampler, seed, points
+        if points is not None:
+            self._points = [points[i] for i in np.random.default_rng(seed).permutation(len(points))]
+
+    def exhausted(self, taken: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether every set has been drawn."""
+        return self._points is not None and not self._left(taken)
+
+    def propose(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        taken: Sequence[Mapping[str, Any]],
+        draw: Draw,
+        known: Mapping[str, Any],
+        known_only: bool = False,
+    ) -> tuple[Preview, dict[str, Any]]:
+        """The draws of a trial and the values that `draw` made of them; see `Preview` for `known` and `known_only`.
+
+        `draw` may be called several times, until its draws are none of `taken`; where none is found they are repeated.
+        """
+        for attempt in range(ATTEMPTS):
+            seed = int(np.random.SeedSequence([self._seed, trial.number, attempt]).generate_state(1)[0])
+            left = self._left(taken) if self._name == "grid" or attempt else None
+            fixed = {**left[0], **known} if left and (self._name == "grid" or attempt == ATTEMPTS - 1) else known
+            preview = Preview(study, trial, SAMPLERS[self._name](self._seed, seed), fixed, known_only)
+            values = draw(preview.suggest)
+            if known or preview.params not in taken:
+                break
+        return preview, values
+
+    def _left(self, taken: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        seen = list(taken)
+        return [point for point in self._points or () if point not in seen]

@@ -1,0 +1,317 @@
+"""Working on a study: trials asked, trained fold by fold and told, by one or several coordinators, whatever happens.
+
+Optuna is told of a trial only after the tracker has all of it. A trial that was cut off stays RUNNING in the study
+until a coordinator takes it up again: it has the same parameters, and the folds that were finished are not trained
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import ModelSpec, build, canonical_json
+from mammo_mlflow.search.architectures import DrawJob, distribution, start_draws
+from mammo_mlflow.search.question import KEY, Question, check_study
+from mammo_mlflow.search.runs import ID, StudyRuns
+from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
+from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.search.work import Work
+from mammo_mlflow.tracking.resume import writer_alive
+from mammo_mlflow.tracking.runs import TrackedRun, this_process
+from mammo_mlflow.training.cross_validation import log_scores
+from mammo_mlflow.training.executors import Executor
+from mammo_mlflow.training.executors.base import raise_failure
+from mammo_mlflow.training.fits import FitRuns
+from mammo_mlflow.training.jobs import Event, Failure, Job
+from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.prepare import ensure_activations
+from mammo_mlflow.training.session import Session
+
+OWNER, SETTING, REASON, LINK = "process", "setting", "reason", "mlflow_run"
+POLL_SECONDS = 1.0
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+_log = logging.getLogger(__name__)
+
+
+def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
+    """The study of that name, made where there is none. Raises `UserError` where it asks something else."""
+    with storage.alone():
+        study = optuna.create_study(
+            storage=storage.rdb,
+            study_name=question.name,
+            sampler=Stored(),
+            pruner=question.pruner or optuna.pruners.NopPruner(),
+            directions=[objective.direction for objective in question.objectives],
+            load_if_exists=True,
+        )
+        check_study(study, key, question.objectives)
+        if ID not in study.user_attrs:
+            study.set_metric_names([objective.name for objective in question.objectives])
+            study.set_user_attr(KEY, key)
+            study.set_user_attr("space", canonical_json(question.space.facts()))
+            study.set_user_attr(ID, uuid.uuid4().hex)
+    return study
+
+
+class Search:
+    """One coordinator's work on a study. `side` draws architectures while `session`'s executor trains folds."""
+
+    def __init__(
+        self,
+        session: Session,
+        side: Executor,
+        planner: Planner,
+        storage: Storage,
+        study: optuna.Study,
+        question: Question,
+        runs: StudyRuns,
+        top: TrackedRun,
+        activations: Mapping[str, Path],
+    ) -> None:
+        self._session, self._planner, self._storage = session, planner, storage
+        self._side = replace(session, executor=side)
+        self._study, self._question, self._runs, self._top = study, question, runs, top
+        self._activations = dict(activations)
+        self._open: dict[int, Work] = {}
+        self._jobs: dict[str, Work] = {}
+        self._started: set[int] = set()
+        points = question.space.points(question.base)
+        self._proposer = Proposer(question.sampler, question.seed, points)
+        self.exhausted = False
+
+    def run(self, wait: bool) -> None:
+        """Work until the study has its trials or its time is over; with `wait`, until others have ended theirs too."""
+        while True:
+            for job, answer in self._session.stream(self._next_job, self._on_event):
+                self._answered(job, answer)
+            if not (wait and any(trial.state == TrialState.RUNNING for trial in self._trials())):
+                return
+            time.sleep(POLL_SECONDS)
+            self._session.writer.flush()
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    # -- giving out work
+
+    def _next_job(self) -> Job | None:
+        while True:
+            for work in self._open.values():
+                # a pruner looks at each fold before the next one starts; without it a trial's folds go side by side
+                limit = 1 if self._question.pruner is not None else len(work.plan.fits)
+                if work.waiting and work.ending is None and work.running < limit:
+                    job = work.runs.job(work.waiting.popleft(), self._activations)
+                    work.running += 1
+                    self._jobs[job.name] = work
+                    return job
+            if not self._begin():
+                return None
+
+    def _begin(self) -> bool:
+        """Take up a trial that was cut off, or ask for a new one; whether there was one."""
+        with self._storage.alone():
+            cut_off = next((trial for trial in self._trials() if self._is_cut_off(trial)), None)
+            if cut_off is not None:
+                # Optuna has no public way to go on with a trial that another process began
+                trial = optuna.Trial(self._study, cut_off._trial_id)
+                _log.info("trial %d was cut off and goes on", trial.number)
+            elif self._may_ask():
+                trial = self._study.ask()
+            else:
+                return False
+            trial.set_user_attr(OWNER, this_process())
+            self._started.add(trial.number)
+            try:
+                setting, problem = self._settle(trial), ""
+            except UserError as error:
+                setting, problem = {}, str(error)
+        self._open_trial(trial, setting, problem, new=cut_off is None)
+        return True
+
+    def _is_cut_off(self, trial: FrozenTrial) -> bool:
+        if trial.state != TrialState.RUNNING or trial.number in self._started:
+            return False
+        owner = trial.user_attrs.get(OWNER)  # set under the lock that is held here: without one, its process died
+        return owner is None or not writer_alive(owner)
+
+    def _may_ask(self) -> bool:
+        question, trials = self._question, self._trials()
+        counted = sum(trial.state != TrialState.WAITING for trial in trials)
+        if question.trials is not None and counted >= question.trials:
+            return False
+        if question.deadline is not None and time.monotonic() > question.deadline and counted:
+            return False
+        self.exhausted = self._proposer.exhausted([trial.params for trial in trials])
+        return not self.exhausted
+
+    # -- settling what a trial is
+
+    def _settle(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The trial's values, drawn and stored where that is not done yet."""
+        frozen = self._trials()[trial.number]
+        if SETTING in frozen.user_attrs:
+            return json.loads(frozen.user_attrs[SETTING])
+        question, first = self._question, trial.number == 0
+        known = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+        if first:
+            known |= self._paper_draws()
+        taken = [other.params for other in self._trials() if other.number != trial.number]
+        preview, values = self._proposer.propose(self._study, frozen, taken, self._draw, known, known_only=first)
+        sampler = self._study.sampler
+        if isinstance(sampler, Stored):
+            sampler.values = preview.params
+        for name, drawn_from in preview.distributions.items():
+            _store(trial, name, drawn_from)
+        if first:
+            values = dict(question.paper)
+            trial.set_user_attr("preset", "paper")
+        trial.set_user_attr(SETTING, canonical_json(values))
+        return values
+
+    def _paper_draws(self) -> dict[str, Any]:
+        question = self._question
+        architecture = question.space.architecture
+        names = {item.name for item in question.space.parameters}
+        drawn = {name: value for name, value in question.paper.items() if name in names}
+        return drawn | (start_draws(architecture, question.paper) if architecture else {})
+
+    def _draw(self, suggest: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
+        space = self._question.space
+        values = space.draw(self._question.base, lambda item: suggest(item.name, distribution_of(item)))
+        if space.architecture is None:
+            return values
+        # the features' shape does not depend on what is unfrozen, nor may an impossible number hinder the draw
+        plan = self._planner.plans([build(self._question.task, values | {"unfrozen_layers": 0})])[0]
+        spec = ModelSpec(**{name: values[name] for name in ModelSpec.__dataclass_fields__ if name in values})
+        job = DrawJob(space.architecture, plan.description.features.shape, spec)
+
+        def answer(_: Job, event: Event) -> Any:
+            return suggest(event["name"], distribution(event["distribution"]))
+
+        return values | self._side.run_one("architecture", "mammo_mlflow.search.hypermodels:draw", job, answer)
+
+    # -- following a trial
+
+    def _open_trial(self, trial: optuna.Trial, setting: dict[str, Any], problem: str, new: bool) -> None:
+        plan: Plan | None = None
+        if not problem:
+            try:
+                plan = self._planner.plans([build(self._question.task, setting)])[0]
+                missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
+                if missing:
+                    self._activations |= ensure_activations(self._side, [plan])
+            except UserError as error:
+                problem = str(error)
+        first = {"mammo.preset": "paper"} if trial.number == 0 else {}
+        tags = {**first, "mammo.trial": str(trial.number)}
+        tags |= {} if plan is None else {**plan.tags(), "mammo.key": plan.key}
+        params = setting if plan is None else plan.experiment.flat()
+        name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
+        run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
+        trial.set_user_attr(LINK, self._session.writer.link(run.id))
+        if plan is None:
+            self._fail(trial, run, problem)
+            return
+        marks = {**self._runs.tags, "mammo.trial": str(trial.number)}
+        fits = FitRuns(self._session, plan, run, f"trial {trial.number} ", marks)
+        results = fits.reuse(elsewhere=self._session.resume)
+        waiting = deque(fit for fit in plan.fits if fit.name not in results)
+        work = self._open[trial.number] = Work(trial, plan, run, fits, results, waiting)
+        self._look(work)
+
+    def _on_event(self, job: Job, event: Event) -> None:
+        self._jobs[job.name].runs.on_event(job, event)
+
+    def _answered(self, job: Job, answer: Any) -> None:
+        work = self._jobs.pop(job.name)
+        work.running -= 1
+        if isinstance(answer, Failure):
+            if answer.fatal:
+                raise_failure(job, answer)
+            work.runs.fail(job, answer.line)
+            if work.ending is None or work.ending[0] != TrialState.FAIL:
+                work.ending = TrialState.FAIL, f"{work.runs.fit_of(job).name}: {answer.line}"
+        else:
+            work.runs.finish(job, answer)
+            work.results[work.runs.fit_of(job).name] = answer
+        self._look(work)
+
+    def _look(self, work: Work) -> None:
+        """Report what is new; end the trial where it is over and none of its folds runs any more."""
+        if work.ending is None:
+            work.report(self._question.objectives, self._question.pruner)
+        if work.ending is not None and not work.running:
+            del self._open[work.number]
+            self._end(work, *work.ending)
+
+    def _end(self, work: Work, state: TrialState, reason: str) -> None:
+        if state == TrialState.FAIL:
+            self._fail(work.trial, work.run, reason)
+            return
+        log_scores(self._session, work.collect())
+        values = work.values(self._question.objectives)
+        objectives = self._question.objectives
+        work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})
+        work.run.set_tags({"mammo.trial_state": state.name})
+        shown = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
+        if state == TrialState.PRUNED:
+            work.run.set_tags({"mammo.reason": reason})
+            for run_id in work.runs.run_ids.values():
+                self._session.writer.attach(run_id).set_tags({"mammo.pruned": "true"})
+            work.run.finish("KILLED")
+            work.trial.set_user_attr(REASON, reason)
+            shown = reason
+        else:
+            work.run.finish()
+        self._session.writer.drain()
+        self._study.tell(work.trial, values if state == TrialState.COMPLETE else None, state=state)
+        _log.info("trial %d: %s%s", work.number, shown, self._standing())
+
+    def _fail(self, trial: optuna.Trial, run: TrackedRun, reason: str) -> None:
+        run.set_tags({"mammo.reason": reason[:500], "mammo.trial_state": TrialState.FAIL.name})
+        run.finish("FAILED")
+        self._session.writer.drain()
+        trial.set_user_attr(REASON, reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+        _log.warning("trial %d failed: %s", trial.number, reason)
+
+    def _standing(self) -> str:
+        finished = sum(trial.state in FINISHED for trial in self._trials())
+        wanted = f" of {self._question.trials}" if self._question.trials else ""
+        best = best_trial(self._study)
+        return f" ({finished}{wanted} finished" + (f", best: trial {best.number})" if best is not None else ")")
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the best first objective; of equals the first. None where no trial is complete."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
+    return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+
+
+def metric_name(objective: str) -> str:
+    """The name of an objective as a metric of the tracker, which takes no `=`."""
+    return f"objective_{objective.replace('=', '_')}"
+
+
+def _store(trial: optuna.Trial, name: str, drawn_from: BaseDistribution) -> None:
+    if isinstance(drawn_from, CategoricalDistribution):
+        trial.suggest_categorical(name, drawn_from.choices)
+    elif isinstance(drawn_from, IntDistribution):
+        trial.suggest_int(name, drawn_from.low, drawn_from.high, step=drawn_from.step, log=drawn_from.log)
+    elif isinstance(drawn_from, FloatDistribution):
+        trial.suggest_float(name, drawn_from.low, drawn_from.high, step=drawn_from.step, log=drawn_from.log)

@@ -1,0 +1,75 @@
+"""A trial while it is worked on: its fits, what they gave, and how it is going to end."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import TrialState
+
+from mammo_mlflow.search.objectives import Objective
+from mammo_mlflow.search.pruning import over_folds
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.training.cross_validation import CrossValidation, collect
+from mammo_mlflow.training.fits import FitRuns
+from mammo_mlflow.training.jobs import FitResult
+from mammo_mlflow.training.plan import Fit, Plan
+
+
+@dataclass
+class Work:
+    """A trial of Optuna, its plan, its run and those of its fits. `ending` is its state to be, with the reason."""
+
+    trial: optuna.Trial
+    plan: Plan
+    run: TrackedRun
+    runs: FitRuns
+    results: dict[str, FitResult]
+    waiting: deque[Fit] = field(default_factory=deque)
+    running: int = 0
+    ending: tuple[TrialState, str] | None = None
+    _reported: int = 0
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study."""
+        return self.trial.number
+
+    def collect(self) -> CrossValidation:
+        """The cross-validation, of the folds done so far."""
+        return collect(self.plan, self.run, self.results)
+
+    def values(self, objectives: tuple[Objective, ...]) -> list[float]:
+        """The objectives over the folds done so far."""
+        return _values(self.collect(), objectives)
+
+    def report(self, objectives: tuple[Objective, ...], pruner: optuna.pruners.BasePruner | None) -> None:
+        """Tell the study each step, the number of folds done in order, and settle the ending where it can be."""
+        folds = [fit for fit in self.plan.fits if fit.fold is not None]
+        while self.ending is None and self._reported < len(folds) and folds[self._reported].name in self.results:
+            self._reported += 1
+            if pruner is not None:
+                done = folds[self._reported - 1 : self._reported] if over_folds(pruner) else folds[: self._reported]
+                part = collect(self.plan, self.run, {fit.name: self.results[fit.name] for fit in done})
+                value = _values(part, objectives)[0]
+                if value == value:
+                    if self._reported not in self._told():
+                        self.trial.report(value, self._reported)
+                    if self._reported < len(folds) and self.trial.should_prune():
+                        name, last = objectives[0].name, f"fold {self._reported} of {len(folds)}"
+                        self.ending = TrialState.PRUNED, f"pruned after {last}: {name} {value:.4f} so far"
+        if self.ending is None and all(fit.name in self.results for fit in folds):
+            missing = [o.name for o, v in zip(objectives, self.values(objectives), strict=True) if v != v]
+            if missing:
+                self.ending = TrialState.FAIL, f"{', '.join(missing)}: undefined on these folds"
+            else:
+                self.ending = TrialState.COMPLETE, ""
+
+    def _told(self) -> dict[int, float]:
+        return self.trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
+
+
+def _values(cv: CrossValidation, objectives: tuple[Objective, ...]) -> list[float]:
+    seconds = sum(result.seconds for result in cv.results.values())
+    return [objective.value(cv.oof, seconds) for objective in objectives]

@@ -1,0 +1,147 @@
+"""The rails of every workflow: data, planner and executor, then the store, the writer and a place for files."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
+from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.training.fits import plan_dataset
+from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.session import Session
+from mammo_mlflow.workflows.options import Options, available_cores
+from mammo_mlflow.workflows.terminal import TerminalProgress
+
+SHEET_ROWS = 2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a command plans with, before anything is written."""
+
+    cache: Cache
+    progress: TerminalProgress
+    patch_set: PatchSet
+    workers: int
+    threads: int
+    executor: Executor
+    planner: Planner
+
+
+@contextmanager
+def open_bench(options: Options, threads: int) -> Iterator[Bench]:
+    """The checked data and all that plans need. `threads` are those of each fold. Raises `UserError`."""
+    cache = Cache(Path(options.cache_dir) if options.cache_dir else None, options.cache_limit_gb)
+    with ExitStack() as stack:
+        progress = stack.enter_context(TerminalProgress())
+        patch_set = load_data(options, cache, progress)
+        workers = options.workers or max(1, available_cores() // threads)
+        executor = make_executor(options.executor, workers)
+        stack.callback(executor.close)
+        stack.callback(cache.release)
+        planner = Planner(patch_set, executor, cache, probe=options.dry_run)
+        yield Bench(cache, progress, patch_set, workers, threads, executor, planner)
+
+
+@contextmanager
+def open_session(bench: Bench, options: Options, tags: Mapping[str, str]) -> Iterator[Session]:
+    """A session that writes to the store; `tags` go on every run. However it ends, no run of it stays RUNNING."""
+    client, experiment_id = open_store()
+    writer = Writer(client, experiment_id, tags)
+    # in one process TensorFlow's threads are set once, so that everything uses what the folds use
+    cores = available_cores() if options.executor == "process" else bench.threads
+    with _scratch(bench.cache.root) as scratch, _ending_runs(writer):
+        yield Session(writer, bench.executor, bench.cache, bench.progress, scratch, options.resume, cores)
+
+
+def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> PatchSet:
+    """The checked data set, a phantom made if that is asked for; its warnings are logged."""
+    directory = Path(options.data).expanduser().resolve()
+    if options.data == "phantom":
+        settings = PhantomSettings(
+            options.phantom_train, options.phantom_test, options.phantom_size, options.phantom_seed
+        )
+        directory = make_phantom(
+            settings, cache.root, lambda done, total: progress.update("making the phantom", done, total)
+        )
+    patch_set = read_patch_set(directory, options.duplicates)
+    for warning in patch_set.warnings:
+        _log.warning("%s: %s", directory, warning)
+    if patch_set.train.patient_ids is None:
+        _log.warning(
+            "%s: no train_groups.csv: patients are unknown, so views of one may stand on two sides of a fold", directory
+        )
+    return patch_set
+
+
+def log_data(plan: Plan, run: TrackedRun) -> None:
+    """Log the data set of a plan, its classes and some of its patches on a run."""
+    plan_dataset(plan, run, "training")
+    patch_set = plan.patch_set
+    run.log_figure(
+        figures.class_distribution(patch_set.class_counts(), "Abnormalities of each class", plan.note),
+        "figures/classes.png",
+    )
+    sheet = []
+    for kind in sorted(set(patch_set.train.types.tolist())):
+        for row in np.flatnonzero(patch_set.train.types == kind)[:SHEET_ROWS]:
+            name = f"{TYPES[kind]}, patch {row}"
+            sheet.append(
+                (name, np.asarray(patch_set.train.baseline[row]), np.asarray(patch_set.train.abnormality[row]))
+            )
+    run.log_figure(
+        figures.patch_sheet(sheet, "Training patches beside their baselines", plan.note), "figures/patches.png"
+    )
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """A directory for files on their way to the store, locked while in use; unlocked ones were left by a kill."""
+    for old in root.glob("scratch-*.lock"):
+        try:
+            with FileLock(old).acquire(timeout=0):
+                shutil.rmtree(old.with_suffix(""), ignore_errors=True)
+                old.unlink(missing_ok=True)
+        except Timeout:
+            continue
+    path = root / f"scratch-{uuid.uuid4().hex}"
+    with FileLock(path.with_suffix(".lock")):
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _ending_runs(writer: Writer) -> Iterator[None]:
+    """No run stays RUNNING behind a command that ended, whichever way it ended."""
+    try:
+        yield
+    except (UserError, JobFailed) as problem:
+        writer.abandon("FAILED", str(problem).strip().splitlines()[-1])
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        writer.abandon("KILLED", "interrupted")
+        raise
+    except BaseException as problem:
+        writer.abandon("FAILED", repr(problem))
+        raise

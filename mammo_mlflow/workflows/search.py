@@ -1,0 +1,205 @@
+"""`search`: an Optuna study for each task and backbone, one trial a whole cross-validation, in MLflow as nested runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import optuna
+
+from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.experiment import BACKBONES, FAMILIES, TASKS, build
+from mammo_mlflow.presets import preset_values
+from mammo_mlflow.search.closing import Closer, Closing
+from mammo_mlflow.search.objectives import parse_objectives
+from mammo_mlflow.search.pruning import make_pruner
+from mammo_mlflow.search.question import Question, study_name
+from mammo_mlflow.search.runs import LEVEL, StudyRuns
+from mammo_mlflow.search.sampling import check_sampler
+from mammo_mlflow.search.spaces import find_space, read_space
+from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.search.study import LINK, Search, open_study
+from mammo_mlflow.tracking.resume import bury_dead_runs
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.training.executors import Executor, make_executor
+from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.prepare import ensure_activations
+from mammo_mlflow.training.session import Session
+from mammo_mlflow.workflows.dry_run import show_dry_run
+from mammo_mlflow.workflows.options import Options, SearchOptions
+from mammo_mlflow.workflows.rails import Bench, log_data, open_bench, open_session
+from mammo_mlflow.workflows.studies import show_studies
+from mammo_mlflow.workflows.terminal import say
+
+FINAL = ("final", "final_epochs", "threshold")
+STORED = ("unfrozen_layers", "pooling", "augmentation")
+"""The searched parameters that decide which activations are needed."""
+ENOUGH = 1000
+
+_SHARED_TAGS = ("mammo.task", "mammo.family", "mammo.backbone", "mammo.data_sha256", "mammo.test_sha256") + (
+    "mammo.phantom",
+    "mammo.folds_sha256",
+)
+_SHOWN_TAGS = ("mammo.task", "mammo.family", "mammo.backbone", "mammo.weights", "mammo.phantom", "mammo.data_sha256")
+
+_log = logging.getLogger(__name__)
+
+
+def run(
+    family: str, task: str, backbone: str, given: Mapping[str, Any], options: Options, search: SearchOptions
+) -> None:
+    """Search each task and backbone. `given` are the parameters of the command line: they are fixed, not drawn.
+
+    Raises `UserError` before anything is made for everything that can be known by then.
+    """
+    questions = _questions(family, task, backbone, given, options, search)
+    final = {"final": "refit", "final_epochs": 0, "threshold": "0.5"} | {k: given[k] for k in FINAL if k in given}
+    build(questions[0].task, {**questions[0].paper, **final})
+    with open_bench(options, int(questions[0].base.get("threads", 1))) as bench:
+        papers = bench.planner.plans([build(question.task, dict(question.paper)) for question in questions])
+        if options.dry_run:
+            show_dry_run(papers, bench.cache, bench.workers)
+            say(
+                f"each line is one trial, the paper's setting; a study has up to {search.trials or 'any number'} of them"
+            )
+            return
+        storage = Storage(search.storage)
+        with open_session(bench, options, {}) as session, ExitStack() as stack:
+            side = make_executor(options.executor, 1)
+            stack.callback(side.close)
+            top = _top(session, papers[0]) if len(questions) > 1 else None
+            closings = []
+            for question, paper in zip(questions, papers, strict=True):
+                key = question.key(paper)
+                named = replace(question, name=study_name(search.study, paper, key, several=len(questions) > 1))
+                closing = _search(bench, session, side, storage, named, paper, key, top, final, search)
+                closings += [closing] if closing is not None else []
+            if top is not None:
+                top.finish()
+                session.writer.drain()
+            show_studies(closings, storage.shown, papers[0])
+
+
+def _questions(
+    family: str, task: str, backbone: str, given: Mapping[str, Any], options: Options, search: SearchOptions
+) -> list[Question]:
+    """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
+    tables = (
+        ("family", family, FAMILIES),
+        ("task", task, (*TASKS, "all")),
+        ("backbone", backbone, (*BACKBONES, "all")),
+    )
+    for name, value, choices in tables:
+        if value not in choices:
+            raise unknown_name(name, value, choices)
+    if options.seeds != 1:
+        raise expected("seeds", "1 in a search (fresh_seeds are those of its closing comparison)", options.seeds)
+    objectives = parse_objectives(search.objective)
+    check_sampler(search.sampler, len(objectives))
+    fixed = {name: value for name, value in given.items() if name not in FINAL}
+    preset = options.preset if options.preset != "auto" else "quick" if options.data == "phantom" else "paper"
+    questions, faults = [], {}
+    for one in TASKS if task == "all" else (task,):
+        for name in BACKBONES if backbone == "all" else (backbone,):
+            base = {**preset_values(preset, name, one), **fixed, "backbone": name, "final": "none"}
+            kept = {key: base[key] for key in ("views",) if key in base}  # how trials are judged, not what they are
+            paper = {**preset_values("paper", name, one), **kept, **fixed, "backbone": name, "final": "none"}
+            try:
+                space = read_space(find_space(search.space, family, name), family, name).narrowed(fixed)
+                experiment = build(one, paper)
+                build(one, base)
+            except Faults as found:
+                faults |= dict.fromkeys(found.faults)  # backbones may share a file
+                continue
+            pruner = make_pruner(search.pruner, len(objectives), experiment.cv.folds)
+            trials = search.trials or None
+            questions.append(
+                Question(
+                    "", one, space, base, paper, objectives, search.sampler, experiment.cv.seed, pruner, trials, None
+                )
+            )
+    if faults:
+        raise Faults(faults)
+    return questions
+
+
+def _search(
+    bench: Bench,
+    session: Session,
+    side: Executor,
+    storage: Storage,
+    question: Question,
+    paper: Plan,
+    key: str,
+    above: TrackedRun | None,
+    final: Mapping[str, Any],
+    search: SearchOptions,
+) -> Closing | None:
+    """Work on one study and end it; None where another coordinator is the one to end it."""
+    plans = [paper, *_possible(bench.planner, question)]
+    entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
+    missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
+    session.cache.make_room(missing, paper.scratch_bytes())
+    study = open_study(storage, question, key)
+    tags = {name: value for name, value in paper.tags().items() if name in _SHARED_TAGS}
+    runs = StudyRuns(session.writer, study, tags)
+    params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
+    params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
+    top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
+    writer = session.writer
+    writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, []))
+    _describe_study(study, paper, writer.link(top.id), search)
+    if owner:
+        log_data(paper, top)
+    _log.info("study '%s' in %s", question.name, storage.shown)
+    activations = ensure_activations(session, plans)
+    if search.timeout:
+        question = replace(question, deadline=time.monotonic() + search.timeout)
+    work = Search(session, side, bench.planner, storage, study, question, runs, top, activations)
+    work.run(wait=owner)
+    if work.exhausted:
+        _log.info("study '%s': every set of the space was tried", question.name)
+    if not owner:
+        if runs.owned_elsewhere(top):
+            _log.info("study '%s': another coordinator ends it", question.name)
+            return None
+        top, _ = runs.open_study(f"study: {question.name}", above, params)  # that one died meanwhile
+        work.run(wait=True)
+    closer = Closer(session, bench.planner, study, question, runs, top, final, search.fresh_seeds)
+    closing = closer.close(paper.note)
+    top.log_metrics({"tracking_seconds": writer.seconds})
+    top.finish()
+    writer.drain()
+    session.cache.release()
+    return closing
+
+
+def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
+    """A plan for each way in which trials' activations may differ; what cannot work is left to fail as a trial."""
+    values = {**question.base, **question.space.fixed}
+    drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}
+    for picked in product(*drawn.values()):
+        try:
+            yield planner.plans([build(question.task, {**values, **dict(zip(drawn, picked, strict=True))})])[0]
+        except UserError as problem:
+            _log.warning("study: some trials will fail: %s", problem)
+
+
+def _describe_study(study: optuna.Study, paper: Plan, link: str, search: SearchOptions) -> None:
+    """What the dashboard shows beside the study's name."""
+    facts = {name.removeprefix("mammo."): value for name, value in paper.tags().items() if name in _SHOWN_TAGS}
+    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
+        if study.user_attrs.get(name) != value:
+            study.set_user_attr(name, value)
+
+
+def _top(session: Session, paper: Plan) -> TrackedRun:
+    """The run above several studies."""
+    said = " [phantom]" if paper.patch_set.phantom else ""
+    tags = {"mammo.phantom": paper.tags()["mammo.phantom"], LEVEL: "search"}
+    return session.writer.start_run(f"search{said}", parent=None, tags=tags, params={})

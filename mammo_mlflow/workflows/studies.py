@@ -1,0 +1,69 @@
+"""What a search ends with on the terminal: each study's best setting beside the paper's, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.search.closing import Closing
+from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.workflows.terminal import say, show_table
+
+HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
+
+
+def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
+    """A table over the studies, a sentence on each, and where to look next."""
+    if not closings:
+        return
+    names = ", ".join(objective.name for objective in closings[0].question.objectives)
+    phantom = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
+    show_table(f"searched for {names}, {plan.experiment.cv.folds} folds{phantom}", HEADER, _rows(closings))
+    test = plan.patch_set.test
+    how = "patients resampled" if test.patient_ids is not None else "patches assumed independent"
+    say(f"fresh seeds: mean ± sd, difference with 95 % interval; test figures on {len(test)} patches, once ({how})")
+    for closing in closings:
+        states = ", ".join(f"{count} {name.lower()}" for name, count in closing.states.items() if count)
+        say(f"{closing.question.name}: {states}")
+        if closing.best is None:
+            say("  no trial is complete: nothing to compare or register")
+        elif closing.best.number == 0:
+            say("  no setting did better than the paper's on these folds")
+        if closing.verdict is not None:
+            say(f"  {'WARNING: ' if closing.verdict.within_noise else ''}{closing.verdict.sentence}")
+    say(f"compare:  optuna-dashboard '{storage}'   or   mlflow ui   (study, its trials, their folds)")
+    final = next((closing.final for closing in closings if closing.final is not None), None)
+    if final is not None:
+        say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")
+
+
+def _rows(closings: Sequence[Closing]) -> list[list[str]]:
+    rows = []
+    for closing in closings:
+        best, fresh, final = closing.best, closing.fresh, closing.final
+        if best is None:
+            rows.append([closing.question.name, "best", *["-"] * (len(HEADER) - 2)])
+            continue
+        rows.append(
+            [
+                closing.question.name,
+                "best",
+                str(best.number),
+                ", ".join(f"{value:.4g}" for value in best.values),
+                _seeds(fresh.best) if fresh else "-",
+                f"{final.accuracy}" if final else "-",
+                f"{final.roc_auc}" if final else "-",
+                f"{final.registered_name} v{final.version}" if final else "-",
+            ]
+        )
+        if closing.paper is not None and best.number != 0:
+            sign = 1 if closing.question.objectives[0].direction == "maximize" else -1
+            rows.append(["", "paper's", "0", f"{closing.paper:.4g}", _seeds(fresh.paper) if fresh else "-", *["-"] * 3])
+            lead = f"{sign * (best.values[0] - closing.paper):+.4g}"
+            rows.append(["", "lead", "", lead, f"{fresh.difference:+.3f}" if fresh else "-", *["-"] * 3])
+    return rows
+
+
+def _seeds(values: Sequence[float]) -> str:
+    mean, sd = mean_sd(values)
+    return f"{mean:.3f} ± {sd:.3f}"
