@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from mammo_mlflow.errors import FULL_DISK, Faults, UserError, unknown_name
+from mammo_mlflow.errors import FULL_DISK, Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import convert
 
 EXIT_USER_ERROR = 2
@@ -104,6 +104,9 @@ def _run(found: dict[str, Any]) -> int:
     options = Options(**{f.name: found[f.name] for f in fields(Options)})
     searches = found["command"] == "search" or found["trials"] or found["timeout"]
     search = SearchOptions(**{f.name: found[f.name] for f in fields(SearchOptions)}) if searches else None
+    for item in () if searches else fields(SearchOptions):
+        if item.name != "trials" and found[item.name] != item.default:
+            raise expected("trials", f"a number of trials beside '{item.name}', which is for searches", 0)
     if options.executor == "process":
         start_server()  # imports TensorFlow while this process imports the rest
     from mammo_mlflow.tracking.store import TrackingError

@@ -123,7 +123,7 @@ class Closer:
         plan = self._plan(best, **self._final)
         marks = {**self._runs.tags, "mammo.trial": str(best.number)}
         run = self._open("best", str(best.number), f"best: trial {best.number}: {plan.name}", plan)
-        cv = cross_validate(self._session, plan, run)
+        cv = cross_validate(self._session, plan, run, "best")
         final = None
         if plan.experiment.final.final != "none":
             final = make_final(self._session, cv, searched_name(plan), marks)
@@ -153,12 +153,12 @@ class Closer:
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
                 run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
-                cv = cross_validate(self._session, plan, run, figures=False)
+                cv = cross_validate(self._session, plan, run, f"fresh seed {seed} {who}", figures=False)
                 run.finish()
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
         values = {who: [objective.value(frame, 0.0) for frame in found] for who, found in frames.items()}
-        both = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
-        difference = compare(objective, *both)
+        best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
+        difference = compare(objective, best_oof, paper_oof)
         ends = {"": difference.value, "_low": difference.low, "_high": difference.high}
         self._top.log_metrics({f"lead_fresh_seeds{end}": value for end, value in ends.items()})
         return Fresh(values["best"], values["paper"], difference)

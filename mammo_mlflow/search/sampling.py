@@ -31,9 +31,7 @@ Draw = Callable[[Callable[[str, BaseDistribution], Any]], dict[str, Any]]
 
 def _tpe(study_seed: int, seed: int) -> BaseSampler:
     # groups of parameters that are drawn together: conditional ones keep their joint model
-    return optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, warn_independent_sampling=False, constant_liar=True
-    )
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 def _gp(study_seed: int, seed: int) -> BaseSampler:
@@ -128,10 +126,8 @@ class Preview:
         self.params: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
         self._study, self._trial, self._sampler, self._known = study, trial, sampler, known
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._space = sampler.infer_relative_search_space(study, trial)
-            self._relative = sampler.sample_relative(study, trial, self._space)
+        self._space = sampler.infer_relative_search_space(study, trial)
+        self._relative = sampler.sample_relative(study, trial, self._space)
 
     def suggest(self, name: str, distribution: BaseDistribution) -> Any:
         """A value for this parameter: the known one, else the sampler's."""
@@ -188,7 +184,10 @@ class Proposer:
             seed = int(np.random.SeedSequence([self._seed, trial.number, attempt]).generate_state(1)[0])
             left = self._left(taken) if self._name == "grid" or attempt else None
             fixed = {**left[0], **known} if left and (self._name == "grid" or attempt == ATTEMPTS - 1) else known
-            preview = Preview(study, trial, SAMPLERS[self._name](self._seed, seed), fixed, known_only)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what Optuna calls experimental is what it recommends here
+                sampler = SAMPLERS[self._name](self._seed, seed)
+                preview = Preview(study, trial, sampler, fixed, known_only)
             values = draw(preview.suggest)
             if known or preview.params not in taken:
                 break

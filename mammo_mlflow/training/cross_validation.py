@@ -30,9 +30,14 @@ class CrossValidation:
     fold_scores: pd.DataFrame
 
 
-def cross_validate(session: Session, plan: Plan, run: TrackedRun, figures: bool = True) -> CrossValidation:
-    """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give."""
-    runs = FitRuns(session, plan, run, f"{plan.experiment.model.backbone} ")
+def cross_validate(
+    session: Session, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
+) -> CrossValidation:
+    """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give.
+
+    `label` stands before the folds where progress is shown; by default the backbone.
+    """
+    runs = FitRuns(session, plan, run, f"{label or plan.experiment.model.backbone} ")
     results = runs.reuse() if session.resume else {}
     missing = [fit for fit in plan.fits if fit.name not in results]
     if missing:

@@ -42,6 +42,8 @@ class Bench:
     workers: int
     threads: int
     executor: Executor
+    side: Executor
+    """For the short jobs of planning, which go on while `executor` works."""
     planner: Planner
 
 
@@ -53,11 +55,12 @@ def open_bench(options: Options, threads: int) -> Iterator[Bench]:
         progress = stack.enter_context(TerminalProgress())
         patch_set = load_data(options, cache, progress)
         workers = options.workers or max(1, available_cores() // threads)
-        executor = make_executor(options.executor, workers)
+        executor, side = make_executor(options.executor, workers), make_executor(options.executor, workers)
         stack.callback(executor.close)
+        stack.callback(side.close)
         stack.callback(cache.release)
-        planner = Planner(patch_set, executor, cache, probe=options.dry_run)
-        yield Bench(cache, progress, patch_set, workers, threads, executor, planner)
+        planner = Planner(patch_set, side, cache, probe=options.dry_run)
+        yield Bench(cache, progress, patch_set, workers, threads, executor, side, planner)
 
 
 @contextmanager

@@ -1,11 +1,10 @@
-"""`search`: an Optuna study for each task and backbone, one trial a whole cross-validation, in MLflow as nested runs."""
+"""`search`: an Optuna study for each task and backbone, one trial a whole cross-validation, all of it in MLflow."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -26,7 +25,6 @@ from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import LINK, Search, open_study
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.executors import Executor, make_executor
 from mammo_mlflow.training.plan import Plan, Planner
 from mammo_mlflow.training.prepare import ensure_activations
 from mammo_mlflow.training.session import Session
@@ -41,11 +39,8 @@ STORED = ("unfrozen_layers", "pooling", "augmentation")
 """The searched parameters that decide which activations are needed."""
 ENOUGH = 1000
 
-_SHARED_TAGS = ("mammo.task", "mammo.family", "mammo.backbone", "mammo.data_sha256", "mammo.test_sha256") + (
-    "mammo.phantom",
-    "mammo.folds_sha256",
-)
-_SHOWN_TAGS = ("mammo.task", "mammo.family", "mammo.backbone", "mammo.weights", "mammo.phantom", "mammo.data_sha256")
+_SHOWN = ("task", "family", "backbone", "weights", "phantom", "data_sha256", "folds_sha256")
+"""The tags that a study shares with all its trials."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,20 +59,16 @@ def run(
         papers = bench.planner.plans([build(question.task, dict(question.paper)) for question in questions])
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
-            say(
-                f"each line is one trial, the paper's setting; a study has up to {search.trials or 'any number'} of them"
-            )
+            say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
             return
         storage = Storage(search.storage)
-        with open_session(bench, options, {}) as session, ExitStack() as stack:
-            side = make_executor(options.executor, 1)
-            stack.callback(side.close)
+        with open_session(bench, options, {}) as session:
             top = _top(session, papers[0]) if len(questions) > 1 else None
             closings = []
             for question, paper in zip(questions, papers, strict=True):
                 key = question.key(paper)
                 named = replace(question, name=study_name(search.study, paper, key, several=len(questions) > 1))
-                closing = _search(bench, session, side, storage, named, paper, key, top, final, search)
+                closing = _search(bench, session, storage, named, paper, key, top, final, search)
                 closings += [closing] if closing is not None else []
             if top is not None:
                 top.finish()
@@ -103,7 +94,7 @@ def _questions(
     check_sampler(search.sampler, len(objectives))
     fixed = {name: value for name, value in given.items() if name not in FINAL}
     preset = options.preset if options.preset != "auto" else "quick" if options.data == "phantom" else "paper"
-    questions, faults = [], {}
+    questions, faults = [], dict[str, None]()
     for one in TASKS if task == "all" else (task,):
         for name in BACKBONES if backbone == "all" else (backbone,):
             base = {**preset_values(preset, name, one), **fixed, "backbone": name, "final": "none"}
@@ -111,27 +102,28 @@ def _questions(
             paper = {**preset_values("paper", name, one), **kept, **fixed, "backbone": name, "final": "none"}
             try:
                 space = read_space(find_space(search.space, family, name), family, name).narrowed(fixed)
-                experiment = build(one, paper)
-                build(one, base)
+                base, paper = _complete(one, base), _complete(one, paper)
             except Faults as found:
                 faults |= dict.fromkeys(found.faults)  # backbones may share a file
                 continue
-            pruner = make_pruner(search.pruner, len(objectives), experiment.cv.folds)
+            pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
             trials = search.trials or None
             questions.append(
-                Question(
-                    "", one, space, base, paper, objectives, search.sampler, experiment.cv.seed, pruner, trials, None
-                )
+                Question("", one, space, base, paper, objectives, search.sampler, paper["seed"], pruner, trials, None)
             )
     if faults:
         raise Faults(faults)
     return questions
 
 
+def _complete(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter of the experiment of these values, defaults too. Raises `UserError` for impossible ones."""
+    return {k: v for k, v in build(task, dict(values)).flat().items() if k not in ("task", "family")}
+
+
 def _search(
     bench: Bench,
     session: Session,
-    side: Executor,
     storage: Storage,
     question: Question,
     paper: Plan,
@@ -146,7 +138,7 @@ def _search(
     missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
     session.cache.make_room(missing, paper.scratch_bytes())
     study = open_study(storage, question, key)
-    tags = {name: value for name, value in paper.tags().items() if name in _SHARED_TAGS}
+    tags = {f"mammo.{name}": paper.tags()[f"mammo.{name}"] for name in _SHOWN}
     runs = StudyRuns(session.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
@@ -160,7 +152,7 @@ def _search(
     activations = ensure_activations(session, plans)
     if search.timeout:
         question = replace(question, deadline=time.monotonic() + search.timeout)
-    work = Search(session, side, bench.planner, storage, study, question, runs, top, activations)
+    work = Search(session, bench.side, bench.planner, storage, study, question, runs, top, activations)
     work.run(wait=owner)
     if work.exhausted:
         _log.info("study '%s': every set of the space was tried", question.name)
@@ -192,7 +184,7 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
 
 def _describe_study(study: optuna.Study, paper: Plan, link: str, search: SearchOptions) -> None:
     """What the dashboard shows beside the study's name."""
-    facts = {name.removeprefix("mammo."): value for name, value in paper.tags().items() if name in _SHOWN_TAGS}
+    facts = {name: paper.tags()[f"mammo.{name}"] for name in _SHOWN}
     for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)

@@ -56,6 +56,8 @@ class ProcessExecutor(Executor):
         self, next_job: Callable[[], Job | None], on_event: OnEvent, on_idle: Callable[[], None]
     ) -> Generator[tuple[Job, object], None, None]:
         """See `Executor.stream`."""
+        if self._children:
+            raise RuntimeError("the executor is at work already: jobs beside these need another one")
         try:
             while True:
                 while len(self._children) < self._workers and (job := next_job()) is not None:
