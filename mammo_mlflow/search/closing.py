@@ -119,10 +119,13 @@ class Closer:
             self._top.set_tags({"mammo.best_trial": best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
     def _make_best(self, best: FrozenTrial) -> tuple[CrossValidation, Final | None]:
-        """The best trial's cross-validation, its folds as they are, and the model that is registered for the study."""
+        """The best trial's cross-validation, its folds as they are, and the model that is registered for the study.
+
+        Refit and final model are nested in the trial's own run.
+        """
         plan = self._plan(best, **self._final)
         marks = {**self._runs.tags, "mammo.trial": str(best.number)}
-        run = self._open("best", str(best.number), f"best: trial {best.number}: {plan.name}", plan)
+        run = self._open("trial", str(best.number), plan.name, plan)
         cv = cross_validate(self._session, plan, run, "best")
         final = None
         if plan.experiment.final.final != "none":
