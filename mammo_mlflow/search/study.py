@@ -222,7 +222,9 @@ class Search:
         params = setting if plan is None else plan.experiment.flat()
         name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
         run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
-        trial.set_user_attr(LINK, self._session.writer.link(run.id))
+        link = self._session.writer.link(run.id)
+        trial.set_user_attr(LINK, link)
+        write_note(trial, f"[MLflow run]({link}){': the paper’s setting' if trial.number == 0 else ''}")
         if plan is None:
             self._fail(trial, run, problem)
             return
@@ -301,6 +303,13 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
     return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+
+
+def write_note(what: optuna.Trial | optuna.Study, text: str) -> None:
+    """What optuna-dashboard shows as Markdown above a trial or study: links can be followed there, not in attributes."""
+    from optuna_dashboard import save_note  # takes a second, which is better spent while folds train
+
+    save_note(what, text)
 
 
 def metric_name(objective: str) -> str:

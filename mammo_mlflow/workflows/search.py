@@ -22,7 +22,7 @@ from mammo_mlflow.search.runs import LEVEL, StudyRuns
 from mammo_mlflow.search.sampling import check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import LINK, Search, open_study
+from mammo_mlflow.search.study import LINK, Search, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.plan import Plan, Planner
@@ -188,6 +188,7 @@ def _describe_study(study: optuna.Study, paper: Plan, link: str, search: SearchO
     for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
+    write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
 
 
 def _top(session: Session, paper: Plan) -> TrackedRun:
