@@ -306,7 +306,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def write_note(what: optuna.Trial | optuna.Study, text: str) -> None:
-    """What optuna-dashboard shows as Markdown above a trial or study: links can be followed there, not in attributes."""
+    """What optuna-dashboard shows above a trial or study as Markdown, in which links can be followed."""
     from optuna_dashboard import save_note  # takes a second, which is better spent while folds train
 
     save_note(what, text)
