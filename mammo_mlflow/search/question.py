@@ -35,9 +35,9 @@ class Question:
     deadline: float | None
 
     def key(self, paper: Plan) -> str:
-        """What must be equal for a study to be continued: space, values, objectives, data, folds and weights.
+        """What must be equal for a study to be continued: space, values, seed, objectives, data, folds and weights.
 
-        Sampler, pruner, seed and the number of trials may change. `paper` is the plan of the first trial.
+        Sampler, pruner and the number of trials may change. `paper` is the plan of the first trial.
         """
         facts = {
             "space": self.space.facts(),

@@ -32,7 +32,7 @@ from mammo_mlflow.search.work import Work
 from mammo_mlflow.tracking.resume import writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, this_process
 from mammo_mlflow.training.cross_validation import log_scores
-from mammo_mlflow.training.executors import Executor
+from mammo_mlflow.training.executors import Executor, JobFailed
 from mammo_mlflow.training.executors.base import raise_failure
 from mammo_mlflow.training.fits import FitRuns
 from mammo_mlflow.training.jobs import Event, Failure, Job
@@ -42,6 +42,7 @@ from mammo_mlflow.training.session import Session
 
 OWNER, SETTING, REASON, LINK = "process", "setting", "reason", "mlflow_run"
 POLL_SECONDS = 1.0
+FAILURES = (UserError, JobFailed)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 _log = logging.getLogger(__name__)
@@ -109,17 +110,22 @@ class Search:
     # -- giving out work
 
     def _next_job(self) -> Job | None:
-        while True:
-            for work in self._open.values():
-                # a pruner looks at each fold before the next one starts; without it a trial's folds go side by side
-                limit = 1 if self._question.pruner is not None else len(work.plan.fits)
-                if work.waiting and work.ending is None and work.running < limit:
-                    job = work.runs.job(work.waiting.popleft(), self._activations)
-                    work.running += 1
-                    self._jobs[job.name] = work
-                    return job
+        # a pruner looks at each fold of a trial before the next one starts, as long as there are other trials to go on with
+        side_by_side = self._question.pruner is None
+        while (job := self._fold_job(side_by_side)) is None:
             if not self._begin():
-                return None
+                return self._fold_job(True)
+        return job
+
+    def _fold_job(self, side_by_side: bool) -> Job | None:
+        """The next fold of the first open trial that has one to give out."""
+        for work in self._open.values():
+            if work.waiting and work.ending is None and (side_by_side or not work.running):
+                job = work.runs.job(work.waiting.popleft(), self._activations)
+                work.running += 1
+                self._jobs[job.name] = work
+                return job
+        return None
 
     def _begin(self) -> bool:
         """Take up a trial that was cut off, or ask for a new one; whether there was one."""
@@ -137,8 +143,8 @@ class Search:
             self._started.add(trial.number)
             try:
                 setting, problem = self._settle(trial), ""
-            except UserError as error:
-                setting, problem = {}, str(error)
+            except FAILURES as error:
+                setting, problem = {}, last_line(error)
         self._open_trial(trial, setting, problem, new=cut_off is None)
         return True
 
@@ -214,8 +220,8 @@ class Search:
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
                     self._activations |= ensure_activations(self._side, [plan])
-            except UserError as error:
-                problem = str(error)
+            except FAILURES as error:
+                problem = last_line(error)
         first = {"mammo.preset": "paper"} if trial.number == 0 else {}
         tags = {**first, "mammo.trial": str(trial.number)}
         tags |= {} if plan is None else {**plan.tags(), "mammo.key": plan.key}
@@ -265,8 +271,8 @@ class Search:
             self._fail(work.trial, work.run, reason)
             return
         log_scores(self._session, work.collect())
-        values = work.values(self._question.objectives)
         objectives = self._question.objectives
+        values = work.values(objectives) if state == TrialState.COMPLETE else [work.reported]
         work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})
         work.run.set_tags({"mammo.trial_state": state.name})
         shown = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
@@ -310,6 +316,11 @@ def write_note(what: optuna.Trial | optuna.Study, text: str) -> None:
     from optuna_dashboard import save_note  # takes a second, which is better spent while folds train
 
     save_note(what, text)
+
+
+def last_line(error: Exception) -> str:
+    """What an error says, without the traceback that it may carry."""
+    return str(error).strip().splitlines()[-1]
 
 
 def metric_name(objective: str) -> str:

@@ -29,7 +29,9 @@ class Work:
     waiting: deque[Fit] = field(default_factory=deque)
     running: int = 0
     ending: tuple[TrialState, str] | None = None
-    _reported: int = 0
+    reported: float = float("nan")
+    """The last value that the pruner was told: that of a pruned trial."""
+    _steps: int = 0
 
     @property
     def number(self) -> int:
@@ -47,18 +49,21 @@ class Work:
     def report(self, objectives: tuple[Objective, ...], pruner: optuna.pruners.BasePruner | None) -> None:
         """Tell the study each step, the number of folds done in order, and settle the ending where it can be."""
         folds = [fit for fit in self.plan.fits if fit.fold is not None]
-        while self.ending is None and self._reported < len(folds) and folds[self._reported].name in self.results:
-            self._reported += 1
-            if pruner is not None:
-                done = folds[self._reported - 1 : self._reported] if over_folds(pruner) else folds[: self._reported]
-                part = collect(self.plan, self.run, {fit.name: self.results[fit.name] for fit in done})
-                value = _values(part, objectives)[0]
-                if value == value:
-                    if self._reported not in self._told():
-                        self.trial.report(value, self._reported)
-                    if self._reported < len(folds) and self.trial.should_prune():
-                        name, last = objectives[0].name, f"fold {self._reported} of {len(folds)}"
-                        self.ending = TrialState.PRUNED, f"pruned after {last}: {name} {value:.4f} so far"
+        while self.ending is None and self._steps < len(folds) and folds[self._steps].name in self.results:
+            self._steps += 1
+            if pruner is None:
+                continue
+            done = folds[self._steps - 1 : self._steps] if over_folds(pruner) else folds[: self._steps]
+            part = collect(self.plan, self.run, {fit.name: self.results[fit.name] for fit in done})
+            value = _values(part, objectives)[0]
+            if value != value:
+                continue
+            self.reported = value
+            if self._steps not in self._told():
+                self.trial.report(value, self._steps)
+            if self._steps < len(folds) and self.trial.should_prune():
+                last = f"fold {self._steps} of {len(folds)}"
+                self.ending = TrialState.PRUNED, f"pruned after {last}: {objectives[0].name} {value:.4f} so far"
         if self.ending is None and all(fit.name in self.results for fit in folds):
             missing = [o.name for o, v in zip(objectives, self.values(objectives), strict=True) if v != v]
             if missing:
