@@ -11,6 +11,7 @@ import json
 import logging
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -61,7 +62,9 @@ def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
         )
         check_study(study, key, question.objectives)
         if ID not in study.user_attrs:
-            study.set_metric_names([objective.name for objective in question.objectives])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([objective.name for objective in question.objectives])
             study.set_user_attr(KEY, key)
             study.set_user_attr("space", canonical_json(question.space.facts()))
             study.set_user_attr(ID, uuid.uuid4().hex)
@@ -110,7 +113,7 @@ class Search:
     # -- giving out work
 
     def _next_job(self) -> Job | None:
-        # a pruner looks at each fold of a trial before the next one starts, as long as there are other trials to go on with
+        # a pruner looks at each fold of a trial before the next one starts, while there are other trials to work on
         side_by_side = self._question.pruner is None
         while (job := self._fold_job(side_by_side)) is None:
             if not self._begin():

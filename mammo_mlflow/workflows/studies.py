@@ -66,4 +66,4 @@ def _rows(closings: Sequence[Closing]) -> list[list[str]]:
 
 def _seeds(values: Sequence[float]) -> str:
     mean, sd = mean_sd(values)
-    return f"{mean:.3f} ± {sd:.3f}"
+    return f"{mean:.3f} ± {sd:.3f}" if len(values) > 1 else f"{mean:.3f}"
