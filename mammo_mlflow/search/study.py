@@ -307,6 +307,13 @@ class Search:
         return f" ({finished}{wanted} finished" + (f", best: trial {best.number})" if best is not None else ")")
 
 
+def is_full(study: optuna.Study, question: Question) -> bool:
+    """Whether the study has all its trials, and none of them is still worked on."""
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    finished = sum(state in FINISHED for state in states)
+    return question.trials is not None and finished >= question.trials and TrialState.RUNNING not in states
+
+
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The complete trial with the best first objective; of equals the first. None where no trial is complete."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]

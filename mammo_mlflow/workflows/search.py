@@ -22,7 +22,7 @@ from mammo_mlflow.search.runs import LEVEL, StudyRuns
 from mammo_mlflow.search.sampling import check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import LINK, Search, open_study, write_note
+from mammo_mlflow.search.study import LINK, Search, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.plan import Plan, Planner
@@ -133,16 +133,17 @@ def _search(
     search: SearchOptions,
 ) -> Closing | None:
     """Work on one study and end it; None where another coordinator is the one to end it."""
-    plans = [paper, *_possible(bench.planner, question)]
+    study = open_study(storage, question, key)
+    plans = [] if is_full(study, question) else [paper, *_possible(bench.planner, question)]
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
-    session.cache.make_room(missing, paper.scratch_bytes())
-    study = open_study(storage, question, key)
+    session.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
     tags = {f"mammo.{name}": paper.tags()[f"mammo.{name}"] for name in _SHOWN}
     runs = StudyRuns(session.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
-    top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
+    with storage.alone():  # two coordinators that start together share one run
+        top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
     writer = session.writer
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, []))
     _describe_study(study, paper, writer.link(top.id), search)
@@ -160,7 +161,10 @@ def _search(
         if runs.owned_elsewhere(top):
             _log.info("study '%s': another coordinator ends it", question.name)
             return None
-        top, _ = runs.open_study(f"study: {question.name}", above, params)  # that one died meanwhile
+        with storage.alone():
+            top, owner = runs.open_study(f"study: {question.name}", above, params)  # that one died meanwhile
+        if not owner:
+            return None
         work.run(wait=True)
     closer = Closer(session, bench.planner, study, question, runs, top, final, search.fresh_seeds)
     closing = closer.close(paper.note)
