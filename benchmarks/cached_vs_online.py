@@ -18,13 +18,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+from common import epoch_seconds, run_measured
 
 STEPS = 12
 BATCH = 16
@@ -122,15 +121,7 @@ def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, A
     ]
     command += ["--unfrozen-layers", str(options.unfrozen_layers)]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MAMMO_CACHE_DIR": str(folder / "cache")}
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    memory = {"coordinator": 0, "fold": 0}
-    watcher = threading.Thread(target=_watch, args=(process.pid, memory))
-    watcher.start()
-    if process.wait() != 0:
-        raise SystemExit("the product's command failed")
-    seconds = time.perf_counter() - start
-    watcher.join()
+    seconds, memory = run_measured(command, folder, environment)
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(store)
@@ -160,13 +151,12 @@ def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, A
 def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, Any], warm: dict[str, Any]) -> None:
     """Print the figures, absolute and as ratios."""
     n, folds = cold["patches"], cold["folds"]
-    share = (folds - 1) / folds
     print(f"{options.backbone}, {n} patches, {folds} folds x {options.epochs} epochs, {os.cpu_count()} processors")
     for name, run in (("empty cache", cold), ("warm cache", warm)):
         memory = ", ".join(f"{who} {size / 2**20:.0f} MB" for who, size in run["memory"].items())
         print(f"product, {name}: {run['seconds']:.1f} s; peak private memory: {memory}")
     for policy, step in steps.items():
-        epoch = n * (share * step["train"] + (1 - share) * step["validate"])
+        epoch = epoch_seconds(n, folds, step["train"], step["validate"])
         total = epoch * folds * options.epochs
         print(
             f"plain Keras {policy}: {epoch:.1f} s an epoch, {total:.0f} s in all: "
@@ -191,26 +181,6 @@ def process_cost() -> None:
     start = time.perf_counter()
     list(executor.run(jobs[1:], lambda *_: None, lambda: None))
     print(f"a process: {(time.perf_counter() - start) / 5:.2f} s from start to answer")
-
-
-def _watch(pid: int, memory: dict[str, int]) -> None:
-    """Keep the peak anonymous memory of the coordinator and of its largest child until it ends."""
-    while psutil.pid_exists(pid):
-        try:
-            process = psutil.Process(pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return
-            memory["coordinator"] = max(memory["coordinator"], _anonymous(pid))
-            for child in process.children(recursive=True):
-                memory["fold"] = max(memory["fold"], _anonymous(child.pid))
-        except (psutil.NoSuchProcess, OSError, StopIteration):
-            pass
-        time.sleep(0.2)
-
-
-def _anonymous(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 if __name__ == "__main__":

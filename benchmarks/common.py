@@ -1,0 +1,54 @@
+"""What the cost benchmarks share: a timed command with the memory of its processes, and the cost of on-line epochs."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+
+def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, int]]:
+    """The seconds of a whole command, and the peak private memory of it (`coordinator`) and of its largest child.
+
+    Raises SystemExit where the command fails.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    memory = {"coordinator": 0, "fold": 0}
+    watcher = threading.Thread(target=_watch, args=(process.pid, memory))
+    watcher.start()
+    if process.wait() != 0:
+        raise SystemExit("the product's command failed")
+    seconds = time.perf_counter() - start
+    watcher.join()
+    return seconds, memory
+
+
+def epoch_seconds(patches: int, folds: int, train: float, validate: float) -> float:
+    """The seconds of one fold's epoch on line, validation included, from the seconds a patch takes in each."""
+    share = (folds - 1) / folds
+    return patches * (share * train + (1 - share) * validate)
+
+
+def _watch(pid: int, memory: dict[str, int]) -> None:
+    """Keep the peak anonymous memory of the coordinator and of its largest child until it ends."""
+    while psutil.pid_exists(pid):
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return
+            memory["coordinator"] = max(memory["coordinator"], _anonymous(pid))
+            for child in process.children(recursive=True):
+                memory["fold"] = max(memory["fold"], _anonymous(child.pid))
+        except (psutil.NoSuchProcess, OSError, StopIteration):
+            pass
+        time.sleep(0.2)
+
+
+def _anonymous(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
