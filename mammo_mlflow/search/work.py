@@ -61,7 +61,7 @@ class Work:
             self.reported = value
             if self._steps not in self._told():
                 self.trial.report(value, self._steps)
-            if self._steps < len(folds) and self.trial.should_prune():
+            if self.waiting and self.trial.should_prune():  # where every fold is under way, there is none to save
                 last = f"fold {self._steps} of {len(folds)}"
                 self.ending = TrialState.PRUNED, f"pruned after {last}: {objectives[0].name} {value:.4f} so far"
         if self.ending is None and all(fit.name in self.results for fit in folds):
