@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.search.spaces import Parameter
@@ -79,10 +80,12 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
     """Optuna's distribution of a parameter."""
     if parameter.low is None or parameter.high is None:
         return CategoricalDistribution(parameter.choices or ())
-    if parameter.kind is int:
-        step = 1 if parameter.step is None else int(parameter.step)
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an end that no step reaches is moved to the last one before it
+        if parameter.kind is int:
+            step = 1 if parameter.step is None else int(parameter.step)
+            return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+        return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
 class Stored(BaseSampler):
@@ -106,6 +109,23 @@ class Stored(BaseSampler):
     ) -> Any:
         """The settled value."""
         return self.values[param_name]
+
+
+class Comparable(optuna.Study):
+    """A study without its first trial while that lacks something that every other complete trial has.
+
+    It does where the space leaves out the paper's value. Samplers that model the parameters all trials share would
+    otherwise never model that one.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        super().__init__(study.study_name, study._storage)
+
+    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:  # what samplers ask
+        trials = super()._get_trials(*args, **kwargs)
+        names = [trial.params.keys() for trial in trials if trial.number and trial.state == TrialState.COMPLETE]
+        shared = set(names[0]).intersection(*names[1:]) if names else set()
+        return [trial for trial in trials if trial.number or shared <= trial.params.keys()]
 
 
 class Preview:
@@ -136,9 +156,10 @@ class Preview:
             if not fits(distribution, value):
                 return value
         elif name in self._relative and self._space.get(name) == distribution:
-            value = self._relative[name]
+            value = _on_step(distribution, self._relative[name])
         else:
-            value = self._sampler.sample_independent(self._study, self._trial, name, distribution)
+            drawn = self._sampler.sample_independent(self._study, self._trial, name, distribution)
+            value = _on_step(distribution, drawn)
         if name in self._known or not self._known_only:
             self.params[name], self.distributions[name] = value, distribution
         return value
@@ -147,12 +168,17 @@ class Preview:
 def fits(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a distribution can give this value."""
     try:
-        internal = distribution.to_internal_repr(value)
+        return distribution._contains(distribution.to_internal_repr(value))
     except (ValueError, TypeError):
         return False
-    if isinstance(distribution, (FloatDistribution, IntDistribution)):
-        return distribution.low <= internal <= distribution.high
-    return True
+
+
+def _on_step(distribution: BaseDistribution, value: Any) -> Any:
+    """A drawn fraction as a file's reader would write it: 0.3, and not the sum of 0.1 and 0.2."""
+    if not isinstance(distribution, FloatDistribution) or distribution.step is None:
+        return value
+    low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
+    return float(low + step * round((value - distribution.low) / distribution.step))
 
 
 class Proposer:
@@ -187,7 +213,8 @@ class Proposer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what Optuna calls experimental is what it recommends here
                 sampler = SAMPLERS[self._name](self._seed, seed)
-                preview = Preview(study, trial, sampler, fixed, known_only)
+                seen = Comparable(study) if self._name in ("gp", "cmaes", "qmc") else study
+                preview = Preview(seen, trial, sampler, fixed, known_only)
             values = draw(preview.suggest)
             if known or preview.params not in taken:
                 break
