@@ -5,8 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
@@ -45,18 +48,48 @@ def environment(cache, **more):
     }
 
 
-def command(*arguments):
-    """The command line of `pretrained`."""
-    return [sys.executable, "-m", "mammo_mlflow", "pretrained", *arguments]
+def command(*arguments, name="pretrained"):
+    """The command line of `pretrained`, or of another command."""
+    return [sys.executable, "-m", "mammo_mlflow", name, *arguments]
 
 
-def run_command(where, cache, *arguments, **more):
-    """Run `pretrained` as a process of its own in the directory `where`."""
+def run_command(where, cache, *arguments, name="pretrained", **more):
+    """Run a command as a process of its own in the directory `where`; `more` goes into its environment."""
     where.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        command(*arguments), cwd=where, env=environment(cache, **more), capture_output=True, text=True, timeout=300
-    )
+    line, surroundings = command(*arguments, name=name), environment(cache, **more)
+    done = subprocess.run(line, cwd=where, env=surroundings, capture_output=True, text=True, timeout=300)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def wait_for(condition, seconds=120):
+    """Look again and again until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+class Running:
+    """The command as a process whose standard error is followed."""
+
+    def __init__(self, where, cache, *arguments, name="pretrained"):
+        self.log = where / f"log-{time.monotonic_ns()}"
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(
+                command(*arguments, name=name),
+                cwd=where,
+                env=environment(cache),
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def said(self, text):
+        assert self.process.poll() is None, self.log.read_text()
+        return text in self.log.read_text()
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 class Store:

@@ -11,7 +11,7 @@ import yaml
 
 from mammo_mlflow.cli import make_parser
 from mammo_mlflow.experiment import parameters
-from mammo_mlflow.workflows.options import Options
+from mammo_mlflow.workflows.options import Options, SearchOptions
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -55,8 +55,9 @@ def test_entry_points_run_commands_with_options_that_exist(name):
 
 
 def test_every_parameter_is_an_option_and_nothing_else_is():
-    named = {"task", *(item.name for item in parameters()), *(item.name for item in fields(Options))}
+    named = {"task", *(item.name for item in (*parameters(), *fields(Options), *fields(SearchOptions)))}
     assert set(options("pretrained")) == named
+    assert set(options("search")) == {"family", *named}
 
 
 def test_every_command_is_an_entry_point():
@@ -71,7 +72,7 @@ def test_the_readmes_commands_exist():
         entry = words[words.index("-e") + 1] if "-e" in words else "main"
         assert entry in PROJECT["entry_points"]
         given = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-P"]
-        assert set(given) <= set(options("pretrained")), words
+        assert set(given) <= set(options("pretrained" if entry == "main" else entry)), words
     for words in (shlex.split(line) for line in command_lines() if "-m mammo_mlflow" in line):
         words = words[words.index("mammo_mlflow") + 1 :]
         spelled = {word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}

@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from support import SMALL, Finished, Store, command, environment, run_command
+from support import SMALL, Finished, Running, Store, environment, run_command, wait_for
 
 TAGS = {
     "task": "mass_calc",
@@ -295,13 +294,6 @@ def answers(url):
         return False
 
 
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def end(processes):
     for one in processes:
         if one.is_running():
@@ -333,29 +325,6 @@ def test_nothing_is_left_in_the_cache_but_its_entries(finished):
     names = {re.sub(r"[-.].*", "", path.name) for path in Path(finished.cache).iterdir()}
     assert names <= {"activations", "locks", "phantom", "random"}
     assert not list((finished.cache / "activations").glob("*/lease-*"))
-
-
-class Running:
-    """The command as a process whose standard error is followed."""
-
-    def __init__(self, where, cache, *arguments):
-        self.log = where / f"log-{time.monotonic_ns()}"
-        with self.log.open("w") as file:
-            self.process = subprocess.Popen(
-                command(*arguments),
-                cwd=where,
-                env=environment(cache),
-                stdout=subprocess.DEVNULL,
-                stderr=file,
-                start_new_session=True,
-            )
-
-    def said(self, text):
-        assert self.process.poll() is None, self.log.read_text()
-        return text in self.log.read_text()
-
-    def family(self):
-        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @pytest.fixture(scope="module")
