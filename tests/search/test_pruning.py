@@ -1,0 +1,168 @@
+"""Pruning over folds: what it saves, and that the best trial is not lost to it."""
+
+import json
+from dataclasses import replace
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
+from support_jobs import pretend_to_train
+
+from mammo_mlflow.data.patches import read_patch_set
+from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import build
+from mammo_mlflow.search.objectives import parse_objectives
+from mammo_mlflow.search.pruning import make_pruner, over_folds
+from mammo_mlflow.search.question import Question
+from mammo_mlflow.search.runs import StudyRuns
+from mammo_mlflow.search.spaces import read_space
+from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.search.study import SETTING, Search, open_study
+from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.cross_validation import collect
+from mammo_mlflow.training.executors.inline import InlineExecutor
+from mammo_mlflow.training.fits import FitRuns
+from mammo_mlflow.training.plan import Planner
+from mammo_mlflow.training.session import Session
+
+TRIALS, FOLDS = 24, 4
+SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-7, high: 1, log: true}\n"
+FIXED = {"weights": "random", "views": 0, "folds": FOLDS, "final": "none", "precision": "float32", "threads": 1}
+TRAINING = "mammo_mlflow.training.fit:run"
+
+
+class Pretending(InlineExecutor):
+    """Runs everything as it is but for the training, which a cheap stand-in takes over."""
+
+    def __init__(self):
+        self.trained = 0
+
+    def stream(self, next_job, on_event, on_idle):
+        def replaced():
+            job = next_job()
+            if job is None or job.target != TRAINING:
+                return job
+            self.trained += 1
+            return replace(job, target="support_jobs:pretend_to_train")
+
+        return super().stream(replaced, on_event, on_idle)
+
+
+class Silent:
+    def update(self, name, done, total):
+        pass
+
+
+class Laboratory:
+    """Studies of a learning rate with the real driver, Optuna on SQLite and MLflow on SQLite; one store for all."""
+
+    def __init__(self, where):
+        cache = Cache(where)
+        patch_set = read_patch_set(make_phantom(PhantomSettings(240, 24, 32), where))
+        (where / "scratch").mkdir()
+        (where / "space.yaml").write_text(SPACE)
+        self.space = read_space(where / "space.yaml", "pretrained", "vgg16")
+        client = MlflowClient(f"sqlite:///{where}/mlflow.db")
+        experiment = client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
+        self.executor = Pretending()
+        self.planner = Planner(patch_set, self.executor, cache)
+        writer = Writer(client, experiment, {})
+        self.session = Session(writer, self.executor, cache, Silent(), where / "scratch", False, 1)
+        self.storage = Storage(f"sqlite:///{where}/optuna.db")
+
+    def study(self, sampler, pruner, seed):
+        """The study, and how many folds were trained."""
+        flat = build("mass_calc", {"backbone": "vgg16", "learning_rate": 3e-4, "seed": seed, **FIXED}).flat()
+        base = {name: value for name, value in flat.items() if name not in ("task", "family")}
+        objectives = parse_objectives("roc_auc")
+        made = make_pruner(pruner, len(objectives), FOLDS)
+        name = f"{sampler} {pruner} {seed}"
+        question = Question(name, "mass_calc", self.space, base, base, objectives, sampler, seed, made, TRIALS, None)
+        paper = self.plan(base)
+        study = open_study(self.storage, question, question.key(paper))
+        runs = StudyRuns(self.session.writer, study, {})
+        top, _ = runs.open_study(name, None, {})
+        before = self.executor.trained
+        search = Search(self.session, self.executor, self.planner, self.storage, study, question, runs, top, {})
+        search.run(wait=True)
+        top.finish()
+        self.session.writer.drain()
+        return study, self.executor.trained - before
+
+    def plan(self, setting):
+        return self.planner.plans([build("mass_calc", setting)])[0]
+
+    def best_of_all(self, study):
+        """The number of the trial that is best when every one has all its folds."""
+        (objective,) = parse_objectives("roc_auc")
+        values = {}
+        for trial in study.trials:
+            plan = self.plan(json.loads(trial.user_attrs[SETTING]))
+            fits = FitRuns(self.session, plan, None, "")
+            results = {fit.name: pretend_to_train(fits.job(fit, {}).argument, None) for fit in plan.fits}
+            values[trial.number] = objective.value(collect(plan, None, results).oof, 0.0)
+            if trial.state == TrialState.COMPLETE:
+                assert trial.value == pytest.approx(values[trial.number])
+        return max(values, key=values.get)
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    return Laboratory(tmp_path_factory.mktemp("pruning"))
+
+
+@pytest.mark.parametrize(("sampler", "seeds"), [("random", 10), ("tpe", 2)])
+def test_pruning_saves_a_third_of_the_folds_and_keeps_the_best_trial(laboratory, sampler, seeds):
+    shares = []
+    for seed in range(seeds):
+        study, trained = laboratory.study(sampler, "auto", seed)
+        assert len(study.trials) == TRIALS
+        best = laboratory.best_of_all(study)
+        assert study.trials[best].state == TrialState.COMPLETE, f"seed {seed} lost the best trial"
+        assert study.best_trial.number == best
+        shares.append(1 - trained / (TRIALS * FOLDS))
+    assert sum(shares) / len(shares) >= 0.3
+
+
+def test_without_a_pruner_every_fold_is_trained_and_the_same_trials_are_drawn(laboratory):
+    study, trained = laboratory.study("random", "none", 0)
+    assert trained == TRIALS * FOLDS
+    assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
+    assert study.best_trial.number == laboratory.best_of_all(study)
+    pruned, _ = laboratory.study("random", "median", 0)
+    assert [trial.params for trial in pruned.trials] == [trial.params for trial in study.trials]
+
+
+def test_names(recwarn):
+    for name in ("auto", "median", "percentile", "percentile=75", "percentile=0.5"):
+        made = make_pruner(name, 1, 2)
+        assert isinstance(made, optuna.pruners.PercentilePruner)
+        assert not over_folds(made)
+    assert make_pruner("none", 1, 5) is make_pruner("none", 2, 5) is make_pruner("auto", 2, 5) is None
+    assert not over_folds(None)
+    assert over_folds(make_pruner("wilcoxon", 1, 6))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("name", "objectives", "folds", "line"),
+    [
+        ("medain", 1, 5, "pruner: unknown 'medain', did you mean 'median'?"),
+        ("median=3", 1, 5, "pruner: unknown 'median=3'"),
+        ("", 1, 5, "pruner: unknown ''"),
+        ("median", 2, 5, "pruner: expected none with two objectives, found 'median'"),
+        ("wilcoxon", 1, 5, "pruner: expected at least 6 folds for wilcoxon, found 5"),
+        ("percentile=", 1, 5, "pruner: expected 'percentile=' and a number in (0, 100), found 'percentile='"),
+        ("percentile=100", 1, 5, "pruner: expected 'percentile=' and a number in (0, 100), found 'percentile=100'"),
+        ("percentile=nan", 1, 5, "pruner: expected 'percentile=' and a number in (0, 100), found 'percentile=nan'"),
+        ("percentile=many", 1, 5, "pruner: expected 'percentile=' and a number in (0, 100), found 'percentile=many'"),
+    ],
+)
+def test_refusals(name, objectives, folds, line):
+    with pytest.raises(UserError) as raised:
+        make_pruner(name, objectives, folds)
+    assert str(raised.value).startswith(line)
+    assert "\n" not in str(raised.value)
