@@ -67,6 +67,13 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     return int(version.version)
 
 
+def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int] | None:
+    """The run and version that were registered under this `mammo.key`, the newest; None where there is none."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`mammo.key` = '{key}'")
+    newest = max(found, key=lambda version: int(version.version), default=None)
+    return None if newest is None or not newest.run_id else (newest.run_id, int(newest.version))
+
+
 def files_sha256(directory: Path) -> str:
     """One sha256 over the relative names and contents of a directory's files."""
     digest = hashlib.sha256()

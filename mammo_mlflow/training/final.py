@@ -17,7 +17,7 @@ from mammo_mlflow.evaluation.intervals import bootstrap_scores, resampling_note
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
-from mammo_mlflow.tracking.registry import find_version, log_model, register
+from mammo_mlflow.tracking.registry import find_version, log_model, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
@@ -54,7 +54,7 @@ def make_final(
     plan, registered, more = cv.plan, name or cv.plan.experiment.registered_name, dict(tags or {})
     key = hashlib.sha256(f"final {plan.key} {registered}".encode()).hexdigest()
     if session.resume:
-        done = _reuse(session, cv, key, more)
+        done = _reuse(session, cv, key, registered, more)
         if done is not None:
             return done
     run = _start(session, cv, key, **more)
@@ -188,7 +188,7 @@ def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, thres
     run.log_figure(figures.calibration(labels, predicted, f"{plan.name}: test", note), "figures/calibration.png")
 
 
-def _reuse(session: Session, cv: CrossValidation, key: str, more: Mapping[str, str]) -> Final | None:
+def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
     """The final model that an earlier command registered, not made or tested again.
 
     Where it belongs to another cross-validation's run it is shown again, nested in this one's.
@@ -196,11 +196,19 @@ def _reuse(session: Session, cv: CrossValidation, key: str, more: Mapping[str, s
     client = session.writer.client
     ask = session.writer.ask
     found = ask(lambda: finished_runs(client, [key])).get(key)
-    if found is None:
-        return None
+    if found is None:  # a command may have been killed between registering the model and ending its run
+        registered = ask(lambda: registered_run(client, name, key))
+        if registered is None:
+            return None
+        found, number = registered
+        run = session.writer.reopen_run(found, None, {"mammo.registered_name": name, "mammo.version": str(number)})
+        run.finish()
+        session.writer.drain()
     tags = ask(lambda: client.get_run(found)).data.tags
-    name, version = tags.get("mammo.registered_name"), tags.get("mammo.version")
-    if name is None or version is None or not ask(lambda: find_version(client, name, int(version))):
+    version = tags.get("mammo.version")
+    if tags.get("mammo.registered_name") != name or version is None:
+        return None
+    if not ask(lambda: find_version(client, name, int(version))):
         return None
     folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
     if folder is None or not (folder / "test.parquet").exists():

@@ -28,7 +28,7 @@ from mammo_mlflow.training.fits import FitRuns
 from mammo_mlflow.training.plan import Planner
 from mammo_mlflow.training.session import Session
 
-TRIALS, FOLDS = 24, 4
+TRIALS, FOLDS = 20, 4
 SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-7, high: 1, log: true}\n"
 FIXED = {"weights": "random", "views": 0, "folds": FOLDS, "final": "none", "precision": "float32", "threads": 1}
 TRAINING = "mammo_mlflow.training.fit:run"

@@ -21,4 +21,6 @@ def attempt(job: Job, emit: Emit) -> Any:
         if isinstance(problem, OSError) and problem.errno in FULL_DISK:
             reason = f"{job.name}: expected room on the disk, found it full"
             return Failure(reason, user=True, error=problem, fatal=True)
+        if isinstance(problem, MemoryError) or type(problem).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            return Failure(f"out of memory: {' '.join(str(problem).split())[:200]}", error=problem)
         return Failure(traceback.format_exc(), error=problem)
