@@ -17,6 +17,12 @@ def double(argument, emit):
     return 2 * argument
 
 
+def ask_twice(argument, emit):
+    """Asks the coordinator, and goes on with its answers."""
+    emit({"kind": "progress", "done": 0, "total": 2})
+    return [emit({"kind": "suggest", "name": f"{argument}{number}"}) for number in range(2)]
+
+
 def process_id(argument, emit):
     time.sleep(0.2)
     return os.getpid()

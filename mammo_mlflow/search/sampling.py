@@ -24,6 +24,8 @@ from mammo_mlflow.search.spaces import Parameter
 ATTEMPTS = 20
 """Draws of a set that was not drawn before, until one is taken at random from what is left."""
 
+GRID = "grid"
+
 EXTRAS = {"gp": "torch", "cmaes": "cmaes"}
 """The packages that some samplers need, each also the extra of that sampler's name."""
 
@@ -61,7 +63,7 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "gp": _gp,
     "cmaes": _cmaes,
     "qmc": _qmc,
-    "grid": lambda study_seed, seed: optuna.samplers.RandomSampler(seed),  # `Proposer` takes the points in turn
+    GRID: lambda study_seed, seed: optuna.samplers.RandomSampler(seed),  # `Proposer` takes the points in turn
 }
 
 
@@ -208,8 +210,8 @@ class Proposer:
         """
         for attempt in range(ATTEMPTS):
             seed = int(np.random.SeedSequence([self._seed, trial.number, attempt]).generate_state(1)[0])
-            left = self._left(taken) if self._name == "grid" or attempt else None
-            fixed = {**left[0], **known} if left and (self._name == "grid" or attempt == ATTEMPTS - 1) else known
+            left = self._left(taken) if self._name == GRID or attempt else None
+            fixed = {**left[0], **known} if left and (self._name == GRID or attempt == ATTEMPTS - 1) else known
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what Optuna calls experimental is what it recommends here
                 sampler = SAMPLERS[self._name](self._seed, seed)

@@ -19,7 +19,7 @@ from mammo_mlflow.search.objectives import parse_objectives
 from mammo_mlflow.search.pruning import make_pruner
 from mammo_mlflow.search.question import Question, study_name
 from mammo_mlflow.search.runs import LEVEL, StudyRuns
-from mammo_mlflow.search.sampling import check_sampler
+from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import LINK, Search, is_full, open_study, write_note
@@ -106,6 +106,9 @@ def _questions(
             except Faults as found:
                 faults |= dict.fromkeys(found.faults)  # backbones may share a file
                 continue
+            if search.sampler == GRID and space.points(base) is None:
+                countable = "a space of choices and steps alone, without an architecture,"
+                raise expected("sampler", f"{countable} for 'grid'", "one without end")
             pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
             trials = search.trials or None
             questions.append(

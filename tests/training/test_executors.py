@@ -48,6 +48,35 @@ def test_events_come_in_order_before_the_answer(executor):
         assert [done for name, done in seen if name == job.name] == [1, 2, 3]
 
 
+def test_a_job_is_answered_what_it_asks(executor):
+    answers = run(executor, jobs("ask_twice", "a", "b"), lambda job, event: event.get("name", "").upper())
+    assert {job.argument: answer for job, answer in answers} == {"a": ["A0", "A1"], "b": ["B0", "B1"]}
+
+
+def test_streamed_jobs_are_asked_for_as_they_end_and_failures_are_answers(executor):
+    waiting = [*jobs("double", 1, 2, 3), *jobs("crash", 1), *jobs("mistake", 1)]
+    seen = {}
+
+    def next_job():
+        return waiting.pop() if waiting else None
+
+    for job, answer in executor.stream(next_job, lambda *_: None, lambda: None):
+        if isinstance(answer, int) and answer == 6:
+            waiting.extend(jobs("double", 50))
+        seen[job.target.split(":")[1], job.argument] = answer
+    assert {seen["double", number] for number in (1, 2, 3, 50)} == {2, 4, 6, 100}
+    assert (seen["mistake", 1].user, seen["mistake", 1].line) == (True, "folds: expected better")
+    assert (seen["crash", 1].user, seen["crash", 1].line) == (False, "RuntimeError: something broke")
+
+
+def test_an_executor_at_work_takes_no_jobs_beside(processes, tmp_path):
+    def interfere():
+        run(processes, jobs("double", 1))
+
+    with pytest.raises(RuntimeError, match="at work already"):
+        list(processes.run(jobs("process_id", 1), lambda *_: None, interfere))
+
+
 def test_no_jobs_no_answers(executor):
     assert run(executor, []) == []
 
