@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 from support import SMALL, Finished, Running, Store, environment, run_command, wait_for
 
 TAGS = {
@@ -366,7 +367,7 @@ def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, i
         assert family, moment
         running.process.kill()
         running.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(family, timeout=30)
         assert alive == [], moment
     store = Store(interrupted)
     done = {run.data.tags["mammo.key"] for run in store.runs("FINISHED") if "mammo.fit" in run.data.tags}
@@ -390,13 +391,15 @@ def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, i
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_told_to_end_it_marks_its_runs(start, interrupted, cache, sent, code):
+    client = MlflowClient(f"sqlite:///{interrupted}/mlflow.db")  # made here: only one process may make it
+    if client.get_experiment_by_name("mammo") is None:
+        client.create_experiment("mammo", artifact_location=(interrupted / "artifacts").as_uri())
     running = start(*LONG, "--seed", str(100 + sent), "--epochs", "2000")
-    wait_for(lambda: running.said("") and (interrupted / "mlflow.db").exists())
     wait_for(lambda: len(Store(interrupted).runs("RUNNING")) == 2)
     family = running.family()
     running.process.send_signal(sent)
-    assert running.process.wait(20) == code
-    _, alive = psutil.wait_procs(family, timeout=5)
+    assert running.process.wait(60) == code
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
     store = Store(interrupted)
     assert store.runs("RUNNING") == []
