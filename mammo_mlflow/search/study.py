@@ -233,7 +233,8 @@ class Search:
         run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
         link = self._session.writer.link(run.id)
         trial.set_user_attr(LINK, link)
-        write_note(trial, f"[MLflow run]({link}){': the paper’s setting' if trial.number == 0 else ''}")
+        what = ": the paper's setting" if trial.number == 0 else ""
+        write_note(trial, f"[MLflow run]({link}){what}")
         if plan is None:
             self._fail(trial, run, problem)
             return
