@@ -30,7 +30,7 @@ from mammo_mlflow.search.runs import ID, StudyRuns
 from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.work import Work
-from mammo_mlflow.tracking.resume import writer_alive
+from mammo_mlflow.tracking.resume import bury_dead_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, this_process
 from mammo_mlflow.training.cross_validation import log_scores
 from mammo_mlflow.training.executors import Executor, JobFailed
@@ -138,6 +138,8 @@ class Search:
                 # Optuna has no public way to go on with a trial that another process began
                 trial = optuna.Trial(self._study, cut_off._trial_id)
                 _log.info("trial %d was cut off and goes on", trial.number)
+                writer = self._session.writer  # its fold's run, too, may have been left RUNNING
+                writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self._top.id, []))
             elif self._may_ask():
                 trial = self._study.ask()
             else:

@@ -69,12 +69,12 @@ def test_streamed_jobs_are_asked_for_as_they_end_and_failures_are_answers(execut
     assert (seen["crash", 1].user, seen["crash", 1].line) == (False, "RuntimeError: something broke")
 
 
-def test_an_executor_at_work_takes_no_jobs_beside(processes, tmp_path):
+def test_an_executor_at_work_takes_no_jobs_beside(processes):
     def interfere():
         run(processes, jobs("double", 1))
 
     with pytest.raises(RuntimeError, match="at work already"):
-        list(processes.run(jobs("process_id", 1), lambda *_: None, interfere))
+        run(processes, jobs("double", 1), lambda *_: interfere())
 
 
 def test_no_jobs_no_answers(executor):
