@@ -1,11 +1,13 @@
 """What a cross-validation costs from cached activations, against on-line training with plain Keras, in one run.
 
-    python benchmarks/cached_vs_online.py [--data DIR] [--backbone vgg16] [--epochs 40] [--unfrozen-layers 0]
+    python benchmarks/cached_vs_online.py [--family pretrained] [--data DIR] [--backbone vgg16] [--epochs 40]
+        [--unfrozen-layers 0]
 
 The product's command runs twice, from an empty cache and again with another learning rate; the same experiment on
 line is plain `fit` with Keras's augmentation layers ahead of the network, as a user would write it, on all
 processors: a few timed steps of training and validation, times patches, epochs and folds. Final models are left out
-on both sides. With `--unfrozen-layers n` the seconds of a fine-tuning epoch are compared too. Phantom data unless
+on both sides. With `--family siamese` a patch is a pair, and the two branches share one base, as in the paper. With
+`--unfrozen-layers n` the seconds of a fine-tuning epoch are compared too. Phantom data unless
 `--data` is given.
 """
 
@@ -32,6 +34,7 @@ BATCH = 16
 def main() -> None:
     """Measure all parts and print them as ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", default="pretrained", choices=("pretrained", "siamese"))
     parser.add_argument("--data", default="phantom")
     parser.add_argument("--backbone", default="vgg16")
     parser.add_argument("--task", default="mass_calc")
@@ -41,12 +44,12 @@ def main() -> None:
     parser.add_argument("--online", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.online:
-        print(json.dumps(online(options.backbone, options.online, options.unfrozen_layers)))
+        print(json.dumps(online(options.family, options.backbone, options.online, options.unfrozen_layers)))
         return
     steps = {}
     for policy in ("float32", "mixed_bfloat16"):
         command = [sys.executable, __file__, "--online", policy, "--backbone", options.backbone]
-        command += ["--unfrozen-layers", str(options.unfrozen_layers)]
+        command += ["--unfrozen-layers", str(options.unfrozen_layers), "--family", options.family]
         steps[policy] = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         )
@@ -57,8 +60,8 @@ def main() -> None:
     process_cost()
 
 
-def online(backbone: str, policy: str, unfrozen: int) -> dict[str, float]:
-    """Seconds a patch of plain Keras training and validation."""
+def online(family: str, backbone: str, policy: str, unfrozen: int) -> dict[str, float]:
+    """Seconds a patch, or a pair, of plain Keras training and validation."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
     import tensorflow as tf
@@ -72,17 +75,23 @@ def online(backbone: str, policy: str, unfrozen: int) -> dict[str, float]:
     convolutions = [layer for layer in base.layers if isinstance(layer, keras.layers.Conv2D)]
     for layer in convolutions[len(convolutions) - unfrozen :]:
         layer.trainable = True
-    x = keras.layers.GlobalAveragePooling2D()(base.output)
+    encoder = keras.Model(base.input, keras.layers.GlobalAveragePooling2D()(base.output))
+    sides = [keras.Input((150, 150, 3)) for _ in range(1 if family == "pretrained" else 2)]
+    encoded = [encoder(side) for side in sides]
+    x = encoded[0] if len(encoded) == 1 else keras.layers.Subtract()(encoded)
     x = keras.layers.Dense(256, activation="relu")(x)
-    model = keras.Model(base.input, keras.layers.Dense(1, activation="sigmoid", dtype="float32")(x))
+    model = keras.Model(sides, keras.layers.Dense(1, activation="sigmoid", dtype="float32")(x))
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", metrics=["accuracy"])
     augment = keras.Sequential(
         [keras.layers.RandomFlip(dtype="float32"), keras.layers.RandomRotation(1.0, dtype="float32")]
     )
     images = np.random.default_rng(0).random((STEPS * BATCH, 150, 150, 3), np.float32) * 255
     labels = np.arange(len(images)) % 2
-    plain = tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH)
-    training = plain.map(lambda x, y: (augment(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    copies = tuple(images for _ in sides)
+    plain = tf.data.Dataset.from_tensor_slices((copies, labels)).batch(BATCH)
+    training = plain.map(
+        lambda x, y: (tuple(augment(one, training=True) for one in x), y), num_parallel_calls=tf.data.AUTOTUNE
+    ).prefetch(2)
     seconds = {}
     for name, work in (
         ("train", lambda: model.fit(training, epochs=1, verbose=0)),
@@ -102,7 +111,7 @@ def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, A
         sys.executable,
         "-m",
         "mammo_mlflow",
-        "pretrained",
+        options.family,
         "--task",
         options.task,
         "--backbone",
@@ -151,7 +160,8 @@ def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, A
 def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, Any], warm: dict[str, Any]) -> None:
     """Print the figures, absolute and as ratios."""
     n, folds = cold["patches"], cold["folds"]
-    print(f"{options.backbone}, {n} patches, {folds} folds x {options.epochs} epochs, {os.cpu_count()} processors")
+    what = f"{options.family} {options.backbone}, {n} patches, {folds} folds x {options.epochs} epochs"
+    print(f"{what}, {os.cpu_count()} processors")
     for name, run in (("empty cache", cold), ("warm cache", warm)):
         memory = ", ".join(f"{who} {size / 2**20:.0f} MB" for who, size in run["memory"].items())
         print(f"product, {name}: {run['seconds']:.1f} s; peak private memory: {memory}")

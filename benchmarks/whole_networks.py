@@ -28,9 +28,11 @@ import tensorflow as tf
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.models.network import convolutions, read_compact
+from mammo_mlflow.search.architectures import DrawJob
 from mammo_mlflow.search.hypermodels import HeadHyperModel
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.training.fit import class_weights
+from mammo_mlflow.training.jobs import Network
 from mammo_mlflow.training.loop import OPTIMIZERS
 
 WARM_UP = 2
@@ -130,7 +132,8 @@ class WholeNetworks(keras_tuner.HyperModel):
         fixed = {"unfrozen_layers": 0, "pooling": "average"}
         space = read_space(find_space("", "pretrained", job["backbone"]), "pretrained", job["backbone"])
         self._drawn = space.narrowed(fixed).parameters
-        self._head = HeadHyperModel((1,), ModelSpec(backbone=job["backbone"]))
+        network = Network("pretrained", ModelSpec(backbone=job["backbone"]), job["size"], job["policy"])
+        self._head = HeadHyperModel(DrawJob("head", network, (1,)))
         self.training, self.validation, self._labels = batches(job, TUNER_STEPS)
         self.train: list[float] = []
         self.validate: list[float] = []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from mammo_mlflow.errors import FULL_DISK, Faults, UserError, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, UserError, expected, unknown_name
 from mammo_mlflow.experiment import convert
 
 EXIT_USER_ERROR = 2
@@ -41,31 +41,42 @@ class _Parser(argparse.ArgumentParser):
     sub_parsers: dict[str, Any]
 
 
+COMMANDS = {
+    "pretrained": "cross-validated, tested and registered models on a pretrained backbone",
+    "scratch": "the same for convolutional networks trained from scratch",
+    "siamese": "the same for Siamese networks, which compare an abnormality with its baseline patch",
+    "conditioned": "benign or malignant given mass or calcification, on registered models of both tasks",
+    "controls": "a network beside baselines alone, shuffled labels and simple texture features",
+    "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
+}
+
+
 def make_parser() -> _Parser:
     """The parser of all commands."""
-    from mammo_mlflow.experiment import parameters
-    from mammo_mlflow.workflows.options import Options, SearchOptions
+    from mammo_mlflow.experiment import FAMILIES, NETWORKS, parameters
+    from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions
 
     parser = _Parser(prog="python -m mammo_mlflow", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
-    pretrained = _command(
-        commands, "pretrained", "cross-validated, tested and registered models on a pretrained backbone"
-    )
-    search = _command(
-        commands, "search", "Optuna studies, each trial a whole cross-validation, and the best one's model"
-    )
-    parser.sub_parsers = {"pretrained": pretrained, "search": search}
-    search.add_argument("--family", default="pretrained", help="what is searched: pretrained (default: pretrained)")
-    for one, trials in ((pretrained, 0), (search, SearchOptions.trials)):
-        tasks = "mass_calc or benign_malignant" + (", or all" if one is search else "")
-        one.add_argument("--task", required=True, help=tasks)
-        one.add_argument("--backbone", default="all", help="vgg16, resnet50, inceptionv3 or all (default: all)")
-        for item in parameters():
-            if item.name != "backbone":
+    parser.sub_parsers = {name: _command(commands, name, what) for name, what in COMMANDS.items()}
+    for command, one in parser.sub_parsers.items():
+        family = command if command in FAMILIES else None
+        tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
+        of_one = command == "conditioned"
+        one.add_argument("--task", required=not of_one, default="benign_malignant" if of_one else None, help=tasks)
+        default = "vgg16" if command == "controls" else "all"
+        of_family = f": {', '.join(NETWORKS[family])}" if family else ""
+        one.add_argument("--backbone", default=default, help=f"network{of_family}, or all (default: {default})")
+        if family is None:
+            one.add_argument("--family", default="pretrained", help="pretrained (default), scratch or siamese")
+        if command == "controls":
+            one.add_argument("--control", default="all", help="baseline, shuffled, texture or all (default: all)")
+        for item in parameters(family):
+            if item.name != "backbone" and not (item.name == "control" and command == "controls"):
                 _add(one, item.name, item.default, f"{item.metadata['help']} (default: the preset's)", None)
-        for item in (*fields(Options), *fields(SearchOptions)):
-            default = trials if item.name == "trials" else item.default
-            _add(one, item.name, item.default, f"{item.metadata['help']} (default: {default or 'none'})", default)
+        for item in (*fields(Options), *(fields(SearchOptions) if command in ("search", *SEARCHED) else ())):
+            value = 0 if item.name == "trials" and command != "search" else item.default
+            _add(one, item.name, item.default, f"{item.metadata['help']} (default: {value or 'none'})", value)
     return parser
 
 
@@ -86,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = vars(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
         return _run(found)
     except UserError as problem:
-        for line in problem.faults if isinstance(problem, Faults) else [str(problem)]:
+        for line in problem.lines:
             sys.stderr.write(f"mammo_mlflow: {' '.join(line.split())}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
@@ -98,15 +109,20 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.experiment import parameters
     from mammo_mlflow.training.executors import JobFailed
     from mammo_mlflow.training.executors.process import start_server
-    from mammo_mlflow.workflows.options import Options, SearchOptions
+    from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions
 
-    given = {f.name: found[f.name] for f in parameters() if f.name != "backbone" and found[f.name] is not None}
+    command = found["command"]
+    control = found.get("control") if command == "controls" else None
+    names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
+    given = {name: value for name, value in found.items() if name in names and value is not None}
     options = Options(**{f.name: found[f.name] for f in fields(Options)})
-    searches = found["command"] == "search" or found["trials"] or found["timeout"]
-    search = SearchOptions(**{f.name: found[f.name] for f in fields(SearchOptions)}) if searches else None
-    for item in () if searches else fields(SearchOptions):
-        if item.name != "trials" and found[item.name] != item.default:
-            raise expected("trials", f"a number of trials beside '{item.name}', which is for searches", 0)
+    search = None
+    if command in ("search", *SEARCHED):
+        if command == "search" or found["trials"] or found["timeout"]:
+            search = SearchOptions(**{f.name: found[f.name] for f in fields(SearchOptions)})
+        for item in () if search else fields(SearchOptions):
+            if item.name != "trials" and found[item.name] != item.default:
+                raise expected("trials", f"a number of trials beside '{item.name}', which is for searches", 0)
     if options.executor == "process":
         start_server()  # imports TensorFlow while this process imports the rest
     from mammo_mlflow.tracking.store import TrackingError
@@ -114,14 +130,19 @@ def _run(found: dict[str, Any]) -> int:
 
     set_up_logging()
     try:
+        family, task, backbone = found.get("family", command), found["task"], found["backbone"]
         if search is not None:
             from mammo_mlflow.workflows import search as searching
 
-            searching.run(found.get("family", "pretrained"), found["task"], found["backbone"], given, options, search)
-        else:
-            from mammo_mlflow.workflows import pretrained
+            searching.run(family, task, backbone, given, options, search)
+        elif control is not None:
+            from mammo_mlflow.workflows import controls
 
-            pretrained.run(found["task"], found["backbone"], given, options)
+            controls.run(family, task, backbone, control, given, options)
+        else:
+            from mammo_mlflow.workflows import families
+
+            families.run(family, task, backbone, given, options)
     except JobFailed as problem:
         logging.getLogger(__name__).error("%s", problem)
         return EXIT_FAILED

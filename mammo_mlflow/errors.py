@@ -13,6 +13,11 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 class UserError(Exception):
     """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is to be printed, a line for each mistake."""
+        return (str(self),)
+
 
 class Faults(UserError):  # noqa: N818 - many of them
     """Several mistakes found at once, each to be printed as a line of its own."""
@@ -20,6 +25,11 @@ class Faults(UserError):  # noqa: N818 - many of them
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(self.faults))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The mistakes."""
+        return self.faults
 
 
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:

@@ -1,17 +1,20 @@
-"""The paper's experiments, and a quick one, as data.
+"""The paper's experiments, and quick ones, as data.
 
-Each preset is a table of parameter values by backbone and task. What the paper does not print is marked `not printed`:
-the value is then this project's choice. The paper prints the RMSprop rates as 2^-6 and 2^-5; it means 2e-6 and 2e-5.
+Each preset is a table of parameter values by family, network and task. What the paper does not print is marked `not
+printed`: the value is then this project's choice. The paper prints the RMSprop rates as 2^-6 and 2^-5; it means 2e-6
+and 2e-5.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.experiment import BACKBONES, TASKS
+from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.experiment import BACKBONES, FAMILIES, NETWORKS, TASKS
 
 Values = dict[str, Any]
+Table = dict[tuple[str, str, str], Values]
+"""By family, network (`backbone`) and task."""
 
 _PAPER_COMMON: Values = {
     "folds": 4,
@@ -50,21 +53,151 @@ _INCEPTIONV3: Values = _PAPER_COMMON | {
     "tuning_learning_rate": 1e-6,  # not printed
 }
 
-PAPER: dict[tuple[str, str], Values] = {
-    ("vgg16", "mass_calc"): _VGG16,
-    ("vgg16", "benign_malignant"): _VGG16,
-    ("resnet50", "mass_calc"): _RESNET50,
-    ("resnet50", "benign_malignant"): _RESNET50,
-    ("inceptionv3", "mass_calc"): _INCEPTIONV3 | {"learning_rate": 2e-5},
-    ("inceptionv3", "benign_malignant"): _INCEPTIONV3 | {"learning_rate": 2e-6},
+
+def _both_tasks(family: str, network: str, values: Values) -> Table:
+    return {(family, network, task): values for task in TASKS}
+
+
+_CHAPTER_5: Table = {
+    **_both_tasks("pretrained", "vgg16", _VGG16),
+    **_both_tasks("pretrained", "resnet50", _RESNET50),
+    ("pretrained", "inceptionv3", "mass_calc"): _INCEPTIONV3 | {"learning_rate": 2e-5},
+    ("pretrained", "inceptionv3", "benign_malignant"): _INCEPTIONV3 | {"learning_rate": 2e-6},
 }
-"""Chapter 5: `python -m mammo_mlflow pretrained --preset paper --task TASK --backbone BACKBONE --data DIR`.
+"""`python -m mammo_mlflow pretrained --preset paper --task TASK --backbone BACKBONE --data DIR`.
 
 Cost on 2 cores and the real arrays: about the prefix activations of 24,084 views, once a backbone (see
 `docs/benchmarks.md`), then minutes. Figures of the paper, frozen: fold accuracy 0.78, 0.81, 0.81 (mass/calcification)
 and 0.64, 0.65, 0.61 (benign/malignant) for VGG16, ResNet50, InceptionV3; test accuracy 0.78, 0.83, 0.77 and 0.64, 0.57,
 0.62. With `--unfrozen-layers 1`: 0.85, 0.83, 0.75 and 0.61, 0.65, 0.57 (Tables 5.1, 5.2).
 """
+
+_M1: Values = {
+    "blocks": "32/2-32-32,64-64,128-128,256",  # Scuccimarra's model 1.0.0.35 without its last 512 and pool
+    "convolution_batch_norm": True,
+    "pool_dropout": 0.1,
+    "pooling": "flatten",
+    "dense": "2048-2048",
+    "dense_batch_norm": True,
+    "dropout": 0.5,
+    "optimizer": "adam",  # not printed
+    "learning_rate": 1e-3,  # not printed
+    "batch_size": 16,
+    "augmentation": "scratch",  # the paper's rotation and flips, with shifts, shear and zoom (code 4.1)
+    "class_weights": "none",
+    "epochs": 30,
+    "folds": 4,
+    "final": "refit",
+}
+
+_SCRATCH: dict[str, Values] = {
+    "m1": _M1,
+    "m1_balanced": _M1 | {"class_weights": "balanced"},
+    "m1_early_stop": _M1 | {"class_weights": "balanced", "epochs": 80, "early_stop": 4},
+    "m2": _M1 | {"class_weights": "balanced", "early_stop": 4, "l1": 1e-5, "l2": 1e-4},
+    "m1_10fold": _M1,
+}
+
+_CHAPTER_4: Table = {
+    ("scratch", name, task): values | ({"epochs": 25} if (name, task) == ("m1_10fold", "mass_calc") else {})
+    for name, values in _SCRATCH.items()
+    for task in TASKS
+}
+"""`python -m mammo_mlflow scratch --preset paper --task TASK --backbone SETTING --data DIR`, on the common 4 folds.
+
+`backbone=all` is the four settings that the paper keeps: class balancing, early stop, M2, and the ten folds' (25 epochs
+for mass/calcification, 30 for benign/malignant). Cost on 2 cores and the real arrays: `docs/benchmarks.md`.
+"""
+
+_TABLES_4: Table = {
+    key: values | ({"folds": 10} if key[1] == "m1_10fold" else {"holdout": 0.3, "final": "fold_average"})
+    for key, values in _CHAPTER_4.items()
+}
+"""`python -m mammo_mlflow scratch --preset table --task TASK --data DIR`: the five rows of Tables 4.1 and 4.2.
+
+The first four train on 70 % of the patients, and it is that very model that is tested; the last has ten folds. Figures
+of the paper, test accuracy, mass/calcification: 0.67, 0.72, 0.78, 0.75, 0.80; benign/malignant: 0.43, 0.64, 0.65, 0.65,
+0.65. Early stopping watches an inner tenth of the training patients here, not the 30 % that are scored.
+"""
+
+_SIAMESE: Values = _PAPER_COMMON | {
+    "difference": "subtract",  # the second, more successful layer of the paper (code 6.3)
+    "pair_augmentation": "independent",  # two generators with a `next` each (code 6.1); a common seed is not printed
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "epochs": 40,  # not printed
+    "tuning_learning_rate": 1e-5,  # not printed
+}
+
+_CHAPTER_6: Table = {
+    **_both_tasks("siamese", "vgg16", _SIAMESE | {"pooling": "flatten"}),  # not printed
+    **_both_tasks("siamese", "resnet50", _SIAMESE | {"pooling": "average"}),  # not printed
+    **_both_tasks("siamese", "inceptionv3", _SIAMESE | {"pooling": "flatten"}),  # not in the paper
+    **_both_tasks(
+        "siamese",
+        "scratch",
+        _SIAMESE
+        | {
+            # three convolutions and a pool, twice; filters not printed, the stride is that of the similar M1
+            "blocks": "32/2-32-32,64-64-64",
+            "convolution_batch_norm": False,  # not printed
+            "pooling": "flatten",
+            "learning_rate": 1e-4,  # not printed
+        },
+    ),
+}
+"""`python -m mammo_mlflow siamese --preset paper --task TASK --backbone ENCODER --data DIR`.
+
+Figures of the paper, test accuracy, mass/calcification: scratch 0.67, VGG16 0.81, ResNet50 0.84; with
+`--unfrozen-layers 1`: VGG16 0.86, ResNet50 0.83. Benign/malignant: 0.64, 0.67, 0.67; 0.64, 0.68 (Tables 6.1, 6.2).
+"""
+
+_CONDITIONED: Values = {
+    "dense": "256",
+    "class_weights": "1:1.3",
+    "optimizer": "adam",  # not printed
+    "learning_rate": 1e-3,  # not printed
+    "batch_size": 16,
+    "epochs": 40,  # not printed
+    "augmentation": "paper",
+    "folds": 4,
+    "final": "refit",
+}
+
+
+def _sources(approach: str, tuned: str) -> Values:
+    """ResNet50 for the features, VGG16 for the condition: of Siamese networks, or (B) of those without baselines."""
+    family = "pretrained" if approach == "b" else "siamese"
+    features = f"mammo-benign_malignant-{family}-resnet50{tuned}"
+    condition = "" if approach == "c" else f"mammo-mass_calc-{family}-vgg16{tuned}"
+    return {"features_from": features, "condition_from": condition}
+
+
+_CHAPTER_8: Table = {
+    ("conditioned", approach, "benign_malignant"): _CONDITIONED | _sources(approach, "-tuned")
+    for approach in NETWORKS["conditioned"]
+}
+"""`python -m mammo_mlflow conditioned --preset paper --backbone APPROACH --data DIR`.
+
+Figure of the paper: approach A, test accuracy 0.60, both classes found about equally often; B found one class only.
+"""
+
+_TEXTURE: Values = {
+    "dense": "none",  # logistic regression
+    "batch_norm": True,
+    "optimizer": "adam",
+    "learning_rate": 1e-2,
+    "epochs": 60,
+    "batch_size": 64,
+    "augmentation": "none",
+    "views": 1,
+    "folds": 4,
+    "final": "refit",
+}
+
+_CONTROLS: Table = _both_tasks("texture", "laws", _TEXTURE)
+
+PAPER: Table = {**_CHAPTER_5, **_CHAPTER_4, **_CHAPTER_6, **_CHAPTER_8, **_CONTROLS}
 
 _QUICK: Values = {
     "optimizer": "adam",
@@ -76,18 +209,47 @@ _QUICK: Values = {
     "tuning_learning_rate": 1e-4,
 }
 
-QUICK: dict[tuple[str, str], Values] = {(backbone, task): _QUICK for backbone in BACKBONES for task in TASKS}
-"""A first look in minutes: Adam 1e-3, average pooling, 12 epochs over 4 cached views. Not a setting of the paper."""
+_QUICK_SCRATCH: Values = {"epochs": 8, "blocks": "16/2-16-16,32-32,64-64,128", "dense": "256-256"}
 
-PRESETS: dict[str, dict[tuple[str, str], Values]] = {"paper": PAPER, "quick": QUICK}
+_QUICK_ENCODER: Values = {"epochs": 8, "blocks": "16/2-16-16,32-32-32", "pooling": "average", "learning_rate": 1e-3}
+
+QUICK: Table = {
+    **{("pretrained", backbone, task): _QUICK for backbone in BACKBONES for task in TASKS},
+    **{key: values | _QUICK_SCRATCH for key, values in _CHAPTER_4.items()},
+    **{key: values | (_QUICK_ENCODER if key[1] == "scratch" else _QUICK) for key, values in _CHAPTER_6.items()},
+    **{key: values | {"epochs": 20, "views": 4} | _sources(key[1], "") for key, values in _CHAPTER_8.items()},
+    **_CONTROLS,
+}
+"""A first look in minutes: Adam 1e-3, average pooling, 12 epochs over 4 cached views; scratch networks half as wide.
+
+Not settings of the paper.
+"""
+
+PRESETS: dict[str, Table] = {"paper": PAPER, "table": _TABLES_4, "quick": QUICK}
+
+KEPT = tuple(name for name in NETWORKS["scratch"] if name != "m1")
+"""The four settings that chapter 4 keeps: the set `scratch`."""
 
 
-def preset_values(preset: str, backbone: str, task: str) -> Values:
-    """The parameter values of a preset for one backbone and task, the backbone included.
+def preset_values(preset: str, backbone: str, task: str, family: str = "pretrained") -> Values:
+    """The parameter values of a preset for one family, network and task, the network's name included.
 
-    Raises `UserError` for an unknown preset, backbone or task.
+    Raises `UserError` for an unknown preset, family, backbone or task.
     """
-    for field, name, choices in (("preset", preset, PRESETS), ("backbone", backbone, BACKBONES), ("task", task, TASKS)):
+    tables: tuple[tuple[str, str, Any], ...] = (("preset", preset, PRESETS), ("family", family, FAMILIES))
+    tables += (("backbone", backbone, NETWORKS.get(family, ())), ("task", task, TASKS))
+    for field, name, choices in tables:
         if name not in choices:
             raise unknown_name(field, name, choices)
-    return {"backbone": backbone} | PRESETS[preset][backbone, task]
+    found = PRESETS[preset].get((family, backbone, task))
+    other = [known for known in TASKS if (family, backbone, known) in PRESETS[preset]]
+    if found is None and other:
+        raise expected("task", f"{other[0]} for {family} models", f"'{task}'")
+    if found is None:
+        raise UserError(f"preset: expected one that has {family} {backbone} for {task}, found '{preset}'")
+    return {"backbone": backbone} | found
+
+
+def networks(family: str, preset: str) -> tuple[str, ...]:
+    """What `backbone=all` means."""
+    return KEPT if family == "scratch" and preset != "table" else NETWORKS[family]

@@ -1,16 +1,15 @@
 import pytest
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import BACKBONES, TASKS, build
+from mammo_mlflow.experiment import build
 from mammo_mlflow.presets import PRESETS, preset_values
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_preset_is_an_experiment(preset, task, backbone):
-    values = preset_values(preset, backbone, task)
-    made = build(task, values)
+@pytest.mark.parametrize(("preset", "entry"), [(name, key) for name, table in PRESETS.items() for key in table])
+def test_every_preset_is_an_experiment(preset, entry):
+    family, backbone, task = entry
+    values = preset_values(preset, backbone, task, family)
+    made = build(task, values, family)
     assert made.model.backbone == backbone
     assert {name: made.flat()[name] for name in values} == values
 

@@ -55,9 +55,14 @@ def test_entry_points_run_commands_with_options_that_exist(name):
 
 
 def test_every_parameter_is_an_option_and_nothing_else_is():
-    named = {"task", *(item.name for item in (*parameters(), *fields(Options), *fields(SearchOptions)))}
-    assert set(options("pretrained")) == named
-    assert set(options("search")) == {"family", *named}
+    beside = {"task", *(item.name for item in fields(Options))}
+    searching = {item.name for item in fields(SearchOptions)}
+    for family in ("pretrained", "scratch", "siamese"):
+        assert set(options(family)) == {item.name for item in parameters(family)} | beside | searching
+    assert set(options("conditioned")) == {item.name for item in parameters("conditioned")} | beside
+    every = {item.name for item in parameters()}
+    assert set(options("search")) == {"family"} | every | beside | searching
+    assert set(options("controls")) == {"family"} | every | beside
 
 
 def test_every_command_is_an_entry_point():
@@ -89,7 +94,7 @@ def test_the_readmes_parameters_exist():
     table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
     named = {name for cell in table for name in re.findall(r"`([a-z_]+)`", cell)}
     assert {"task", "backbone", "data"} <= named
-    assert named <= set(options("pretrained"))
+    assert named - set(PROJECT["entry_points"]) <= set(options("pretrained"))
 
 
 def test_the_readmes_links_lead_somewhere():

@@ -47,6 +47,24 @@ def make_folds(
     return numbers
 
 
+def make_holdout(
+    types: np.ndarray,
+    patient_ids: np.ndarray | None,
+    share: float,
+    seed: int,
+    duplicate_groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """A single split in the form of `make_folds`, int16 (n,): 0 where held out, about `share` of each type, else -1.
+
+    Raises:
+        UserError: a class of a task would be missing on one side.
+    """
+    _, held_out = inner_holdout(np.arange(len(types)), types, patient_ids, share, seed, duplicate_groups)
+    numbers = np.full(len(types), -1, np.int16)
+    numbers[held_out] = 0
+    return numbers
+
+
 def inner_holdout(
     indices: np.ndarray,
     types: np.ndarray,

@@ -7,8 +7,7 @@ tail trained on stored activations is the very tail of the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,12 @@ import numpy as np
 from keras import layers
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.experiment import PATCH, ModelSpec
 from mammo_mlflow.models.backbones import BACKBONES
+from mammo_mlflow.models.precision import dtype_policy
+from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, kernel_penalty
+from mammo_mlflow.models.siamese import join_sides
 from mammo_mlflow.models.weights import Weights
-
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-
-@contextmanager
-def _dtype_policy(name: str) -> Any:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> keras.Model:
@@ -45,7 +35,7 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
     patch = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     rgb = layers.Concatenate(dtype="float32", name="grey_to_rgb")([patch, patch, patch])
     scaled = layers.Rescaling(row.scale, offset=list(row.offset), dtype="float32", name="input_scaling")(rgb)
-    with _dtype_policy(POLICIES[precision]):
+    with dtype_policy(precision):
         application = getattr(keras.applications, row.application)
         base = application(include_top=False, weights=None, input_tensor=scaled)
         base.trainable = False
@@ -108,36 +98,96 @@ def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
 def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
     """The classifier on top: batch normalisation if wanted, dense layers, a sigmoid; drawn from Keras's seed."""
     features = x = layers.Input(tuple(feature_shape), dtype="float32", name="features")
+    penalty = kernel_penalty(spec)
     if spec.batch_norm:
         x = layers.BatchNormalization(name="head_batch_norm")(x)
     for number, width in enumerate(spec.widths):
         suffix = f"_{number + 1}" if number else ""
-        x = layers.Dense(width, activation="relu", name=f"head_dense{suffix}")(x)
+        normalised = spec.dense_batch_norm
+        activation = None if normalised else "relu"
+        x = layers.Dense(
+            width,
+            activation=activation,
+            use_bias=not normalised,
+            kernel_regularizer=penalty,
+            name=f"head_dense{suffix}",
+        )(x)
+        if normalised:
+            x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"head_dense{suffix}_batch_norm")(x)
+            x = layers.ReLU(name=f"head_dense{suffix}_relu")(x)
         if spec.dropout:
             x = layers.Dropout(spec.dropout, name=f"head_dropout{suffix}")(x)
     return keras.Model(features, layers.Dense(1, activation="sigmoid", name="probability")(x), name="head")
 
 
-def build_tail(base: keras.Model, cut: int, head: keras.Model) -> keras.Model:
-    """What is trained: the layers after `cut` and the head; the head alone where the cut is the features."""
+def suffix(base: keras.Model, cut: int) -> keras.Model | None:
+    """The layers after `cut` up to the features; None where the cut is the features."""
     if cut == len(base.layers) - 1:
-        return head
-    return keras.Model(base.layers[cut].output, head(base.output), name="tail")
+        return None
+    return keras.Model(base.layers[cut].output, base.output, name="encoder")
 
 
-def join(base: keras.Model, cut: int, tails: Sequence[keras.Model]) -> keras.Model:
-    """The whole model: raw patch in, probability out; several tails (one a fold) are averaged."""
-    carried = base.layers[cut].output
+def build_tail(
+    encoder: keras.Model | None,
+    head: keras.Model,
+    sides: Collection[str] = (PATCH,),
+    difference: str = "subtract",
+    feature_shape: Sequence[int] = (),
+) -> keras.Model:
+    """What is trained: the `suffix` of an encoder and the head.
+
+    Without an encoder it stands on features of `feature_shape`: of one side, it is the head itself. Of two sides it
+    takes a dictionary of activations; the encoder is one for both.
+    """
+    if len(sides) == 1:
+        return head if encoder is None else keras.Model(encoder.input, head(encoder.output), name="tail")
+    shape, dtype = (feature_shape, "float32") if encoder is None else (encoder.input.shape[1:], encoder.input.dtype)
+    inputs = {side: layers.Input(tuple(shape), dtype=dtype, name=side) for side in sides}
+    encoded = {side: x if encoder is None else encoder(x) for side, x in inputs.items()}
+    return keras.Model(inputs, head(join_sides(encoded, difference)), name="tail")
+
+
+def build_whole(
+    base: keras.Model, head: keras.Model, sides: Collection[str] = (PATCH,), difference: str = "subtract"
+) -> keras.Model:
+    """The whole network to be trained on line, from raw patches.
+
+    Both sides go through the encoder as one batch, so that batch normalisation sees both alike.
+    """
+    if len(sides) == 1:
+        return keras.Model(base.input, head(base.output))
+    inputs = {side: layers.Input(base.input.shape[1:], dtype="float32", name=side) for side in sides}
+    encoded = base(layers.Concatenate(axis=0, dtype="float32")(list(inputs.values())))
+    split = keras.ops.split(encoded, len(inputs), axis=0)
+    return keras.Model(inputs, head(join_sides(dict(zip(inputs, split, strict=True)), difference)))
+
+
+def join(base: keras.Model, cut: int, tails: Sequence[keras.Model], sides: Collection[str] = (PATCH,)) -> keras.Model:
+    """The whole model: raw patches in, probability out; several tails (one a fold) are averaged.
+
+    Of two sides it takes a dictionary of patches, `baseline` and `patch`.
+    """
+    carried: Any = base.layers[cut].output
+    inputs: Any = base.input
+    if len(sides) > 1:
+        inputs = {side: layers.Input(base.input.shape[1:], dtype="float32", name=side) for side in sides}
+        encoder = prefix(base, cut) if cut else None
+        carried = {side: x if encoder is None else encoder(x) for side, x in inputs.items()}
     answers = []
     for number, one in enumerate(tails):
         one.name = f"tail_{number}"
         answers.append(one(carried))
     out = answers[0] if len(answers) == 1 else layers.Average(name="fold_average")(answers)
-    return keras.Model(base.input, out, name=base.name)
+    return keras.Model(inputs, out, name=base.name)
 
 
 def load_weights(base: keras.Model, source: Weights) -> None:
-    """Fill a base's weights from a file or a compact copy. Raises `UserError` where it does not fit the network."""
+    """Fill a base's weights from a file or a compact copy; what has none is left as it is.
+
+    Raises `UserError` where it does not fit the network.
+    """
+    if source.kind == "none":
+        return
     try:
         if source.kind == "int8":
             base.set_weights(read_compact(source.file))

@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class Weights:
     """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
 
-    `source` says where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact copy) or
-    `random`: random weights have no file until they are calibrated.
+    `source` says where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact copy),
+    `random`, which has no file until it is calibrated, or `none` where nothing is loaded.
     """
 
     kind: str
@@ -48,6 +48,10 @@ class Weights:
         if self.path is None:
             raise ValueError("random weights have no file before they are calibrated")
         return self.path
+
+
+NO_WEIGHTS = Weights("none", "none", "none", "trained from scratch in each fold")
+"""Those of networks without a pretrained base."""
 
 
 def find_weights(backbone: str, wanted: str, *, phantom: bool, train_sha256: str) -> Weights:

@@ -6,7 +6,8 @@ hold, answered from the trial: architecture and training are then parameters of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,22 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.training.jobs import Network
 
-HEAD_LAYERS = 3
+LAYERS = 3
+"""The most hidden layers of a head."""
 HEAD_WIDTHS = (64, 128, 256, 512)
-HEAD_DROPOUTS = tuple(tenths / 10 for tenths in range(6))
+SCRATCH_WIDTHS = (128, 256, 512, 1024, 2048)
+DROPOUTS = tuple(tenths / 10 for tenths in range(6))
+POOL_DROPOUTS = DROPOUTS[:4]
+
+BLOCKS = 5
+"""The most blocks, but for patches so large that their features need more."""
+LARGEST_MAP = 10
+"""How wide the last block's maps may be: flattened, they would give the head hundreds of millions of weights."""
+CONVOLUTIONS = 3
+L1 = (1e-7, 1e-3)
+L2 = (1e-6, 1e-2)
 
 DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
     "categorical": CategoricalDistribution,
@@ -29,11 +41,14 @@ DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
 
 @dataclass(frozen=True)
 class DrawJob:
-    """Ask a child for one draw of an architecture over features of `feature_shape`; `model` holds what is not drawn."""
+    """Ask a child for one draw of an architecture; `network.model` holds what is not drawn.
+
+    `head` is the shape that the network's head stands on, where the architecture leaves the rest as it is.
+    """
 
     architecture: str
-    feature_shape: tuple[int, ...]
-    model: ModelSpec
+    network: Network
+    head: tuple[int, ...]
 
 
 def distribution(facts: Mapping[str, Any]) -> BaseDistribution:
@@ -60,6 +75,31 @@ def _split(facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return kind, rest
 
 
+def filters(block: int) -> tuple[int, ...]:
+    """What the filters of a block (the first is 1) may be; twice as many in each, as its maps are half as wide."""
+    first = 8 << min(block, BLOCKS)
+    return tuple(number for number in (first, 2 * first, 4 * first) if number <= 512)
+
+
+def block_counts(image_size: int, stride: int) -> tuple[int, int]:
+    """The fewest and the most blocks for such patches, the first convolution's stride given.
+
+    Few enough that each pool has something to halve, and enough that the last maps are small (`LARGEST_MAP`).
+    """
+    width = -(-image_size // stride)
+    widths = []
+    while width >= 2:
+        width //= 2
+        widths.append(width)
+    fewest = next((count for count, width in enumerate(widths, 1) if width <= LARGEST_MAP), 1)
+    return fewest, max(fewest, min(len(widths), max(BLOCKS, fewest + 1)))
+
+
+def first_stride(blocks: str) -> int:
+    """The stride of the first convolution, which is not drawn: without one, a network takes four times as long."""
+    return int(re.split("[-,]", blocks)[0].partition("/")[2] or 1)
+
+
 def start_draws(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The draws that give a known setting, to start a study from: `values` by the names of `ModelSpec`.
 
@@ -71,17 +111,49 @@ def start_draws(architecture: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _start_head(values: Mapping[str, Any]) -> dict[str, Any]:
-    draws: dict[str, Any] = {}
-    if "dense" in values:
-        widths = [int(width) for width in str(values["dense"]).split("-")]
-        if len(widths) <= HEAD_LAYERS and set(widths) <= set(HEAD_WIDTHS):
-            draws["dense_layers"] = len(widths)
-            draws |= {f"dense_{number}": width for number, width in enumerate(widths, 1)}
-    if values.get("dropout") in HEAD_DROPOUTS:
-        draws["dropout"] = values["dropout"]
-    if "batch_norm" in values:
-        draws["batch_norm"] = values["batch_norm"]
+    return _start_dense(values, HEAD_WIDTHS) | _as_drawn(values, "batch_norm")
+
+
+def _start_scratch(values: Mapping[str, Any]) -> dict[str, Any]:
+    draws = _start_dense(values, SCRATCH_WIDTHS) | _as_drawn(values, "convolution_batch_norm", "dense_batch_norm")
+    if values.get("pool_dropout") in POOL_DROPOUTS:
+        draws["pool_dropout"] = values["pool_dropout"]
+    if "blocks" in values:
+        draws |= _start_blocks(values["blocks"])
+    if "l1" in values and "l2" in values:
+        l1, l2 = values["l1"], values["l2"]
+        if l1 == l2 == 0:
+            draws["regularised"] = False
+        elif L1[0] <= l1 <= L1[1] and L2[0] <= l2 <= L2[1]:
+            draws |= {"regularised": True, "l1": l1, "l2": l2}
     return draws
 
 
-STARTS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"head": _start_head}
+def _start_dense(values: Mapping[str, Any], known: Sequence[int]) -> dict[str, Any]:
+    draws: dict[str, Any] = {}
+    widths = [width for width in str(values.get("dense", "")).split("-") if width.isdecimal()]
+    if 1 <= len(widths) <= LAYERS and {int(width) for width in widths} <= set(known):
+        draws["dense_layers"] = len(widths)
+        draws |= {f"dense_{number}": int(width) for number, width in enumerate(widths, 1)}
+    if values.get("dropout") in DROPOUTS:
+        draws["dropout"] = values["dropout"]
+    return draws
+
+
+def _start_blocks(blocks: str) -> dict[str, Any]:
+    """Draws of blocks of equal filters, without strides but the first; none where they are others."""
+    draws: dict[str, Any] = {}
+    without_stride = re.sub(r"^(\d+)/\d+", r"\1", blocks)
+    for number, block in enumerate(without_stride.split(","), 1):
+        found = block.split("-")
+        if len(set(found)) > 1 or len(found) > CONVOLUTIONS or found[0] not in map(str, filters(number)):
+            return {}
+        draws |= {"block_count": number, f"filters_{number}": int(found[0]), f"convolutions_{number}": len(found)}
+    return draws
+
+
+def _as_drawn(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
+
+
+STARTS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"head": _start_head, "scratch": _start_scratch}

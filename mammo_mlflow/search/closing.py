@@ -23,7 +23,8 @@ from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
 from mammo_mlflow.training.final import Final, make_final
-from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 
 
@@ -104,7 +105,8 @@ class Closer:
             metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
             if best is not None:
                 metrics[f"best_{name}"] = best.values[index]
-        folds = int(self._question.base["folds"])
+        base = self._question.base
+        folds = 1 if base.get("holdout") else int(base["folds"])
         trained = sum(
             folds if t.state == TrialState.COMPLETE else len(t.intermediate_values)
             for t in trials
@@ -168,7 +170,7 @@ class Closer:
 
     def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:
         setting = json.loads(trial.user_attrs[SETTING])
-        return self._planner.plans([build(self._question.task, {**setting, **values})])[0]
+        return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
 
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
         tags = {**plan.tags(), "mammo.key": plan.key}
@@ -176,6 +178,6 @@ class Closer:
 
 
 def searched_name(plan: Plan) -> str:
-    """The registered name of a study's best model, whether or not it is fine-tuned."""
+    """The registered name of a study's best model, whether or not it is fine-tuned; that of a control says so."""
     experiment = plan.experiment
-    return f"mammo-{experiment.task}-{experiment.family}-{experiment.model.backbone}-searched"
+    return f"mammo-{experiment.task}-{experiment.family}-{experiment.label}-searched"

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,23 @@ from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed, Float, Hy
 
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.models.network import build_head
-from mammo_mlflow.search.architectures import HEAD_DROPOUTS, HEAD_LAYERS, HEAD_WIDTHS, DrawJob
+from mammo_mlflow.models.encoders import build_encoder
+from mammo_mlflow.models.network import build_head, build_whole
+from mammo_mlflow.models.siamese import joined_shape
+from mammo_mlflow.search.architectures import (
+    CONVOLUTIONS,
+    DROPOUTS,
+    HEAD_WIDTHS,
+    L1,
+    L2,
+    LAYERS,
+    POOL_DROPOUTS,
+    SCRATCH_WIDTHS,
+    DrawJob,
+    block_counts,
+    filters,
+    first_stride,
+)
 from mammo_mlflow.training.jobs import Emit
 
 Suggest = Callable[[str, dict[str, Any]], Any]
@@ -62,40 +77,94 @@ def distribution_of(hp: HyperParameter) -> dict[str, Any]:
     return {"kind": kind, "low": hp.min_value, "high": hp.max_value, "step": step, "log": hp.sampling == "log"}
 
 
-class HeadHyperModel(keras_tuner.HyperModel):
-    """Heads of one to three dense layers, with or without dropout and batch normalisation.
+class DrawnModel(keras_tuner.HyperModel):
+    """An architecture as `values` of `ModelSpec`; what is not drawn is taken from the job's network."""
 
-    The head stands on features of `feature_shape` (without the batch); what is not drawn is taken from `spec`.
-    """
-
-    def __init__(self, feature_shape: tuple[int, ...], spec: ModelSpec) -> None:
-        super().__init__(name="head")
-        self._feature_shape, self._spec = feature_shape, spec
+    def __init__(self, job: DrawJob) -> None:
+        super().__init__(name=job.architecture)
+        self._job = job
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """The values drawn, by the names of `ModelSpec`."""
-        hp.Int("dense_layers", 1, HEAD_LAYERS)
-        widths = []
-        for number in range(1, HEAD_LAYERS + 1):
-            with hp.conditional_scope("dense_layers", list(range(number, HEAD_LAYERS + 1))):
-                widths.append(hp.Choice(f"dense_{number}", list(HEAD_WIDTHS), default=256))
-        dropout = hp.Float("dropout", HEAD_DROPOUTS[0], HEAD_DROPOUTS[-1], step=HEAD_DROPOUTS[1])
-        return {
-            "dense": "-".join(str(width) for width in widths if width is not None),
-            "dropout": round(dropout, 1),  # 3 * 0.1 is not 0.3, and would be another key
-            "batch_norm": hp.Boolean("batch_norm"),
-        }
+        raise NotImplementedError
 
     def spec(self, hp: keras_tuner.HyperParameters) -> ModelSpec:
         """The model's description with the values drawn."""
-        return replace(self._spec, **self.values(hp))
+        return replace(self._job.network.model, **self.values(hp))
+
+
+class HeadHyperModel(DrawnModel):
+    """Heads of one to three dense layers, with or without dropout and batch normalisation."""
+
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+        """The values drawn, by the names of `ModelSpec`."""
+        return _dense(hp, HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """The head, not compiled: features in, probability (n, 1) out."""
-        return build_head(self._feature_shape, self.spec(hp))
+        return build_head(self._job.head, self.spec(hp))
 
 
-HYPERMODELS = {"head": HeadHyperModel}
+class ScratchHyperModel(DrawnModel):
+    """Networks trained from scratch: blocks of convolutions, dense layers, dropout, normalisation and penalties.
+
+    Each block has its own filters and number of convolutions; the patches decide how many blocks there may be.
+    """
+
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+        """The values drawn, by the names of `ModelSpec`."""
+        values = {
+            "blocks": self._blocks(hp),
+            "convolution_batch_norm": hp.Boolean("convolution_batch_norm", default=True),
+            "pool_dropout": _tenths(hp, "pool_dropout", POOL_DROPOUTS),
+            **_dense(hp, SCRATCH_WIDTHS),
+            "dense_batch_norm": hp.Boolean("dense_batch_norm", default=True),
+        }
+        hp.Boolean("regularised")
+        with hp.conditional_scope("regularised", [True]):
+            penalties = {name: hp.Float(name, *ends, sampling="log") for name, ends in (("l1", L1), ("l2", L2))}
+        return values | {name: penalty or 0.0 for name, penalty in penalties.items()}
+
+    def _blocks(self, hp: keras_tuner.HyperParameters) -> str:
+        network = self._job.network
+        stride = first_stride(network.model.blocks)
+        fewest, most = block_counts(network.image_size, stride)
+        most = max(most, hp.Int("block_count", fewest, most))  # a known setting may have more than is ever drawn
+        blocks = []
+        for number in range(1, most + 1):
+            with hp.conditional_scope("block_count", list(range(number, most + 1))):
+                width = hp.Choice(f"filters_{number}", list(filters(number)))
+                length = hp.Int(f"convolutions_{number}", 1, CONVOLUTIONS)
+            if width is not None:
+                blocks.append([str(width)] * length)
+        if stride > 1:
+            blocks[0][0] += f"/{stride}"
+        return ",".join("-".join(block) for block in blocks)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """The whole network, not compiled: raw patches of each side in, probability (n, 1) out."""
+        network, spec = self._job.network, self.spec(hp)
+        encoder = build_encoder(network.family, spec, network.image_size, network.precision)
+        head = build_head(joined_shape(encoder.output_shape[1:], len(network.sides), spec.difference), spec)
+        return build_whole(encoder, head, network.sides, spec.difference)
+
+
+def _dense(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Any]:
+    """The hidden layers of a head, each one's width asked for only where it is there, and their dropout."""
+    hp.Int("dense_layers", 1, LAYERS)
+    drawn = []
+    for number in range(1, LAYERS + 1):
+        with hp.conditional_scope("dense_layers", list(range(number, LAYERS + 1))):
+            drawn.append(hp.Choice(f"dense_{number}", list(widths), default=256))
+    dense = "-".join(str(width) for width in drawn if width is not None)
+    return {"dense": dense, "dropout": _tenths(hp, "dropout", DROPOUTS)}
+
+
+def _tenths(hp: keras_tuner.HyperParameters, name: str, rates: Sequence[float]) -> float:
+    return round(hp.Float(name, rates[0], rates[-1], step=0.1), 1)  # 3 * 0.1 is not 0.3, and would be another key
+
+
+HYPERMODELS: dict[str, type[DrawnModel]] = {"head": HeadHyperModel, "scratch": ScratchHyperModel}
 
 
 def draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
@@ -106,7 +175,7 @@ def draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
     """
     if job.architecture not in HYPERMODELS:
         raise unknown_name("architecture", job.architecture, HYPERMODELS)
-    hypermodel = HYPERMODELS[job.architecture](job.feature_shape, job.model)
+    hypermodel = HYPERMODELS[job.architecture](job)
     hp = DrawnHyperParameters(
         lambda name, distribution: emit({"kind": "suggest", "name": name, "distribution": distribution})
     )

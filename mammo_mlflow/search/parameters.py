@@ -7,13 +7,41 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from mammo_mlflow.experiment import parameters
+from mammo_mlflow.experiment import build, parameters
 
 FIELDS = {item.name: item for item in parameters()}
-"""An experiment's parameters by name, with their defaults and checks."""
+"""The parameters of all families' experiments by name, with their defaults and checks."""
 
-ARCHITECTURES: dict[str, tuple[str, ...]] = {"head": ("dense", "dropout", "batch_norm")}
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "head": ("dense", "dropout", "batch_norm"),
+    "scratch": (
+        "blocks",
+        "convolution_batch_norm",
+        "pool_dropout",
+        "dense",
+        "dense_batch_norm",
+        "dropout",
+        "l1",
+        "l2",
+    ),
+}
 """What a file's `architecture` may be, and the parameters that its hypermodel draws."""
+
+_OF_FROZEN = ("unfrozen_layers", "tuning_learning_rate", "tuning_epochs")
+_OF_TRAINED = ("blocks", "convolution_batch_norm", "pool_dropout")
+
+
+def idle(family: str, backbone: str) -> tuple[str, ...]:
+    """The parameters of a family that this network of it has no use for."""
+    network = build("benign_malignant", {"backbone": backbone}, family)  # the task of every family
+    unused = _OF_FROZEN if network.trained_whole else _OF_TRAINED
+    return tuple(item.name for item in parameters(family) if item.name in unused)
+
+
+def architectures(family: str, backbone: str) -> tuple[str, ...]:
+    """The architectures that this network can have: those of which it uses every parameter."""
+    used = {item.name for item in parameters(family)} - set(idle(family, backbone))
+    return tuple(name for name, drawn in ARCHITECTURES.items() if used.issuperset(drawn))
 
 
 @dataclass(frozen=True)

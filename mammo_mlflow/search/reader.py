@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
-from mammo_mlflow.experiment import BACKBONES, FAMILIES, CrossValidationSpec, FinalSpec, convert
-from mammo_mlflow.search.parameters import ARCHITECTURES, FIELDS, Condition, Parameter
+from mammo_mlflow.experiment import FAMILIES, NETWORKS, CrossValidationSpec, FinalSpec, convert, parameters
+from mammo_mlflow.search.parameters import ARCHITECTURES, FIELDS, Condition, Parameter, architectures, idle
 from mammo_mlflow.search.tree import KEYS, read_tree, shown
 
 _KINDS = {name: type(item.default) for name, item in FIELDS.items()}
 _JUDGED_BY = {item.name for part in (CrossValidationSpec, FinalSpec) for item in fields(part)}
-_COMMAND_LINE = _JUDGED_BY | {"task", "seeds", "backbone", "weights"}
+_SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
+_COMMAND_LINE = _JUDGED_BY | _SHARED | {"backbone", "weights"}
 _FIXED_ONLY = {"precision", "threads", "views"}  # they trade exactness for time, and trials have to compare
 _RANGE_KEYS = ("low", "high", "log", "step")
 
@@ -39,10 +40,15 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._faults: list[str] = []
+        self._names: tuple[str, ...] = ()  # the family's parameters
+        self._networks: tuple[str, ...] = ()
+        self._idle: tuple[str, ...] = ()  # those that the network has no use for
         self._built: tuple[str, ...] = ()  # what the architecture draws
 
     def read(self, family: str, backbone: str) -> Content:
         """The file for this family and backbone. Raises `Faults` with every fault of the file."""
+        self._names = tuple(item.name for item in parameters(family))
+        self._networks, self._idle = NETWORKS[family], idle(family, backbone)
         content = self._content(read_tree(self._path, self._faults), family, backbone)
         if self._faults:
             raise Faults(self._faults)
@@ -63,8 +69,14 @@ class Reader:
         if "family" not in tree:
             self._fault("family", f"'{family}'", "nothing")
         self._name(tree, "family", FAMILIES, family)
-        own = self._name(tree, "backbone", BACKBONES, backbone)
+        if tree.get("family", family) in [name for name in FAMILIES if name != family]:
+            raise Faults(self._faults)  # the rest is for another family, and would be at fault throughout
+        own = self._name(tree, "backbone", self._networks, backbone)
         architecture = self._name(tree, "architecture", ARCHITECTURES)
+        possible = architectures(family, backbone)
+        if architecture is not None and architecture not in possible:
+            names = " or ".join(f"'{name}'" for name in possible)
+            self._fault("architecture", f"{names}, which {family} {backbone} can have", f"'{architecture}'")
         self._built = ARCHITECTURES.get(architecture or "", ())
         listed = tree.get("parameters", "")
         if not isinstance(listed, dict) or not listed:
@@ -82,8 +94,11 @@ class Reader:
                 self._fault(key, "one value, for it may be fixed but not searched", shown(given))
             elif isinstance(given, list):
                 self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
-            elif (item := self._parameter(key, name, given)) is not None:
+            elif (item := self._parameter(key, name, given)) is not None and not _ruled_out(item, backbone):
                 drawn[name] = item
+        for name in self._idle:
+            if name in fixed or name in drawn:
+                self._fault(f"parameters.{name}", f"nothing, for {family} {backbone} has no use for it", "it listed")
         self._check_conditions(drawn, fixed, own)
         content = Content(own, architecture, self._ordered(drawn), fixed)
         if not self._faults and not drawn and architecture is None:
@@ -111,14 +126,13 @@ class Reader:
         return None
 
     def _may_be_listed(self, key: str, name: str, given: Any) -> bool:
-        if name in _COMMAND_LINE:
+        if name in _COMMAND_LINE and name in {*_SHARED, *self._names}:
             self._fault(
                 key, f"--{name.replace('_', '-')} on the command line, where it belongs", "it in a search space"
             )
-        elif name not in FIELDS:
-            self._unknown(
-                "parameters", name, [known for known in FIELDS if known not in {*_COMMAND_LINE, *self._built}]
-            )
+        elif name not in self._names:
+            others = {*_COMMAND_LINE, *self._built, *self._idle}
+            self._unknown("parameters", name, [known for known in self._names if known not in others])
         elif name in self._built:
             self._fault(key, "nothing, for the architecture draws it", shown(given))
         else:
@@ -134,6 +148,8 @@ class Reader:
             value = convert(self._at(key), given, _KINDS[name])
             if isinstance(value, float) and not math.isfinite(value):
                 raise expected(self._at(key), "a finite number", value)
+            if name == "backbone" and value not in self._networks:
+                raise unknown_name(self._at(key), value, self._networks)
             if check:
                 FIELDS[name].metadata["check"](self._at(key), value)
         except UserError as problem:
@@ -204,8 +220,8 @@ class Reader:
         return tuple(condition for condition in found if condition is not None)
 
     def _condition(self, key: str, name: str, given: Any) -> Condition | None:
-        if name not in FIELDS:
-            self._unknown(key.rpartition(".")[0], name, FIELDS)
+        if name not in self._names:
+            self._unknown(key.rpartition(".")[0], name, self._names)
         elif name in self._built:
             self._fault(key, "another parameter, for the architecture draws this one later", shown(given))
         elif not isinstance(given, dict):
@@ -228,7 +244,8 @@ class Reader:
 
     def _check_conditions(self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Any], backbone: str | None) -> None:
         """A condition that its parameter, as drawn or fixed here, can never fulfil is a fault."""
-        known = {name: value for name, value in {**fixed, "backbone": backbone}.items() if value is not None}
+        unused = {name: FIELDS[name].default for name in self._idle if name not in drawn}
+        known = {k: value for k, value in {**unused, **fixed, "backbone": backbone}.items() if value is not None}
         others = {**drawn, **{name: Parameter(name, _KINDS[name], choices=(known[name],)) for name in known}}
         for item in drawn.values():
             for condition in item.when:
@@ -260,3 +277,8 @@ class Reader:
             for name in circle[1:]:
                 del waiting[name]
         return tuple(found)
+
+
+def _ruled_out(item: Parameter, backbone: str) -> bool:
+    """Whether its conditions leave it to other networks than this one."""
+    return any(condition.name == "backbone" and not condition.holds(backbone) for condition in item.when)

@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import ModelSpec, build, canonical_json
+from mammo_mlflow.experiment import build, canonical_json
 from mammo_mlflow.search.architectures import DrawJob, distribution, start_draws
 from mammo_mlflow.search.question import KEY, Question, check_study
 from mammo_mlflow.search.runs import ID, StudyRuns
@@ -37,7 +37,8 @@ from mammo_mlflow.training.executors import Executor, JobFailed
 from mammo_mlflow.training.executors.base import raise_failure
 from mammo_mlflow.training.fits import FitRuns
 from mammo_mlflow.training.jobs import Event, Failure, Job
-from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.prepare import ensure_activations
 from mammo_mlflow.training.session import Session
 
@@ -205,10 +206,10 @@ class Search:
         values = space.draw(self._question.base, lambda item: suggest(item.name, distribution_of(item)))
         if space.architecture is None:
             return values
-        # the features' shape does not depend on what is unfrozen, nor may an impossible number hinder the draw
-        plan = self._planner.plans([build(self._question.task, values | {"unfrozen_layers": 0})])[0]
-        spec = ModelSpec(**{name: values[name] for name in ModelSpec.__dataclass_fields__ if name in values})
-        job = DrawJob(space.architecture, plan.description.features.shape, spec)
+        # what the head stands on does not depend on what is unfrozen, nor may an impossible number hinder the draw
+        frozen = {name: 0 for name in values if name == "unfrozen_layers"}
+        plan = self._planner.plans([build(self._question.task, values | frozen, space.family)])[0]
+        job = DrawJob(space.architecture, plan.network, plan.description.head)
 
         def answer(_: Job, event: Event) -> Any:
             return suggest(event["name"], distribution(event["distribution"]))
@@ -221,7 +222,7 @@ class Search:
         plan: Plan | None = None
         if not problem:
             try:
-                plan = self._planner.plans([build(self._question.task, setting)])[0]
+                plan = self._planner.plans([build(self._question.task, setting, self._question.space.family)])[0]
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
                     self._activations |= ensure_activations(self._side, [plan])

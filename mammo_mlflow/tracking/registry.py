@@ -94,3 +94,37 @@ def find_version(client: MlflowClient, name: str, version: int) -> bool:
             raise
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model, with its tags."""
+
+    name: str
+    number: int
+    run_id: str
+    tags: dict[str, str]
+
+    def __str__(self) -> str:
+        """Its name and number."""
+        return f"{self.name} v{self.number}"
+
+
+def find_model(client: MlflowClient, spelled: str, alias: str) -> Version | None:
+    """The version that `name`, `name@alias` or `name/3` means, a bare name `alias`; None where there is none."""
+    try:
+        if "/" in spelled:
+            found = client.get_model_version(*spelled.split("/", 1))
+        else:
+            name, _, given = spelled.partition("@")
+            found = client.get_model_version_by_alias(name, given or alias)
+    except MlflowException as problem:
+        if is_away(problem):
+            raise
+        return None
+    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags))
+
+
+def registered_names(client: MlflowClient) -> list[str]:
+    """The names of all registered models."""
+    return sorted(model.name for model in client.search_registered_models())

@@ -7,6 +7,7 @@ ones. bfloat16 values are stored as the uint16 of their bits.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from mammo_mlflow.data.augmentation import draw_transforms
+from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
+from mammo_mlflow.models.siamese import before_head, joined_shape
 from mammo_mlflow.training.backend import set_threads
-from mammo_mlflow.training.jobs import ActivationJob, CalibrateJob, Cut, DescribeJob, Description, Emit, Network
+from mammo_mlflow.training.inputs import StoredActivations, all_views
+from mammo_mlflow.training.jobs import (
+    ActivationJob,
+    CalibrateJob,
+    Cut,
+    DescribeJob,
+    Description,
+    Emit,
+    FeatureJob,
+    Network,
+)
 
 BATCH = 32
 PROBE_PATCHES = 32
@@ -26,16 +38,21 @@ PROBE_PATCHES = 32
 def describe(job: DescribeJob, emit: Emit) -> Description:
     """Where the network is cut; with `probe`, its speed on this machine."""
     set_threads(job.threads)
-    base = _base(job.network)
-    tuned = deepest_cut(base, job.network.model.unfrozen_layers) if job.network.model.unfrozen_layers else None
+    network = job.network
+    base = encoder(network)
+    tuned = 0 if base.trainable_weights else None
+    if network.model.unfrozen_layers:
+        tuned = deepest_cut(base, network.model.unfrozen_layers)
     speed = float("nan")
     if job.probe:
-        patches = np.zeros((PROBE_PATCHES, job.network.image_size, job.network.image_size, 1), np.float32)
+        patches = np.zeros((PROBE_PATCHES, network.image_size, network.image_size, 1), np.float32)
         base.predict_on_batch(patches)
         start = time.perf_counter()
         base.predict_on_batch(patches)
         speed = PROBE_PATCHES / (time.perf_counter() - start)
-    return Description(_cut(base, len(base.layers) - 1), None if tuned is None else _cut(base, tuned), speed)
+    features = _cut(base, len(base.layers) - 1)
+    head = joined_shape(features.shape, len(network.sides), network.model.difference)
+    return Description(features, None if tuned is None else _cut(base, tuned), head, base.count_params(), speed)
 
 
 def calibrate(job: CalibrateJob, emit: Emit) -> None:
@@ -58,52 +75,37 @@ def compute(job: ActivationJob, emit: Emit) -> None:
     """
     emit({"kind": "progress", "done": 0, "total": 1})
     set_threads(job.threads)
-    base = _base(job.network)
+    base = encoder(job.network)
     load_weights(base, job.weights)
     network = prefix(base, job.cut.index, job.start)
-    patches = np.load(job.tensor, mmap_mode="r")[1::2]
+    patches = np.load(job.tensor, mmap_mode="r")[job.first :: 2]
     stored = None if job.source is None else StoredActivations(job.source)
-    total, views = len(patches), job.views + 1
-    block = max(1, BATCH // views)
-    with job.target.open("wb") as file:
-        header = {"descr": np.dtype(storage_dtype(job.cut)).str, "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views, *job.cut.shape)})
-        for start in range(0, total, block):
-            rows = np.arange(start, min(start + block, total))
-            seen = (
-                _all_views(patches, rows, job) if stored is None else stored(rows).reshape(-1, *network.input_shape[1:])
-            )
-            out = keras.ops.convert_to_numpy(
-                keras.ops.cast(network.predict_on_batch(_padded(seen, block * views)), "float32")
-            )
-            file.write(_to_storage(out[: len(seen)], job.cut).tobytes())
-            emit({"kind": "progress", "done": int(rows[-1]) + 1, "total": total})
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        if stored is None:
+            return all_views(patches, rows, job.views, job.augmentation)
+        return stored(rows).reshape(-1, *network.input_shape[1:])
+
+    _write(job.target, network, read, len(patches), job.views, job.cut, emit)
 
 
-class StoredActivations:
-    """An activation file, mapped: call it with rows (m,), and a view of each, to get float32 arrays (m, ...)."""
+def compute_features(job: FeatureJob, emit: Emit) -> None:
+    """Write what the head of a trained tail stands on to `job.target`, as `compute` does."""
+    emit({"kind": "progress", "done": 0, "total": 1})
+    set_threads(job.threads)
+    network = before_head(keras.saving.load_model(job.tail, compile=False))
+    total = len(np.load(job.tensor, mmap_mode="r")) // 2
+    patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
+    stored = {name: StoredActivations(path) for name, path in (job.sources or {}).items()}
 
-    def __init__(self, path: Path) -> None:
-        self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.shape = self._array.shape[2:]
+    def read(rows: np.ndarray) -> Any:
+        if stored:
+            found = {name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()}
+        else:
+            found = {name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()}
+        return found if len(found) > 1 else next(iter(found.values()))
 
-    def in_memory(self, limit: int) -> np.ndarray | None:
-        """All activations (n, views + 1, ...) as float32, or None where they take more than `limit` bytes."""
-        if 4 * self._array.size > limit:
-            return None
-        return self(np.arange(len(self._array)))
-
-    def __call__(self, rows: np.ndarray, views: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The activations of these rows; all their views, plain one first, unless `views` picks one of each."""
-        picked = self._array[rows, views]
-        return picked.view(ml_dtypes.bfloat16).astype(np.float32) if picked.dtype == np.uint16 else picked
-
-
-def augment(patches: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Warp patches (n, size, size) by (n, 8) transforms, edge pixels repeated as `ImageDataGenerator` does."""
-    images = np.asarray(patches, np.float32)[..., None]
-    warped = keras.ops.image.affine_transform(images, transforms, interpolation="bilinear", fill_mode="nearest")
-    return keras.ops.convert_to_numpy(warped)
+    _write(job.target, network, read, total, job.views, job.cut, emit)
 
 
 def storage_dtype(cut: Cut) -> type:
@@ -111,14 +113,31 @@ def storage_dtype(cut: Cut) -> type:
     return np.uint16 if cut.dtype == "bfloat16" else np.float32
 
 
-def _all_views(patches: np.ndarray, rows: np.ndarray, job: ActivationJob) -> np.ndarray:
-    """The plain patch and its augmented views, patch by patch: (rows x (views + 1), size, size, 1) float32."""
-    plain = np.asarray(patches[rows], np.float32)[..., None]
-    drawn: list[np.ndarray] = [plain]
-    for view in range(1, job.views + 1):
-        transforms = draw_transforms(job.augmentation, rows, view, job.network.image_size)
-        drawn.append(plain if job.augmentation == "none" else augment(plain[..., 0], transforms))
-    return np.stack(drawn, axis=1).reshape(-1, *plain.shape[1:])
+def encoder(network: Network) -> keras.Model:
+    """The encoder that a description is about, its weights not loaded yet."""
+    return build_encoder(network.family, network.model, network.image_size, network.precision)
+
+
+def _write(
+    target: Path,
+    network: keras.Model,
+    read: Callable[[np.ndarray], Any],
+    total: int,
+    views: int,
+    cut: Cut,
+    emit: Emit,
+) -> None:
+    """Write the answers of `network` to what `read` gives for each block of patches: all views of these rows."""
+    block = max(1, BATCH // (views + 1))
+    with target.open("wb") as file:
+        header = {"descr": np.dtype(storage_dtype(cut)).str, "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views + 1, *cut.shape)})
+        for start in range(0, total, block):
+            rows = np.arange(start, min(start + block, total))
+            seen = keras.tree.map_structure(lambda one: _padded(one, block * (views + 1)), read(rows))
+            out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(seen), "float32"))
+            file.write(_to_storage(out[: len(rows) * (views + 1)], cut).tobytes())
+            emit({"kind": "progress", "done": int(rows[-1]) + 1, "total": total})
 
 
 def _padded(batch: np.ndarray, size: int) -> np.ndarray:
@@ -128,10 +147,6 @@ def _padded(batch: np.ndarray, size: int) -> np.ndarray:
 
 def _to_storage(values: np.ndarray, cut: Cut) -> np.ndarray:
     return values.astype(ml_dtypes.bfloat16).view(np.uint16) if cut.dtype == "bfloat16" else values
-
-
-def _base(network: Network) -> keras.Model:
-    return build_base(network.model.backbone, network.image_size, network.model.pooling, network.precision)
 
 
 def _cut(base: keras.Model, index: int) -> Cut:

@@ -5,35 +5,49 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from mammo_mlflow.models.network import build_base, join, load_weights
+from mammo_mlflow.models.conditioned import join_condition
+from mammo_mlflow.models.network import join, load_weights
+from mammo_mlflow.models.siamese import before_head
 from mammo_mlflow.tracking.flavor import load_keras_model, save_keras_model
+from mammo_mlflow.training.activations import encoder
 from mammo_mlflow.training.backend import set_threads
-from mammo_mlflow.training.jobs import AssembleJob, Emit, PredictJob
+from mammo_mlflow.training.jobs import AssembleJob, Emit, Part, PredictJob
 
 BATCH = 32
 
 
 def assemble(job: AssembleJob, emit: Emit) -> None:
-    """Write the MLflow model directory `job.target`: patches (n, size, size, 1) uint16 in, probability (n, 1) out."""
-    base = build_base(
-        job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision
-    )
-    load_weights(base, job.weights)
-    tails = [keras.saving.load_model(path, compile=False) for path in job.tails]
-    model = join(base, job.cut, tails)
+    """Write the MLflow model directory `job.target`: raw inputs in, as in `job.examples`, probability (n, 1) out."""
+    if job.features is None:
+        model = build(job.part)
+    else:
+        condition = None if job.condition is None else build(job.condition)
+        tail = keras.saving.load_model(job.part.tails[0], compile=False)
+        model = join_condition(build(job.features, features=True), condition, tail, job.part.network.image_size)
     model.trainable = False
-    save_keras_model(model, job.target, job.example, job.metadata)
+    save_keras_model(model, job.target, job.examples, job.metadata)
+
+
+def build(part: Part, features: bool = False) -> keras.Model:
+    """The whole model of a trained part, or all of it that stands before its head."""
+    base = encoder(part.network)
+    load_weights(base, part.weights)
+    tails = [keras.saving.load_model(path, compile=False) for path in part.tails]
+    return join(base, part.cut, [before_head(tail) for tail in tails] if features else tails, part.network.sides)
 
 
 def predict(job: PredictJob, emit: Emit) -> np.ndarray:
-    """Probabilities (n,) of every abnormality patch by the model in `job.model`; emits `progress` events."""
+    """Probabilities (n,) of every abnormality by the model in `job.model`; emits `progress` events."""
     emit({"kind": "progress", "done": 0, "total": 1})
     set_threads(job.threads)
     model = load_keras_model(job.model)
-    patches = np.load(job.tensor, mmap_mode="r")[1::2]
-    out = []
-    for start in range(0, len(patches), BATCH):
-        batch = np.asarray(patches[start : start + BATCH])[..., None]
-        out.append(model.predict(batch, batch_size=BATCH, verbose=0)[:, 0])
-        emit({"kind": "progress", "done": min(start + BATCH, len(patches)), "total": len(patches)})
+    tensor = np.load(job.tensor, mmap_mode="r")
+    total, out = len(tensor) // 2, []
+    for start in range(0, total, BATCH):
+        rows = slice(start, min(start + BATCH, total))
+        batch = {name: np.asarray(tensor[first::2][rows])[..., None] for name, first in job.sides.items()}
+        batch |= {name: values[rows, None] for name, values in job.constants.items()}
+        seen = batch if len(batch) > 1 else next(iter(batch.values()))
+        out.append(model.predict(seen, batch_size=BATCH, verbose=0)[:, 0])
+        emit({"kind": "progress", "done": rows.stop, "total": total})
     return np.concatenate(out).astype(np.float64)

@@ -43,7 +43,7 @@ def fastest_feed(batches: Batches, epochs: int) -> tuple[Any, int | None]:
     """What to give `fit`: the same batches in the same order, and the steps of an epoch if it must be told them.
 
     Under TensorFlow, activations that fit in memory are gathered by a `tf.data` pipeline, without Python between steps
-    (about twice as fast for a pooled head); anything else is fed as it is.
+    (about twice as fast for a pooled head); anything else is fed as it is, read and augmented ahead of the step.
     """
     stored = getattr(batches.read, "in_memory", lambda _: None)(IN_MEMORY_BYTES)
     if stored is None or keras.backend.backend() != "tensorflow":
@@ -52,9 +52,71 @@ def fastest_feed(batches: Batches, epochs: int) -> tuple[Any, int | None]:
 
     drawn = [batches.draw(epoch) for epoch in range(epochs)]
     rows, views = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    activations, labels = tf.convert_to_tensor(stored), tf.convert_to_tensor(batches.labels)
+    activations, labels = keras.tree.map_structure(tf.convert_to_tensor, stored), tf.convert_to_tensor(batches.labels)
 
     def gather(row: Any, view: Any) -> tuple[Any, Any]:
-        return tf.gather_nd(activations, tf.stack([row, view], axis=-1)), tf.gather(labels, row)
+        def one(held: Any, column: int = 0) -> Any:
+            return tf.gather_nd(held, tf.stack([row, view if view.ndim == 1 else view[:, column]], axis=-1))
+
+        if isinstance(activations, dict):
+            inputs: Any = {name: one(held, column) for column, (name, held) in enumerate(activations.items())}
+        else:
+            inputs = one(activations)
+        return inputs, tf.gather(labels, row)
 
     return tf.data.Dataset.from_tensor_slices((rows, views)).map(gather), len(batches)
+
+
+def fast_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The same optimizer; under TensorFlow its update is one pass over the weights, compiled by XLA.
+
+    Op by op, Adam goes over weights and moments some twenty times: 40 ms of a 310 ms step of M1 (13 million weights).
+    """
+    if keras.backend.backend() != "tensorflow":
+        return optimizer
+    import tensorflow as tf
+
+    kind = type(optimizer)
+
+    class Compiled(kind):  # type: ignore[misc, valid-type]
+        def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+            @tf.function(jit_compile=True)
+            def update(values: Any) -> None:
+                kind.apply(self, list(values), trainable_variables)
+
+            if trainable_variables is not None and not self.built:
+                with tf.init_scope():  # variables cannot be made inside of what XLA compiles
+                    self.build(trainable_variables)
+            update(tuple(grads))
+
+    return Compiled.from_config(optimizer.get_config())
+
+
+def fast_batch_norm() -> type:
+    """A batch normalisation layer that trains faster: under TensorFlow in one fused operation, in bfloat16 too.
+
+    Keras's own takes about a third of a training step of M1. Weights and inference are those of Keras's layer, with
+    which a model that is kept is built again.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.layers.BatchNormalization
+    import tensorflow as tf
+
+    class FusedBatchNormalization(keras.layers.BatchNormalization):
+        def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            if not training or not self.trainable:
+                return super().call(inputs, training=training, mask=mask)
+            out, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=tf.cast(self.gamma, tf.float32),
+                offset=tf.cast(self.beta, tf.float32),
+                mean=tf.zeros([0]),
+                variance=tf.zeros([0]),
+                epsilon=self.epsilon,
+                is_training=True,
+            )
+            for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + now * (1 - self.momentum))
+            return out
+
+    return FusedBatchNormalization

@@ -83,7 +83,8 @@ def _with_stop(plan: Plan, job: Job, results: dict[str, FitResult]) -> Job:
     stops = [result.best_epochs for result in results.values()]
     if not stops:
         return job
-    changes = {"epochs": int(np.median([stop["head"] for stop in stops]))}
+    first = next(iter(stops[0]))
+    changes = {"epochs": int(np.median([stop[first] for stop in stops]))}
     if "tuned" in stops[0]:
         changes["tuning_epochs"] = int(np.median([stop["tuned"] for stop in stops]))
     return replace(job, argument=replace(job.argument, **changes))
@@ -96,7 +97,7 @@ def _out_of_fold(plan: Plan, results: dict[str, FitResult]) -> pd.DataFrame:
     done = [fit for fit in plan.fits if fit.fold is not None and fit.name in results]
     for fit in done:
         frame.loc[fit.validation_rows, "probability"] = results[fit.name].probabilities
-    return frame if len(done) == plan.experiment.cv.folds else frame.dropna(subset="probability")
+    return frame.dropna(subset="probability")
 
 
 def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -> pd.DataFrame:
@@ -107,7 +108,7 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
             found = scores(part["label"].to_numpy(), part["probability"].to_numpy())
             rows.append(
                 {
-                    "backbone": plan.experiment.model.backbone,
+                    "backbone": plan.experiment.label,
                     "fold": fit.fold + 1,
                     **{name: found[name] for name in RATES},
                 }
@@ -122,7 +123,7 @@ def log_scores(session: Session, cv: CrossValidation) -> None:
     groups = None if plan.patch_set.train.patient_ids is None else oof["patient_id"].to_numpy()
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
-        run.log_metrics({f"fold_{name}_mean": mean, f"fold_{name}_sd": sd})
+        run.log_metrics({f"fold_{name}_mean": mean} | ({f"fold_{name}_sd": sd} if len(fold_scores) > 1 else {}))
     pooled = bootstrap_scores(labels, probabilities, groups=groups)
     auc = bootstrap_fold_auc(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
     estimates = {f"oof_{name}": pooled[name] for name in RATES if name != "roc_auc"} | {

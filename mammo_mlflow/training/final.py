@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.fits import plan_dataset
-from mammo_mlflow.training.jobs import AssembleJob, PredictJob
-from mammo_mlflow.training.plan import REFIT
+from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
+from mammo_mlflow.training.plan import REFIT, Plan
 from mammo_mlflow.training.session import Session
 
 EXAMPLE_PATCHES = 2
@@ -52,7 +51,7 @@ def make_final(
     It is registered under the experiment's name or `name`; `tags` go on its run and its version.
     """
     plan, registered, more = cv.plan, name or cv.plan.experiment.registered_name, dict(tags or {})
-    key = hashlib.sha256(f"final {plan.key} {registered}".encode()).hexdigest()
+    key = plan.final_key(registered)
     if session.resume:
         done = _reuse(session, cv, key, registered, more)
         if done is not None:
@@ -74,15 +73,14 @@ def make_final(
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
     directory = session.scratch / f"model-{run.id}"
-    cut = plan.description.tuned or plan.description.features
+    sources = plan.sources
     job = AssembleJob(
-        plan.network,
-        plan.weights,
-        cut.index,
-        tuple(tails),
-        np.asarray(plan.patch_set.train.abnormality[:EXAMPLE_PATCHES])[..., None],
+        Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
+        _examples(plan),
         {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task]}},
         directory,
+        None if sources is None else sources.features.part,
+        None if sources is None or sources.condition is None else sources.condition.part,
     )
     backbone = plan.experiment.model.backbone
     session.run_one(f"{backbone} assembling", "mammo_mlflow.training.assemble:assemble", job)
@@ -93,10 +91,19 @@ def make_final(
     predicted = session.run_one(
         f"{backbone} test",
         "mammo_mlflow.training.assemble:predict",
-        PredictJob(logged.path, plan.patch_set.directory / "public_test_tensor.npy", session.cores),
+        PredictJob(
+            logged.path,
+            plan.patch_set.directory / "public_test_tensor.npy",
+            session.cores,
+            plan.sides,
+            plan.constants(plan.patch_set.test.types),
+        ),
     )
     test = _log_test(session, cv, run, predicted, threshold)
-    description = f"{plan.name}: raw 16-bit patches in, probability of '{TASKS[plan.experiment.task][1]}' out"
+    inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
+    description = (
+        f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
+    )
     version = register(session.writer, registered, logged, run.id, marks, description)
     run.set_tags(
         {
@@ -108,6 +115,14 @@ def make_final(
     run.finish()
     session.writer.drain()
     return _read(session, run.id, registered, version, test)
+
+
+def _examples(plan: Plan) -> dict[str, np.ndarray]:
+    """A few inputs of the whole model, by name: patches (m, size, size, 1) uint16 and numbers (m, 1)."""
+    train = plan.patch_set.train
+    rows = slice(0, 2 * EXAMPLE_PATCHES)
+    images = {name: np.asarray(train.patches[rows][first::2])[..., None] for name, first in plan.sides.items()}
+    return images | {name: values[:EXAMPLE_PATCHES, None] for name, values in plan.constants(train.types).items()}
 
 
 def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
@@ -183,7 +198,7 @@ def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, thres
             figures.confusion_matrix(labels, predicted, threshold, classes, title, note),
             "figures/confusion_threshold.png",
         )
-    curves = {plan.experiment.model.backbone: (labels, predicted, groups)}
+    curves = {plan.experiment.label: (labels, predicted, groups)}
     run.log_figure(figures.roc_curves(curves, f"{plan.name}: test", note), "figures/roc.png")
     run.log_figure(figures.calibration(labels, predicted, f"{plan.name}: test", note), "figures/calibration.png")
 

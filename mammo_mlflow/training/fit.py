@@ -1,47 +1,45 @@
-"""One fit, in the child: a fold or the refit. First the head, then the last convolutions from this very head."""
+"""One fit, in the child: a fold or the refit. First the head, then the last convolutions from this very head.
+
+What has no frozen layer is trained in one stage, from raw patches.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from mammo_mlflow.data.augmentation import draw_transforms
-from mammo_mlflow.models.network import build_base, build_head, build_tail, load_weights, unfreeze
-from mammo_mlflow.training import activations
-from mammo_mlflow.training.backend import set_threads
+from mammo_mlflow.experiment import BASELINE
+from mammo_mlflow.models.conditioned import build_conditioned
+from mammo_mlflow.models.encoders import build_encoder
+from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
+from mammo_mlflow.training.backend import fast_batch_norm, set_threads
+from mammo_mlflow.training.inputs import Constant, Patches, Reader, StoredActivations, one_or_all
 from mammo_mlflow.training.jobs import Emit, FitJob, FitResult
-from mammo_mlflow.training.loop import EVALUATION_BATCH, Batches, Reader, diverged, fit, private_memory
-
-Stage = tuple[keras.Model, Reader]
+from mammo_mlflow.training.loop import EVALUATION_BATCH, Batches, diverged, fit, private_memory
 
 
 def run(job: FitJob, emit: Emit) -> FitResult:
     """Train, predict the validation rows, save the tail; emits an `epoch` event after each epoch."""
     started = time.perf_counter()
     emit({"kind": "progress", "done": 0, "total": job.total_epochs})
-    set_threads(job.experiment.training.threads)
+    training = job.experiment.training
+    set_threads(training.threads)
     keras.utils.set_random_seed(job.seed)
-    head = build_head(job.description.features.shape, job.experiment.model)
-    on_line = job.features is None
-    read_plain = _read_patches(job)
+    network = _Trained(job)
+    on_line = not job.features
+    independent = job.experiment.family == "siamese" and training.pair_augmentation == "independent"
     history: list[dict[str, float | str]] = []
     kept: dict[str, int] = {}
     peak = private_memory()
-    model, read = (
-        (_whole(job, head), read_plain) if on_line else (head, activations.StoredActivations(_file(job.features)))
-    )
-    validation: tuple[np.ndarray, np.ndarray] | None = None
-    stages = [("head", job.epochs, job.experiment.training.learning_rate)]
-    if job.experiment.model.unfrozen_layers:
-        stages.append(("tuned", job.tuning_epochs, job.experiment.training.tuning_learning_rate))
+    validation: tuple[Any, np.ndarray] | None = None
     training_started = time.perf_counter()
-    for number, (stage, epochs, rate) in enumerate(stages):
-        if stage == "tuned":
-            head = _uncompiled(head)
-            model, read = _tuned(job, head, read_plain)
+    for number, (stage, epochs, rate) in enumerate(_stages(job)):
+        model, read = network.stage(stage)
         validation = _read_all(read, job.validation_rows, job.labels)
         part, kept[stage], memory = fit(
             model,
@@ -49,16 +47,17 @@ def run(job: FitJob, emit: Emit) -> FitResult:
                 read,
                 job.train_rows,
                 job.labels,
-                job.experiment.training.batch_size,
-                None if on_line else job.experiment.training.views,
+                training.batch_size,
+                None if on_line else training.views,
                 [job.seed, number],
+                columns=2 if independent and not on_line else 1,
             ),
             validation=validation,
             inner=_read_all(read, job.inner_rows, job.labels),
-            spec=job.experiment.training,
+            spec=training,
             learning_rate=rate,
             epochs=epochs,
-            class_weights=class_weights(job.experiment.training.class_weights, job.labels[job.train_rows]),
+            class_weights=class_weights(training.class_weights, job.labels[job.train_rows]),
             stage=stage,
             start=len(history),
             emit=emit,
@@ -72,10 +71,74 @@ def run(job: FitJob, emit: Emit) -> FitResult:
         if not np.isfinite(probabilities).all():
             raise diverged("predictions that are not numbers after the last epoch")
     path = job.output / "tail.keras"
-    _uncompiled(_tail_of(job, model, head)).save(path)
+    network.tail(model).save(path)
     return FitResult(
         probabilities, history, kept, time.perf_counter() - started, max(peak, private_memory()), path, trained
     )
+
+
+def _stages(job: FitJob) -> list[tuple[str, int, float]]:
+    """Name, epochs and learning rate of each stage."""
+    training = job.experiment.training
+    if job.experiment.trained_whole:
+        return [("network", job.epochs, training.learning_rate)]
+    stages = [("head", job.epochs, training.learning_rate)]
+    if job.experiment.model.unfrozen_layers:
+        stages.append(("tuned", job.tuning_epochs, training.tuning_learning_rate))
+    return stages
+
+
+class _Trained:
+    """The network of a job while it is trained: one head through all stages, on one encoder where that is needed."""
+
+    def __init__(self, job: FitJob) -> None:
+        self._job, self._spec = job, job.experiment.model
+        self._head = build_head(job.description.head, self._spec)
+        self._base: keras.Model | None = None
+
+    def stage(self, name: str) -> tuple[keras.Model, Reader]:
+        """The model to be trained in a stage, and the reader of its inputs."""
+        job, spec, sides = self._job, self._spec, self._job.network.sides
+        if name == "tuned":
+            self._head = _uncompiled(self._head)
+        if job.experiment.family == "conditioned":
+            return build_conditioned(job.description.features.shape, self._head), _stored(job, job.features)
+        if job.features and name == "head":
+            return self._tail(None), _stored(job, job.features)
+        base = self._encoder()
+        if name == "tuned":
+            unfreeze(base, spec.unfrozen_layers)
+        if job.features:
+            return self._tail(base), _stored(job, job.tuned)
+        return build_whole(base, self._head, sides, spec.difference), _patches(job)
+
+    def tail(self, model: keras.Model) -> keras.Model:
+        """What was trained, never compiled and of Keras's own layers, as `join` puts it back on a prefix."""
+        if self._job.features:
+            return _uncompiled(model)
+        base, job = self._encoder(), self._job
+        if job.experiment.trained_whole:
+            kept = build_encoder(job.network.family, self._spec, job.network.image_size, job.network.precision)
+            kept.set_weights(base.get_weights())
+            base = kept
+        self._head = _uncompiled(self._head)
+        return self._tail(base)
+
+    def _tail(self, base: keras.Model | None) -> keras.Model:
+        job = self._job
+        encoder = None if base is None else suffix(base, job.description.trained.index)
+        shape = job.description.features.shape
+        return build_tail(encoder, self._head, job.network.sides, self._spec.difference, shape)
+
+    def _encoder(self) -> keras.Model:
+        """The encoder, with its weights; one for all stages."""
+        if self._base is None:
+            job, network = self._job, self._job.network
+            self._base = build_encoder(
+                network.family, self._spec, network.image_size, network.precision, fast_batch_norm()
+            )
+            load_weights(self._base, job.weights)
+        return self._base
 
 
 def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
@@ -94,63 +157,24 @@ def _uncompiled(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _whole(job: FitJob, head: keras.Model, tuned: bool = False) -> keras.Model:
-    """The whole network on line: the same layers as `join` gives, from raw patches."""
-    base = build_base(
-        job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision
+def _stored(job: FitJob, files: Mapping[str, Path]) -> Reader:
+    """Stored activations by input, and the numbers beside them."""
+    readers: dict[str, Reader] = {name: StoredActivations(path) for name, path in files.items()}
+    views = job.experiment.training.views
+    return one_or_all(readers | {name: Constant(values, views) for name, values in job.constants.items()})
+
+
+def _patches(job: FitJob) -> Reader:
+    """Patches for on-line training, of each side."""
+    training, seed = job.experiment.training, job.experiment.cv.seed
+    own = training.pair_augmentation == "independent"
+    return one_or_all(
+        {
+            side: Patches(job.tensor, first, training.augmentation, seed, own_views=own and side == BASELINE)
+            for side, first in job.experiment.sides.items()
+        }
     )
-    load_weights(base, job.weights)
-    if tuned:
-        unfreeze(base, job.network.model.unfrozen_layers)
-    return keras.Model(base.input, head(base.output))
 
 
-def _tuned(job: FitJob, head: keras.Model, read_plain: Reader) -> Stage:
-    if job.features is None:
-        return _whole(job, head, tuned=True), read_plain
-    base = build_base(
-        job.network.model.backbone, job.network.image_size, job.network.model.pooling, job.network.precision
-    )
-    load_weights(base, job.weights)
-    unfreeze(base, job.network.model.unfrozen_layers)
-    if job.description.tuned is None:
-        raise ValueError("the network's description has no cut for its unfrozen layers")
-    tail = build_tail(base, job.description.tuned.index, head)
-    return tail, activations.StoredActivations(_file(job.tuned))
-
-
-def _tail_of(job: FitJob, model: keras.Model, head: keras.Model) -> keras.Model:
-    """The part that `join` puts back on a prefix: what was trained, cut from the whole model after on-line training."""
-    if not job.experiment.model.unfrozen_layers:
-        return head
-    if job.features is not None:
-        return model
-    cut = job.description.tuned
-    if cut is None:
-        raise ValueError("the network's description has no cut for its unfrozen layers")
-    return keras.Model(model.layers[cut.index].output, model.output, name="tail")
-
-
-def _read_patches(job: FitJob) -> Reader:
-    """Patches for on-line training: the plain one as view 0, else that view's transform (one view number an epoch)."""
-    patches = np.load(job.tensor, mmap_mode="r")[1::2]
-    policy, size = job.experiment.training.augmentation, job.network.image_size
-
-    def read(rows: np.ndarray, views: np.ndarray) -> np.ndarray:
-        plain = np.asarray(patches[rows], np.float32)
-        view = int(views[0])
-        if view == 0 or policy == "none":
-            return plain[..., None]
-        return activations.augment(plain, draw_transforms(policy, rows, view, size, job.experiment.cv.seed))
-
-    return read
-
-
-def _read_all(read: Reader, rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _read_all(read: Reader, rows: np.ndarray, labels: np.ndarray) -> tuple[Any, np.ndarray] | None:
     return (read(rows, np.zeros(len(rows), int)), labels[rows]) if len(rows) else None
-
-
-def _file(path: Path | None) -> Path:
-    if path is None:
-        raise ValueError("cached training needs its activation file")
-    return path

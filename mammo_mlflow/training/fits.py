@@ -36,7 +36,10 @@ class FitRuns:
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> Job:
         """The job that trains this fit, with the activation files by key."""
-        plan, entries = self._plan, self._plan.activations()
+        plan = self._plan
+        features, tuned = (
+            {name: activations[entry.key] for name, entry in stage.items()} for stage in plan.inputs(fit)
+        )
         head_epochs, tuning_epochs = fit_epochs(plan, fit)
         output = self._session.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
@@ -54,8 +57,9 @@ class FitRuns:
             fit.seed,
             plan.description,
             output,
-            activations[entries[-1].key] if entries else None,
-            activations[entries[0].key] if len(entries) > 1 else None,
+            features,
+            tuned,
+            {} if plan.sources is None else plan.sources.constants(plan.patch_set.train.types),
         )
         return Job(self._label + fit.name, "mammo_mlflow.training.fit:run", argument)
 
@@ -93,7 +97,7 @@ class FitRuns:
         for fit in plan.fits:
             if fit.key not in found:
                 continue
-            result = _fetch(session, found[fit.key], fit)
+            result = fetch_fit(session, found[fit.key], fit)
             if result is None:
                 _log.warning("%s: the files of %s are gone from the store; it is trained again", plan.name, fit.name)
                 continue
@@ -178,7 +182,8 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
     run.finish()
 
 
-def _fetch(session: Session, run_id: str, fit: Fit) -> FitResult | None:
+def fetch_fit(session: Session, run_id: str, fit: Fit) -> FitResult | None:
+    """A finished fit out of the store; None where its files are gone, or are those of other rows."""
     writer, target = session.writer, session.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, FOLDER, target))
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mammo_mlflow.experiment import Experiment, ModelSpec
+from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec
 from mammo_mlflow.models.weights import Weights
 
 Event = dict[str, Any]
@@ -29,11 +29,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Network:
-    """What a child needs to build a backbone: everything but its weights."""
+    """What a child needs to build a network: everything but its weights. `sides` are its image inputs, by name."""
 
+    family: str
     model: ModelSpec
     image_size: int
     precision: str
+    sides: tuple[str, ...] = (PATCH,)
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,21 @@ class Cut:
 
 @dataclass(frozen=True)
 class Description:
-    """A network's cuts: `features` before the head, `tuned` before the first unfrozen convolution (None if frozen)."""
+    """A network's cuts: `features` of one side, `tuned` before the first layer trained but the head (None if frozen).
+
+    `head` is the shape that the head stands on, `parameters` the number of the encoder's.
+    """
 
     features: Cut
     tuned: Cut | None
+    head: tuple[int, ...]
+    parameters: int
     patches_per_second: float = float("nan")
+
+    @property
+    def trained(self) -> Cut:
+        """The cut after which everything is trained."""
+        return self.tuned or self.features
 
 
 @dataclass(frozen=True)
@@ -79,9 +91,10 @@ class CalibrateJob:
 
 @dataclass(frozen=True)
 class ActivationJob:
-    """Compute the activations at `cut` of `views` augmented views, and the plain one, of each abnormality patch.
+    """Compute the activations at `cut` of `views` augmented views, and the plain one, of each patch.
 
-    `source` holds activations at the shallower cut `start`, or is None to start from the patches themselves.
+    The patches are those in every second row of `tensor`, the first in row `first`. `source` holds activations at the
+    shallower cut `start`, or is None to start from the patches themselves.
     """
 
     network: Network
@@ -94,14 +107,34 @@ class ActivationJob:
     target: Path
     start: int = 0
     source: Path | None = None
+    first: int = ROWS[PATCH]
+
+
+@dataclass(frozen=True)
+class FeatureJob:
+    """Compute what the head of a trained `tail` stands on, for `views` augmented views and the plain one.
+
+    `sources` are the activation files of its sides, or None where it takes patches: then `sides` are their first rows
+    in `tensor`.
+    """
+
+    tail: Path
+    tensor: Path
+    sides: dict[str, int]
+    sources: dict[str, Path] | None
+    cut: Cut
+    views: int
+    augmentation: str
+    threads: int
+    target: Path
 
 
 @dataclass(frozen=True)
 class FitJob:
     """Train one tail on some rows and predict others: a fold, or the refit (no validation rows).
 
-    rows are indices of abnormality patches; labels (n,) cover all of them. `features` and `tuned` are activation files,
-    None where the training is on-line (`views=0`).
+    rows are indices of abnormality patches; labels (n,) cover all of them. `features` and `tuned` are activation
+    files by the tail's inputs, empty where the training is on-line. `constants` are inputs of one number a row (n,).
     """
 
     experiment: Experiment
@@ -117,8 +150,9 @@ class FitJob:
     seed: int
     description: Description
     output: Path
-    features: Path | None = None
-    tuned: Path | None = None
+    features: dict[str, Path] = field(default_factory=dict)
+    tuned: dict[str, Path] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def total_epochs(self) -> int:
@@ -141,25 +175,40 @@ class FitResult:
 
 
 @dataclass(frozen=True)
-class AssembleJob:
-    """Join prefix and tails into one Keras model and write it as an MLflow model directory."""
+class Part:
+    """A trained model: what its prefix is built from, and its tails, which are averaged."""
 
     network: Network
     weights: Weights
     cut: int
     tails: tuple[Path, ...]
-    example: np.ndarray
+
+
+@dataclass(frozen=True)
+class AssembleJob:
+    """Join prefix and tails into one Keras model and write it as an MLflow model directory.
+
+    `examples` are patches (m, size, size, 1) or numbers (m, 1) by input. A conditioned model has a `part`
+    without a prefix, on the features of `features` and on the answer of `condition` (None: on the true type).
+    """
+
+    part: Part
+    examples: dict[str, np.ndarray]
     metadata: dict[str, Any]
     target: Path
+    features: Part | None = None
+    condition: Part | None = None
 
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Load a logged model and predict every abnormality patch of a tensor file."""
+    """Load a logged model and predict every abnormality of a tensor file; `sides` and `constants` as in other jobs."""
 
     model: Path
     tensor: Path
     threads: int
+    sides: dict[str, int]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,11 +13,9 @@ import psutil
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import TrainingSpec
-from mammo_mlflow.training.backend import fastest_feed
+from mammo_mlflow.training.backend import fast_optimizer, fastest_feed
+from mammo_mlflow.training.inputs import Reader
 from mammo_mlflow.training.jobs import Emit
-
-Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Reads inputs for rows (m,) and views (m,): view 0 is the plain patch, 1 and up are augmented."""
 
 EVALUATION_BATCH = 64
 COMPILED_PARAMETERS = 1_000_000
@@ -26,13 +25,21 @@ class Batches(keras.utils.PyDataset):
     """Shuffled training batches; each epoch draws one view of each patch. The last, incomplete batch is left out.
 
     Order and views of epoch e depend on (seed, e) alone. `views=None` asks the reader for view number e + 1: a fresh
-    one each epoch, as on-line augmentation does.
+    one each epoch, as on-line augmentation does. With several `columns`, so many views are drawn of each patch.
     """
 
     def __init__(
-        self, read: Reader, rows: np.ndarray, labels: np.ndarray, batch: int, views: int | None, seed: list[int]
+        self,
+        read: Reader,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        batch: int,
+        views: int | None,
+        seed: list[int],
+        columns: int = 1,
     ) -> None:
         super().__init__()
+        self._shape = () if columns == 1 else (columns,)
         self.read, self.labels = read, labels
         self._rows, self._views, self._seed = rows, views, seed
         self._batch = min(batch, len(rows))
@@ -43,18 +50,19 @@ class Batches(keras.utils.PyDataset):
         return len(self._rows) // self._batch
 
     def draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows and views of an epoch, each (batches, batch size)."""
+        """The rows of an epoch (batches, batch size) and their views, of the same shape or with the columns behind."""
         rng = np.random.default_rng([*self._seed, epoch])
         order = rng.permutation(self._rows)[: len(self) * self._batch]
-        views = rng.integers(1, self._views + 1, len(order)) if self._views else np.full(len(order), epoch + 1)
-        return order.reshape(len(self), -1), views.reshape(len(self), -1)
+        shape = (len(order), *self._shape)
+        views = rng.integers(1, self._views + 1, shape) if self._views else np.full(shape, epoch + 1)
+        return order.reshape(len(self), -1), views.reshape(len(self), -1, *self._shape)
 
     def on_epoch_end(self) -> None:
         """Draw the next epoch."""
         self._epoch += 1
         self._drawn = self.draw(self._epoch)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
         rows, views = self._drawn
         return self.read(rows[index], views[index]), self.labels[rows[index]]
 
@@ -62,7 +70,7 @@ class Batches(keras.utils.PyDataset):
 class _Report(keras.callbacks.Callback):
     """Sends each epoch's figures, and scores the inner patients that early stopping watches."""
 
-    def __init__(self, emit: Emit, stage: str, start: int, inner: tuple[np.ndarray, np.ndarray] | None) -> None:
+    def __init__(self, emit: Emit, stage: str, start: int, inner: tuple[Any, np.ndarray] | None) -> None:
         super().__init__()
         self._emit, self._stage, self._start, self._inner = emit, stage, start, inner
         self.history: list[dict[str, float | str]] = []
@@ -85,8 +93,8 @@ def fit(
     model: keras.Model,
     batches: Batches,
     *,
-    validation: tuple[np.ndarray, np.ndarray] | None,
-    inner: tuple[np.ndarray, np.ndarray] | None,
+    validation: tuple[Any, np.ndarray] | None,
+    inner: tuple[Any, np.ndarray] | None,
     spec: TrainingSpec,
     learning_rate: float,
     epochs: int,
@@ -99,11 +107,13 @@ def fit(
 
     `validation` is only watched. With early stopping the weights of the epoch with the least loss on `inner` are kept.
     """
+    wide, convolves = model.count_params() > COMPILED_PARAMETERS, _convolves(model)
+    optimizer = OPTIMIZERS[spec.optimizer](learning_rate, spec.momentum)
     model.compile(
-        OPTIMIZERS[spec.optimizer](learning_rate, spec.momentum),
+        fast_optimizer(optimizer) if wide and convolves else optimizer,
         loss="binary_crossentropy",
         metrics=["accuracy"],
-        jit_compile=_worth_compiling(model),
+        jit_compile=wide and not convolves,
         steps_per_execution=len(batches),  # Keras runs whole executions: another number would overrun an epoch
     )
     report = _Report(emit, stage, start, inner)
@@ -137,10 +147,9 @@ OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
 }
 
 
-def _worth_compiling(model: keras.Model) -> bool:
-    """Whether XLA pays on a processor: for wide dense layers; it slows convolutions and takes seconds to compile."""
-    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
-    return not convolves and model.count_params() > COMPILED_PARAMETERS
+def _convolves(model: keras.Model) -> bool:
+    """Whether XLA would slow it: on a processor it pays for wide dense layers, not for convolutions."""
+    return any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
 
 
 def diverged(found: str) -> UserError:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mammo_mlflow.training.jobs import ActivationJob
+from mammo_mlflow.experiment import BASELINE, ROWS
+from mammo_mlflow.training.jobs import ActivationJob, FeatureJob
 from mammo_mlflow.training.plan import Activations, Plan
 from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.sources import Derived
 
 FLATTEN = "flatten"
 
@@ -25,7 +27,9 @@ def ensure_activations(session: Session, plans: Sequence[Plan]) -> dict[str, Pat
         if found is None:
             session.cache.make_room(entry.bytes)
             with session.cache.creating(entry.key, {"cut": entry.cut, "name": plan.name}) as target:
-                if target is not None:
+                if target is not None and entry.derived is not None:
+                    _derive(session, plan, entry, entry.derived, target)
+                elif target is not None:
                     sources = [one for one in ready if one.line == entry.line]
                     _compute(session, plan, entry, sources[-1] if sources else None, paths, target)
             found = session.cache.find(entry.key)
@@ -58,6 +62,27 @@ def _compute(
         target,
         start,
         None if source is None else paths[source.key],
+        entry.first,
     )
-    name = f"{plan.experiment.model.backbone} activations"
+    name = f"{plan.experiment.model.backbone} {'baseline ' if entry.first == ROWS[BASELINE] else ''}activations"
     session.run_one(name, "mammo_mlflow.training.activations:compute", job)
+
+
+def _derive(session: Session, plan: Plan, entry: Activations, derived: Derived, target: Path) -> None:
+    """What the head of a trained model stands on, from the activations that this model itself was trained on."""
+    prefixes = derived.prefixes
+    paths = ensure_activations(session, [derived.plan]) if prefixes else {}
+    training = plan.experiment.training
+    job = FeatureJob(
+        derived.tail,
+        plan.patch_set.directory / "train_tensor.npy",
+        derived.plan.sides,
+        {side: paths[one.key] for side, one in prefixes.items()} if prefixes else None,
+        entry.cut,
+        training.views,
+        training.augmentation,
+        session.cores,
+        target,
+    )
+    name = f"{derived.plan.experiment.model.backbone} features {derived.fit}"
+    session.run_one(name, "mammo_mlflow.training.activations:compute_features", job)

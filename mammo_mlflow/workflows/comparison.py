@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -22,7 +23,7 @@ def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
     note = "; ".join(sorted({cv.plan.note for cv, _ in rows if cv.plan.note})) or None
     title = f"{rows[0][0].plan.experiment.task}: folds"
     top.log_figure(figures.fold_overview(scores, title, note), "figures/comparison.png")
-    finals = {cv.plan.experiment.model.backbone: final.test for cv, final in rows if final is not None}
+    finals = {cv.plan.experiment.label: final.test for cv, final in rows if final is not None}
     if len(finals) > 1:
         groups = rows[0][0].plan.patch_set.test.patient_ids
         curves = {
@@ -51,7 +52,7 @@ def _seed_means(rows: Sequence[Outcome]) -> dict[str, list[float]]:
     """The mean fold ROC AUC of each seed, by backbone."""
     means: dict[str, list[float]] = {}
     for cv, _ in rows:
-        means.setdefault(cv.plan.experiment.model.backbone, []).append(float(cv.fold_scores["roc_auc"].mean()))
+        means.setdefault(cv.plan.experiment.label, []).append(float(cv.fold_scores["roc_auc"].mean()))
     return means
 
 
@@ -59,15 +60,15 @@ def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     header = ["backbone", "weights", "seed", "fold accuracy", "fold AUC", "test accuracy", "test AUC", "registered"]
     cells = []
     for cv, final in rows:
-        accuracy, auc = mean_sd(cv.fold_scores["accuracy"]), mean_sd(cv.fold_scores["roc_auc"])
         tuned = cv.plan.experiment.model.unfrozen_layers
+        accuracy, auc = mean_sd(cv.fold_scores["accuracy"]), mean_sd(cv.fold_scores["roc_auc"])
         cells.append(
             [
-                cv.plan.experiment.model.backbone + (f" last {tuned}" if tuned else ""),
+                cv.plan.experiment.label + (f" last {tuned}" if tuned else ""),
                 cv.plan.weights.label,
                 str(cv.plan.experiment.cv.seed),
-                f"{accuracy[0]:.3f} ± {accuracy[1]:.3f}",
-                f"{auc[0]:.3f} ± {auc[1]:.3f}",
+                _mean(*accuracy),
+                _mean(*auc),
                 f"{final.accuracy}" if final else "-",
                 f"{final.roc_auc}" if final else "-",
                 f"{final.registered_name} v{final.version}" if final else "-",
@@ -76,13 +77,18 @@ def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
-def show_comparison(rows: Sequence[Outcome]) -> None:
-    """The closing table on standard output, what its figures are, and where to look next."""
+def _mean(mean: float, sd: float) -> str:
+    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
+    """The closing table on standard output, what its figures are, `said`, and where to look next."""
     plan = rows[0][0].plan
-    said = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
+    phantom = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
     test = plan.patch_set.test
     header, cells = _table(rows)
-    show_table(f"{plan.experiment.task}, {plan.experiment.cv.folds} folds{said}", header, cells)
+    judged = ", ".join(dict.fromkeys(cv.plan.experiment.judged_by for cv, _ in rows))
+    show_table(f"{plan.experiment.task}, {judged}{phantom}", header, cells)
     known = test.patient_ids is not None
     say(
         f"fold figures: mean ± sd; test figures on {len(test)} patches, decided at 0.5, with 95 % intervals "
@@ -92,6 +98,8 @@ def show_comparison(rows: Sequence[Outcome]) -> None:
         if len(means) > 1:
             mean, sd = mean_sd(means)
             say(f"{name}: fold AUC over {len(means)} seeds {mean:.3f} ± {sd:.3f}")
+    for sentence in said:
+        say(sentence)
     final = next((final for _, final in rows if final is not None), None)
     say("compare:  mlflow ui   (then open the run, its children are the folds and the final model)")
     if final is not None:

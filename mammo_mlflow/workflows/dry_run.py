@@ -14,6 +14,8 @@ HEAD_SECONDS = 1e-4
 """A patch and epoch of a head on cached activations, as measured (docs/benchmarks.md)."""
 TUNED_SHARE = 0.1
 """A patch of a fine-tuning epoch on cached activations, as a share of a patch through the whole network."""
+BACKWARD = 3.0
+"""A trained pass through a network, as a multiple of a pass forward: gradients cost about twice as much."""
 OVERHEAD_SECONDS = 20.0
 
 
@@ -26,11 +28,13 @@ def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
     rows = []
     for plan in plans:
         missing = [entry for entry in plan.activations() if not cache.has(entry.key)]
-        training = plan.experiment.training
-        per_patch = 1 / plan.description.patches_per_second
+        experiment, training = plan.experiment, plan.experiment.training
+        per_patch = len(plan.sides) / plan.description.patches_per_second
         head = sum(fit_epochs(plan, fit)[0] for fit in plan.fits)
-        tuned = sum(fit_epochs(plan, fit)[1] for fit in plan.fits) if plan.description.tuned else 0
-        online = training.views == 0
+        tuned = sum(fit_epochs(plan, fit)[1] for fit in plan.fits) if experiment.model.unfrozen_layers else 0
+        if experiment.trained_whole:
+            per_patch *= BACKWARD
+        online = experiment.views == 0
         head_cost, tuned_cost = (per_patch, per_patch) if online else (HEAD_SECONDS, TUNED_SHARE * per_patch)
         side_by_side = min(workers, len(plan.fits))
         seconds = len(plan.labels) * (head * head_cost + tuned * tuned_cost) / side_by_side + OVERHEAD_SECONDS

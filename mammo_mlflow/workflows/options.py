@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.presets import PRESETS
 
 
 def _parameter(default: Any, help: str) -> Any:
@@ -23,7 +25,7 @@ class Options:
     phantom_size: int = _parameter(150, "side of the phantom's patches in pixels")
     phantom_seed: int = _parameter(0, "seed of the phantom")
     duplicates: str = _parameter("warn", "what equal patches are: warn or error")
-    preset: str = _parameter("auto", "paper or quick; auto is quick on phantom data, else paper")
+    preset: str = _parameter("auto", "paper, table (scratch) or quick; auto is quick on phantom data, else paper")
     seeds: int = _parameter(1, "repeat the whole with this many seeds")
     executor: str = _parameter("process", "where folds run: process or inline")
     workers: int = _parameter(0, "folds at once; 0 fits them to the processor")
@@ -37,7 +39,7 @@ class Options:
         problems: list[UserError] = []
         for name, choices in (
             ("executor", ("process", "inline")),
-            ("preset", ("auto", "paper", "quick")),
+            ("preset", ("auto", *PRESETS)),
             ("duplicates", ("warn", "error")),
         ):
             if getattr(self, name) not in choices:
@@ -50,6 +52,10 @@ class Options:
             problems.append(expected("cache_limit_gb", "a number above 0", self.cache_limit_gb))
         if problems:
             raise UserError("; ".join(str(problem) for problem in problems))
+
+
+SEARCHED = ("pretrained", "scratch", "siamese")
+"""The families that can be searched."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,20 @@ class SearchOptions:
             problems.append(expected("trials", "at least 1, or a timeout", 0))
         if problems:
             raise UserError("; ".join(str(problem) for problem in problems))
+
+
+def preset_of(options: Options) -> str:
+    """The preset that `auto` means: the paper's settings, but on phantom data quick ones."""
+    if options.preset != "auto":
+        return options.preset
+    return "quick" if options.data == "phantom" else "paper"
+
+
+def data_arguments(options: Options) -> str:
+    """What names the data set of these options in an `mlflow run` command; nothing for the default phantom."""
+    names = [item.name for item in fields(Options) if item.name == "data" or item.name.startswith("phantom_")]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(Options, name)}
+    return "".join(f" -P {name}={shlex.quote(str(value))}" for name, value in given.items())
 
 
 def available_cores() -> int:

@@ -22,7 +22,8 @@ from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.training.fits import plan_dataset
-from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress

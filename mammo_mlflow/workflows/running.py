@@ -4,41 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
-from mammo_mlflow.experiment import Experiment, build
+from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.final import make_final
 from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.sources import find_sources
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
-from mammo_mlflow.workflows.options import Options
+from mammo_mlflow.workflows.options import Options, data_arguments
 from mammo_mlflow.workflows.rails import log_data, open_bench, open_session
+
+Closing = Callable[[TrackedRun, Sequence[Outcome]], list[str]]
+"""Logs what a command has to say beyond its table on the top run, and answers it in sentences."""
 
 _log = logging.getLogger(__name__)
 
 
-def run_experiments(experiments: Sequence[Experiment], options: Options, tags: Mapping[str, str]) -> None:
-    """Cross-validate, finish, compare. `tags` go on every run.
+def run_experiments(
+    experiments: Sequence[Experiment], options: Options, tags: Mapping[str, str], closing: Closing | None = None
+) -> None:
+    """Cross-validate, finish, compare. `tags` go on every run; `closing` is called last, with the top run.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    with open_bench(options, experiments[0].training.threads) as bench:
+    with open_bench(options, experiments[0].training.threads) as bench, ExitStack() as stack:
+        session = None
+        if any(experiment.family == "conditioned" for experiment in experiments):
+            session = stack.enter_context(open_session(bench, options, tags))
+            bench.planner.find_sources = find_sources(session, bench.planner, data_arguments(options))
         plans = bench.planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, bench.cache, bench.workers)
             return
-        with open_session(bench, options, tags) as session:
-            client, cache = session.writer.client, session.cache
-            for plan in plans:  # a disk that is too small is found before any run exists
-                if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
-                    continue  # its activations will not be needed
-                missing = sum(entry.bytes for entry in plan.activations() if cache.find(entry.key) is None)
-                cache.make_room(missing, plan.scratch_bytes())
-            _run_all(session, plans, options)
+        session = session or stack.enter_context(open_session(bench, options, tags))
+        client, cache = session.writer.client, session.cache
+        for plan in plans:  # a disk that is too small is found before any run exists
+            if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
+                continue  # its activations will not be needed
+            missing = sum(entry.bytes for entry in plan.activations() if cache.find(entry.key) is None)
+            cache.make_room(missing, plan.scratch_bytes())
+        _run_all(session, plans, options, closing)
 
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
@@ -46,13 +57,12 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     repeated = []
     for experiment in experiments:
         for number in range(seeds):
-            values = experiment.flat() | {"seed": experiment.cv.seed + number}
-            values |= {"final": "none"} if number else {}
-            repeated.append(build(experiment.task, {k: v for k, v in values.items() if k not in ("task", "family")}))
+            only_judged = {"final": "none"} if number else {}
+            repeated.append(experiment.changed(seed=experiment.cv.seed + number, **only_judged))
     return repeated
 
 
-def _run_all(session: Session, plans: Sequence[Plan], options: Options) -> None:
+def _run_all(session: Session, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
     """One plan is the top run itself; several are nested in one that compares them."""
     if len(plans) == 1:
         top = _start(session, plans[0], None)
@@ -76,10 +86,11 @@ def _run_all(session: Session, plans: Sequence[Plan], options: Options) -> None:
             rows.append(_run_plan(session, plan, run))
             run.finish()
     log_comparison(top, rows)
+    said = [] if closing is None else closing(top, rows)
     top.log_metrics({"tracking_seconds": session.writer.seconds})
     top.finish()
     session.writer.drain()
-    show_comparison(rows)
+    show_comparison(rows, said)
 
 
 _SHARED_TAGS = ("mammo.task", "mammo.family", "mammo.data_sha256", "mammo.test_sha256", "mammo.phantom")

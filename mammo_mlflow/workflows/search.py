@@ -12,8 +12,8 @@ from typing import Any
 import optuna
 
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
-from mammo_mlflow.experiment import BACKBONES, FAMILIES, TASKS, build
-from mammo_mlflow.presets import preset_values
+from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.closing import Closer, Closing
 from mammo_mlflow.search.objectives import parse_objectives
 from mammo_mlflow.search.pruning import make_pruner
@@ -25,11 +25,12 @@ from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import LINK, Search, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.plan import Plan, Planner
+from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.prepare import ensure_activations
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.workflows.dry_run import show_dry_run
-from mammo_mlflow.workflows.options import Options, SearchOptions
+from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
 from mammo_mlflow.workflows.rails import Bench, log_data, open_bench, open_session
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
@@ -37,6 +38,8 @@ from mammo_mlflow.workflows.terminal import say
 FINAL = ("final", "final_epochs", "threshold")
 STORED = ("unfrozen_layers", "pooling", "augmentation")
 """The searched parameters that decide which activations are needed."""
+JUDGED = ("views", "folds", "holdout")
+"""How trials are judged, not what they are: the preset's for the paper's setting too."""
 ENOUGH = 1000
 
 _SHOWN = ("task", "family", "backbone", "weights", "phantom", "data_sha256", "folds_sha256")
@@ -54,9 +57,9 @@ def run(
     """
     questions = _questions(family, task, backbone, given, options, search)
     final = {"final": "refit", "final_epochs": 0, "threshold": "0.5"} | {k: given[k] for k in FINAL if k in given}
-    build(questions[0].task, {**questions[0].paper, **final})
+    build(questions[0].task, {**questions[0].paper, **final}, family)
     with open_bench(options, int(questions[0].base.get("threads", 1))) as bench:
-        papers = bench.planner.plans([build(question.task, dict(question.paper)) for question in questions])
+        papers = bench.planner.plans([build(question.task, question.paper, family) for question in questions])
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
@@ -81,9 +84,9 @@ def _questions(
 ) -> list[Question]:
     """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
     tables = (
-        ("family", family, FAMILIES),
+        ("family", family, SEARCHED),
         ("task", task, (*TASKS, "all")),
-        ("backbone", backbone, (*BACKBONES, "all")),
+        ("backbone", backbone, (*NETWORKS.get(family, ()), "all")),
     )
     for name, value, choices in tables:
         if value not in choices:
@@ -93,16 +96,16 @@ def _questions(
     objectives = parse_objectives(search.objective)
     check_sampler(search.sampler, len(objectives))
     fixed = {name: value for name, value in given.items() if name not in FINAL}
-    preset = options.preset if options.preset != "auto" else "quick" if options.data == "phantom" else "paper"
+    preset = preset_of(options)
     questions, faults = [], dict[str, None]()
     for one in TASKS if task == "all" else (task,):
-        for name in BACKBONES if backbone == "all" else (backbone,):
-            base = {**preset_values(preset, name, one), **fixed, "backbone": name, "final": "none"}
-            kept = {key: base[key] for key in ("views",) if key in base}  # how trials are judged, not what they are
-            paper = {**preset_values("paper", name, one), **kept, **fixed, "backbone": name, "final": "none"}
+        for name in networks(family, preset) if backbone == "all" else (backbone,):
+            base = {**preset_values(preset, name, one, family), **fixed, "backbone": name, "final": "none"}
+            kept = {key: base[key] for key in JUDGED if key in base}
+            paper = {**preset_values("paper", name, one, family), **kept, **fixed, "backbone": name, "final": "none"}
             try:
                 space = read_space(find_space(search.space, family, name), family, name).narrowed(fixed)
-                base, paper = _complete(one, base), _complete(one, paper)
+                base, paper = _complete(one, base, family), _complete(one, paper, family)
             except Faults as found:
                 faults |= dict.fromkeys(found.faults)  # backbones may share a file
                 continue
@@ -119,9 +122,9 @@ def _questions(
     return questions
 
 
-def _complete(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _complete(task: str, values: Mapping[str, Any], family: str) -> dict[str, Any]:
     """Every parameter of the experiment of these values, defaults too. Raises `UserError` for impossible ones."""
-    return {k: v for k, v in build(task, dict(values)).flat().items() if k not in ("task", "family")}
+    return {k: v for k, v in build(task, values, family).flat().items() if k not in ("task", "family")}
 
 
 def _search(
@@ -137,7 +140,8 @@ def _search(
 ) -> Closing | None:
     """Work on one study and end it; None where another coordinator is the one to end it."""
     study = open_study(storage, question, key)
-    plans = [] if is_full(study, question) else [paper, *_possible(bench.planner, question)]
+    on_line = not paper.activations()  # then there are none to be made for any trial
+    plans = [] if is_full(study, question) or on_line else [paper, *_possible(bench.planner, question)]
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
     session.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
@@ -184,7 +188,9 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
     drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}
     for picked in product(*drawn.values()):
         try:
-            yield planner.plans([build(question.task, {**values, **dict(zip(drawn, picked, strict=True))})])[0]
+            yield planner.plans(
+                [build(question.task, {**values, **dict(zip(drawn, picked, strict=True))}, question.space.family)]
+            )[0]
         except UserError as problem:
             _log.warning("study: some trials will fail: %s", problem)
 

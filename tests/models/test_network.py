@@ -16,6 +16,7 @@ from mammo_mlflow.models.network import (
     join,
     load_weights,
     prefix,
+    suffix,
     unfreeze,
 )
 from mammo_mlflow.models.weights import Weights
@@ -183,7 +184,7 @@ def test_join_puts_a_tail_back_on_its_prefix(base, patches, unfrozen):
     spec = ModelSpec(base.name, dense="8", unfrozen_layers=unfrozen)
     head = build_head(base.output.shape[1:], spec)
     cut = deepest_cut(base, unfrozen)
-    tail = build_tail(base, cut, head)
+    tail = build_tail(suffix(base, cut), head)
     wanted = run(keras.Model(base.input, head(base.output)), patches[:3])
     joined = join(base, cut, [tail])
     np.testing.assert_allclose(run(joined, patches[:3]), wanted, rtol=1e-4, atol=1e-6)

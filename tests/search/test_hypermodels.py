@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras_tuner
 import numpy as np
@@ -12,15 +13,41 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FixedTrial
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.experiment import BASELINE, NETWORKS, PATCH, TASKS, ModelSpec, build
+from mammo_mlflow.models.network import cut_points
+from mammo_mlflow.presets import preset_values
 from mammo_mlflow.search.architectures import STARTS, DrawJob, start_draws, suggest
-from mammo_mlflow.search.hypermodels import HYPERMODELS, DrawnHyperParameters, HeadHyperModel, draw
+from mammo_mlflow.search.hypermodels import (
+    HYPERMODELS,
+    DrawnHyperParameters,
+    HeadHyperModel,
+    ScratchHyperModel,
+    draw,
+)
 from mammo_mlflow.search.spaces import ARCHITECTURES
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.jobs import Job
+from mammo_mlflow.training.jobs import Job, Network
 
-HEAD = DrawJob("head", (8,), ModelSpec())
+
+def head_job(shape=(8,), **values):
+    return DrawJob("head", Network("pretrained", ModelSpec(**values), 32, "float32"), shape)
+
+
+def setting(name, family="scratch", preset="paper"):
+    """All values of a preset, defaults too."""
+    return build(TASKS[0], preset_values(preset, name, TASKS[0], family), family).flat()
+
+
+def scratch_job(size=32, sides=(PATCH,), **values):
+    """A job for the network of M1, or the Siamese encoder's where there are two sides."""
+    family, name = ("scratch", "m1") if len(sides) == 1 else ("siamese", "scratch")
+    spec = build(TASKS[0], preset_values("paper", name, TASKS[0], family) | values, family).model
+    return DrawJob("scratch", Network(family, spec, size, "float32", sides), ())
+
+
+HEAD = head_job()
+JOBS = {"head": HEAD, "scratch": scratch_job()}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,10 +106,10 @@ def test_a_known_setting_is_drawn_again(values):
     assert draw(HEAD, answers(FixedTrial(start_draws("head", values)))) == values
 
 
-def test_the_tables_agree(study):
+def test_the_tables_agree():
     assert set(HYPERMODELS) == set(STARTS) == set(ARCHITECTURES)
     for name, parameters in ARCHITECTURES.items():
-        assert set(draw(DrawJob(name, (8,), ModelSpec()), answers(study.ask()))) == set(parameters)
+        assert set(draw(JOBS[name], answers(optuna.create_study().ask()))) == set(parameters)
 
 
 def test_dropout_is_a_number_as_one_writes_it():
@@ -105,7 +132,7 @@ def test_drawn_by_an_executor(name):
 
 
 def test_kerastuners_own_hyperparameters_build_a_head_that_trains():
-    hp, hypermodel = keras_tuner.HyperParameters(), HeadHyperModel((8,), ModelSpec(backbone="resnet50"))
+    hp, hypermodel = keras_tuner.HyperParameters(), HeadHyperModel(head_job(backbone="resnet50"))
     model = hypermodel.build(hp)
     assert hypermodel.spec(hp) == ModelSpec(backbone="resnet50", dense="256", dropout=0.0, batch_norm=False)
     assert {hyperparameter.name for hyperparameter in hp.space} >= {"dense_layers", "dense_1", "dense_2", "dense_3"}
@@ -118,7 +145,7 @@ def test_kerastuners_own_hyperparameters_build_a_head_that_trains():
 
 def test_drawn_values_are_in_the_model():
     hp, _ = drawn(dense_layers=2, dense_1=128, dense_2=64, dropout=0.2, batch_norm=True)
-    names = [layer.name for layer in HeadHyperModel((8,), ModelSpec()).build(hp).layers]
+    names = [layer.name for layer in HeadHyperModel(HEAD).build(hp).layers]
     assert names == [
         "features",
         "head_batch_norm",
@@ -128,6 +155,90 @@ def test_drawn_values_are_in_the_model():
         "head_dropout_2",
         "probability",
     ]
+
+
+# -- networks trained from scratch
+
+BOTH = (BASELINE, PATCH)
+
+
+@pytest.mark.parametrize(("size", "sides"), [(32, (PATCH,)), (32, BOTH), (150, (PATCH,))])
+def test_drawn_networks_are_experiments_and_can_be_built(study, size, sides):
+    job, seen = scratch_job(size, sides), set()
+    family, name = job.network.family, job.network.model.backbone
+    for _ in range(6):
+        trial = study.ask()
+        values = draw(job, answers(trial))
+        study.tell(trial, 0.0)
+        build(TASKS[0], {"backbone": name, **values}, family)
+        json.dumps(values)
+        blocks = [block.replace("/2", "").split("-") for block in values["blocks"].split(",")]
+        assert values["blocks"].partition("-")[0].partition(",")[0].endswith("/2")
+        assert len(blocks) == trial.params["block_count"]
+        for number, block in enumerate(blocks, 1):
+            assert block == [str(trial.params[f"filters_{number}"])] * trial.params[f"convolutions_{number}"]
+        absent = len(blocks) + 1
+        assert f"filters_{absent}" not in trial.params and f"convolutions_{absent}" not in trial.params
+        regularised = trial.params["regularised"]
+        assert ((values["l1"] > 0), (values["l2"] > 0)) == (regularised, regularised)
+        seen.add(len(blocks))
+    assert len(seen) > 1
+
+
+def test_a_drawn_network_is_the_encoder_and_its_head():
+    draws = start_draws("scratch", setting("m2")) | {"dense_layers": 1}
+    model = ScratchHyperModel(scratch_job()).build(drawn(**draws)[0])
+    names = [layer.name for layer in model.layers]
+    assert names[0] == "patch"
+    assert names[-2:] == ["features", "head"]
+    assert [name for name in names if name.endswith("pool")] == [f"block{number}_pool" for number in (1, 2, 3, 4)]
+    assert model.get_layer("block3_conv2").filters == 128
+    assert model.get_layer("block3_conv2").kernel_regularizer.get_config() == pytest.approx({"l1": 1e-5, "l2": 1e-4})
+    assert model.input_shape == (None, 32, 32, 1)
+    assert model.output_shape == (None, 1)
+    assert len(cut_points(model)) == len(model.layers)
+
+
+def test_a_drawn_siamese_network_has_both_sides():
+    draws = start_draws("scratch", setting("scratch", "siamese"))
+    model = ScratchHyperModel(scratch_job(sides=BOTH, difference="concatenate")).build(drawn(**draws)[0])
+    assert set(model.input) == set(BOTH)
+    assert model.get_layer("head").input_shape == (None, 2 * 4 * 4 * 64)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "preset"),
+    [
+        *(("scratch", name, preset) for name in NETWORKS["scratch"] for preset in ("paper", "table", "quick")),
+        *(("siamese", "scratch", preset) for preset in ("paper", "quick")),
+    ],
+)
+def test_every_setting_trained_from_scratch_is_drawn_again(family, name, preset):
+    experiment = build(TASKS[0], preset_values(preset, name, TASKS[0], family), family)
+    network = Network(family, experiment.model, 32, "float32", tuple(experiment.sides))
+    trial = FixedTrial(start_draws("scratch", experiment.flat()))
+    values = draw(DrawJob("scratch", network, ()), answers(trial))
+    assert values == {name: experiment.flat()[name] for name in ARCHITECTURES["scratch"]}
+
+
+def test_kerastuners_own_hyperparameters_build_a_network_that_trains():
+    hp, hypermodel = keras_tuner.HyperParameters(), ScratchHyperModel(scratch_job())
+    model = hypermodel.build(hp)
+    assert hypermodel.spec(hp).blocks == "16/2"
+    assert {"filters_4", "l1"} <= {hyperparameter.name for hyperparameter in hp.space}
+    assert not {"filters_2", "l1"} & set(hp.values)
+    model.compile("sgd", "binary_crossentropy")
+    before = model.get_weights()[0].copy()
+    model.fit(np.random.default_rng(0).uniform(0, 65535, (4, 32, 32, 1)), np.ones((4, 1)), epochs=1, verbose=0)
+    assert not np.array_equal(model.get_weights()[0], before)
+
+
+def test_patches_too_small_for_a_known_setting_fail_the_draw():
+    draws = start_draws("scratch", setting("m1"))
+    with pytest.raises(
+        UserError, match="blocks: expected at most 3 pools for patches of 24 pixels, found '32/2-32-32,"
+    ):
+        draw(scratch_job(24), lambda event: draws[event["name"]])
 
 
 @pytest.mark.parametrize(
@@ -218,12 +329,12 @@ def test_a_model_that_cannot_be_built_says_why():
     trial = FixedTrial(start_draws("head", {"dense": "64", "dropout": 0.0, "batch_norm": False}))
     wanted = "architecture head: expected a model that can be built, found ValueError: .*[Nn]egative dimensions"
     with pytest.raises(UserError, match=wanted):
-        draw(DrawJob("head", (-3,), ModelSpec()), answers(trial))
+        draw(head_job((-3,)), answers(trial))
 
 
 def test_an_unknown_architecture_is_named():
     with pytest.raises(UserError, match="architecture: unknown 'heads', did you mean 'head'"):
-        draw(DrawJob("heads", (8,), ModelSpec()), answers(FixedTrial({})))
+        draw(replace(HEAD, architecture="heads"), answers(FixedTrial({})))
 
 
 def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard():

@@ -25,7 +25,7 @@ from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import collect
 from mammo_mlflow.training.executors.inline import InlineExecutor
 from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.plan import Planner
+from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 
 TRIALS, FOLDS = 20, 4

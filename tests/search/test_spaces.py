@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from mammo_mlflow.errors import Faults
-from mammo_mlflow.experiment import BACKBONES, TASKS, build
-from mammo_mlflow.presets import PAPER
+from mammo_mlflow.experiment import BACKBONES, NETWORKS, TASKS, build
+from mammo_mlflow.presets import PRESETS, preset_values
+from mammo_mlflow.search.architectures import start_draws
+from mammo_mlflow.search.parameters import architectures, idle
 from mammo_mlflow.search.spaces import find_space, read_space
+from mammo_mlflow.workflows.options import SEARCHED
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -31,12 +34,12 @@ parameters:
 def space(tmp_path):
     """A space from the text of its file, or of its parameters only."""
 
-    def make(text, backbone="vgg16", head="family: pretrained\nparameters:\n"):
+    def make(text, backbone="vgg16", family="pretrained"):
         path = tmp_path / "space.yaml"
         if "family:" not in text:
-            text = head + "".join(f"  {line}\n" for line in text.splitlines())
+            text = f"family: {family}\nparameters:\n" + "".join(f"  {line}\n" for line in text.splitlines())
         path.write_text(text, encoding="utf-8")
-        return read_space(path, "pretrained", backbone)
+        return read_space(path, family, backbone)
 
     return make
 
@@ -65,18 +68,36 @@ def first(parameter):
 # what ships
 
 
-@pytest.mark.parametrize(
-    ("path", "backbone"),
-    [(path, name) for path in SHIPPED for name in BACKBONES if path.stem in ("pretrained", f"pretrained-{name}")],
-    ids=lambda given: getattr(given, "stem", given),
-)
+SEARCHED_NETWORKS = [(family, name) for family in SEARCHED for name in NETWORKS[family]]
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """The shipped space of a network, found from a directory that has none."""
+    monkeypatch.chdir(tmp_path)
+    return lambda family, name: read_space(find_space("", family, name), family, name)
+
+
+@pytest.mark.parametrize(("family", "backbone"), SEARCHED_NETWORKS)
 @pytest.mark.parametrize("task", TASKS)
-def test_shipped_spaces_contain_the_papers_setting(path, backbone, task):
-    space = read_space(path, "pretrained", backbone)
-    paper = PAPER[backbone, task]
+def test_shipped_spaces_contain_the_papers_setting(shipped, family, backbone, task):
+    space = shipped(family, backbone)
+    paper = preset_values("paper", backbone, task, family)
+    whole = build(task, paper, family).flat()
     assert {"learning_rate", "optimizer"} <= {item.name for item in space.parameters}
     assert [item.name for item in space.parameters if item.name in paper and not item.contains(paper[item.name])] == []
-    build(task, space.draw(paper, first))  # an experiment can be made of it
+    assert {"dense_layers", "dropout"} <= set(start_draws(space.architecture, whole))
+    build(task, space.draw(paper, first), family)  # an experiment can be made of it
+
+
+@pytest.mark.parametrize(
+    ("preset", "family", "backbone"),
+    [(preset, *key) for preset in PRESETS for key in SEARCHED_NETWORKS if (*key, TASKS[0]) in PRESETS[preset]],
+)
+def test_what_shipped_spaces_draw_is_an_experiment_of_every_preset(shipped, preset, family, backbone):
+    space, start = shipped(family, backbone), preset_values(preset, backbone, TASKS[0], family)
+    for pick in (first, lambda item: item.high if item.choices is None else item.choices[-1]):
+        build(TASKS[0], space.draw(start, pick), family)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -104,6 +125,89 @@ def test_a_space_of_the_current_directory_comes_before_the_shipped_ones(tmp_path
 def test_the_example_of_the_documentation_reads(space):
     (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "search_spaces.md").read_text(), re.DOTALL)
     assert space(example).backbone == "vgg16"
+
+
+# what networks have
+
+
+@pytest.mark.parametrize(
+    ("family", "backbone", "unused", "possible"),
+    [
+        ("pretrained", "vgg16", (), ("head",)),
+        ("scratch", "m1", (), ("head", "scratch")),
+        ("siamese", "vgg16", ("blocks", "convolution_batch_norm", "pool_dropout"), ("head",)),
+        ("siamese", "scratch", ("unfrozen_layers", "tuning_learning_rate", "tuning_epochs"), ("head", "scratch")),
+    ],
+)
+def test_what_a_network_has_no_use_for(family, backbone, unused, possible):
+    assert set(idle(family, backbone)) == set(unused)
+    assert architectures(family, backbone) == possible
+
+
+@pytest.mark.parametrize(
+    ("family", "backbone", "line", "words"),
+    [
+        ("pretrained", "vgg16", "l2: {low: 1e-5, high: 1e-3}", ["parameters: unknown 'l2'"]),
+        ("scratch", "m1", "unfrozen_layers: 0", ["parameters: unknown 'unfrozen_layers'"]),
+        ("scratch", "m1", "diference: subtract", ["parameters: unknown 'diference'"]),
+        ("scratch", "m1", "pool_drop: 0.1", ["parameters: unknown 'pool_drop', did you mean 'pool_dropout'"]),
+        ("scratch", "m1", "weights: random", ["parameters: unknown 'weights'"]),
+        ("scratch", "m1", "holdout: 0.3", ["parameters.holdout: ", "--holdout"]),
+        ("siamese", "vgg16", "weights: random", ["parameters.weights: ", "--weights"]),
+        ("siamese", "vgg16", "diference: subtract", ["parameters: unknown 'diference', did you mean 'difference'"]),
+        ("siamese", "vgg16", "difference: {choices: [subtract, sum]}", ["difference.choices: unknown 'sum'"]),
+        ("siamese", "vgg16", "blocks: '16,16'", ["parameters.blocks: ", "siamese vgg16 has no use for it"]),
+        ("siamese", "scratch", "blocks: {choices: ['16,16', '16;16']}", ["parameters.blocks.choices: ", "'16;16'"]),
+        (
+            "siamese",
+            "scratch",
+            "unfrozen_layers: {low: 0, high: 3}",
+            ["unfrozen_layers: ", "siamese scratch has no use"],
+        ),
+        ("siamese", "scratch", "unfrozen_layers: 1", ["unfrozen_layers: ", "siamese scratch has no use"]),
+        (
+            "siamese",
+            "scratch",
+            "momentum: {low: 0.1, high: 0.9, when: {unfrozen_layers: {low: 1}}}",
+            ["parameters.momentum.when.unfrozen_layers: expected what it can be, '0', found low 1"],
+        ),
+        (
+            "siamese",
+            "scratch",
+            "momentum: {low: 0.1, high: 0.9, when: {backbone: vgg61}}",
+            ["parameters.momentum.when.backbone: unknown 'vgg61', did you mean 'vgg16'"],
+        ),
+    ],
+)
+def test_a_file_lists_what_the_network_has(faults, family, backbone, line, words):
+    (found,) = faults(f"{line}\nbatch_size: {{low: 1, high: 5}}", family=family, backbone=backbone)
+    for word in words:
+        assert word in found
+
+
+@pytest.mark.parametrize(("family", "backbone"), [("pretrained", "vgg16"), ("siamese", "resnet50")])
+def test_an_architecture_that_the_network_cannot_have(faults, family, backbone):
+    text = f"family: {family}\narchitecture: scratch\nparameters: {{{FINE}}}"
+    (found,) = faults(text, family=family, backbone=backbone)
+    assert found == f"architecture: expected 'head', which {family} {backbone} can have, found 'scratch'"
+
+
+def test_of_another_familys_file_only_that_is_told(faults):
+    text = "family: scratch\nbackbone: m1\narchitecture: scratch\nparameters: {pool_dropout: {choices: [0, 0.1]}}"
+    assert faults(text) == ["family: expected 'pretrained', which is asked for, found 'scratch'"]
+
+
+def test_a_parameter_may_be_left_to_other_networks(space):
+    text = f"unfrozen_layers: {{low: 0, high: 3, when: {{backbone: [vgg16, resnet50]}}}}\n{FINE}"
+    for backbone, drawn in (
+        ("vgg16", ["unfrozen_layers", "epochs"]),
+        ("inceptionv3", ["epochs"]),
+        ("scratch", ["epochs"]),
+    ):
+        read = space(text, family="siamese", backbone=backbone)
+        assert [item.name for item in read.parameters] == drawn
+        values = read.draw({"backbone": backbone}, first)
+        assert ("unfrozen_layers" in values) == (backbone == "vgg16")
 
 
 # what a file may say

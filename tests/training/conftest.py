@@ -4,13 +4,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.data.patches import read_patch_set
-from mammo_mlflow.experiment import build
+from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.plan import Planner
+from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 
 SMALL = {
@@ -47,9 +47,11 @@ class Laboratory:
         self.client = MlflowClient(f"sqlite:///{where}/mlflow.db")
         self.experiment = self.client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
 
-    def plan(self, task="mass_calc", **values):
-        executor = make_executor("inline", 1)
-        return Planner(self.patch_set, executor, self.cache).plans([build(task, SMALL | values)])[0]
+    def plan(self, task="mass_calc", family="pretrained", patch_set=None, **values):
+        known = {item.name for item in parameters(family)}
+        small = {name: value for name, value in SMALL.items() if name in known}
+        planner = Planner(patch_set or self.patch_set, make_executor("inline", 1), self.cache)
+        return planner.plans([build(task, small | values, family)])[0]
 
     def session(self, executor="inline", workers=1, resume=False):
         scratch = self.where / "scratch"
@@ -57,10 +59,10 @@ class Laboratory:
         writer = Writer(self.client, self.experiment, {})
         return Session(writer, make_executor(executor, workers), self.cache, Silent(), scratch, resume, 1)
 
-    def cross_validate(self, plan, session=None):
+    def cross_validate(self, plan, session=None, figures=False):
         session = session or self.session()
         run = session.writer.start_run(plan.name, parent=None, tags={"mammo.key": plan.key}, params={})
-        done = cross_validate(session, plan, run)
+        done = cross_validate(session, plan, run, figures=figures)
         run.finish()
         session.writer.drain()
         session.executor.close()
@@ -68,6 +70,15 @@ class Laboratory:
 
     def run(self, **values):
         return self.cross_validate(self.plan(**values))
+
+    def fit_runs(self, done):
+        """The runs of the fits of a cross-validation, by name."""
+        query = f"tags.`mlflow.parentRunId` = '{done.run.id}'"
+        return {run.data.tags["mammo.fit"]: run for run in self.client.search_runs([self.experiment], query)}
+
+    def trained(self, done):
+        """The fits that it trained itself, and did not find finished."""
+        return {name for name, run in self.fit_runs(done).items() if "mammo.reused_from" not in run.data.tags}
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 
 from mammo_mlflow.data.augmentation import draw_transforms
 from mammo_mlflow.models.network import build_base, load_weights, prefix
-from mammo_mlflow.training.activations import StoredActivations, augment
+from mammo_mlflow.training.inputs import StoredActivations, augment
 from mammo_mlflow.training.prepare import ensure_activations
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mammo_mlflow.experiment import build
 from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.plan import Planner
+from mammo_mlflow.training.planner import Planner
 
 
 def probabilities(done):
@@ -81,25 +81,16 @@ def test_fine_tuning_moves_the_convolution(tuned, frozen):
     assert all(not np.array_equal(kernels[0], other) for other in kernels[1:])
 
 
-def fit_runs(laboratory, done):
-    query = f"tags.`mlflow.parentRunId` = '{done.run.id}'"
-    return {run.data.tags["mammo.fit"]: run for run in laboratory.client.search_runs([laboratory.experiment], query)}
-
-
-def trained(laboratory, done):
-    return {name for name, run in fit_runs(laboratory, done).items() if "mammo.reused_from" not in run.data.tags}
-
-
 def files(laboratory, done, fit):
-    return Path(urlparse(fit_runs(laboratory, done)[fit].info.artifact_uri).path) / "fit"
+    return Path(urlparse(laboratory.fit_runs(done)[fit].info.artifact_uri).path) / "fit"
 
 
 def test_finished_folds_are_found_and_lost_or_damaged_ones_trained_again(laboratory):
     plan = laboratory.plan(seed=21, final="refit", folds=4)
     first = laboratory.cross_validate(plan)
-    assert trained(laboratory, first) == {"fold 1", "fold 2", "fold 3", "fold 4", "refit"}
+    assert laboratory.trained(first) == {"fold 1", "fold 2", "fold 3", "fold 4", "refit"}
     again = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert trained(laboratory, again) == set()
+    assert laboratory.trained(again) == set()
     np.testing.assert_array_equal(probabilities(again), probabilities(first))
     for done in (first, again):
         shutil.rmtree(files(laboratory, done, "fold 2"))
@@ -109,13 +100,13 @@ def test_finished_folds_are_found_and_lost_or_damaged_ones_trained_again(laborat
     frame["patch"] += 1
     frame.to_parquet(path)
     third = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert trained(laboratory, third) == {"fold 1", "fold 2", "fold 3"}
+    assert laboratory.trained(third) == {"fold 1", "fold 2", "fold 3"}
     np.testing.assert_allclose(probabilities(third), probabilities(first), atol=1e-6)
 
 
 def test_resume_can_be_turned_off(laboratory, frozen):
     again = laboratory.run()
-    assert trained(laboratory, again) == {"fold 1", "fold 2"}
+    assert laboratory.trained(again) == {"fold 1", "fold 2"}
     np.testing.assert_allclose(probabilities(again), probabilities(frozen), atol=1e-6)
 
 
@@ -125,9 +116,9 @@ def test_an_interrupted_refit_stops_where_the_folds_did(laboratory):
     whole = laboratory.cross_validate(plan)
     stops = [whole.results[f"fold {number}"].best_epochs["head"] for number in (1, 2)]
     assert len(whole.results["refit"].history) == int(np.median(stops)) < 12
-    laboratory.client.delete_run(fit_runs(laboratory, whole)["refit"].info.run_id)
+    laboratory.client.delete_run(laboratory.fit_runs(whole)["refit"].info.run_id)
     resumed = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert trained(laboratory, resumed) == {"refit"}
+    assert laboratory.trained(resumed) == {"refit"}
     assert len(resumed.results["refit"].history) == len(whole.results["refit"].history)
 
 
@@ -148,7 +139,7 @@ def test_early_stopping_never_sees_the_scored_fold(laboratory):
 
 
 def test_a_folds_files_say_what_happened(laboratory, frozen):
-    run = fit_runs(laboratory, frozen)["fold 1"]
+    run = laboratory.fit_runs(frozen)["fold 1"]
     facts = json.loads(Path(laboratory.client.download_artifacts(run.info.run_id, "fit/fit.json")).read_text())
     assert facts["history"] == frozen.results["fold 1"].history
     assert facts["best_epochs"] == {"head": 2}

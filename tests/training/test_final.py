@@ -5,7 +5,7 @@ import pytest
 from mammo_mlflow.tracking.flavor import load_keras_model
 from mammo_mlflow.training.assemble import assemble, predict
 from mammo_mlflow.training.final import make_final
-from mammo_mlflow.training.jobs import AssembleJob, PredictJob
+from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +36,10 @@ def test_the_average_is_the_mean_of_its_tails(laboratory, average):
     singles = []
     for number, fit in enumerate(plan.fits):
         target = session.scratch / f"single-{number}"
-        tail = (done.results[fit.name].tail,)
-        job = AssembleJob(
-            plan.network,
-            plan.weights,
-            plan.description.tuned.index,
-            tail,
-            np.zeros((1, 32, 32, 1), np.uint16),
-            {},
-            target,
-        )
+        part = Part(plan.network, plan.weights, plan.description.tuned.index, (done.results[fit.name].tail,))
+        job = AssembleJob(part, {"patch": np.zeros((1, 32, 32, 1), np.uint16)}, {}, target)
         assemble(job, lambda event: None)
-        job = PredictJob(target, laboratory.patch_set.directory / "public_test_tensor.npy", 1)
+        job = PredictJob(target, laboratory.patch_set.directory / "public_test_tensor.npy", 1, plan.sides)
         singles.append(predict(job, lambda event: None))
     np.testing.assert_allclose(np.mean(singles, axis=0), final.test["probability"], atol=1e-5)
     assert np.std(singles, axis=0).max() > 1e-4

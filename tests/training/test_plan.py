@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.plan import resolve_precision
+from mammo_mlflow.training.planner import resolve_precision
 
 
 def test_folds_and_refit(laboratory):

@@ -1,0 +1,47 @@
+"""Benign or malignant, given mass or calcification: chapter 8 of the paper."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, CONDITION, FEATURES, PATCH
+
+
+def build_conditioned(feature_shape: tuple[int, ...], head: keras.Model) -> keras.Model:
+    """What is trained: a head on features (n, f) and the condition (n, 1), the probability of a calcification."""
+    inputs = {
+        FEATURES: layers.Input(feature_shape, dtype="float32", name=FEATURES),
+        CONDITION: layers.Input((1,), dtype="float32", name=CONDITION),
+    }
+    joined = layers.Concatenate(name="features_and_condition")([inputs[FEATURES], inputs[CONDITION]])
+    return keras.Model(inputs, head(joined), name="tail")
+
+
+def join_condition(
+    features: keras.Model, condition: keras.Model | None, tail: keras.Model, image_size: int
+) -> keras.Model:
+    """The whole model: patches, and baselines where one of its models sees them, in; probability out.
+
+    Without `condition` the true type of the abnormality is an input (n, 1): 0 for a mass, 1 for a calcification.
+    """
+    wanted = {name for model in (features, condition) if model is not None for name in image_inputs(model)}
+    inputs = {name: layers.Input((image_size, image_size, 1), dtype="float32", name=name) for name in sorted(wanted)}
+
+    def ask(model: keras.Model, name: str) -> keras.KerasTensor:
+        model.name = name
+        names = image_inputs(model)
+        return model({one: inputs[one] for one in names} if len(names) > 1 else inputs[names[0]])
+
+    if condition is None:
+        given = inputs[ABNORMALITY_TYPE] = layers.Input((1,), dtype="float32", name=ABNORMALITY_TYPE)
+    else:
+        given = ask(condition, "mass_calc")
+    tail.name = "conditioned"
+    answer = tail({FEATURES: ask(features, "benign_malignant_features"), CONDITION: given})
+    return keras.Model(inputs if len(inputs) > 1 else inputs[PATCH], answer, name="conditioned_on_type")
+
+
+def image_inputs(model: keras.Model) -> list[str]:
+    """The names of a model's inputs."""
+    return [one.name for one in model.inputs]

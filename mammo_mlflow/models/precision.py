@@ -1,0 +1,21 @@
+"""What a layer computes in: float32, or bfloat16 with float32 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+@contextmanager
+def dtype_policy(precision: str) -> Iterator[None]:
+    """Layers made in this block compute in `precision`, unless they name a dtype themselves."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,73 @@
+"""Convolutional networks trained from scratch: the paper's M1 and M2 (chapter 4), and its Siamese encoder (chapter 6).
+
+`ModelSpec.blocks` describes them: `32/2-32-32,64-64` is three 3x3 convolutions of 32 filters, the first with stride 2,
+a 2x2 maximum pool, two of 64 and a pool.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, regularizers
+
+from mammo_mlflow.errors import expected
+from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.models.precision import dtype_policy
+
+BATCH_NORM_MOMENTUM = 0.9
+"""Keras's 0.99 would need some 500 steps before its moving statistics mean anything: four epochs of the real data."""
+
+
+def parse_blocks(blocks: str) -> list[list[tuple[int, int]]]:
+    """The (filters, stride) of each convolution, block by block."""
+    return [
+        [(int(filters), int(stride or 1)) for filters, _, stride in (one.partition("/") for one in block.split("-"))]
+        for block in blocks.split(",")
+    ]
+
+
+def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: type | None = None) -> keras.Model:
+    """A trainable encoder: raw patches (n, size, size, 1) in, features out; its weights are drawn from Keras's seed.
+
+    A convolution has a bias only where no batch normalisation follows. `batch_norm` is the layer's class, Keras's own
+    by default (`training.backend` has one that trains faster). Raises `UserError` for patches too small for the pools.
+    """
+    normalise = batch_norm or layers.BatchNormalization
+    penalty = kernel_penalty(spec)
+    keras.utils.clear_session()  # as in build_base: names that do not depend on what was built before
+    patch = x = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
+    with dtype_policy(precision):
+        x = layers.Rescaling(1 / 65535, dtype="float32", name="input_scaling")(x)
+        for number, block in enumerate(parse_blocks(spec.blocks), 1):
+            for place, (filters, stride) in enumerate(block, 1):
+                name = f"block{number}_conv{place}"
+                x = layers.Conv2D(
+                    filters,
+                    3,
+                    strides=stride,
+                    padding="same",
+                    use_bias=not spec.convolution_batch_norm,
+                    kernel_initializer="he_normal",
+                    kernel_regularizer=penalty,
+                    name=name,
+                )(x)
+                if spec.convolution_batch_norm:
+                    x = normalise(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_batch_norm")(x)
+                x = layers.ReLU(name=f"{name}_relu")(x)
+            if min(x.shape[1:3]) < 2:
+                raise expected(
+                    "blocks", f"at most {number - 1} pools for patches of {image_size} pixels", f"'{spec.blocks}'"
+                )
+            x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
+            if spec.pool_dropout:
+                x = layers.Dropout(spec.pool_dropout, name=f"block{number}_dropout")(x)
+    features = {
+        "flatten": layers.Flatten(dtype="float32", name="features"),
+        "average": layers.GlobalAveragePooling2D(dtype="float32", name="features"),
+        "max": layers.GlobalMaxPooling2D(dtype="float32", name="features"),
+    }[spec.pooling]
+    return keras.Model(patch, features(x), name="scratch")
+
+
+def kernel_penalty(spec: ModelSpec) -> keras.regularizers.Regularizer | None:
+    """The L1 and L2 penalty on kernels; None where both are 0."""
+    return regularizers.L1L2(spec.l1, spec.l2) if spec.l1 or spec.l2 else None

@@ -1,0 +1,249 @@
+"""Making plans: everything an experiment needs is found and checked before any run exists."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mammo_mlflow.data.patches import PatchSet, targets
+from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
+from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.evaluation.thresholds import parse_policy
+from mammo_mlflow.experiment import (
+    FAMILIES,
+    Experiment,
+    ModelSpec,
+    TrainingSpec,
+)
+from mammo_mlflow.models.backbones import BACKBONES, check_backbone
+from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, file_sha256, find_weights
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.executors import Executor
+from mammo_mlflow.training.jobs import CalibrateJob, DescribeJob, Description, Job, Network
+
+if TYPE_CHECKING:
+    from mammo_mlflow.training.sources import Sources
+
+from mammo_mlflow.training.plan import REFIT, Fit, Plan, keras_backend
+
+CALIBRATION_PATCHES = 32
+RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
+
+
+class Planner:
+    """Makes plans on one data set; what experiments share (weights, descriptions, folds) is found out once."""
+
+    def __init__(self, patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> None:
+        self.patch_set = patch_set
+        self._executor, self._cache, self._probe = executor, cache, probe
+        self._weights: dict[tuple[str, str], Weights] = {}
+        self._descriptions: dict[Network, Description] = {}
+        self._folds: dict[tuple[int, float, int], np.ndarray] = {}
+        self.find_sources: Callable[[Experiment], Sources] | None = None
+        """How the registered models that conditioned ones are built on are found."""
+
+    def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
+        """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
+        settled = []
+        for wanted in experiments:
+            experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
+            parse_policy(experiment.final.threshold)
+            model = experiment.model
+            if model.backbone in BACKBONES:
+                check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
+            self._find_weights(experiment)
+            settled.append((experiment, self._make_folds(experiment)))
+        own = [experiment for experiment, _ in settled if experiment.family != "conditioned"]
+        if own:
+            self._describe(own)
+        for experiment in own:
+            self._calibrate(experiment)
+        plans, faults = [], dict[str, None]()  # models that are missing are told all at once
+        for experiment, folds in settled:
+            try:
+                plans.append(self._plan(experiment, folds))
+            except UserError as problem:
+                faults |= dict.fromkeys(problem.lines)
+        if faults:
+            raise Faults(faults)
+        return plans
+
+    def _plan(self, experiment: Experiment, folds: np.ndarray) -> Plan:
+        weights, data = self._weights[_asked_weights(experiment)], self.patch_set
+        if experiment.family != "conditioned":
+            description = self._descriptions[_shape_of(self._network(experiment))]
+            return _plan(experiment, data, weights, folds, description)
+        if self.find_sources is None:
+            raise expected(
+                "family", f"one of {', '.join(f for f in FAMILIES if f != 'conditioned')} here", "'conditioned'"
+            )
+        sources = self.find_sources(experiment)
+        sources.check_folds(folds)
+        return _plan(experiment, data, sources.weights, folds, sources.description, sources)
+
+    def _network(self, experiment: Experiment) -> Network:
+        return _network(experiment, self.patch_set)
+
+    def _find_weights(self, experiment: Experiment) -> None:
+        asked = _asked_weights(experiment)
+        if asked not in self._weights:
+            data = self.patch_set
+            known = asked[0] in BACKBONES
+            self._weights[asked] = (
+                find_weights(*asked, phantom=data.phantom, train_sha256=data.train_sha256) if known else NO_WEIGHTS
+            )
+
+    def _make_folds(self, experiment: Experiment) -> np.ndarray:
+        cv = experiment.cv
+        asked = (cv.folds, cv.holdout, cv.seed)
+        if asked not in self._folds:
+            train, duplicates = self.patch_set.train, self.patch_set.train_duplicates
+            if cv.holdout:
+                made = make_holdout(train.types, train.patient_ids, cv.holdout, cv.seed, duplicates)
+            else:
+                made = make_folds(train.types, train.patient_ids, cv.folds, cv.seed, duplicates)
+            self._folds[asked] = made
+        return self._folds[asked]
+
+    def _describe(self, experiments: Sequence[Experiment]) -> None:
+        """One question for each distinct network; seeds, heads and learning rates share it."""
+        distinct = dict.fromkeys(_shape_of(self._network(experiment)) for experiment in experiments)
+        threads = experiments[0].training.threads
+        jobs = [
+            Job(
+                f"describe {index}",
+                "mammo_mlflow.training.activations:describe",
+                DescribeJob(network, threads, self._probe),
+            )
+            for index, network in enumerate(distinct)
+            if network not in self._descriptions
+        ]
+        for job, answer in self._run(jobs):
+            self._descriptions[job.argument.network] = answer
+
+    def _calibrate(self, experiment: Experiment) -> None:
+        """Random weights made, once, into the cache: every process then reads the same file."""
+        asked, cache = _asked_weights(experiment), self._cache
+        weights = self._weights[asked]
+        if weights.kind != "random":
+            return
+        backbone = experiment.model.backbone
+        name = hashlib.sha256(f"{weights.identity}-{backbone}".encode()).hexdigest()[:24]
+        target = cache.root / f"random-{backbone}-{name}.weights.h5"
+        with cache.lock(target.name):
+            if not target.exists():
+                cache.make_room(0, int(RANDOM_ROOM * BACKBONES[backbone].parameters))
+                patches = np.asarray(self.patch_set.train.abnormality[:CALIBRATION_PATCHES])
+                job = CalibrateJob(self._network(experiment), patches, experiment.training.threads, target)
+                list(self._run([Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)]))
+        self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
+        return self._executor.run(jobs, lambda *_: None, lambda: None)
+
+
+def resolve_precision(wanted: str) -> str:
+    """`auto` is bfloat16 where the processor computes in it, float32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    try:
+        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    except OSError:
+        flags = platform.processor()
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
+
+
+def _asked_weights(experiment: Experiment) -> tuple[str, str]:
+    return experiment.model.backbone, experiment.model.weights
+
+
+def _shape_of(network: Network) -> Network:
+    """The network without what its cuts do not depend on: the head."""
+    model = network.model
+    kept = ("backbone", "pooling", "unfrozen_layers", "blocks", "convolution_batch_norm", "pool_dropout", "difference")
+    return replace(network, model=ModelSpec(**{name: getattr(model, name) for name in kept}))
+
+
+def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
+    sides = tuple(experiment.sides)
+    return Network(experiment.family, experiment.model, patch_set.image_size, experiment.training.precision, sides)
+
+
+def _keyed(experiment: Experiment) -> Experiment:
+    """The experiment as keys hash it: without what does not change results under it.
+
+    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model
+    or the momentum of an optimizer that has none.
+    """
+    training, unused = experiment.training, TrainingSpec()
+    if not experiment.model.unfrozen_layers:
+        training = replace(
+            training, tuning_epochs=unused.tuning_epochs, tuning_learning_rate=unused.tuning_learning_rate
+        )
+    if training.optimizer != "sgd":
+        training = replace(training, momentum=unused.momentum)
+    if experiment.trained_whole:
+        training = replace(training, views=unused.views)
+    model = replace(experiment.model, weights="", features_from="", condition_from="")
+    return replace(experiment, model=model, training=training)
+
+
+def _plan(
+    experiment: Experiment,
+    patch_set: PatchSet,
+    weights: Weights,
+    folds: np.ndarray,
+    description: Description,
+    sources: Sources | None = None,
+) -> Plan:
+    network = _network(experiment, patch_set)
+    train = patch_set.train
+    facts = {
+        "data": patch_set.train_sha256,
+        "weights": weights.identity,
+        "backend": keras_backend(),
+    }
+    keyed = _keyed(experiment)
+    fits = []
+    everything = np.arange(len(folds))
+    for fold in [*range(folds.max() + 1), *([None] if experiment.final.final == REFIT else [])]:
+        seed = int(np.random.SeedSequence([experiment.cv.seed, 0 if fold is None else fold + 1]).generate_state(1)[0])
+        rows = everything if fold is None else everything[folds != fold]
+        inner = np.zeros(0, int)
+        if experiment.training.early_stop and fold is not None:
+            rows, inner = inner_holdout(
+                rows, train.types, train.patient_ids, seed=seed, duplicate_groups=patch_set.train_duplicates
+            )
+        length = experiment.final.final_epochs if fold is None else 0
+        key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)
+        held_out = everything[folds == fold] if fold is not None else np.zeros(0, int)
+        fits.append(Fit(REFIT if fold is None else f"fold {fold + 1}", fold, key, seed, rows, inner, held_out))
+    for fit in fits:
+        if len(fit.train_rows) == 0:
+            raise UserError(f"folds: expected training patches for {fit.name}, found none")
+    return Plan(
+        experiment,
+        patch_set,
+        network,
+        weights,
+        description,
+        folds,
+        _labels(experiment, train.types),
+        tuple(fits),
+        keyed.key("model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256),
+        sources,
+    )
+
+
+def _labels(experiment: Experiment, types: np.ndarray) -> np.ndarray:
+    """The target of each training abnormality (n,); in the control they are dealt out anew."""
+    labels = targets(types, experiment.task).astype(np.float32)
+    if experiment.cv.control == "shuffled":
+        return np.random.default_rng([experiment.cv.seed, len(labels)]).permutation(labels)
+    return labels

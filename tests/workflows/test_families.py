@@ -1,0 +1,321 @@
+"""The other families as a user runs them: one store with scratch, Siamese and conditioned models, and controls."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import urllib.request
+
+import keras
+import numpy as np
+import pytest
+from support import PHANTOM, Outcome, Store, environment, wait_for
+
+from mammo_mlflow.cli import main
+from mammo_mlflow.models.siamese import before_head
+from mammo_mlflow.training.inputs import all_views
+
+FEW = (*PHANTOM, "--epochs", "2")
+ENCODER = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")
+SOURCES = {
+    "features": "mammo-benign_malignant-siamese-scratch",
+    "condition": "mammo-mass_calc-siamese-scratch",
+}
+FROM = (
+    "--features-from",
+    SOURCES["features"],
+    "--condition-from",
+    SOURCES["condition"],
+    "--dense",
+    "8",
+    "--views",
+    "2",
+)
+CONDITIONED = ("--backbone", "a", *FROM, *FEW)
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def run(where, cache):
+    """A command in this process, which has TensorFlow already: run("siamese", "--task", …) -> Outcome."""
+    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+
+    def call(name, *arguments, code=0):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = main([name, *arguments, "--executor", "inline", "--cache-dir", str(cache)])
+        assert found == code, err.getvalue()
+        return Outcome(found, out.getvalue(), err.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{where}/mlflow.db")
+        patch.chdir(where)
+        yield call
+    logging.root.handlers[:] = handlers
+    signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture(scope="module")
+def missing(run):
+    """A conditioned model asked for in a store without any model."""
+    return run("conditioned", *PHANTOM, code=2)
+
+
+@pytest.fixture(scope="module")
+def store(run, where, missing):
+    """Both Siamese models, and the conditioned ones of approaches A and C."""
+    for task in ("mass_calc", "benign_malignant"):
+        run("siamese", "--task", task, *ENCODER, *FEW)
+    run("conditioned", *CONDITIONED)
+    run("conditioned", "--backbone", "c", *FROM[:2], *FROM[4:], *FEW)
+    return Store(where)
+
+
+@pytest.fixture(scope="module")
+def scratch(run, store):
+    return run(
+        "scratch",
+        "--task",
+        "mass_calc",
+        *FEW,
+        "--seeds",
+        "2",
+        "--backbone",
+        "m2",
+        "--blocks",
+        "8/2,8",
+        "--dense",
+        "8",
+        "--holdout",
+        "0.3",
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(phantom):
+    """The test set as named inputs."""
+    tensor = np.load(phantom / "public_test_tensor.npy")
+    types = np.load(phantom / "public_test_labels.npy")[1::2]
+    return {
+        "patch": tensor[1::2][..., None],
+        "baseline": tensor[0::2][..., None],
+        "abnormality_type": (types > 2).astype(np.float32)[:, None],
+    }
+
+
+def top(store, **tags):
+    return next(run for run in store.tops() if all(run.data.tags[f"mammo.{k}"] == v for k, v in tags.items()))
+
+
+def test_missing_models_are_all_told_with_the_commands_that_make_them(missing):
+    wanted = [(family, task) for family in ("siamese", "pretrained") for task in ("mass_calc", "benign_malignant")]
+    assert len(missing.complaints) == len(wanted)
+    for family, task in wanted:
+        backbone = "vgg16" if task == "mass_calc" else "resnet50"
+        (line,) = [one for one in missing.complaints if f"no 'mammo-{task}-{family}-{backbone}'" in one]
+        assert f"mlflow run . -e {family} -P task={task} -P backbone={backbone} -P phantom_train=48" in line
+
+
+@pytest.mark.parametrize(
+    ("tags", "name"),
+    [
+        ({"family": "siamese", "task": "mass_calc"}, SOURCES["condition"]),
+        ({"family": "siamese", "task": "benign_malignant"}, SOURCES["features"]),
+        ({"family": "conditioned", "backbone": "a"}, "mammo-benign_malignant-conditioned-a"),
+        ({"family": "conditioned", "backbone": "c"}, "mammo-benign_malignant-conditioned-c"),
+    ],
+)
+def test_each_has_folds_figures_and_a_registered_model_that_answers_named_inputs(store, inputs, tags, name):
+    import mlflow
+
+    run = top(store, **tags)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mammo.set"] == tags["family"]
+    fits = sorted(child.data.tags["mammo.fit"] for child in store.children(run))
+    assert fits == ["final", *(f"fold {number}" for number in range(1, 5)), "refit"]
+    assert {"figures/folds.png", "figures/roc_folds.png", "oof.parquet"} <= set(store.artifacts(run))
+    oof = store.frame(run, "oof.parquet")
+    assert len(oof) == 48
+    assert oof["probability"].nunique() > 10
+    version = store.client.get_model_version_by_alias(name, "candidate")
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/{name}@candidate")
+    finally:
+        mlflow.set_tracking_uri(None)
+    named = [one.name for one in model.metadata.signature.inputs]
+    assert sorted(named) == sorted(
+        {"patch", "baseline"} | ({"abnormality_type"} if tags.get("backbone") == "c" else set())
+    )
+    answer = np.asarray(model.predict({one: inputs[one] for one in named}))[:, 0]
+    final = store.client.get_run(version.run_id)
+    np.testing.assert_allclose(answer, store.frame(final, "test.parquet")["probability"], atol=1e-5)
+
+
+def test_nothing_in_a_fold_of_a_conditioned_model_saw_its_patches(store, phantom):
+    """Each fold's predictions, computed again by hand from the Siamese run's own fold and out-of-fold predictions."""
+    patches = {name: np.load(phantom / "train_tensor.npy")[first::2] for name, first in (("patch", 1), ("baseline", 0))}
+    features_run, run = (
+        top(store, family="siamese", task="benign_malignant"),
+        top(store, family="conditioned", backbone="a"),
+    )
+    condition = store.frame(top(store, family="siamese", task="mass_calc"), "oof.parquet").set_index("patch")[
+        "probability"
+    ]
+    folds = {child.data.tags["mammo.fit"]: child for child in store.children(run)}
+    for child in store.children(features_run):
+        fold = child.data.tags["mammo.fit"]
+        if not fold.startswith("fold"):
+            continue
+        predicted = store.frame(folds[fold], "fit/predictions.parquet")
+        rows = predicted["patch"].to_numpy()
+        assert set(store.frame(child, "fit/predictions.parquet")["patch"]) == set(rows)
+        extractor = before_head(keras.saving.load_model(store.fetch(child, "fit/tail.keras"), compile=False))
+        found = extractor.predict({name: all_views(one, rows, 0, "none") for name, one in patches.items()}, verbose=0)
+        tail = keras.saving.load_model(store.fetch(folds[fold], "fit/tail.keras"), compile=False)
+        given = condition.loc[rows].to_numpy(np.float32)[:, None]
+        answer = tail.predict({"features": found, "condition": given}, verbose=0)[:, 0]
+        np.testing.assert_allclose(answer, predicted["probability"], atol=2e-3)  # bfloat16 convolutions, other batches
+
+
+def test_the_same_command_again_trains_nothing(run, store):
+    outcome = run("conditioned", *CONDITIONED)
+    assert "5 of 5 fits were finished before" in outcome.err
+    runs = [one for one in store.runs(family="conditioned", backbone="a") if "mammo.fit" in one.data.tags]
+    assert sum("mammo.reused_from" in one.data.tags for one in runs) == 6
+    assert len(store.client.search_model_versions("name = 'mammo-benign_malignant-conditioned-a'")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--seed", "1"), "features_from: expected a model with the folds of this command, found mammo-benign_"),
+        (("--folds", "3"), "condition_from: expected a model with the folds of this command"),
+        (("--features-from", SOURCES["condition"]), "features_from: expected a model for benign_malignant, found"),
+        (("--features-from", "mammo-none@candidate"), "found no 'mammo-none@candidate'; make it with: mlflow run"),
+        (("--phantom-train", "52"), "trained on other data; make it anew with: mlflow run . -e siamese"),
+        (("--task", "mass_calc"), "task: expected benign_malignant for conditioned models, found 'mass_calc'"),
+        (("--final", "fold_average"), "final: expected refit or none for conditioned models"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_in_a_line(run, store, arguments, said):
+    before = len(store.runs())
+    outcome = run("conditioned", *CONDITIONED, *arguments, code=2)
+    assert said in outcome.err
+    assert all(line.startswith("mammo_mlflow: ") for line in outcome.complaints)
+    assert len(store.runs()) == before
+
+
+def test_a_hold_out_scores_its_share_once_and_never_takes_the_name_of_the_common_folds(store, scratch, phantom):
+    comparison = next(one for one in store.tops() if one.data.tags["mammo.family"] == "scratch")
+    runs = store.children(comparison)
+    backbones = [one.data.tags["mammo.backbone"] for one in runs]
+    assert backbones == ["m2", "m2"]
+    for one in runs:
+        assert one.data.tags["mammo.set"] == "protocol"
+        oof = store.frame(one, "oof.parquet")
+        assert 9 <= len(oof) <= 20
+        folds = store.frame(one, "folds.parquet")
+        assert not set(folds[folds["fold"] == 0]["patient_id"]) & set(folds[folds["fold"] != 0]["patient_id"])
+    assert runs[0].data.tags["mammo.registered_name"] == "mammo-mass_calc-scratch-m2-holdout"
+    assert "30% held out" in scratch.out
+
+
+def test_controls_stand_beside_the_network_and_register_nothing(run, store):
+    known = {model.name for model in store.client.search_registered_models()}
+    arguments = (
+        "--task",
+        "mass_calc",
+        "--family",
+        "scratch",
+        "--backbone",
+        "m1",
+        *FEW,
+        "--blocks",
+        "8/2,8",
+        "--dense",
+        "8",
+    )
+    outcome = run("controls", *arguments)
+    rows = [line.split()[0] for line in outcome.out.splitlines()[2:6]]
+    assert rows == ["m1", "m1-baseline", "m1-shuffled", "laws"]
+    for label in rows:
+        assert f"{label}: out-of-fold AUC" in outcome.out
+    assert "m1 less m1-baseline: " in outcome.out
+    assert "m1 less laws: " in outcome.out
+    comparison = store.tops()[-1]
+    assert {"adds_to_laws_oof_roc_auc_low", "adds_to_m1-baseline_oof_roc_auc"} <= set(comparison.data.metrics)
+    children = store.children(comparison)
+    assert [one.data.tags["mammo.control"] for one in children] == ["none", "baseline", "shuffled", "none"]
+    assert [one.data.tags["mammo.set"] for one in children] == [
+        "protocol",
+        "control",
+        "control",
+        "control",
+    ]
+    truth = {one.info.run_id: store.frame(one, "oof.parquet")["label"].to_numpy() for one in children}
+    labels = [truth[one.info.run_id] for one in children]
+    assert (labels[0] == labels[1]).all()
+    assert (labels[0] == labels[3]).all()
+    assert labels[2].sum() == labels[0].sum()
+    assert (labels[2] != labels[0]).any()
+    assert {model.name for model in store.client.search_registered_models()} == known
+
+
+def test_mlflow_serves_named_inputs(store, cache, inputs):
+    """MLflow's own server, asked with JSON, as the README tells it."""
+    from socket import socket
+
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    name = "mammo-benign_malignant-conditioned-c"
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        f"models:/{name}@candidate",
+        "--env-manager",
+        "local",
+        "-p",
+        str(port),
+    ]
+    surroundings = environment(cache, MLFLOW_TRACKING_URI=store.uri)
+    server = subprocess.Popen(
+        command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(lambda: _alive(address))
+        body = {key: values[:3].tolist() for key, values in inputs.items()}
+        request = urllib.request.Request(
+            f"{address}/invocations", json.dumps({"inputs": body}).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = np.array(json.loads(answer.read())["predictions"])[:, 0]
+    finally:
+        _end(server)
+    version = store.client.get_model_version_by_alias(name, "candidate")
+    stored = store.frame(store.client.get_run(version.run_id), "test.parquet")["probability"][:3]
+    np.testing.assert_allclose(found, stored, atol=1e-5)
+
+
+def _alive(address):
+    try:
+        with urllib.request.urlopen(f"{address}/ping", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _end(server):
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(30)
