@@ -26,7 +26,6 @@ SIDES = {"scratch": (PATCH,), "siamese": (BASELINE, PATCH)}
 
 def networks(family: str, network: str) -> tuple[ModelSpec, keras.Model, keras.Model]:
     """The model's part of the paper's setting, and its encoder and head."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from mammo_mlflow.models.encoders import build_encoder
     from mammo_mlflow.models.network import build_head
     from mammo_mlflow.models.siamese import joined_shape
@@ -112,4 +111,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     main()

@@ -16,7 +16,7 @@ from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 def _no_settings_of_the_user():
     """Nothing of the machine's own environment reaches a test, and nothing is downloaded."""
     patch = pytest.MonkeyPatch()
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "MAMMO_"))]:
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "MAMMO_", "TF_CPP_"))]:
         patch.delenv(name)
     patch.setenv("MAMMO_OFFLINE", "1")
     yield

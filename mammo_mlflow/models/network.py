@@ -117,7 +117,8 @@ def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
             x = layers.ReLU(name=f"head_dense{suffix}_relu")(x)
         if spec.dropout:
             x = layers.Dropout(spec.dropout, name=f"head_dropout{suffix}")(x)
-    return keras.Model(features, layers.Dense(1, activation="sigmoid", name="probability")(x), name="head")
+    x = layers.Dense(1, activation="sigmoid", kernel_regularizer=penalty, name="probability")(x)
+    return keras.Model(features, x, name="head")
 
 
 def suffix(base: keras.Model, cut: int) -> keras.Model | None:
