@@ -77,8 +77,8 @@ def _split(facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def filters(block: int) -> tuple[int, ...]:
     """What the filters of a block (the first is 1) may be; twice as many in each, as its maps are half as wide."""
-    first = 8 << min(block, BLOCKS)
-    return tuple(number for number in (first, 2 * first, 4 * first) if number <= 512)
+    first = 4 << min(block, BLOCKS)
+    return tuple(number for number in (first, 2 * first, 4 * first, 8 * first) if number <= 512)
 
 
 def block_counts(image_size: int, stride: int) -> tuple[int, int]:

@@ -112,10 +112,10 @@ def test_as_many_blocks_as_the_patches_have_room_for(size, stride, counts):
 
 def test_the_filters_of_a_block():
     assert [filters(block) for block in (1, 2, 4, 5, 6)] == [
-        (16, 32, 64),
-        (32, 64, 128),
-        (128, 256, 512),
-        *[(256, 512)] * 2,
+        (8, 16, 32, 64),
+        (16, 32, 64, 128),
+        (64, 128, 256, 512),
+        *[(128, 256, 512)] * 2,
     ]
 
 

@@ -224,7 +224,7 @@ def test_every_setting_trained_from_scratch_is_drawn_again(family, name, preset)
 def test_kerastuners_own_hyperparameters_build_a_network_that_trains():
     hp, hypermodel = keras_tuner.HyperParameters(), ScratchHyperModel(scratch_job())
     model = hypermodel.build(hp)
-    assert hypermodel.spec(hp).blocks == "16/2"
+    assert hypermodel.spec(hp).blocks == "8/2"
     assert {"filters_4", "l1"} <= {hyperparameter.name for hyperparameter in hp.space}
     assert not {"filters_2", "l1"} & set(hp.values)
     model.compile("sgd", "binary_crossentropy")
