@@ -64,9 +64,9 @@ def make_parser() -> _Parser:
         tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
         of_one = command == "conditioned"
         one.add_argument("--task", required=not of_one, default="benign_malignant" if of_one else None, help=tasks)
-        default = "vgg16" if command == "controls" else "all"
+        default = "default" if command == "controls" else "all"
         of_family = f": {', '.join(NETWORKS[family])}" if family else ""
-        one.add_argument("--backbone", default=default, help=f"network{of_family}, or all (default: {default})")
+        one.add_argument("--backbone", default=default, help=f"network{of_family}, or {default} (default)")
         if family is None:
             one.add_argument("--family", default="pretrained", help="pretrained (default), scratch or siamese")
         if command == "controls":

@@ -280,10 +280,10 @@ class Experiment:
         """
         if self.cv.control != "none" or self.family == "texture":
             return "control"
+        if self._protocol or (self.family, self.model.backbone) == ("scratch", "m1"):
+            return "protocol"
         if self.family == "pretrained":
             return "tuned" if self.model.unfrozen_layers else "pretrained"
-        if self.family == "scratch" and (self.model.backbone == "m1" or self._protocol):
-            return "protocol"
         return self.family
 
     @property

@@ -220,9 +220,9 @@ QUICK: Table = {
     **{key: values | {"epochs": 20, "views": 2} | _sources(key[1], "") for key, values in _CHAPTER_8.items()},
     **_CONTROLS,
 }
-"""A first look in minutes: Adam 1e-3, average pooling, 12 epochs over 2 cached views; what is trained from scratch is a quarter as wide.
+"""A first look in minutes: Adam 1e-3, average pooling, 12 epochs over 2 cached views.
 
-Not settings of the paper.
+What is trained from scratch is a quarter as wide. Not settings of the paper.
 """
 
 PRESETS: dict[str, Table] = {"paper": PAPER, "table": _TABLES_4, "quick": QUICK}

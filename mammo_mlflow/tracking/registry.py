@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LifecycleStage, LoggedModelOutput, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -68,10 +69,12 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
 
 
 def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int] | None:
-    """The run and version that were registered under this `mammo.key`, the newest; None where there is none."""
+    """The run and version that were registered under this `mammo.key`, the newest; None where the run is gone too."""
     found = client.search_model_versions(f"name = '{name}' and tags.`mammo.key` = '{key}'")
     newest = max(found, key=lambda version: int(version.version), default=None)
-    return None if newest is None or not newest.run_id else (newest.run_id, int(newest.version))
+    if newest is None or find_run(client, newest.run_id or "") is None:
+        return None
+    return str(newest.run_id), int(newest.version)
 
 
 def files_sha256(directory: Path) -> str:
@@ -110,18 +113,39 @@ class Version:
         return f"{self.name} v{self.number}"
 
 
-def find_model(client: MlflowClient, spelled: str, alias: str) -> Version | None:
-    """The version that `name`, `name@alias` or `name/3` means, a bare name `alias`; None where there is none."""
+def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -> list[Version]:
+    """The versions that `name/3`, `name@alias` or a bare `name` may mean, the likeliest first.
+
+    A bare name is every version with the tags `wanted`, the newest first, and then its `candidate`.
+    """
+    name, _, alias = spelled.partition("@")
+    found = []
     try:
         if "/" in spelled:
-            found = client.get_model_version(*spelled.split("/", 1))
-        else:
-            name, _, given = spelled.partition("@")
-            found = client.get_model_version_by_alias(name, given or alias)
+            return [_version(client.get_model_version(*spelled.split("/", 1)))]
+        if not alias:
+            query = " and ".join([f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())])
+            found = sorted(map(_version, client.search_model_versions(query)), key=lambda one: -one.number)
+        named = _version(client.get_model_version_by_alias(name, alias or CANDIDATE))
+    except MlflowException as problem:
+        if is_away(problem):
+            raise
+        return found
+    return found if named in found else [*found, named]
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """A run that was not deleted; None where there is none."""
+    try:
+        run = client.get_run(run_id)
     except MlflowException as problem:
         if is_away(problem):
             raise
         return None
+    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+
+def _version(found: ModelVersion) -> Version:
     return Version(found.name, int(found.version), found.run_id or "", dict(found.tags))
 
 

@@ -117,7 +117,7 @@ class Cache:
         Raises `UserError` where they cannot.
         """
         if needed > self.limit:
-            raise expected("cache_limit_gb", f"at least {needed / 1e9:.2f} for these activations", self.limit / 1e9)
+            raise expected("cache_limit_gb", f"at least {needed / 1e9:.2g} for these activations", self.limit / 1e9)
         with self.lock("evict"):
             self._remove_partial()
             found = [e for e in self._entries.glob("*/entry.json") if e.parent.suffix != PARTIAL]
@@ -133,7 +133,7 @@ class Cache:
             kept = sum(sizes[e] for e in sizes if e.exists())
         if kept + needed > self.limit:
             raise expected(
-                "cache_limit_gb", f"at least {(kept + needed) / 1e9:.2f} (the rest is in use)", self.limit / 1e9
+                "cache_limit_gb", f"at least {(kept + needed) / 1e9:.2g} (the rest is in use)", self.limit / 1e9
             )
         if self._free() < needed + beside:
             wanted = f"{(needed + beside) / 1e9:.3f} GB free in {self.root}"

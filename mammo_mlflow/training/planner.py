@@ -45,7 +45,7 @@ class Planner:
         self._weights: dict[tuple[str, str], Weights] = {}
         self._descriptions: dict[Network, Description] = {}
         self._folds: dict[tuple[int, float, int], np.ndarray] = {}
-        self.find_sources: Callable[[Experiment], Sources] | None = None
+        self.find_sources: Callable[[Experiment, np.ndarray], Sources] | None = None
         """How the registered models that conditioned ones are built on are found."""
 
     def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
@@ -83,8 +83,7 @@ class Planner:
             raise expected(
                 "family", f"one of {', '.join(f for f in FAMILIES if f != 'conditioned')} here", "'conditioned'"
             )
-        sources = self.find_sources(experiment)
-        sources.check_folds(folds)
+        sources = self.find_sources(experiment, folds)
         return _plan(experiment, data, sources.weights, folds, sources.description, sources)
 
     def _network(self, experiment: Experiment) -> Network:

@@ -6,12 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammo_mlflow.experiment import BASELINE, ROWS
+from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.jobs import ActivationJob, FeatureJob
 from mammo_mlflow.training.plan import Activations, Plan
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.training.sources import Derived
 
 FLATTEN = "flatten"
+
+
+def missing_activations(cache: Cache, plan: Plan) -> list[Activations]:
+    """The entries that a plan needs and the cache has not, those among them that others are computed from."""
+    found: dict[str, Activations] = {}
+    for entry in plan.activations():
+        if not cache.has(entry.key):
+            below = [] if entry.derived is None else missing_activations(cache, entry.derived.plan)
+            found |= {one.key: one for one in (*below, entry)}
+    return list(found.values())
 
 
 def ensure_activations(session: Session, plans: Sequence[Plan]) -> dict[str, Path]:

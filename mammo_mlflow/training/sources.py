@@ -7,29 +7,41 @@ refit the features come from the registered model itself.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mammo_mlflow.data.patches import targets
 from mammo_mlflow.data.splits import folds_sha256
 from mammo_mlflow.errors import Faults, UserError, expected
-from mammo_mlflow.experiment import CONDITION, Experiment, build_from_text, canonical_json
+from mammo_mlflow.experiment import (
+    COMMON_FOLDS,
+    CONDITION,
+    NETWORKS,
+    Experiment,
+    build,
+    build_from_text,
+    canonical_json,
+)
 from mammo_mlflow.models.weights import Weights
-from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_model, registered_names
+from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_models, find_run, registered_names
 from mammo_mlflow.tracking.resume import finished_runs
 from mammo_mlflow.training.fits import fetch_fit
 from mammo_mlflow.training.jobs import Cut, Description, Part
-from mammo_mlflow.training.plan import REFIT, Activations, Plan, sha256, stored_bytes
+from mammo_mlflow.training.plan import REFIT, Activations, Fit, Plan, sha256, stored_bytes
 from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 
 _MADE_OF = ("weights_sha256", "folds_sha256", "keras_backend")
 """The tags that say why a model found again is not what it was."""
-_STANDARD = re.compile(r"mammo-(?P<task>[^-]+)-(?P<family>[^-]+)-(?P<backbone>[^-]+)(?P<tuned>-tuned)?")
+FAMILIES = ("pretrained", "scratch", "siamese")
+"""The families whose models a conditioned one can be built on."""
+
+Command = Callable[[str, Mapping[str, Any]], str]
+"""Spells the command of an entry point with these parameters, on the data of this command."""
 
 
 @dataclass(frozen=True)
@@ -114,32 +126,20 @@ class Sources:
             return {CONDITION: targets(types, "mass_calc").astype(np.float32)}
         return {CONDITION: self.condition.out_of_fold}
 
-    def check_folds(self, folds: np.ndarray) -> None:
-        """Raises `UserError` where a source was cross-validated on other folds."""
-        faults = []
-        for source in self.all:
-            if folds_sha256(source.plan.folds) != folds_sha256(folds):
-                cv = source.plan.experiment.cv
-                how = f"holdout={cv.holdout}" if cv.holdout else f"folds={cv.folds}"
-                found = f"{source.version} with {how}, seed={cv.seed}"
-                again = "give this command those, or train that model again"
-                faults.append(f"{expected(source.field, 'a model with the folds of this command', found)}: {again}")
-        if faults:
-            raise Faults(faults)
 
+def find_sources(session: Session, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
+    """What finds the registered models of an experiment on its folds (n,).
 
-def find_sources(session: Session, planner: Planner, data: str) -> Callable[[Experiment], Sources]:
-    """What finds the registered models of an experiment; it raises `UserError` where one is missing or does not fit.
-
-    `data` is how the data set is named on the command line, for the command that the error tells.
+    It raises `UserError` where one is missing or does not fit, with the `command` that makes it.
     """
-    found: dict[tuple[str, str, str], Source] = {}
+    found: dict[tuple[str, str, str, str, bool], Source] = {}
 
-    def find(experiment: Experiment) -> Sources:
+    def find(experiment: Experiment, folds: np.ndarray) -> Sources:
         def one(field: str, task: str) -> Source:
-            asked = field, getattr(experiment.model, field), task
+            name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
+            asked = field, name, task, folds_sha256(folds), refit
             if asked not in found:
-                found[asked] = _find(session, planner, experiment, *asked, data)
+                found[asked] = _Search(session, planner, experiment, folds, field, task, command).find()
             return found[asked]
 
         wanted = {"features_from": "benign_malignant", "condition_from": "mass_calc"}
@@ -158,58 +158,117 @@ def find_sources(session: Session, planner: Planner, data: str) -> Callable[[Exp
     return find
 
 
-def _find(
-    session: Session, planner: Planner, experiment: Experiment, field: str, name: str, task: str, data: str
-) -> Source:
-    writer, make = session.writer, f"mlflow run . {_entry(name, task)}{data}"
-    version = writer.ask(lambda: find_model(writer.client, name or "-", CANDIDATE))
-    if version is None:
-        others = [
-            one for one in writer.ask(lambda: registered_names(writer.client)) if one.startswith(f"mammo-{task}-")
-        ]
-        known = f"; registered for {task}: {', '.join(others)}" if others else ""
-        raise UserError(f"{field}: expected a registered model, found no '{name}'; make it with: {make}{known}")
-    tags = version.tags
-    if tags.get("mammo.task") != task:
-        what = tags.get("mammo.task", "a task that is not known here")
-        raise expected(field, f"a model for {task}", f"{version}, for {what}")
-    if tags.get("mammo.family") == "conditioned" or tags.get("mammo.control", "none") != "none":
-        raise expected(field, "a model that is neither conditioned nor a control", f"{version}; make one with: {make}")
-    patch_set = planner.patch_set
-    if tags.get("mammo.data_sha256") != patch_set.train_sha256:
-        raise expected(
-            field,
-            f"a model trained on {patch_set.directory}",
-            f"{version}, trained on other data; make it anew with: {make}",
-        )
-    run = writer.ask(lambda: writer.client.get_run(version.run_id))
-    plan = planner.plans([build_from_text(run.data.params)])[0]
-    again = f"train it again with: {make}"
-    if tags.get("mammo.key") != plan.final_key(version.name):
-        now = plan.tags()
-        other = [name for name in _MADE_OF if tags.get(f"mammo.{name}") != now[f"mammo.{name}"]]
-        differs = f"with other {' and '.join(other)}" if other else "by other code, or tested on other data"
-        raise expected(field, "a model of this code, data and weights", f"{version}, made {differs}; {again}")
-    needed = [fit for fit in plan.fits if fit.fold is not None or experiment.final.final == REFIT]
-    if experiment.final.final == REFIT and REFIT not in {fit.name for fit in needed}:
-        raise expected(
-            field, "a model with final=refit", f"{version}, with final={plan.experiment.final.final}; {again}"
-        )
-    runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
-    tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
-    for fit in needed:
-        result = fetch_fit(session, runs[fit.key], fit) if fit.key in runs else None
-        if result is None:
-            raise expected(field, "a model whose folds are in the store", f"{version} without {fit.name}; {again}")
-        tails[fit.name] = result.tail
-        out_of_fold[fit.validation_rows] = result.probabilities
-    return Source(field, version, plan, tails, out_of_fold)
+class _Search:
+    """One registered model, looked for: `field` is the parameter that names it, `task` the one it has to answer."""
 
+    def __init__(
+        self,
+        session: Session,
+        planner: Planner,
+        experiment: Experiment,
+        folds: np.ndarray,
+        field: str,
+        task: str,
+        command: Command,
+    ) -> None:
+        self._session, self._planner, self._folds = session, planner, folds
+        self._field, self._task, self._cv = field, task, experiment.cv
+        self._name = getattr(experiment.model, field)
+        self._refit = experiment.final.final == REFIT
+        self._bare = self._name.partition("@")[0].partition("/")[0]
+        entry = self._entry(self._bare)
+        self._make = None if entry is None else command(*entry)
 
-def _entry(name: str, task: str) -> str:
-    """The entry point, with its parameters, that registers a model under this name."""
-    found = _STANDARD.fullmatch(name.partition("@")[0].partition("/")[0])
-    if found is None:
-        return f"-e siamese -P task={task}"
-    tuned = " -P unfrozen_layers=1" if found["tuned"] else ""
-    return f"-e {found['family']} -P task={found['task']} -P backbone={found['backbone']}{tuned}"
+    def find(self) -> Source:
+        """The newest version that fits. Raises `UserError` where none does, about the likeliest."""
+        client, data = self._session.writer.client, self._planner.patch_set
+        ask = self._session.writer.ask
+        tags = {"mammo.data_sha256": data.train_sha256, "mammo.folds_sha256": folds_sha256(self._folds)}
+        versions = ask(lambda: find_models(client, self._name or "-", tags))
+        problems = []
+        for version in versions:
+            try:
+                return self._source(version)
+            except UserError as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+        names = ask(lambda: registered_names(client))
+        known = [name for name in names if self._entry(name) is not None]
+        makes = self._make and self._name in (self._bare, f"{self._bare}@{CANDIDATE}")
+        made = f"; make it with: {self._make}" if makes else ""
+        others = f"; registered for {self._task}: {', '.join(known)}" if known else ""
+        raise UserError(f"{self._field}: expected a registered model, found no '{self._name}'{made}{others}")
+
+    def _source(self, version: Version) -> Source:
+        tags, data = version.tags, self._planner.patch_set
+        if tags.get("mammo.task") != self._task:
+            what = tags.get("mammo.task", "a task that is not known here")
+            raise self._wrong(f"a model for {self._task}", f"{version}, for {what}")
+        family, control = tags.get("mammo.family", "foreign"), tags.get("mammo.control", "none")
+        if family not in FAMILIES or control != "none":
+            kind = family if control == "none" else f"{control} control"
+            raise self._wrong(f"a model of {', '.join(FAMILIES)}, no control", f"{version}, a {kind} model")
+        if tags.get("mammo.data_sha256") != data.train_sha256:
+            raise self._wrong(f"a model trained on {data.directory}", f"{version}, trained on other data")
+        plan = self._plan(version)
+        if folds_sha256(plan.folds) != folds_sha256(self._folds):
+            cv = plan.experiment.cv
+            how = f"holdout={cv.holdout}" if cv.holdout else f"folds={cv.folds}"
+            raise self._wrong("a model with the folds of this command", f"{version} with {how}, seed={cv.seed}")
+        run_name = version.tags.get("mammo.registered_name", version.name)
+        if tags.get("mammo.key") != plan.final_key(run_name):
+            now = plan.tags()
+            other = [name for name in _MADE_OF if tags.get(f"mammo.{name}") != now[f"mammo.{name}"]]
+            differs = f"with other {' and '.join(other)}" if other else "by other code, or tested on other data"
+            raise self._wrong("a model of this code, data and weights", f"{version}, made {differs}")
+        needed = [fit for fit in plan.fits if fit.fold is not None or self._refit]
+        if self._refit and REFIT not in {fit.name for fit in needed}:
+            raise self._wrong("a model with final=refit", f"{version}, with final={plan.experiment.final.final}")
+        return self._fetched(version, plan, needed)
+
+    def _plan(self, version: Version) -> Plan:
+        """What it was trained by, planned again from the parameters of its run."""
+        writer = self._session.writer
+        run = writer.ask(lambda: find_run(writer.client, version.run_id))
+        if run is None:
+            raise self._wrong("a model whose run is in the store", f"{version} without its run")
+        try:
+            return self._planner.plans([build_from_text(run.data.params)])[0]
+        except UserError as problem:
+            raise self._wrong("a model that can be planned again", f"{version}: {problem}") from None
+
+    def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> Source:
+        writer = self._session.writer
+        runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
+        tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
+        for fit in needed:
+            result = fetch_fit(self._session, runs[fit.key], fit) if fit.key in runs else None
+            if result is None:
+                raise self._wrong("a model whose folds are in the store", f"{version} without {fit.name}")
+            tails[fit.name] = result.tail
+            out_of_fold[fit.validation_rows] = result.probabilities
+        return Source(self._field, version, plan, tails, out_of_fold)
+
+    def _wrong(self, wanted: str, found: str) -> UserError:
+        again = f"; make one with: {self._make}" if self._make else ""
+        return expected(self._field, wanted, f"{found}{again}")
+
+    def _entry(self, name: str) -> tuple[str, dict[str, Any]] | None:
+        """The entry point and its parameters that register a model of the task under this name, on these folds."""
+        cv = self._cv
+        own = {"folds": cv.folds} if cv.folds != COMMON_FOLDS else {}
+        own |= {"seed": cv.seed} if cv.seed else {}
+        for family in FAMILIES:
+            for backbone in NETWORKS[family]:
+                for tuned in ({}, {"unfrozen_layers": 1}):
+                    values = {"backbone": backbone, **tuned, **own}
+                    try:
+                        made = build(self._task, values, family).registered_name
+                    except UserError:  # nothing to unfreeze
+                        continue
+                    if made == name:
+                        return family, {"task": self._task, **values}
+                    if f"{made}-searched" == name:
+                        return "search", {"family": family, "task": self._task, "backbone": backbone, **own}
+        return None

@@ -6,6 +6,7 @@ logistic regression.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.workflows.comparison import Outcome
+from mammo_mlflow.workflows.families import settled
 from mammo_mlflow.workflows.options import Options, preset_of
 from mammo_mlflow.workflows.running import run_experiments
 
 CONTROLS = ("baseline", "shuffled", "texture")
-FAMILIES = ("pretrained", "scratch", "siamese")
+NETWORK = {"pretrained": "vgg16", "scratch": "m1_balanced", "siamese": "vgg16"}
+"""The families that have controls, and the network of each that is compared with them by default."""
+DEFAULT = "default"
 SHARED = ("folds", "holdout", "seed", "final", "threshold", "threads")
 """What the texture features take over from the network: how they are judged."""
 
@@ -30,20 +34,21 @@ def run(family: str, task: str, backbone: str, control: str, given: dict[str, An
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    tables = (("task", task, TASKS), ("control", control, (*CONTROLS, "all")), ("family", family, FAMILIES))
+    tables = (("task", task, TASKS), ("control", control, (*CONTROLS, "all")), ("family", family, tuple(NETWORK)))
     for field, name, choices in tables:
         if name not in choices:
             raise unknown_name(field, name, choices)
+    backbone = NETWORK[family] if backbone == DEFAULT else backbone
     if backbone not in NETWORKS[family]:
         raise unknown_name("backbone", backbone, NETWORKS[family])
-    preset, values = preset_of(options), {"final": "none"} | given
+    preset, values = preset_of(options), {"final": "none"} | settled(family, backbone, given)
     chosen = [control] if control != "all" else [c for c in CONTROLS if (family, c) != ("siamese", "baseline")]
     network = build(task, preset_values(preset, backbone, task, family) | values, family)
     experiments = [network]
     for one in chosen:
         if one == "texture":
             shared = {name: value for name, value in values.items() if name in SHARED}
-            experiments.append(build(task, preset_values(preset, "laws", task, "texture") | shared, "texture"))
+            experiments.append(build(task, preset_values("paper", "laws", task, "texture") | shared, "texture"))
         else:
             experiments.append(network.changed(control=one))
     run_experiments(experiments, options, {"mammo.preset": preset}, _close)
@@ -57,6 +62,8 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
     for cv in same_folds:
         auc = bootstrap_fold_auc(**_columns(cv))
         chance = "chance is within its interval" if auc.low <= 0.5 <= auc.high else "its interval leaves chance out"
+        if math.isnan(auc.low) or math.isnan(auc.high):
+            chance = "without an interval: too few patches or patients of both classes"
         said.append(f"{cv.plan.experiment.label}: out-of-fold AUC {auc}, {chance}")
     for cv in same_folds[1:]:
         if cv.plan.experiment.cv.control == "shuffled":  # its labels are others: no patch can be paired

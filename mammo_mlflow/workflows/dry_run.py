@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.fits import fit_epochs
 from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.training.prepare import missing_activations
 from mammo_mlflow.workflows.options import available_cores
 from mammo_mlflow.workflows.terminal import show_table
 
@@ -27,7 +28,7 @@ def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
     """
     rows = []
     for plan in plans:
-        missing = [entry for entry in plan.activations() if not cache.has(entry.key)]
+        missing = missing_activations(cache, plan)
         experiment, training = plan.experiment, plan.experiment.training
         per_patch = len(plan.sides) / plan.description.patches_per_second
         head = sum(fit_epochs(plan, fit)[0] for fit in plan.fits)

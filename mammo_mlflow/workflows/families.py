@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.errors import Faults, expected, unknown_name
+from mammo_mlflow.experiment import NETWORKS, TASKS, build, parameters
 from mammo_mlflow.presets import networks, preset_values
+from mammo_mlflow.search.parameters import idle
 from mammo_mlflow.workflows.options import Options, preset_of
 from mammo_mlflow.workflows.running import run_experiments
 
@@ -20,9 +22,31 @@ def run(family: str, task: str, backbone: str, given: dict[str, Any], options: O
         raise unknown_name("task", task, TASKS)
     if backbone not in (*NETWORKS[family], "all"):
         raise unknown_name("backbone", backbone, (*NETWORKS[family], "all"))
-    preset, values = preset_of(options), dict(given)
-    if values.get("early_stop") and "final_epochs" not in values:
-        values["final_epochs"] = 0  # the refit then runs for the median of the folds' stops
+    if family == "conditioned" and options.seeds != 1:
+        wanted = "1 for conditioned models, each built on models of one seed (give it with 'seed')"
+        raise expected("seeds", wanted, options.seeds)
+    preset, values = preset_of(options), settled(family, backbone, given)
     names = networks(family, preset) if backbone == "all" else (backbone,)
     experiments = [build(task, preset_values(preset, name, task, family) | values, family) for name in names]
     run_experiments(experiments, options, {"mammo.preset": preset})
+
+
+def settled(family: str, backbone: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters given, and what follows from them. Raises `UserError` for those that a network would ignore."""
+    values = dict(given)
+    ignored = {} if backbone == "all" else dict.fromkeys(idle(family, backbone), f"{family} {backbone}")
+    if backbone == "c":
+        ignored["condition_from"] = "approach c, which is given the true type"
+    if values.get("holdout"):
+        ignored["folds"] = "a hold-out, which has none"
+    defaults = {item.name: item.default for item in parameters(family)}
+    faults = [
+        str(expected(name, f"no value beside {why}", values[name]))
+        for name, why in ignored.items()
+        if values.get(name, defaults[name]) != defaults[name]
+    ]
+    if faults:
+        raise Faults(faults)
+    if values.get("early_stop") and "final_epochs" not in values:
+        values["final_epochs"] = 0  # the refit then runs for the median of the folds' stops
+    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -92,11 +93,15 @@ def preset_of(options: Options) -> str:
     return "quick" if options.data == "phantom" else "paper"
 
 
-def data_arguments(options: Options) -> str:
-    """What names the data set of these options in an `mlflow run` command; nothing for the default phantom."""
-    names = [item.name for item in fields(Options) if item.name == "data" or item.name.startswith("phantom_")]
+def same_data(options: Options, entry: str, values: Mapping[str, Any]) -> str:
+    """The command of an entry point on the data set of these options, spelled as this command was given."""
+    names = [f.name for f in fields(Options) if f.name in ("data", "preset", "cache_dir") or f.name[:8] == "phantom_"]
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(Options, name)}
-    return "".join(f" -P {name}={shlex.quote(str(value))}" for name, value in given.items())
+    quoted = {name: shlex.quote(str(value)) for name, value in {**values, **given}.items()}
+    if "MLFLOW_RUN_ID" in os.environ:
+        return f"mlflow run . -e {entry} {' '.join(f'-P {k}={v}' for k, v in quoted.items())} --env-manager local"
+    spelled = {name.replace("_", "-"): value for name, value in quoted.items()}
+    return f"python -m mammo_mlflow {entry} {' '.join(f'--{k} {v}' for k, v in spelled.items())}"
 
 
 def available_cores() -> int:

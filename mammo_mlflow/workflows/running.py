@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
@@ -13,11 +14,12 @@ from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.final import make_final
 from mammo_mlflow.training.plan import Plan
+from mammo_mlflow.training.prepare import missing_activations
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.training.sources import find_sources
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
-from mammo_mlflow.workflows.options import Options, data_arguments
+from mammo_mlflow.workflows.options import Options, same_data
 from mammo_mlflow.workflows.rails import log_data, open_bench, open_session
 
 Closing = Callable[[TrackedRun, Sequence[Outcome]], list[str]]
@@ -37,7 +39,7 @@ def run_experiments(
         session = None
         if any(experiment.family == "conditioned" for experiment in experiments):
             session = stack.enter_context(open_session(bench, options, tags))
-            bench.planner.find_sources = find_sources(session, bench.planner, data_arguments(options))
+            bench.planner.find_sources = find_sources(session, bench.planner, partial(same_data, options))
         plans = bench.planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, bench.cache, bench.workers)
@@ -47,8 +49,10 @@ def run_experiments(
         for plan in plans:  # a disk that is too small is found before any run exists
             if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
                 continue  # its activations will not be needed
-            missing = sum(entry.bytes for entry in plan.activations() if cache.find(entry.key) is None)
-            cache.make_room(missing, plan.scratch_bytes())
+            missing = missing_activations(cache, plan)
+            for entry in plan.activations():
+                cache.find(entry.key)  # leased: it is not what makes room
+            cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())
         _run_all(session, plans, options, closing)
 
 

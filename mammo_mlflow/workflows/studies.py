@@ -18,7 +18,7 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
         return
     names = ", ".join(objective.name for objective in closings[0].question.objectives)
     phantom = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
-    show_table(f"searched for {names}, {plan.experiment.cv.folds} folds{phantom}", HEADER, _rows(closings))
+    show_table(f"searched for {names}, {plan.experiment.judged_by}{phantom}", HEADER, _rows(closings))
     test = plan.patch_set.test
     how = "patients resampled" if test.patient_ids is not None else "patches assumed independent"
     say(f"fresh seeds: mean ± sd, difference with 95 % interval; test figures on {len(test)} patches, once ({how})")

@@ -136,7 +136,12 @@ def test_the_example_of_the_documentation_reads(space):
         ("pretrained", "vgg16", (), ("head",)),
         ("scratch", "m1", (), ("head", "scratch")),
         ("siamese", "vgg16", ("blocks", "convolution_batch_norm", "pool_dropout"), ("head",)),
-        ("siamese", "scratch", ("unfrozen_layers", "tuning_learning_rate", "tuning_epochs"), ("head", "scratch")),
+        (
+            "siamese",
+            "scratch",
+            ("weights", "unfrozen_layers", "tuning_learning_rate", "tuning_epochs", "views"),
+            ("head", "scratch"),
+        ),
     ],
 )
 def test_what_a_network_has_no_use_for(family, backbone, unused, possible):

@@ -1,9 +1,12 @@
 """Activations come from the nearest ones at hand, and are the same from wherever they come."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 
 from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.prepare import ensure_activations
+from mammo_mlflow.training.prepare import ensure_activations, missing_activations
 
 
 class Recorded:
@@ -36,3 +39,16 @@ def test_each_cut_is_computed_from_the_nearest_one_and_pooled_features_from_flat
     for plan in plans[:2]:
         for key, path in ensure_activations(alone, [plan]).items():
             np.testing.assert_allclose(np.load(path), np.load(together[key]), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_missing_counts_what_it_is_computed_from(laboratory, tmp_path):
+    """The features of a trained model, which are computed from the activations of its frozen layers."""
+    source = laboratory.plan()
+    (below,) = source.activations()
+    features = replace(below, key="features", derived=SimpleNamespace(plan=source))
+    plan = SimpleNamespace(activations=lambda: (features,))
+    cache = Cache(tmp_path / "empty")
+    assert [entry.key for entry in missing_activations(cache, plan)] == [below.key, "features"]
+    filled = Recorded(laboratory.session(), cache)
+    ensure_activations(filled, [source])
+    assert [entry.key for entry in missing_activations(cache, plan)] == ["features"]

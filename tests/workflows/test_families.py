@@ -120,7 +120,7 @@ def test_missing_models_are_all_told_with_the_commands_that_make_them(missing):
     for family, task in wanted:
         backbone = "vgg16" if task == "mass_calc" else "resnet50"
         (line,) = [one for one in missing.complaints if f"no 'mammo-{task}-{family}-{backbone}'" in one]
-        assert f"mlflow run . -e {family} -P task={task} -P backbone={backbone} -P phantom_train=48" in line
+        assert f"python -m mammo_mlflow {family} --task {task} --backbone {backbone} --phantom-train 48" in line
 
 
 @pytest.mark.parametrize(
@@ -197,10 +197,30 @@ def test_the_same_command_again_trains_nothing(run, store):
     ("arguments", "said"),
     [
         (("--seed", "1"), "features_from: expected a model with the folds of this command, found mammo-benign_"),
+        (
+            ("--seed", "1"),
+            f"make one with: python -m mammo_mlflow siamese --task mass_calc {ENCODER[0]} scratch --seed 1",
+        ),
         (("--folds", "3"), "condition_from: expected a model with the folds of this command"),
         (("--features-from", SOURCES["condition"]), "features_from: expected a model for benign_malignant, found"),
-        (("--features-from", "mammo-none@candidate"), "found no 'mammo-none@candidate'; make it with: mlflow run"),
-        (("--phantom-train", "52"), "trained on other data; make it anew with: mlflow run . -e siamese"),
+        (
+            ("--features-from", "mammo-none@candidate"),
+            f"found no 'mammo-none@candidate'; registered for benign_malignant: {SOURCES['features']}\n",
+        ),
+        (
+            ("--features-from", "mammo-benign_malignant-siamese-vgg16-searched"),
+            "search --family siamese --task benign_",
+        ),
+        (
+            ("--features-from", f"{SOURCES['features']}/99"),
+            f"/99'; registered for benign_malignant: {SOURCES['features']}",
+        ),
+        (
+            ("--features-from", "mammo-benign_malignant-conditioned-c"),
+            "a model of pretrained, scratch, siamese, no con",
+        ),
+        (("--phantom-train", "52"), "trained on other data; make one with: python -m mammo_mlflow siamese"),
+        (("--seeds", "2"), "seeds: expected 1 for conditioned models"),
         (("--task", "mass_calc"), "task: expected benign_malignant for conditioned models, found 'mass_calc'"),
         (("--final", "fold_average"), "final: expected refit or none for conditioned models"),
     ],
@@ -211,6 +231,77 @@ def test_models_that_do_not_fit_are_refused_in_a_line(run, store, arguments, sai
     assert said in outcome.err
     assert all(line.startswith("mammo_mlflow: ") for line in outcome.complaints)
     assert len(store.runs()) == before
+
+
+def test_a_version_that_fits_is_found_behind_a_candidate_that_does_not(run, store):
+    """Trained on other folds, a newer version is the candidate; the older one, on these folds, is what is meant."""
+    name = SOURCES["features"]
+    run("siamese", "--task", "benign_malignant", *ENCODER, *FEW, "--folds", "3")
+    assert int(store.client.get_model_version_by_alias(name, "candidate").version) == 2
+    try:
+        run("conditioned", *CONDITIONED, "--learning-rate", "0.002")
+        said = run("conditioned", *CONDITIONED, "--features-from", f"{name}/2", code=2).err
+        assert f"found {name} v2 with folds=3, seed=0; make one with: python -m mammo_mlflow siamese" in said
+    finally:
+        store.client.set_registered_model_alias(name, "candidate", "1")
+
+
+def test_a_project_run_is_told_a_project_run(run, store, monkeypatch):
+    given = store.client.create_run(store.experiment_id).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    said = run("conditioned", *CONDITIONED, "--condition-from", "mammo-mass_calc-pretrained-vgg16-tuned", code=2).err
+    wanted = "mlflow run . -e pretrained -P task=mass_calc -P backbone=vgg16 -P unfrozen_layers=1 -P phantom_train=48"
+    assert wanted in said
+    assert "--env-manager local; registered for mass_calc: mammo-mass_calc-siamese-scratch" in said
+    store.client.delete_run(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        (
+            "siamese",
+            ("--task", "mass_calc", *ENCODER, "--views", "3"),
+            "views: expected no value beside siamese scratch",
+        ),
+        (
+            "siamese",
+            ("--task", "mass_calc", "--backbone", "vgg16", "--blocks", "8"),
+            "blocks: expected no value beside",
+        ),
+        (
+            "scratch",
+            ("--task", "mass_calc", "--holdout", "0.3", "--folds", "5"),
+            "folds: expected no value beside a hold",
+        ),
+        (
+            "conditioned",
+            ("--backbone", "c", "--condition-from", "x"),
+            "condition_from: expected no value beside approach",
+        ),
+    ],
+)
+def test_what_a_network_would_ignore_is_refused(run, name, arguments, said):
+    outcome = run(name, *arguments, *PHANTOM, code=2)
+    (line,) = outcome.complaints
+    assert said in line
+
+
+def test_a_model_whose_runs_were_deleted_can_be_made_again(run, store):
+    """By the very command that is told: the version without a run is not taken for it."""
+    arguments = ("--task", "benign_malignant", *ENCODER, *FEW, "--seed", "5")
+    run("siamese", *arguments)
+    name = SOURCES["features"]
+    gone = store.client.get_model_version_by_alias(name, "candidate")
+    for one in [one for one in store.runs(family="siamese") if one.data.params.get("seed") == "5"]:
+        store.client.delete_run(one.info.run_id)
+    said = run("conditioned", *CONDITIONED, "--seed", "5", code=2).err
+    assert (
+        f"features_from: expected a model whose run is in the store, found {name} v{gone.version} without its run"
+        in said
+    )
+    run("siamese", *arguments)
+    assert int(store.client.get_model_version_by_alias(name, "candidate").version) == int(gone.version) + 1
 
 
 def test_a_hold_out_scores_its_share_once_and_never_takes_the_name_of_the_common_folds(store, scratch, phantom):
@@ -250,6 +341,7 @@ def test_controls_stand_beside_the_network_and_register_nothing(run, store):
         assert f"{label}: out-of-fold AUC" in outcome.out
     assert "m1 less m1-baseline: " in outcome.out
     assert "m1 less laws: " in outcome.out
+    assert "chance is within its interval" in outcome.out or "leaves chance out" in outcome.out
     comparison = store.tops()[-1]
     assert {"adds_to_laws_oof_roc_auc_low", "adds_to_m1-baseline_oof_roc_auc"} <= set(comparison.data.metrics)
     children = store.children(comparison)
