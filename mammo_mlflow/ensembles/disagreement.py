@@ -15,9 +15,9 @@ from ..evaluation.weighted import Floats
 class Disagreement:
     """Symmetric (m, m) tables over pairs of members.
 
-    `different`: share of patches decided differently; `correlation`: Pearson's, of the probabilities, NaN for a constant
-    member; `kappa`: Cohen's (1960), of the decisions, NaN where chance alone agrees on all; `double_fault`: share of
-    patches on which both are wrong (Giacinto & Roli 2001), with each member's errors on the diagonal.
+    `different`: share of patches decided differently; `correlation`: Pearson's, of the probabilities, NaN for a
+    constant member; `kappa`: Cohen's (1960), of the decisions, NaN where chance alone agrees on all; `double_fault`:
+    share of patches on which both are wrong (Giacinto & Roli 2001), with each member's errors on the diagonal.
     """
 
     different: Floats
@@ -36,7 +36,7 @@ def disagreement(labels: npt.ArrayLike, probabilities: npt.ArrayLike, thresholds
         raise ValueError(f"probabilities: expected (n, m), m > 0, found {p.shape}")
     for column in p.T:
         y, _ = weighted.checked(labels, column)
-    positive = (p >= thresholds).astype(np.float64)
+    positive = (p >= np.asarray(thresholds, dtype=np.float64)).astype(np.float64)
     wrong = (positive != y[:, None]).astype(np.float64)
     n = len(y)
     both = positive.T @ positive / n

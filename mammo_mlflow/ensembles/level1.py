@@ -1,6 +1,6 @@
 """A fitted level 1 as plain arrays: the members' probabilities in, the ensemble's out.
 
-This module imports NumPy alone: it is shipped inside a served ensemble, and reads files that must hold nothing but arrays.
+This module imports NumPy alone: it is shipped inside a served ensemble, and reads files of arrays, never objects.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy.typing as npt
 
@@ -17,7 +16,7 @@ from .level1 import Level1
 from .nested import Method, each, nested
 from .predictions import OutOfFold, check_objective, checked
 from .stackers import STACKERS, check_stackable
-from .weights import FINE_LEVELS, Weights, average, greedy, grid
+from .weights import Weights, average, greedy, grid, grid_fine
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,7 @@ def _stacked(name: str) -> Method:
 METHODS: dict[str, Method] = {
     "average": weights_method(average),
     "grid": weights_method(grid),
-    "grid_fine": weights_method(partial(grid, levels=FINE_LEVELS)),
+    "grid_fine": weights_method(grid_fine),
     "greedy": weights_method(greedy),
     **{name: _stacked(name) for name in STACKERS},
 }

@@ -7,7 +7,7 @@ result for each. Equal scores go to fewer members, then to what was tried first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from ..evaluation.weighted import Floats
 from .predictions import OutOfFold, check_objective
 
 PAPER_LEVELS = (0.0, 0.34, 0.67, 1.0)
-FINE_LEVELS = tuple(step / 10 for step in range(11))
 
 EXHAUSTIVE_MEMBERS = 6
 EXHAUSTIVE_BLENDS = 2_000_000
@@ -70,6 +69,13 @@ def grid(
     gains = scorer.gains(tried)
     best = [_first(column) for column in gains.T]
     return [scorer.result(tried[row], gains[row, i], len(tried)) for i, row in enumerate(best)]
+
+
+def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[Weights]:
+    """`grid` in steps of a tenth; of a fifth for six members, whose 1.8 million tenths would take minutes."""
+    steps = 5 if data.members == EXHAUSTIVE_MEMBERS else 10
+    found = grid(data, objective, [step / steps for step in range(steps + 1)], left_out)
+    return [replace(one, note="; ".join(filter(None, [f"steps of 1/{steps}", one.note]))) for one in found]
 
 
 def greedy(

@@ -1,8 +1,8 @@
 """A metric of many blends of the same predictions at once: what a search over weights asks thousands of times.
 
-`weighted` has one vector of probabilities under many weightings of patches; here are many vectors, each weighed plainly.
-Every metric is a quotient of sums over folds, or a mean of two, so that one pass counts each fold and then scores any
-choice of folds. The numbers are those of `weighted.statistic` (a test compares them).
+`weighted` has one vector of probabilities under many weightings of patches; here are many vectors, unweighted. Every
+metric is a quotient of sums over folds, or a mean of two, so that one pass counts each fold and then scores any choice
+of folds. The numbers are those of `weighted.statistic` (a test compares them).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Blends:
         self._members = np.ascontiguousarray(probabilities[np.concatenate(parts)].T)
         self._labels = [labels[index] for index in parts]
         ends = np.cumsum([0, *(len(index) for index in parts)])
-        self._slices = [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        self._slices = [slice(start, end) for start, end in pairwise(ends)]
         self._totals = np.array([total(y) for y in self._labels], dtype=np.float64)
 
     def scores(self, weights: Floats, kept: Floats | None = None) -> Floats:
