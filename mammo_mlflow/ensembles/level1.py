@@ -1,11 +1,12 @@
 """A fitted level 1 as plain arrays: the members' probabilities in, the ensemble's out.
 
-This module imports NumPy alone: it is shipped inside a served ensemble, and reads files of arrays, never objects.
+This module imports NumPy and the standard library alone: it is shipped inside a served ensemble, and reads files of arrays, never objects.
 """
 
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -60,8 +61,11 @@ class Level1:
 
 def load(path: str | os.PathLike[str]) -> Level1:
     """What `save` wrote. Raises ValueError for pickled objects, before any is read, and for what is no level 1."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, EOFError, TypeError) as error:  # TypeError: a lone array has no context
+        raise ValueError(f"level 1: expected a file of arrays, found none ({error})") from error
     if "kind" not in arrays or "note" not in arrays:
         raise ValueError(f"level 1: expected kind and note, found {', '.join(arrays)}")
     return Level1(str(arrays.pop("kind")), arrays=arrays, note=str(arrays.pop("note")))

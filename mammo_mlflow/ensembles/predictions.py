@@ -54,7 +54,8 @@ def checked(
 ) -> OutOfFold:
     """The predictions (n, m), labels (n,) of 0 and 1, folds (n,) and patients (n,) or None as an `OutOfFold`.
 
-    Raises ValueError for arrays that do not fit together, and UserError for probabilities outside [0, 1] or one class.
+    Raises ValueError for arrays that do not fit together or a patient in two folds, and UserError for probabilities
+    outside [0, 1] or one class.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim != 2 or p.shape[1] == 0:
@@ -63,8 +64,13 @@ def checked(
         y, _ = weighted.checked(labels, column)
     if y.min() == y.max():
         raise expected("labels", "patches of both classes", f"{y.size} of class {y[0]}")
-    numbers = weighted.codes("folds", folds, y.size)
-    return OutOfFold(p, y, numbers, None if groups is None else weighted.codes("groups", groups, y.size))
+    weighted.codes("folds", folds, y.size)  # its checks; the numbers are to ascend as the folds' names do
+    numbers = np.unique(np.asarray(folds), return_inverse=True)[1].astype(np.int64)
+    if groups is None:
+        return OutOfFold(p, y, numbers, None)
+    patients = weighted.codes("groups", groups, y.size)
+    weighted.check_whole(patients, numbers)
+    return OutOfFold(p, y, numbers, patients)
 
 
 def check_objective(objective: Objective) -> None:

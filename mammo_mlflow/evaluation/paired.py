@@ -65,8 +65,8 @@ def delong(
     _, b = weighted.checked(labels, second)
     fold = None if folds is None else weighted.codes("folds", folds, y.size)
     cluster = np.arange(y.size) if groups is None else weighted.codes("groups", groups, y.size)
-    if fold is not None and len(np.unique(np.stack([cluster, fold]), axis=1).T) > len(np.unique(cluster)):
-        raise ValueError("groups: expected every patient in one fold, found one in two")
+    if fold is not None:
+        weighted.check_whole(cluster, fold)
     parts = [_part(y[rows], a[rows], b[rows], cluster[rows]) for rows in weighted.members(y, fold)]
     pairs, differences, variances = np.array([part for part in parts if part[0]]).reshape(-1, 3).T
     if not pairs.sum():

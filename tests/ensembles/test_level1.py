@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ def test_it_imports_numpy_alone():
     tree = ast.parse(Path(level1.__file__).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {f"{'.' * n.level}{n.module}" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert names == {"__future__", "collections.abc", "dataclasses", "numpy", "numpy.typing", "os"}
+    assert names == {"__future__", "collections.abc", "dataclasses", "numpy", "numpy.typing", "os", "zipfile"}
 
 
 def test_weight_one_is_that_member(made):
@@ -62,6 +63,13 @@ def test_files_that_are_no_level_1_are_refused(tmp_path):
     np.savez(path, kind="weights", note="", weights=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         load(path)
+    np.save(tmp_path / "lone.npy", np.ones(3))
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:100])
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"weights": [1]}))
+    for name in ("lone.npy", "empty", "cut", "pickle"):
+        with pytest.raises(ValueError, match="allow_pickle|expected a file of arrays"):
+            load(tmp_path / name)
     for arrays, line in (
         ({"kind": "other", "note": ""}, "expected a kind of weights, .*, found 'other'"),
         ({"kind": "weights", "note": "", "x": np.ones(2)}, "expected weights, found x"),

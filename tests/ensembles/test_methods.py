@@ -104,5 +104,7 @@ def test_refusals(made, objective):
         choose(data.probabilities, np.ones(120), data.folds, None, objective())
     with pytest.raises(UserError, match=r"^probabilities: expected numbers in \[0, 1\], found 120 of 120"):
         choose(data.probabilities * np.array([1, np.nan, 1]), data.labels, data.folds, None, objective())
+    with pytest.raises(ValueError, match=r"^groups: expected every patient in one fold, found one in two$"):
+        choose(data.probabilities, data.labels, np.arange(120) % 2, data.groups, objective())
     with pytest.raises(ValueError, match=r"^probabilities: expected \(n, m\), m > 0, found \(120,\)$"):
         choose(data.probabilities[:, 0], data.labels, data.folds, None, objective())

@@ -53,6 +53,11 @@ def test_grid_equals_trying_all(made, objective, name, decimals):
         assert found.note == ""
 
 
+def test_one_fold_is_enough_to_choose_weights(made, objective):
+    data = made(folds=1, n=60)
+    assert grid(data, objective())[0].weights == pytest.approx(brute_force("roc_auc", data, PAPER_LEVELS)[0])
+
+
 def test_finer_levels(made, objective):
     data = made(n=60, members=2)
     (found,) = grid_fine(data, objective())
