@@ -4,14 +4,14 @@
 
 The product's `choose` on made-up out-of-fold predictions (4 folds, 8 patches a patient), one method after another in
 one process: seconds, and the process's peak memory so far. A method's time is that of its level 1 of all rows, of those
-without each fold, and of the bootstrap interval of the nested figure. Then the same with six members, the most for which
-grids are exhaustive.
+without each fold, and of the bootstrap interval of the nested figure. Then the same with six members, the most for
+which grids are exhaustive.
 
 `naive`: a Python loop over the grid {0, 0.34, 0.67, 1} of those six, normalised, multiples removed, which asks
 scikit-learn's `roc_auc_score` for each fold of each blend. A part of the blends is really scored; the median of a
 blend's seconds times their number is the loop `once`. `nested` repeats it without each fold in turn, on three folds of
-four: four times as much. Keeping every fold's score would save the naive loop that, as it does the product, so that both
-are printed. Nothing is said about accuracy.
+four: four times as much. Keeping every fold's score would save the naive loop that, as it does the product, so that
+both are printed. Nothing is said about accuracy.
 """
 
 from __future__ import annotations

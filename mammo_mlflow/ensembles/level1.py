@@ -1,6 +1,7 @@
 """A fitted level 1 as plain arrays: the members' probabilities in, the ensemble's out.
 
-This module imports NumPy and the standard library alone: it is shipped inside a served ensemble, and reads files of arrays, never objects.
+This module imports NumPy and the standard library alone: it is shipped inside a served ensemble. It reads files of
+arrays, never of objects.
 """
 
 from __future__ import annotations
