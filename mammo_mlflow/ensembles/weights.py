@@ -95,7 +95,7 @@ def candidates(levels: Floats, members: int) -> Floats:
 
     Of several that are multiples of one another only the first stays, and all-zero is none.
     """
-    index = np.indices((len(levels),) * members, dtype=np.int8).reshape(members, -1).T
+    index = np.indices((len(levels),) * members, dtype=np.int32).reshape(members, -1).T
     index = index[levels[index].any(axis=1)]
     weights = levels[index]
     # multiples of one another have the same ratios to their largest weight
@@ -144,7 +144,7 @@ def _coordinates(scorer: _Scorer, levels: Floats, column: int) -> Weights:
     member = 0
     while still < scorer.members:
         tried = np.repeat(weights[None], len(levels), axis=0)
-        tried[:, member] = levels
+        tried[:, member] = levels[::-1]  # from none on, so that ties go to fewer members
         tried = tried[tried.sum(axis=1) > 0]
         gains = scorer.gains(tried, column)
         evaluated += len(tried)
