@@ -53,6 +53,12 @@ def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
     return found
 
 
+def check_whole(groups: Ints, folds: Ints) -> None:
+    """Raise ValueError where a patient, `groups` (n,), has patches in two of the `folds` (n,)."""
+    if len(np.unique(np.stack([groups, folds]), axis=1).T) > len(np.unique(groups)):
+        raise ValueError("groups: expected every patient in one fold, found one in two")
+
+
 def members(labels: Ints, folds: Ints | None) -> list[Ints]:
     """The indices of each fold's patches; those of all patches where there are no folds."""
     return [np.arange(len(labels))] if folds is None else [np.flatnonzero(folds == f) for f in np.unique(folds)]

@@ -12,10 +12,10 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
+from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.judging import Verdict, compare, judge
-from mammo_mlflow.search.objectives import SECONDS
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.study import SETTING, best_trial, metric_name

@@ -10,8 +10,7 @@ from scipy.stats import norm
 
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.metrics import Difference
-
-from .objectives import Objective
+from mammo_mlflow.evaluation.objectives import Objective
 
 CONFIDENCE = 0.95
 

@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 
 from mammo_mlflow.errors import expected
+from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.experiment import canonical_json
-from mammo_mlflow.search.objectives import Objective
 from mammo_mlflow.search.spaces import SearchSpace
 from mammo_mlflow.training.plan import Plan
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import TrialState
 
-from mammo_mlflow.search.objectives import Objective
+from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.search.pruning import over_folds
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, collect

@@ -12,10 +12,10 @@ from typing import Any
 import optuna
 
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.closing import Closer, Closing
-from mammo_mlflow.search.objectives import parse_objectives
 from mammo_mlflow.search.pruning import make_pruner
 from mammo_mlflow.search.question import Question, study_name
 from mammo_mlflow.search.runs import LEVEL, StudyRuns

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
+from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.search.judging import compare, judge
-from mammo_mlflow.search.objectives import parse_objectives
 
 
 def oof(noise: float, seed: int = 1) -> pd.DataFrame:

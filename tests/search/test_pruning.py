@@ -12,8 +12,8 @@ from support_jobs import pretend_to_train
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
-from mammo_mlflow.search.objectives import parse_objectives
 from mammo_mlflow.search.pruning import make_pruner, over_folds
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns

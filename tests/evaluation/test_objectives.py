@@ -8,7 +8,7 @@ import pytest
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import fold_auc, out_of_fold, scores
-from mammo_mlflow.search.objectives import parse_objectives
+from mammo_mlflow.evaluation.objectives import parse_objectives
 
 
 @pytest.fixture

@@ -1,0 +1,95 @@
+"""The ways to make an ensemble of members: a closed table, and what each gives on the same predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from ..errors import unknown_name
+from ..evaluation.intervals import bootstrap_metric
+from ..evaluation.metrics import Estimate
+from ..evaluation.objectives import Objective
+from ..evaluation.weighted import Floats
+from .level1 import Level1
+from .nested import Method, each, nested
+from .predictions import OutOfFold, check_objective, checked
+from .stackers import STACKERS, check_stackable
+from .weights import Weights, average, greedy, grid, grid_fine
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """A method's level 1, made of all rows, and two figures of the objective.
+
+    `chosen_on` is its score on the very rows it was made of, which is optimistic; `nested` the honest figure, with its
+    interval, of `probabilities` (n,), which nested cross-validation gives.
+    """
+
+    method: str
+    level1: Level1
+    chosen_on: float
+    nested: Estimate
+    probabilities: Floats
+
+
+def choose(
+    probabilities: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    folds: npt.ArrayLike,
+    groups: npt.ArrayLike | None,
+    objective: Objective,
+    methods: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> dict[str, Ensemble]:
+    """The ensemble of each method asked for, by its name in `METHODS`; all by default.
+
+    `probabilities` (n, m) are the members' out-of-fold predictions of patches with `labels` (n,), `folds` (n,) and
+    patients `groups` (n,) or None. Scores are the folds', as in `weighted.statistic`.
+
+    Raises UserError for an unknown method, `seconds` as objective, probabilities outside [0, 1], one fold, or too few
+    patients of a class; ValueError for arrays that do not fit together.
+    """
+    names = list(METHODS) if methods is None else list(methods)
+    for name in names:
+        if name not in METHODS:
+            raise unknown_name("methods", name, METHODS)
+    check_objective(objective)
+    data = checked(probabilities, labels, folds, groups)
+    return {name: _ensemble(name, METHODS[name], data, objective, seed, resamples) for name in names}
+
+
+def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, seed: int, resamples: int) -> Ensemble:
+    level1, honest = nested(method, data, objective, seed)
+    estimate = bootstrap_metric(objective.name, data.folds, data.labels, honest, data.groups, resamples, seed)
+    chosen_on = data.score(objective, level1.predict(data.probabilities))
+    return Ensemble(name, level1, chosen_on, estimate, honest)
+
+
+def weights_method(search: Callable[..., list[Weights]]) -> Method:
+    """A search of `weights` as a method."""
+
+    def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Level1]:
+        found = search(data, objective, left_out=left_out)
+        return [Level1("weights", {"weights": one.weights}, one.note) for one in found]
+
+    return method
+
+
+def _stacked(name: str) -> Method:
+    def fit(data: OutOfFold, objective: Objective, seed: int) -> Level1:
+        check_stackable(data.labels, data.units)
+        return STACKERS[name](data.probabilities, data.labels, data.units, seed)
+
+    return each(fit)
+
+
+METHODS: dict[str, Method] = {
+    "average": weights_method(average),
+    "grid": weights_method(grid),
+    "grid_fine": weights_method(grid_fine),
+    "greedy": weights_method(greedy),
+    **{name: _stacked(name) for name in STACKERS},
+}

@@ -1,0 +1,160 @@
+"""Models of level 1 fitted on members' out-of-fold probabilities (stacking; Wolpert 1992, Neural Networks 5:241-259).
+
+Each function takes probabilities float64 (n, m), labels int64 (n,) of 0 and 1, units (n,) that are never split, as
+patients are, and a seed, and gives plain arrays. All but `dense` standardise the probabilities first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from ..errors import expected
+from ..evaluation.weighted import LOG_LOSS_CLIP, Floats, Ints
+from .level1 import Level1, sigmoid
+
+NEIGHBOURS = 25
+HIDDEN = 8
+PLATT_FOLDS = 3
+
+EPOCHS, PATIENCE, BATCH, INNER_SHARE = 40, 3, 16, 0.1
+LEARNING_RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
+
+
+def logistic(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+    """Logistic regression with scikit-learn's default ridge, standardising folded into its coefficients."""
+    mean, scale, x = _standardised(probabilities)
+    model = LogisticRegression().fit(x, labels)
+    coefficients = model.coef_[0] / scale
+    return _linear(coefficients, model.intercept_[0] - coefficients @ mean)
+
+
+def knn(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+    """The 25 nearest neighbours; neighbours at equal distance count equally (`level1`)."""
+    mean, scale, x = _standardised(probabilities)
+    arrays = {"mean": mean, "scale": scale, "points": x, "labels": labels}
+    return Level1("neighbours", arrays | {"k": np.array(min(NEIGHBOURS, len(x)))})
+
+
+def svm(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+    """A support vector machine with RBF kernel; a sigmoid of its decisions on held-out units (Platt 1999).
+
+    The sigmoid is fitted to decisions of 3 folds of whole units, the machine itself to all rows.
+    """
+    mean, scale, x = _standardised(probabilities)
+    splits = list(StratifiedGroupKFold(PLATT_FOLDS, shuffle=True, random_state=seed).split(x, labels, units))
+    platt = CalibratedClassifierCV(SVC(), method="sigmoid", cv=splits, ensemble=False).fit(x, labels)
+    fitted = platt.calibrated_classifiers_[0]
+    machine, calibrator = fitted.estimator, fitted.calibrators[0]
+    arrays = {
+        "mean": mean,
+        "scale": scale,
+        "points": machine.support_vectors_,
+        "coefficients": machine.dual_coef_[0],
+        "intercept": machine.intercept_[0],
+        "gamma": machine._gamma,
+        "slope": calibrator.a_,
+        "offset": calibrator.b_,
+    }
+    return Level1("kernel", {name: np.array(value, dtype=np.float64) for name, value in arrays.items()})
+
+
+def mlp(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+    """One hidden layer of 8 tanh neurons by L-BFGS, with a penalty of 5 |weights|² beside the sum of the losses."""
+    mean, scale, x = _standardised(probabilities)
+    model = MLPClassifier((HIDDEN,), activation="tanh", solver="lbfgs", alpha=10.0, max_iter=200, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 200 iterations are the regularisation asked for
+        model.fit(x, labels)
+    hidden = model.coefs_[0].T / scale
+    return Level1(
+        "mlp",
+        {
+            "hidden": hidden,
+            "hidden_intercept": model.intercepts_[0] - hidden @ mean,
+            "coefficients": model.coefs_[1][:, 0],
+            "intercept": np.array(model.intercepts_[1][0]),
+        },
+    )
+
+
+def dense(probabilities: Floats, labels: Ints, units: Ints, seed: int, epochs: int = EPOCHS) -> Level1:
+    """The paper's level 1: one sigmoid neuron on the probabilities, 40 epochs, early stop after 3 without gain.
+
+    Trained as Keras would: Glorot uniform start, binary cross-entropy, Adam (Kingma & Ba 2015, ICLR) at 1e-3, shuffled
+    mini-batches of 16. Whole units, a tenth of the rows, are watched; the weights of their best epoch are kept.
+    """
+    random = np.random.default_rng(seed)
+    watched = _inner(units, random)
+    x = np.column_stack([probabilities, np.ones(len(labels))])
+    train, train_labels = x[~watched], labels[~watched]
+    limit = np.sqrt(6 / (probabilities.shape[1] + 1))
+    weights = np.append(random.uniform(-limit, limit, probabilities.shape[1]), 0.0)
+    mean, square = np.zeros_like(weights), np.zeros_like(weights)
+    best, kept, waited, step = np.inf, weights, 0, 0
+    for _ in range(epochs):
+        order = random.permutation(len(train))
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            batch = train[rows]
+            gradient = (sigmoid(batch @ weights) - train_labels[rows]) @ batch / len(rows)
+            step += 1
+            mean = BETA_1 * mean + (1 - BETA_1) * gradient
+            square = BETA_2 * square + (1 - BETA_2) * gradient**2
+            rate = LEARNING_RATE * np.sqrt(1 - BETA_2**step) / (1 - BETA_1**step)
+            weights = weights - rate * mean / (np.sqrt(square) + EPSILON)
+        loss = _log_loss(labels[watched], sigmoid(x[watched] @ weights))
+        if loss < best:
+            best, kept, waited = loss, weights, 0
+        else:
+            waited += 1
+        if waited == PATIENCE:
+            break
+    return _linear(kept[:-1], kept[-1])
+
+
+STACKERS: dict[str, Callable[[Floats, Ints, Ints, int], Level1]] = {
+    "logistic": logistic,
+    "knn": knn,
+    "svm": svm,
+    "mlp": mlp,
+    "dense": dense,
+}
+
+
+def check_stackable(labels: Ints, units: Ints) -> None:
+    """Raise UserError where a class has fewer units than `svm` needs folds."""
+    fewest = min(len(np.unique(units[labels == value])) for value in (0, 1))
+    if fewest < PLATT_FOLDS:
+        raise expected("labels", f"at least {PLATT_FOLDS} patients (or patches) of each class to stack on", fewest)
+
+
+def _standardised(probabilities: Floats) -> tuple[Floats, Floats, Floats]:
+    scaler = StandardScaler().fit(probabilities)
+    return scaler.mean_, scaler.scale_, scaler.transform(probabilities)
+
+
+def _linear(coefficients: Floats, intercept: float) -> Level1:
+    return Level1("linear", {"coefficients": np.array(coefficients), "intercept": np.array(intercept)})
+
+
+def _inner(units: Ints, random: np.random.Generator) -> np.ndarray:
+    """Which rows are watched, bool (n,): whole units in random order until they are a tenth of the rows."""
+    _, codes, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    order = random.permutation(len(sizes))
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), INNER_SHARE * len(units))) + 1
+    return np.isin(codes, order[:enough])
+
+
+def _log_loss(labels: Ints, p: Floats) -> float:
+    clipped = np.clip(p, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
+    return float(-np.log(np.where(labels == 1, clipped, 1 - clipped)).mean())

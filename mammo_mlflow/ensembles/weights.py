@@ -1,0 +1,172 @@
+"""Weights of an average of members' probabilities, chosen on out-of-fold predictions.
+
+Every search here answers several questions at once: `left_out` names folds to leave out, None for none, and there is a
+result for each. Equal scores go to fewer members, then to what was tried first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import expected
+from ..evaluation.blends import Blends
+from ..evaluation.objectives import Objective
+from ..evaluation.weighted import Floats
+from .predictions import OutOfFold, check_objective
+
+PAPER_LEVELS = (0.0, 0.34, 0.67, 1.0)
+
+EXHAUSTIVE_MEMBERS = 6
+EXHAUSTIVE_BLENDS = 2_000_000
+"""Up to so many members, and combinations of their levels, all are tried: tenths for six members are 1.8 million."""
+
+TIE = 1e-12
+"""Scores closer than this are equal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Weights (m,) ≥ 0 that sum to one, and their score on the rows on which they were chosen, hence optimistic.
+
+    `evaluated`: how many blends were scored to find them.
+    """
+
+    weights: Floats
+    score: float
+    evaluated: int
+    note: str = ""
+
+
+def average(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[Weights]:
+    """Equal weights, which nothing chose."""
+    scorer = _Scorer(data, objective, left_out)
+    weights = np.full(data.members, 1 / data.members)
+    return [scorer.result(weights, score, 1) for score in scorer.gains(weights[None])[0]]
+
+
+def grid(
+    data: OutOfFold,
+    objective: Objective,
+    levels: Sequence[float] = PAPER_LEVELS,
+    left_out: Sequence[int | None] = (None,),
+) -> list[Weights]:
+    """The best of all combinations of `levels`, one for each member, normalised to sum to one.
+
+    With more than six members, or two million combinations, only one member's weight changes at a time: from the best
+    member alone, round and round, each to its best level, until none gains. The note then says so.
+    Raises UserError for levels that are not at least two different numbers ≥ 0.
+    """
+    if len(set(levels)) < 2 or not all(0 <= level < np.inf for level in levels):
+        raise expected("levels", "at least two different numbers, none below 0", f"'{', '.join(map(str, levels))}'")
+    steps = np.array(sorted(set(levels), reverse=True), dtype=np.float64)
+    scorer = _Scorer(data, objective, left_out)
+    if data.members > EXHAUSTIVE_MEMBERS or len(steps) ** data.members > EXHAUSTIVE_BLENDS:
+        return [_coordinates(scorer, steps, column) for column in range(len(left_out))]
+    tried = candidates(steps, data.members)
+    gains = scorer.gains(tried)
+    best = [_first(column) for column in gains.T]
+    return [scorer.result(tried[row], gains[row, i], len(tried)) for i, row in enumerate(best)]
+
+
+def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[Weights]:
+    """`grid` in steps of a tenth; of a fifth for six members, whose 1.8 million tenths would take minutes."""
+    steps = 5 if data.members == EXHAUSTIVE_MEMBERS else 10
+    found = grid(data, objective, [step / steps for step in range(steps + 1)], left_out)
+    return [replace(one, note="; ".join(filter(None, [f"steps of 1/{steps}", one.note]))) for one in found]
+
+
+def greedy(
+    data: OutOfFold, objective: Objective, bag: int = 50, left_out: Sequence[int | None] = (None,)
+) -> list[Weights]:
+    """Selection with replacement (Caruana et al. 2004, ICML, section 2): weights are shares of a bag of members.
+
+    The bag starts with the N best members, N such that their average is best (sorted initialisation); then the member
+    that helps most joins, again and again, until `bag` are in it or none helps.
+    """
+    scorer = _Scorer(data, objective, left_out)
+    return [_select(scorer, bag, column) for column in range(len(left_out))]
+
+
+def candidates(levels: Floats, members: int) -> Floats:
+    """All combinations of `levels`, in their order, as weights (B, members) that sum to one; fewer members first.
+
+    Of several that are multiples of one another only the first stays, and all-zero is none.
+    """
+    index = np.indices((len(levels),) * members, dtype=np.int32).reshape(members, -1).T
+    index = index[levels[index].any(axis=1)]
+    weights = levels[index]
+    # multiples of one another have the same ratios to their largest weight
+    ratios = np.round(levels[:, None] / np.where(levels > 0, levels, np.inf), 9)
+    distinct, codes = np.unique(ratios, return_inverse=True)
+    largest = np.take_along_axis(index, weights.argmax(axis=1)[:, None], axis=1)
+    key = codes.reshape(ratios.shape)[index, largest] @ (len(distinct) ** np.arange(members, dtype=np.int64))
+    order = np.argsort((weights > 0).sum(axis=1), kind="stable")
+    weights = weights[order[np.sort(np.unique(key[order], return_index=True)[1])]]
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+class _Scorer:
+    """Scores of weights over the questions of `left_out`; a gain is a score, or minus it where less is better."""
+
+    def __init__(self, data: OutOfFold, objective: Objective, left_out: Sequence[int | None]) -> None:
+        check_objective(objective)
+        self._objective = objective
+        self._sign = 1.0 if objective.direction == "maximize" else -1.0
+        self._blends = Blends(objective.name, data.probabilities, data.labels, data.folds)
+        self._kept = np.array([np.unique(data.folds) != fold for fold in left_out], dtype=np.float64)
+        self.members = data.members
+
+    def gains(self, weights: Floats, column: int | None = None) -> Floats:
+        """(B, S) for weights (B, m), or (B,) of one question; minus infinity where the objective is undefined."""
+        kept = self._kept if column is None else self._kept[column : column + 1]
+        normal = weights / weights.sum(axis=1, keepdims=True)
+        found = np.nan_to_num(self._sign * self._blends.scores(normal, kept), nan=-np.inf)
+        return found if column is None else found[:, 0]
+
+    def result(self, weights: Floats, gain: float, evaluated: int, note: str = "") -> Weights:
+        """Raise UserError where the objective is undefined for every blend."""
+        if not np.isfinite(gain):
+            raise expected("objective", f"folds in which {self._objective.name} is defined", "none")
+        return Weights(weights / weights.sum(), self._sign * float(gain), evaluated, note)
+
+
+def _first(gains: Floats) -> int:
+    return int(np.argmax(gains >= gains.max() - TIE))
+
+
+def _coordinates(scorer: _Scorer, levels: Floats, column: int) -> Weights:
+    alone = scorer.gains(np.eye(scorer.members), column)
+    weights = np.eye(scorer.members)[_first(alone)] * levels[0]
+    best, evaluated, still = alone.max(), scorer.members, 0
+    member = 0
+    while still < scorer.members:
+        tried = np.repeat(weights[None], len(levels), axis=0)
+        tried[:, member] = levels[::-1]  # from none on, so that ties go to fewer members
+        tried = tried[tried.sum(axis=1) > 0]
+        gains = scorer.gains(tried, column)
+        evaluated += len(tried)
+        still += 1
+        if gains.max() > best + TIE:
+            weights, best, still = tried[_first(gains)], gains.max(), 0
+        member = (member + 1) % scorer.members
+    note = f"one weight at a time: all {len(levels)}^{scorer.members} combinations are too many to try"
+    return scorer.result(weights, best, evaluated, note)
+
+
+def _select(scorer: _Scorer, bag: int, column: int) -> Weights:
+    single = np.eye(scorer.members)
+    order = np.argsort(-scorer.gains(single, column), kind="stable")
+    tops = np.cumsum(single[order], axis=0)[: max(bag, 1)]
+    gains = scorer.gains(tops, column)
+    chosen = tops[_first(gains)]
+    best, evaluated = gains.max(), scorer.members + len(tops)
+    while chosen.sum() < bag:
+        gains = scorer.gains(chosen + single, column)
+        evaluated += scorer.members
+        if not gains.max() > best + TIE:
+            break
+        chosen, best = chosen + single[_first(gains)], gains.max()
+    return scorer.result(chosen, best, evaluated)

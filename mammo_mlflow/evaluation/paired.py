@@ -1,0 +1,170 @@
+"""Whether one classifier beats another on the same patches: DeLong's test, and a verdict in words.
+
+DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837-845, with placements from midranks (Sun & Xu 2014, IEEE Signal
+Processing Letters 21:1389-1393). Where patients are known, their patches are clusters (Obuchowski 1997, Biometrics
+53:567-578). Within folds the ROC AUC is the folds' mean weighted by pairs, as everywhere, and so is its variance, the
+folds being independent: no patient is in two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm, rankdata
+
+from . import weighted
+from .intervals import bootstrap_difference, resampling_note
+from .metrics import Difference
+from .objectives import Objective
+from .weighted import Floats, Ints
+
+SIGNIFICANT = 0.05
+
+Outcome = Literal["better", "same", "worse", "unknown"]
+
+
+@dataclass(frozen=True)
+class DeLong(Difference):
+    """A difference of two ROC AUCs with its normal interval and standard error, and `p`, two-sided, that it is 0."""
+
+    p: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`lead` is positive where the first is better; `delong` None for objectives other than ROC AUC."""
+
+    outcome: Outcome
+    lead: Difference
+    delong: DeLong | None
+    sentence: str
+
+
+def delong(
+    labels: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    folds: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
+) -> DeLong:
+    """The ROC AUC of `first` minus that of `second`, both float (n,) on the same patches, `labels` (n,) of 0 and 1.
+
+    With `folds` (n,) only pairs within a fold count; with `groups` (n,) patients are clusters. Error and p are NaN
+    where a fold that has pairs has fewer than two patients (or patches) of a class. Classifiers that rank alike differ
+    by 0 with p = 1.
+
+    Raises ValueError for arrays that do not fit together or a patient in two folds, UserError for probabilities outside
+    [0, 1].
+    """
+    y, a = weighted.checked(labels, first)
+    _, b = weighted.checked(labels, second)
+    fold = None if folds is None else weighted.codes("folds", folds, y.size)
+    cluster = np.arange(y.size) if groups is None else weighted.codes("groups", groups, y.size)
+    if fold is not None:
+        weighted.check_whole(cluster, fold)
+    parts = [_part(y[rows], a[rows], b[rows], cluster[rows]) for rows in weighted.members(y, fold)]
+    pairs, differences, variances = np.array([part for part in parts if part[0]]).reshape(-1, 3).T
+    if not pairs.sum():
+        return DeLong(math.nan, math.nan, math.nan, math.nan, math.nan)
+    share = pairs / pairs.sum()
+    value, variance = float(share @ differences), float(share**2 @ variances)
+    if variance < 0:  # the clusters' covariance term can outweigh the others in tiny samples
+        variance = math.nan
+    error = math.sqrt(variance)
+    reach = float(norm.isf((1 - confidence) / 2)) * error
+    p = float(2 * norm.sf(abs(value) / error)) if error else float(value == 0)
+    return DeLong(value, value - reach, value + reach, error, p)
+
+
+def placements(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats]:
+    """The share of negatives below each positive (P,) and of positives above each negative (N,), a tie half."""
+    positive, negative = probabilities[labels == 1], probabilities[labels == 0]
+    together = rankdata(np.concatenate([positive, negative]))
+    of_positive = (together[: positive.size] - rankdata(positive)) / max(negative.size, 1)
+    of_negative = 1 - (together[positive.size :] - rankdata(negative)) / max(positive.size, 1)
+    return of_positive, of_negative
+
+
+def verdict(
+    objective: Objective,
+    labels: npt.ArrayLike,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    folds: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    names: tuple[str, str] = ("the ensemble", "its best member"),
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Verdict:
+    """Does `first` beat `second`? Arrays as in `delong`; `names` are what the sentence calls them.
+
+    It does where the bootstrap interval of its lead in the objective is above 0 and, for ROC AUC, DeLong's p is below
+    0.05; it is worse where both hold the other way round.
+    """
+    given = (first, second) if objective.direction == "maximize" else (second, first)
+    lead = bootstrap_difference(labels, *given, folds, groups, resamples, seed, metric=objective.name)
+    test = delong(labels, first, second, folds, groups) if objective.name == "roc_auc" else None
+    outcome = _outcome(lead, test)
+    words = {
+        "better": f"{names[0]} beats {names[1]}",
+        "same": f"{names[0]} is not distinguishable from {names[1]}",
+        "worse": f"{names[0]} is worse than {names[1]}",
+        "unknown": f"whether {names[0]} beats {names[1]} cannot be told",
+    }[outcome]
+    sentence = f"{words}: {_figures(objective.name, lead, test, resampling_note(groups))}."
+    return Verdict(outcome, lead, test, sentence[0].upper() + sentence[1:])
+
+
+def _part(labels: Ints, first: Floats, second: Floats, cluster: Ints) -> tuple[int, float, float]:
+    """A fold's pairs, its difference of ROC AUCs and the variance of that, NaN where it cannot be estimated."""
+    positives, negatives = int(labels.sum()), int((1 - labels).sum())
+    if not positives * negatives:
+        return 0, math.nan, math.nan
+    (a10, a01), (b10, b01) = placements(labels, first), placements(labels, second)
+    difference = float((a10 - b10).mean())
+    return positives * negatives, difference, _variance(labels, a10 - b10, a01 - b01, difference, cluster)
+
+
+def _variance(labels: Ints, of_positive: Floats, of_negative: Floats, difference: float, cluster: Ints) -> float:
+    """Obuchowski 1997, the variance of a linear contrast of AUCs; clusters of one patch each give DeLong's."""
+    _, codes = np.unique(cluster, return_inverse=True)
+    clusters = int(codes.max()) + 1
+    sums, holding, sizes = [], [], []
+    for value, placed in ((1, of_positive), (0, of_negative)):
+        mine = codes[labels == value]
+        sums.append(np.bincount(mine, placed - difference, clusters))
+        holding.append(len(np.unique(mine)))
+        sizes.append(mine.size)
+    if min(holding) < 2:
+        return math.nan
+    own = [s @ s * k / ((k - 1) * size**2) for s, k, size in zip(sums, holding, sizes, strict=True)]
+    shared = 2 * (sums[0] @ sums[1]) * clusters / ((clusters - 1) * sizes[0] * sizes[1])
+    return float(own[0] + own[1] + shared)
+
+
+def _outcome(lead: Difference, test: DeLong | None) -> Outcome:
+    p = 0.0 if test is None else test.p
+    if math.isnan(lead.low) or math.isnan(p):
+        return "unknown"
+    if p < SIGNIFICANT and lead.low > 0:
+        return "better"
+    return "worse" if p < SIGNIFICANT and lead.high < 0 else "same"
+
+
+def _figures(metric: str, lead: Difference, test: DeLong | None, note: str) -> str:
+    if math.isnan(lead.value):
+        return f"{metric} is undefined"
+    text = f"lead in {metric} {lead.value:+.4f}"
+    if math.isnan(lead.low):
+        return f"{text}, without an interval"
+    text += f", 95 % interval [{lead.low:+.4f}, {lead.high:+.4f}] ({note})"
+    if test is None:
+        return text
+    if math.isnan(test.p):
+        return f"{text}, DeLong's test undefined"
+    return f"{text}, DeLong's p {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
