@@ -47,6 +47,7 @@ COMMANDS = {
     "siamese": "the same for Siamese networks, which compare an abnormality with its baseline patch",
     "conditioned": "benign or malignant given mass or calcification, on registered models of both tasks",
     "controls": "a network beside baselines alone, shuffled labels and simple texture features",
+    "ensemble": "registered models of a task joined into one, chosen on out-of-fold predictions",
     "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
 }
 
@@ -60,6 +61,9 @@ def make_parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
     parser.sub_parsers = {name: _command(commands, name, what) for name, what in COMMANDS.items()}
     for command, one in parser.sub_parsers.items():
+        if command == "ensemble":
+            _add_ensemble(one)
+            continue
         family = command if command in FAMILIES else None
         tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
         of_one = command == "conditioned"
@@ -78,6 +82,15 @@ def make_parser() -> _Parser:
             value = 0 if item.name == "trials" and command != "search" else item.default
             _add(one, item.name, item.default, f"{item.metadata['help']} (default: {value or 'none'})", value)
     return parser
+
+
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import NOT_OF_ENSEMBLES, EnsembleOptions, Options
+
+    parser.add_argument("--task", required=True, help="mass_calc or benign_malignant")
+    for item in (*fields(EnsembleOptions), *fields(Options)):
+        if item.name not in NOT_OF_ENSEMBLES:
+            _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
 
 
 def _command(commands: Any, name: str, what: str) -> Any:
@@ -109,13 +122,13 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.experiment import parameters
     from mammo_mlflow.training.executors import JobFailed
     from mammo_mlflow.training.executors.process import start_server
-    from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions
+    from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
     given = {name: value for name, value in found.items() if name in names and value is not None}
-    options = Options(**{f.name: found[f.name] for f in fields(Options)})
+    options = Options(**{f.name: found[f.name] for f in fields(Options) if f.name in found})
     search = None
     if command in ("search", *SEARCHED):
         if command == "search" or found["trials"] or found["timeout"]:
@@ -130,8 +143,12 @@ def _run(found: dict[str, Any]) -> int:
 
     set_up_logging()
     try:
-        family, task, backbone = found.get("family", command), found["task"], found["backbone"]
-        if search is not None:
+        family, task, backbone = found.get("family", command), found["task"], found.get("backbone", "")
+        if command == "ensemble":
+            from mammo_mlflow.workflows import ensemble
+
+            ensemble.run(task, options, EnsembleOptions(**{f.name: found[f.name] for f in fields(EnsembleOptions)}))
+        elif search is not None:
             from mammo_mlflow.workflows import search as searching
 
             searching.run(family, task, backbone, given, options, search)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 import mlflow.keras
+import mlflow.pyfunc
 import numpy as np
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 REQUIREMENTS = ("mlflow", "keras", "tensorflow", "tensorflow-cpu", "numpy", "ml-dtypes")
 
@@ -23,16 +29,77 @@ def save_keras_model(
 
     Patches are (n, size, size, 1) uint16. Several inputs are named; a lone one is an array without a name.
     """
-    example: Any = dict(examples) if len(examples) > 1 else next(iter(examples.values()))
-    inputs: list[Any] = [
-        TensorSpec(one.dtype, (-1, *one.shape[1:]), name if len(examples) > 1 else None)
-        for name, one in examples.items()
-    ]
-    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1))]))
+    example, inputs = _inputs(examples)
+    signature = ModelSignature(inputs=inputs, outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1))]))
     path.mkdir(parents=True)
     mlflow.keras.save_model(
         model, str(path), signature=signature, input_example=example, pip_requirements=requirements(), metadata=metadata
     )
+
+
+def save_answering_model(
+    script: Path,
+    modules: Sequence[Path],
+    folders: Mapping[str, Path],
+    path: Path,
+    examples: Mapping[str, np.ndarray],
+    columns: Mapping[str, type],
+    metadata: dict[str, Any],
+) -> None:
+    """Write an MLflow model whose code is `script`, with `modules` beside it and `folders` as artifacts.
+
+    Inputs are as in `save_keras_model`; it answers a table with these columns, numbers of type float or int.
+    """
+    example, inputs = _inputs(examples)
+    kinds = {float: DataType.double, int: DataType.long}
+    outputs = Schema([ColSpec(kinds[kind], name) for name, kind in columns.items()])
+    with _importable(modules), _quiet():  # MLflow runs the script once before it saves it
+        mlflow.pyfunc.save_model(
+            str(path),
+            python_model=str(script),
+            code_paths=[str(module) for module in modules],
+            artifacts={name: str(folder) for name, folder in folders.items()},
+            signature=ModelSignature(inputs=inputs, outputs=outputs),
+            input_example=example,
+            pip_requirements=[*requirements(), f"pandas=={importlib.metadata.version('pandas')}"],
+            metadata=metadata,
+        )
+
+
+@contextmanager
+def _importable(modules: Sequence[Path]) -> Iterator[None]:
+    """Modules by their bare names, and nothing else that lies beside them."""
+    with tempfile.TemporaryDirectory() as alone:
+        for module in modules:
+            shutil.copy(module, alone)
+        sys.path.insert(0, alone)
+        try:
+            yield
+        finally:
+            sys.path.remove(alone)
+
+
+def load_answering_model(path: Path) -> Any:
+    """The model of a directory that `save_answering_model` wrote, as MLflow serves it."""
+    with _quiet():
+        return mlflow.pyfunc.load_model(str(path))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow advises type hints, from which it would make a schema of its own, of flat tables alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _inputs(examples: Mapping[str, np.ndarray]) -> tuple[Any, Schema]:
+    """The input example, and the schema of the inputs."""
+    several = len(examples) > 1
+    specs: list[Any] = [
+        TensorSpec(one.dtype, (-1, *one.shape[1:]), name if several else None) for name, one in examples.items()
+    ]
+    return dict(examples) if several else next(iter(examples.values())), Schema(specs)
 
 
 def load_keras_model(path: Path) -> keras.Model:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.patches import TASKS, targets
+from mammo_mlflow.data.patches import TASKS, PatchSet, targets
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import bootstrap_scores, resampling_note
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores
@@ -99,7 +99,11 @@ def make_final(
             plan.constants(plan.patch_set.test.types),
         ),
     )
-    test = _log_test(session, cv, run, predicted, threshold)
+    if REFIT in cv.results:
+        history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
+        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.note), "figures/final_fit.png")
+    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.note)
+    test = log_test(session, judged, run, predicted, threshold)
     inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
     description = (
         f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
@@ -137,12 +141,23 @@ def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> Trac
     return run
 
 
-def _log_test(
-    session: Session, cv: CrossValidation, run: TrackedRun, predicted: np.ndarray, threshold: float
+@dataclass(frozen=True)
+class Judged:
+    """What is judged on the test set: a model for a task, its names, and what every figure must say of it."""
+
+    patch_set: PatchSet
+    task: str
+    name: str
+    label: str
+    note: str | None
+
+
+def log_test(
+    session: Session, judged: Judged, run: TrackedRun, predicted: np.ndarray, threshold: float
 ) -> pd.DataFrame:
-    plan = cv.plan
-    split, task = plan.patch_set.test, plan.experiment.task
-    labels, groups = targets(split.types, task).astype(int), split.patient_ids
+    """Log what probabilities (m,) of the test abnormalities are worth: metrics, figures and `test.parquet`."""
+    split = judged.patch_set.test
+    labels, groups = targets(split.types, judged.task).astype(int), split.patient_ids
     test = pd.DataFrame(
         {"patch": np.arange(len(split)), "type": split.types, "label": labels, "probability": predicted}
     )
@@ -166,7 +181,7 @@ def _log_test(
     path.parent.mkdir(parents=True, exist_ok=True)
     test.to_parquet(path)
     run.log_file(path)
-    _log_figures(cv, run, test, threshold)
+    _log_figures(judged, run, test, threshold)
     return test
 
 
@@ -181,26 +196,20 @@ def _log_estimates(run: TrackedRun, prefix: str, estimates: dict[str, Estimate])
         )
 
 
-def _log_figures(cv: CrossValidation, run: TrackedRun, test: pd.DataFrame, threshold: float) -> None:
-    plan, note = cv.plan, cv.plan.note
+def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold: float) -> None:
     labels, predicted = test["label"].to_numpy(), test["probability"].to_numpy()
-    groups = plan.patch_set.test.patient_ids
-    classes = TASKS[plan.experiment.task]
-    if REFIT in cv.results:
-        history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
-        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", note), "figures/final_fit.png")
-    run.log_figure(
-        figures.confusion_matrix(labels, predicted, 0.5, classes, f"{plan.name}: test", note), "figures/confusion.png"
-    )
+    groups, classes = judged.patch_set.test.patient_ids, TASKS[judged.task]
+    title, note = f"{judged.name}: test", judged.note
+    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, title, note), "figures/confusion.png")
     if threshold != 0.5:
-        title = f"{plan.name}: test at the chosen threshold"
+        at = f"{title} at the chosen threshold"
         run.log_figure(
-            figures.confusion_matrix(labels, predicted, threshold, classes, title, note),
+            figures.confusion_matrix(labels, predicted, threshold, classes, at, note),
             "figures/confusion_threshold.png",
         )
-    curves = {plan.experiment.label: (labels, predicted, groups)}
-    run.log_figure(figures.roc_curves(curves, f"{plan.name}: test", note), "figures/roc.png")
-    run.log_figure(figures.calibration(labels, predicted, f"{plan.name}: test", note), "figures/calibration.png")
+    curves = {judged.label: (labels, predicted, groups)}
+    run.log_figure(figures.roc_curves(curves, title, note), "figures/roc.png")
+    run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
 
 
 def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:

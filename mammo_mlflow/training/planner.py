@@ -17,6 +17,7 @@ from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import (
     FAMILIES,
+    CrossValidationSpec,
     Experiment,
     ModelSpec,
     TrainingSpec,
@@ -58,7 +59,7 @@ class Planner:
             if model.backbone in BACKBONES:
                 check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
             self._find_weights(experiment)
-            settled.append((experiment, self._make_folds(experiment)))
+            settled.append((experiment, self.folds(experiment.cv)))
         own = [experiment for experiment, _ in settled if experiment.family != "conditioned"]
         if own:
             self._describe(own)
@@ -98,8 +99,8 @@ class Planner:
                 find_weights(*asked, phantom=data.phantom, train_sha256=data.train_sha256) if known else NO_WEIGHTS
             )
 
-    def _make_folds(self, experiment: Experiment) -> np.ndarray:
-        cv = experiment.cv
+    def folds(self, cv: CrossValidationSpec) -> np.ndarray:
+        """The folds (n,) of the training abnormalities. Raises `UserError` where there can be none."""
         asked = (cv.folds, cv.holdout, cv.seed)
         if asked not in self._folds:
             train, duplicates = self.patch_set.train, self.patch_set.train_duplicates

@@ -21,6 +21,7 @@ from mammo_mlflow.experiment import (
     COMMON_FOLDS,
     CONDITION,
     NETWORKS,
+    CrossValidationSpec,
     Experiment,
     build,
     build_from_text,
@@ -127,6 +128,29 @@ class Sources:
         return {CONDITION: self.condition.out_of_fold}
 
 
+class Missing(UserError):  # noqa: N818 - beside `Faults`
+    """A model of that name is not registered."""
+
+
+def find_source(
+    session: Session,
+    planner: Planner,
+    *,
+    field: str,
+    name: str,
+    task: str,
+    cv: CrossValidationSpec,
+    folds: np.ndarray,
+    command: Command,
+    refit: bool = True,
+) -> Source:
+    """The registered model of a task that `name` means, on the planner's data and `folds` (n,), those of `cv`.
+
+    Raises `UserError` about `field` where none fits, `Missing` where there is none of that name.
+    """
+    return _Search(session, planner, field, name, task, cv, folds, refit, command).find()
+
+
 def find_sources(session: Session, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
     """What finds the registered models of an experiment on its folds (n,).
 
@@ -139,7 +163,17 @@ def find_sources(session: Session, planner: Planner, command: Command) -> Callab
             name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
             asked = field, name, task, folds_sha256(folds), refit
             if asked not in found:
-                found[asked] = _Search(session, planner, experiment, folds, field, task, command).find()
+                found[asked] = find_source(
+                    session,
+                    planner,
+                    field=field,
+                    name=name,
+                    task=task,
+                    cv=experiment.cv,
+                    folds=folds,
+                    command=command,
+                    refit=refit,
+                )
             return found[asked]
 
         wanted = {"features_from": "benign_malignant", "condition_from": "mass_calc"}
@@ -165,16 +199,16 @@ class _Search:
         self,
         session: Session,
         planner: Planner,
-        experiment: Experiment,
-        folds: np.ndarray,
         field: str,
+        name: str,
         task: str,
+        cv: CrossValidationSpec,
+        folds: np.ndarray,
+        refit: bool,
         command: Command,
     ) -> None:
         self._session, self._planner, self._folds = session, planner, folds
-        self._field, self._task, self._cv = field, task, experiment.cv
-        self._name = getattr(experiment.model, field)
-        self._refit = experiment.final.final == REFIT
+        self._field, self._name, self._task, self._cv, self._refit = field, name, task, cv, refit
         self._bare = self._name.partition("@")[0].partition("/")[0]
         entry = self._entry(self._bare)
         self._make = None if entry is None else command(*entry)
@@ -198,7 +232,7 @@ class _Search:
         makes = self._make and self._name in (self._bare, f"{self._bare}@{CANDIDATE}")
         made = f"; make it with: {self._make}" if makes else ""
         others = f"; registered for {self._task}: {', '.join(known)}" if known else ""
-        raise UserError(f"{self._field}: expected a registered model, found no '{self._name}'{made}{others}")
+        raise Missing(f"{self._field}: expected a registered model, found no '{self._name}'{made}{others}")
 
     def _source(self, version: Version) -> Source:
         tags, data = version.tags, self._planner.patch_set

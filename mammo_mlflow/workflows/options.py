@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.presets import PRESETS
 
@@ -84,6 +85,31 @@ class SearchOptions:
             problems.append(expected("trials", "at least 1, or a timeout", 0))
         if problems:
             raise UserError("; ".join(str(problem) for problem in problems))
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """The parameters of an ensemble that are not where its data lie. Raises `UserError` for impossible ones."""
+
+    members: str = _parameter(
+        "pretrained", "scratch, pretrained, tuned, siamese, all, or registered models with commas between"
+    )
+    method: str = _parameter(
+        "best", "average, grid, grid_fine, greedy, logistic, knn, svm, mlp, dense, or best by the nested figure"
+    )
+    objective: str = _parameter("roc_auc", "what is optimised, on out-of-fold predictions")
+    threshold: str = _parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9")
+    folds: int = _parameter(4, "number of folds of the members")
+    seed: int = _parameter(0, "seed of the members' folds, and of what is drawn here")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        checks.at_least(2)("folds", self.folds)
+        checks.seed("seed", self.seed)
+
+
+NOT_OF_ENSEMBLES = ("preset", "seeds", "workers", "dry_run")
+"""The options that an ensemble has no use for."""
 
 
 def preset_of(options: Options) -> str:

@@ -1,6 +1,7 @@
 """Figures, each a matplotlib `Figure` without pyplot's global state; `save` writes one to a PNG."""
 
 from .classification import calibration, confusion_matrix, roc_curves
+from .ensembles import disagreement_map, members_joining, methods_compared
 from .patches import class_distribution, patch_sheet
 from .style import save
 from .training import fold_overview, training_curves
@@ -9,7 +10,10 @@ __all__ = [
     "calibration",
     "class_distribution",
     "confusion_matrix",
+    "disagreement_map",
     "fold_overview",
+    "members_joining",
+    "methods_compared",
     "patch_sheet",
     "roc_curves",
     "save",

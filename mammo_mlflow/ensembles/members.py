@@ -1,0 +1,111 @@
+"""The members of an ensemble: registered models of one task, with their out-of-fold and stored test predictions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..errors import Faults, UserError, expected
+from ..evaluation.weighted import Floats
+from ..experiment import BACKBONES, NETWORKS, CrossValidationSpec
+from ..presets import KEPT
+from ..tracking.resume import fetch_artifacts
+from ..training.plan import Plan
+from ..training.planner import Planner
+from ..training.session import Session
+from ..training.sources import Command, Missing, Source, find_source
+
+FEWEST = 2
+
+SETS: dict[str, tuple[str, ...]] = {
+    "scratch": tuple(f"scratch-{name}" for name in KEPT),
+    "pretrained": tuple(f"pretrained-{name}" for name in BACKBONES),
+    "tuned": tuple(f"pretrained-{name}-tuned" for name in BACKBONES),
+    "siamese": (
+        *(f"siamese-{name}" for name in NETWORKS["siamese"]),
+        *(f"siamese-{name}-tuned" for name in BACKBONES),
+    ),
+}
+SETS["all"] = tuple(name for names in SETS.values() for name in names)
+"""What `members` may name, and the registered models of each, behind `mammo-<task>-`."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A registered model, what it is called among the others, and its stored test predictions (m,)."""
+
+    name: str
+    source: Source
+    test: Floats
+
+    @property
+    def plan(self) -> Plan:
+        """What it was trained by."""
+        return self.source.plan
+
+
+def find_members(
+    session: Session,
+    planner: Planner,
+    task: str,
+    members: str,
+    cv: CrossValidationSpec,
+    folds: np.ndarray,
+    command: Command,
+) -> list[Member]:
+    """The models that `members` means: a set of `SETS`, or names with commas between (`name`, `name@alias`, `name/3`).
+
+    Of a set, those that are registered; the others are told in the log, with the commands that make them. All have
+    been trained on the planner's data and on `folds` (n,), those of `cv`.
+
+    Raises `UserError`: fewer than two, a name that is not registered, a model on other data or folds, a line for each.
+    """
+    of_set = members in SETS
+    prefix = f"mammo-{task}-"
+    wanted = [f"{prefix}{name}" for name in SETS[members]] if of_set else [one.strip() for one in members.split(",")]
+    if len(set(wanted)) < len(wanted):
+        raise expected("members", "different names", f"'{members}'")
+    found, missing, faults = [], list[str](), list[str]()
+    for name in wanted:
+        try:
+            source = find_source(
+                session, planner, field="members", name=name, task=task, cv=cv, folds=folds, command=command
+            )
+            found.append(Member(name.removeprefix(prefix), source, _test(session, source)))
+        except Missing as problem:
+            missing += problem.lines
+        except UserError as problem:
+            faults += problem.lines
+    if not of_set:
+        faults = missing + faults
+    if faults:
+        raise Faults(faults)
+    if len(found) < FEWEST:
+        sets = f"a set ({', '.join(SETS)}) or registered names with commas between"
+        few = str(
+            expected("members", f"at least {FEWEST} registered models, by {sets}", f"{len(found)} in '{members}'")
+        )
+        raise Faults([few, *missing])
+    for line in missing:
+        _log.info("%s", line)
+    return found
+
+
+def matrix(members: Sequence[Member]) -> Floats:
+    """The members' out-of-fold predictions (n, m)."""
+    return np.column_stack([member.source.out_of_fold for member in members])
+
+
+def _test(session: Session, source: Source) -> Floats:
+    writer, run_id = session.writer, source.version.run_id
+    target = session.scratch / f"member-{run_id}"
+    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "test.parquet", target))
+    if path is None:
+        raise expected("members", "a model with its test predictions", f"{source.version} without test.parquet")
+    return pd.read_parquet(path)["probability"].to_numpy(np.float64)

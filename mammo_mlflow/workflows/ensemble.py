@@ -1,0 +1,312 @@
+"""`ensemble`: registered models joined into one, everything chosen on out-of-fold predictions, tested once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.patches import TASKS, targets
+from mammo_mlflow.data.splits import folds_frame
+from mammo_mlflow.ensembles.disagreement import disagreement
+from mammo_mlflow.ensembles.jobs import AnswerJob, EnsembleJob
+from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
+from mammo_mlflow.ensembles.methods import METHODS, Ensemble, choose
+from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.intervals import resampling_note
+from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
+from mammo_mlflow.evaluation.paired import Verdict, verdict
+from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
+from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.experiment import RESULTS_VERSION, CrossValidationSpec, canonical_json
+from mammo_mlflow.tracking.registry import log_model, register, registered_run
+from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.training.final import EXAMPLE_PATCHES, Judged, log_test
+from mammo_mlflow.training.plan import sha256
+from mammo_mlflow.training.session import Session
+from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
+from mammo_mlflow.workflows.rails import open_bench, open_session
+from mammo_mlflow.workflows.terminal import say, show_table
+
+BEST = "best"
+OWN = "selected"
+"""What an ensemble of members named one by one is called."""
+CLOSE = 1e-4
+"""How far a member's answers inside of the ensemble may be from its stored ones."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """The members' out-of-fold predictions (n, m) with labels, folds and patients (n,), and the ensembles of them."""
+
+    task: str
+    members: list[Member]
+    objective: Objective
+    probabilities: Floats
+    labels: np.ndarray
+    folds: np.ndarray
+    groups: np.ndarray | None
+    ensembles: dict[str, Ensemble]
+
+    @property
+    def names(self) -> list[str]:
+        """What the members are called."""
+        return [member.name for member in self.members]
+
+    def score(self, probabilities: Floats, metric: str | None = None) -> float:
+        """The objective, or another metric, of predictions (n,) of these patches."""
+        return out_of_fold(metric or self.objective.name, self.folds, self.labels, probabilities)
+
+    @property
+    def best_member(self) -> int:
+        """The member with the best score on the same folds, the first of equal ones."""
+        sign = 1 if self.objective.direction == "maximize" else -1
+        return int(np.nanargmax([sign * self.score(column) for column in self.probabilities.T]))
+
+    @property
+    def best_method(self) -> str:
+        """The method with the best nested figure."""
+        sign = 1 if self.objective.direction == "maximize" else -1
+        return max(self.ensembles, key=lambda name: sign * self.ensembles[name].nested.value)
+
+    @property
+    def note(self) -> str | None:
+        """What every figure of it must say."""
+        said = [part for member in self.members for part in (member.plan.note or "").split("; ") if part]
+        return "; ".join(dict.fromkeys(said)) or None
+
+
+def run(task: str, options: Options, asked: EnsembleOptions) -> None:
+    """Make, judge and register an ensemble. Raises `UserError` before any run exists for what can be known by then."""
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    if asked.method not in (BEST, *METHODS):
+        raise unknown_name("method", asked.method, (BEST, *METHODS))
+    objectives = parse_objectives(asked.objective)
+    if len(objectives) > 1:
+        raise expected("objective", "one name", f"'{asked.objective}'")
+    parse_policy(asked.threshold)
+    cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
+    with open_bench(options, 1) as bench, open_session(bench, options, {}) as session:
+        folds, train = bench.planner.folds(cv), bench.patch_set.train
+        command = partial(same_data, options)
+        members = find_members(session, bench.planner, task, asked.members, cv, folds, command)
+        labels, groups = targets(train.types, task).astype(int), train.patient_ids
+        predictions = matrix(members)
+        ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed)
+        joined = Joined(task, members, objectives[0], predictions, labels, folds, groups, ensembles)
+        _finish(session, joined, asked)
+
+
+def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
+    writer, patch_set = session.writer, joined.members[0].plan.patch_set
+    method = joined.best_method if asked.method == BEST else asked.method
+    chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
+    name = f"mammo-{joined.task}-ensemble-{of_set}"
+    threshold = choose_threshold(asked.threshold, joined.labels, chosen.probabilities)
+    facts: dict[str, Any] = {
+        "members": [member.source.version.tags["mammo.key"] for member in joined.members],
+        "method": method,
+    }
+    facts |= {"asked": asdict(asked), "results_version": RESULTS_VERSION, "test": patch_set.test_sha256}
+    key = sha256(canonical_json(facts))
+    said = " [phantom]" if patch_set.phantom else ""
+    said += " [random weights]" if "random weights" in (joined.note or "") else ""
+    tags = {
+        tag: value
+        for tag, value in joined.members[0].plan.tags().items()
+        if tag in ("mammo.task", "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256", "mammo.phantom")
+    }
+    tags |= {"mammo.family": "ensemble", "mammo.backbone": of_set, "mammo.set": "ensemble", "mammo.method": method}
+    tags |= {"mammo.weights": "random" if "random" in said else "of its members", "mammo.control": "none"}
+    versions = ", ".join(str(member.source.version) for member in joined.members)
+    top = writer.start_run(
+        f"{joined.task} ensemble {of_set}{said}",
+        parent=None,
+        tags=tags | {"mammo.key": key, "mammo.members": versions},
+        params={"task": joined.task, "family": "ensemble", **asdict(asked)},
+    )
+    writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
+    _log_out_of_fold(session, joined, top, chosen)
+    lead = _verdict(joined, chosen)
+    _log_verdict(top, "", lead)
+    top.log_text(
+        json.dumps({"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}),
+        "threshold.json",
+    )
+    marks = tags | {"mammo.key": key, "mammo.members": versions, "mammo.threshold": repr(threshold)}
+    number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
+    judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
+    test = log_test(session, judged, top, predicted, threshold)
+    on_test = _log_members_test(joined, top, test)
+    top.set_tags(
+        {"mammo.registered_name": name, "mammo.version": number, "mammo.intervals": resampling_note(joined.groups)}
+    )
+    top.log_metrics({"tracking_seconds": writer.seconds})
+    top.finish()
+    writer.drain()
+    _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
+
+
+def _log_out_of_fold(session: Session, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+    """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
+    plan, objective, names = joined.members[0].plan, joined.objective, joined.names
+    folder = session.scratch / f"ensemble-{top.id}"
+    folder.mkdir(parents=True)
+    frame = folds_frame(plan.patch_set.train, joined.folds)
+    frame["label"], frame["probability"] = joined.labels, chosen.probabilities
+    for stem, table in (("oof", frame), ("folds", plan.folds_frame())):
+        table.to_parquet(folder / f"{stem}.parquet")
+        top.log_file(folder / f"{stem}.parquet")
+    header, rows = _method_rows(joined)
+    top.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), "methods.csv")
+    weights = {
+        method: one.level1.arrays["weights"] for method, one in joined.ensembles.items() if one.level1.kind == "weights"
+    }
+    top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), "weights.csv")
+    for method, one in joined.ensembles.items():
+        honest = one.nested
+        values = {"": honest.value, "_low": honest.low, "_high": honest.high}
+        top.log_metrics({f"nested_{method}{end}": value for end, value in values.items()})
+        top.log_metrics({f"optimistic_{method}": one.chosen_on})
+    alone = [joined.score(column) for column in joined.probabilities.T]
+    top.log_metrics({f"member_{name}": value for name, value in zip(names, alone, strict=True)})
+    values = {"": chosen.nested.value, "_low": chosen.nested.low, "_high": chosen.nested.high}
+    top.log_metrics({f"oof_{objective.name.replace('=', '_')}{end}": value for end, value in values.items()})
+    title = f"{top.name}: out of fold"
+    accuracy = [joined.score(column, "accuracy") for column in joined.probabilities.T]
+    counts = np.arange(1, len(names) + 1)
+    averages = np.cumsum(joined.probabilities, axis=1) / counts
+    together = [joined.score(column, "accuracy") for column in averages.T]
+    drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, joined.note)
+    top.log_figure(drawn, "figures/members_joining.png")
+    compared = {method: (one.chosen_on, one.nested) for method, one in joined.ensembles.items()}
+    best = names[joined.best_member], alone[joined.best_member]
+    top.log_figure(figures.methods_compared(compared, best, objective.name, title, joined.note), "figures/methods.png")
+    apart = disagreement(joined.labels, joined.probabilities)
+    top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), "disagreement.csv")
+    top.log_figure(
+        figures.disagreement_map(names, apart.different, f"{title}: decided differently at 0.5", joined.note),
+        "figures/disagreement.png",
+    )
+    top.log_figure(
+        figures.calibration(joined.labels, chosen.probabilities, f"{title}, nested", joined.note),
+        "figures/calibration_oof.png",
+    )
+
+
+def _model(
+    session: Session,
+    joined: Joined,
+    chosen: Ensemble,
+    top: TrackedRun,
+    name: str,
+    key: str,
+    threshold: float,
+    marks: dict[str, str],
+) -> tuple[int, Floats]:
+    """The registered version, and its test predictions (m,): made, or those of an earlier command."""
+    writer, patch_set = session.writer, joined.members[0].plan.patch_set
+    found = writer.ask(lambda: registered_run(writer.client, name, key)) if session.resume else None
+    if found is not None:
+        target = session.scratch / f"reused-{found[0]}"
+        path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], "test.parquet", target))
+        if path is not None:
+            _log.info("%s v%d was made of the same before and is reused", name, found[1])
+            top.set_tags({"mammo.reused_from": found[0]})
+            return found[1], pd.read_parquet(path)["probability"].to_numpy(np.float64)
+    level1 = session.scratch / f"level1-{top.id}.npz"
+    chosen.level1.save(level1)
+    sides = {side: first for member in joined.members for side, first in member.plan.sides.items()}
+    rows = patch_set.train.patches[: 2 * EXAMPLE_PATCHES]
+    directory = session.scratch / f"model-{top.id}"
+    job = EnsembleJob(
+        tuple(member.source.part for member in joined.members),
+        tuple(joined.names),
+        level1,
+        threshold,
+        {side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
+        {"mammo": {**marks, "classes": TASKS[joined.task]}},
+        directory,
+    )
+    session.run_one("ensemble assembling", "mammo_mlflow.ensembles.assemble:assemble", job)
+    writer.drain()
+    logged = log_model(writer, top.id, "ensemble", directory, marks, session.scratch / f"fetched-{top.id}")
+    tensor = patch_set.directory / "public_test_tensor.npy"
+    asked = AnswerJob(logged.path, tensor, session.cores, sides)
+    answers = session.run_one("ensemble test", "mammo_mlflow.ensembles.assemble:answer", asked)
+    stored = np.column_stack([member.test for member in joined.members])
+    apart = float(np.abs(answers[:, 2:] - stored).max())
+    top.log_metrics({"member_test_difference_max": apart})
+    if apart > CLOSE:
+        _log.warning("a member answers up to %.2g differently inside of the ensemble than it did alone", apart)
+    given = ", ".join(sides)
+    description = f"{top.name}: raw 16-bit patches in ({given}), probability of '{TASKS[joined.task][1]}' out"
+    return register(writer, name, logged, top.id, marks, description), answers[:, 0]
+
+
+def _verdict(joined: Joined, chosen: Ensemble) -> Verdict:
+    best = joined.best_member
+    names = f"the ensemble ({chosen.method}, nested)", f"its best member ({joined.names[best]})"
+    second = joined.probabilities[:, best]
+    arrays = joined.labels, chosen.probabilities, second, joined.folds, joined.groups
+    return verdict(joined.objective, *arrays, names=names)
+
+
+def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Verdict:
+    """ROC curves of members and ensemble together on the test set, and the verdict there."""
+    labels, predicted = test["label"].to_numpy(), test["probability"].to_numpy()
+    groups = joined.members[0].plan.patch_set.test.patient_ids
+    curves: dict[str, Any] = {"ensemble": (labels, predicted, groups)}
+    curves |= {member.name: (labels, member.test, groups) for member in joined.members}
+    top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.note), "figures/roc_members.png")
+    best = joined.members[joined.best_member]
+    names = "the ensemble", f"its best member ({best.name})"
+    found = verdict(joined.objective, labels, predicted, best.test, None, groups, names=names)
+    _log_verdict(top, "test_", found)
+    return found
+
+
+def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
+    lead = found.lead
+    top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
+    if found.delong is not None:
+        top.log_metrics({f"{prefix}delong_p": found.delong.p})
+    top.set_tags({f"mammo.{prefix}verdict": found.sentence})
+
+
+def _method_rows(joined: Joined) -> tuple[list[str], list[list[str]]]:
+    header = ["method", f"nested {joined.objective.name}", "where chosen (optimistic)", "weights", "note"]
+    rows = []
+    for method, one in joined.ensembles.items():
+        spelled = "-"
+        if one.level1.kind == "weights":
+            spelled = " ".join(f"{value:.2f}" for value in one.level1.arrays["weights"])
+        rows.append([method, f"{one.nested}", f"{one.chosen_on:.3f}", spelled, one.level1.note or "-"])
+    return header, rows
+
+
+def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Verdict, uri: str) -> None:
+    phantom = " - PHANTOM DATA, no medical result" if joined.members[0].plan.patch_set.phantom else ""
+    alone: Sequence[Sequence[str]] = [
+        [member.name, f"{joined.score(column):.3f}", str(member.source.version)]
+        for member, column in zip(joined.members, joined.probabilities.T, strict=True)
+    ]
+    show_table(f"{joined.task}: members{phantom}", ["member", f"out-of-fold {joined.objective.name}", "version"], alone)
+    show_table(f"{joined.task}: ensembles of them, {resampling_note(joined.groups)}", *_method_rows(joined))
+    picked = f", the best of {len(joined.ensembles)} by its nested figure, which that makes a little optimistic"
+    say(f"registered: {method}{picked if of_all else ''}")
+    say(lead.sentence)
+    say(f"On the test set, once: {on_test.sentence}")
+    say(f"serve:    mlflow models serve -m {uri} --env-manager local")

@@ -1,0 +1,199 @@
+"""Ensembles of registered models, as a user makes and serves them."""
+
+import contextlib
+import io
+import logging
+import signal
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from support import PHANTOM, Outcome, Store
+
+from mammo_mlflow.cli import main
+from mammo_mlflow.evaluation.metrics import out_of_fold
+
+FEW = (*PHANTOM, "--epochs", "2", "--folds", "2", "--weights", "random", "--dense", "8", "--views", "2")
+MEMBERS = (
+    "mammo-mass_calc-pretrained-vgg16",
+    "mammo-mass_calc-pretrained-vgg16-tuned",
+    "mammo-mass_calc-siamese-vgg16",
+)
+NAME = "mammo-mass_calc-ensemble-selected"
+ASKED = ("--task", "mass_calc", "--members", ",".join(MEMBERS), "--folds", "2", *PHANTOM)
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    return tmp_path_factory.mktemp("ensembles")
+
+
+@pytest.fixture(scope="module")
+def run(where, cache):
+    """A command in this process, which has TensorFlow already: run("ensemble", "--task", …) -> Outcome."""
+    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+
+    def call(name, *arguments, code=0):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = main([name, *arguments, "--executor", "inline", "--cache-dir", str(cache)])
+        assert found == code, err.getvalue()
+        return Outcome(found, out.getvalue(), err.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{where}/mlflow.db")
+        patch.chdir(where)
+        yield call
+    logging.root.handlers[:] = handlers
+    signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture(scope="module")
+def nothing(run):
+    """An ensemble asked for in a store without any model."""
+    return run("ensemble", "--task", "mass_calc", *PHANTOM, code=2)
+
+
+@pytest.fixture(scope="module")
+def store(run, where, nothing):
+    """VGG16 frozen and tuned, a Siamese VGG16, and the ensemble of them."""
+    run("pretrained", "--task", "mass_calc", "--backbone", "vgg16", *FEW)
+    run(
+        "pretrained",
+        "--task",
+        "mass_calc",
+        "--backbone",
+        "vgg16",
+        *FEW,
+        "--unfrozen-layers",
+        "1",
+        "--tuning-epochs",
+        "1",
+    )
+    run("siamese", "--task", "mass_calc", "--backbone", "vgg16", *FEW)
+    return Store(where)
+
+
+@pytest.fixture(scope="module")
+def made(run, store):
+    return run("ensemble", *ASKED, "--method", "greedy", "--threshold", "youden")
+
+
+@pytest.fixture(scope="module")
+def top(store, made):
+    (found,) = [one for one in store.tops() if one.data.tags["mammo.family"] == "ensemble"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def answers(store, top, phantom):
+    """What the registered model answers to the test set."""
+    import mlflow
+
+    tensor = np.load(phantom / "public_test_tensor.npy")
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/{NAME}@candidate")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert sorted(one.name for one in model.metadata.signature.inputs) == ["baseline", "patch"]
+    return model.predict({"patch": tensor[1::2][..., None], "baseline": tensor[0::2][..., None]})
+
+
+def test_a_set_of_which_nothing_is_registered_says_what_makes_it(nothing):
+    first, *missing = nothing.complaints
+    assert "members: expected at least 2 registered models" in first
+    assert "found 0 in 'pretrained'" in first
+    for backbone in ("vgg16", "resnet50", "inceptionv3"):
+        command = f"python -m mammo_mlflow pretrained --task mass_calc --backbone {backbone} --phantom-train 48"
+        assert any(command in line for line in missing)
+
+
+def test_the_registered_model_answers_as_its_members_did_alone(store, top, answers):
+    names = ["pretrained-vgg16", "pretrained-vgg16-tuned", "siamese-vgg16"]
+    assert list(answers) == ["probability", "decision", *names]
+    for name in names:
+        version = store.client.get_model_version_by_alias(f"mammo-mass_calc-{name}", "candidate")
+        stored = store.frame(store.client.get_run(version.run_id), "test.parquet")["probability"]
+        np.testing.assert_allclose(answers[name], stored, atol=1e-5)
+    test = store.frame(top, "test.parquet")
+    np.testing.assert_allclose(answers["probability"], test["probability"], atol=1e-5)
+    weights = pd.read_csv(store.fetch(top, "weights.csv"), index_col="method").loc["greedy", names]
+    assert weights.sum() == pytest.approx(1)
+    np.testing.assert_allclose(answers["probability"], answers[names].to_numpy() @ weights.to_numpy(), atol=1e-9)
+    threshold = store.json(top, "threshold.json")["threshold"]
+    assert (answers["decision"] == (answers["probability"] >= threshold)).all()
+
+
+def test_members_on_one_base_share_it_in_the_model(store, top):
+    """Three members on one VGG16: a prefix up to the tuned cut and one from there, no third set of weights."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        path = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@candidate"))
+    finally:
+        mlflow.set_tracking_uri(None)
+    (members,) = path.rglob("members.keras")
+    model = keras.saving.load_model(members, compile=False, safe_mode=True)
+    prefixes = [layer for layer in model.layers if layer.name.startswith("prefix_")]
+    assert len(prefixes) == 2
+    kernels = [weight for layer in prefixes for weight in layer.weights if len(weight.shape) == 4]
+    assert len(kernels) == 13
+    assert not list(path.rglob("*.pkl"))
+
+
+def test_its_run_tells_members_methods_and_the_verdict(store, made, top):
+    oof = store.frame(top, "oof.parquet")
+    assert len(oof) == 48
+    found = out_of_fold("roc_auc", oof["fold"], oof["label"], oof["probability"])
+    assert top.data.metrics["nested_greedy"] == pytest.approx(found)
+    assert top.data.metrics["oof_roc_auc_low"] <= found <= top.data.metrics["oof_roc_auc_high"]
+    assert {
+        "figures/members_joining.png",
+        "figures/methods.png",
+        "figures/disagreement.png",
+        "figures/roc_members.png",
+    } <= {path for path in store.artifacts(top)}
+    assert top.data.tags["mammo.members"].count(" v1") == 3
+    assert top.data.tags["mammo.phantom"] == "true"
+    verdict = top.data.tags["mammo.verdict"]
+    assert verdict in made.out
+    assert "its best member" in verdict
+    assert "PHANTOM DATA" in made.out
+    assert len(pd.read_csv(store.fetch(top, "methods.csv"))) == 9
+
+
+def test_the_same_command_again_registers_nothing(run, store, made):
+    before = len(store.client.search_model_versions(f"name = '{NAME}'"))
+    outcome = run("ensemble", *ASKED, "--method", "greedy", "--threshold", "youden")
+    assert "was made of the same before and is reused" in outcome.err
+    assert len(store.client.search_model_versions(f"name = '{NAME}'")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--seed", "1"),
+            "members: expected a model with the folds of this command, found mammo-mass_calc-pretrained-vgg16 v1",
+        ),
+        (("--members", MEMBERS[0]), "members: expected at least 2 registered models"),
+        (("--members", f"{MEMBERS[0]},{MEMBERS[0]}"), "members: expected different names"),
+        (("--members", f"{MEMBERS[0]},nothing"), "members: expected a registered model, found no 'nothing'"),
+        (("--method", "gredy"), "method: unknown 'gredy', did you mean 'greedy'"),
+        (("--objective", "roc_auc,accuracy"), "objective: expected one name"),
+        (("--objective", "seconds"), "objective: expected 'seconds' only as the second of two"),
+        (("--threshold", "2"), "threshold: expected a number in (0, 1)"),
+        (("--task", "mass"), "task: unknown 'mass', did you mean 'mass_calc'"),
+        (("--phantom-train", "52"), "trained on other data"),
+        (("--backbone", "vgg16"), "option: unknown '--backbone'"),
+    ],
+)
+def test_what_cannot_work_is_a_line_and_no_run(run, store, arguments, said):
+    before = len(store.runs())
+    outcome = run("ensemble", *ASKED, *arguments, code=2)
+    assert any(said in line for line in outcome.complaints), outcome.err
+    assert len(store.runs()) == before
