@@ -48,6 +48,7 @@ COMMANDS = {
     "conditioned": "benign or malignant given mass or calcification, on registered models of both tasks",
     "controls": "a network beside baselines alone, shuffled labels and simple texture features",
     "ensemble": "registered models of a task joined into one, chosen on out-of-fold predictions",
+    "predict": "a registered model asked of patches in a file",
     "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
 }
 
@@ -61,8 +62,8 @@ def make_parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
     parser.sub_parsers = {name: _command(commands, name, what) for name, what in COMMANDS.items()}
     for command, one in parser.sub_parsers.items():
-        if command == "ensemble":
-            _add_ensemble(one)
+        if command in ("ensemble", "predict"):
+            (_add_ensemble if command == "ensemble" else _add_predict)(one)
             continue
         family = command if command in FAMILIES else None
         tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
@@ -91,6 +92,15 @@ def _add_ensemble(parser: argparse.ArgumentParser) -> None:
     for item in (*fields(EnsembleOptions), *fields(Options)):
         if item.name not in NOT_OF_ENSEMBLES:
             _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s --model MODEL --input DIR|FILE.npy --output FILE.csv"
+    parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
+    pairs = "a data directory, for its test set, or a .npy of pairs: even rows baselines, odd rows abnormalities"
+    parser.add_argument("--input", required=True, help=pairs)
+    parser.add_argument("--output", required=True, help="the table to write, as CSV")
+    parser.add_argument("--executor", default="process", help="where the model runs: process (default) or inline")
 
 
 def _command(commands: Any, name: str, what: str) -> Any:
@@ -125,6 +135,8 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
+    if command == "predict":
+        return _predict(found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
     given = {name: value for name, value in found.items() if name in names and value is not None}
@@ -170,6 +182,20 @@ def _run(found: dict[str, Any]) -> int:
         if problem.errno not in FULL_DISK:
             raise
         raise UserError(f"expected room on the disk, found it full: {problem.filename or problem}") from None
+    return 0
+
+
+def _predict(found: dict[str, Any]) -> int:
+    from mammo_mlflow.training.executors import JobFailed
+    from mammo_mlflow.workflows import predict
+    from mammo_mlflow.workflows.terminal import set_up_logging
+
+    set_up_logging()
+    try:
+        predict.run(found["model"], found["input"], found["output"], found["executor"])
+    except JobFailed as problem:
+        logging.getLogger(__name__).error("%s", problem)
+        return EXIT_FAILED
     return 0
 
 

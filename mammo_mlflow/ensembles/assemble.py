@@ -14,8 +14,8 @@ from ..models.network import load_weights, prefix
 from ..tracking.flavor import load_answering_model, save_answering_model
 from ..training.activations import encoder
 from ..training.backend import set_threads
-from ..training.jobs import Emit, Part
-from .jobs import FACTS, LEVEL1, MEMBERS, AnswerJob, EnsembleJob
+from ..training.jobs import Emit, Part, PredictJob
+from .jobs import FACTS, LEVEL1, MEMBERS, EnsembleJob
 
 HERE = Path(__file__).parent
 BATCH = 32
@@ -97,7 +97,7 @@ def _encoder_of(part: Part) -> str:
     return f"{network.model.backbone} {network.model.pooling} {network.precision} {part.weights.identity}"
 
 
-def answer(job: AnswerJob, emit: Emit) -> np.ndarray:
+def answer(job: PredictJob, emit: Emit) -> np.ndarray:
     """The logged ensemble's answers (n, 2 + members) for every abnormality; emits `progress` events."""
     emit({"kind": "progress", "done": 0, "total": 1})
     set_threads(job.threads)

@@ -29,13 +29,3 @@ class EnsembleJob:
     examples: dict[str, np.ndarray]
     metadata: dict[str, Any]
     target: Path
-
-
-@dataclass(frozen=True)
-class AnswerJob:
-    """Load a logged ensemble and ask it of every abnormality of a tensor file; `sides` as in other jobs."""
-
-    model: Path
-    tensor: Path
-    threads: int
-    sides: dict[str, int]

@@ -10,20 +10,28 @@ from pathlib import Path
 from mlflow.entities import LifecycleStage, LoggedModelOutput, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.errors import expected
+from mammo_mlflow.experiment import PATCH
 from mammo_mlflow.tracking.runs import Writer, is_away
 
 CANDIDATE = "candidate"
+FILES = "mammo.files_sha256"
+"""The tag with the sha256 of a model's files, as they were when it was registered."""
+DOWNLOAD_NOTE = "registered_model_meta"
+"""What MLflow adds to the files of a registered model that it fetches: the name and version."""
 
 
 @dataclass(frozen=True)
 class Logged:
-    """A model in the store: its id, and where its files lie on this machine, fetched back from the store."""
+    """A model in the store: its id, where its files lie on this machine, fetched back, and the sha256 of them."""
 
     model_id: str
     uri: str
     path: Path
+    sha256: str
 
 
 def log_model(
@@ -33,7 +41,8 @@ def log_model(
     import mlflow.artifacts
 
     client = writer.client
-    all_tags = {**tags, "mammo.files_sha256": files_sha256(directory)}
+    sha256 = files_sha256(directory)
+    all_tags = {**tags, FILES: sha256}
     model = writer.ask(
         lambda: client.create_logged_model(
             writer.experiment_id, name=name, source_run_id=run_id, tags=all_tags, model_type="keras"
@@ -45,7 +54,7 @@ def log_model(
     writer.ask(lambda: client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)]))
     fetched.mkdir(parents=True, exist_ok=True)
     path = writer.ask(lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched)))
-    return Logged(model.model_id, uri, Path(path))
+    return Logged(model.model_id, uri, Path(path), sha256)
 
 
 def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
@@ -56,8 +65,9 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    marks = {**tags, FILES: logged.sha256}
     version = writer.ask(
-        lambda: client.create_model_version(name, logged.uri, run_id, tags=dict(tags), model_id=logged.model_id)
+        lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id)
     )
     try:
         present = writer.ask(lambda: client.get_model_version_by_alias(name, CANDIDATE))
@@ -78,9 +88,9 @@ def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int]
 
 
 def files_sha256(directory: Path) -> str:
-    """One sha256 over the relative names and contents of a directory's files."""
+    """One sha256 over the relative names and contents of a directory's files, but for MLflow's note of a download."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / DOWNLOAD_NOTE):
         with path.open("rb") as file:
             digest.update(
                 f"{path.relative_to(directory)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
@@ -147,6 +157,60 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
 
 def _version(found: ModelVersion) -> Version:
     return Version(found.name, int(found.version), found.run_id or "", dict(found.tags))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A registered model whose files are those that were registered, fetched to `path` and not loaded yet.
+
+    `kind`: `keras` or `ensemble`; `inputs` its inputs by name, `columns` those of an ensemble's answer.
+    """
+
+    version: Version
+    path: Path
+    kind: str
+    inputs: tuple[str, ...]
+    columns: tuple[str, ...]
+    image_size: int
+    threshold: float
+    phantom: bool
+
+
+def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
+    """The model of `models:/name/3`, `models:/name@alias` or the same without `models:/`.
+
+    Raises `UserError` where there is none, where its files are not those whose sha256 was stored as it was registered,
+    or where it is not one of this project: before any of its files is opened but the list of what is in it.
+    """
+    import mlflow.artifacts
+
+    found = find_models(client, uri.removeprefix("models:/"), {"mammo.none": "-"})
+    if not found:
+        raise expected("model", "a registered model as models:/NAME/VERSION or models:/NAME@ALIAS", f"'{uri}'")
+    version = found[0]
+    source = str(client.get_model_version(version.name, str(version.number)).source)
+    wanted = version.tags.get(FILES)
+    if wanted is None:
+        raise expected("model", "one that this project registered", f"{version}, without the sha256 of its files")
+    try:
+        path = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(target)))
+        actual = files_sha256(path)
+    except (MlflowException, OSError) as problem:
+        raise expected("model", f"the files of {version}", str(problem).splitlines()[0]) from None
+    if actual != wanted:
+        raise expected("model", f"files of {version} with sha256 {wanted[:12]}", f"{actual[:12]}: they were changed")
+    model = Model.load(str(path))
+    if model.signature is None or "python_function" not in model.flavors:
+        raise expected("model", "one with a signature", f"{version} without")
+    specs = model.signature.inputs.inputs
+    inputs = tuple(one.name or PATCH for one in specs)
+    images = [one for one in specs if len(one.shape) == 4]
+    keras = "keras" in model.flavors
+    columns = () if keras else tuple(one.name for one in model.signature.outputs.inputs)
+    threshold = version.tags.get("mammo.threshold", "0.5")
+    phantom = version.tags.get("mammo.phantom") == "true"
+    kind = "keras" if keras else "ensemble"
+    return Verified(version, path, kind, inputs, columns, int(images[0].shape[1]), float(threshold), phantom)
 
 
 def registered_names(client: MlflowClient) -> list[str]:

@@ -15,7 +15,7 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.ensembles.disagreement import disagreement
-from mammo_mlflow.ensembles.jobs import AnswerJob, EnsembleJob
+from mammo_mlflow.ensembles.jobs import EnsembleJob
 from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
 from mammo_mlflow.ensembles.methods import METHODS, Ensemble, choose
 from mammo_mlflow.errors import expected, unknown_name
@@ -31,6 +31,7 @@ from mammo_mlflow.tracking.registry import log_model, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.final import EXAMPLE_PATCHES, Judged, log_test
+from mammo_mlflow.training.jobs import PredictJob
 from mammo_mlflow.training.plan import sha256
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
@@ -244,7 +245,7 @@ def _model(
     writer.drain()
     logged = log_model(writer, top.id, "ensemble", directory, marks, session.scratch / f"fetched-{top.id}")
     tensor = patch_set.directory / "public_test_tensor.npy"
-    asked = AnswerJob(logged.path, tensor, session.cores, sides)
+    asked = PredictJob(logged.path, tensor, session.cores, sides)
     answers = session.run_one("ensemble test", "mammo_mlflow.ensembles.assemble:answer", asked)
     stored = np.column_stack([member.test for member in joined.members])
     apart = float(np.abs(answers[:, 2:] - stored).max())

@@ -197,3 +197,62 @@ def test_what_cannot_work_is_a_line_and_no_run(run, store, arguments, said):
     outcome = run("ensemble", *ASKED, *arguments, code=2)
     assert any(said in line for line in outcome.complaints), outcome.err
     assert len(store.runs()) == before
+
+
+@pytest.mark.parametrize("name", [NAME, MEMBERS[2]])
+def test_predict_writes_what_the_stored_test_has(run, store, top, phantom, tmp_path, name):
+    version = store.client.get_model_version_by_alias(name, "candidate")
+    written = tmp_path / "out.csv"
+    outcome = predicted(f"models:/{name}@candidate", phantom, written)
+    assert f"24 abnormalities by {name} v1" in outcome.out
+    assert "PHANTOM DATA" in outcome.out
+    table = pd.read_csv(written)
+    assert table["row"].tolist() == list(range(1, 48, 2))
+    stored = store.frame(store.client.get_run(version.run_id), "test.parquet")["probability"]
+    np.testing.assert_allclose(table["probability"], stored, atol=1e-5)
+    assert (table["decision"] == (table["probability"] >= float(version.tags["mammo.threshold"]))).all()
+    assert (len(table.columns) == 6) == (name == NAME)
+
+
+def predicted(model, source, output, code=0):
+    out, err = io.StringIO(), io.StringIO()
+    arguments = ["--model", model, "--input", str(source), "--output", str(output), "--executor", "inline"]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        found = main(["predict", *arguments])
+    assert found == code, err.getvalue()
+    return Outcome(found, out.getvalue(), err.getvalue())
+
+
+def test_changed_files_are_refused_before_they_are_loaded(run, store, top, phantom, tmp_path):
+    """A byte more in the code of the registered ensemble, which loading would have run."""
+    version = store.client.get_model_version_by_alias(NAME, "candidate")
+    model = store.client.get_logged_model(version.source.removeprefix("models:/"))
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    script = folder / "served.py"
+    before = script.read_text()
+    script.write_text(f"raise SystemExit('ran')\n{before}")
+    try:
+        outcome = predicted(f"models:/{NAME}/1", phantom, tmp_path / "out.csv", code=2)
+    finally:
+        script.write_text(before)
+    (line,) = outcome.complaints
+    assert f"model: expected files of {NAME} v1 with sha256" in line
+    assert "they were changed" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "said"),
+    [
+        ("models:/none@champion", None, "model: expected a registered model as models:/NAME/VERSION"),
+        (f"models:/{NAME}/99", None, "found 'models:/mammo-mass_calc-ensemble-selected/99'"),
+        (f"{NAME}@candidate", "nowhere.npy", "nowhere.npy: expected a file, found none"),
+        (f"{NAME}@candidate", "small.npy", "small.npy: shape: expected (2n, 32, 32), found (2, 8, 8)"),
+    ],
+)
+def test_what_predict_cannot_do_is_a_line(run, store, top, phantom, tmp_path, model, source, said):
+    np.save(tmp_path / "small.npy", np.zeros((2, 8, 8), np.uint16))
+    given = phantom if source is None else tmp_path / source
+    (line,) = predicted(model, given, tmp_path / "out.csv", code=2).complaints
+    assert said in line
+    assert not (tmp_path / "out.csv").exists()
