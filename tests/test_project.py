@@ -11,7 +11,7 @@ import yaml
 
 from mammo_mlflow.cli import make_parser
 from mammo_mlflow.experiment import parameters
-from mammo_mlflow.workflows.options import Options, SearchOptions
+from mammo_mlflow.workflows.options import NOT_OF_ENSEMBLES, EnsembleOptions, Options, SearchOptions
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -63,6 +63,8 @@ def test_every_parameter_is_an_option_and_nothing_else_is():
     every = {item.name for item in parameters()}
     assert set(options("search")) == {"family"} | every | beside | searching
     assert set(options("controls")) == {"family"} | every | beside
+    joining = {item.name for item in fields(EnsembleOptions)}
+    assert set(options("ensemble")) == {"task"} | joining | beside - set(NOT_OF_ENSEMBLES)
 
 
 def test_every_command_is_an_entry_point():
