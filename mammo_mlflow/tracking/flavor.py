@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,8 @@ def load_answering_model(path: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow advises type hints, from which it would make a schema of its own, of flat tables alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    """MLflow advises type hints, from which it would make a schema of its own, of flat tables alone, past all filters."""
+    with redirect_stderr(io.StringIO()):
         yield
 
 

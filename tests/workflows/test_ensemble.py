@@ -159,6 +159,7 @@ def test_its_run_tells_members_methods_and_the_verdict(store, made, top):
     } <= {path for path in store.artifacts(top)}
     assert top.data.tags["mammo.members"].count(" v1") == 3
     assert top.data.tags["mammo.phantom"] == "true"
+    assert made.complaints == []
     verdict = top.data.tags["mammo.verdict"]
     assert verdict in made.out
     assert "its best member" in verdict
