@@ -87,7 +87,7 @@ def load_answering_model(path: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow advises type hints, from which it would make a schema of its own, of flat tables alone, past all filters."""
+    """MLflow advises type hints, past all filters; the schema it would make of them is of flat tables alone."""
     with redirect_stderr(io.StringIO()):
         yield
 
