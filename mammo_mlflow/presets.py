@@ -209,9 +209,9 @@ _QUICK: Values = {
     "tuning_learning_rate": 1e-4,
 }
 
-_QUICK_SCRATCH: Values = {"epochs": 8, "blocks": "8/2-8-8,16-16,32-32,64", "dense": "256-256"}
+_QUICK_SCRATCH: Values = {"epochs": 8, "blocks": "8/3-8-8,16-16,32-32", "dense": "256-256"}
 
-_QUICK_ENCODER: Values = {"epochs": 8, "blocks": "8/2-8-8,16-16-16", "pooling": "average", "learning_rate": 1e-3}
+_QUICK_ENCODER: Values = {"epochs": 8, "blocks": "8/3-8-8,16-16-16", "pooling": "average", "learning_rate": 1e-3}
 
 QUICK: Table = {
     **{("pretrained", backbone, task): _QUICK for backbone in BACKBONES for task in TASKS},

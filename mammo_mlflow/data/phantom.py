@@ -38,8 +38,8 @@ class PhantomSettings:
         UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024 or a negative seed.
     """
 
-    train: int = 480
-    test: int = 160
+    train: int = 320
+    test: int = 128
     size: int = 150
     seed: int = 0
 

@@ -22,8 +22,8 @@ class Options:
     """Raises `UserError` for the impossible ones, all in one line."""
 
     data: str = _parameter("phantom", "directory of the four arrays, or phantom")
-    phantom_train: int = _parameter(480, "training abnormalities of the phantom")
-    phantom_test: int = _parameter(160, "test abnormalities of the phantom")
+    phantom_train: int = _parameter(320, "training abnormalities of the phantom")
+    phantom_test: int = _parameter(128, "test abnormalities of the phantom")
     phantom_size: int = _parameter(150, "side of the phantom's patches in pixels")
     phantom_seed: int = _parameter(0, "seed of the phantom")
     duplicates: str = _parameter("warn", "what equal patches are: warn or error")
