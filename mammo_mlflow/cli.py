@@ -48,7 +48,9 @@ COMMANDS = {
     "conditioned": "benign or malignant given mass or calcification, on registered models of both tasks",
     "controls": "a network beside baselines alone, shuffled labels and simple texture features",
     "ensemble": "registered models of a task joined into one, chosen on out-of-fold predictions",
+    "promote": "a task's champion: candidates brought to its gates, on out-of-fold predictions",
     "predict": "a registered model asked of patches in a file",
+    "serve": "a registered model behind HTTP, by MLflow's own server",
     "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
 }
 
@@ -62,8 +64,8 @@ def make_parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
     parser.sub_parsers = {name: _command(commands, name, what) for name, what in COMMANDS.items()}
     for command, one in parser.sub_parsers.items():
-        if command in ("ensemble", "predict"):
-            (_add_ensemble if command == "ensemble" else _add_predict)(one)
+        if command in _OWN_PARSERS:
+            _OWN_PARSERS[command](one)
             continue
         family = command if command in FAMILIES else None
         tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
@@ -94,13 +96,42 @@ def _add_ensemble(parser: argparse.ArgumentParser) -> None:
             _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
 
 
+def _add_promote(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import PromoteOptions
+
+    parser.add_argument("--task", required=True, help="mass_calc or benign_malignant")
+    _add_fields(parser, PromoteOptions)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import ServeOptions
+
+    parser.usage = "%(prog)s --model MODEL [--some-name VALUE ...]"
+    parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
+    _add_fields(parser, ServeOptions)
+
+
+def _add_fields(parser: argparse.ArgumentParser, options: Any) -> None:
+    for item in fields(options):
+        _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --model MODEL --input DIR|FILE.npy --output FILE.csv"
     parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
     pairs = "a data directory, for its test set, or a .npy of pairs: even rows baselines, odd rows abnormalities"
     parser.add_argument("--input", required=True, help=pairs)
     parser.add_argument("--output", required=True, help="the table to write, as CSV")
+    parser.add_argument("--overlays", default="", help="folder for Grad-CAM maps over the patches, a PNG for each")
     parser.add_argument("--executor", default="process", help="where the model runs: process (default) or inline")
+
+
+_OWN_PARSERS = {
+    "ensemble": _add_ensemble,
+    "promote": _add_promote,
+    "predict": _add_predict,
+    "serve": _add_serve,
+}
 
 
 def _command(commands: Any, name: str, what: str) -> Any:
@@ -135,8 +166,8 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
-    if command == "predict":
-        return _predict(found)
+    if command in ("predict", "promote", "serve"):
+        return _ask(command, found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
     given = {name: value for name, value in found.items() if name in names and value is not None}
@@ -185,14 +216,21 @@ def _run(found: dict[str, Any]) -> int:
     return 0
 
 
-def _predict(found: dict[str, Any]) -> int:
+def _ask(command: str, found: dict[str, Any]) -> int:
+    """The commands that train nothing."""
     from mammo_mlflow.training.executors import JobFailed
-    from mammo_mlflow.workflows import predict
+    from mammo_mlflow.workflows import predict, promote, serve
+    from mammo_mlflow.workflows.options import PromoteOptions, ServeOptions
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
     try:
-        predict.run(found["model"], found["input"], found["output"], found["executor"])
+        if command == "predict":
+            predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"])
+        elif command == "promote":
+            promote.run(found["task"], PromoteOptions(**{f.name: found[f.name] for f in fields(PromoteOptions)}))
+        else:
+            return serve.run(found["model"], ServeOptions(**{f.name: found[f.name] for f in fields(ServeOptions)}))
     except JobFailed as problem:
         logging.getLogger(__name__).error("%s", problem)
         return EXIT_FAILED

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,16 @@ def load_answering_model(path: Path) -> Any:
     """The model of a directory that `save_answering_model` wrote, as MLflow serves it."""
     with _quiet():
         return mlflow.pyfunc.load_model(str(path))
+
+
+def answer_example(path: Path) -> dict[str, np.ndarray]:
+    """What the model of a directory answers, as MLflow serves it, to the input example beside it: columns (n,)."""
+    model = load_answering_model(path)
+    with redirect_stdout(io.StringIO()):  # Keras's progress bar
+        found = model.predict(model.input_example)
+    if isinstance(found, np.ndarray):
+        return {"probability": found.reshape(len(model.input_example), -1)[:, 0]}
+    return {str(name): column.to_numpy() for name, column in found.items()}
 
 
 @contextmanager

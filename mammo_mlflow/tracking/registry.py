@@ -10,12 +10,11 @@ from pathlib import Path
 from mlflow.entities import LifecycleStage, LoggedModelOutput, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
-from mammo_mlflow.experiment import PATCH
 from mammo_mlflow.tracking.runs import Writer, is_away
+from mammo_mlflow.tracking.vetting import Vetted, vet
 
 CANDIDATE = "candidate"
 FILES = "mammo.files_sha256"
@@ -117,10 +116,17 @@ class Version:
     number: int
     run_id: str
     tags: dict[str, str]
+    created: int
+    """When, in milliseconds since 1970."""
 
     def __str__(self) -> str:
         """Its name and number."""
         return f"{self.name} v{self.number}"
+
+
+def version_of(found: ModelVersion) -> Version:
+    """A version as MLflow gives it."""
+    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags), int(found.creation_timestamp))
 
 
 def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -> list[Version]:
@@ -132,16 +138,27 @@ def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -
     found = []
     try:
         if "/" in spelled:
-            return [_version(client.get_model_version(*spelled.split("/", 1)))]
+            return [version_of(client.get_model_version(*spelled.split("/", 1)))]
         if not alias:
             query = " and ".join([f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())])
-            found = sorted(map(_version, client.search_model_versions(query)), key=lambda one: -one.number)
-        named = _version(client.get_model_version_by_alias(name, alias or CANDIDATE))
+            found = sorted(map(version_of, client.search_model_versions(query)), key=lambda one: -one.number)
+        named = version_of(client.get_model_version_by_alias(name, alias or CANDIDATE))
     except MlflowException as problem:
         if is_away(problem):
             raise
         return found
     return found if named in found else [*found, named]
+
+
+def find_model(client: MlflowClient, uri: str) -> Version:
+    """The version that `models:/name/3` or `models:/name@alias` means, a bare name its `candidate`.
+
+    Raises `UserError` where there is none.
+    """
+    found = find_models(client, uri.removeprefix("models:/"), {"mammo.none": "-"})
+    if not found:
+        raise expected("model", "a registered model as models:/NAME/VERSION or models:/NAME@ALIAS", f"'{uri}'")
+    return found[0]
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
@@ -155,23 +172,13 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
-def _version(found: ModelVersion) -> Version:
-    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags))
-
-
 @dataclass(frozen=True)
 class Verified:
-    """A registered model whose files are those that were registered, fetched to `path` and not loaded yet.
-
-    `kind`: `keras` or `ensemble`; `inputs` its inputs by name, `columns` those of an ensemble's answer.
-    """
+    """A registered model whose files are those that were registered and of this project, fetched, not loaded yet."""
 
     version: Version
     path: Path
-    kind: str
-    inputs: tuple[str, ...]
-    columns: tuple[str, ...]
-    image_size: int
+    made_of: Vetted
     threshold: float
     phantom: bool
 
@@ -180,14 +187,11 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     """The model of `models:/name/3`, `models:/name@alias` or the same without `models:/`.
 
     Raises `UserError` where there is none, where its files are not those whose sha256 was stored as it was registered,
-    or where it is not one of this project: before any of its files is opened but the list of what is in it.
+    or where they are not what this project makes (`vetting`): before anything of theirs is loaded or run.
     """
     import mlflow.artifacts
 
-    found = find_models(client, uri.removeprefix("models:/"), {"mammo.none": "-"})
-    if not found:
-        raise expected("model", "a registered model as models:/NAME/VERSION or models:/NAME@ALIAS", f"'{uri}'")
-    version = found[0]
+    version = find_model(client, uri)
     source = str(client.get_model_version(version.name, str(version.number)).source)
     wanted = version.tags.get(FILES)
     if wanted is None:
@@ -199,18 +203,9 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
         raise expected("model", f"the files of {version}", str(problem).splitlines()[0]) from None
     if actual != wanted:
         raise expected("model", f"files of {version} with sha256 {wanted[:12]}", f"{actual[:12]}: they were changed")
-    model = Model.load(str(path))
-    if model.signature is None or "python_function" not in model.flavors:
-        raise expected("model", "one with a signature", f"{version} without")
-    specs = model.signature.inputs.inputs
-    inputs = tuple(one.name or PATCH for one in specs)
-    images = [one for one in specs if len(one.shape) == 4]
-    keras = "keras" in model.flavors
-    columns = () if keras else tuple(one.name for one in model.signature.outputs.inputs)
-    threshold = version.tags.get("mammo.threshold", "0.5")
-    phantom = version.tags.get("mammo.phantom") == "true"
-    kind = "keras" if keras else "ensemble"
-    return Verified(version, path, kind, inputs, columns, int(images[0].shape[1]), float(threshold), phantom)
+    vetted = vet(path)
+    threshold, phantom = version.tags.get("mammo.threshold", "0.5"), version.tags.get("mammo.phantom") == "true"
+    return Verified(version, path, vetted, float(threshold), phantom)
 
 
 def registered_names(client: MlflowClient) -> list[str]:

@@ -34,7 +34,7 @@ def open_store() -> tuple[MlflowClient, str]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.WARNING)
     uri = mlflow.get_tracking_uri()
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    name = hashlib.sha256(store_id(uri).encode()).hexdigest()[:16]
     try:
         with FileLock(Path(tempfile.gettempdir()) / f"mammo-store-{name}.lock", mode=0o666):
             client = MlflowClient(uri)
@@ -50,6 +50,12 @@ def open_store() -> tuple[MlflowClient, str]:
     if found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise UserError(f"MLFLOW_EXPERIMENT_NAME: expected an active experiment, found '{wanted}' deleted (restore it)")
     return client, found.experiment_id
+
+
+def store_id(uri: str) -> str:
+    """A store by one name, however its SQLite file was spelled."""
+    file = uri.removeprefix("sqlite:///")
+    return uri if file == uri else f"sqlite:///{Path(file).resolve()}"
 
 
 def _first_line(problem: Exception) -> str:

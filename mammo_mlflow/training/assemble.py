@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 
 from mammo_mlflow.models.conditioned import join_condition
 from mammo_mlflow.models.network import join, load_weights
 from mammo_mlflow.models.siamese import before_head
-from mammo_mlflow.tracking.flavor import load_keras_model, save_keras_model
+from mammo_mlflow.tracking.flavor import answer_example, load_keras_model, save_keras_model
 from mammo_mlflow.training.activations import encoder
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.jobs import AssembleJob, Emit, Part, PredictJob
@@ -51,3 +53,8 @@ def predict(job: PredictJob, emit: Emit) -> np.ndarray:
         out.append(model.predict(seen, batch_size=BATCH, verbose=0)[:, 0])
         emit({"kind": "progress", "done": rows.stop, "total": total})
     return np.concatenate(out).astype(np.float64)
+
+
+def try_out(path: Path, emit: Emit) -> dict[str, np.ndarray]:
+    """What a served model answers to its own input example, columns (n,)."""
+    return answer_example(path)

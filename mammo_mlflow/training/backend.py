@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.experiment import PATCH
 
 if TYPE_CHECKING:
     from mammo_mlflow.training.loop import Batches
@@ -120,3 +121,40 @@ def fast_batch_norm() -> type:
             return out
 
     return FusedBatchNormalization
+
+
+def gradients(
+    model: keras.Model, inputs: Any, record: Any, places: list[list[Any]] | None
+) -> tuple[np.ndarray, list[list[Any]]]:
+    """Answers (n, m), and for each column (values, gradients) of the recorded tensors at `places` [column].
+
+    `record` has `watch` set and is filled as the model is called. Without `places` every recorded tensor is asked
+    for; the pair is then None where the column does not depend on it, or it not on the abnormality.
+    Raises `UserError` for another backend than TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise expected("overlays", "TensorFlow as Keras's backend", keras.backend.backend())
+    import tensorflow as tf
+
+    fed = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+    patch = fed[PATCH] if isinstance(fed, dict) else fed
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        record.watch = tape.watch
+        if places is None:
+            tape.watch(patch)
+        answers = model(fed, training=False)
+        columns = [answers[:, column] for column in range(answers.shape[1])]
+    found = []
+    for number, column in enumerate(columns):
+        tensors = list(record.calls.values()) if places is None else [record.calls[place] for place in places[number]]
+        slopes = tape.gradient(column, tensors)
+        if places is None:
+            seen = [tape.gradient(tensor, patch) is not None for tensor in tensors]
+            found.append(
+                [slope if slope is not None and see else None for slope, see in zip(slopes, seen, strict=True)]
+            )
+        else:
+            pairs = zip(tensors, slopes, strict=True)
+            found.append([tuple(tf.cast(one, tf.float32).numpy() for one in pair) for pair in pairs])
+    del tape
+    return tf.cast(answers, tf.float32).numpy(), found

@@ -212,6 +212,20 @@ class PredictJob:
 
 
 @dataclass(frozen=True)
+class ExplainJob:
+    """Draw Grad-CAM maps of a Keras file's members `names` over every abnormality of a tensor file, into `target`."""
+
+    model: Path
+    tensor: Path
+    threads: int
+    sides: dict[str, int]
+    names: tuple[str, ...]
+    title: str
+    note: str | None
+    target: Path
+
+
+@dataclass(frozen=True)
 class Failure:
     """A job that did not finish: `user` marks a `UserError`'s text; otherwise `reason` is a traceback or a signal.
 

@@ -12,6 +12,8 @@ from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.presets import PRESETS
 
+EXECUTORS = ("process", "inline")
+
 
 def _parameter(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
@@ -40,7 +42,7 @@ class Options:
         """Check what can be checked without touching anything."""
         problems: list[UserError] = []
         for name, choices in (
-            ("executor", ("process", "inline")),
+            ("executor", EXECUTORS),
             ("preset", ("auto", *PRESETS)),
             ("duplicates", ("warn", "error")),
         ):
@@ -110,6 +112,40 @@ class EnsembleOptions:
 
 NOT_OF_ENSEMBLES = ("preset", "seeds", "workers", "dry_run")
 """The options that an ensemble has no use for."""
+
+
+@dataclass(frozen=True)
+class PromoteOptions:
+    """The parameters of a decision about a champion. Raises `UserError` for impossible ones."""
+
+    candidate: str = _parameter("all", "all candidates of the task, or registered models with commas between")
+    objective: str = _parameter("roc_auc", "what a candidate must lead in, on out-of-fold predictions")
+    calibration: float = _parameter(0.15, "largest calibration error that passes")
+    rollback: bool = _parameter(False, "go back to the champion before")
+    executor: str = _parameter("process", "where a candidate is tried: process or inline")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        if not 0 < self.calibration <= 1:
+            raise expected("calibration", "a number in (0, 1]", self.calibration)
+        if self.executor not in EXECUTORS:
+            raise unknown_name("executor", self.executor, EXECUTORS)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The parameters of a server. Raises `UserError` for impossible ones."""
+
+    host: str = _parameter("127.0.0.1", "address to listen at")
+    port: int = _parameter(5001, "port to listen at")
+    timeout: int = _parameter(600, "seconds that a request may take")
+    workers: int = _parameter(1, "processes that answer, each with the model in its memory")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        for name, low, high in (("port", 1, 65535), ("timeout", 1, 86_400), ("workers", 1, 64)):
+            if not low <= getattr(self, name) <= high:
+                raise expected(name, f"a whole number from {low} to {high}", getattr(self, name))
 
 
 def preset_of(options: Options) -> str:

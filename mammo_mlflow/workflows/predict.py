@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, ROWS
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.jobs import Job, PredictJob
+from mammo_mlflow.training.executors import Executor, make_executor
+from mammo_mlflow.training.jobs import ExplainJob, Job, PredictJob
 from mammo_mlflow.workflows.options import available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
@@ -24,46 +25,68 @@ TARGETS = {
     "keras": "mammo_mlflow.training.assemble:predict",
     "ensemble": "mammo_mlflow.ensembles.assemble:answer",
 }
-"""What asks a model of each kind (`Verified.kind`), in a child."""
+"""What asks a model of each kind (`Vetted.kind`), in a child."""
 TENSOR = "public_test_tensor.npy"
 
 _log = logging.getLogger(__name__)
 
 
-def run(model: str, source: str, output: str, executor: str) -> None:
+def run(model: str, source: str, output: str, overlays: str, executor: str) -> None:
     """Ask `model` of every pair in `source`, a data directory (its test set) or a tensor file, and write `output`.
 
     A row for each abnormality: its row in the file, probability, decision at the stored threshold and, of an ensemble,
-    each member's probability. Raises `UserError` before anything is written.
+    each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure for each. Raises
+    `UserError` before anything is written.
     """
     target = Path(output)
     if not output or target.is_dir() or not target.absolute().parent.is_dir():
         raise expected("output", "a file in a directory that exists", f"'{output}'")
+    maps = Path(overlays)
+    if overlays and ((maps.exists() and not maps.is_dir()) or not maps.absolute().parent.is_dir()):
+        raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
     given = Path(source).expanduser()
     tensor = given / TENSOR if given.is_dir() else given
     client, _ = open_store()
     with tempfile.TemporaryDirectory() as folder, TerminalProgress() as progress:
         found = verified_model(client, model, Path(folder))
-        sides = {name: ROWS[name] for name in found.inputs if name in ROWS}
-        if ABNORMALITY_TYPE in found.inputs:
+        sides = {name: ROWS[name] for name in found.made_of.inputs if name in ROWS}
+        if ABNORMALITY_TYPE in found.made_of.inputs:
             raise expected("model", "one that is asked of patches alone", f"{found.version}, which needs the true type")
-        check_tensor(tensor, found.image_size)
+        check_tensor(tensor, found.made_of.image_size)
         threads = available_cores() if executor == "process" else 1  # TensorFlow takes them once in a process
         job = PredictJob(found.path, tensor, threads, sides)
         workers = make_executor(executor, 1)
         try:
-            ((_, given_back),) = workers.run(
-                [Job("predict", TARGETS[found.kind], job)],
-                lambda _, event: progress.update("predict", event["done"], event["total"]),
-                lambda: None,
-            )
+            answers = np.asarray(_ask(workers, progress, "predict", TARGETS[found.made_of.kind], job))
+            _write(found, answers, target)
+            if overlays:
+                drawn = _explain_job(found, job, maps)
+                _ask(workers, progress, "overlays", "mammo_mlflow.training.gradcam:explain", drawn)
         finally:
             workers.close()
-        answers = np.asarray(given_back)
-        _write(found, answers, target)
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
+    if overlays:
+        say(f"Grad-CAM maps: {overlays}")
     if found.phantom:
         say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
+
+
+def _ask(workers: Executor, progress: TerminalProgress, name: str, target: str, argument: Any) -> Any:
+    ((_, answer),) = workers.run(
+        [Job(name, target, argument)],
+        lambda _, event: progress.update(name, event["done"], event["total"]),
+        lambda: None,
+    )
+    return answer
+
+
+def _explain_job(found: Verified, job: PredictJob, target: Path) -> ExplainJob:
+    target.mkdir(exist_ok=True)
+    names = found.made_of.columns[2:] or (found.version.name,)
+    file = "model.keras" if found.made_of.kind == "keras" else "members.keras"
+    (network,) = found.path.rglob(file)
+    note = "phantom data" if found.phantom else None
+    return ExplainJob(network, job.tensor, job.threads, job.sides, names, f"{found.version}: Grad-CAM", note, target)
 
 
 def _write(found: Verified, answers: np.ndarray, target: Path) -> None:
@@ -71,7 +94,7 @@ def _write(found: Verified, answers: np.ndarray, target: Path) -> None:
     table = {"row": 2 * np.arange(len(answers)) + ROWS["patch"], "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)
     if answers.ndim > 1:
-        table |= dict(zip(found.columns[2:], answers[:, 2:].T, strict=True))
+        table |= dict(zip(found.made_of.columns[2:], answers[:, 2:].T, strict=True))
     with tempfile.NamedTemporaryFile("w", dir=target.absolute().parent, suffix=".part", delete=False) as file:
         part = Path(file.name)
     try:

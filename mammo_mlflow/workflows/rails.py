@@ -71,7 +71,7 @@ def open_session(bench: Bench, options: Options, tags: Mapping[str, str]) -> Ite
     writer = Writer(client, experiment_id, tags)
     # in one process TensorFlow's threads are set once, so that everything uses what the folds use
     cores = available_cores() if options.executor == "process" else bench.threads
-    with _scratch(bench.cache.root) as scratch, _ending_runs(writer):
+    with _scratch(bench.cache.root) as scratch, ending_runs(writer):
         yield Session(writer, bench.executor, bench.cache, bench.progress, scratch, options.resume, cores)
 
 
@@ -136,7 +136,7 @@ def _scratch(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _ending_runs(writer: Writer) -> Iterator[None]:
+def ending_runs(writer: Writer) -> Iterator[None]:
     """No run stays RUNNING behind a command that ended, whichever way it ended."""
     try:
         yield

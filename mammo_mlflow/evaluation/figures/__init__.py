@@ -2,11 +2,12 @@
 
 from .classification import calibration, confusion_matrix, roc_curves
 from .ensembles import disagreement_map, members_joining, methods_compared
-from .patches import class_distribution, patch_sheet
+from .patches import activation_overlays, class_distribution, patch_sheet
 from .style import save
 from .training import fold_overview, training_curves
 
 __all__ = [
+    "activation_overlays",
     "calibration",
     "class_distribution",
     "confusion_matrix",

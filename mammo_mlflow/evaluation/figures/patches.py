@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -72,4 +72,29 @@ def patch_sheet(
         axes.set_title(wrap(name, 2.8, TEXT_SIZE), fontsize=TEXT_SIZE, loc="left")
         for text, centre in (("baseline", width / 2), ("abnormality", 1.5 * width + gap.shape[1])):
             axes.text(centre, 1.03 * height, text, ha="center", va="top", fontsize=SMALL_SIZE, color=QUIET)
+    return figure
+
+
+def activation_overlays(
+    patch: npt.NDArray[np.generic],
+    members: Mapping[str, tuple[float, npt.NDArray[np.generic]]],
+    title: str,
+    note: str | None = None,
+) -> Figure:
+    """A patch (size, size) in grey, and again under each member's map of where its answer comes from.
+
+    `members`: by name the probability of class 1 and the map (size, size) in [0, 1], the stronger the more opaque.
+    """
+    figure = new_figure(max(4.5, 2.3 * (1 + len(members))), 3.2, title, note)
+    panels = figure.subplots(1, 1 + len(members))
+    low, high = np.percentile(np.asarray(patch, dtype=np.float64), [0.5, 99.5])
+    for axes, (name, shown) in zip(panels, {"patch": None, **members}.items(), strict=True):
+        axes.set_axis_off()
+        axes.imshow(patch, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
+        if shown is not None:
+            axes.imshow(
+                shown[1], cmap="inferno", vmin=0, vmax=1, alpha=0.6 * np.asarray(shown[1]), interpolation="bilinear"
+            )
+        text = name if shown is None else f"{name}: {shown[0]:.3f}"
+        axes.set_title(wrap(text, 2.2, TEXT_SIZE), fontsize=TEXT_SIZE, loc="left")
     return figure

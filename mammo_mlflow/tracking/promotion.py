@@ -1,0 +1,150 @@
+"""The champion of a task: the version of `mammo-<task>` that the alias `champion` names.
+
+A promotion makes a version that names the one before it, then moves the alias, in one call. All that has to follow,
+`settle` can tell from the registry alone: it is the last step of every decision and the first of the next command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from mammo_mlflow.errors import expected
+from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_run, registered_names, version_of
+from mammo_mlflow.tracking.runs import is_away
+from mammo_mlflow.tracking.store import store_id
+
+CHAMPION, PREVIOUS = "champion", "previous"
+BEFORE = "mammo.previous"
+"""On a version: the number of the champion before it, or nothing."""
+FROM = "mammo.promoted_from"
+DECIDED_BY = "mammo.decided_by"
+"""On a version: the run of the decision that made it champion, if it came to that."""
+WAS_CHAMPION = "mammo.was_champion"
+
+_log = logging.getLogger(__name__)
+
+
+def task_model(task: str) -> str:
+    """The registered model of a task, whose versions are its champions."""
+    return f"mammo-{task}"
+
+
+@contextmanager
+def deciding(client: MlflowClient, task: str) -> Iterator[None]:
+    """Alone on this host in deciding about a task's champion; what an earlier decision left undone is done first."""
+    name = hashlib.sha256(f"{store_id(client.tracking_uri)} {task}".encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"mammo-champion-{name}.lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.info("another command decides about the champion of %s; waiting for it", task)
+        lock.acquire()
+    try:
+        settle(client, task_model(task))
+        yield
+    finally:
+        lock.release()
+
+
+def champion_of(client: MlflowClient, task: str) -> Version | None:
+    """The task's champion, if it has one."""
+    return _by_alias(client, task_model(task), CHAMPION)
+
+
+def candidates_of(client: MlflowClient, task: str) -> list[Version]:
+    """The `candidate` of each registered model of the task that could be champion: no controls, no protocols."""
+    names = [name for name in registered_names(client) if name.startswith(f"{task_model(task)}-")]
+    found = [version for name in names if (version := _by_alias(client, name, CANDIDATE)) is not None]
+    return [one for one in found if one.tags.get("mammo.control", "none") == "none" and not _for_a_table(one)]
+
+
+def rolled_back(client: MlflowClient, task: str) -> set[str]:
+    """The versions (as `name v3`) that were champion after the present one, until someone went back."""
+    champion = champion_of(client, task)
+    found = _versions(client, task_model(task))
+    return {one.tags.get(FROM, "") for one in found if champion is not None and one.number > champion.number}
+
+
+def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
+    """Make a candidate the champion, by the decision of a run."""
+    name, before = task_model(task), champion_of(client, task)
+    try:
+        client.create_registered_model(name, description=f"the champion of {task}, in the alias '{CHAMPION}'")
+    except MlflowException as problem:
+        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {**candidate.tags, FROM: str(candidate), DECIDED_BY: decision}
+    tags |= {BEFORE: str(before.number)} if before is not None else {}
+    source = str(client.get_model_version(candidate.name, str(candidate.number)).source)
+    model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
+    made = client.create_model_version(name, source, candidate.run_id, tags=tags, model_id=model_id)
+    client.set_registered_model_alias(name, CHAMPION, made.version)
+    settle(client, name)
+    return version_of(made)
+
+
+def previous_of(client: MlflowClient, task: str) -> Version:
+    """The champion before the present one. Raises `UserError` where there is none."""
+    champion = champion_of(client, task)
+    before = None if champion is None else _by_alias(client, champion.name, PREVIOUS)
+    if before is None:
+        raise expected("rollback", f"a champion of {task} before the present one", "none")
+    return before
+
+
+def go_back(client: MlflowClient, before: Version, decision: str) -> None:
+    """Make an earlier champion the champion again, by the decision of a run."""
+    client.set_model_version_tag(before.name, str(before.number), DECIDED_BY, decision)
+    client.set_registered_model_alias(before.name, CHAMPION, str(before.number))
+    settle(client, before.name)
+
+
+def settle(client: MlflowClient, name: str) -> None:
+    """Do what a decision that moved `champion`, or was stopped before it could, has left undone."""
+    champion = _by_alias(client, name, CHAMPION)
+    for orphan in _versions(client, name):
+        stopped = DECIDED_BY in orphan.tags and WAS_CHAMPION not in orphan.tags
+        if stopped and (champion is None or orphan.number != champion.number):
+            client.delete_model_version(name, str(orphan.number))
+    if champion is None:
+        return
+    if WAS_CHAMPION not in champion.tags:
+        client.set_model_version_tag(name, str(champion.number), WAS_CHAMPION, "true")
+    wanted, present = champion.tags.get(BEFORE), _by_alias(client, name, PREVIOUS)
+    if wanted is not None and (present is None or present.number != int(wanted)) and _exists(client, name, wanted):
+        client.set_registered_model_alias(name, PREVIOUS, wanted)
+    elif present is not None and (wanted is None or present.number != int(wanted)):
+        client.delete_registered_model_alias(name, PREVIOUS)
+    run = find_run(client, champion.tags.get(DECIDED_BY) or "-")
+    if run is not None and run.info.status != "FINISHED":
+        client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
+    try:
+        return version_of(client.get_model_version_by_alias(name, alias))
+    except MlflowException as problem:
+        if is_away(problem):
+            raise
+        return None
+
+
+def _exists(client: MlflowClient, name: str, number: str) -> bool:
+    return any(one.number == int(number) for one in _versions(client, name))
+
+
+def _versions(client: MlflowClient, name: str) -> list[Version]:
+    return [version_of(found) for found in client.search_model_versions(f"name = '{name}'")]
+
+
+def _for_a_table(version: Version) -> bool:
+    return version.tags.get("mammo.set") == "protocol"

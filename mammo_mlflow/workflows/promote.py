@@ -1,0 +1,314 @@
+"""`promote`: candidates against the champion of a task, on the out-of-fold predictions that are stored with them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, sensitive
+from mammo_mlflow.evaluation.intervals import bootstrap_metric, resampling_note
+from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
+from mammo_mlflow.experiment import ABNORMALITY_TYPE
+from mammo_mlflow.tracking.promotion import (
+    FROM,
+    candidates_of,
+    champion_of,
+    deciding,
+    go_back,
+    previous_of,
+    promote,
+    rolled_back,
+    task_model,
+)
+from mammo_mlflow.tracking.registry import Version, find_model, find_run, verified_model
+from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
+from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.training.jobs import Job
+from mammo_mlflow.workflows.options import PromoteOptions
+from mammo_mlflow.workflows.rails import ending_runs
+from mammo_mlflow.workflows.terminal import say, show_table
+
+ALL = "all"
+
+
+@dataclass
+class Challenge:
+    """A candidate, its stored predictions, and the gates it was brought to, up to the first that it failed."""
+
+    version: Version
+    predictions: Predictions | None
+    gates: list[Gate] = field(default_factory=list)
+    score: Estimate = field(default_factory=lambda: Estimate(float("nan"), float("nan"), float("nan")))
+
+    @property
+    def failed(self) -> Gate | None:
+        """The gate that it did not pass."""
+        return next((gate for gate in self.gates if not gate.passed), None)
+
+
+def run(task: str, asked: PromoteOptions) -> None:
+    """Decide about the champion of a task. Raises `UserError` before any run exists for what can be known by then."""
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    objectives = parse_objectives(asked.objective)
+    if len(objectives) > 1 or objectives[0].name == SECONDS:
+        raise expected("objective", "one metric of predictions", f"'{asked.objective}'")
+    client, experiment_id = open_store()
+    writer = Writer(client, experiment_id, {})
+    with tempfile.TemporaryDirectory() as folder, deciding(client, task), ending_runs(writer):
+        decision = _Decision(writer, task, asked, objectives[0], Path(folder))
+        if asked.rollback:
+            decision.roll_back()
+        else:
+            decision.decide()
+
+
+class _Decision:
+    """One decision about one task's champion."""
+
+    def __init__(self, writer: Writer, task: str, asked: PromoteOptions, objective: Objective, folder: Path) -> None:
+        self._writer, self._task, self._asked, self._objective = writer, task, asked, objective
+        self._folder = folder
+        self._champion = champion_of(writer.client, task)
+
+    def roll_back(self) -> None:
+        """Go back to the champion before the present one."""
+        before = previous_of(self._writer.client, self._task)
+        run = self._start("rolled back", {"mammo.candidate": str(before)})
+        self._writer.drain()
+        go_back(self._writer.client, before, run.id)
+        self._end(run)
+        say(f"champion of {self._task}: {_named(before)} again, {_named(self._champion)} before")
+
+    def decide(self) -> None:
+        """Promote the best candidate that passes every gate, or leave all as it was."""
+        challenges = self._challenges()
+        champion = self._champion
+        rival = self._predictions(champion) if champion is not None else None
+        if champion is not None and champion.tags.get("mammo.phantom") == "true" and not _phantom(challenges):
+            say(f"the champion, {_named(champion)}, was trained on phantom data: nothing real to beat")
+            rival = champion = None
+        self._judge(challenges, champion, rival)
+        chosen = next((one for one in challenges if one.failed is None), None)
+        run = self._start("kept" if chosen is None else "promoted", self._tags(challenges, chosen))
+        self._log(run, challenges, chosen or challenges[0])
+        self._writer.drain()
+        made = None
+        if chosen is not None:
+            made = promote(self._writer.client, self._task, chosen.version, run.id)
+        self._end(run)
+        self._show(challenges, chosen, made, rival)
+
+    def _challenges(self) -> list[Challenge]:
+        """The candidates with their predictions, the best first."""
+        client, named = self._writer.client, self._asked.candidate != ALL
+        if named:
+            found = [find_model(client, one.strip()) for one in self._asked.candidate.split(",")]
+            for version in found:
+                if version.tags.get("mammo.task") != self._task:
+                    other = version.tags.get("mammo.task", "a task not known here")
+                    raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
+        else:
+            past = rolled_back(client, self._task) | {self._champion.tags.get(FROM) if self._champion else None}
+            found = [one for one in candidates_of(client, self._task) if str(one) not in past]
+        if not found:
+            others = "" if self._champion is None else f" beside the champion, {_named(self._champion)}"
+            raise expected(
+                "candidate", f"a registered model of {self._task}{others}", "none; `ensemble` or a family makes one"
+            )
+        challenges = [Challenge(one, self._predictions(one)) for one in found]
+        for one in challenges:
+            if one.predictions is not None:
+                p = one.predictions
+                one.score = bootstrap_metric(self._objective.name, p.folds, p.labels, p.probabilities, p.groups)
+        sign = 1 if self._objective.direction == "maximize" else -1
+        return sorted(challenges, key=lambda one: np.nan_to_num(-sign * one.score.value, nan=np.inf))
+
+    def _predictions(self, version: Version) -> Predictions | None:
+        """The stored out-of-fold predictions of a version, nested ones of an ensemble; None where they are gone."""
+        writer = self._writer
+        run_id = version.tags.get("mammo.cv_run_id", version.run_id)
+        if writer.ask(lambda: find_run(writer.client, run_id or "-")) is None:
+            return None
+        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", self._folder / run_id))
+        try:
+            frame = pd.read_parquet(path).sort_values("patch")
+            return Predictions(
+                frame["patch"].to_numpy(),
+                frame["label"].to_numpy(np.int64),
+                frame["fold"].to_numpy(),
+                frame["patient_id"].to_numpy() if "patient_id" in frame else None,
+                frame["probability"].to_numpy(np.float64),
+                float(version.tags.get("mammo.threshold", "0.5")),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _judge(self, challenges: Sequence[Challenge], champion: Version | None, rival: Predictions | None) -> None:
+        """Bring every candidate to the gates; the last, a real prediction, only until one has passed them all."""
+        data = _data(champion) if champion is not None else _data(self._newest(challenges))
+        for one in challenges:
+            one.gates.append(self._same(one, champion, data, rival))
+        compared = sum(one.failed is None for one in challenges)
+        passed = False
+        with _executor(self._asked.executor) as executor:
+            for one in challenges:
+                p = one.predictions
+                if one.failed is not None or p is None:
+                    continue
+                if rival is not None:
+                    one.gates.append(better(p, rival, self._objective, compared))
+                one.gates.append(calibrated(p, self._asked.calibration))
+                if rival is not None:
+                    one.gates.append(sensitive(p, rival))
+                if one.failed is None and not passed:
+                    one.gates.append(self._answers(one.version, executor))
+                    passed = one.failed is None
+                elif one.failed is None:
+                    one.gates.append(Gate("best", False, "another candidate that passed has a better score"))
+
+    @staticmethod
+    def _newest(challenges: Sequence[Challenge]) -> Version:
+        """Without a champion: the newest real candidate, else the newest."""
+        return max(
+            (one.version for one in challenges), key=lambda v: (v.tags.get("mammo.phantom") != "true", v.created)
+        )
+
+    def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: Predictions | None) -> Gate:
+        """The candidate's predictions are there, and of the champion's patches and folds."""
+        whose = "the champion" if champion is not None else "the newest candidate"
+        if one.predictions is None:
+            return Gate("data", False, "its out-of-fold predictions are not in the store any more")
+        if champion is not None and rival is None:
+            return Gate("data", False, "the champion's out-of-fold predictions are not in the store any more")
+        if _data(one.version) != data or (rival is not None and not one.predictions.same_patches(rival)):
+            return Gate("data", False, f"trained on other data or folds than {whose}")
+        return Gate("data", True, f"the same {len(one.predictions.labels)} patches and folds as {whose}")
+
+    def _answers(self, version: Version, executor: Executor) -> Gate:
+        """The files are those that were registered, and the model answers its input example as its signature says."""
+        try:
+            found = verified_model(self._writer.client, str(version).replace(" v", "/"), self._folder / f"{version}")
+            if ABNORMALITY_TYPE in found.made_of.inputs:
+                return Gate("signature", False, "it is asked with the true type of the abnormality")
+            ((_, given),) = executor.run(
+                [Job("try", "mammo_mlflow.training.assemble:try_out", found.path)], lambda *_: None, lambda: None
+            )
+        except (UserError, JobFailed) as problem:
+            return Gate("signature", False, str(problem).strip().splitlines()[-1])
+        answer: dict[str, np.ndarray] = given  # type: ignore[assignment]
+        columns = found.made_of.columns or ("probability",)
+        probability = np.asarray(answer.get("probability", []), np.float64)
+        if tuple(answer) != columns or not probability.size or not ((probability >= 0) & (probability <= 1)).all():
+            return Gate(
+                "signature", False, f"expected {', '.join(columns)}, found {', '.join(answer)} or no probability"
+            )
+        return Gate("signature", True, f"{probability.size} patches answered, {', '.join(found.made_of.inputs)} in")
+
+    def _start(self, outcome: str, tags: dict[str, str]) -> TrackedRun:
+        """The run of the decision. It is FINISHED only where what it says has come to be."""
+        before = _named(self._champion)
+        run = self._writer.start_run(
+            f"{self._task} champion {outcome}",
+            parent=None,
+            tags={
+                "mammo.task": self._task,
+                "mammo.family": "promotion",
+                "mammo.decision": outcome,
+                "mammo.champion_before": before,
+                **tags,
+            },
+            params={"task": self._task, **asdict(self._asked)},
+        )
+        writer = self._writer
+        writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, ()))
+        return run
+
+    def _end(self, run: TrackedRun) -> None:
+        run.finish()
+        self._writer.drain()
+
+    def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None) -> dict[str, str]:
+        best = chosen or challenges[0]
+        tags = {"mammo.candidate": str(best.version), "mammo.phantom": best.version.tags.get("mammo.phantom", "false")}
+        return tags if best.failed is None else {**tags, "mammo.failed_gate": best.failed.name}
+
+    def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:
+        rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
+        table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
+        run.log_text(table.to_csv(index=False), "gates.csv")
+        values = {"": best.score.value, "_low": best.score.low, "_high": best.score.high}
+        run.log_metrics({f"oof_{self._objective.name.replace('=', '_')}{end}": value for end, value in values.items()})
+
+    def _show(
+        self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: Predictions | None
+    ) -> None:
+        phantom = " - PHANTOM DATA, no medical result" if _phantom(challenges) else ""
+        rows = [
+            [
+                str(one.version),
+                f"{one.score}",
+                self._test(one.version),
+                "all passed" if one.failed is None else one.failed.name,
+            ]
+            for one in challenges
+        ]
+        header = ["candidate", f"out-of-fold {self._objective.name}", "test roc_auc, no gate", "failed gate"]
+        known = [one.predictions for one in challenges if one.predictions is not None]
+        note = f", {resampling_note(known[0].groups)}" if known else ""
+        show_table(f"{self._task}: candidates{note}{phantom}", header, rows)
+        for gate in (chosen or challenges[0]).gates:
+            say(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.said}")
+        if chosen is None or made is None:
+            best = challenges[0]
+            why = "" if best.failed is None else f": {best.version} fails the gate '{best.failed.name}'"
+            say(f"champion of {self._task}: {_named(self._champion)}, as before{why}")
+            return
+        say(f"champion of {self._task}: {_named(made)}, {_named(self._champion)} before")
+        uri = f"models:/{task_model(self._task)}@champion"
+        say(f"predict:  python -m mammo_mlflow predict --model {uri} --input DIR --output out.csv")
+        say(f"serve:    mlflow models serve -m {uri} --env-manager local")
+        say(f"go back:  python -m mammo_mlflow promote --task {self._task} --rollback true")
+
+    def _test(self, version: Version) -> str:
+        """The stored test figure, which no gate looks at."""
+        writer = self._writer
+        run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
+        if run is None or "test_roc_auc" not in run.data.metrics:
+            return "-"
+        return str(Estimate(*(run.data.metrics.get(f"test_roc_auc{end}", np.nan) for end in ("", "_low", "_high"))))
+
+
+@contextmanager
+def _executor(name: str) -> Iterator[Executor]:
+    made = make_executor(name, 1)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _data(version: Version) -> tuple[str, ...]:
+    return tuple(version.tags.get(f"mammo.{name}", "") for name in ("data_sha256", "folds_sha256"))
+
+
+def _phantom(challenges: Sequence[Challenge]) -> bool:
+    return all(one.version.tags.get("mammo.phantom") == "true" for one in challenges)
+
+
+def _named(version: Version | None) -> str:
+    """A champion by its version and what it was promoted from."""
+    if version is None:
+        return "none"
+    return f"{version} ({version.tags[FROM]})" if FROM in version.tags else str(version)

@@ -1,0 +1,50 @@
+"""`serve`: a registered model behind HTTP, its files checked before MLflow's own server loads them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mammo_mlflow.errors import expected
+from mammo_mlflow.tracking.registry import verified_model
+from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.workflows.options import ServeOptions
+from mammo_mlflow.workflows.terminal import say
+
+
+def run(model: str, asked: ServeOptions) -> int:
+    """Serve `model` until the command is ended; the exit code of the server. Raises `UserError`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((asked.host, asked.port))
+        except OSError as problem:
+            found = f"{asked.host}:{asked.port}: {problem.strerror}"
+            raise expected("port", "a host and port to listen at", found) from None
+    client, _ = open_store()
+    with tempfile.TemporaryDirectory() as folder:
+        found_model = verified_model(client, model, Path(folder))
+        line = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+        line += ["--model-uri", str(found_model.path), "--host", asked.host, "--port", str(asked.port)]
+        line += ["--timeout", str(asked.timeout), "--workers", str(asked.workers)]
+        paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        surroundings = {**os.environ, "PATH": os.pathsep.join(paths)}
+        surroundings["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(asked.timeout)
+        surroundings.pop("MLFLOW_RUN_ID", None)
+        inputs = ", ".join(found_model.made_of.inputs)
+        say(f"serving {found_model.version} ({inputs}) at http://{asked.host}:{asked.port}/invocations, Ctrl-C ends it")
+        if found_model.phantom:
+            say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
+        # a session of its own, so that the server's workers can be ended with it
+        server = subprocess.Popen(line, env=surroundings, start_new_session=True)
+        try:
+            return server.wait()
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
+                server.wait()
