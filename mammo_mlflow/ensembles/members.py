@@ -79,7 +79,7 @@ def find_members(
             )
             found.append(Member(name.removeprefix(prefix), source, _test(session, source)))
         except Missing as problem:
-            missing += problem.lines
+            missing.append(problem.brief if of_set else str(problem))
         except UserError as problem:
             faults += problem.lines
     if not of_set:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy.typing as npt
@@ -43,8 +43,9 @@ def choose(
     methods: Sequence[str] | None = None,
     seed: int = 0,
     resamples: int = 2000,
+    known: Mapping[str, Method] | None = None,
 ) -> dict[str, Ensemble]:
-    """The ensemble of each method asked for, by its name in `METHODS`; all by default.
+    """The ensemble of each method asked for, by its name in `known`, by default `METHODS`; all by default.
 
     `probabilities` (n, m) are the members' out-of-fold predictions of patches with `labels` (n,), `folds` (n,) and
     patients `groups` (n,) or None. Scores are the folds', as in `weighted.statistic`.
@@ -52,13 +53,14 @@ def choose(
     Raises UserError for an unknown method, `seconds` as objective, probabilities outside [0, 1], one fold, or too few
     patients of a class; ValueError for arrays that do not fit together.
     """
-    names = list(METHODS) if methods is None else list(methods)
+    table = METHODS if known is None else known
+    names = list(table) if methods is None else list(methods)
     for name in names:
-        if name not in METHODS:
-            raise unknown_name("methods", name, METHODS)
+        if name not in table:
+            raise unknown_name("methods", name, table)
     check_objective(objective)
     data = checked(probabilities, labels, folds, groups)
-    return {name: _ensemble(name, METHODS[name], data, objective, seed, resamples) for name in names}
+    return {name: _ensemble(name, table[name], data, objective, seed, resamples) for name in names}
 
 
 def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, seed: int, resamples: int) -> Ensemble:

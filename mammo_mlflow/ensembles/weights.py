@@ -6,7 +6,7 @@ result for each. Equal scores go to fewer members, then to what was tried first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,6 +88,21 @@ def greedy(
     """
     scorer = _Scorer(data, objective, left_out)
     return [_select(scorer, bag, column) for column in range(len(left_out))]
+
+
+Optimise = Callable[[int, Callable[[Floats], float]], tuple[Floats, int]]
+"""From the number of members and the gain of weights (m,) to the best weights found, and how many were tried."""
+
+
+def tuned(
+    data: OutOfFold, objective: Objective, optimise: Optimise, left_out: Sequence[int | None] = (None,)
+) -> list[Weights]:
+    """Weights that an optimiser finds, which is given their gain."""
+    scorer, found = _Scorer(data, objective, left_out), []
+    for column in range(len(left_out)):
+        weights, evaluated = optimise(data.members, lambda w, c=column: float(scorer.gains(w[None], c)[0]))  # type: ignore[misc]
+        found.append(scorer.result(weights, float(scorer.gains(weights[None], column)[0]), evaluated))
+    return found
 
 
 def candidates(levels: Floats, members: int) -> Floats:

@@ -129,7 +129,11 @@ class Sources:
 
 
 class Missing(UserError):  # noqa: N818 - beside `Faults`
-    """A model of that name is not registered."""
+    """A model of that name is not registered; `brief` says how to make it, the whole also what there is instead."""
+
+    def __init__(self, brief: str, others: str) -> None:
+        self.brief = brief
+        super().__init__(brief + others)
 
 
 def find_source(
@@ -232,7 +236,7 @@ class _Search:
         makes = self._make and self._name in (self._bare, f"{self._bare}@{CANDIDATE}")
         made = f"; make it with: {self._make}" if makes else ""
         others = f"; registered for {self._task}: {', '.join(known)}" if known else ""
-        raise Missing(f"{self._field}: expected a registered model, found no '{self._name}'{made}{others}")
+        raise Missing(f"{self._field}: expected a registered model, found no '{self._name}'{made}", others)
 
     def _source(self, version: Version) -> Source:
         tags, data = version.tags, self._planner.patch_set

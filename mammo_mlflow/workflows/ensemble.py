@@ -17,7 +17,9 @@ from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.ensembles.disagreement import disagreement
 from mammo_mlflow.ensembles.jobs import EnsembleJob
 from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
-from mammo_mlflow.ensembles.methods import METHODS, Ensemble, choose
+from mammo_mlflow.ensembles.methods import METHODS, Ensemble, choose, weights_method
+from mammo_mlflow.ensembles.nested import Method
+from mammo_mlflow.ensembles.weights import tuned
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import resampling_note
@@ -27,6 +29,7 @@ from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import RESULTS_VERSION, CrossValidationSpec, canonical_json
+from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.registry import log_model, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -38,6 +41,8 @@ from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
 from mammo_mlflow.workflows.rails import open_bench, open_session
 from mammo_mlflow.workflows.terminal import say, show_table
 
+EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
+"""The methods by name; the one by Optuna is put together here, since the rooms do not know one another."""
 BEST = "best"
 OWN = "selected"
 """What an ensemble of members named one by one is called."""
@@ -92,8 +97,8 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
     """Make, judge and register an ensemble. Raises `UserError` before any run exists for what can be known by then."""
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
-    if asked.method not in (BEST, *METHODS):
-        raise unknown_name("method", asked.method, (BEST, *METHODS))
+    if asked.method not in (BEST, *EVERY_METHOD):
+        raise unknown_name("method", asked.method, (BEST, *EVERY_METHOD))
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1:
         raise expected("objective", "one name", f"'{asked.objective}'")
@@ -105,7 +110,7 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         members = find_members(session, bench.planner, task, asked.members, cv, folds, command)
         labels, groups = targets(train.types, task).astype(int), train.patient_ids
         predictions = matrix(members)
-        ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed)
+        ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed, known=EVERY_METHOD)
         joined = Joined(task, members, objectives[0], predictions, labels, folds, groups, ensembles)
         _finish(session, joined, asked)
 

@@ -97,7 +97,7 @@ class EnsembleOptions:
         "pretrained", "scratch, pretrained, tuned, siamese, all, or registered models with commas between"
     )
     method: str = _parameter(
-        "best", "average, grid, grid_fine, greedy, logistic, knn, svm, mlp, dense, or best by the nested figure"
+        "best", "average, grid, grid_fine, greedy, optuna, logistic, knn, svm, mlp, dense, or best by the nested figure"
     )
     objective: str = _parameter("roc_auc", "what is optimised, on out-of-fold predictions")
     threshold: str = _parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9")

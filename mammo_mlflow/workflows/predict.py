@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.arrays import check_tensor
+from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, ROWS
 from mammo_mlflow.tracking.registry import Verified, verified_model
@@ -85,8 +86,18 @@ def _explain_job(found: Verified, job: PredictJob, target: Path) -> ExplainJob:
     names = found.made_of.columns[2:] or (found.version.name,)
     file = "model.keras" if found.made_of.kind == "keras" else "members.keras"
     (network,) = found.path.rglob(file)
+    title = f"{found.version}: where '{TASKS[found.version.tags['mammo.task']][1]}' comes from"
     note = "phantom data" if found.phantom else None
-    return ExplainJob(network, job.tensor, job.threads, job.sides, names, f"{found.version}: Grad-CAM", note, target)
+    return ExplainJob(
+        network,
+        job.tensor,
+        job.threads,
+        job.sides,
+        names,
+        f"{found.version}: where '{positive}' comes from",
+        note,
+        target,
+    )
 
 
 def _write(found: Verified, answers: np.ndarray, target: Path) -> None:

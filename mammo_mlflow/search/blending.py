@@ -1,0 +1,36 @@
+"""Weights of an ensemble's members by an Optuna study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+from optuna.samplers import TPESampler
+
+TRIALS = 100
+
+
+def study_weights(members: int, gain: Callable[[np.ndarray], float], seed: int = 0) -> tuple[np.ndarray, int]:
+    """The weights (m,) with the largest gain that a study in memory finds, and how many it tried.
+
+    It starts from equal weights and from each member alone, so that it ends no worse than these; TPE draws the rest,
+    each weight from 0 to 1.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names = [f"weight_{number}" for number in range(members)]
+    study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed))
+    for start in (np.ones(members), *np.eye(members)):
+        study.enqueue_trial(dict(zip(names, map(float, start), strict=True)))
+
+    def objective(trial: optuna.Trial) -> float:
+        weights = np.array([trial.suggest_float(name, 0.0, 1.0) for name in names])
+        found = gain(weights) if weights.any() else -np.inf
+        if not np.isfinite(found):
+            raise optuna.TrialPruned
+        return found
+
+    study.optimize(objective, n_trials=TRIALS + members + 1)
+    done = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    best = study.best_trial.params if done else dict.fromkeys(names, 1.0)
+    return np.array([best[name] for name in names]), len(study.trials)
