@@ -94,7 +94,7 @@ def _explain_job(found: Verified, job: PredictJob, target: Path) -> ExplainJob:
         job.threads,
         job.sides,
         names,
-        f"{found.version}: where '{positive}' comes from",
+        title,
         note,
         target,
     )
