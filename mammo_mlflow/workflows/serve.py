@@ -16,6 +16,8 @@ from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.options import ServeOptions
 from mammo_mlflow.workflows.terminal import say
 
+HERE = Path(__file__).parents[2]
+
 
 def run(model: str, asked: ServeOptions) -> int:
     """Serve `model` until the command is ended; the exit code of the server. Raises `UserError`."""
@@ -29,12 +31,11 @@ def run(model: str, asked: ServeOptions) -> int:
     client, _ = open_store()
     with tempfile.TemporaryDirectory() as folder:
         found_model = verified_model(client, model, Path(folder))
-        line = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-        line += ["--model-uri", str(found_model.path), "--host", asked.host, "--port", str(asked.port)]
-        line += ["--timeout", str(asked.timeout), "--workers", str(asked.workers)]
-        paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-        surroundings = {**os.environ, "PATH": os.pathsep.join(paths)}
+        line = [sys.executable, "-m", "uvicorn", "--factory", "mammo_mlflow.tracking.serving:make_app"]
+        line += ["--host", asked.host, "--port", str(asked.port), "--workers", str(asked.workers)]
+        surroundings = {**os.environ, "MAMMO_SERVED_MODEL": str(found_model.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
         surroundings["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(asked.timeout)
+        surroundings["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         surroundings.pop("MLFLOW_RUN_ID", None)
         inputs = ", ".join(found_model.made_of.inputs)
         say(f"serving {found_model.version} ({inputs}) at http://{asked.host}:{asked.port}/invocations, Ctrl-C ends it")
