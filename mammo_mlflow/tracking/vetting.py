@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
+import numpy as np
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -81,6 +82,7 @@ def vet(path: Path) -> Vetted:
         for file, ours in _ENSEMBLE_CODE.items():
             _vet_code(path / file, file, ours)
         _vet_arrays(path / folder / "level1.npz")
+        _vet_facts(path / folder / "ensemble.json")
         archive, kind = path / folder / "members.keras", "ensemble"
     else:
         raise expected("model: MLmodel: loader_module", "that of a Keras model or of an ensemble", f"'{loader}'")
@@ -166,29 +168,38 @@ def _vet_code(path: Path, name: str, ours: str) -> None:
 
 
 def _vet_arrays(path: Path) -> None:
+    """Arrays of numbers and texts; a pickled one is not read."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            other = [name for name in archive.namelist() if not name.endswith(".npy")]
-    except (zipfile.BadZipFile, OSError) as problem:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                file[name]
+    except (zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError) as problem:
         raise expected("model: level1.npz", "arrays", f"none: {_line(problem)}") from None
-    if other:
-        raise expected("model: level1.npz", "arrays alone", other[0])
+
+
+def _vet_facts(path: Path) -> None:
+    try:
+        facts = json.loads(path.read_text())
+        named = facts["members"] and all(isinstance(name, str) for name in facts["members"])
+        fine = named and 0 <= float(facts["threshold"]) <= 1
+    except (OSError, ValueError, KeyError, TypeError):
+        fine = False
+    if not fine:
+        raise expected("model: ensemble.json", "the names of members and a threshold", "something else")
 
 
 def _vet_weights(weights: h5py.File, field: str) -> None:
     """Weights lie in the file itself: a link to another would read whatever file it names."""
 
-    def look(name: str, link: Any) -> None:
-        if isinstance(link, h5py.ExternalLink | h5py.SoftLink):
-            raise expected(f"{field}: model.weights.h5", "weights in the file itself", f"a link at {name}")
+    def link(name: str, found: Any) -> str | None:
+        return name if isinstance(found, h5py.ExternalLink | h5py.SoftLink) else None
 
-    weights.visititems_links(look)
+    def elsewhere(name: str, found: Any) -> str | None:
+        return name if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual) else None
 
-    def storage(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-            raise expected(f"{field}: model.weights.h5", "weights in the file itself", f"another file's at {name}")
-
-    weights.visititems(storage)
+    away = weights.visititems_links(link) or weights.visititems(elsewhere)
+    if away:
+        raise expected(f"{field}: model.weights.h5", "weights in the file itself", f"a link at {away}")
 
 
 def _classes(config: Any) -> Iterator[tuple[str | None, str]]:
