@@ -1,0 +1,315 @@
+"""Champions, as a user promotes them: candidates with planted predictions, registered in a real store."""
+
+import contextlib
+import io
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from support import Outcome, command, environment
+
+from mammo_mlflow.cli import main
+from mammo_mlflow.tracking.flavor import save_keras_model
+from mammo_mlflow.tracking.promotion import FROM, champion_of, deciding, promote, settle
+from mammo_mlflow.tracking.registry import log_model, register, version_of
+from mammo_mlflow.tracking.runs import Writer
+
+N, FOLDS, SIZE = 400, 4, 8
+TASK_MODEL = "mammo-mass_calc"
+LABELS = np.arange(N) % 2
+PATIENTS = np.arange(N) // 2
+
+
+def predictions(skill, seed=0):
+    """Calibrated probabilities (n,): the posterior of a score that is normal with means ± skill / 2."""
+    score = np.random.default_rng(seed).normal(skill * (LABELS - 0.5), 1)
+    return 1 / (1 + np.exp(-skill * score))
+
+
+class Place:
+    """A store with planted candidates, and the command in it."""
+
+    def __init__(self, where, model):
+        self.where, self.model = where, model
+        self.uri = f"sqlite:///{where}/mlflow.db"
+        self.client = MlflowClient(self.uri)
+        self.experiment = self.client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
+        self.writer = Writer(self.client, self.experiment, {})
+
+    def plant(self, name, probabilities, threshold=0.5, **tags):
+        """Register a candidate with these out-of-fold predictions: its version, as `name v1`."""
+        run = self.writer.start_run(name, parent=None, tags={}, params={})
+        frame = pd.DataFrame({"patch": np.arange(N), "fold": PATIENTS % FOLDS, "label": LABELS})
+        frame["probability"], frame["patient_id"] = probabilities, PATIENTS
+        frame.to_parquet(self.where / "oof.parquet")
+        run.log_file(self.where / "oof.parquet")
+        run.log_metrics({"test_roc_auc": 0.5, "test_roc_auc_low": 0.4, "test_roc_auc_high": 0.6})
+        run.finish()
+        self.writer.drain()
+        marks = {f"mammo.{key}": value for key, value in ({"task": "mass_calc", "data_sha256": "a"} | tags).items()}
+        marks |= {"mammo.folds_sha256": "b", "mammo.threshold": repr(threshold)}
+        marks.setdefault("mammo.phantom", "false")
+        logged = log_model(self.writer, run.id, "model", self.model, marks, self.where / f"fetched-{run.id}")
+        full = f"mammo-mass_calc-{name}"
+        number = register(self.writer, full, logged, run.id, marks, "planted")
+        return f"{full} v{number}"
+
+    def promote(self, *arguments, code=0):
+        """The command, in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = main(["promote", "--task", "mass_calc", "--executor", "inline", *arguments])
+        assert found == code, err.getvalue()
+        return Outcome(found, out.getvalue(), err.getvalue())
+
+    @property
+    def champion(self):
+        """What the champion was promoted from."""
+        found = champion_of(self.client, "mass_calc")
+        return None if found is None else found.tags[FROM]
+
+    @property
+    def previous(self):
+        aliases = self.client.get_registered_model(TASK_MODEL).aliases
+        return None if "previous" not in aliases else int(aliases["previous"])
+
+    @property
+    def versions(self):
+        return sorted(int(one.version) for one in self.client.search_model_versions(f"name = '{TASK_MODEL}'"))
+
+    def decisions(self):
+        runs = self.client.search_runs(
+            [self.experiment], "tags.`mammo.family` = 'promotion'", order_by=["attributes.start_time ASC"]
+        )
+        return [(run.data.tags["mammo.decision"], run.info.status) for run in runs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet():
+    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+    yield
+    logging.root.handlers[:] = handlers
+    signal.signal(signal.SIGTERM, on_term)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The directory of a small Keras model."""
+    inputs = keras.layers.Input((SIZE, SIZE, 1), name="patch")
+    outputs = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
+    path = tmp_path_factory.mktemp("model") / "model"
+    save_keras_model(keras.Model(inputs, outputs), path, {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}, {})
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, model, monkeypatch):
+    found = Place(tmp_path, model)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def test_the_first_champion_is_the_best_candidate(place):
+    place.plant("scratch-m1", predictions(1.0))
+    best = place.plant("pretrained-vgg16", predictions(2.0))
+    place.plant("pretrained-vgg16-shuffled", predictions(3.0), control="shuffled")
+    outcome = place.promote()
+    assert place.champion == best
+    assert outcome.complaints == []
+    assert f"champion of mass_calc: {TASK_MODEL} v1 ({best}), none before" in outcome.out
+    assert "0.500 [0.400, 0.600]" in outcome.out
+    assert place.decisions() == [("promoted", "FINISHED")]
+
+
+def test_a_better_one_is_promoted_and_a_worse_one_is_not(place):
+    first = place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("worse", predictions(0.8, seed=1))
+    outcome = place.promote()
+    assert place.champion == first
+    assert "FAILED  better" in outcome.out
+    assert "as before: mammo-mass_calc-worse v1 fails the gate 'better'" in outcome.out
+    better = place.plant("better", predictions(2.5, seed=2))
+    outcome = place.promote()
+    assert place.champion == better
+    assert place.previous == 1
+    assert f"{TASK_MODEL} v2 ({better}), {TASK_MODEL} v1 ({first}) before" in outcome.out
+    assert [decision for decision, _ in place.decisions()] == ["promoted", "kept", "promoted"]
+
+
+def test_an_equal_one_leaves_the_champion(place):
+    first = place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", predictions(1.5))
+    place.promote()
+    assert place.champion == first
+    assert place.versions == [1]
+    # the champion itself is no candidate, unless it is named
+    assert "lead in roc_auc +0.0000" in place.promote("--candidate", first.replace(" v", "/")).out
+
+
+@pytest.mark.parametrize(
+    ("planted", "gate"),
+    [
+        ({"probabilities": np.clip(predictions(2.5) ** 6, 0, 1)}, "calibrated"),
+        ({"probabilities": predictions(2.5), "threshold": 0.97}, "sensitivity"),
+        ({"probabilities": predictions(2.5), "data_sha256": "c"}, "data"),
+        ({"probabilities": predictions(2.5), "phantom": "true", "data_sha256": "c"}, "data"),
+    ],
+)
+def test_each_gate_keeps_the_champion(place, planted, gate):
+    first = place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", **planted)
+    outcome = place.promote()
+    assert f"FAILED  {gate}" in outcome.out
+    assert place.champion == first
+    assert place.versions == [1]
+
+
+def test_a_model_with_changed_files_fails_the_last_gate(place):
+    place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", predictions(2.5))
+    version = place.client.get_model_version_by_alias("mammo-mass_calc-b", "candidate")
+    model = place.client.get_logged_model(version.source.removeprefix("models:/"))
+    with (Path(model.artifact_location.removeprefix("file://")) / "requirements.txt").open("a") as file:
+        file.write("# more\n")
+    outcome = place.promote()
+    assert "FAILED  signature: model: expected files of mammo-mass_calc-b v1" in outcome.out
+    assert place.versions == [1]
+
+
+def test_a_real_model_takes_a_phantoms_place(place):
+    place.plant("a", predictions(3.0), phantom="true")
+    place.promote()
+    real = place.plant("b", predictions(1.0), data_sha256="c")
+    place.promote("--candidate", "mammo-mass_calc-b@candidate")
+    assert place.champion == real
+
+
+def test_rollback_goes_back_and_stays(place):
+    first = place.plant("a", predictions(1.0))
+    place.promote()
+    place.plant("b", predictions(2.5))
+    place.promote()
+    outcome = place.promote("--rollback", "true")
+    assert place.champion == first
+    assert place.previous is None
+    assert f"{TASK_MODEL} v1 ({first}) again" in outcome.out
+    assert "none; `ensemble` or a family makes one" in place.promote(code=2).complaints[0]
+    assert place.champion == first
+    assert "rollback: expected a champion" in place.promote("--rollback", "true", code=2).complaints[0]
+    place.promote("--candidate", "mammo-mass_calc-b@candidate")  # unless it is named
+    assert place.champion == "mammo-mass_calc-b v1"
+    assert place.decisions()[-2:] == [("rolled back", "FINISHED"), ("promoted", "FINISHED")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--task", "mass"), "task: unknown 'mass', did you mean 'mass_calc'"),
+        (("--calibration", "0"), "calibration: expected a number in (0, 1]"),
+        (("--objective", "seconds"), "objective: expected 'seconds' only as the second"),
+        (("--objective", "auc"), "objective: unknown 'auc'"),
+        (("--candidate", "nothing/1"), "found 'nothing/1'"),
+        (("--rollback", "true"), "rollback: expected a champion of mass_calc before the present one, found none"),
+        ((), "candidate: expected a registered model of mass_calc, found none"),
+    ],
+)
+def test_what_cannot_be_decided_is_a_line_and_no_run(place, arguments, said):
+    (line,) = place.promote(*arguments, code=2).complaints
+    assert said in line
+    assert place.decisions() == []
+
+
+KILLED = """
+import os, signal, sys
+from mlflow.tracking import MlflowClient
+from mammo_mlflow.tracking.promotion import deciding, promote
+from mammo_mlflow.tracking.registry import find_model
+call, when, uri, decision = sys.argv[1:]
+real = getattr(MlflowClient, call)
+def dying(self, *arguments, **options):
+    if when == "after":
+        real(self, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+client = MlflowClient(uri)
+candidate = find_model(client, "mammo-mass_calc-b@candidate")
+with deciding(client, "mass_calc"):
+    setattr(MlflowClient, call, dying)
+    promote(client, "mass_calc", candidate, decision)
+"""
+
+
+@pytest.mark.parametrize("call", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
+    first = place.plant("a", predictions(1.0))
+    place.promote()
+    second = place.plant("b", predictions(2.5))
+    run = place.writer.start_run("decision", parent=None, tags={}, params={})
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, call, when, place.uri, run.id],
+        env=environment(place.where, MLFLOW_TRACKING_URI=place.uri),
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL
+    moved = call == "set_model_version_tag" or (call == "set_registered_model_alias" and when == "after")
+    assert place.champion == (second if moved else first)
+    with deciding(place.client, "mass_calc"):  # what the next command does first
+        pass
+    assert place.champion == (second if moved else first)
+    assert place.versions == ([1, 2] if moved else [1])
+    assert place.previous == (1 if moved else None)
+    assert (place.client.get_run(run.id).info.status == "FINISHED") == moved
+    if not moved:
+        place.promote()
+        assert place.champion == second
+
+
+def test_two_promotions_at_once_leave_one_champion(place):
+    place.plant("a", predictions(1.5))
+    best = place.plant("b", predictions(2.0))
+    line = command("--task", "mass_calc", name="promote")
+    surroundings = environment(place.where, MLFLOW_TRACKING_URI=place.uri)
+    both = [
+        subprocess.Popen(
+            line, cwd=place.where, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert place.champion == best
+    assert place.versions == [1]
+    assert sorted(place.decisions()) == [("kept", "FINISHED"), ("promoted", "FINISHED")]
+
+
+def test_a_version_made_by_hand_stays(place):
+    place.plant("a", predictions(1.0))
+    place.promote()
+    version = place.client.get_model_version(TASK_MODEL, "1")
+    place.client.create_model_version(TASK_MODEL, version.source, version.run_id)
+    settle(place.client, TASK_MODEL)
+    assert place.versions == [1, 2]
+
+
+def test_the_champion_names_the_one_before_it(place):
+    place.plant("a", predictions(1.0))
+    place.promote()
+    place.plant("b", predictions(2.5))
+    candidate = version_of(place.client.get_model_version_by_alias("mammo-mass_calc-b", "candidate"))
+    made = promote(place.client, "mass_calc", candidate, "")
+    assert made.tags["mammo.previous"] == "1"
+    place.client.delete_registered_model_alias(TASK_MODEL, "previous")
+    settle(place.client, TASK_MODEL)
+    assert place.previous == 1
