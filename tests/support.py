@@ -4,9 +4,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +71,55 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Server:
+    """A model server as a process of its own: until the block ends it answers at `address`."""
+
+    def __init__(self, line, where, surroundings):
+        self.line, self.where, self.surroundings = line, where, surroundings
+        self.port = int(line[-1])
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(
+            self.line, cwd=self.where, env=self.surroundings, start_new_session=True, **quiet
+        )
+        wait_for(self.alive)
+        self.family = [psutil.Process(self.process.pid)]
+        self.family += self.family[0].children(recursive=True)
+        return self
+
+    def __exit__(self, *problem):
+        self.process.terminate()
+        self.process.wait(30)
+        for one in self.family:
+            if one.is_running():
+                one.kill()
+
+    def alive(self):
+        try:
+            with urllib.request.urlopen(f"{self.address}/ping", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def post(self, body):
+        """The status and the text of the answer to a request, `body` JSON or bytes."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.address}/invocations", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode()
 
 
 class Running:

@@ -126,7 +126,7 @@ def fast_batch_norm() -> type:
 def gradients(
     model: keras.Model, inputs: Any, record: Any, places: list[list[Any]] | None
 ) -> tuple[np.ndarray, list[list[Any]]]:
-    """Answers (n, m), and for each column (values, gradients) of the recorded tensors at `places` [column].
+    """Answers (n, m) of a model of m outputs (n, 1), and for each the recorded tensors at `places` and their gradients.
 
     `record` has `watch` set and is filled as the model is called. Without `places` every recorded tensor is asked
     for; the pair is then None where the column does not depend on it, or it not on the abnormality.
@@ -143,7 +143,7 @@ def gradients(
         if places is None:
             tape.watch(patch)
         answers = model(fed, training=False)
-        columns = [answers[:, column] for column in range(answers.shape[1])]
+        columns = [answer[:, 0] for answer in (answers if isinstance(answers, list) else [answers])]
     found = []
     for number, column in enumerate(columns):
         tensors = list(record.calls.values()) if places is None else [record.calls[place] for place in places[number]]
@@ -157,4 +157,4 @@ def gradients(
             pairs = zip(tensors, slopes, strict=True)
             found.append([tuple(tf.cast(one, tf.float32).numpy() for one in pair) for pair in pairs])
     del tape
-    return tf.cast(answers, tf.float32).numpy(), found
+    return np.stack([tf.cast(column, tf.float32).numpy() for column in columns], axis=1), found

@@ -68,7 +68,7 @@ def class_activation(model: keras.Model, patches: Mapping[str, np.ndarray], wher
     """
     places = where or _last_maps(model, {name: one[:1] for name, one in patches.items()})
     with _recorded(model, set(places)) as record:
-        answers, found = gradients(model, _fed(patches), record, [[place] for place in places])
+        answers, found = gradients(_apart(model), _fed(patches), record, [[place] for place in places])
     size = next(iter(patches.values())).shape[1:3]
     made = []
     for column, ((maps, slopes),) in enumerate(found):
@@ -81,10 +81,16 @@ def class_activation(model: keras.Model, patches: Mapping[str, np.ndarray], wher
     return made
 
 
+def _apart(model: keras.Model) -> keras.Model:
+    """The members' answers one by one: through the layer that joins them each would depend on every other's maps."""
+    joined = model.layers[-1]
+    return keras.Model(model.input, joined.input) if isinstance(joined, keras.layers.Concatenate) else model
+
+
 def _last_maps(model: keras.Model, one: Mapping[str, np.ndarray]) -> Where:
     """Where each member's last convolution of the abnormality is, found by the gradients of one patch."""
     with _recorded(model, None) as record:
-        answers, found = gradients(model, _fed(one), record, None)
+        answers, found = gradients(_apart(model), _fed(one), record, None)
         calls = list(record.calls)
     places = []
     for column in range(answers.shape[1]):
@@ -125,14 +131,13 @@ def _recorded(model: keras.Model, wanted: set[tuple[str, int]] | None) -> Iterat
 
         return noting
 
-    kept = [(layer, layer.call) for _, layer in layers]
     try:
         for path, layer in layers:
             object.__setattr__(layer, "call", hook(path, layer.call))
         yield record
     finally:
-        for layer, call in kept:
-            object.__setattr__(layer, "call", call)
+        for _, layer in layers:
+            object.__delattr__(layer, "call")  # the method of its class again
 
 
 def _leaves(model: keras.Model, path: str) -> Iterator[tuple[str, keras.Layer]]:

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from mammo_mlflow.ensembles import weights
 from mammo_mlflow.ensembles.weights import PAPER_LEVELS, average, candidates, greedy, grid, grid_fine
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.search.blending import study_weights
 
 
 def plain(name, data, blend):
@@ -145,3 +146,16 @@ def test_refusals(made, objective):
     data.folds[:] = data.labels
     with pytest.raises(UserError, match=r"^objective: expected folds in which roc_auc is defined, found none$"):
         average(data, objective())
+
+
+def test_weights_by_a_study_are_no_worse_than_where_it_starts(made, objective):
+    data = made(n=80)
+    found = weights.tuned(data, objective(), study_weights, (None, 1))
+    for one, fold in zip(found, (None, 1), strict=True):
+        rest = data.without(fold)
+        assert one.weights.sum() == pytest.approx(1)
+        assert (one.weights >= 0).all()
+        starts = [plain("roc_auc", rest, rest.probabilities @ w) for w in (np.full(3, 1 / 3), *np.eye(3))]
+        assert one.score == pytest.approx(plain("roc_auc", rest, rest.probabilities @ one.weights))
+        assert one.score >= max(starts) - 1e-12
+        assert one.evaluated > 100

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import signal
 from pathlib import Path
@@ -10,9 +11,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from support import PHANTOM, Outcome, Store
+from support import PHANTOM, Outcome, Server, Store, command, environment, free_port
 
 from mammo_mlflow.cli import main
+from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.evaluation.metrics import out_of_fold
 
 FEW = (*PHANTOM, "--epochs", "2", "--folds", "2", "--weights", "random", "--dense", "8", "--views", "2")
@@ -164,7 +166,8 @@ def test_its_run_tells_members_methods_and_the_verdict(store, made, top):
     assert verdict in made.out
     assert "its best member" in verdict
     assert "PHANTOM DATA" in made.out
-    assert len(pd.read_csv(store.fetch(top, "methods.csv"))) == 9
+    methods = pd.read_csv(store.fetch(top, "methods.csv"))["method"].tolist()
+    assert methods == ["average", "grid", "grid_fine", "greedy", *STACKERS, "optuna"]
 
 
 def test_the_same_command_again_registers_nothing(run, store, made):
@@ -215,9 +218,76 @@ def test_predict_writes_what_the_stored_test_has(run, store, top, phantom, tmp_p
     assert (len(table.columns) == 6) == (name == NAME)
 
 
-def predicted(model, source, output, code=0):
+def test_served_it_answers_a_thousand_patches_and_refuses_what_is_none(store, top, cache, phantom):
+    tensor = np.load(phantom / "public_test_tensor.npy")
+    rows = np.arange(1000) % (len(tensor) // 2)
+    stored = store.frame(top, "test.parquet")["probability"].to_numpy()
+    many = {"patch": tensor[1::2][rows][..., None].tolist(), "baseline": tensor[0::2][rows][..., None].tolist()}
+    one = {side: values[:1] for side, values in many.items()}
+    malformed = {
+        b"{": "valid JSON",
+        b"[]": "JSON dictionary",
+        json.dumps({"patches": 1}).encode(): "fields",
+        json.dumps({"inputs": {"patch": one["patch"]}}).encode(): "baseline",
+        json.dumps({"inputs": one | {"patch": [[[[1]]]]}}).encode(): "patch",
+        json.dumps({"inputs": one | {"patch": "x"}}).encode(): "'x'",
+        json.dumps({"inputs": one | {"patch": np.full((1, 32, 32, 1), -1).tolist()}}).encode(): "out of bounds",
+        json.dumps({"inputs": one | {"patch": many["patch"][:2]}}).encode(): "",
+    }
+    line = [*command("--model", f"models:/{NAME}/1", name="serve"), "--port", str(free_port())]
+    with Server(line, None, environment(cache, MLFLOW_TRACKING_URI=store.uri)) as server:
+        for body, said in malformed.items():
+            status, text = server.post(body)
+            assert 400 <= status < 500
+            assert said in text
+        status, text = server.post({"inputs": many})
+    assert status == 200
+    answers = pd.DataFrame(json.loads(text)["predictions"])
+    np.testing.assert_allclose(answers["probability"], stored[rows], atol=1e-5)
+    assert list(answers)[:2] == ["probability", "decision"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "nothing/1"), "found 'nothing/1'"),
+        (("--model", f"{NAME}/1", "--timeout", "0"), "timeout: expected a whole number from 1"),
+        (("--model", f"{NAME}/1", "--port", "0"), "port: expected a whole number from 1"),
+        (("--model", f"{NAME}/1", "--host", "nowhere.invalid"), "port: expected a host and port to listen at"),
+    ],
+)
+def test_what_cannot_be_served_is_a_line(run, store, top, arguments, said):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        assert main(["serve", *arguments]) == 2
+    (line,) = Outcome(2, "", err.getvalue()).complaints
+    assert said in line
+
+
+def test_overlays_show_every_member(run, store, top, phantom, tmp_path):
+    outcome = predicted(f"models:/{NAME}/1", phantom, tmp_path / "out.csv", "--overlays", str(tmp_path / "maps"))
+    assert len(list((tmp_path / "maps").glob("row-*.png"))) == 24
+    assert "Grad-CAM maps" in outcome.out
+    (tmp_path / "file").touch()
+    refused = predicted(f"models:/{NAME}/1", phantom, tmp_path / "b.csv", "--overlays", str(tmp_path / "file"), code=2)
+    assert "overlays: expected a folder" in refused.complaints[0]
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_promoted_it_is_the_champion(run, store, top):
+    """Of the three members and their ensemble one becomes champion, whatever its score, and answers."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        arguments = ["--task", "mass_calc", "--candidate", f"{NAME}@candidate", "--calibration", "1"]
+        assert main(["promote", *arguments, "--executor", "inline"]) == 0
+    assert f"champion of mass_calc: mammo-mass_calc v1 ({NAME} v1), none before" in out.getvalue()
+    assert "PHANTOM DATA" in out.getvalue()
+    assert store.client.get_model_version_by_alias("mammo-mass_calc", "champion").tags["mammo.method"] == "greedy"
+
+
+def predicted(model, source, output, *more, code=0):
     out, err = io.StringIO(), io.StringIO()
-    arguments = ["--model", model, "--input", str(source), "--output", str(output), "--executor", "inline"]
+    arguments = ["--model", model, "--input", str(source), "--output", str(output), "--executor", "inline", *more]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         found = main(["predict", *arguments])
     assert found == code, err.getvalue()

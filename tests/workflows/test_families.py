@@ -4,15 +4,12 @@ import contextlib
 import io
 import json
 import logging
-import os
 import signal
-import subprocess
-import urllib.request
 
 import keras
 import numpy as np
 import pytest
-from support import PHANTOM, Outcome, Store, environment, wait_for
+from support import PHANTOM, Outcome, Server, Store, environment, free_port
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.models.siamese import before_head
@@ -363,51 +360,13 @@ def test_controls_stand_beside_the_network_and_register_nothing(run, store):
 
 def test_mlflow_serves_named_inputs(store, cache, inputs):
     """MLflow's own server, asked with JSON, as the README tells it."""
-    from socket import socket
-
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     name = "mammo-benign_malignant-conditioned-c"
-    command = [
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        f"models:/{name}@candidate",
-        "--env-manager",
-        "local",
-        "-p",
-        str(port),
-    ]
-    surroundings = environment(cache, MLFLOW_TRACKING_URI=store.uri)
-    server = subprocess.Popen(
-        command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _alive(address))
-        body = {key: values[:3].tolist() for key, values in inputs.items()}
-        request = urllib.request.Request(
-            f"{address}/invocations", json.dumps({"inputs": body}).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found = np.array(json.loads(answer.read())["predictions"])[:, 0]
-    finally:
-        _end(server)
+    line = ["mlflow", "models", "serve", "-m", f"models:/{name}@candidate", "--env-manager", "local"]
+    line += ["--port", str(free_port())]
+    with Server(line, None, environment(cache, MLFLOW_TRACKING_URI=store.uri)) as server:
+        status, text = server.post({"inputs": {key: values[:3].tolist() for key, values in inputs.items()}})
+    assert status == 200
+    found = np.array(json.loads(text)["predictions"])[:, 0]
     version = store.client.get_model_version_by_alias(name, "candidate")
     stored = store.frame(store.client.get_run(version.run_id), "test.parquet")["probability"][:3]
     np.testing.assert_allclose(found, stored, atol=1e-5)
-
-
-def _alive(address):
-    try:
-        with urllib.request.urlopen(f"{address}/ping", timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def _end(server):
-    os.killpg(server.pid, signal.SIGTERM)
-    server.wait(30)

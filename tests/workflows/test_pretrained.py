@@ -3,10 +3,7 @@
 import json
 import re
 import signal
-import socket
 import subprocess
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
-from support import SMALL, Finished, Running, Store, environment, run_command, wait_for
+from support import SMALL, Finished, Running, Server, Store, environment, free_port, run_command, wait_for
 
 TAGS = {
     "task": "mass_calc",
@@ -256,50 +253,14 @@ def test_the_loaded_models_agree_with_the_stored_predictions(at_the_store, patch
     assert loaded.metadata.metadata["mammo"]["classes"] == ["mass", "calcification"]
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def test_the_served_model_agrees_with_the_stored_predictions(finished, store, patches, stored):
-    port = free_port()
-    served = subprocess.Popen(
-        ["mlflow", "models", "serve", "-m", f"models:/{NAME}/1", "--env-manager", "local", "-p", str(port)],
-        cwd=finished.where,
-        env=environment(finished.cache, MLFLOW_TRACKING_URI=store.uri),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    family = [psutil.Process(served.pid)]
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"), 120)
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps({"inputs": patches.tolist()}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found = np.array(json.load(answer)["predictions"])
-        family += family[0].children(recursive=True)
-    finally:
-        end(family)
+    line = ["mlflow", "models", "serve", "-m", f"models:/{NAME}/1", "--env-manager", "local"]
+    line += ["--port", str(free_port())]
+    with Server(line, finished.where, environment(finished.cache, MLFLOW_TRACKING_URI=store.uri)) as server:
+        status, text = server.post({"inputs": patches.tolist()})
+    assert status == 200
+    found = np.array(json.loads(text)["predictions"])
     np.testing.assert_allclose(found[:, 0], stored, atol=1e-5)
-
-
-def answers(url):
-    try:
-        return urllib.request.urlopen(url, timeout=2).status == 200
-    except OSError:
-        return False
-
-
-def end(processes):
-    for one in processes:
-        if one.is_running():
-            one.kill()
-    psutil.wait_procs(processes, timeout=10)
 
 
 def test_issued_again_it_trains_nothing(finished: Finished, store, final):

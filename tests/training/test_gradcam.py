@@ -1,0 +1,105 @@
+"""Grad-CAM against its closed form, which a network with one convolution, a mean and a dense layer has."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.training.gradcam import class_activation, explain
+from mammo_mlflow.training.jobs import ExplainJob
+
+SIZE = 12
+
+
+def encoder(name, filters=3, pool=False):
+    inputs = layers.Input((SIZE, SIZE, 1), name=f"{name}_in")
+    x = layers.Rescaling(1 / 65535)(inputs)
+    x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"{name}_maps")(x)
+    return keras.Model(inputs, layers.MaxPooling2D()(x) if pool else x, name=name)
+
+
+def head(shape, name):
+    features = layers.Input(shape)
+    pooled = layers.GlobalAveragePooling2D()(features)
+    return keras.Model(features, layers.Dense(1, activation="sigmoid", name="out")(pooled), name=name)
+
+
+def closed_form(encode, tail, patches):
+    maps = encode.predict(patches, verbose=0)
+    return scaled(maps @ tail.get_layer("out").get_weights()[0][:, 0])
+
+
+def scaled(heat):
+    heat = np.maximum(heat, 0)
+    top = heat.max(axis=(1, 2), keepdims=True)
+    return np.divide(heat, top, out=np.zeros_like(heat), where=top > 0)
+
+
+@pytest.fixture
+def patches():
+    return np.random.default_rng(0).uniform(0, 65535, (3, SIZE, SIZE, 1)).astype(np.float32)
+
+
+def test_the_map_of_a_nested_network(patches):
+    encode, tail = encoder("encoder"), head((SIZE, SIZE, 3), "tail")
+    inputs = layers.Input((SIZE, SIZE, 1))
+    model = keras.Model(inputs, tail(encode(inputs)))
+    (found,) = class_activation(model, {"patch": patches})
+    np.testing.assert_allclose(found.maps, closed_form(encode, tail, patches), atol=1e-5)
+    np.testing.assert_allclose(found.answers, model.predict(patches, verbose=0)[:, 0], atol=1e-6)
+
+
+def test_members_have_maps_of_their_own_and_the_baseline_has_none(patches):
+    """Three members: two tails on one encoder, and a difference of both sides, the baseline called last."""
+    shared, other = encoder("shared"), encoder("other", 2)
+    first, second, third = (
+        head((SIZE, SIZE, 3), "first"),
+        head((SIZE, SIZE, 3), "second"),
+        head((SIZE, SIZE, 2), "third"),
+    )
+    patch, baseline = (layers.Input((SIZE, SIZE, 1), name=name) for name in ("patch", "baseline"))
+    maps = shared(patch)
+    seen, healthy = other(patch), other(baseline)
+    answers = [first(maps), second(maps), third(layers.Subtract()([seen, healthy]))]
+    model = keras.Model({"patch": patch, "baseline": baseline}, layers.Concatenate()(answers))
+    found = class_activation(model, {"patch": patches, "baseline": patches[::-1].copy()})
+    for one, tail in zip(found, (first, second), strict=False):
+        np.testing.assert_allclose(one.maps, closed_form(shared, tail, patches), atol=1e-5)
+    difference = other.predict(patches, verbose=0) - other.predict(patches[::-1], verbose=0)
+    np.testing.assert_allclose(
+        found[2].maps, scaled(difference @ third.get_layer("out").get_weights()[0][:, 0]), atol=1e-5
+    )
+
+
+def test_the_model_is_as_it_was(patches):
+    encode, tail = encoder("encoder", pool=True), head((SIZE // 2, SIZE // 2, 3), "tail")
+    inputs = layers.Input((SIZE, SIZE, 1))
+    model = keras.Model(inputs, tail(encode(inputs)))
+    before = model.predict(patches, verbose=0)
+    (found,) = class_activation(model, {"patch": patches})
+    assert found.maps.shape == (3, SIZE, SIZE)
+    assert found.maps.max() <= 1
+    np.testing.assert_array_equal(model.predict(patches, verbose=0), before)
+    assert "call" not in vars(encode.get_layer("encoder_maps"))
+
+
+def test_without_convolutions_there_is_no_map(patches):
+    inputs = layers.Input((SIZE, SIZE, 1))
+    model = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(inputs)))
+    with pytest.raises(UserError, match="overlays: expected a model with convolutions"):
+        class_activation(model, {"patch": patches})
+
+
+def test_a_figure_for_each_abnormality(tmp_path, patches):
+    inputs = layers.Input((SIZE, SIZE, 1))
+    keras.Model(inputs, head((SIZE, SIZE, 3), "tail")(encoder("encoder")(inputs))).save(tmp_path / "model.keras")
+    np.save(tmp_path / "pairs.npy", np.repeat(patches[..., 0].astype(np.uint16), 2, axis=0))
+    (tmp_path / "maps").mkdir()
+    events = []
+    job = ExplainJob(
+        tmp_path / "model.keras", tmp_path / "pairs.npy", 1, {"patch": 1}, ("m",), "title", "note", tmp_path / "maps"
+    )
+    assert explain(job, events.append) == 3
+    assert sorted(one.name for one in (tmp_path / "maps").iterdir()) == [f"row-{row:06d}.png" for row in (1, 3, 5)]
+    assert events[-1]["done"] == 3
