@@ -119,7 +119,7 @@ def _add_fields(parser: argparse.ArgumentParser, options: Any) -> None:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --model MODEL --input DIR|FILE.npy --output FILE.csv"
     parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    pairs = "a data directory, for its test set, or a .npy of pairs: even rows baselines, odd rows abnormalities"
+    pairs = "a data directory or phantom, for its test set, or a .npy of pairs: even rows baselines, odd abnormalities"
     parser.add_argument("--input", required=True, help=pairs)
     parser.add_argument("--output", required=True, help="the table to write, as CSV")
     parser.add_argument("--overlays", default="", help="folder for Grad-CAM maps over the patches, a PNG for each")

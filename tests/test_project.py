@@ -50,7 +50,7 @@ def test_entry_points_run_commands_with_options_that_exist(name):
     known = options(command)
     for parameter, declared in entry["parameters"].items():
         assert parameter in known
-        assert declared.get("default") == known[parameter].default
+        assert str(declared.get("default")) == str(known[parameter].default)
         assert ("default" not in declared) == known[parameter].required
 
 

@@ -13,13 +13,15 @@ import pandas as pd
 
 from mammo_mlflow.data.arrays import check_tensor
 from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, ROWS
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor, make_executor
 from mammo_mlflow.training.jobs import ExplainJob, Job, PredictJob
-from mammo_mlflow.workflows.options import available_cores
+from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
 TARGETS = {
@@ -28,14 +30,15 @@ TARGETS = {
 }
 """What asks a model of each kind (`Vetted.kind`), in a child."""
 TENSOR = "public_test_tensor.npy"
+PHANTOM = "phantom"
 
 _log = logging.getLogger(__name__)
 
 
 def run(model: str, source: str, output: str, overlays: str, executor: str) -> None:
-    """Ask `model` of every pair in `source`, a data directory (its test set) or a tensor file, and write `output`.
+    """Ask `model` of every pair in `source`: a data directory or `phantom`, for its test set, or a tensor file.
 
-    A row for each abnormality: its row in the file, probability, decision at the stored threshold and, of an ensemble,
+    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold and, of an ensemble,
     each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure for each. Raises
     `UserError` before anything is written.
     """
@@ -45,7 +48,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str) -> N
     maps = Path(overlays)
     if overlays and ((maps.exists() and not maps.is_dir()) or not maps.absolute().parent.is_dir()):
         raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
-    given = Path(source).expanduser()
+    given = _phantom() if source == PHANTOM else Path(source).expanduser()
     tensor = given / TENSOR if given.is_dir() else given
     client, _ = open_store()
     with tempfile.TemporaryDirectory() as folder, TerminalProgress() as progress:
@@ -70,6 +73,11 @@ def run(model: str, source: str, output: str, overlays: str, executor: str) -> N
         say(f"Grad-CAM maps: {overlays}")
     if found.phantom:
         say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
+
+
+def _phantom() -> Path:
+    """The phantom that commands make by themselves."""
+    return make_phantom(PhantomSettings(), Cache(None, Options().cache_limit_gb).root)
 
 
 def _ask(workers: Executor, progress: TerminalProgress, name: str, target: str, argument: Any) -> Any:
