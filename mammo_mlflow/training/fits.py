@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.vetting import vet_keras
 from mammo_mlflow.training.jobs import Event, FitJob, FitResult, Job
 from mammo_mlflow.training.plan import Fit, Plan
 from mammo_mlflow.training.session import Session
@@ -183,7 +185,7 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
 
 
 def fetch_fit(session: Session, run_id: str, fit: Fit) -> FitResult | None:
-    """A finished fit out of the store; None where its files are gone, or are those of other rows."""
+    """A finished fit out of the store; None where its files are gone, those of other rows or not ours."""
     writer, target = session.writer, session.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, FOLDER, target))
     try:
@@ -196,7 +198,10 @@ def fetch_fit(session: Session, run_id: str, fit: Fit) -> FitResult | None:
             if not np.array_equal(stored["patch"], fit.validation_rows):
                 return None
             probabilities = stored["probability"].to_numpy()
+        vet_keras(folder / "tail.keras")
     except (OSError, ValueError):
         return None
-    tail = folder / "tail.keras"
-    return FitResult(probabilities, tail=tail, reused_from=run_id, **facts) if tail.exists() else None
+    except UserError as problem:
+        _log.warning("%s of run %s is not used: %s", fit.name, run_id, problem)
+        return None
+    return FitResult(probabilities, tail=folder / "tail.keras", reused_from=run_id, **facts)

@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 def run(model: str, source: str, output: str, overlays: str, executor: str) -> None:
     """Ask `model` of every pair in `source`: a data directory or `phantom`, for its test set, or a tensor file.
 
-    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold and, of
-    an ensemble, each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure for each.
-    Raises `UserError` before anything is written.
+    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold
+    and, of an ensemble, each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure
+    for each. Raises `UserError` before anything is written.
     """
     target = Path(output)
     if not output or target.is_dir() or not target.absolute().parent.is_dir():
