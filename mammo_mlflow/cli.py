@@ -7,7 +7,8 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -17,6 +18,10 @@ from mammo_mlflow.experiment import convert
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+
+
+class _Failed(Exception):  # noqa: N818 - not a user's error
+    """A job or a request failed, and the log says so."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -154,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in problem.lines:
             sys.stderr.write(f"mammo_mlflow: {' '.join(line.split())}\n")
         return EXIT_USER_ERROR
+    except _Failed:
+        return EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write("mammo_mlflow: interrupted; the same command goes on where it was\n")
         return EXIT_INTERRUPTED
@@ -161,7 +168,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.experiment import parameters
-    from mammo_mlflow.training.executors import JobFailed
     from mammo_mlflow.training.executors.process import start_server
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
@@ -181,11 +187,10 @@ def _run(found: dict[str, Any]) -> int:
                 raise expected("trials", f"a number of trials beside '{item.name}', which is for searches", 0)
     if options.executor == "process":
         start_server()  # imports TensorFlow while this process imports the rest
-    from mammo_mlflow.tracking.store import TrackingError
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
-    try:
+    with _failures():
         family, task, backbone = found.get("family", command), found["task"], found.get("backbone", "")
         if command == "ensemble":
             from mammo_mlflow.workflows import ensemble
@@ -203,37 +208,44 @@ def _run(found: dict[str, Any]) -> int:
             from mammo_mlflow.workflows import families
 
             families.run(family, task, backbone, given, options)
+    return 0
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What can fail past the user's hands, as a `_Failed` with one line in the log."""
+    from mammo_mlflow.tracking.store import TrackingError
+    from mammo_mlflow.training.executors import JobFailed
+
+    log = logging.getLogger(__name__)
+    try:
+        yield
     except JobFailed as problem:
-        logging.getLogger(__name__).error("%s", problem)
-        return EXIT_FAILED
+        log.error("%s", problem)
+        raise _Failed from None
     except TrackingError as problem:
-        logging.getLogger(__name__).error("the tracking store refused a request: %s", str(problem).splitlines()[0])
-        return EXIT_FAILED
+        log.error("the tracking store refused a request: %s", str(problem).splitlines()[0])
+        raise _Failed from None
     except OSError as problem:
         if problem.errno not in FULL_DISK:
             raise
         raise UserError(f"expected room on the disk, found it full: {problem.filename or problem}") from None
-    return 0
 
 
 def _ask(command: str, found: dict[str, Any]) -> int:
     """The commands that train nothing."""
-    from mammo_mlflow.training.executors import JobFailed
     from mammo_mlflow.workflows import predict, promote, serve
     from mammo_mlflow.workflows.options import PromoteOptions, ServeOptions
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
-    try:
+    with _failures():
         if command == "predict":
             predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"])
         elif command == "promote":
             promote.run(found["task"], PromoteOptions(**{f.name: found[f.name] for f in fields(PromoteOptions)}))
         else:
             return serve.run(found["model"], ServeOptions(**{f.name: found[f.name] for f in fields(ServeOptions)}))
-    except JobFailed as problem:
-        logging.getLogger(__name__).error("%s", problem)
-        return EXIT_FAILED
     return 0
 
 

@@ -14,13 +14,13 @@ TRIALS = 100
 def study_weights(members: int, gain: Callable[[np.ndarray], float], seed: int = 0) -> tuple[np.ndarray, int]:
     """The weights (m,) with the largest gain that a study in memory finds, and how many it tried.
 
-    It starts from equal weights and from each member alone, so that it ends no worse than these; TPE draws the rest,
+    It starts from each member alone and from equal weights, so that it ends no worse than these; TPE draws the rest,
     each weight from 0 to 1.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [f"weight_{number}" for number in range(members)]
     study = optuna.create_study(direction="maximize", sampler=TPESampler(seed=seed))
-    for start in (np.ones(members), *np.eye(members)):
+    for start in (*np.eye(members), np.ones(members)):
         study.enqueue_trial(dict(zip(names, map(float, start), strict=True)))
 
     def objective(trial: optuna.Trial) -> float:

@@ -91,7 +91,7 @@ def answer_example(path: Path) -> dict[str, np.ndarray]:
     with redirect_stdout(io.StringIO()):  # Keras's progress bar
         found = model.predict(model.input_example)
     if isinstance(found, np.ndarray):
-        return {"probability": found.reshape(len(model.input_example), -1)[:, 0]}
+        return {"probability": found[:, 0]} if found.ndim == 2 and found.shape[1] == 1 else {}
     return {str(name): column.to_numpy() for name, column in found.items()}
 
 

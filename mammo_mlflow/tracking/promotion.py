@@ -29,6 +29,8 @@ FROM = "mammo.promoted_from"
 DECIDED_BY = "mammo.decided_by"
 """On a version: the run of the decision that made it champion, if it came to that."""
 WAS_CHAMPION = "mammo.was_champion"
+LEFT = "mammo.rolled_back"
+"""On a version: someone went back from it."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,17 +63,28 @@ def champion_of(client: MlflowClient, task: str) -> Version | None:
 
 
 def candidates_of(client: MlflowClient, task: str) -> list[Version]:
-    """The `candidate` of each registered model of the task that could be champion: no controls, no protocols."""
+    """The `candidate` of each registered model of the task that could be champion."""
     names = [name for name in registered_names(client) if name.startswith(f"{task_model(task)}-")]
     found = [version for name in names if (version := _by_alias(client, name, CANDIDATE)) is not None]
-    return [one for one in found if one.tags.get("mammo.control", "none") == "none" and not _for_a_table(one)]
+    return [one for one in found if not what_it_is_not(one)]
+
+
+def what_it_is_not(version: Version) -> str:
+    """Why a version could not be champion: a control, or a protocol that only serves a table; "" where it could."""
+    control = version.tags.get("mammo.control", "none")
+    if control != "none":
+        return f"a {control} control"
+    return "a model for a table of the paper" if version.tags.get("mammo.set") == "protocol" else ""
+
+
+def origin(version: Version) -> str:
+    """What a champion was promoted from, as `name v3`; any other version is its own origin."""
+    return version.tags.get(FROM, str(version))
 
 
 def rolled_back(client: MlflowClient, task: str) -> set[str]:
-    """The versions (as `name v3`) that were champion after the present one, until someone went back."""
-    champion = champion_of(client, task)
-    found = _versions(client, task_model(task))
-    return {one.tags.get(FROM, "") for one in found if champion is not None and one.number > champion.number}
+    """The origins of the champions that someone went back from."""
+    return {origin(one) for one in _versions(client, task_model(task)) if LEFT in one.tags}
 
 
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
@@ -82,7 +95,8 @@ def promote(client: MlflowClient, task: str, candidate: Version, decision: str) 
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {**candidate.tags, FROM: str(candidate), DECIDED_BY: decision}
+    kept = {tag: value for tag, value in candidate.tags.items() if tag not in (BEFORE, WAS_CHAMPION, LEFT)}
+    tags = {**kept, FROM: origin(candidate), DECIDED_BY: decision}
     tags |= {BEFORE: str(before.number)} if before is not None else {}
     source = str(client.get_model_version(candidate.name, str(candidate.number)).source)
     model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
@@ -101,9 +115,10 @@ def previous_of(client: MlflowClient, task: str) -> Version:
     return before
 
 
-def go_back(client: MlflowClient, before: Version, decision: str) -> None:
-    """Make an earlier champion the champion again, by the decision of a run."""
+def go_back(client: MlflowClient, champion: Version, before: Version, decision: str) -> None:
+    """Make an earlier champion the champion again in place of the present one, by the decision of a run."""
     client.set_model_version_tag(before.name, str(before.number), DECIDED_BY, decision)
+    client.set_model_version_tag(champion.name, str(champion.number), LEFT, "true")
     client.set_registered_model_alias(before.name, CHAMPION, str(before.number))
     settle(client, before.name)
 
@@ -119,6 +134,8 @@ def settle(client: MlflowClient, name: str) -> None:
         return
     if WAS_CHAMPION not in champion.tags:
         client.set_model_version_tag(name, str(champion.number), WAS_CHAMPION, "true")
+    if LEFT in champion.tags:  # nobody did
+        client.delete_model_version_tag(name, str(champion.number), LEFT)
     wanted, present = champion.tags.get(BEFORE), _by_alias(client, name, PREVIOUS)
     if wanted is not None and (present is None or present.number != int(wanted)) and _exists(client, name, wanted):
         client.set_registered_model_alias(name, PREVIOUS, wanted)
@@ -144,7 +161,3 @@ def _exists(client: MlflowClient, name: str, number: str) -> bool:
 
 def _versions(client: MlflowClient, name: str) -> list[Version]:
     return [version_of(found) for found in client.search_model_versions(f"name = '{name}'")]
-
-
-def _for_a_table(version: Version) -> bool:
-    return version.tags.get("mammo.set") == "protocol"

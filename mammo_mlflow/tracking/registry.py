@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
+from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.tracking.runs import Writer, is_away
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
@@ -204,10 +205,29 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     if actual != wanted:
         raise expected("model", f"files of {version} with sha256 {wanted[:12]}", f"{actual[:12]}: they were changed")
     vetted = vet(path)
-    threshold, phantom = version.tags.get("mammo.threshold", "0.5"), version.tags.get("mammo.phantom") == "true"
-    return Verified(version, path, vetted, float(threshold), phantom)
+    if version.tags.get("mammo.task") not in TASKS:
+        raise expected("model", f"{version} with the tag mammo.task", f"'{version.tags.get('mammo.task')}'")
+    return Verified(version, path, vetted, threshold_of(version), version.tags.get("mammo.phantom") == "true")
+
+
+def threshold_of(version: Version) -> float:
+    """The threshold that was stored with a version. Raises `UserError` where it is no probability."""
+    text = version.tags.get("mammo.threshold", "0.5")
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = float("nan")
+    if not 0 <= threshold <= 1:
+        raise expected("model", f"{version} with a threshold in [0, 1]", f"'{text}'")
+    return threshold
 
 
 def registered_names(client: MlflowClient) -> list[str]:
-    """The names of all registered models."""
-    return sorted(model.name for model in client.search_registered_models())
+    """The names of all registered models of this project."""
+    found, token = [], None
+    while True:
+        page = client.search_registered_models("name LIKE 'mammo-%'", page_token=token)
+        found += [model.name for model in page]
+        token = page.token
+        if not token:
+            return sorted(found)

@@ -11,18 +11,17 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
 import numpy as np
-import yaml
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from mammo_mlflow.errors import expected
-from mammo_mlflow.experiment import ABNORMALITY_TYPE, CONDITION, PATCH, ROWS
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 
 _ENVIRONMENT = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 _EXAMPLES = {"input_example.json", "serving_input_example.json"}
@@ -33,6 +32,17 @@ _ENSEMBLES = Path(__file__).parents[1] / "ensembles"
 KNOWN_CODE: dict[str, set[str]] = {"served.py": set(), "level1.py": set()}
 """The sha256 of what earlier versions of this project shipped in an ensemble, beside what this one ships."""
 
+_FIRST_ARRAYS = {
+    "weights": "weights",
+    "linear": "coefficients",
+    "mlp": "hidden",
+    "kernel": "mean",
+    "neighbours": "mean",
+}
+"""By kind of level 1 (`KINDS` in `ensembles/level1.py`), the array whose last axis is the members."""
+_KERAS_KEYS = {"env", "loader_module", "python_version", "data"}
+_ENSEMBLE_KEYS = {"artifacts", "cloudpickle_version", "code", "env", "loader_module", "model_code_path"}
+_ENSEMBLE_KEYS |= {"python_version", "streamable"}
 _ARCHIVE = {"metadata.json", "config.json", "model.weights.h5"}
 _SERIALIZED = "class_name"
 _LAYERS = """Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Cropping2D Dense
@@ -65,45 +75,69 @@ def vet(path: Path) -> Vetted:
 
     Raises `UserError`, one line that names the file, for anything that this project does not write.
     """
+    with _one_line("model"):
+        return _vet(path)
+
+
+def _vet(path: Path) -> Vetted:
     files = {one.relative_to(path).as_posix() for one in path.rglob("*") if not one.is_dir()}
     files.discard("registered_model_meta")
     linked = sorted(one.name for one in path.rglob("*") if one.is_symlink())
     if linked:
         raise expected("model", "plain files", f"the link {linked[0]}")
     model = _description(path)
+    members: tuple[str, ...] | None = None
     loader = model.flavors["python_function"].get("loader_module")
     if loader == "mlflow.keras":
         _check_files(files, _ENVIRONMENT | _EXAMPLES | _KERAS_FILES)
         _vet_keras_flavor(path, model)
-        archive, kind = path / "data" / "model.keras", "keras"
+        archive = path / "data" / "model.keras"
     elif loader == "mlflow.pyfunc.loaders.code_model":
         folder = _vet_ensemble_flavor(model)
         _check_files(files, _ENVIRONMENT | _EXAMPLES | set(_ENSEMBLE_CODE) | {f"{folder}/{n}" for n in _ENSEMBLE_FILES})
         for file, ours in _ENSEMBLE_CODE.items():
             _vet_code(path / file, file, ours)
-        _vet_arrays(path / folder / "level1.npz")
-        _vet_facts(path / folder / "ensemble.json")
-        archive, kind = path / folder / "members.keras", "ensemble"
+        members = _vet_facts(path / folder / "ensemble.json")
+        joined = _vet_arrays(path / folder / "level1.npz")
+        if joined != len(members):
+            raise expected("model: level1.npz", f"the {len(members)} members of ensemble.json", joined)
+        archive = path / folder / "members.keras"
     else:
         raise expected("model: MLmodel: loader_module", "that of a Keras model or of an ensemble", f"'{loader}'")
+    examples = model.saved_input_example_info or {}
+    if {examples.get("artifact_path"), examples.get("serving_input_path")} != _EXAMPLES:
+        raise expected("model: MLmodel: saved_input_example_info", "the examples beside it", str(examples)[:80])
     images = vet_keras(archive)
-    return _signature(model, kind, images)
+    with _one_line("model: MLmodel: signature"):
+        return _signature(model, images, members)
 
 
 def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:
     """Look at a `.keras` file; answers the shapes of its inputs by name. Raises `UserError`."""
-    field = f"model: {path.name}"
+    with _one_line(f"model: {path.name}"):
+        return _vet_keras(path, f"model: {path.name}")
+
+
+@contextmanager
+def _one_line(field: str) -> Iterator[None]:
+    """Whatever goes wrong in reading what somebody else may have made is a line about it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if names != _ARCHIVE:
-                found = ", ".join(sorted(names ^ _ARCHIVE)[:3])
-                raise expected(field, f"{', '.join(sorted(_ARCHIVE))} alone", f"a difference in {found}")
-            config = json.loads(archive.read("config.json"))
-            with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:  # in place, it seeks for seconds
-                _vet_weights(weights, field)
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, KeyError) as problem:
-        raise expected(field, "a Keras file", f"none: {str(problem)[:80]}") from None
+        yield
+    except UserError:
+        raise
+    except Exception as problem:
+        raise expected(field, "what this project makes", f"something else: {_line(problem)}") from None
+
+
+def _vet_keras(path: Path, field: str) -> dict[str, tuple[int, ...]]:
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        if names != _ARCHIVE:
+            found = ", ".join(sorted(names ^ _ARCHIVE)[:3])
+            raise expected(field, f"{', '.join(sorted(_ARCHIVE))} alone", f"a difference in {found}")
+        config = json.loads(archive.read("config.json"))
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:  # in place, it seeks for seconds
+            _vet_weights(weights, field)
     if not isinstance(config, dict) or config.get(_SERIALIZED) != "Functional":
         raise expected(f"{field}: config.json", "a functional model", "another")
     for module, name in _classes(config):
@@ -113,10 +147,8 @@ def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _description(path: Path) -> Model:
-    try:
+    with _one_line("model: MLmodel"):
         model = Model.load(str(path))
-    except (MlflowException, OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as problem:
-        raise expected("model: MLmodel", "the description of a model", f"none: {_line(problem)}") from None
     if not isinstance(model.flavors, dict) or not isinstance(model.flavors.get("python_function"), dict):
         raise expected("model: MLmodel", "the flavor python_function", "none")
     return model
@@ -126,8 +158,9 @@ def _vet_keras_flavor(path: Path, model: Model) -> None:
     flavor = model.flavors.get("keras")
     if set(model.flavors) != {"keras", "python_function"} or not isinstance(flavor, dict):
         raise expected("model: MLmodel", "the flavors keras and python_function", ", ".join(model.flavors))
-    if "code" in model.flavors["python_function"]:
-        raise expected("model: MLmodel", "no code", "the folder of it that python_function names")
+    _check_keys(model, _KERAS_KEYS)
+    if model.flavors["python_function"].get("data", "data") != "data":
+        raise expected("model: MLmodel: python_function: data", "'data'", "another folder")
     if flavor.get("data") != "data" or flavor.get("save_exported_model") or flavor.get("custom_objects"):
         raise expected("model: MLmodel", "a .keras file in 'data' without custom objects", "another kind of save")
     module = (path / "data" / "keras_module.txt").read_text(errors="replace").strip()
@@ -138,7 +171,8 @@ def _vet_keras_flavor(path: Path, model: Model) -> None:
 def _vet_ensemble_flavor(model: Model) -> str:
     """The folder of an ensemble's files."""
     flavor = model.flavors["python_function"]
-    if set(model.flavors) != {"python_function"} or flavor.get("code") != "code" or flavor.get("python_model"):
+    _check_keys(model, _ENSEMBLE_KEYS)
+    if set(model.flavors) != {"python_function"} or flavor.get("code") != "code":
         raise expected("model: MLmodel", "an ensemble logged from code", "another kind of save")
     if PurePosixPath(str(flavor.get("model_code_path"))).name != "served.py":
         raise expected("model: MLmodel: model_code_path", "served.py", f"'{flavor.get('model_code_path')}'")
@@ -150,6 +184,13 @@ def _vet_ensemble_flavor(model: Model) -> str:
     if name != "ensemble" or folder.parent != PurePosixPath("artifacts") or folder.name == "..":
         raise expected("model: MLmodel: artifacts", "the folder of an ensemble alone", "others")
     return str(folder)
+
+
+def _check_keys(model: Model, known: set[str]) -> None:
+    """MLflow follows some of these to other files, or to code: none that this project does not write."""
+    more = sorted(map(str, set(model.flavors["python_function"]) - known))
+    if more:
+        raise expected("model: MLmodel: python_function", "no other keys than this project's", more[0])
 
 
 def _check_files(found: set[str], allowed: set[str]) -> None:
@@ -167,25 +208,24 @@ def _vet_code(path: Path, name: str, ours: str) -> None:
         raise expected(f"model: {name}", "this project's code", f"other code, sha256 {digest[:12]}")
 
 
-def _vet_arrays(path: Path) -> None:
-    """Arrays of numbers and texts; a pickled one is not read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                file[name]
-    except (zipfile.BadZipFile, OSError, ValueError, TypeError, EOFError) as problem:
-        raise expected("model: level1.npz", "arrays", f"none: {_line(problem)}") from None
+def _vet_arrays(path: Path) -> int:
+    """Arrays of numbers and texts, a pickled one is not read; answers how many members they are for."""
+    with _one_line("model: level1.npz"), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+        first = _FIRST_ARRAYS[str(arrays["kind"])]
+        return int(arrays[first].shape[-1])
 
 
-def _vet_facts(path: Path) -> None:
-    try:
+def _vet_facts(path: Path) -> tuple[str, ...]:
+    """The names of the members."""
+    with _one_line("model: ensemble.json"):
         facts = json.loads(path.read_text())
-        named = facts["members"] and all(isinstance(name, str) for name in facts["members"])
-        fine = named and 0 <= float(facts["threshold"]) <= 1
-    except (OSError, ValueError, KeyError, TypeError):
-        fine = False
-    if not fine:
-        raise expected("model: ensemble.json", "the names of members and a threshold", "something else")
+        names = facts["members"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise expected("model: ensemble.json: members", "names", str(names)[:40])
+        if not 0 <= float(facts["threshold"]) <= 1:
+            raise expected("model: ensemble.json: threshold", "a number in [0, 1]", facts["threshold"])
+        return tuple(names)
 
 
 def _vet_weights(weights: h5py.File, field: str) -> None:
@@ -222,29 +262,29 @@ def _inputs_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield str(settings.get("name")), tuple(-1 if size is None else int(size) for size in shape)
 
 
-def _signature(model: Model, kind: str, images: dict[str, tuple[int, ...]]) -> Vetted:
-    """The inputs and columns of a signature that fits the network."""
+def _signature(model: Model, images: dict[str, tuple[int, ...]], members: tuple[str, ...] | None) -> Vetted:
+    """The inputs and columns of a signature that fits the network and, of an ensemble, the names of its members."""
     signature = model.signature
     if signature is None or signature.inputs is None or signature.outputs is None:
         raise expected("model: MLmodel: signature", "inputs and outputs", "none")
-    try:
-        shapes = {one.name or PATCH: tuple(one.shape) for one in signature.inputs.inputs}
-        columns = tuple(str(one.name) for one in signature.outputs.inputs)
-    except AttributeError:
-        raise expected("model: MLmodel: signature", "inputs that are arrays", "others") from None
-    wanted = sorted(images.values())
-    if (
-        not set(shapes) <= {*ROWS, CONDITION, ABNORMALITY_TYPE}
-        or PATCH not in shapes
-        or sorted(shapes.values()) != wanted
-    ):
-        takes = f"{', '.join(ROWS)} of the network's shape {wanted}"
-        raise expected("model: MLmodel: signature: inputs", takes, ", ".join(f"{n} {s}" for n, s in shapes.items()))
-    if kind == "ensemble" and columns[:2] != ("probability", "decision"):
-        raise expected("model: MLmodel: signature: outputs", "probability, decision, …", ", ".join(columns))
-    if kind == "keras" and [tuple(one.shape) for one in signature.outputs.inputs if hasattr(one, "shape")] != [(-1, 1)]:
-        raise expected("model: MLmodel: signature: outputs", "one probability, (-1, 1)", str(signature.outputs))
-    return Vetted(kind, tuple(shapes), columns if kind == "ensemble" else (), shapes[PATCH][1])
+    field = "model: MLmodel: signature"
+    found = {one.name or PATCH: tuple(one.shape) for one in signature.inputs.inputs}
+    network = images if len(images) > 1 else dict.fromkeys([PATCH], next(iter(images.values())))
+    if found != network or not set(found) <= {*ROWS, ABNORMALITY_TYPE} or PATCH not in found:
+        raise expected(f"{field}: inputs", f"those of the network, {_shapes(network)}", _shapes(found))
+    outputs = signature.outputs.inputs
+    if members is None:
+        if [getattr(one, "shape", ()) for one in outputs] != [(-1, 1)]:
+            raise expected(f"{field}: outputs", "one probability, (-1, 1)", str(signature.outputs))
+        return Vetted("keras", tuple(found), (), found[PATCH][1])
+    columns, wanted = tuple(str(one.name) for one in outputs), ("probability", "decision", *members)
+    if columns != wanted:
+        raise expected(f"{field}: outputs", ", ".join(wanted), ", ".join(columns))
+    return Vetted("ensemble", tuple(found), columns, found[PATCH][1])
+
+
+def _shapes(inputs: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in inputs.items())
 
 
 def _line(problem: Exception) -> str:

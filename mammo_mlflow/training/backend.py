@@ -123,15 +123,39 @@ def fast_batch_norm() -> type:
     return FusedBatchNormalization
 
 
-def gradients(
-    model: keras.Model, inputs: Any, record: Any, places: list[list[Any]] | None
-) -> tuple[np.ndarray, list[list[Any]]]:
-    """Answers (n, m) of a model of m outputs (n, 1), and for each the recorded tensors at `places` and their gradients.
+def gradients(model: keras.Model, inputs: Any, record: Any, places: list[list[Any]]) -> list[list[Any]]:
+    """For each output (n, 1) of the model the tensors recorded at its `places`, with its gradients: pairs of arrays.
 
-    `record` has `watch` set and is filled as the model is called. Without `places` every recorded tensor is asked
-    for; the pair is then None where the column does not depend on it, or it not on the abnormality.
-    Raises `UserError` for another backend than TensorFlow.
+    `record` has its `watch` set here and is filled as the model is called.
     """
+    tf, tape, outputs, _ = _called(model, inputs, record)
+    found = []
+    for output, several in zip(outputs, places, strict=True):
+        tensors = [record.calls[place] for place in several]
+        pairs = zip(tensors, tape.gradient(output, tensors), strict=True)
+        found.append([tuple(tf.cast(one, tf.float32).numpy() for one in pair) for pair in pairs])
+    return found
+
+
+def last_dependent(model: keras.Model, inputs: Any, record: Any) -> list[list[Any]]:
+    """For each output the places of the last recorded tensors it depends on and that depend on the abnormality.
+
+    Of each part of the model, the first name of a place's path, the last; none that another one depends on.
+    """
+    _, tape, outputs, patch = _called(model, inputs, record)
+    seen = {place: x for place, x in record.calls.items() if tape.gradient(x, patch) is not None}
+    found = []
+    for output in outputs:
+        slopes = tape.gradient(output, list(seen.values()))
+        mine = [place for place, slope in zip(seen, slopes, strict=True) if slope is not None]
+        last = {place[0].split("/")[1]: place for place in mine}.values()
+        upstream = {a for a in last for b in last if a != b and tape.gradient(seen[b], seen[a]) is not None}
+        found.append([place for place in last if place not in upstream])
+    return found
+
+
+def _called(model: keras.Model, inputs: Any, record: Any) -> tuple[Any, Any, list[Any], Any]:
+    """TensorFlow, a tape of one call of the model, its outputs, and the abnormality. Raises `UserError` without it."""
     if keras.backend.backend() != "tensorflow":
         raise expected("overlays", "TensorFlow as Keras's backend", keras.backend.backend())
     import tensorflow as tf
@@ -140,21 +164,7 @@ def gradients(
     patch = fed[PATCH] if isinstance(fed, dict) else fed
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         record.watch = tape.watch
-        if places is None:
+        if record.wanted is None:
             tape.watch(patch)
-        answers = model(fed, training=False)
-        columns = [answer[:, 0] for answer in (answers if isinstance(answers, list) else [answers])]
-    found = []
-    for number, column in enumerate(columns):
-        tensors = list(record.calls.values()) if places is None else [record.calls[place] for place in places[number]]
-        slopes = tape.gradient(column, tensors)
-        if places is None:
-            seen = [tape.gradient(tensor, patch) is not None for tensor in tensors]
-            found.append(
-                [slope if slope is not None and see else None for slope, see in zip(slopes, seen, strict=True)]
-            )
-        else:
-            pairs = zip(tensors, slopes, strict=True)
-            found.append([tuple(tf.cast(one, tf.float32).numpy() for one in pair) for pair in pairs])
-    del tape
-    return np.stack([tf.cast(column, tf.float32).numpy() for column in columns], axis=1), found
+        outputs = model(fed, training=False)
+    return tf, tape, outputs if isinstance(outputs, list) else [outputs], patch

@@ -213,13 +213,17 @@ class PredictJob:
 
 @dataclass(frozen=True)
 class ExplainJob:
-    """Draw Grad-CAM maps of a Keras file's members `names` over every abnormality of a tensor file, into `target`."""
+    """Draw Grad-CAM maps of a Keras file's members `names` over every abnormality of a tensor file, into `target`.
+
+    `answers` (n, members) are what the members answered.
+    """
 
     model: Path
     tensor: Path
     threads: int
     sides: dict[str, int]
     names: tuple[str, ...]
+    answers: np.ndarray
     title: str
     note: str | None
     target: Path

@@ -19,7 +19,7 @@ from mammo_mlflow.experiment import ABNORMALITY_TYPE, ROWS
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.executors import Executor, make_executor
+from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.training.jobs import ExplainJob, Job, PredictJob
 from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
@@ -40,14 +40,17 @@ def run(model: str, source: str, output: str, overlays: str, executor: str) -> N
 
     Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold
     and, of an ensemble, each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure
-    for each. Raises `UserError` before anything is written.
+    for each, before the table. Raises `UserError` before anything is written.
     """
-    target = Path(output)
+    target, maps = Path(output), Path(overlays)
     if not output or target.is_dir() or not target.absolute().parent.is_dir():
         raise expected("output", "a file in a directory that exists", f"'{output}'")
-    maps = Path(overlays)
-    if overlays and ((maps.exists() and not maps.is_dir()) or not maps.absolute().parent.is_dir()):
-        raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
+    _check_writable("output", target.absolute().parent)
+    if overlays:
+        file = (maps.exists() and not maps.is_dir()) or maps.absolute() == target.absolute()
+        if file or not maps.absolute().parent.is_dir():
+            raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
+        _check_writable("overlays", maps if maps.is_dir() else maps.absolute().parent)
     given = _phantom() if source == PHANTOM else Path(source).expanduser()
     tensor = given / TENSOR if given.is_dir() else given
     client, _ = open_store()
@@ -61,13 +64,17 @@ def run(model: str, source: str, output: str, overlays: str, executor: str) -> N
         job = PredictJob(found.path, tensor, threads, sides)
         workers = make_executor(executor, 1)
         try:
-            answers = np.asarray(_ask(workers, progress, "predict", TARGETS[found.made_of.kind], job))
-            _write(found, answers, target)
+            try:
+                answers = np.asarray(_ask(workers, progress, "predict", TARGETS[found.made_of.kind], job))
+            except JobFailed as problem:
+                reason = str(problem).strip().splitlines()[-1]
+                raise expected("model", f"answers of {found.version}", reason) from None
             if overlays:
-                drawn = _explain_job(found, job, maps)
+                drawn = _explain_job(found, job, answers, maps)
                 _ask(workers, progress, "overlays", "mammo_mlflow.training.gradcam:explain", drawn)
         finally:
             workers.close()
+        _write(found, answers, target)
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {overlays}")
@@ -89,7 +96,15 @@ def _ask(workers: Executor, progress: TerminalProgress, name: str, target: str, 
     return answer
 
 
-def _explain_job(found: Verified, job: PredictJob, target: Path) -> ExplainJob:
+def _check_writable(field: str, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise expected(field, "a place that can be written to", f"'{folder}': {problem.strerror}") from None
+
+
+def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: Path) -> ExplainJob:
     target.mkdir(exist_ok=True)
     names = found.made_of.columns[2:] or (found.version.name,)
     file = "model.keras" if found.made_of.kind == "keras" else "members.keras"
@@ -102,6 +117,7 @@ def _explain_job(found: Verified, job: PredictJob, target: Path) -> ExplainJob:
         job.threads,
         job.sides,
         names,
+        answers[:, None] if answers.ndim == 1 else answers[:, 2:],
         title,
         note,
         target,

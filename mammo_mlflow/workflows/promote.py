@@ -17,6 +17,7 @@ from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated,
 from mammo_mlflow.evaluation.intervals import bootstrap_metric, resampling_note
 from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
+from mammo_mlflow.evaluation.weighted import checked
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
 from mammo_mlflow.tracking.promotion import (
     FROM,
@@ -24,16 +25,18 @@ from mammo_mlflow.tracking.promotion import (
     champion_of,
     deciding,
     go_back,
+    origin,
     previous_of,
     promote,
     rolled_back,
     task_model,
+    what_it_is_not,
 )
-from mammo_mlflow.tracking.registry import Version, find_model, find_run, verified_model
+from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of, verified_model
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.training.executors import Executor, make_executor
 from mammo_mlflow.training.jobs import Job
 from mammo_mlflow.workflows.options import PromoteOptions
 from mammo_mlflow.workflows.rails import ending_runs
@@ -84,10 +87,13 @@ class _Decision:
 
     def roll_back(self) -> None:
         """Go back to the champion before the present one."""
-        before = previous_of(self._writer.client, self._task)
+        before, champion = previous_of(self._writer.client, self._task), self._champion
+        if champion is None:
+            raise expected("rollback", f"a champion of {self._task}", "none")
+        verified_model(self._writer.client, _spelled(before), self._folder / "before")  # it can be served
         run = self._start("rolled back", {"mammo.candidate": str(before)})
         self._writer.drain()
-        go_back(self._writer.client, before, run.id)
+        go_back(self._writer.client, champion, before, run.id)
         self._end(run)
         say(f"champion of {self._task}: {_named(before)} again, {_named(self._champion)} before")
 
@@ -95,10 +101,10 @@ class _Decision:
         """Promote the best candidate that passes every gate, or leave all as it was."""
         challenges = self._challenges()
         champion = self._champion
-        rival = self._predictions(champion) if champion is not None else None
         if champion is not None and champion.tags.get("mammo.phantom") == "true" and not _phantom(challenges):
             say(f"the champion, {_named(champion)}, was trained on phantom data: nothing real to beat")
-            rival = champion = None
+            champion = None
+        rival = self._rival(champion)
         self._judge(challenges, champion, rival)
         chosen = next((one for one in challenges if one.failed is None), None)
         run = self._start("kept" if chosen is None else "promoted", self._tags(challenges, chosen))
@@ -110,56 +116,73 @@ class _Decision:
         self._end(run)
         self._show(challenges, chosen, made, rival)
 
+    def _rival(self, champion: Version | None) -> Predictions | None:
+        """The champion's predictions."""
+        if champion is None:
+            return None
+        try:
+            return self._predictions(champion)
+        except UserError as problem:
+            raise UserError(f"{problem}; {_anew(self._task)}") from None
+
     def _challenges(self) -> list[Challenge]:
         """The candidates with their predictions, the best first."""
         client, named = self._writer.client, self._asked.candidate != ALL
         if named:
-            found = [find_model(client, one.strip()) for one in self._asked.candidate.split(",")]
+            spelled = [one.strip() for one in self._asked.candidate.split(",")]
+            found = list({str(one): one for one in (find_model(client, name) for name in spelled)}.values())
             for version in found:
-                if version.tags.get("mammo.task") != self._task:
-                    other = version.tags.get("mammo.task", "a task not known here")
+                other = version.tags.get("mammo.task", "a task not known here")
+                if other != self._task:
                     raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
+                if what_it_is_not(version):
+                    raise expected(
+                        "candidate", "a model that could be champion", f"{version}, {what_it_is_not(version)}"
+                    )
         else:
-            past = rolled_back(client, self._task) | {self._champion.tags.get(FROM) if self._champion else None}
+            past = rolled_back(client, self._task) | {origin(self._champion) if self._champion else ""}
             found = [one for one in candidates_of(client, self._task) if str(one) not in past]
         if not found:
             others = "" if self._champion is None else f" beside the champion, {_named(self._champion)}"
             raise expected(
                 "candidate", f"a registered model of {self._task}{others}", "none; `ensemble` or a family makes one"
             )
-        challenges = [Challenge(one, self._predictions(one)) for one in found]
-        for one in challenges:
-            if one.predictions is not None:
-                p = one.predictions
+        challenges = []
+        for version in found:
+            one = Challenge(version, None)
+            try:
+                one.predictions = p = self._predictions(version)
                 one.score = bootstrap_metric(self._objective.name, p.folds, p.labels, p.probabilities, p.groups)
+            except UserError as problem:
+                one.gates.append(Gate("data", False, str(problem)))
+            challenges.append(one)
         sign = 1 if self._objective.direction == "maximize" else -1
         return sorted(challenges, key=lambda one: np.nan_to_num(-sign * one.score.value, nan=np.inf))
 
-    def _predictions(self, version: Version) -> Predictions | None:
-        """The stored out-of-fold predictions of a version, nested ones of an ensemble; None where they are gone."""
+    def _predictions(self, version: Version) -> Predictions:
+        """The stored out-of-fold predictions of a version, nested ones of an ensemble. Raises `UserError`."""
         writer = self._writer
-        run_id = version.tags.get("mammo.cv_run_id", version.run_id)
-        if writer.ask(lambda: find_run(writer.client, run_id or "-")) is None:
-            return None
-        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", self._folder / run_id))
+        run_id = version.tags.get("mammo.cv_run_id", version.run_id) or "-"
+        path = None
+        if writer.ask(lambda: find_run(writer.client, run_id)) is not None:
+            path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", self._folder / run_id))
+        if path is None:
+            raise expected(f"{version}", "its out-of-fold predictions in the store", "none")
         try:
             frame = pd.read_parquet(path).sort_values("patch")
-            return Predictions(
-                frame["patch"].to_numpy(),
-                frame["label"].to_numpy(np.int64),
-                frame["fold"].to_numpy(),
-                frame["patient_id"].to_numpy() if "patient_id" in frame else None,
-                frame["probability"].to_numpy(np.float64),
-                float(version.tags.get("mammo.threshold", "0.5")),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+            labels, probabilities = checked(frame["label"], frame["probability"])
+            patches, folds = frame["patch"].to_numpy(), frame["fold"].to_numpy()
+        except (OSError, ValueError, KeyError, TypeError, UserError) as problem:
+            raise expected(f"{version}: oof.parquet", "out-of-fold predictions", str(problem).split("\n")[0]) from None
+        groups = frame["patient_id"].to_numpy() if "patient_id" in frame else None
+        return Predictions(patches, labels, folds, groups, probabilities, threshold_of(version))
 
     def _judge(self, challenges: Sequence[Challenge], champion: Version | None, rival: Predictions | None) -> None:
         """Bring every candidate to the gates; the last, a real prediction, only until one has passed them all."""
         data = _data(champion) if champion is not None else _data(self._newest(challenges))
         for one in challenges:
-            one.gates.append(self._same(one, champion, data, rival))
+            if one.failed is None:
+                one.gates.append(self._same(one, champion, data, rival))
         compared = sum(one.failed is None for one in challenges)
         passed = False
         with _executor(self._asked.executor) as executor:
@@ -188,25 +211,26 @@ class _Decision:
     def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: Predictions | None) -> Gate:
         """The candidate's predictions are there, and of the champion's patches and folds."""
         whose = "the champion" if champion is not None else "the newest candidate"
-        if one.predictions is None:
-            return Gate("data", False, "its out-of-fold predictions are not in the store any more")
-        if champion is not None and rival is None:
-            return Gate("data", False, "the champion's out-of-fold predictions are not in the store any more")
-        if _data(one.version) != data or (rival is not None and not one.predictions.same_patches(rival)):
-            return Gate("data", False, f"trained on other data or folds than {whose}")
-        return Gate("data", True, f"the same {len(one.predictions.labels)} patches and folds as {whose}")
+        p = one.predictions
+        if p is None or _data(one.version) != data or (rival is not None and not p.same_patches(rival)):
+            how = "" if champion is None else f"; {_anew(self._task)}"
+            return Gate("data", False, f"trained on other data or folds than {whose}{how}")
+        return Gate("data", True, f"the same {len(p.labels)} patches and folds as {whose}")
 
     def _answers(self, version: Version, executor: Executor) -> Gate:
         """The files are those that were registered, and the model answers its input example as its signature says."""
         try:
-            found = verified_model(self._writer.client, str(version).replace(" v", "/"), self._folder / f"{version}")
+            found = verified_model(self._writer.client, _spelled(version), self._folder / f"{version}")
             if ABNORMALITY_TYPE in found.made_of.inputs:
                 return Gate("signature", False, "it is asked with the true type of the abnormality")
             ((_, given),) = executor.run(
                 [Job("try", "mammo_mlflow.training.assemble:try_out", found.path)], lambda *_: None, lambda: None
             )
-        except (UserError, JobFailed) as problem:
-            return Gate("signature", False, str(problem).strip().splitlines()[-1])
+        except UserError as problem:
+            return Gate("signature", False, str(problem))
+        except Exception as problem:  # whatever a model that somebody made raises, here or in the child
+            said = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
+            return Gate("signature", False, f"it cannot be asked: {said}")
         answer: dict[str, np.ndarray] = given  # type: ignore[assignment]
         columns = found.made_of.columns or ("probability",)
         probability = np.asarray(answer.get("probability", []), np.float64)
@@ -278,7 +302,7 @@ class _Decision:
         say(f"champion of {self._task}: {_named(made)}, {_named(self._champion)} before")
         uri = f"models:/{task_model(self._task)}@champion"
         say(f"predict:  python -m mammo_mlflow predict --model {uri} --input DIR --output out.csv")
-        say(f"serve:    mlflow models serve -m {uri} --env-manager local")
+        say(f"serve:    python -m mammo_mlflow serve --model {uri}")
         say(f"go back:  python -m mammo_mlflow promote --task {self._task} --rollback true")
 
     def _test(self, version: Version) -> str:
@@ -297,6 +321,14 @@ def _executor(name: str) -> Iterator[Executor]:
         yield made
     finally:
         made.close()
+
+
+def _spelled(version: Version) -> str:
+    return f"{version.name}/{version.number}"
+
+
+def _anew(task: str) -> str:
+    return f"to start anew on other data, delete the alias 'champion' of {task_model(task)}"
 
 
 def _data(version: Version) -> tuple[str, ...]:

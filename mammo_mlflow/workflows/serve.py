@@ -21,7 +21,7 @@ HERE = Path(__file__).parents[2]
 
 def run(model: str, asked: ServeOptions) -> int:
     """Serve `model` until the command is ended; the exit code of the server. Raises `UserError`."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in asked.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((asked.host, asked.port))
@@ -45,6 +45,8 @@ def run(model: str, asked: ServeOptions) -> int:
         server = subprocess.Popen(line, env=surroundings, start_new_session=True)
         try:
             return server.wait()
+        except KeyboardInterrupt:  # how a server is ended
+            return 0
         finally:
             if server.poll() is None:
                 os.killpg(server.pid, signal.SIGTERM)

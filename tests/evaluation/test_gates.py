@@ -65,14 +65,14 @@ def test_many_candidates_widen_the_interval():
 
 
 def test_no_candidate_of_noise_beats_the_champion():
-    """Fifty times the best of five candidates of no skill against a champion of none: about one may pass."""
+    """Twenty candidates of no skill against a champion of none, forty times: about one passes."""
     passed = 0
-    for seed in range(50):
+    for seed in range(40):
         random = np.random.default_rng(seed)
         labels = random.integers(0, 2, 200)
-        champion, *others = (predicted(random.random(200), labels) for _ in range(6))
+        champion, *others = (predicted(random.random(200), labels) for _ in range(21))
         passed += any(better(one, champion, AUC, len(others)).passed for one in others)
-    assert passed <= 5
+    assert passed <= 4
 
 
 def test_sensitivity_at_the_stored_thresholds():

@@ -21,6 +21,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.tracking.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.tracking.registry import FILES, files_sha256, log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
+from mammo_mlflow.training.backend import set_threads
 
 SIZE = 8
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}
@@ -33,6 +34,12 @@ def network(columns=1, layer=None):
     x = x if layer is None else layer(x)
     outputs = keras.layers.Dense(columns, activation="sigmoid")(keras.layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, outputs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
+    set_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +201,25 @@ def more_in_the_folder(path, canary):
     file.with_name("more.pkl").write_bytes(pickled(canary))
 
 
+def renamed(names):
+    def spoil(path, canary):
+        (file,) = path.rglob(FACTS)
+        file.write_text(json.dumps({"members": names, "threshold": 0.5}))
+
+    return spoil
+
+
+def other_kind(path, canary):
+    (file,) = path.rglob(LEVEL1)
+    np.savez(file, kind=np.array("zzz"), note=np.array(""), weights=np.array([0.5, 0.5]))
+
+
+TWO_INPUTS = json.dumps(
+    [
+        {"type": "tensor", "name": name, "tensor-spec": {"dtype": "uint16", "shape": [-1, SIZE, SIZE, 1]}}
+        for name in ("patch", "baseline")
+    ]
+)
 OTHER_SHAPE = '[{"type": "tensor", "tensor-spec": {"dtype": "uint16", "shape": [-1, 9, 9, 1]}}]'
 TABLE = '[{"type": "double", "name": "x", "required": true}]'
 
@@ -212,15 +238,15 @@ KERAS = {
     ),
     "code that the description names": (
         in_description(lambda found: found["flavors"]["python_function"].update(code="data")),
-        "no code",
+        "no other keys",
     ),
     "another flavor": (in_description(lambda found: found["flavors"].update(sklearn={})), "flavors"),
     "no network": (removed("data/model.keras"), "the file data/model.keras"),
     "no description": (removed("MLmodel"), "MLmodel"),
     "a description that is none": (rewritten("MLmodel", b"\x00{:"), "MLmodel"),
     "a description that is a list": (rewritten("MLmodel", b"[1, 2]"), "MLmodel"),
-    "half a network": (half, "a Keras file"),
-    "a pickle called .keras": (rewritten("data/model.keras", pickled), "a Keras file"),
+    "half a network": (half, "what this project makes"),
+    "a pickle called .keras": (rewritten("data/model.keras", pickled), "what this project makes"),
     "more in the Keras file": (
         lambda path, canary: rezipped(
             path / "data/model.keras", lambda members: members.update({"x.py": code(canary)})
@@ -239,6 +265,38 @@ KERAS = {
     "a signature of another shape": (signed("inputs", OTHER_SHAPE), "signature: inputs"),
     "a signature of a table": (signed("inputs", TABLE), "signature"),
     "a signature with other answers": (signed("outputs", OTHER_SHAPE), "signature: outputs"),
+    "a folder elsewhere": (
+        lambda path, canary: described(
+            path, lambda found: found["flavors"]["python_function"].update(data=str(canary.parent))
+        ),
+        "python_function: data",
+    ),
+    "a function of its own": (
+        in_description(lambda found: found["flavors"]["python_function"].update(predict_fn="fit")),
+        "predict_fn",
+    ),
+    "an example elsewhere": (
+        in_description(lambda found: found["saved_input_example_info"].update(artifact_path="../example.json")),
+        "saved_input_example_info",
+    ),
+    "inputs of other names": (
+        lambda path, canary: described(path, lambda found: found["signature"].update(inputs=TWO_INPUTS)),
+        "signature: inputs",
+    ),
+    "a module that is a list": (configured(lambda config: config["config"]["layers"][1].update(module=[])), ""),
+    "layers that are a text": (configured(lambda config: config["config"].update(layers="x")), ""),
+    "a shape that is a number": (
+        configured(lambda config: config["config"]["layers"][0]["config"].update(batch_shape=5)),
+        "",
+    ),
+    "a signature that is a number": (in_description(lambda found: found.update(signature=5)), "MLmodel"),
+    "a flavor that is a number": (in_description(lambda found: found["flavors"].update({5: 5})), ""),
+    "a deep configuration": (
+        lambda path, canary: rezipped(
+            path / "data/model.keras", lambda found: found.update({"config.json": b"[" * 99999 + b"]" * 99999})
+        ),
+        "",
+    ),
     "a pickle beside it": (rewritten("model.pkl", pickled), "model.pkl"),
 }
 ENSEMBLE = {
@@ -248,6 +306,16 @@ ENSEMBLE = {
     "a pickled array": (pickled_array, "level1.npz"),
     "other facts": (other_facts, "ensemble.json"),
     "a pickle among its files": (more_in_the_folder, "more.pkl"),
+    "a folder elsewhere": (
+        lambda path, canary: described(
+            path, lambda found: found["flavors"]["python_function"].update(data=str(canary.parent))
+        ),
+        "python_function: expected no other keys than this project's, found data",
+    ),
+    "fewer names than members": (renamed(["one"]), "the 1 members of ensemble.json"),
+    "other names than columns": (renamed(["two", "one"]), "probability, decision, two, one"),
+    "a text for names": (renamed("ab"), "ensemble.json: members"),
+    "another kind of level 1": (other_kind, "level1.npz"),
     "a folder outside": (
         in_description(
             lambda found: found["flavors"]["python_function"]["artifacts"]["ensemble"].update(path="artifacts/..")
@@ -256,7 +324,7 @@ ENSEMBLE = {
     ),
     "a pickled model beside its code": (
         in_description(lambda found: found["flavors"]["python_function"].update(python_model="python_model.pkl")),
-        "another kind of save",
+        "no other keys",
     ),
 }
 
@@ -269,7 +337,8 @@ def registered(client, writer, tmp_path, request):
         run = writer.start_run("run", parent=None, tags={}, params={})
         name = f"mammo-{abs(hash(request.node.name))}"
         logged = log_model(writer, run.id, "model", path, {}, tmp_path / "fetched")
-        return f"models:/{name}/{register(writer, name, logged, run.id, {}, '')}"
+        number = register(writer, name, logged, run.id, {"mammo.task": "mass_calc"}, "")
+        return f"models:/{name}/{number}"
 
     return add
 

@@ -46,8 +46,31 @@ def test_the_map_of_a_nested_network(patches):
     inputs = layers.Input((SIZE, SIZE, 1))
     model = keras.Model(inputs, tail(encode(inputs)))
     (found,) = class_activation(model, {"patch": patches})
-    np.testing.assert_allclose(found.maps, closed_form(encode, tail, patches), atol=1e-5)
-    np.testing.assert_allclose(found.answers, model.predict(patches, verbose=0)[:, 0], atol=1e-6)
+    np.testing.assert_allclose(found, closed_form(encode, tail, patches), atol=1e-5)
+
+
+def test_the_surest_answer_has_a_map_too(patches):
+    encode, tail = encoder("encoder"), head((SIZE, SIZE, 3), "tail")
+    kernel, bias = tail.get_layer("out").get_weights()
+    tail.get_layer("out").set_weights([np.abs(kernel) + 1, bias + 1000])
+    inputs = layers.Input((SIZE, SIZE, 1))
+    model = keras.Model(inputs, tail(encode(inputs)))
+    assert (model.predict(patches, verbose=0) == 1).all()
+    (found,) = class_activation(model, {"patch": patches})
+    np.testing.assert_allclose(found, closed_form(encode, tail, patches), atol=1e-5)
+    assert found.max() == pytest.approx(1)
+
+
+def test_the_mean_of_networks_has_the_sum_of_their_maps(patches):
+    pairs = [(encoder(f"encoder_{number}"), head((SIZE, SIZE, 3), f"tail_{number}")) for number in range(3)]
+    inputs = layers.Input((SIZE, SIZE, 1))
+    model = keras.Model(inputs, layers.Average()([tail(encode(inputs)) for encode, tail in pairs]))
+    (found,) = class_activation(model, {"patch": patches})
+    heat = 0
+    for encode, tail in pairs:
+        maps = encode.predict(patches, verbose=0)
+        heat = heat + np.maximum(maps @ tail.get_layer("out").get_weights()[0][:, 0], 0)
+    np.testing.assert_allclose(found, scaled(heat), atol=1e-5)
 
 
 def test_members_have_maps_of_their_own_and_the_baseline_has_none(patches):
@@ -65,11 +88,9 @@ def test_members_have_maps_of_their_own_and_the_baseline_has_none(patches):
     model = keras.Model({"patch": patch, "baseline": baseline}, layers.Concatenate()(answers))
     found = class_activation(model, {"patch": patches, "baseline": patches[::-1].copy()})
     for one, tail in zip(found, (first, second), strict=False):
-        np.testing.assert_allclose(one.maps, closed_form(shared, tail, patches), atol=1e-5)
+        np.testing.assert_allclose(one, closed_form(shared, tail, patches), atol=1e-5)
     difference = other.predict(patches, verbose=0) - other.predict(patches[::-1], verbose=0)
-    np.testing.assert_allclose(
-        found[2].maps, scaled(difference @ third.get_layer("out").get_weights()[0][:, 0]), atol=1e-5
-    )
+    np.testing.assert_allclose(found[2], scaled(difference @ third.get_layer("out").get_weights()[0][:, 0]), atol=1e-5)
 
 
 def test_the_model_is_as_it_was(patches):
@@ -78,8 +99,8 @@ def test_the_model_is_as_it_was(patches):
     model = keras.Model(inputs, tail(encode(inputs)))
     before = model.predict(patches, verbose=0)
     (found,) = class_activation(model, {"patch": patches})
-    assert found.maps.shape == (3, SIZE, SIZE)
-    assert found.maps.max() <= 1
+    assert found.shape == (3, SIZE, SIZE)
+    assert found.max() <= 1
     np.testing.assert_array_equal(model.predict(patches, verbose=0), before)
     assert "call" not in vars(encode.get_layer("encoder_maps"))
 
@@ -97,9 +118,8 @@ def test_a_figure_for_each_abnormality(tmp_path, patches):
     np.save(tmp_path / "pairs.npy", np.repeat(patches[..., 0].astype(np.uint16), 2, axis=0))
     (tmp_path / "maps").mkdir()
     events = []
-    job = ExplainJob(
-        tmp_path / "model.keras", tmp_path / "pairs.npy", 1, {"patch": 1}, ("m",), "title", "note", tmp_path / "maps"
-    )
+    network, pairs, maps = (tmp_path / name for name in ("model.keras", "pairs.npy", "maps"))
+    job = ExplainJob(network, pairs, 1, {"patch": 1}, ("m",), np.ones((3, 1)), "title", "note", maps)
     assert explain(job, events.append) == 3
     assert sorted(one.name for one in (tmp_path / "maps").iterdir()) == [f"row-{row:06d}.png" for row in (1, 3, 5)]
     assert events[-1]["done"] == 3

@@ -223,6 +223,69 @@ def test_rollback_goes_back_and_stays(place):
     assert place.decisions()[-2:] == [("rolled back", "FINISHED"), ("promoted", "FINISHED")]
 
 
+def test_what_was_rolled_back_stays_so_under_the_next_champion(place):
+    place.plant("a", predictions(1.0))
+    place.promote()
+    place.plant("b", predictions(2.8))
+    place.promote()
+    place.promote("--rollback", "true")
+    third = place.plant("c", predictions(2.0, seed=1))
+    place.promote()
+    assert place.champion == third
+    place.plant("worse", predictions(0.5))
+    place.promote()
+    assert place.champion == third
+
+
+def test_an_old_champion_named_again_is_a_decision_as_any_other(place):
+    first = place.plant("a", predictions(1.0))
+    place.promote()
+    place.plant("b", predictions(2.5))
+    place.promote()
+    place.promote("--candidate", f"{TASK_MODEL}@previous")
+    assert place.champion == "mammo-mass_calc-b v1"
+    version = version_of(place.client.get_model_version(TASK_MODEL, "1"))
+    made = promote(place.client, "mass_calc", version, "")
+    assert made.tags[FROM] == first
+    assert made.tags["mammo.previous"] == "2"
+
+
+def test_a_candidate_with_broken_predictions_stops_nobody(place):
+    broken = predictions(3.0)
+    broken[3] = np.nan
+    place.plant("broken", broken)
+    good = place.plant("good", predictions(1.0))
+    outcome = place.promote()
+    assert place.champion == good
+    assert "mammo-mass_calc-broken v1" in outcome.out
+
+
+def test_going_back_to_a_model_that_cannot_be_served_is_refused(place):
+    place.plant("a", predictions(1.0))
+    place.promote()
+    second = place.plant("b", predictions(2.5))
+    place.promote()
+    version = place.client.get_model_version(TASK_MODEL, "1")
+    model = place.client.get_logged_model(version.source.removeprefix("models:/"))
+    (Path(model.artifact_location.removeprefix("file://")) / "requirements.txt").unlink()
+    assert "they were changed" in place.promote("--rollback", "true", code=2).complaints[0]
+    assert place.champion == second
+
+
+def test_a_control_is_no_champion_even_by_name(place):
+    place.plant("a-shuffled", predictions(3.0), control="shuffled")
+    (line,) = place.promote("--candidate", "mammo-mass_calc-a-shuffled@candidate", code=2).complaints
+    assert "candidate: expected a model that could be champion, found mammo-mass_calc-a-shuffled v1, a shuffled" in line
+
+
+def test_candidates_are_found_behind_a_hundred_other_models(place):
+    for number in range(101):
+        place.client.create_registered_model(f"mammo-aaa-{number:03d}")
+    best = place.plant("a", predictions(1.0))
+    place.promote()
+    assert place.champion == best
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
