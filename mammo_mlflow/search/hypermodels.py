@@ -28,10 +28,10 @@ from mammo_mlflow.search.architectures import (
     LAYERS,
     POOL_DROPOUTS,
     SCRATCH_WIDTHS,
+    STRIDE,
     DrawJob,
     block_counts,
     filters,
-    first_stride,
 )
 from mammo_mlflow.training.jobs import Emit
 
@@ -127,8 +127,7 @@ class ScratchHyperModel(DrawnModel):
 
     def _blocks(self, hp: keras_tuner.HyperParameters) -> str:
         network = self._job.network
-        stride = first_stride(network.model.blocks)
-        fewest, most = block_counts(network.image_size, stride)
+        fewest, most = block_counts(network.image_size, STRIDE)
         most = max(most, hp.Int("block_count", fewest, most))  # a known setting may have more than is ever drawn
         blocks = []
         for number in range(1, most + 1):
@@ -137,8 +136,7 @@ class ScratchHyperModel(DrawnModel):
                 length = hp.Int(f"convolutions_{number}", 1, CONVOLUTIONS)
             if width is not None:
                 blocks.append([str(width)] * length)
-        if stride > 1:
-            blocks[0][0] += f"/{stride}"
+        blocks[0][0] += f"/{STRIDE}"
         return ",".join("-".join(block) for block in blocks)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:

@@ -8,7 +8,7 @@ from optuna.trial import FixedTrial
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import block_counts, distribution, filters, first_stride, start_draws, suggest
+from mammo_mlflow.search.architectures import block_counts, distribution, filters, start_draws, suggest
 
 DISTRIBUTIONS = [
     ({"kind": "categorical", "choices": ["a", "b"]}, CategoricalDistribution(["a", "b"]), "b"),
@@ -117,11 +117,6 @@ def test_the_filters_of_a_block():
         (64, 128, 256, 512),
         *[(128, 256, 512)] * 2,
     ]
-
-
-@pytest.mark.parametrize(("blocks", "stride"), [("32/2-32,64", 2), ("16", 1), ("16,16/2", 1), ("8/3,8", 3)])
-def test_the_stride_of_the_first_convolution(blocks, stride):
-    assert first_stride(blocks) == stride
 
 
 def test_an_unknown_architecture_is_named():
