@@ -143,7 +143,8 @@ def last_dependent(model: keras.Model, inputs: Any, record: Any) -> list[list[An
     Of each part of the model, the first name of a place's path, the last; none that another one depends on.
     """
     _, tape, outputs, patch = _called(model, inputs, record)
-    seen = {place: x for place, x in record.calls.items() if tape.gradient(x, patch) is not None}
+    alone = not isinstance(inputs, dict)  # a lone input is what everything depends on: no need to ask
+    seen = {place: x for place, x in record.calls.items() if alone or tape.gradient(x, patch) is not None}
     found = []
     for output in outputs:
         slopes = tape.gradient(output, list(seen.values()))
