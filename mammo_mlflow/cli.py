@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from mammo_mlflow.errors import FULL_DISK, UserError, expected, unknown_name
 from mammo_mlflow.experiment import convert
+
+T = TypeVar("T")
 
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
@@ -47,6 +49,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 COMMANDS = {
+    "prepare": "CBIS-DDSM as it is published, DICOM and case descriptions, made a data directory",
     "pretrained": "cross-validated, tested and registered models on a pretrained backbone",
     "scratch": "the same for convolutional networks trained from scratch",
     "siamese": "the same for Siamese networks, which compare an abnormality with its baseline patch",
@@ -116,6 +119,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, ServeOptions)
 
 
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import PrepareOptions
+
+    parser.usage = "%(prog)s --source DIR --out DIR [--some-name VALUE ...]"
+    parser.add_argument("--source", required=True, help="directory with the collection's DICOM, in whatever folders")
+    parser.add_argument("--out", required=True, help="data directory to make")
+    _add_fields(parser, PrepareOptions)
+
+
 def _add_fields(parser: argparse.ArgumentParser, options: Any) -> None:
     for item in fields(options):
         _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
@@ -132,6 +144,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 _OWN_PARSERS = {
+    "prepare": _add_prepare,
     "ensemble": _add_ensemble,
     "promote": _add_promote,
     "predict": _add_predict,
@@ -172,16 +185,16 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
-    if command in ("predict", "promote", "serve"):
+    if command in ("prepare", "predict", "promote", "serve"):
         return _ask(command, found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
     given = {name: value for name, value in found.items() if name in names and value is not None}
-    options = Options(**{f.name: found[f.name] for f in fields(Options) if f.name in found})
+    options = _given(Options, found)
     search = None
     if command in ("search", *SEARCHED):
         if command == "search" or found["trials"] or found["timeout"]:
-            search = SearchOptions(**{f.name: found[f.name] for f in fields(SearchOptions)})
+            search = _given(SearchOptions, found)
         for item in () if search else fields(SearchOptions):
             if item.name != "trials" and found[item.name] != item.default:
                 raise expected("trials", f"a number of trials beside '{item.name}', which is for searches", 0)
@@ -195,7 +208,7 @@ def _run(found: dict[str, Any]) -> int:
         if command == "ensemble":
             from mammo_mlflow.workflows import ensemble
 
-            ensemble.run(task, options, EnsembleOptions(**{f.name: found[f.name] for f in fields(EnsembleOptions)}))
+            ensemble.run(task, options, _given(EnsembleOptions, found))
         elif search is not None:
             from mammo_mlflow.workflows import search as searching
 
@@ -234,19 +247,26 @@ def _failures() -> Iterator[None]:
 
 def _ask(command: str, found: dict[str, Any]) -> int:
     """The commands that train nothing."""
-    from mammo_mlflow.workflows import predict, promote, serve
-    from mammo_mlflow.workflows.options import PromoteOptions, ServeOptions
+    from mammo_mlflow.workflows import predict, prepare, promote, serve
+    from mammo_mlflow.workflows.options import PrepareOptions, PromoteOptions, ServeOptions
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
     with _failures():
-        if command == "predict":
+        if command == "prepare":
+            prepare.run(found["source"], found["out"], _given(PrepareOptions, found))
+        elif command == "predict":
             predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"])
         elif command == "promote":
-            promote.run(found["task"], PromoteOptions(**{f.name: found[f.name] for f in fields(PromoteOptions)}))
+            promote.run(found["task"], _given(PromoteOptions, found))
         else:
-            return serve.run(found["model"], ServeOptions(**{f.name: found[f.name] for f in fields(ServeOptions)}))
+            return serve.run(found["model"], _given(ServeOptions, found))
     return 0
+
+
+def _given(options: type[T], found: dict[str, Any]) -> T:
+    """The options of a kind, with the values that the command line has for them."""
+    return options(**{f.name: found[f.name] for f in fields(options) if f.name in found})  # type: ignore[arg-type]
 
 
 def _add(parser: argparse.ArgumentParser, name: str, kind_of: Any, help_text: str, default: Any) -> None:

@@ -1,10 +1,11 @@
-"""Reading one file of a data directory: array headers, labels, patient groups and the single pass over a tensor."""
+"""The files of a data directory: array headers, labels, groups, the pass over a tensor, and writing them."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,3 +193,23 @@ def _read_fully(file: io.RawIOBase, target: memoryview, name: str) -> None:
         if not count:
             raise UserError(f"{name}: became shorter while it was read")
         target = target[count:]
+
+
+def write_split(
+    directory: Path, stem: str, size: int, types: Sequence[int], groups: pd.DataFrame, blocks: Iterable[np.ndarray]
+) -> None:
+    """Write the tensor, labels and groups of a split of n abnormalities, the same bytes for the same values.
+
+    `types` and `groups` have n rows; `blocks` are uint16 (2k, size, size) in their order, even rows baselines, and are
+    written one at a time.
+    """
+    labels = np.zeros(2 * len(types), np.int64)
+    labels[1::2] = types
+    np.save(directory / f"{stem}_labels.npy", labels)
+    groups.to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
+    # written, not mapped: on a full disk a write raises, a mapped page ends the process
+    with (directory / f"{stem}_tensor.npy").open("wb") as file:
+        header = {"descr": "<u2", "fortran_order": False, "shape": (len(labels), size, size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(block.astype("<u2", copy=False).tobytes())

@@ -23,6 +23,8 @@ TASKS: dict[str, tuple[str, str]] = {
     "benign_malignant": ("benign", "malignant"),
 }
 DUPLICATES = ("warn", "error")
+PHANTOM_FILE, PREPARED_FILE = "phantom.json", "prepare.json"
+"""What tells that patches are synthetic, and how patches of CBIS-DDSM were cut; both say their size."""
 
 
 def targets(types: np.ndarray | Sequence[int], task: str) -> np.ndarray:
@@ -134,8 +136,13 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
     directory = Path(directory)
     if not directory.is_dir():
         raise expected(f"data: {directory}", "a directory", "a file" if directory.exists() else "nothing there")
-    phantom_size = _phantom_size(directory)
-    headers, types, groups = _check_files(directory, phantom_size or IMAGE_SIZE)
+    halves = [name for name, stem in SPLITS.items() if (directory / f"{stem}_tensor.npy").exists()]
+    if len(halves) == 1 and (directory / PREPARED_FILE).exists():
+        other = next(name for name in SPLITS if name not in halves)
+        found = f"the {halves[0]} set alone; `prepare` with the {other} set's files makes both"
+        raise expected(f"data: {directory}", "a training set and a test set", found)
+    phantom_size, prepared_size = (_stated_size(directory / name) for name in (PHANTOM_FILE, PREPARED_FILE))
+    headers, types, groups = _check_files(directory, phantom_size or prepared_size or IMAGE_SIZE)
     scans = {name: scan_tensor(directory / f"{stem}_tensor.npy", headers[name]) for name, stem in SPLITS.items()}
     splits = {
         name: Split(
@@ -163,8 +170,7 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
     )
 
 
-def _phantom_size(directory: Path) -> int | None:
-    path = directory / "phantom.json"
+def _stated_size(path: Path) -> int | None:
     if not path.exists():
         return None
     try:

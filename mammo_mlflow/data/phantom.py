@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from filelock import FileLock
 
 from mammo_mlflow.data import phantom_images as images
+from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.patches import SPLITS
 from mammo_mlflow.errors import UserError, expected
 
@@ -94,26 +95,21 @@ def make_phantom(
 
 def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, int], None] | None) -> None:
     total, done = settings.train + settings.test, 0
+
+    def draw(number: int, plan: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+        nonlocal done
+        for index, row in enumerate(plan):
+            yield _draw_pair(np.random.default_rng([settings.seed, number, index]), settings.size, row)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
     for number, (name, stem) in enumerate(SPLITS.items()):
-        count = getattr(settings, name)
         rng = np.random.default_rng([settings.seed, number])
-        plan = _plan_abnormalities(rng, count, PREFIXES[name])
-        labels = np.zeros(2 * count, np.int64)
-        labels[1::2] = [row["type"] for row in plan]
-        np.save(directory / f"{stem}_labels.npy", labels)
+        plan = _plan_abnormalities(rng, getattr(settings, name), PREFIXES[name])
         columns = ["patient_id", "side", "view", "abnormality_id", "density", "subtlety"]
-        pd.DataFrame(plan, columns=columns).to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
-        shape = (2 * count, settings.size, settings.size)
-        # written, not mapped: on a full disk a write raises, a mapped page ends the process
-        with (directory / f"{stem}_tensor.npy").open("wb") as file:
-            header = {"descr": "<u2", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for index, row in enumerate(plan):
-                pair = _draw_pair(np.random.default_rng([settings.seed, number, index]), settings.size, row)
-                file.write(pair.astype("<u2").tobytes())
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        types, groups = [row["type"] for row in plan], pd.DataFrame(plan, columns=columns)
+        write_split(directory, stem, settings.size, types, groups, draw(number, plan))
     content = {"generator": "mammo_mlflow phantom", "version": VERSION, **asdict(settings), "note": NOTE}
     (directory / "phantom.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mammo_mlflow import checks
+from mammo_mlflow.data.cbis_ddsm.cutting import Cut
+from mammo_mlflow.data.cbis_ddsm.settings import Settings
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.presets import PRESETS
 
@@ -146,6 +148,48 @@ class ServeOptions:
         for name, low, high in (("port", 1, 65535), ("timeout", 1, 86_400), ("workers", 1, 64)):
             if not low <= getattr(self, name) <= high:
                 raise expected(name, f"a whole number from {low} to {high}", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """How patches are cut from films; the defaults are the paper's. Raises `UserError` for impossible ones."""
+
+    margin: float = _parameter(Cut.margin, "context around the box, as a share of its sides")
+    interpolation: str = _parameter(Cut.interpolation, "nearest, area, bilinear or bicubic")
+    baseline_side: str = _parameter(
+        Cut.baseline_side, "left, right, above or below, several with commas in order of preference, or any"
+    )
+    tissue: float = _parameter(Cut.tissue, "least part of a baseline that lies in the breast")
+
+    def cut(self, size: int = Cut.size) -> Cut:
+        """The same for patches of a size."""
+        names = [f.name for f in fields(CutOptions)]
+        return Cut(size=size, **{name: getattr(self, name) for name in names})
+
+    def __post_init__(self) -> None:
+        """Check them all."""
+        self.cut()
+
+
+@dataclass(frozen=True)
+class PrepareOptions(CutOptions):
+    """The parameters of an ingest. Raises `UserError` for impossible ones."""
+
+    size: int = _parameter(Cut.size, "side of a patch in pixels")
+    csv: str = _parameter("", "directory of the case descriptions; by default the source")
+    without_callback: str = _parameter("benign", "what BENIGN_WITHOUT_CALLBACK is: benign or exclude")
+    shared_patients: str = _parameter("drop-train", "training rows of patients in the test set: drop-train or keep")
+    workers: int = _parameter(0, "films at once; 0: as many as there are cores")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        self.settings()
+        if self.workers < 0:
+            raise expected("workers", "at least 0", self.workers)
+
+    def settings(self) -> Settings:
+        """What decides the patches."""
+        return Settings(self.cut(self.size), self.without_callback, self.shared_patients)
 
 
 def preset_of(options: Options) -> str:

@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, cast
 
+from mammo_mlflow.processes import serve_parent
 from mammo_mlflow.training.executors.base import Executor, OnEvent
 from mammo_mlflow.training.executors.target import attempt
 from mammo_mlflow.training.jobs import QUESTIONS, Event, Failure, Job
@@ -109,8 +110,7 @@ class ProcessExecutor(Executor):
 
 
 def _child(job: Job, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    serve_parent()
     with suppress(OSError):  # where memory runs out, the system ends this process and not its coordinator
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     talking = threading.Lock()
@@ -126,10 +126,3 @@ def _child(job: Job, connection: Connection) -> None:
     with talking:
         connection.send(("answer", answer))
     connection.close()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -1,0 +1,161 @@
+"""The only module that reads DICOM. Nothing but sizes, formats and identifiers of the collection leaves it.
+
+Messages never repeat a header's text, nor what pydicom says of it: a header can name a person.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT
+from mammo_mlflow.errors import FULL_DISK, UserError, expected
+
+SYNTHETIC = "mammo_mlflow synthetic"
+"""The Manufacturer of films that a program drew: whatever is made of them is phantom data."""
+DECODERS = "pip install 'mammo-mlflow[dicom]'"
+_TAGS = ["PatientID", "SeriesDescription", "SOPInstanceUID", "Rows", "Columns", "Manufacturer"]
+
+
+class NoMask(UserError):  # noqa: N818 - said of a file that is otherwise in order
+    """An image that can be read and is no mask."""
+
+
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
+logging.getLogger("pydicom").propagate = False
+
+
+@dataclass(frozen=True)
+class Header:
+    """What matching needs to know of a file.
+
+    `subject` is its PatientID where that is one of the collection, else empty; `full` tells films from crops and masks.
+    """
+
+    file: str
+    subject: str
+    full: bool
+    uid: str
+    rows: int
+    columns: int
+    size: int
+    modified: int
+    synthetic: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.rows, self.columns
+
+
+def read_header(path: Path, name: str) -> Header:
+    """The header of a DICOM file, its pixels not read. Raises `UserError`, a line about `name`."""
+    with _quiet(name):
+        status = path.stat()
+        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        subject = str(found.get("PatientID", "")).strip()
+        full = _is_full(str(found.get("SeriesDescription", "")).lower(), subject)
+        rows, columns = int(found.get("Rows", 0) or 0), int(found.get("Columns", 0) or 0)
+        return Header(
+            file=name,
+            subject=subject if SUBJECT.fullmatch(subject) else "",
+            full=full,
+            uid=str(found.get("SOPInstanceUID", "")),
+            rows=rows,
+            columns=columns,
+            size=status.st_size,
+            modified=status.st_mtime_ns,
+            synthetic=str(found.get("Manufacturer", "")) == SYNTHETIC,
+        )
+
+
+def _is_full(description: str, subject: str) -> bool:
+    """Whether a series is of full films: as its description says, or where that is silent its PatientID."""
+    if "full" in description:
+        return True
+    if any(word in description for word in ("mask", "crop", "roi")):
+        return False
+    matched = SUBJECT.fullmatch(subject)
+    return matched is not None and matched[6] is None
+
+
+def read_film(path: Path, name: str) -> np.ndarray:
+    """The pixels of a full film: uint16 (rows, columns), bright where tissue is dense. Raises `UserError`."""
+    pixels, found = _read_pixels(path, name)
+    stored = int(found.get("BitsStored", 0) or 0)
+    if pixels.dtype != np.uint16 or stored != 16:
+        raise expected(name, "a film of 16 bits a pixel", f"{stored} bits, {pixels.dtype}")
+    if found.get("PhotometricInterpretation") != "MONOCHROME2":
+        raise expected(name, "a film in MONOCHROME2, dense tissue bright", "another photometric interpretation")
+    return pixels
+
+
+def read_two_valued(path: Path, name: str) -> np.ndarray:
+    """A mask: bool (rows, columns), true where the higher of its two values stands.
+
+    Raises `NoMask` for an image of more values, such as a crop, and for one of a single value, an empty mask, and
+    `UserError` for a file that cannot be read.
+    """
+    pixels, _ = _read_pixels(path, name)
+    low, high = pixels.min(), pixels.max()
+    inside = pixels == high
+    if low == high:
+        raise NoMask(f"{name}: expected a mask with something marked, found an empty one")
+    if not (inside | (pixels == low)).all():
+        raise NoMask(f"{name}: expected a mask of two values, found an image of more")
+    return inside
+
+
+def _read_pixels(path: Path, name: str) -> tuple[np.ndarray, pydicom.Dataset]:
+    with _quiet(name):
+        found = pydicom.dcmread(path)
+        if "PixelData" not in found:
+            raise expected(name, "an image", "a DICOM file without pixels")
+        _check_decoder(found.file_meta.get("TransferSyntaxUID"), name)
+        pixels = found.pixel_array
+    if pixels.ndim != 2:
+        raise expected(name, "one grey image", f"pixels of shape {pixels.shape}")
+    return pixels, found
+
+
+def _check_decoder(syntax: UID | None, name: str) -> None:
+    if syntax is None or not syntax.is_compressed or syntax.is_deflated:
+        return
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise expected(name, "a transfer syntax of DICOM", "an unknown one") from None
+    if not decoder.is_available:
+        raise expected(name, f"a decoder of {syntax.name} (pylibjpeg's: {DECODERS})", "none installed")
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Whatever pydicom makes of a broken file, as one line that repeats nothing of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UserError, MemoryError):
+        raise
+    except InvalidDicomError:
+        raise expected(name, "a DICOM file", "something else") from None
+    except OSError as problem:
+        if problem.errno in FULL_DISK:
+            raise
+        if problem.errno is None:
+            raise expected(name, "a whole DICOM file", "a damaged or truncated one") from None
+        raise UserError(f"{name}: cannot be read: {problem.strerror}") from None
+    except Exception as problem:  # what a damaged file makes pydicom raise has no common class
+        found = f"a damaged or truncated one ({type(problem).__name__})"
+        raise expected(name, "a whole DICOM file", found) from None

@@ -1,0 +1,133 @@
+"""One film at a time, in a process that may die at any moment: its patches in a file that appears whole or not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from mammo_mlflow.data.cbis_ddsm.collection import Film
+from mammo_mlflow.data.cbis_ddsm.cutting import box_of, cut_pair, find_breast
+from mammo_mlflow.data.cbis_ddsm.dicom import NoMask, read_film, read_two_valued
+from mammo_mlflow.data.cbis_ddsm.settings import Cut
+from mammo_mlflow.errors import UserError
+
+VERSION = 1
+"""Raised when the same films give other patches."""
+UNREADABLE = "unreadable file"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of an abnormality: its place among the patches of its film's file, or why it has none."""
+
+    place: int | None
+    box: str = ""
+    side: str = ""
+    baseline_box: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A film to cut, the folder its names are below, and the folder of the files of finished films."""
+
+    film: Film
+    source: Path
+    target: Path
+    cut: Cut
+
+    @property
+    def file(self) -> Path:
+        """Where the patches go; the name tells what they are made of."""
+        content = json.dumps([VERSION, asdict(self.cut), asdict(self.film)], sort_keys=True)
+        return self.target / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.npz"
+
+
+def cut_film(task: Task) -> tuple[Answer, ...]:
+    """Cut what is marked on a film and say what became of each.
+
+    What an earlier command left is taken, but where a file could not be read then: a decoder may be there now.
+    """
+    if task.file.exists():
+        with np.load(task.file, allow_pickle=False) as stored:
+            answers = tuple(Answer(**one) for one in json.loads(stored["answers"].tobytes()))
+        if all(one.reason != UNREADABLE for one in answers):
+            return answers
+    patches, answers = _cut(task)
+    partial = task.file.with_name(f"{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            said = np.frombuffer(json.dumps([asdict(one) for one in answers]).encode(), np.uint8)
+            np.savez(file, patches=patches, answers=said)
+        partial.replace(task.file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return answers
+
+
+def read_patches(file: Path) -> np.ndarray:
+    """The patches of a finished film: uint16 (2k, size, size), even rows baselines."""
+    with np.load(file, allow_pickle=False) as stored:
+        return stored["patches"]
+
+
+def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...]]:
+    film, how = task.film, task.cut
+    empty = np.empty((0, how.size, how.size), np.uint16)
+    try:
+        pixels = read_film(task.source / film.header.file, film.header.file)
+    except UserError as problem:
+        return empty, (Answer(None, reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities)
+    taken = np.zeros(pixels.shape, bool)
+    masks: list[np.ndarray | Answer] = []
+    for candidates in film.rois:
+        found, unlike = [], []
+        for header in candidates:
+            try:
+                found.append(read_two_valued(task.source / header.file, header.file))
+            except UserError as problem:
+                unlike.append(problem)
+        mask = _only(found, unlike)
+        masks.append(mask)
+        if isinstance(mask, np.ndarray):
+            taken |= mask
+    for header in film.beside:
+        try:
+            taken |= read_two_valued(task.source / header.file, header.file)
+        except UserError:  # a crop, or what has been said with its own row
+            continue
+    breast = cache(lambda: find_breast(pixels))
+    patches, answers = [], []
+    for mask in masks:
+        if isinstance(mask, Answer):
+            answers.append(mask)
+            continue
+        try:
+            pair = cut_pair(pixels, box_of(mask), breast, taken, how)
+        except UserError as problem:
+            answers.append(Answer(None, reason="no patch", detail=str(problem)))
+            continue
+        if pair.baseline is None:
+            answers.append(Answer(None, str(pair.box), reason="no baseline", detail=pair.why))
+            continue
+        patches += [pair.baseline, pair.abnormality]
+        answers.append(Answer(len(patches) // 2 - 1, str(pair.box), pair.side, str(pair.baseline_box)))
+    return np.stack(patches) if patches else empty, tuple(answers)
+
+
+def _only(found: list[np.ndarray], unlike: list[UserError]) -> np.ndarray | Answer:
+    """The one mask among the images of a film's size, told by its content, or why there is none."""
+    if not found:
+        detail = "; ".join(str(problem) for problem in unlike)
+        broken = any(not isinstance(problem, NoMask) for problem in unlike)
+        return Answer(None, reason=UNREADABLE if broken else "no mask", detail=detail)
+    if any(not np.array_equal(found[0], other) for other in found[1:]):
+        return Answer(None, reason="ambiguous mask", detail=f"{len(found)} different masks of one abnormality")
+    return found[0]

@@ -1,0 +1,286 @@
+"""CBIS-DDSM as it is published to the four arrays: films one at a time, resumable, the directory whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from mammo_mlflow.data.arrays import write_split
+from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
+from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
+from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
+from mammo_mlflow.data.cbis_ddsm.settings import Settings
+from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.processes import serve_parent
+
+LEFT_OUT_FILE, ATTRIBUTION_FILE = "left_out.csv", "ATTRIBUTION.txt"
+ATTRIBUTION = """Patches of CBIS-DDSM (Curated Breast Imaging Subset of DDSM), cut and resized from its films; licence:
+Creative Commons Attribution 3.0 Unported (CC BY 3.0), https://creativecommons.org/licenses/by/3.0/
+
+Lee RS, Gimenez F, Hoogi A, Miyake KK, Gorovoy M, Rubin DL. A curated mammography data set for use in computer-aided
+detection and diagnosis research. Scientific Data 4, 170177 (2017). The Cancer Imaging Archive,
+https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY
+"""
+NOTE = "Cut from films that a program drew: no figure computed from it is a medical result."
+_GROUPS = ("density", "shape_or_type", "margins_or_distribution", "assessment", "subtlety", "pathology", "source_file")
+
+Progress = Callable[[str, int, int], None]
+"""Called with what goes on, how much of it is done and how much there is."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What an ingest made: abnormalities by split and type, rows without a patch, sentences of warning.
+
+    `key` is the sha256 of settings, rows and files; `anew` is false where the directory was there already.
+    """
+
+    directory: Path
+    key: str
+    counts: dict[str, dict[str, int]]
+    left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...]
+    films: int
+    synthetic: bool
+    anew: bool
+
+
+def ingest(
+    source: Path, out: Path, descriptions: Path, settings: Settings, workers: int, progress: Progress
+) -> Ingested:
+    """Make the data directory `out` from the DICOM below `source` and the case descriptions below `descriptions`.
+
+    The same rows and films give the same bytes, whatever their folders, order and `workers`. What is finished of an
+    ingest that was ended is kept beside `out`, in `<out>.partial`, and taken by the next.
+
+    Raises:
+        UserError: no descriptions or DICOM, no abnormality with a patch, no room, `out` holds something else, or
+            another ingest is at work on it.
+    """
+    if not source.is_dir():
+        raise expected("source", "a directory", f"'{source}'{'' if source.exists() else ', nothing there'}")
+    told = read_descriptions(descriptions)
+    names = find_dicom(source)
+    if not names:
+        raise expected("source", f"DICOM files (*.dcm) below '{source}'", "none")
+    headers, broken = read_headers(source, names, lambda done, total: progress("reading headers", done, total))
+    excluded = _excluded(told.abnormalities, settings)
+    by_row = {id(one): entry for one, entry in excluded}
+    films, unmatched = match(told.abnormalities, headers, lambda one: id(one) not in by_row)
+    left_out = [*told.left_out, *(entry for _, entry in excluded), *unmatched, *broken]
+    key = _key(settings, films)
+    staging = out.with_name(f"{out.name}.partial")
+    with _alone(staging, out):
+        synthetic = any(film.header.synthetic for film in films)
+        if _is_there(out, key):
+            counts, left_out = _read_back(out)
+            return Ingested(out, key, counts, tuple(left_out), told.warnings, len(films), synthetic, anew=False)
+        _check_room(staging, films, settings.cut.size)
+        finished = staging / "films"
+        finished.mkdir(exist_ok=True)
+        tasks = [Task(film, source, finished, settings.cut) for film in films]
+        answers = _cut_all(tasks, workers, progress)
+        left_out += [
+            LeftOut.of(one, answer.reason, answer.detail)
+            for task, said in zip(tasks, answers, strict=True)
+            for one, answer in zip(task.film.abnormalities, said, strict=True)
+            if answer.place is None
+        ]
+        left_out.sort(key=lambda entry: (entry.file, entry.row or 0))
+        if not any(answer.place is not None for said in answers for answer in said):
+            shutil.rmtree(finished)
+            raise _nothing(source, len(told.abnormalities), left_out)
+        counts = _write(staging / "whole", tasks, answers, settings, key, left_out, synthetic)
+        (staging / "whole").replace(out)
+    return Ingested(out, key, counts, tuple(left_out), told.warnings, len(films), synthetic, anew=True)
+
+
+def _excluded(rows: Sequence[Abnormality], settings: Settings) -> list[tuple[Abnormality, LeftOut]]:
+    """The rows that the settings leave out."""
+    shared = shared_patients(rows) if settings.shared_patients == "drop-train" else set()
+    found = []
+    for one in rows:
+        if one.split == "train" and one.patient in shared:
+            detail = f"{one.patient} is in the test set too (shared_patients=drop-train)"
+            found.append((one, LeftOut.of(one, "patient in both splits", detail)))
+        elif one.pathology == "BENIGN_WITHOUT_CALLBACK" and settings.without_callback == "exclude":
+            found.append((one, LeftOut.of(one, "without callback", "without_callback=exclude")))
+    return found
+
+
+def _key(settings: Settings, films: Sequence[Film]) -> str:
+    """The identity of an ingest; where files lie and when they were written is no part of it."""
+    made_of = [
+        [
+            {name: value for name, value in asdict(one).items() if name not in ("file", "row")}
+            for one in film.abnormalities
+        ]
+        + [[header.uid, header.size] for header in (film.header, *itertools.chain(*film.rois), *film.beside)]
+        for film in films
+    ]
+    return hashlib.sha256(json.dumps([VERSION, asdict(settings), made_of], sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _alone(staging: Path, out: Path) -> Iterator[None]:
+    """The staging folder, for this process alone; it goes when the block ends well."""
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise expected("out", "a place that can be written to", f"'{out}': {problem.strerror}") from None
+    lock = FileLock(staging / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"out: another command is making '{out}'") from None
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        if not any((staging / "films").glob("*.npz")):
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(staging, ignore_errors=True)
+    lock.release()
+
+
+def _is_there(out: Path, key: str) -> bool:
+    """Whether `out` is what this ingest would make. Raises `UserError` where it is something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    made = None
+    try:
+        made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise expected("out", "a directory that is not there yet", f"'{out}', which `prepare` did not make") from None
+    if made != key:
+        found = f"'{out}', made of other files or with other parameters; it is left as it is"
+        raise expected("out", "a directory that is not there yet", found)
+    return True
+
+
+def _read_back(out: Path) -> tuple[dict[str, dict[str, int]], list[LeftOut]]:
+    """Counts and left-out rows of a directory that is there already."""
+    counts = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))["counts"]
+    table = pd.read_csv(out / LEFT_OUT_FILE, dtype=str, keep_default_na=False)
+    entries = [LeftOut(**{**row, "row": int(row["row"]) if row["row"] else None}) for row in table.to_dict("records")]
+    return counts, entries
+
+
+def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:
+    """Every patch lies on the disk twice for a moment."""
+    patches = 2 * sum(len(film.abnormalities) for film in films)
+    kept = sum(file.stat().st_size for file in (staging / "films").glob("*.npz"))
+    needed, free = 2 * patches * size * size * 2 - kept, shutil.disk_usage(staging).free
+    if needed > free:
+        raise expected("out", f"{needed / 1e9:.2f} GB free beside '{staging.parent}'", f"{free / 1e9:.2f} GB")
+
+
+def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tuple[Answer, ...]]:
+    """The answers for every film, in order."""
+    answers: dict[int, tuple[Answer, ...]] = {}
+    if workers == 1:
+        for index, task in enumerate(tasks):
+            answers[index] = cut_film(task)
+            progress("cutting films", len(answers), len(tasks))
+        return [answers[index] for index in range(len(tasks))]
+    pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), multiprocessing.get_context("spawn"), serve_parent)
+    try:
+        places = {pool.submit(cut_film, task): index for index, task in enumerate(tasks)}
+        for finished in as_completed(places):
+            answers[places[finished]] = finished.result()
+            progress("cutting films", len(answers), len(tasks))
+    except BrokenProcessPool:
+        raise expected(
+            "workers", "as many as the memory holds", f"{workers}, one of which was ended; fewer need less"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [answers[index] for index in range(len(tasks))]
+
+
+def _write(
+    whole: Path,
+    tasks: Sequence[Task],
+    answers: Sequence[tuple[Answer, ...]],
+    settings: Settings,
+    key: str,
+    left_out: Sequence[LeftOut],
+    synthetic: bool,
+) -> dict[str, dict[str, int]]:
+    """The data directory, and how many abnormalities of each type it has in each split."""
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    counts: dict[str, dict[str, int]] = {}
+    for split, stem in SPLITS.items():
+        mine = [
+            (task, said) for task, said in zip(tasks, answers, strict=True) if task.film.abnormalities[0].split == split
+        ]
+        kept = [
+            (one, answer)
+            for task, said in mine
+            for one, answer in zip(task.film.abnormalities, said, strict=True)
+            if answer.place is not None
+        ]
+        if not kept:
+            continue
+        types = [one.type for one, _ in kept]
+        counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
+        groups = pd.DataFrame([_describe(one, answer) for one, answer in kept])
+        write_split(whole, stem, settings.cut.size, types, groups, (read_patches(task.file) for task, _ in mine))
+    said = {
+        "generator": "mammo_mlflow prepare",
+        "version": VERSION,
+        "key": key,
+        **asdict(settings.cut),
+        "without_callback": settings.without_callback,
+        "shared_patients": settings.shared_patients,
+        "counts": counts,
+        "left_out": dict(sorted(Counter(entry.reason for entry in left_out).items())),
+    }
+    table = pd.DataFrame([asdict(entry) for entry in left_out], columns=[f.name for f in fields(LeftOut)])
+    table.astype({"row": "Int64"}).to_csv(whole / LEFT_OUT_FILE, index=False, lineterminator="\n")
+    (whole / PREPARED_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    if synthetic:
+        content = {"generator": "mammo_mlflow prepare", "size": settings.cut.size, "note": NOTE}
+        (whole / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    else:
+        (whole / ATTRIBUTION_FILE).write_text(ATTRIBUTION, encoding="utf-8")
+    return counts
+
+
+def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
+    """A row of a groups file."""
+    return {
+        "patient_id": one.patient,
+        "side": one.side,
+        "view": one.view,
+        "abnormality_id": one.number,
+        **{name: getattr(one, name) for name in _GROUPS},
+        "box": answer.box,
+        "baseline_side": answer.side,
+        "baseline_box": answer.baseline_box,
+    }
+
+
+def _nothing(source: Path, rows: int, left_out: Sequence[LeftOut]) -> UserError:
+    """No patch at all: say what most rows lack, with an example."""
+    reasons = Counter(entry.reason for entry in left_out).most_common(4)
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    first = next(entry for entry in left_out if entry.reason == reasons[0][0])
+    example = f"such as {first.abnormality or first.file}: {first.detail}"
+    return expected(f"source: {source}", "films and masks of the rows", f"none of {rows}: {counted} ({example})")

@@ -1,0 +1,62 @@
+"""What decides the patches, beside the films; light enough to be imported by the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mammo_mlflow.errors import UserError, expected, unknown_name
+
+SIDES = ("left", "right", "above", "below")
+INTERPOLATIONS = ("nearest", "area", "bilinear", "bicubic")
+WITHOUT_CALLBACK = ("benign", "exclude")
+SHARED_PATIENTS = ("drop-train", "keep")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How patches are cut; the defaults are the paper's. Raises `UserError`.
+
+    `margin` is context around the box, as a share of its sides; `size` the side of a patch in pixels; `baseline_side`
+    one of `SIDES`, several with commas in order of preference, or `any`; `tissue` the least part of a baseline that
+    lies in the breast.
+    """
+
+    margin: float = 0.0
+    size: int = 150
+    interpolation: str = "nearest"
+    baseline_side: str = "any"
+    tissue: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        problems = []
+        if not 0 <= self.margin <= 4:
+            problems.append(expected("margin", "a number from 0 to 4", self.margin))
+        if not 32 <= self.size <= 1024:
+            problems.append(expected("size", "a whole number from 32 to 1024", self.size))
+        if self.interpolation not in INTERPOLATIONS:
+            problems.append(unknown_name("interpolation", self.interpolation, INTERPOLATIONS))
+        problems += [
+            unknown_name("baseline_side", name, ("any", *SIDES))
+            for name in self.baseline_side.split(",")
+            if name not in SIDES and self.baseline_side != "any"
+        ]
+        if not 0 <= self.tissue <= 1:
+            problems.append(expected("tissue", "a number from 0 to 1", self.tissue))
+        if problems:
+            raise UserError("; ".join(str(problem) for problem in problems))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the patches, beside the files. Raises `UserError`."""
+
+    cut: Cut = field(default_factory=Cut)
+    without_callback: str = "benign"
+    shared_patients: str = "drop-train"
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        for name, choices in (("without_callback", WITHOUT_CALLBACK), ("shared_patients", SHARED_PATIENTS)):
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, getattr(self, name), choices)

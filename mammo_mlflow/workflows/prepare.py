@@ -1,0 +1,111 @@
+"""`prepare`: CBIS-DDSM as it is published made a data directory, the making a tracked run."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, Ingested, ingest
+from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
+from mammo_mlflow.errors import expected
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.tracking.resume import bury_dead_runs
+from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.workflows.options import PrepareOptions, available_cores
+from mammo_mlflow.workflows.rails import ending_runs
+from mammo_mlflow.workflows.terminal import TerminalProgress, say, show_table
+
+SHEET_PAIRS = 12
+
+_log = logging.getLogger(__name__)
+
+
+def run(source: str, out: str, asked: PrepareOptions) -> None:
+    """Make the data directory `out` from the collection below `source`. Raises `UserError`."""
+    if not out:
+        raise expected("out", "the name of a directory to make", "''")
+    films, target = Path(source).expanduser().absolute(), Path(out).expanduser().absolute()
+    descriptions = Path(asked.csv).expanduser().absolute() if asked.csv else films
+    for field, folder in (("source", films), ("csv", descriptions)):
+        if not folder.is_dir():
+            found = f"'{folder}', {'a file' if folder.exists() else 'nothing there'}"
+            raise expected(field, "a directory", found)
+    client, experiment_id = open_store()
+    writer = Writer(client, experiment_id, {"mammo.family": "prepare"})
+    with ending_runs(writer), TerminalProgress() as progress:
+        top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
+        writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, ()))
+        workers = asked.workers or available_cores()
+        made = ingest(films, target, descriptions, asked.settings(), workers, progress.update)
+        for warning in made.warnings:
+            _log.warning("%s", warning)
+        _log_all(top, made)
+        top.finish()
+        writer.drain()
+    _show(made)
+
+
+def _log_all(run: TrackedRun, made: Ingested) -> None:
+    """Counts, what was left out, sheets of each class, and, of both splits, the fingerprint."""
+    note = NOTE if made.synthetic else "CBIS-DDSM (Lee et al. 2017), CC BY 3.0"
+    metrics = {
+        f"{split}_{name.replace(' ', '_')}": count for split, of in made.counts.items() for name, count in of.items()
+    }
+    metrics |= {f"left_out_{name.replace(' ', '_')}": n for name, n in _reasons(made).items()}
+    run.log_metrics({"films": made.films, **metrics})
+    run.set_tags({"mammo.key": made.key, "mammo.phantom": str(made.synthetic).lower()})
+    run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "figures/classes.png")
+    for name in (LEFT_OUT_FILE, PREPARED_FILE, ATTRIBUTION_FILE, *(f"{stem}_groups.csv" for stem in SPLITS.values())):
+        if (made.directory / name).exists():
+            run.log_file(made.directory / name)
+    for split in made.counts:
+        for title, rows in _sheets(made.directory, split):
+            name = f"{split} {title}"
+            run.log_figure(figures.patch_sheet(rows, name, note), f"sheets/{name.replace(' ', '_')}.png")
+    if set(made.counts) == set(SPLITS):
+        found = read_patch_set(made.directory)
+        run.set_tags({"mammo.data_sha256": found.train_sha256, "mammo.test_sha256": found.test_sha256})
+        for warning in found.warnings:
+            _log.warning("%s: %s", made.directory, warning)
+
+
+def _sheets(directory: Path, split: str) -> list[tuple[str, list[tuple[str, np.ndarray, np.ndarray]]]]:
+    """Pairs of each class, spread over the whole split."""
+    stem = SPLITS[split]
+    patches = np.load(directory / f"{stem}_tensor.npy", mmap_mode="r", allow_pickle=False)
+    types = np.load(directory / f"{stem}_labels.npy", allow_pickle=False)[1::2]
+    sheets = []
+    for kind, title in TYPES.items():
+        rows = np.flatnonzero(types == kind)
+        if len(rows):
+            shown = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_PAIRS).astype(int))]
+            sheets.append((title, [(f"patch {row}", patches[2 * row], patches[2 * row + 1]) for row in shown]))
+    return sheets
+
+
+def _reasons(made: Ingested) -> Counter[str]:
+    return Counter(entry.reason for entry in made.left_out)
+
+
+def _show(made: Ingested) -> None:
+    rows = [
+        [split, *(str(of[name]) for name in TYPES.values()), str(sum(of.values()))] for split, of in made.counts.items()
+    ]
+    show_table(f"{made.directory}: abnormalities of {made.films} films", ["split", *TYPES.values(), "all"], rows)
+    if made.left_out:
+        listed = ", ".join(f"{count} {reason}" for reason, count in _reasons(made).most_common())
+        say(f"left out, listed in {made.directory / LEFT_OUT_FILE}: {listed}")
+    missing = [split for split in SPLITS if split not in made.counts]
+    if missing:
+        say(f"no {missing[0]} set: training and testing need both; `predict --input FILE.npy` takes either tensor")
+    if "test" in missing:
+        say("patients of the official test set are known from its case descriptions alone: were they there?")
+    if not made.anew:
+        say("it was there already, made of the same files with the same parameters")
+    if made.synthetic:
+        say("PHANTOM DATA: films that a program drew, no medical result")
