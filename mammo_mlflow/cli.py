@@ -57,7 +57,8 @@ COMMANDS = {
     "controls": "a network beside baselines alone, shuffled labels and simple texture features",
     "ensemble": "registered models of a task joined into one, chosen on out-of-fold predictions",
     "promote": "a task's champion: candidates brought to its gates, on out-of-fold predictions",
-    "predict": "a registered model asked of patches in a file",
+    "predict": "a registered model asked of patches in a file, or of places on a film",
+    "request": "patches in a file, or places on a film, as the JSON that a served model takes",
     "serve": "a registered model behind HTTP, by MLflow's own server",
     "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
 }
@@ -133,14 +134,31 @@ def _add_fields(parser: argparse.ArgumentParser, options: Any) -> None:
         _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
 
 
+_PAIRS = (
+    "a data directory or phantom, for its test set; a .npy of pairs, even rows baselines, odd abnormalities; "
+    "or a film as DICOM, with a box or a mask"
+)
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s --model MODEL --input DIR|FILE.npy --output FILE.csv"
+    from mammo_mlflow.workflows.options import FilmOptions
+
+    parser.usage = "%(prog)s --model MODEL --input DIR|FILE.npy|FILM.dcm --output FILE.csv [--some-name VALUE ...]"
     parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    pairs = "a data directory or phantom, for its test set, or a .npy of pairs: even rows baselines, odd abnormalities"
-    parser.add_argument("--input", required=True, help=pairs)
+    parser.add_argument("--input", required=True, help=_PAIRS)
     parser.add_argument("--output", required=True, help="the table to write, as CSV")
     parser.add_argument("--overlays", default="", help="folder for Grad-CAM maps over the patches, a PNG for each")
     parser.add_argument("--executor", default="process", help="where the model runs: process (default) or inline")
+    _add_fields(parser, FilmOptions)
+
+
+def _add_request(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import RequestOptions
+
+    parser.usage = "%(prog)s --input DIR|FILE.npy|FILM.dcm --output FILE.json [--some-name VALUE ...]"
+    parser.add_argument("--input", required=True, help=_PAIRS)
+    parser.add_argument("--output", required=True, help="the request to write, as JSON")
+    _add_fields(parser, RequestOptions)
 
 
 _OWN_PARSERS = {
@@ -148,6 +166,7 @@ _OWN_PARSERS = {
     "ensemble": _add_ensemble,
     "promote": _add_promote,
     "predict": _add_predict,
+    "request": _add_request,
     "serve": _add_serve,
 }
 
@@ -185,7 +204,7 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
-    if command in ("prepare", "predict", "promote", "serve"):
+    if command in ("prepare", "predict", "promote", "request", "serve"):
         return _ask(command, found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
@@ -247,8 +266,14 @@ def _failures() -> Iterator[None]:
 
 def _ask(command: str, found: dict[str, Any]) -> int:
     """The commands that train nothing."""
-    from mammo_mlflow.workflows import predict, prepare, promote, serve
-    from mammo_mlflow.workflows.options import PrepareOptions, PromoteOptions, ServeOptions
+    from mammo_mlflow.workflows import predict, prepare, promote, request, serve
+    from mammo_mlflow.workflows.options import (
+        FilmOptions,
+        PrepareOptions,
+        PromoteOptions,
+        RequestOptions,
+        ServeOptions,
+    )
     from mammo_mlflow.workflows.terminal import set_up_logging
 
     set_up_logging()
@@ -256,7 +281,10 @@ def _ask(command: str, found: dict[str, Any]) -> int:
         if command == "prepare":
             prepare.run(found["source"], found["out"], _given(PrepareOptions, found))
         elif command == "predict":
-            predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"])
+            film = _given(FilmOptions, found)
+            predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"], film)
+        elif command == "request":
+            request.run(found["input"], found["output"], _given(RequestOptions, found))
         elif command == "promote":
             promote.run(found["task"], _given(PromoteOptions, found))
         else:

@@ -172,6 +172,26 @@ class CutOptions:
 
 
 @dataclass(frozen=True)
+class FilmOptions(CutOptions):
+    """Where to look on a film that a model is asked of, and how it is cut. Raises `UserError` for impossible ones."""
+
+    box: str = _parameter("", "on a film: x,y,width,height in its pixels, several with semicolons between")
+    mask: str = _parameter("", "on a film: a mask of its size, DICOM of two values, several with semicolons between")
+
+
+@dataclass(frozen=True)
+class RequestOptions(FilmOptions):
+    """The parameters of a request. Raises `UserError` for impossible ones."""
+
+    inputs: str = _parameter("patch", "what the model takes: patch, or patch,baseline")
+    size: int = _parameter(Cut.size, "side of its patches in pixels")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        self.cut(self.size)
+
+
+@dataclass(frozen=True)
 class PrepareOptions(CutOptions):
     """The parameters of an ingest. Raises `UserError` for impossible ones."""
 

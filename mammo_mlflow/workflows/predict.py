@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.arrays import check_tensor
 from mammo_mlflow.data.patches import TASKS
-from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, ROWS
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.training.jobs import ExplainJob, Job, PredictJob
-from mammo_mlflow.workflows.options import Options, available_cores
+from mammo_mlflow.workflows.asking import Asked, find_pairs
+from mammo_mlflow.workflows.files import check_writable, target_file, written_whole
+from mammo_mlflow.workflows.options import FilmOptions, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
 TARGETS = {
@@ -29,39 +26,32 @@ TARGETS = {
     "ensemble": "mammo_mlflow.ensembles.assemble:answer",
 }
 """What asks a model of each kind (`Vetted.kind`), in a child."""
-TENSOR = "public_test_tensor.npy"
-PHANTOM = "phantom"
-
-_log = logging.getLogger(__name__)
 
 
-def run(model: str, source: str, output: str, overlays: str, executor: str) -> None:
-    """Ask `model` of every pair in `source`: a data directory or `phantom`, for its test set, or a tensor file.
+def run(model: str, source: str, output: str, overlays: str, executor: str, film: FilmOptions) -> None:
+    """Ask `model` of every pair of `source` (see `find_pairs`).
 
     Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold
     and, of an ensemble, each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure
     for each, before the table. Raises `UserError` before anything is written.
     """
-    target, maps = Path(output), Path(overlays)
-    if not output or target.is_dir() or not target.absolute().parent.is_dir():
-        raise expected("output", "a file in a directory that exists", f"'{output}'")
-    _check_writable("output", target.absolute().parent)
+    target, maps = target_file("output", output), Path(overlays)
     if overlays:
         file = (maps.exists() and not maps.is_dir()) or maps.absolute() == target.absolute()
         if file or not maps.absolute().parent.is_dir():
             raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
-        _check_writable("overlays", maps if maps.is_dir() else maps.absolute().parent)
-    given = _phantom() if source == PHANTOM else Path(source).expanduser()
-    tensor = given / TENSOR if given.is_dir() else given
+        check_writable("overlays", maps if maps.is_dir() else maps.absolute().parent)
     client, _ = open_store()
     with tempfile.TemporaryDirectory() as folder, TerminalProgress() as progress:
         found = verified_model(client, model, Path(folder))
         sides = {name: ROWS[name] for name in found.made_of.inputs if name in ROWS}
         if ABNORMALITY_TYPE in found.made_of.inputs:
             raise expected("model", "one that is asked of patches alone", f"{found.version}, which needs the true type")
-        check_tensor(tensor, found.made_of.image_size)
+        need_baseline = ROWS["baseline"] in sides.values()
+        (place := Path(folder, "asked")).mkdir()
+        asked = find_pairs(source, film, found.made_of.image_size, need_baseline, place)
         threads = available_cores() if executor == "process" else 1  # TensorFlow takes them once in a process
-        job = PredictJob(found.path, tensor, threads, sides)
+        job = PredictJob(found.path, asked.tensor, threads, sides)
         workers = make_executor(executor, 1)
         try:
             try:
@@ -74,17 +64,12 @@ def run(model: str, source: str, output: str, overlays: str, executor: str) -> N
                 _ask(workers, progress, "overlays", "mammo_mlflow.training.gradcam:explain", drawn)
         finally:
             workers.close()
-        _write(found, answers, target)
+        _write(found, answers, asked, target)
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {overlays}")
     if found.phantom:
         say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
-
-
-def _phantom() -> Path:
-    """The phantom that commands make by themselves."""
-    return make_phantom(PhantomSettings(), Cache(None, Options().cache_limit_gb).root)
 
 
 def _ask(workers: Executor, progress: TerminalProgress, name: str, target: str, argument: Any) -> Any:
@@ -94,14 +79,6 @@ def _ask(workers: Executor, progress: TerminalProgress, name: str, target: str, 
         lambda: None,
     )
     return answer
-
-
-def _check_writable(field: str, folder: Path) -> None:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as problem:
-        raise expected(field, "a place that can be written to", f"'{folder}': {problem.strerror}") from None
 
 
 def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: Path) -> ExplainJob:
@@ -124,17 +101,14 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
     )
 
 
-def _write(found: Verified, answers: np.ndarray, target: Path) -> None:
+def _write(found: Verified, answers: np.ndarray, asked: Asked, target: Path) -> None:
     probability = answers if answers.ndim == 1 else answers[:, 0]
-    table = {"row": 2 * np.arange(len(answers)) + ROWS["patch"], "probability": probability}
+    table: dict[str, Any] = {"row": 2 * np.arange(len(answers)) + ROWS["patch"], "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)
     if answers.ndim > 1:
         table |= dict(zip(found.made_of.columns[2:], answers[:, 2:].T, strict=True))
-    with tempfile.NamedTemporaryFile("w", dir=target.absolute().parent, suffix=".part", delete=False) as file:
-        part = Path(file.name)
-    try:
+    if asked.cut:
+        table |= {"box": [str(pair.box) for pair in asked.cut]}
+        table |= {"baseline_box": ["" if pair.baseline is None else str(pair.baseline_box) for pair in asked.cut]}
+    with written_whole(target) as part:
         pd.DataFrame(table).to_csv(part, index=False)
-        part.chmod(0o644)
-        shutil.move(part, target)
-    finally:
-        part.unlink(missing_ok=True)

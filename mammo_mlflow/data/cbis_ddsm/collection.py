@@ -110,8 +110,8 @@ def match(
                 left_out.append(LeftOut.of(one, "no mask", f"no crop or mask with PatientID {one.subject}"))
             else:
                 sizes = ", ".join(sorted(f"{header.rows}×{header.columns}" for header in own))
-                detail = f"film of {film.rows}×{film.columns} pixels, of its size no mask (found {sizes})"
-                left_out.append(LeftOut.of(one, "mask of another size", detail))
+                detail = f"film of {film.rows}×{film.columns} pixels, its crop or mask of {sizes}"
+                left_out.append(LeftOut.of(one, "no mask of the film's size", detail))
         others = [header for header in _distinct(on_film.get(_scene(subject), [])) if header.shape == film.shape]
         beside = [header for header in others if not any(header in own for own in of_size)]
         if kept:

@@ -1,0 +1,59 @@
+"""What a model is asked of: the pairs of a data directory, of a tensor file, or cut from a film."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mammo_mlflow.data.arrays import check_tensor
+from mammo_mlflow.data.cbis_ddsm.cutting import Pair
+from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
+from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.workflows.options import FilmOptions, Options
+
+PHANTOM = "phantom"
+TENSOR = "public_test_tensor.npy"
+_FILM = (".dcm", ".dicom")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checked tensor file of pairs; where they were cut from a film, how."""
+
+    tensor: Path
+    cut: Sequence[Pair] = ()
+
+
+def find_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> Asked:
+    """The pairs of `source`: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
+
+    What is cut from a film goes to a file in `folder`. Patches have `size` pixels a side. Raises `UserError`.
+    """
+    given = make_phantom(PhantomSettings(), Cache(None, Options().cache_limit_gb).root) if source == PHANTOM else None
+    path = given or Path(source).expanduser()
+    if not path.is_dir() and (path.suffix.lower() in _FILM or (path.suffix != ".npy" and (film.box or film.mask))):
+        return _cut(path, film, size, need_baseline, folder / "pairs.npy")
+    for name in ("box", "mask"):
+        if getattr(film, name):
+            raise expected(name, "a film (FILM.dcm) as input beside it", f"'{source}'")
+    tensor = path / TENSOR if path.is_dir() else path
+    check_tensor(tensor, size)
+    return Asked(tensor)
+
+
+def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: Path) -> Asked:
+    masks = [Path(name).expanduser() for name in film.mask.split(";") if name.strip()]
+    boxes = parse_boxes(film.box)
+    if not boxes and not masks:
+        raise expected("box", f"a box or a mask, to say where to look on '{path.name}'", "neither")
+    for field, file in (("input", path), *(("mask", mask) for mask in masks)):
+        if not file.is_file():
+            raise UserError(f"{field}: expected a DICOM file, found nothing at '{file}'")
+    pairs = cut_one_film(path, boxes, masks, film.cut(size))
+    np.save(target, pairs_array(pairs, need_baseline))
+    return Asked(target, pairs)

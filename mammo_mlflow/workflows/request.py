@@ -1,0 +1,36 @@
+"""`request`: patches as the JSON that a served model takes, for `curl`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
+from mammo_mlflow.workflows.asking import find_pairs
+from mammo_mlflow.workflows.files import target_file, written_whole
+from mammo_mlflow.workflows.options import RequestOptions
+from mammo_mlflow.workflows.terminal import say
+
+
+def run(source: str, output: str, asked: RequestOptions) -> None:
+    """Write the request for every pair of `source` (see `find_pairs`). Raises `UserError`."""
+    target = target_file("output", output)
+    inputs = asked.inputs.split(",")
+    for name in inputs:
+        if name not in ROWS:
+            raise unknown_name("inputs", name, ROWS)
+    if PATCH not in inputs:
+        raise expected("inputs", f"{PATCH}, or {PATCH},{BASELINE}", f"'{asked.inputs}'")
+    with tempfile.TemporaryDirectory() as folder:
+        found = find_pairs(source, asked, asked.size, BASELINE in inputs, Path(folder))
+        pairs = np.load(found.tensor, mmap_mode="r", allow_pickle=False)
+        sides = {name: pairs[ROWS[name] :: 2, :, :, None].tolist() for name in inputs}
+    body = {"inputs": sides if len(inputs) > 1 else sides[PATCH]}
+    with written_whole(target) as part:
+        part.write_text(json.dumps(body), encoding="utf-8")
+    say(f"{len(sides[PATCH])} abnormalities, {' and '.join(inputs)}: {target}")
+    say(f"curl localhost:5001/invocations -H 'Content-Type: application/json' -d @{target}")
