@@ -2,7 +2,7 @@
 
     python scripts/film_fixture.py --films DIR --csv DIR --boxes FILE --out DIR
 
-`--films`: full mammograms as DICOM; `--csv`: the published case descriptions; `--boxes`: a line for each mask, its path,
+`--films`: full mammograms as DICOM; `--csv`: the published case descriptions; `--boxes`: a line for each mask, its path
 then x, y, width, height, 1 and the pathology. A part of a film keeps its pixels, its PatientID and its series'
 description and nothing else of its header; masks are written from the boxes. What comes out is CC BY 3.0, as the
 collection is: keep ATTRIBUTION.md beside it.
