@@ -59,6 +59,7 @@ COMMANDS = {
     "promote": "a task's champion: candidates brought to its gates, on out-of-fold predictions",
     "predict": "a registered model asked of patches in a file, or of places on a film",
     "request": "patches in a file, or places on a film, as the JSON that a served model takes",
+    "report": "the study's tables and figures beside the study's own, from whatever has been run",
     "serve": "a registered model behind HTTP, by MLflow's own server",
     "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
 }
@@ -120,6 +121,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, ServeOptions)
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import ReportOptions
+
+    parser.usage = "%(prog)s [--some-name VALUE ...]"
+    _add_fields(parser, ReportOptions)
+
+
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     from mammo_mlflow.workflows.options import PrepareOptions
 
@@ -166,6 +174,7 @@ _OWN_PARSERS = {
     "ensemble": _add_ensemble,
     "promote": _add_promote,
     "predict": _add_predict,
+    "report": _add_report,
     "request": _add_request,
     "serve": _add_serve,
 }
@@ -204,7 +213,7 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
-    if command in ("prepare", "predict", "promote", "request", "serve"):
+    if command in ("prepare", "predict", "promote", "report", "request", "serve"):
         return _ask(command, found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
@@ -266,11 +275,12 @@ def _failures() -> Iterator[None]:
 
 def _ask(command: str, found: dict[str, Any]) -> int:
     """The commands that train nothing."""
-    from mammo_mlflow.workflows import predict, prepare, promote, request, serve
+    from mammo_mlflow.workflows import predict, prepare, promote, report, request, serve
     from mammo_mlflow.workflows.options import (
         FilmOptions,
         PrepareOptions,
         PromoteOptions,
+        ReportOptions,
         RequestOptions,
         ServeOptions,
     )
@@ -283,6 +293,8 @@ def _ask(command: str, found: dict[str, Any]) -> int:
         elif command == "predict":
             film = _given(FilmOptions, found)
             predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"], film)
+        elif command == "report":
+            report.run(_given(ReportOptions, found))
         elif command == "request":
             request.run(found["input"], found["output"], _given(RequestOptions, found))
         elif command == "promote":

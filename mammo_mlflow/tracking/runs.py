@@ -182,11 +182,11 @@ class Writer:
         """Queue that an earlier run is nested in another."""
         self.add(lambda: self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.id))
 
-    def link(self, run_id: str) -> str:
+    def link(self, run_id: str, experiment_id: str | None = None) -> str:
         """The address of a run's page, on the tracking server or where `mlflow ui` serves by default."""
         uri = self.client.tracking_uri
         base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
 
 class TrackedRun:

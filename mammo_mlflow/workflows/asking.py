@@ -53,7 +53,7 @@ def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: 
         raise expected("box", f"a box or a mask, to say where to look on '{path.name}'", "neither")
     for field, file in (("input", path), *(("mask", mask) for mask in masks)):
         if not file.is_file():
-            raise UserError(f"{field}: expected a DICOM file, found nothing at '{file}'")
+            raise UserError(f"{field}: expected a DICOM file, found none at '{file}'")
     pairs = cut_one_film(path, boxes, masks, film.cut(size))
     np.save(target, pairs_array(pairs, need_baseline))
     return Asked(target, pairs)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mammo_mlflow import checks
-from mammo_mlflow.data.cbis_ddsm.cutting import Cut
-from mammo_mlflow.data.cbis_ddsm.settings import Settings
+from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.presets import PRESETS
 
@@ -169,6 +168,14 @@ class CutOptions:
     def __post_init__(self) -> None:
         """Check them all."""
         self.cut()
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The parameters of a report."""
+
+    out: str = _parameter("report", "folder to write; an earlier report there is replaced")
+    data: str = _parameter("", "data set to report on; by default the newest real one that was run, else the phantom")
 
 
 @dataclass(frozen=True)

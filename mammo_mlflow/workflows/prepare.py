@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -31,10 +32,9 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
         raise expected("out", "the name of a directory to make", "''")
     films, target = Path(source).expanduser().absolute(), Path(out).expanduser().absolute()
     descriptions = Path(asked.csv).expanduser().absolute() if asked.csv else films
-    for field, folder in (("source", films), ("csv", descriptions)):
-        if not folder.is_dir():
-            found = f"'{folder}', {'a file' if folder.exists() else 'nothing there'}"
-            raise expected(field, "a directory", found)
+    for field, name in (("source", source), ("out", out), ("csv", asked.csv)):
+        if not name.isprintable():
+            raise expected(field, "a name in printable UTF-8", ascii(name))
     client, experiment_id = open_store()
     writer = Writer(client, experiment_id, {"mammo.family": "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
@@ -56,9 +56,9 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
     metrics = {
         f"{split}_{name.replace(' ', '_')}": count for split, of in made.counts.items() for name, count in of.items()
     }
-    metrics |= {f"left_out_{name.replace(' ', '_')}": n for name, n in _reasons(made).items()}
+    metrics |= {re.sub(r"\W+", "_", f"left out {name}"): n for name, n in _reasons(made).items()}
     run.log_metrics({"films": made.films, **metrics})
-    run.set_tags({"mammo.key": made.key, "mammo.phantom": str(made.synthetic).lower()})
+    run.set_tags({"mammo.phantom": str(made.synthetic).lower()})
     run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "figures/classes.png")
     for name in (LEFT_OUT_FILE, PREPARED_FILE, ATTRIBUTION_FILE, *(f"{stem}_groups.csv" for stem in SPLITS.values())):
         if (made.directory / name).exists():

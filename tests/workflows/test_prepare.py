@@ -12,6 +12,8 @@ from support import Running, Store, run_command, wait_for
 from support_collection import FILM, MASK, plan, published_path, write_collection
 
 ROWS = plan(80)
+WITHOUT = next(row for index, row in enumerate(ROWS) if index % 3 != 2 and row.split == "Test")
+"""A row whose mask is missing."""
 QUICK = ["--backbone", "vgg16", "--weights", "random", "--epochs", "1", "--views", "1"]
 NAME = "mammo-mass_calc-pretrained-vgg16"
 
@@ -21,6 +23,7 @@ def where(tmp_path_factory):
     """A directory with a collection of 80 films."""
     root = tmp_path_factory.mktemp("prepare")
     write_collection(root / "collection", ROWS)
+    (root / "collection" / published_path(WITHOUT.subject, MASK, 1)).unlink()
     return root
 
 
@@ -68,7 +71,8 @@ def test_the_run_has_counts_rows_and_sheets(store, where):
     assert run.data.tags["mammo.phantom"] == "true"
     assert run.data.params["size"] == "32"
     table = pd.read_csv(where / "patches" / "left_out.csv")
-    assert run.data.metrics["left_out_patient_in_both_splits"] == len(table)
+    assert run.data.metrics["left_out_patient_in_both_splits"] == len(table) - 1
+    assert run.data.metrics["left_out_no_mask_of_the_film_s_size"] == 1
     counts = [value for name, value in run.data.metrics.items() if name.startswith(("train_", "test_"))]
     assert sum(counts) == len(ROWS) - len(table)
     artifacts = store.artifacts(run)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT, Abnormality, LeftOut
+from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT, UNREADABLE, Abnormality, LeftOut
 from mammo_mlflow.data.cbis_ddsm.dicom import Header, read_header
+from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.errors import UserError
 
-SUFFIXES = (".dcm", ".dicom", "")
-"""What DICOM files are called; files of other names are not looked at."""
+SUFFIXES = (".dcm", ".dicom")
+"""What DICOM files are called. Files of other names are looked into, but for those of `OTHERS`."""
+OTHERS = {".csv", ".gz", ".html", ".jpeg", ".jpg", ".json", ".md", ".npy", ".npz", ".pdf", ".png", ".py", ".tcia"}
+OTHERS |= {".tif", ".tiff", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".zip"}
 _MAGIC = b"DICM"
 
 Progress = Callable[[int, int], None]
@@ -24,26 +26,31 @@ class Film:
     """A film and all that is cut from it.
 
     `rois` has, for each of `abnormalities`, the headers of the images of the film's size under its PatientID, one of
-    which is its mask; `beside` those of whatever else is marked on that film, which no baseline may touch.
+    which is its mask. `beside` has the same for whatever else is marked on that film, which no baseline may touch;
+    `unmarked` names an abnormality of it that has no such image, so that a baseline may lie on it.
     """
 
     header: Header
     abnormalities: tuple[Abnormality, ...]
     rois: tuple[tuple[Header, ...], ...]
-    beside: tuple[Header, ...]
+    beside: tuple[tuple[Header, ...], ...]
+    unmarked: str = ""
 
 
-def find_dicom(folder: Path) -> list[str]:
-    """The names, below `folder`, of the files that may be DICOM, in order."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for file in files:
-            path = Path(place, file)
+def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
+    """The names, below `folder`, of the files that may be DICOM, in order, and what could not be looked into."""
+    found, closed = [], []
+    for path, problem in walk(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            if problem is not None:
+                raise problem
             suffix = path.suffix.lower()
-            if suffix in SUFFIXES and not file.startswith(".") and path.is_file() and (suffix or _has_magic(path)):
-                found.append(path.relative_to(folder).as_posix())
-    return sorted(found)
+            if suffix in SUFFIXES or (suffix not in OTHERS and path.name[0] != "." and _has_magic(path)):
+                found.append(name)
+        except OSError as error:
+            closed.append(LeftOut(name, None, "", UNREADABLE, f"cannot be read: {error.strerror}"))
+    return sorted(found), closed
 
 
 def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tuple[list[Header], list[LeftOut]]:
@@ -53,17 +60,21 @@ def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tupl
         try:
             headers.append(read_header(folder / name, name))
         except UserError as problem:
-            broken.append(LeftOut(name, None, "", "unreadable file", str(problem).removeprefix(f"{name}: ")))
+            broken.append(LeftOut(name, None, "", UNREADABLE, str(problem).removeprefix(f"{name}: ")))
         progress(done, len(names))
     return headers, broken
 
 
 def match(
-    abnormalities: Iterable[Abnormality], headers: Iterable[Header], wanted: Callable[[Abnormality], bool]
+    abnormalities: Iterable[Abnormality],
+    headers: Iterable[Header],
+    wanted: Callable[[Abnormality], bool],
+    sha256: Callable[[Header], str],
 ) -> tuple[list[Film], list[LeftOut]]:
     """The films of the `wanted` abnormalities, in the order of rows, and each row or file that lacks the other.
 
-    An abnormality that is not wanted still keeps baselines away from it.
+    An abnormality that is not wanted still keeps baselines away from it. `sha256` is asked of files that say they are
+    one image.
     """
     films: dict[str, list[Header]] = {}
     rois: dict[str, list[Header]] = {}
@@ -78,19 +89,19 @@ def match(
             left_out.append(_unused(header, "a crop or a mask whose PatientID names no abnormality"))
         else:
             rois.setdefault(header.subject, []).append(header)
+    films = {subject: _distinct(found, sha256) for subject, found in films.items()}
+    rois = {subject: _distinct(found, sha256) for subject, found in rois.items()}
     rows = list(abnormalities)
-    left_out += _without_a_row(films, {one.film for one in rows})
-    left_out += _without_a_row(rois, {one.subject for one in rows})
-    on_film: dict[str, list[Header]] = {}  # the same breast and view may be described as a mass and as a calcification
-    for subject, found in rois.items():
-        on_film.setdefault(_scene(subject), []).extend(found)
+    for found, known in ((films, {one.film for one in rows}), (rois, {one.subject for one in rows})):
+        for subject in found.keys() - known:
+            left_out += [_unused(one, f"no row that counts describes {subject}") for one in found[subject]]
     by_film: dict[str, list[Abnormality]] = {}
     for one in rows:
-        if wanted(one):
-            by_film.setdefault(one.film, []).append(one)
+        by_film.setdefault(one.film, []).append(one)
     matched_films = []
-    for subject, ones in by_film.items():
-        candidates = _distinct(films.get(subject, []))
+    for subject, of_film in by_film.items():
+        ones = [one for one in of_film if wanted(one)]
+        candidates = films.get(subject, [])
         if len(candidates) != 1:
             reason = ("no film", f"no full mammogram with PatientID {subject}")
             if candidates:
@@ -98,34 +109,41 @@ def match(
                 reason = ("ambiguous film", f"{len(candidates)} different full mammograms of {subject}: {names}")
             left_out += [LeftOut.of(one, *reason) for one in ones]
             continue
-        (film,) = candidates
-        kept, of_size = [], []
-        for one in ones:
-            own = _distinct(rois.get(one.subject, []))
-            fitting = tuple(header for header in own if header.shape == film.shape)
-            if fitting:
-                kept.append(one)
-                of_size.append(fitting)
-            elif not own:
-                left_out.append(LeftOut.of(one, "no mask", f"no crop or mask with PatientID {one.subject}"))
-            else:
-                sizes = ", ".join(sorted(f"{header.rows}×{header.columns}" for header in own))
-                detail = f"film of {film.rows}×{film.columns} pixels, its crop or mask of {sizes}"
-                left_out.append(LeftOut.of(one, "no mask of the film's size", detail))
-        others = [header for header in _distinct(on_film.get(_scene(subject), [])) if header.shape == film.shape]
-        beside = [header for header in others if not any(header in own for own in of_size)]
-        if kept:
-            matched_films.append(Film(film, tuple(kept), tuple(of_size), tuple(beside)))
+        film, missing = _film(candidates[0], of_film, ones, rois)
+        left_out += missing
+        if film.abnormalities:
+            matched_films.append(film)
     return matched_films, left_out
 
 
-def _without_a_row(found: dict[str, list[Header]], known: set[str]) -> list[LeftOut]:
-    return [
-        _unused(header, f"no row of the case descriptions is {subject}")
-        for subject, headers in found.items()
-        if subject not in known
-        for header in headers
-    ]
+def _film(
+    header: Header, of_film: Sequence[Abnormality], wanted: Sequence[Abnormality], rois: Mapping[str, list[Header]]
+) -> tuple[Film, list[LeftOut]]:
+    """A film with its wanted rows, and those of them that have no image of its size."""
+    fitting = {
+        subject: tuple(one for one in found if one.shape == header.shape)
+        for subject, found in rois.items()
+        if _scene(subject) == _scene(of_film[0].subject)  # a breast and view may be described as mass and calcification
+    }
+    fitting = {subject: found for subject, found in fitting.items() if found}
+    kept = [one for one in wanted if one.subject in fitting]
+    missing = []
+    for one in wanted:
+        own = rois.get(one.subject, [])
+        sizes = ", ".join(sorted(f"{roi.rows}×{roi.columns}" for roi in own))
+        if not own:
+            missing.append(LeftOut.of(one, "no mask", f"no crop or mask with PatientID {one.subject}"))
+        elif one.subject not in fitting:
+            detail = f"film of {header.rows}×{header.columns} pixels, its crop or mask of {sizes}"
+            missing.append(LeftOut.of(one, "no mask of the film's size", detail))
+    ours = [one.subject for one in kept]
+    return Film(
+        header,
+        tuple(kept),
+        tuple(fitting[subject] for subject in ours),
+        tuple(fitting[subject] for subject in sorted(fitting) if subject not in ours),
+        next((one.subject for one in of_film if one.subject not in fitting), ""),
+    ), missing
 
 
 def _unused(header: Header, detail: str) -> LeftOut:
@@ -138,11 +156,14 @@ def _scene(subject: str) -> str:
     return "" if matched is None else "_".join(matched.group(3, 4, 5))
 
 
-def _distinct(headers: Iterable[Header]) -> list[Header]:
-    """Each image once: of copies under one SOPInstanceUID the largest file, then the first name."""
+def _distinct(headers: Sequence[Header], sha256: Callable[[Header], str]) -> list[Header]:
+    """Each image once: of copies under one SOPInstanceUID the largest file; of one size only where they are equal."""
     best: dict[str, Header] = {}
     for header in sorted(headers, key=lambda one: (-one.size, one.file)):
-        best.setdefault(header.uid or header.file, header)
+        key = header.uid or header.file
+        first = best.setdefault(key, header)
+        if first is not header and first.size == header.size and sha256(first) != sha256(header):
+            best[f"{key} {header.file}"] = header
     return sorted(best.values(), key=lambda one: (one.uid, one.file))
 
 

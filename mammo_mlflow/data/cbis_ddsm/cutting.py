@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from mammo_mlflow.data.cbis_ddsm.settings import SIDES, Cut
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import UserError, expected
 
 BLOCKS = 160
 """Blocks across a film's shorter side, at least, in which tissue is looked for; none is larger than 16 pixels."""
@@ -82,10 +82,17 @@ class Breast:
 
     def share(self, box: Box) -> float:
         """The part of a box that lies in the breast; a film's last, incomplete blocks are as their neighbours."""
-        rows = np.arange(box.y // self.block, -(-(box.y + box.height) // self.block))
-        columns = np.arange(box.x // self.block, -(-(box.x + box.width) // self.block))
-        last = [side - 1 for side in self.mask.shape]
-        return float(self.mask[np.ix_(np.minimum(rows, last[0]), np.minimum(columns, last[1]))].mean())
+        rows, columns = _cover(box.y, box.height, self.block), _cover(box.x, box.width, self.block)
+        inside = self.mask[
+            np.ix_(*(np.minimum(at, side - 1) for (at, _), side in zip((rows, columns), self.mask.shape, strict=True)))
+        ]
+        return float(rows[1] @ inside @ columns[1]) / (box.width * box.height)
+
+
+def _cover(start: int, length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks that a side of a box touches, and how many of its pixels lie in each."""
+    blocks = np.arange(start // block, -(-(start + length) // block))
+    return blocks, np.minimum(start + length, (blocks + 1) * block) - np.maximum(start, blocks * block)
 
 
 def find_breast(film: np.ndarray) -> Breast:
@@ -99,7 +106,7 @@ def find_breast(film: np.ndarray) -> Breast:
     rows, columns = (side // block for side in film.shape)
     coarse = film[: rows * block, : columns * block].reshape(rows, block, columns, block).mean((1, 3), np.float32)
     exposed = coarse < SATURATED
-    if not coarse[exposed].any():
+    if not exposed.any() or np.ptp(coarse[exposed]) == 0:
         raise expected("film", "a breast on it", "nothing that stands out")
     threshold = min(_otsu(np.sqrt(coarse[exposed])) ** 2, 0.2 * float(np.percentile(coarse[exposed], 95)))
     bright = exposed & (coarse > threshold)
@@ -111,7 +118,7 @@ def find_breast(film: np.ndarray) -> Breast:
     return Breast(ndimage.binary_fill_holes(parts == largest), block)
 
 
-def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray | None, how: Cut) -> Pair:
+def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, how: Cut) -> Pair:
     """The abnormality in `box` and its baseline.
 
     Of the sides asked for, the baseline is on the one with most tissue, or on the first that will do where an order was
@@ -131,10 +138,14 @@ def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np
         if not beside.inside(film.shape):
             refused.append(f"{side}: outside the film")
             continue
-        if taken is not None and beside.of(taken).any():
+        if beside.of(taken).any():
             refused.append(f"{side}: on an abnormality")
             continue
-        share = breast().share(beside)
+        try:
+            share = breast().share(beside)
+        except UserError as problem:
+            refused.append(f"{side}: {problem}")
+            continue
         if share < how.tissue:
             refused.append(f"{side}: {100 * share:.0f} % tissue")
             continue

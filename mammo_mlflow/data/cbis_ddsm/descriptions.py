@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.data.patches import PREPARED_FILE
 from mammo_mlflow.errors import Faults, UserError, expected
 
@@ -17,15 +18,17 @@ SPLITS = {"train": "Training", "test": "Test"}
 """The word for each split in the collection's PatientIDs."""
 KINDS = {"mass": "Mass", "calcification": "Calc"}
 """The word for each type of abnormality there."""
+UNREADABLE = "unreadable file"
 PATHOLOGIES = {"BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0, "MALIGNANT": 1}
-SUBJECT = re.compile(r"(Mass|Calc)-(Training|Test)_(P_\d+)_(LEFT|RIGHT)_(CC|MLO)(?:_(\d+))?")
+SUBJECT = re.compile(r"(Mass|Calc)-(Training|Test)_(P_[0-9]+)_(LEFT|RIGHT)_(CC|MLO)(?:_([0-9]+))?")
 """A PatientID of the collection: that of a film, or with a number at its end that of one of its abnormalities."""
 
+_PATIENT, _NUMBER = re.compile("P_[0-9]{1,9}"), re.compile(r"0{0,3}[1-9][0-9]{0,3}(\.0*)?")
 _NAMES = {
     "patient": ("patientid", "patient"),
     "side": ("leftorrightbreast", "laterality", "breastside", "breast", "side"),
     "view": ("imageview", "view"),
-    "number": ("abnormalityid", "abnormality", "lesionid"),
+    "number": ("abnormalityid", "lesionid"),
     "pathology": ("pathology",),
     "kind": ("abnormalitytype", "lesiontype"),
     "density": ("breastdensity", "density"),
@@ -44,8 +47,9 @@ REQUIRED = {
     "pathology": "pathology",
 }
 _WORTH_A_WARNING = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
-_SIGNS = ("pathology", "number")
-"""A CSV with one of these columns describes cases; the others (`metadata.csv` of the NBIA Data Retriever) do not."""
+SIGNS = 3
+"""A CSV with so many of the columns that are needed describes cases; others (the NBIA Data Retriever's
+`metadata.csv`) do not, unless they are called so."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def read_descriptions(folder: Path) -> Descriptions:
     warnings: list[str] = []
     faults: list[str] = []
     seen: dict[bytes, str] = {}
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".csv" and path.is_file())
+    paths = [path for path, _ in walk(folder) if path.suffix.lower() == ".csv"]
     for path in paths:
         name = path.relative_to(folder).as_posix()
         if (path.parent / PREPARED_FILE).exists():  # the groups files of an ingest
@@ -130,11 +134,12 @@ def read_descriptions(folder: Path) -> Descriptions:
         try:
             content = path.read_bytes()
             table = _read_table(name, content)
-        except OSError as problem:
-            faults.append(f"{name}: cannot be read: {problem.strerror}")
-            continue
-        except UserError as problem:
-            faults.append(str(problem))
+        except (OSError, UserError) as problem:
+            said = f"{name}: cannot be read: {problem.strerror}" if isinstance(problem, OSError) else str(problem)
+            if _is_called_so(name) or isinstance(problem, MissingColumn):
+                faults.append(said)
+            else:
+                warnings.append(f"{said}; passed over")
             continue
         if table is None:
             continue
@@ -146,8 +151,8 @@ def read_descriptions(folder: Path) -> Descriptions:
         lacking = [title for field, title in _WORTH_A_WARNING.items() if field not in table[0]]
         if lacking:
             warnings.append(f"{name}: no column {', '.join(lacking)}: nothing is known of it in the groups files")
-        for number, values in enumerate(table[1], 1):
-            one = _parse(name, number, dict(zip(table[0], values, strict=False)))
+        for number, values in table[1]:
+            one = _parse(name, number, table[0], values)
             (rows if isinstance(one, Abnormality) else left_out).append(one)  # type: ignore[arg-type]
     if faults:
         raise Faults(faults)
@@ -167,31 +172,38 @@ def shared_patients(rows: Iterable[Abnormality]) -> set[str]:
     return sides[0] & sides[1]
 
 
-def _read_table(name: str, content: bytes) -> tuple[list[str], list[list[str]]] | None:
-    """The fields that the columns hold and the rows; None where the file describes no cases."""
+class MissingColumn(UserError):  # noqa: N818 - said of a table
+    """A table that describes cases and lacks a column."""
+
+
+def _read_table(name: str, content: bytes) -> tuple[list[str], list[tuple[int, list[str]]]] | None:
+    """The fields that the columns hold and the rows with their numbers; None where the file describes no cases."""
     try:
         text = content.decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [[value.strip() for value in row] for row in reader if any(value.strip() for value in row)]
+        head = text.split("\n", 1)[0]
+        delimiter = ";" if head.count(";") > head.count(",") else ","
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        rows = [[value.strip() for value in row] for row in reader]
     except UnicodeDecodeError:
-        if "case_description" not in name:
-            return None
         raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
     except csv.Error as problem:
-        if "case_description" not in name:
-            return None
         raise expected(name, "CSV", f"something else ({problem})") from None
     header = [_field(title) for title in rows[0]] if rows else []
-    if not set(_SIGNS) & set(header) and "case_description" not in name:
+    if len(set(REQUIRED) & set(header)) < SIGNS and not _is_called_so(name):
         return None
     missing = [title for field, title in REQUIRED.items() if field not in header]
     if missing:
         found = ", ".join(rows[0])[:200] if rows else "an empty file"
-        raise expected(f"{name}: header", f"a column {', a column '.join(repr(title) for title in missing)}", found)
+        columns = ", a column ".join(repr(title) for title in missing)
+        raise MissingColumn(f"{name}: header: expected a column {columns}, found {found}")
     twice = [rows[0][i] for i, field in enumerate(header) if field and field in header[:i]]
     if twice:
-        raise expected(f"{name}: header", "every column once", f"'{twice[0]}' again")
-    return header, rows[1:]
+        raise MissingColumn(f"{name}: header: expected every column once, found '{twice[0]}' again")
+    return header, [(number, row) for number, row in enumerate(rows[1:], 1) if any(row)]
+
+
+def _is_called_so(name: str) -> bool:
+    return "case_description" in name.lower()
 
 
 def _field(title: str) -> str:
@@ -200,8 +212,11 @@ def _field(title: str) -> str:
     return next((field for field, names in _NAMES.items() if plain in names), "")
 
 
-def _parse(name: str, number: int, values: dict[str, str]) -> Abnormality | LeftOut:
+def _parse(name: str, number: int, header: Sequence[str], row: Sequence[str]) -> Abnormality | LeftOut:
     """A row's abnormality. What a row does not say itself, its paths or the file's name tell."""
+    if len(row) < len(header) or any(row[len(header) :]):
+        return LeftOut(name, number, "", "bad value", f"expected {len(header)} values, found {len(row)}")
+    values = dict(zip(header, row, strict=False))
     told = SUBJECT.match(values.get("source_file", ""))
     lower = Path(name).name.lower()
     guessed = {word: word in lower for word in ("mass", "calc", "train", "test")}
@@ -213,10 +228,18 @@ def _parse(name: str, number: int, values: dict[str, str]) -> Abnormality | Left
     if not split and guessed["train"] != guessed["test"]:
         split = "train" if guessed["train"] else "test"
     wanted = {
-        "patient_id": ("a patient such as P_00001", values["patient"], re.fullmatch(r"P_\d+", values["patient"])),
+        "patient_id": (
+            "a patient such as P_00001",
+            values["patient"],
+            re.fullmatch(r"P_[0-9]{1,9}", values["patient"]),
+        ),
         "left or right breast": ("LEFT or RIGHT", values["side"], values["side"].upper() in ("LEFT", "RIGHT")),
         "image view": ("CC or MLO", values["view"], values["view"].upper() in ("CC", "MLO")),
-        "abnormality id": ("a whole number", values["number"], re.fullmatch(r"0*[1-9]\d*", values["number"])),
+        "abnormality id": (
+            "a whole number",
+            values["number"],
+            _NUMBER.fullmatch(values["number"]),
+        ),
         "pathology": (
             f"{', '.join(PATHOLOGIES)}",
             values["pathology"],
@@ -235,7 +258,7 @@ def _parse(name: str, number: int, values: dict[str, str]) -> Abnormality | Left
         patient=values["patient"],
         side=values["side"].upper(),
         view=values["view"].upper(),
-        number=int(values["number"]),
+        number=int(float(values["number"])),
         pathology=values["pathology"].upper().replace(" ", "_"),
         file=name,
         row=number,
@@ -259,5 +282,5 @@ def _without_repeated(rows: Sequence[Abnormality]) -> tuple[tuple[Abnormality, .
         left_out += [
             LeftOut.of(one, "contradictory rows", f"one abnormality, told differently: {places}") for one in same
         ]
-    kept.sort(key=lambda one: (one.patient, one.side, one.view, one.kind, one.number))
+    kept.sort(key=lambda one: (one.patient, one.side, one.view, one.kind, one.split, one.number))
     return tuple(kept), left_out

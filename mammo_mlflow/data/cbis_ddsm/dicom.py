@@ -121,6 +121,8 @@ def _read_pixels(path: Path, name: str) -> tuple[np.ndarray, pydicom.Dataset]:
         found = pydicom.dcmread(path)
         if "PixelData" not in found:
             raise expected(name, "an image", "a DICOM file without pixels")
+        if int(found.get("NumberOfFrames", 1) or 1) != 1 or int(found.get("SamplesPerPixel", 1) or 1) != 1:
+            raise expected(name, "one grey image", "several frames, or colours")
         _check_decoder(found.file_meta.get("TransferSyntaxUID"), name)
         pixels = found.pixel_array
     if pixels.ndim != 2:
@@ -146,8 +148,10 @@ def _quiet(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError:
+        raise expected(name, "an image that the memory holds", "a larger one; fewer workers need less") from None
     except InvalidDicomError:
         raise expected(name, "a DICOM file", "something else") from None
     except OSError as problem:

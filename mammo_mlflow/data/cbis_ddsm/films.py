@@ -5,31 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.collection import Film
 from mammo_mlflow.data.cbis_ddsm.cutting import box_of, cut_pair, find_breast
-from mammo_mlflow.data.cbis_ddsm.dicom import NoMask, read_film, read_two_valued
+from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
+from mammo_mlflow.data.cbis_ddsm.dicom import Header, NoMask, read_film, read_two_valued
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import UserError
 
 VERSION = 1
 """Raised when the same films give other patches."""
-UNREADABLE = "unreadable file"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an abnormality: its place among the patches of its film's file, or why it has none."""
+    """What became of an abnormality: its place among the patches of its film's file, or why it has none.
+
+    `unmarked` is another abnormality of the film that has no mask: the baseline may lie on it.
+    """
 
     place: int | None
     box: str = ""
     side: str = ""
     baseline_box: str = ""
+    unmarked: str = ""
     reason: str = ""
     detail: str = ""
 
@@ -55,17 +62,17 @@ def cut_film(task: Task) -> tuple[Answer, ...]:
 
     What an earlier command left is taken, but where a file could not be read then: a decoder may be there now.
     """
-    if task.file.exists():
+    with suppress(FileNotFoundError, ValueError, EOFError, KeyError, BadZipFile):  # not there, or damaged
         with np.load(task.file, allow_pickle=False) as stored:
-            answers = tuple(Answer(**one) for one in json.loads(stored["answers"].tobytes()))
-        if all(one.reason != UNREADABLE for one in answers):
-            return answers
-    patches, answers = _cut(task)
+            kept = json.loads(stored["answers"].tobytes())
+        if kept["whole"]:
+            return tuple(Answer(**one) for one in kept["answers"])
+    patches, answers, whole = _cut(task)
     partial = task.file.with_name(f"{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
-            said = np.frombuffer(json.dumps([asdict(one) for one in answers]).encode(), np.uint8)
-            np.savez(file, patches=patches, answers=said)
+            said = json.dumps({"whole": whole, "answers": [asdict(one) for one in answers]})
+            np.savez(file, patches=patches, answers=np.frombuffer(said.encode(), np.uint8))
         partial.replace(task.file)
     finally:
         partial.unlink(missing_ok=True)
@@ -78,33 +85,27 @@ def read_patches(file: Path) -> np.ndarray:
         return stored["patches"]
 
 
-def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...]]:
+def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
+    """The patches, what became of each abnormality, and whether every file could be read."""
     film, how = task.film, task.cut
     empty = np.empty((0, how.size, how.size), np.uint16)
     try:
         pixels = read_film(task.source / film.header.file, film.header.file)
     except UserError as problem:
-        return empty, (Answer(None, reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities)
-    taken = np.zeros(pixels.shape, bool)
+        return empty, (Answer(None, reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
+    taken, unmarked, whole = np.zeros(pixels.shape, bool), film.unmarked, True
     masks: list[np.ndarray | Answer] = []
-    for candidates in film.rois:
-        found, unlike = [], []
-        for header in candidates:
-            try:
-                found.append(read_two_valued(task.source / header.file, header.file))
-            except UserError as problem:
-                unlike.append(problem)
-        mask = _only(found, unlike)
-        masks.append(mask)
-        if isinstance(mask, np.ndarray):
-            taken |= mask
-    for header in film.beside:
-        try:
-            taken |= read_two_valued(task.source / header.file, header.file)
-        except UserError:  # a crop, or what has been said with its own row
-            continue
+    for number, candidates in enumerate((*film.rois, *film.beside)):
+        found, unlike = _masks(task.source, candidates)
+        for one in found:
+            taken |= one
+        whole = whole and all(isinstance(problem, NoMask) for problem in unlike)
+        unmarked = unmarked if found else candidates[0].subject
+        if number < len(film.rois):
+            masks.append(_only(found, unlike))
     breast = cache(lambda: find_breast(pixels))
-    patches, answers = [], []
+    patches: list[np.ndarray] = []
+    answers: list[Answer] = []
     for mask in masks:
         if isinstance(mask, Answer):
             answers.append(mask)
@@ -118,12 +119,24 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...]]:
             answers.append(Answer(None, str(pair.box), reason="no baseline", detail=pair.why))
             continue
         patches += [pair.baseline, pair.abnormality]
-        answers.append(Answer(len(patches) // 2 - 1, str(pair.box), pair.side, str(pair.baseline_box)))
-    return np.stack(patches) if patches else empty, tuple(answers)
+        place = len(patches) // 2 - 1
+        answers.append(Answer(place, str(pair.box), pair.side, str(pair.baseline_box), unmarked))
+    return np.stack(patches) if patches else empty, tuple(answers), whole
+
+
+def _masks(source: Path, candidates: Sequence[Header]) -> tuple[list[np.ndarray], list[UserError]]:
+    """The masks among images of a film's size, told by their content, and what the others are."""
+    found, unlike = [], []
+    for header in candidates:
+        try:
+            found.append(read_two_valued(source / header.file, header.file))
+        except UserError as problem:
+            unlike.append(problem)
+    return found, unlike
 
 
 def _only(found: list[np.ndarray], unlike: list[UserError]) -> np.ndarray | Answer:
-    """The one mask among the images of a film's size, told by its content, or why there is none."""
+    """The one mask of an abnormality, or why there is none."""
     if not found:
         detail = "; ".join(str(problem) for problem in unlike)
         broken = any(not isinstance(problem, NoMask) for problem in unlike)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import csv
+import filecmp
 import json
 import multiprocessing
 import shutil
@@ -18,15 +18,17 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from mammo_mlflow.data.arrays import write_split
+from mammo_mlflow.data.arrays import file_sha256, write_split
 from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import Settings
+from mammo_mlflow.data.cbis_ddsm.walking import STAGING
 from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.processes import serve_parent
 
+FILMS, WHOLE, LOCK = "films", "whole", "lock"
 LEFT_OUT_FILE, ATTRIBUTION_FILE = "left_out.csv", "ATTRIBUTION.txt"
 ATTRIBUTION = """Patches of CBIS-DDSM (Curated Breast Imaging Subset of DDSM), cut and resized from its films; licence:
 Creative Commons Attribution 3.0 Unported (CC BY 3.0), https://creativecommons.org/licenses/by/3.0/
@@ -46,11 +48,10 @@ Progress = Callable[[str, int, int], None]
 class Ingested:
     """What an ingest made: abnormalities by split and type, rows without a patch, sentences of warning.
 
-    `key` is the sha256 of settings, rows and files; `anew` is false where the directory was there already.
+    `anew` is false where the very same directory was there already.
     """
 
     directory: Path
-    key: str
     counts: dict[str, dict[str, int]]
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...]
@@ -71,28 +72,25 @@ def ingest(
         UserError: no descriptions or DICOM, no abnormality with a patch, no room, `out` holds something else, or
             another ingest is at work on it.
     """
-    if not source.is_dir():
-        raise expected("source", "a directory", f"'{source}'{'' if source.exists() else ', nothing there'}")
+    for name, folder in (("source", source), ("csv", descriptions)):
+        if not folder.is_dir():
+            raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
+    out = _place(out, settings)
     told = read_descriptions(descriptions)
-    names = find_dicom(source)
+    names, closed = find_dicom(source)
     if not names:
         raise expected("source", f"DICOM files (*.dcm) below '{source}'", "none")
     headers, broken = read_headers(source, names, lambda done, total: progress("reading headers", done, total))
     excluded = _excluded(told.abnormalities, settings)
-    by_row = {id(one): entry for one, entry in excluded}
-    films, unmatched = match(told.abnormalities, headers, lambda one: id(one) not in by_row)
-    left_out = [*told.left_out, *(entry for _, entry in excluded), *unmatched, *broken]
-    key = _key(settings, films)
-    staging = out.with_name(f"{out.name}.partial")
-    with _alone(staging, out):
-        synthetic = any(film.header.synthetic for film in films)
-        if _is_there(out, key):
-            counts, left_out = _read_back(out)
-            return Ingested(out, key, counts, tuple(left_out), told.warnings, len(films), synthetic, anew=False)
+    by_row = {id(one) for one, _ in excluded}
+    films, unmatched = match(
+        told.abnormalities, headers, lambda one: id(one) not in by_row, lambda header: file_sha256(source / header.file)
+    )
+    left_out = [*told.left_out, *(entry for _, entry in excluded), *unmatched, *broken, *closed]
+    synthetic = any(film.header.synthetic for film in films)
+    with _alone(out) as staging:
         _check_room(staging, films, settings.cut.size)
-        finished = staging / "films"
-        finished.mkdir(exist_ok=True)
-        tasks = [Task(film, source, finished, settings.cut) for film in films]
+        tasks = [Task(film, source, staging / FILMS, settings.cut) for film in films]
         answers = _cut_all(tasks, workers, progress)
         left_out += [
             LeftOut.of(one, answer.reason, answer.detail)
@@ -102,11 +100,51 @@ def ingest(
         ]
         left_out.sort(key=lambda entry: (entry.file, entry.row or 0))
         if not any(answer.place is not None for said in answers for answer in said):
-            shutil.rmtree(finished)
+            shutil.rmtree(staging / FILMS)
             raise _nothing(source, len(told.abnormalities), left_out)
-        counts = _write(staging / "whole", tasks, answers, settings, key, left_out, synthetic)
-        (staging / "whole").replace(out)
-    return Ingested(out, key, counts, tuple(left_out), told.warnings, len(films), synthetic, anew=True)
+        counts = _write(staging / WHOLE, tasks, answers, settings, left_out, synthetic)
+        anew = _publish(staging / WHOLE, out)
+    unsure = sum(bool(answer.unmarked) for said in answers for answer in said)
+    warnings = list(told.warnings)
+    if unsure:
+        warnings.append(
+            f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
+        )
+    return Ingested(out, counts, tuple(left_out), tuple(warnings), len(films), synthetic, anew)
+
+
+def _place(out: Path, settings: Settings) -> Path:
+    """Where the directory goes: nothing is there yet, or what an ingest with these settings made."""
+    out = out.resolve()
+    if not out.name or out.is_mount():
+        raise expected("out", "a directory to make", f"'{out}'")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return out
+    try:
+        made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))
+        differing = [name for name, value in _said(settings).items() if made[name] != value]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise expected("out", "a directory that is not there yet", f"'{out}', which `prepare` did not make") from None
+    if differing:
+        found = f"'{out}', made with other parameters ({', '.join(differing)}); it is left as it is"
+        raise expected("out", "a directory that is not there yet", found)
+    return out
+
+
+def _publish(whole: Path, out: Path) -> bool:
+    """Give the finished directory its name; where the same bytes are there already that is all, and false."""
+    if not out.exists() or not any(out.iterdir()):
+        whole.replace(out)
+        return True
+    names = sorted(path.name for path in whole.iterdir())
+    if (
+        names != sorted(path.name for path in out.iterdir())
+        or filecmp.cmpfiles(whole, out, names, shallow=False)[0] != names
+    ):
+        shutil.rmtree(whole)
+        found = f"'{out}', made of other files; it is left as it is"
+        raise expected("out", "a directory that is not there yet", found)
+    return False
 
 
 def _excluded(rows: Sequence[Abnormality], settings: Settings) -> list[tuple[Abnormality, LeftOut]]:
@@ -122,72 +160,41 @@ def _excluded(rows: Sequence[Abnormality], settings: Settings) -> list[tuple[Abn
     return found
 
 
-def _key(settings: Settings, films: Sequence[Film]) -> str:
-    """The identity of an ingest; where files lie and when they were written is no part of it."""
-    made_of = [
-        [
-            {name: value for name, value in asdict(one).items() if name not in ("file", "row")}
-            for one in film.abnormalities
-        ]
-        + [[header.uid, header.size] for header in (film.header, *itertools.chain(*film.rois), *film.beside)]
-        for film in films
-    ]
-    return hashlib.sha256(json.dumps([VERSION, asdict(settings), made_of], sort_keys=True).encode()).hexdigest()
-
-
 @contextmanager
-def _alone(staging: Path, out: Path) -> Iterator[None]:
-    """The staging folder, for this process alone; it goes when the block ends well."""
+def _alone(out: Path) -> Iterator[Path]:
+    """The staging folder beside `out`, for this process alone; it goes when the block ends well."""
+    staging = out.with_name(f"{out.name}{STAGING}")
     try:
-        staging.mkdir(parents=True, exist_ok=True)
+        (staging / FILMS).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise expected("out", "a place that can be written to", f"'{out}': {problem.strerror}") from None
-    lock = FileLock(staging / "lock")
+    foreign = [path.name for path in staging.iterdir() if path.name not in (FILMS, WHOLE, LOCK)]
+    if foreign:
+        raise expected("out", f"nothing but an ingest's own files in '{staging}'", f"'{foreign[0]}'")
+    lock = FileLock(staging / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"out: another command is making '{out}'") from None
     try:
-        yield
+        yield staging
     except BaseException:
-        lock.release()
-        if not any((staging / "films").glob("*.npz")):
+        if not any((staging / FILMS).glob("*.npz")):
             shutil.rmtree(staging, ignore_errors=True)
         raise
-    shutil.rmtree(staging, ignore_errors=True)
-    lock.release()
-
-
-def _is_there(out: Path, key: str) -> bool:
-    """Whether `out` is what this ingest would make. Raises `UserError` where it is something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    made = None
-    try:
-        made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise expected("out", "a directory that is not there yet", f"'{out}', which `prepare` did not make") from None
-    if made != key:
-        found = f"'{out}', made of other files or with other parameters; it is left as it is"
-        raise expected("out", "a directory that is not there yet", found)
-    return True
-
-
-def _read_back(out: Path) -> tuple[dict[str, dict[str, int]], list[LeftOut]]:
-    """Counts and left-out rows of a directory that is there already."""
-    counts = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))["counts"]
-    table = pd.read_csv(out / LEFT_OUT_FILE, dtype=str, keep_default_na=False)
-    entries = [LeftOut(**{**row, "row": int(row["row"]) if row["row"] else None}) for row in table.to_dict("records")]
-    return counts, entries
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:
     """Every patch lies on the disk twice for a moment."""
     patches = 2 * sum(len(film.abnormalities) for film in films)
-    kept = sum(file.stat().st_size for file in (staging / "films").glob("*.npz"))
+    kept = sum(file.stat().st_size for file in (staging / FILMS).glob("*.npz"))
     needed, free = 2 * patches * size * size * 2 - kept, shutil.disk_usage(staging).free
     if needed > free:
-        raise expected("out", f"{needed / 1e9:.2f} GB free beside '{staging.parent}'", f"{free / 1e9:.2f} GB")
+        raise expected("out", f"{needed / 1e6:.1f} MB free beside '{staging.parent}'", f"{free / 1e6:.1f} MB")
 
 
 def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tuple[Answer, ...]]:
@@ -206,7 +213,7 @@ def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tu
             progress("cutting films", len(answers), len(tasks))
     except BrokenProcessPool:
         raise expected(
-            "workers", "as many as the memory holds", f"{workers}, one of which was ended; fewer need less"
+            "workers", "as many as the memory holds", f"{workers}, one of which ended (out of memory?); fewer need less"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -218,7 +225,6 @@ def _write(
     tasks: Sequence[Task],
     answers: Sequence[tuple[Answer, ...]],
     settings: Settings,
-    key: str,
     left_out: Sequence[LeftOut],
     synthetic: bool,
 ) -> dict[str, dict[str, int]]:
@@ -242,25 +248,30 @@ def _write(
         counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
         groups = pd.DataFrame([_describe(one, answer) for one, answer in kept])
         write_split(whole, stem, settings.cut.size, types, groups, (read_patches(task.file) for task, _ in mine))
-    said = {
-        "generator": "mammo_mlflow prepare",
-        "version": VERSION,
-        "key": key,
-        **asdict(settings.cut),
-        "without_callback": settings.without_callback,
-        "shared_patients": settings.shared_patients,
-        "counts": counts,
-        "left_out": dict(sorted(Counter(entry.reason for entry in left_out).items())),
-    }
-    table = pd.DataFrame([asdict(entry) for entry in left_out], columns=[f.name for f in fields(LeftOut)])
-    table.astype({"row": "Int64"}).to_csv(whole / LEFT_OUT_FILE, index=False, lineterminator="\n")
+    reasons = dict(sorted(Counter(entry.reason for entry in left_out).items()))
+    said = {**_said(settings), "counts": counts, "left_out": reasons}
     (whole / PREPARED_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    with (whole / LEFT_OUT_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(f.name for f in fields(LeftOut))
+        rows.writerows(asdict(entry).values() for entry in left_out)
     if synthetic:
         content = {"generator": "mammo_mlflow prepare", "size": settings.cut.size, "note": NOTE}
         (whole / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
         (whole / ATTRIBUTION_FILE).write_text(ATTRIBUTION, encoding="utf-8")
     return counts
+
+
+def _said(settings: Settings) -> dict[str, object]:
+    """What `prepare.json` says of how a directory was made."""
+    return {
+        "generator": "mammo_mlflow prepare",
+        "version": VERSION,
+        **asdict(settings.cut),
+        "without_callback": settings.without_callback,
+        "shared_patients": settings.shared_patients,
+    }
 
 
 def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
@@ -274,6 +285,7 @@ def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
         "box": answer.box,
         "baseline_side": answer.side,
         "baseline_box": answer.baseline_box,
+        "unmarked": answer.unmarked,
     }
 
 

@@ -44,7 +44,7 @@ def parse_boxes(text: str) -> list[Box]:
     boxes = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         numbers = re.split(r"[,\s]+", part)
-        if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
+        if len(numbers) != 4 or not all(re.fullmatch("[0-9]{1,6}", number) for number in numbers):
             raise expected("box", "x,y,width,height in pixels of the film", f"'{part}'")
         boxes.append(Box(*map(int, numbers)))
     return boxes

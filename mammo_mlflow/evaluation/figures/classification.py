@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from .. import weighted
 from ..intervals import bootstrap_scores, resampling_note, roc_band
-from ..metrics import scores
+from ..metrics import COUNTS, scores
 from ..weighted import Floats
 from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, line_style, new_figure, tidy, wrap
 
@@ -35,26 +36,33 @@ def confusion_matrix(
     `labels` int (n,), `probabilities` float (n,), `class_names` of 0 and 1; a probability ≥ `threshold` is class 1.
     """
     found = scores(labels, probabilities, threshold)
-    counts = np.array(
-        [[found["true_negative"], found["false_positive"]], [found["false_negative"], found["true_positive"]]]
-    )
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    summary = f"n = {int(counts.sum()):,}, threshold {threshold:.3g}, accuracy {found['accuracy']:.3f}"
+    counts = [found[name] for name in COUNTS]
+    summary = f"n = {int(sum(counts)):,}, threshold {threshold:.3g}, accuracy {found['accuracy']:.3f}"
     figure = new_figure(4.6, 4.6, title, joined(summary, note))
     axes = figure.subplots()
+    draw_matrix(axes, found, [wrap(name, 1.4, TEXT_SIZE) for name in class_names], 17, TEXT_SIZE)
+    axes.set_xlabel("predicted", fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylabel("actual", fontsize=TEXT_SIZE, color=INK)
+    return figure
+
+
+def draw_matrix(
+    axes: Axes, found: Mapping[str, float], class_names: Sequence[str], count_size: float, text_size: float
+) -> None:
+    """A confusion matrix of `metrics.scores` on axes: actual classes in rows, counts over shares of the row."""
+    counts = np.array([found[name] for name in COUNTS]).reshape(2, 2)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    tidy(axes, "predicted", "actual", grid=None)
-    names = [wrap(name, 1.4, TEXT_SIZE) for name in class_names]
-    axes.set_xticks([0, 1], names)
-    axes.set_yticks([0, 1], names, rotation=90, va="center")
+    tidy(axes, grid=None)
+    axes.set_xticks([0, 1], class_names, fontsize=text_size)
+    axes.set_yticks([0, 1], class_names, fontsize=text_size, rotation=90, va="center")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (row, column), count in np.ndenumerate(counts):
         ink = "white" if share[row, column] > 0.55 else INK
         percent = f"{100 * share[row, column]:.1f} %" if counts[row].sum() else "no such patch"
-        axes.text(column, row - 0.06, f"{int(count):,}", ha="center", va="center", fontsize=17, color=ink)
-        axes.text(column, row + 0.16, percent, ha="center", va="center", fontsize=TEXT_SIZE, color=ink)
-    return figure
+        axes.text(column, row - 0.06, f"{int(count):,}", ha="center", va="center", fontsize=count_size, color=ink)
+        axes.text(column, row + 0.2, percent, ha="center", va="center", fontsize=text_size, color=ink)
 
 
 def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None) -> Figure:

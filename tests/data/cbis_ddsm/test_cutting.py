@@ -8,6 +8,8 @@ from mammo_mlflow.data.cbis_ddsm.settings import INTERPOLATIONS, SIDES, Cut
 from mammo_mlflow.errors import UserError
 
 EVERYWHERE = Breast(np.ones((60, 40), bool), 4)
+NOTHING = np.zeros((240, 160), bool)
+"""No abnormality on the film."""
 
 
 def ramp(rows, columns):
@@ -78,16 +80,16 @@ def test_the_side_with_most_tissue_or_the_first_that_was_asked_for():
     mask[:, :10] = False  # 40 pixels on the left are no breast
     breast = lambda: Breast(mask, 4)  # noqa: E731
     film, box = ramp(240, 160), Box(44, 100, 20, 20)
-    assert cut_pair(film, box, breast, None, Cut(size=32, tissue=0)).side == "right"
-    assert cut_pair(film, box, breast, None, Cut(size=32, baseline_side="below,right")).side == "below"
-    left = cut_pair(film, box, breast, None, Cut(size=32, baseline_side="left"))
+    assert cut_pair(film, box, breast, NOTHING, Cut(size=32, tissue=0)).side == "right"
+    assert cut_pair(film, box, breast, NOTHING, Cut(size=32, baseline_side="below,right")).side == "below"
+    left = cut_pair(film, box, breast, NOTHING, Cut(size=32, baseline_side="left"))
     assert (left.baseline, left.why) == (None, "left: 20 % tissue")
-    assert cut_pair(film, box, breast, None, Cut(size=32, baseline_side="left", tissue=0.1)).side == "left"
+    assert cut_pair(film, box, breast, NOTHING, Cut(size=32, baseline_side="left", tissue=0.1)).side == "left"
 
 
 def test_a_margin_stops_at_the_films_edge():
     film = ramp(240, 160)
-    pair = cut_pair(film, Box(2, 230, 20, 10), lambda: EVERYWHERE, None, Cut(size=32, margin=0.5))
+    pair = cut_pair(film, Box(2, 230, 20, 10), lambda: EVERYWHERE, NOTHING, Cut(size=32, margin=0.5))
     assert pair.box == Box(0, 225, 32, 15)
 
 
@@ -95,9 +97,9 @@ def test_a_box_outside_the_film_and_a_constant_patch_are_refused():
     film = ramp(240, 160)
     for box in (Box(150, 0, 11, 5), Box(0, 236, 5, 5), Box(0, 0, 0, 5)):
         with pytest.raises(UserError, match="box: expected one in the film of 160×240 pixels"):
-            cut_pair(film, box, lambda: EVERYWHERE, None, Cut())
+            cut_pair(film, box, lambda: EVERYWHERE, NOTHING, Cut())
     with pytest.raises(UserError, match="found a constant patch, every pixel 7"):
-        cut_pair(np.full((240, 160), 7, np.uint16), Box(0, 0, 9, 9), lambda: EVERYWHERE, None, Cut())
+        cut_pair(np.full((240, 160), 7, np.uint16), Box(0, 0, 9, 9), lambda: EVERYWHERE, NOTHING, Cut())
 
 
 def test_the_breast_is_found_beside_letters_and_a_white_edge():
@@ -111,14 +113,27 @@ def test_the_breast_is_found_beside_letters_and_a_white_edge():
     assert 0.9 < breast.mask.mean() / ((film > 9_000) & (film < 65_000)).mean() < 1.1
 
 
+def test_tissue_is_counted_by_pixels():
+    mask = np.zeros((60, 40), bool)
+    mask[:, 10:] = True  # from pixel 40 on
+    for left, share in ((39, 19 / 20), (21, 1 / 20), (40, 1), (20, 0), (33, 13 / 20)):
+        assert Breast(mask, 4).share(Box(left, 101, 20, 17)) == pytest.approx(share)
+
+
 def test_a_film_that_is_all_tissue_is_all_breast():
     film = draw_film("breast", (660, 440))[200:440, 20:200]
     assert find_breast(film).mask.mean() > 0.98
 
 
 def test_nothing_on_a_film_is_said():
-    with pytest.raises(UserError, match="film: expected a breast on it"):
-        find_breast(np.zeros((400, 300), np.uint16))
+    for value in (0, 900):
+        with pytest.raises(UserError, match="film: expected a breast on it"):
+            find_breast(np.full((400, 300), value, np.uint16))
+    film = np.zeros((400, 300), np.uint16)
+    film[100, 50:60] = 9
+    pair = cut_pair(film, Box(45, 95, 20, 20), lambda: find_breast(film), np.zeros(film.shape, bool), Cut())
+    assert pair.baseline is None
+    assert "expected a breast on it" in pair.why
 
 
 @pytest.mark.parametrize(

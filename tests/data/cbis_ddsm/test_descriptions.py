@@ -104,6 +104,7 @@ def test_a_missing_column_that_only_describes_is_a_warning(folder):
         ("pathology", "BENING", "pathology: expected BENIGN, BENIGN_WITHOUT_CALLBACK, MALIGNANT, found 'BENING'"),
         ("left or right breast", "UP", "left or right breast: expected LEFT or RIGHT, found 'UP'"),
         ("image view", "", "image view: expected CC or MLO, found ''"),
+        ("abnormality id", "1" * 5000, "abnormality id: expected a whole number"),
         ("abnormality id", "0", "abnormality id: expected a whole number, found '0'"),
         ("patient_id", "7", "patient_id: expected a patient such as P_00001, found '7'"),
         ("abnormality type", "cyst", "abnormality type: expected mass or calcification"),
@@ -139,16 +140,46 @@ def test_the_same_file_twice_is_read_once(folder):
     (folder / "copy").mkdir()
     (folder / "copy" / MASSES).write_bytes((folder / MASSES).read_bytes())
     told = read_descriptions(folder)
-    assert told.warnings == (f"{MASSES}: the same file as copy/{MASSES}, read once",)
+    assert told.warnings == (f"copy/{MASSES}: the same file as {MASSES}, read once",)
     assert told.left_out == ()
 
 
 def test_other_csvs_are_passed_over(folder):
     wanted = read_descriptions(folder)
     (folder / "metadata.csv").write_text("Series UID,Subject ID,Series Description\n1,2,3\n")
-    (folder / "latin.csv").write_bytes(b"n\xe4me\n")
     (folder / "empty.csv").write_text("")
+    (folder / "results.csv").write_text("model,pathology\nx,y\n")
     assert read_descriptions(folder) == wanted
+
+
+def test_a_csv_that_cannot_be_read_is_told_whatever_its_name(folder):
+    (folder / MASSES).rename(folder / "masses.csv")
+    (folder / "masses.csv").write_bytes((folder / "masses.csv").read_bytes().replace(b"ROUND", b"R\xf6UND"))
+    told = read_descriptions(folder)
+    assert told.warnings == ("masses.csv: expected CSV in UTF-8, found bytes that are not UTF-8; passed over",)
+
+
+def test_semicolons_and_ids_that_pandas_wrote(folder):
+    wanted = read_descriptions(folder)
+    path = folder / MASSES
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    place = rows[0].index("abnormality id")
+    with path.open("w", newline="") as file:
+        lines = [[*row[:place], f"{row[place]}.0", *row[place + 1 :]] for row in rows[1:]]
+        csv.writer(file, delimiter=";").writerows([rows[0], *lines])
+    assert read_descriptions(folder) == wanted
+
+
+@pytest.mark.parametrize("row", ["end", "P_00001,3,LEFT", ",".join("x" * 20)])
+def test_a_row_of_another_width_is_left_out(folder, row):
+    count = len(read_descriptions(folder).abnormalities)
+    with (folder / MASSES).open("a") as file:
+        file.write(f"\n{row}\n")
+    told = read_descriptions(folder)
+    (entry,) = told.left_out
+    assert (entry.reason, entry.detail) == ("bad value", f"expected 14 values, found {row.count(',') + 1}")
+    assert len(told.abnormalities) == count
 
 
 @pytest.mark.parametrize(

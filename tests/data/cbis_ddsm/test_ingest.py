@@ -26,8 +26,9 @@ from .conftest import ROWS, SMALL, content
 
 SHARED = {row.patient for row in ROWS if row.split == "Test"} & {row.patient for row in ROWS if row.split != "Test"}
 KEPT = [row for row in ROWS if row.split == "Test" or row.patient not in SHARED]
-ALONE = next(row for row in KEPT if sum(other.film == row.film for other in ROWS) == 1)
-"""A row that is alone on its film."""
+STEM = "train"
+ALONE = next(row for row in KEPT if row.split != "Test" and sum(other.film == row.film for other in ROWS) == 1)
+"""A training row that is alone on its film."""
 
 
 def groups(directory, stem="train"):
@@ -156,6 +157,58 @@ def test_a_second_command_finds_it_done_and_other_parameters_are_refused(prepare
     assert content(first.directory) == before
 
 
+def test_changed_films_are_never_taken_for_the_old_ones(prepare, collection):
+    first = prepare()
+    before = content(first.directory)
+    rewrite(place(collection, ALONE.subject, MASK), draw_mask((330, 220), (60, 150, 21, 17)))
+    with pytest.raises(UserError, match="made of other files; it is left as it is"):
+        prepare()
+    assert content(first.directory) == before
+    assert "60 150 21 17" in (prepare(out="anew").directory / f"{STEM}_groups.csv").read_text()
+
+
+def test_a_folder_of_the_users_beside_it_is_left_alone(prepare, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"nothing but an ingest's own files in '.*out.partial', found 'thesis.txt'"):
+        prepare()
+    assert (tmp_path / "out.partial" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_damaged_leftover_is_made_again(made, prepare, tmp_path, monkeypatch):
+    from mammo_mlflow.data.cbis_ddsm import ingest as module
+
+    monkeypatch.setattr(module, "_write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare()
+    monkeypatch.undo()
+    for number, path in enumerate((tmp_path / "out.partial" / "films").glob("*.npz")):
+        path.write_bytes((b"", path.read_bytes()[:100], b"PK")[number % 3])
+    assert content(prepare().directory) == content(made.directory)
+
+
+def test_odd_places(prepare, collection, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    assert prepare(out="link").directory == tmp_path / "far"
+    with pytest.raises(UserError, match="out: expected a directory to make, found '/'"):
+        prepare(out="/")
+    with pytest.raises(UserError, match=r"csv: expected a directory, found .*nothing there"):
+        prepare(out="other", descriptions=tmp_path / "no")
+
+
+def test_links_in_circles_and_files_that_are_named_by_their_uid(made, prepare, collection):
+    for name in ("a", "b"):
+        (collection / name).symlink_to(collection)
+    path = place(collection, ALONE.film, FILM)
+    path.rename(path.with_name("1.2.840.113"))
+    (collection / os.fsdecode(b"f\xff.dcm")).write_text("junk")
+    found = prepare()
+    assert subjects(found.directory) == subjects(made.directory)
+    assert [(one.file.encode("ascii", "backslashreplace"), one.reason) for one in found.left_out if not one.row] == [
+        (b"f\\udcff.dcm", "unreadable file")
+    ]
+
+
 def test_a_directory_of_something_else_is_left_alone(prepare, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("precious")
@@ -230,7 +283,7 @@ def test_finished_films_are_not_cut_again(prepare, collection, monkeypatch, tmp_
 
 def test_too_small_a_disk_is_found_before_the_work(prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"out: expected 0.00 GB free beside '.*', found 0.00 GB"):
+    with pytest.raises(UserError, match=r"out: expected 0.2 MB free beside '.*', found 0.0 MB"):
         prepare()
     assert not list(tmp_path.glob("out*"))
 
@@ -291,6 +344,11 @@ SPOILT = {
         lambda path: rewrite(path, Rows=110, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB"),
         "no mask of the film's size",
     ),
+    "many frames": (
+        FILM,
+        lambda path: rewrite(path, NumberOfFrames=2**31 - 1),
+        "unreadable file: .*several frames, or colours",
+    ),
     "black film": (
         FILM,
         lambda path: rewrite(path, np.zeros((330, 220), np.uint16)),
@@ -324,6 +382,32 @@ def test_a_spoilt_file_costs_its_row_alone(made, prepare, collection, name):
         np.testing.assert_array_equal(whole[np.repeat(mine, 2)], rest)
 
 
+def test_a_mask_of_two_others_abnormality_keeps_baselines_off(prepare, collection):
+    """Where the neighbour's mask is ambiguous, or its row is left out, what is marked is still marked."""
+    pair = [row for row in KEPT if sum(other.film == row.film for other in KEPT) == 2][:2]
+    first, second = pair
+    x, y, width, height = first.box
+    beside = (x + width, y, width, height)
+    rewrite(place(collection, second.subject, MASK), draw_mask((330, 220), beside))
+    other = collection / "other.dcm"
+    shutil.copy(place(collection, second.subject, MASK), other)
+    rewrite(other, draw_mask((330, 220), (5, 5, 20, 20)), SOPInstanceUID="2.25.7")
+    found = prepare(Settings(Cut(size=32, baseline_side="right")))
+    assert left_out(found, second).startswith("ambiguous mask")
+    assert left_out(found, first) == "no baseline: right: on an abnormality"
+
+
+def test_a_neighbour_without_a_mask_is_told(prepare, collection):
+    first, second = [row for row in KEPT if sum(other.film == row.film for other in KEPT) == 2][:2]
+    place(collection, second.subject, MASK).unlink()
+    found = prepare()
+    assert left_out(found, second).startswith("no mask of the film's size")
+    stem = "public_test" if first.split == "Test" else "train"
+    table = groups(found.directory, stem)
+    assert table[table["unmarked"] != ""]["source_file"].str.startswith(first.film).tolist() == [True]
+    assert any("may lie on it" in line for line in found.warnings)
+
+
 def test_a_mended_file_is_read_the_next_time(made, prepare, collection):
     path = place(collection, ALONE.film, FILM)
     whole = path.read_bytes()
@@ -337,8 +421,9 @@ def test_two_films_under_one_name_are_ambiguous_and_copies_are_not(made, prepare
     path = place(collection, ALONE.film, FILM)
     shutil.copy(path, collection / "copy.dcm")
     assert content(prepare(out="copies").directory) == content(made.directory)
-    rewrite(collection / "copy.dcm", draw_film("another"), SOPInstanceUID="2.25.7")
-    assert "ambiguous film: 2 different full mammograms" in left_out(prepare(out="two"), ALONE)
+    for uid in (None, "2.25.7"):  # another image under the same name, and under one of its own
+        rewrite(collection / "copy.dcm", draw_film("another"), **({"SOPInstanceUID": uid} if uid else {}))
+        assert "ambiguous film: 2 different full mammograms" in left_out(prepare(out=f"two-{uid}"), ALONE)
 
 
 def test_two_masks_of_one_abnormality_are_ambiguous(prepare, collection):

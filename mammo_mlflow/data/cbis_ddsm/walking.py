@@ -1,0 +1,42 @@
+"""The files below a folder, each once, whatever links lead around in circles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+STAGING = ".partial"
+"""How the folders end in which ingests keep what is not finished."""
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
+    """Every file below `folder` in the order of names; a folder that cannot be read comes with its error.
+
+    Links are followed, each folder is visited once, and those in which an ingest is at work are passed over.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        try:
+            status = place.stat()
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as problem:
+            yield place, problem
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below = []
+        for entry in entries:
+            path = Path(entry.path)
+            try:
+                if not entry.is_dir():
+                    if entry.is_file():
+                        yield path, None
+                elif not (entry.name.endswith(STAGING) and (path / "lock").exists()):
+                    below.append(path)
+            except OSError as problem:
+                yield path, problem
+        waiting.extend(reversed(below))

@@ -1,0 +1,136 @@
+"""Models of a task against one another on the same test patches, all pairs corrected for their number; subgroups."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.evaluation.decisions import holm, mcnemar
+from mammo_mlflow.evaluation.intervals import bootstrap_scores
+from mammo_mlflow.evaluation.paired import SIGNIFICANT, delong
+from mammo_mlflow.report.filling import Model
+
+FEWEST = 10
+"""Patches of each class that a subgroup needs for a figure."""
+SUBGROUPS = {"density": "breast density", "view": "view", "subtlety": "subtlety", "size": "lesion size"}
+THIRDS = ("small", "medium", "large")
+
+
+def compare(models: Sequence[Model]) -> pd.DataFrame:
+    """Every pair: the difference of ROC AUCs with its interval and DeLong's p, McNemar's p at the stored thresholds.
+
+    Both p values also after Holm's correction for all pairs of the table. Where patients are known, both tests take
+    their patches together.
+    """
+    rows = []
+    for first, second in itertools.combinations(models, 2):
+        labels = first.test["label"].to_numpy()
+        groups = first.test["patient_id"].to_numpy() if "patient_id" in first.test else None
+        a, b = (model.test["probability"].to_numpy(float) for model in (first, second))
+        auc = delong(labels, a, b, groups=groups)
+        decided = mcnemar((a >= first.threshold) == labels, (b >= second.threshold) == labels, groups)
+        rows.append(
+            {
+                "first": first.label,
+                "second": second.label,
+                "auc_difference": auc.value,
+                "low": auc.low,
+                "high": auc.high,
+                "delong_p": auc.p,
+                "first_only_right": decided.first_only,
+                "second_only_right": decided.second_only,
+                "mcnemar_p": decided.p,
+            }
+        )
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["delong_p_holm"] = holm(table["delong_p"])
+        table["mcnemar_p_holm"] = holm(table["mcnemar_p"])
+    return table
+
+
+def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[str, float]) -> list[str]:
+    """What the differences are worth, in sentences.
+
+    The model that all are held against is the one with the best out-of-fold ROC AUC (`chosen_by`, by label), which the
+    test set had no part in.
+    """
+    known = [model for model in models if not math.isnan(chosen_by.get(model.label, math.nan))]
+    if len(known) < 2:
+        return []
+    best = max(known, key=lambda model: chosen_by[model.label]).label
+    worse: list[str] = []
+    same: list[str] = []
+    better: list[str] = []
+    for _, pair in pairs.iterrows():
+        if best not in (pair["first"], pair["second"]):
+            continue
+        other = pair["second"] if pair["first"] == best else pair["first"]
+        lead = pair["auc_difference"] if pair["first"] == best else -pair["auc_difference"]
+        if not pair["delong_p_holm"] < SIGNIFICANT:
+            same.append(other)
+        else:
+            (worse if lead > 0 else better).append(other)
+    sentences = [f"Best out-of-fold ROC AUC: {best}. On the test set, after Holm's correction for {len(pairs)} pairs:"]
+    if worse:
+        sentences.append(f"it is distinguishable from, and better than, {_listed(worse)};")
+    if better:
+        sentences.append(f"it is distinguishable from, and worse than, {_listed(better)};")
+    if same:
+        sentences.append(f"its difference from {_listed(same)} is within noise.")
+    within = int((~(pairs["delong_p_holm"] < SIGNIFICANT)).sum())
+    sentences.append(f"Of all {len(pairs)} differences of ROC AUCs, {within} are within noise.")
+    return sentences
+
+
+def subgroups(models: Sequence[Model], groups: pd.DataFrame | None, resamples: int = 1000) -> pd.DataFrame:
+    """ROC AUC, sensitivity and specificity of each model in parts of the test set, with intervals.
+
+    `groups`: the rows of the test set's groups file, or None where they are not known. Parts with fewer than `FEWEST`
+    patches of a class are left out.
+    """
+    rows = []
+    for name, part, inside in [] if groups is None else _parts(groups):
+        for model in models:
+            labels = model.test["label"].to_numpy()[inside]
+            if min(int(labels.sum()), int((1 - labels).sum())) < FEWEST:
+                continue
+            patients = model.test["patient_id"].to_numpy()[inside] if "patient_id" in model.test else None
+            p = model.test["probability"].to_numpy(float)[inside]
+            found = bootstrap_scores(labels, p, model.threshold, patients, resamples)
+            rows.append(
+                {
+                    "subgroup": name,
+                    "value": part,
+                    "model": model.label,
+                    "patches": len(labels),
+                    "class_1": int(labels.sum()),
+                    **{metric: str(found[metric]) for metric in ("roc_auc", "sensitivity", "specificity")},
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
+    """The parts by name: the subgroup, its value, and which rows are in it, bool (n,)."""
+    table = groups.copy()
+    if "box" in table:
+        sides = table["box"].str.split(expand=True).iloc[:, 2:4].astype(float)
+        diameter = np.sqrt(sides.prod(axis=1))
+        ends = np.quantile(diameter, [1 / 3, 2 / 3])
+        table["size"] = [THIRDS[int(np.searchsorted(ends, one))] for one in diameter]
+    found = []
+    for column, name in SUBGROUPS.items():
+        if column in table:
+            values = table[column].astype(str).to_numpy()
+            order = THIRDS if column == "size" else sorted(set(values) - {""})
+            found += [(name, value, values == value) for value in order]
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,231 @@
+"""Everything the report says, gathered from the store once: no figure, no page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
+from mammo_mlflow.data.phantom import PhantomSettings
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.report.comparing import compare, critical_view, subgroups
+from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
+from mammo_mlflow.report.rows import BACKBONES, CONDITIONED, SCRATCH, Row, Table, tables
+from mammo_mlflow.tracking.results import Result, fit_metrics, metrics_of, predictions_of, read_results
+
+Progress = Callable[[str, int, int], None]
+"""Called with what goes on, how much of it is done and how much there is."""
+
+GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
+    ("scratch", "Scratch models", None, {}),
+    ("pretrained", "Pretrained models, frozen", False, {"mass_calc": "5.18", "benign_malignant": "5.35"}),
+    ("pretrained", "Pretrained models, fine tuned", True, {"mass_calc": "5.19", "benign_malignant": "5.36"}),
+    ("siamese", "Siamese models", False, {"mass_calc": "6.14", "benign_malignant": "6.26"}),
+    ("siamese", "Siamese models, fine tuned", True, {"mass_calc": "6.15", "benign_malignant": "6.27"}),
+    ("ensemble", "Ensembles", None, {}),
+    ("conditioned", "Given mass/calcification", None, {}),
+)
+"""Family, title, whether fine tuned, and the study's figure of the ROC curves by task."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Models of a task and family that are drawn together; `figure` is the number of the study's."""
+
+    task: str
+    title: str
+    figure: str
+    models: tuple[Model, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is said of a task: its models, their pairs, and what the differences are worth."""
+
+    name: str
+    models: tuple[Model, ...]
+    groups: tuple[Group, ...]
+    pairs: pd.DataFrame
+    critical: tuple[str, ...]
+    subgroups: pd.DataFrame
+    best: str
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """The report's content. `dataset` is empty where no model has been finished at all."""
+
+    dataset: tuple[str, str] | tuple[()]
+    store: Store
+    tables: tuple[tuple[Table, tuple[Filled, ...]], ...]
+    tasks: tuple[Task, ...]
+    patches: int
+    intervals: str
+    patch_set: PatchSet | None
+    others: tuple[tuple[tuple[str, str], int, bool, str], ...]
+    """Other data sets: their sha256, number of models, whether phantom, and place."""
+    warnings: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every figure has to say."""
+        return ("phantom data: no medical result",) if self.store.phantom else ()
+
+
+def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progress, resamples: int = 2000) -> Content:
+    """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
+
+    Test predictions are copied to `folder`.
+    """
+    results = read_results(client)
+    by_dataset: dict[tuple[str, str], list[Result]] = {}
+    for one in results:
+        by_dataset.setdefault(one.dataset, []).append(one)
+    chosen: tuple[str, str] | tuple[()]
+    if wanted is not None:
+        chosen = (wanted.train_sha256, wanted.test_sha256)
+    else:
+        newest = [(of[0].tag("phantom") == "true", -of[0].ended, key) for key, of in by_dataset.items()]
+        chosen = min(newest)[2] if newest else ()
+    mine = by_dataset.get(chosen, []) if chosen else []
+    others = tuple(
+        (key, len(of), of[0].tag("phantom") == "true", of[0].data) for key, of in by_dataset.items() if key != chosen
+    )
+    every = tables()
+    stands = {one.run_id: one for table in every for row in table.rows for one in standing(row, mine)[:1]}
+    stands |= {one.run_id: one for one in _members(every, mine)}
+    tests, warnings = {}, []
+    for done, (run_id, one) in enumerate(stands.items(), 1):
+        frame = predictions_of(client, one, folder)
+        if frame is None:
+            warnings.append(f"{one.model}: its stored test predictions are gone; it is in no figure or comparison")
+        else:
+            tests[run_id] = frame
+        progress("reading predictions", done, len(stands))
+    kept = _of_one_test_set(tests, warnings, stands)
+    place = mine[0].data if mine else ""
+    phantom = bool(mine) and mine[0].tag("phantom") == "true"
+    store = Store(
+        mine,
+        kept,
+        metrics_of(client, [one.cross_validation for one in stands.values()]),
+        {one: fit_metrics(client, one) for one in holdouts(stands.values())},
+        phantom or (wanted is not None and wanted.phantom),
+        str(wanted.directory) if wanted is not None else place,
+        Path(place).name == PhantomSettings().directory_name,
+        resamples,
+        _types(kept),
+    )
+    patch_set = wanted or _patch_set(store, chosen, warnings)
+    groups = None if patch_set is None else patch_set.test.groups
+    filled = tuple((table, tuple(fill(table, store))) for table in every)
+    tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
+    notes = {one.tag("intervals") for one in mine} - {""}
+    patches = len(next(iter(kept.values()))) if kept else 0
+    return Content(
+        chosen, store, filled, tasks, patches, " or ".join(sorted(notes)), patch_set, others, tuple(warnings)
+    )
+
+
+def label_of(result: Result) -> str:
+    """What a model is called in figures and comparisons."""
+    family, backbone = result.tag("family"), result.tag("backbone")
+    if family == "scratch":
+        return SCRATCH[backbone][0] if backbone in SCRATCH else backbone
+    if family == "ensemble":
+        return f"ensemble of {backbone}, {result.tag('method')}"
+    if family == "conditioned":
+        return f"conditioned {CONDITIONED.get(backbone, backbone)}"
+    tuned = ", fine tuned" if result.tag("unfrozen") not in ("", "0") else ""
+    return f"{'Siamese ' if family == 'siamese' else ''}{BACKBONES.get(backbone, backbone)}{tuned}"
+
+
+def _members(every: Sequence[Table], results: Sequence[Result]) -> list[Result]:
+    """The members of the ensembles that the report weighs itself."""
+    rows = [row for table in every for row in table.rows if row.optimistic]
+    members = [Row("", row.task, "pretrained", name, row.backbone == "tuned") for row in rows for name in BACKBONES]
+    return [one for row in members for one in standing(row, results)[:1]]
+
+
+def _of_one_test_set(
+    tests: Mapping[str, pd.DataFrame], warnings: list[str], stands: Mapping[str, Result]
+) -> dict[str, pd.DataFrame]:
+    """The predictions that are on the same patches as most; others, damaged ones, are told."""
+    shapes = Counter(tuple(frame["type"]) for frame in tests.values())
+    if not shapes:
+        return {}
+    (usual, _), *_ = shapes.most_common(1)
+    for run_id, frame in tests.items():
+        if tuple(frame["type"]) != usual:
+            warnings.append(f"{stands[run_id].model}: its stored predictions are not on the test set of the others")
+    return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
+
+
+def _types(tests: Mapping[str, pd.DataFrame]) -> dict[int, int]:
+    if not tests:
+        return {}
+    types = next(iter(tests.values()))["type"].to_numpy()
+    return {kind: int((types == kind).sum()) for kind in TYPES}
+
+
+def _patch_set(store: Store, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
+    """The data set itself, where it is still where it was and unchanged."""
+    folder = folder_of(store.place)
+    if not chosen or folder is None:
+        if chosen:
+            warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
+        return None
+    try:
+        found = read_patch_set(folder)
+    except UserError as problem:
+        warnings.append(f"the data set cannot be read any more: {problem}")
+        return None
+    if (found.train_sha256, found.test_sha256) != chosen:
+        warnings.append(f"{folder} holds other data now: no subgroups and no patches are shown")
+        return None
+    return found
+
+
+def _task(
+    name: str, filled: Sequence[tuple[Table, Sequence[Filled]]], store: Store, groups: pd.DataFrame | None
+) -> Task:
+    results: dict[str, Result] = {}
+    for table, rows in filled:
+        for one in rows if table.task == name else ():
+            if one.result is not None and one.result.run_id in store.tests:
+                results[one.result.run_id] = one.result
+    models = tuple(Model(label_of(one), one, store.tests[one.run_id], _seconds(one, store)) for one in results.values())
+    drawn = []
+    for family, title, tuned, numbers in GROUPS:
+        mine = tuple(
+            model
+            for model in models
+            if model.result.tag("family") == family
+            and (tuned is None or (model.result.tag("unfrozen") not in ("", "0")) == tuned)
+        )
+        if mine:
+            drawn.append(Group(name, title, numbers.get(name, ""), mine))
+    pairs = compare(models)
+    chosen_by = {model.label: _out_of_fold(model.result, store) for model in models}
+    known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
+    best = max(known, key=lambda label: known[label]) if known else ""
+    sentences = tuple(critical_view(models, pairs, chosen_by))
+    return Task(name, models, tuple(drawn), pairs, sentences, subgroups(models, groups, store.resamples // 4), best)
+
+
+def _seconds(result: Result, store: Store) -> float:
+    return store.metrics.get(result.cross_validation, {}).get("fit_seconds", math.nan)
+
+
+def _out_of_fold(result: Result, store: Store) -> float:
+    """The out-of-fold ROC AUC by which models are chosen; nested for an ensemble."""
+    metrics = store.metrics.get(result.cross_validation, {})
+    return float(metrics.get("oof_roc_auc", np.nan))

@@ -1,0 +1,192 @@
+"""The report's figures: drawn once, as PNG and SVG, each with a text that says what it shows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mammo_mlflow.data.patches import TASKS, TYPES, PatchSet
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.figures.style import joined
+from mammo_mlflow.report.content import Content, Group, Task
+from mammo_mlflow.report.filling import Model, marks_of
+
+DPI = 100
+SHOWN = 6
+"""Pairs of patches in each sheet."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of the page: the section it belongs to, its caption, and its alternative text."""
+
+    name: str
+    section: str
+    caption: str
+    alt: str
+    png: Path
+    svg: Path
+
+
+@dataclass(frozen=True)
+class _Plan:
+    name: str
+    section: str
+    caption: str
+    alt: str
+    draw: Callable[[], Figure]
+
+
+def draw_all(content: Content, folder: Path, progress: Callable[[str, int, int], None]) -> list[Drawn]:
+    """Every figure of the content, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plans = list(_plans(content))
+    drawn = []
+    for done, plan in enumerate(plans, 1):
+        figure = plan.draw()
+        png, svg = folder / f"{plan.name}.png", folder / f"{plan.name}.svg"
+        figure.savefig(png, dpi=DPI)
+        figure.savefig(svg, metadata={"Date": None})
+        figure.clear()
+        drawn.append(Drawn(plan.name, plan.section, plan.caption, plan.alt, png, svg))
+        progress("drawing figures", done, len(plans))
+    return drawn
+
+
+def _plans(content: Content) -> Iterator[_Plan]:
+    for task in content.tasks:
+        for group in task.groups:
+            yield from _of_group(group, content)
+        if len(task.models) > 0:
+            yield _cost(task, content)
+    if content.patch_set is not None:
+        yield from _of_data(content.patch_set, content)
+
+
+def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
+    words = group.task.replace("_", "/")
+    title = f"{group.title}, {words}: test"
+    note = _note(content, group.models)
+    name = re.sub(r"[^a-z0-9]+", "_", f"{group.task} {group.title}".lower())
+    groups = {model.label: model.test.get("patient_id") for model in group.models}
+    curves = {
+        model.label: (
+            model.test["label"].to_numpy(),
+            model.test["probability"].to_numpy(float),
+            _array(groups[model.label]),
+        )
+        for model in group.models
+    }
+    judged = {model.label: (*curves[model.label][:2], model.threshold) for model in group.models}
+    told = "; ".join(f"{model.label} {_reached(model)}" for model in group.models)
+    of_study = f" (the study's figure {group.figure})" if group.figure else ""
+    yield _Plan(
+        f"roc_{name}",
+        group.task,
+        f"ROC curves, {group.title.lower()}{of_study}",
+        f"ROC curves on the test set: {told}",
+        partial(figures.roc_curves, curves, title, note),
+    )
+    yield _Plan(
+        f"operating_{name}",
+        group.task,
+        f"Precision and recall, calibration and decision curves, {group.title.lower()}",
+        f"Three panels of curves on the test set, for {', '.join(curves)}",
+        partial(figures.operating_curves, judged, title, note),
+    )
+    yield _Plan(
+        f"confusion_{name}",
+        group.task,
+        f"Confusion matrices at the stored thresholds, {group.title.lower()}",
+        "Rows actual, columns predicted. " + "; ".join(_matrix_words(model) for model in group.models),
+        partial(figures.confusion_matrices, judged, TASKS[group.task], title, note),
+    )
+
+
+def _cost(task: Task, content: Content) -> _Plan:
+    seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
+    words = task.name.replace("_", "/")
+    return _Plan(
+        f"cost_{task.name}",
+        task.name,
+        "What each model cost: seconds of its folds and its final fit, activations in the cache not counted",
+        "; ".join(f"{label} {value:,.0f} s" for label, value in seconds.items()) or "no costs are stored",
+        partial(figures.costs, seconds, f"Cost of the models, {words}", _note(content, task.models)),
+    )
+
+
+def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
+    note = joined(*content.notes)
+    counts = patch_set.class_counts()
+    yield _Plan(
+        "classes",
+        "data",
+        "Abnormalities of each class (the study's figure 4.1)",
+        "; ".join(f"{split}: " + ", ".join(f"{n} {name}" for name, n in of.items()) for split, of in counts.items()),
+        partial(figures.class_distribution, counts, "Abnormalities of each class", note),
+    )
+    differences = pair_differences(patch_set)
+    order = np.argsort(differences, kind="stable")
+    for name, what, rows, number in (
+        ("least", "least", order[:SHOWN], "6.2"),
+        ("most", "most", order[::-1][:SHOWN], "6.3"),
+    ):
+        types = patch_set.train.types
+        sheet = [
+            (
+                f"{TYPES[int(types[row])]}, patch {row}: {differences[row]:,.0f}",
+                np.asarray(patch_set.train.baseline[row]),
+                np.asarray(patch_set.train.abnormality[row]),
+            )
+            for row in rows
+        ]
+        title = f"Training pairs that differ {what} (mean absolute difference of pixels)"
+        yield _Plan(
+            f"pairs_{name}",
+            "data",
+            f"{title} (compare the study's figure {number})",
+            f"{len(sheet)} pairs of a baseline and an abnormality patch: " + "; ".join(text for text, *_ in sheet),
+            partial(figures.patch_sheet, sheet, title, note),
+        )
+
+
+def pair_differences(patch_set: PatchSet) -> np.ndarray:
+    """The mean absolute difference of the pixels of each training pair, float (n,) in 16-bit grey values."""
+    train = patch_set.train
+    return np.array(
+        [
+            np.abs(train.baseline[row].astype(np.int32) - train.abnormality[row]).mean(dtype=np.float64)
+            for row in range(len(train))
+        ]
+    )
+
+
+def _note(content: Content, models: tuple[Model, ...]) -> str | None:
+    """Phantom data and random weights are said on every figure that shows them."""
+    random = [model.label for model in models if "random weights" in marks_of(model.result)]
+    said = f"random weights: {', '.join(random)}" if random else None
+    return joined(*content.notes, said)
+
+
+def _reached(model: Model) -> str:
+    metrics = model.result.metrics
+    return f"AUC {metrics['test_roc_auc']:.3f}, accuracy {metrics['test_accuracy']:.3f}"
+
+
+def _matrix_words(model: Model) -> str:
+    found = {name: int(model.result.metrics.get(f"test_at_threshold_{name}", 0)) for name in _COUNTS}
+    return f"{model.label}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items())
+
+
+_COUNTS = ("true_negative", "false_positive", "false_negative", "true_positive")
+
+
+def _array(values: object) -> np.ndarray | None:
+    return None if values is None else np.asarray(values)

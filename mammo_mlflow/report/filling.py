@@ -1,0 +1,240 @@
+"""The study's tables filled from what was run on one data set: which run stands for a row, and what it measured."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.ensembles.predictions import checked
+from mammo_mlflow.ensembles.weights import grid
+from mammo_mlflow.evaluation.intervals import bootstrap_scores
+from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as
+from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
+from mammo_mlflow.tracking.results import Result
+
+HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
+TRAINED = ("pretrained", "siamese", "conditioned", "ensemble")
+"""The families whose weights may be random where they should not."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of this store and the study's. `low` and `high` are an interval, `sd` a deviation over folds."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    sd: float = math.nan
+    paper: Figure | None = None
+    comparable: bool = False
+
+    @property
+    def difference(self) -> float:
+        """This store's figure minus the study's, where the test set is the study's; else NaN."""
+        return self.value - self.paper.value if self.paper and self.comparable else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that stands for rows: its run, its test predictions, and its costs."""
+
+    label: str
+    result: Result
+    test: pd.DataFrame
+    seconds: float = math.nan
+
+    @property
+    def threshold(self) -> float:
+        """The decision threshold that was stored with it."""
+        return self.result.metrics.get("threshold", 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A row with its cells; `result` is None, and `command` says what would fill it, where nothing stands for it."""
+
+    row: Row
+    cells: Mapping[Column, Cell]
+    command: str
+    result: Result | None = None
+    marks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    members: tuple[Result, ...] = ()
+    others: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """What was run on one data set, and what filling asks of it."""
+
+    results: Sequence[Result]
+    tests: Mapping[str, pd.DataFrame]
+    """The stored test predictions by run id."""
+    metrics: Mapping[str, Mapping[str, float]]
+    """The metrics of cross-validations by run id."""
+    fits: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """The metrics of the fits of hold-outs, by the run id of their cross-validation."""
+    phantom: bool
+    place: str
+    default_phantom: bool = False
+    resamples: int = 2000
+    types: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_the_papers(self) -> bool:
+        """Whether the test set is the study's, told by its number of abnormalities of each type."""
+        return not self.phantom and dict(self.types) == TEST_TYPES
+
+
+def standing(row: Row, results: Sequence[Result]) -> list[Result]:
+    """The results that can stand for a row, the one that does first.
+
+    Controls and the models of searches do not. Before others come those with the protocol of the study's table (its
+    hold-out, its ten folds), then those with its settings, then the newest.
+    """
+    found = [
+        one
+        for one in results
+        if (one.tag("task"), one.tag("family"), one.tag("backbone")) == (row.task, row.family, row.backbone)
+        and one.tag("control") in ("", "none")
+        and not one.tag("study")
+        and (row.tuned is None or (one.tag("unfrozen") not in ("", "0")) == row.tuned)
+        and (not row.method or one.tag("method") == row.method)
+    ]
+    return sorted(found, key=lambda one: (not _same_protocol(row, one), one.tag("preset") == "quick", -one.ended))
+
+
+def fill(table: Table, store: Store) -> list[Filled]:
+    """Every row of a table."""
+    return [_optimistic(row, table, store) if row.optimistic else _fill(row, table, store) for row in table.rows]
+
+
+def command(row: Row, store: Store) -> str:
+    """The command that fills a row, on the data set of the page."""
+    given = dict(row.parameters())
+    if row.family == "scratch" and not (store.phantom and row.backbone == "m1_10fold"):
+        given |= HOLDOUT if store.phantom else {"preset": "table"}
+    if row.family == "scratch" and store.phantom and row.backbone == "m1_10fold":
+        given["folds"] = "10"
+    if store.phantom:
+        given |= {} if store.default_phantom else {"data": store.place, "preset": "quick"}
+        if row.family == "ensemble":
+            given.pop("preset", None)
+    else:
+        given["data"] = store.place or "DIR"
+    words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
+    return f"mlflow run . -e {row.family} {words} --env-manager local"
+
+
+def marks_of(result: Result) -> tuple[str, ...]:
+    """What has to be said wherever a figure of it is shown."""
+    found = ["phantom data"] if result.tag("phantom") == "true" else []
+    if result.tag("weights") == "random" and result.tag("family") in TRAINED:
+        found.append("random weights")
+    return tuple(found)
+
+
+def contradictions(row: Row) -> list[Figure]:
+    """What the study prints of a row elsewhere, in contradiction to its table."""
+    return [one for one in row.printed if one.note]
+
+
+def _fill(row: Row, table: Table, store: Store) -> Filled:
+    candidates = standing(row, store.results)
+    notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in contradictions(row))
+    if not candidates:
+        return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
+    best = candidates[0]
+    measured = {ACCURACY: _estimate(best, "accuracy"), AUC: _estimate(best, "roc_auc")}
+    folds = store.metrics.get(best.cross_validation, {})
+    if "fold_accuracy_mean" in folds:
+        measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
+    trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
+    if TRAIN in table.columns and "accuracy" in trained:
+        measured[TRAIN] = Cell(trained["accuracy"])
+    protocol = [] if _same_protocol(row, best) else ["on the common 4 folds, not the protocol of the study's table"]
+    if best.tag("preset") == "quick":
+        protocol.append("quick preset, not the study's settings")
+    return Filled(
+        row,
+        _cells(row, table, store, measured),
+        command(row, store),
+        best,
+        marks_of(best),
+        (*protocol, *notes),
+        others=len(candidates) - 1,
+    )
+
+
+def _optimistic(row: Row, table: Table, store: Store) -> Filled:
+    """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
+    said = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
+    tuned = row.backbone == "tuned"
+    members = []
+    for name in ("vgg16", "resnet50", "inceptionv3"):
+        found = standing(Row("", row.task, "pretrained", name, tuned), store.results)
+        if not found or found[0].run_id not in store.tests:
+            missing = Row("", row.task, "pretrained", name, tuned)
+            return Filled(row, _cells(row, table, store, {}), command(missing, store), notes=said)
+        members.append(found[0])
+    frames = [store.tests[one.run_id] for one in members]
+    labels = frames[0]["label"].to_numpy()
+    groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
+    p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
+    (chosen,) = grid(checked(p, labels, np.zeros(len(labels), int), None), parse_objectives("accuracy")[0])
+    found_scores = bootstrap_scores(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups, resamples=store.resamples)
+    measured = {
+        column: Cell(found_scores[name].value, found_scores[name].low, found_scores[name].high)
+        for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
+    }
+    weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
+    marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
+    cells = _cells(row, table, store, measured)
+    return Filled(row, cells, "", None, (*marks, "optimistic"), (*said, weights), tuple(members))
+
+
+def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:
+    cells = {}
+    for column in table.columns:
+        paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
+        cell = measured.get(column, Cell())
+        cells[column] = Cell(
+            cell.value, cell.low, cell.high, cell.sd, paper, store.is_the_papers and column[1] == "test"
+        )
+    return cells
+
+
+def _estimate(result: Result, metric: str) -> Cell:
+    value, low, high = (result.metrics.get(f"test_{metric}{end}", math.nan) for end in ("", "_low", "_high"))
+    return Cell(value, low, high)
+
+
+def _same_protocol(row: Row, result: Result) -> bool:
+    """Whether a run followed the protocol of the study's table: the hold-out of chapter 4, or its ten folds."""
+    if row.family != "scratch":
+        return True
+    if row.backbone == "m1_10fold":
+        return result.params.get("folds") == "10"
+    return _holdout(result)
+
+
+def _holdout(result: Result) -> bool:
+    return float(result.params.get("holdout") or 0) > 0
+
+
+def holdouts(results: Iterable[Result]) -> list[str]:
+    """The cross-validations of scratch networks that are hold-outs: their one fit's own figures are asked for."""
+    return [one.cross_validation for one in results if one.tag("family") == "scratch" and _holdout(one)]
+
+
+def folder_of(place: str) -> Path | None:
+    """The directory of a data set's arrays where it is still there."""
+    path = Path(place)
+    return path if place and path.is_dir() else None

@@ -1,0 +1,201 @@
+"""The page: one HTML file that asks for nothing, from the content, its figures and its tables."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from mammo_mlflow.data.patches import TASKS, TYPES
+from mammo_mlflow.report.content import Content, Task, label_of
+from mammo_mlflow.report.drawing import Drawn
+from mammo_mlflow.report.filling import Filled, marks_of
+from mammo_mlflow.report.rows import Table
+from mammo_mlflow.report.writing import HEADINGS, difference, ours, papers
+
+FOLD_WIDTH = 1000
+"""Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
+PAIRS = {
+    "first": "first",
+    "second": "second",
+    "auc_difference": "ROC AUC difference",
+    "interval": "95 % interval",
+    "delong_p": "DeLong p",
+    "delong_p_holm": "p, Holm",
+    "first_only_right": "only first right",
+    "second_only_right": "only second right",
+    "mcnemar_p": "McNemar p",
+    "mcnemar_p_holm": "p, Holm ",
+}
+WORDS = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignant"}
+
+
+def render(
+    content: Content, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
+) -> str:
+    """The page. `folds` has the figure of a cross-validation's folds by its run id, `links` runs' addresses by theirs.
+
+    `said` are sentences about the store that stand at the top.
+    """
+    environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
+    environment.filters["png"] = _embedded
+    template = environment.get_template("page.html")
+    return template.render(
+        content=content,
+        said=[*said, *content.warnings],
+        summary=[_summary(task, content) for task in content.tasks if task.models],
+        tables=[_table(table, rows, content, links) for table, rows in content.tables],
+        tasks=[_task(task, drawn, folds, links) for task in content.tasks if task.models],
+        data=_data(content, drawn),
+        types=list(TYPES.values()),
+        css=_text("page.css"),
+        script=_text("page.js"),
+    )
+
+
+def _summary(task: Task, content: Content) -> dict[str, Any]:
+    """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
+    best = next((model for model in task.models if model.label == task.best), task.models[0])
+    figures = {
+        name: [best.result.metrics.get(f"test_{name}{end}", math.nan) for end in ("", "_low", "_high")]
+        for name in ("accuracy", "roc_auc")
+    }
+    filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and _is_filled(one))
+    rows_of = sum(len(rows) for table, rows in content.tables if table.task == task.name)
+    return {
+        "task": WORDS[task.name],
+        "best": best.label,
+        "marks": marks_of(best.result),
+        "figures": {name: "{:.3f} [{:.3f}, {:.3f}]".format(*values) for name, values in figures.items()},
+        "filled": filled,
+        "rows": rows_of,
+        "critical": " ".join(task.critical),
+    }
+
+
+def _is_filled(one: Filled) -> bool:
+    return any(not math.isnan(cell.value) for cell in one.cells.values())
+
+
+def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "number": table.number,
+        "id": table.name,
+        "title": table.title,
+        "columns": [HEADINGS[column] for column in table.columns],
+        "rows": [
+            {
+                "label": one.row.label,
+                "cells": [
+                    (ours(cell), papers(cell), cell.paper.source if cell.paper else "") for cell in one.cells.values()
+                ],
+                "difference": difference(one.cells[("accuracy", "test")]),
+                "patches": content.patches if _is_filled(one) else "",
+                "runs": [
+                    (of.model, links.get(of.run_id, ""), of.tag("preset"))
+                    for of in ((one.result,) if one.result else one.members)
+                ],
+                "others": one.others,
+                "marks": one.marks,
+                "notes": one.notes,
+                "command": "" if _is_filled(one) else one.command,
+            }
+            for one in rows
+        ],
+    }
+
+
+def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str]) -> dict[str, Any]:
+    pairs = task.pairs.copy()
+    if len(pairs):
+        pairs["interval"] = [
+            f"{low:+.3f} to {high:+.3f}" for low, high in zip(pairs["low"], pairs["high"], strict=True)
+        ]
+        pairs = pairs[list(PAIRS)]
+    return {
+        "name": task.name,
+        "title": WORDS[task.name],
+        "classes": TASKS[task.name],
+        "figures": [one for one in drawn if one.section == task.name],
+        "critical": task.critical,
+        "pairs": _cells(pairs),
+        "pair_columns": list(PAIRS.values()),
+        "subgroups": _cells(task.subgroups),
+        "subgroup_columns": [name.replace("_", " ").replace("class 1", TASKS[task.name][1]) for name in task.subgroups],
+        "models": [
+            {
+                "label": model.label,
+                "name": model.result.model,
+                "link": links.get(model.result.run_id, ""),
+                "marks": marks_of(model.result),
+                "threshold": f"{model.threshold:.3f}",
+                "figures": [
+                    _estimate(model.result.metrics, f"test_at_threshold_{name}")
+                    for name in ("sensitivity", "specificity")
+                ],
+                "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
+            }
+            for model in task.models
+        ],
+        "folds": [
+            (label_of(model.result), _shrunk(folds[model.result.cross_validation]))
+            for model in task.models
+            if model.result.cross_validation in folds
+        ],
+    }
+
+
+def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, Any]:
+    types = content.store.types
+    return {
+        "figures": [one for one in drawn if one.section == "data"],
+        "types": [types.get(kind, "") for kind in TYPES],
+        "is_papers": content.store.is_the_papers,
+        "warnings": [] if content.patch_set is None else content.patch_set.warnings,
+        "known": content.patch_set is not None,
+        "counts": {} if content.patch_set is None else content.patch_set.class_counts(),
+    }
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    return [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else "< 0.001" if 0 <= value < 0.001 else f"{value:.3f}"
+    return str(value)
+
+
+def _estimate(metrics: Mapping[str, float], name: str) -> str:
+    value, low, high = (metrics.get(f"{name}{end}", math.nan) for end in ("", "_low", "_high"))
+    return "" if math.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _embedded(path: Path) -> str:
+    return _uri(path.read_bytes())
+
+
+def _shrunk(path: Path) -> str:
+    """A figure that a run has logged, small enough for the page."""
+    with Image.open(path) as image:
+        height = round(image.height * FOLD_WIDTH / image.width)
+        small = image.convert("RGB").resize((FOLD_WIDTH, height), Image.Resampling.LANCZOS).quantize(64)
+    target = io.BytesIO()
+    small.save(target, "PNG", optimize=True)
+    return _uri(target.getvalue())
+
+
+def _uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _text(name: str) -> str:
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,57 @@
+"""The figures that the study printed, facts with their source (`paper/`)."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+TEST_TYPES = {1: 113, 2: 66, 3: 106, 4: 51}
+"""How many test abnormalities of each type the study has: what tells its test set."""
+METRICS = {"accuracy": "accuracy", "auc": "roc_auc"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A printed figure: a metric of `roc_auc` or `accuracy`, on the split train, validation or test."""
+
+    source: str
+    task: str
+    family: str
+    set: str
+    model: str
+    protocol: str
+    metric: str
+    split: str
+    value: float
+    sd: float | None
+    note: str
+
+
+@cache
+def printed() -> tuple[Figure, ...]:
+    """Every figure, in the order of the file."""
+    text = (files(__package__) / "paper" / "results.csv").read_text(encoding="utf-8")
+    return tuple(
+        Figure(
+            row["source"],
+            row["task"],
+            row["family"],
+            row["set"],
+            row["model"],
+            row["protocol"],
+            METRICS[row["metric"]],
+            row["split"],
+            float(row["value"]),
+            float(row["sd"]) if row["sd"] else None,
+            row["note"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def counts_as(figures: list[Figure]) -> Figure | None:
+    """The figure that counts among those printed for one thing: without a note, a table's before another's."""
+    plain = [one for one in figures if not one.note]
+    return next((one for one in plain if one.source.startswith("table")), plain[0] if plain else None)

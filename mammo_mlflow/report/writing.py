@@ -1,0 +1,127 @@
+"""The tables as files: CSV with everything, Markdown and LaTeX as they are read."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from io import StringIO
+
+from mammo_mlflow.report.filling import Cell, Filled
+from mammo_mlflow.report.rows import Column, Table
+
+HEADINGS = {
+    ("accuracy", "train"): "training accuracy",
+    ("accuracy", "validation"): "validation accuracy",
+    ("accuracy", "test"): "test accuracy",
+    ("roc_auc", "test"): "test ROC AUC",
+}
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
+
+
+def ours(cell: Cell) -> str:
+    """This store's figure: with its interval, or over folds with its deviation; nothing where there is none."""
+    if math.isnan(cell.value):
+        return ""
+    if not math.isnan(cell.low) and not math.isnan(cell.high):
+        return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+    return f"{cell.value:.3f}" + ("" if math.isnan(cell.sd) else f" ± {cell.sd:.3f}")
+
+
+def papers(cell: Cell) -> str:
+    """The study's figure."""
+    if cell.paper is None:
+        return ""
+    digits = 4 if cell.paper.source.startswith(("table 4", "section 7")) else 3 if cell.paper.metric == "roc_auc" else 2
+    return f"{cell.paper.value:.{digits}f}" + ("" if cell.paper.sd is None else f" ± {cell.paper.sd:g}")
+
+
+def difference(cell: Cell) -> str:
+    """This store's figure minus the study's, where they are of one test set."""
+    return "" if math.isnan(cell.difference) else f"{cell.difference:+.3f}"
+
+
+def header(table: Table) -> list[str]:
+    """The columns of a table as it is read."""
+    names = [HEADINGS[column] for column in table.columns]
+    return ["model", *(part for name in names for part in (name, "study")), "difference", "patches", "run"]
+
+
+def lines(table: Table, rows: Sequence[Filled], patches: int) -> list[list[str]]:
+    """The cells of a table as it is read, marks in brackets beside the model's name."""
+    found = []
+    for one in rows:
+        marks = f" [{', '.join(one.marks)}]" if one.marks else ""
+        cells = [part for column in table.columns for part in (ours(one.cells[column]), papers(one.cells[column]))]
+        run = one.result.model if one.result else " + ".join(member.model for member in one.members) or "not run"
+        measured = any(not math.isnan(cell.value) for cell in one.cells.values())
+        gap = difference(one.cells[("accuracy", "test")])
+        found.append([one.row.label + marks, *cells, gap, str(patches) if measured else "", run])
+    return found
+
+
+def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], patches: int, intervals: str) -> str:
+    """A line for each figure: everything that the page tells of it."""
+    names = ["table", "task", "row", "metric", "split", "value", "low", "high", "sd", "patches", "intervals"]
+    names += ["study", "study_sd", "study_source", "difference", "model", "run_id", "marks", "notes", "command"]
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for table, rows in tables:
+        for one in rows:
+            for column, cell in one.cells.items():
+                writer.writerow(
+                    [table.number, table.task, one.row.label, *column, *_values(one, column, cell, patches, intervals)]
+                )
+    return text.getvalue()
+
+
+def _values(one: Filled, column: Column, cell: Cell, patches: int, intervals: str) -> list[object]:
+    run = one.result
+    told = not math.isnan(cell.value)
+    study = ["", "", ""] if cell.paper is None else [cell.paper.value, _number(cell.paper.sd), cell.paper.source]
+    on_test = told and column[1] == "test"
+    return [
+        *(_number(value) for value in (cell.value, cell.low, cell.high, cell.sd)),
+        patches if on_test else "",
+        intervals if on_test else "",
+        *study,
+        _number(cell.difference),
+        run.model if run else " + ".join(member.model for member in one.members),
+        run.run_id if run else " ".join(member.run_id for member in one.members),
+        "; ".join(one.marks),
+        "; ".join(one.notes),
+        "" if told else one.command,
+    ]
+
+
+def as_markdown(table: Table, rows: Sequence[Filled], patches: int, caption: str) -> str:
+    """A table in GitHub's Markdown."""
+    names, body = header(table), lines(table, rows, patches)
+    text = [f"**Table {table.number}: {table.title}.** {caption}", "", _bar(names), _bar(["---"] * len(names))]
+    return "\n".join([*text, *(_bar([cell.replace("|", r"\|") for cell in line]) for line in body)]) + "\n"
+
+
+def as_latex(table: Table, rows: Sequence[Filled], patches: int, caption: str) -> str:
+    """A table for LaTeX's `booktabs`."""
+    names, body = header(table), lines(table, rows, patches)
+    text = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(f'{table.title}. {caption}')}}}"]
+    text += [rf"\begin{{tabular}}{{l{'r' * (len(names) - 2)}l}}", r"\toprule", _row(names), r"\midrule"]
+    text += [_row(line) for line in body]
+    return "\n".join([*text, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def _bar(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_escaped, cells)) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

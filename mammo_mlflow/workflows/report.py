@@ -1,0 +1,147 @@
+"""`report`: the study's tables and figures beside the study's own, from whatever has been run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mammo_mlflow.data.patches import PatchSet
+from mammo_mlflow.errors import expected
+from mammo_mlflow.report.content import Content, gather
+from mammo_mlflow.report.drawing import draw_all
+from mammo_mlflow.report.page import render
+from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
+from mammo_mlflow.tracking.results import count_runs, fetch
+from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.workflows.files import check_writable
+from mammo_mlflow.workflows.options import Options, ReportOptions
+from mammo_mlflow.workflows.rails import ending_runs, load_data
+from mammo_mlflow.workflows.terminal import TerminalProgress, say
+
+MARKER = "report.json"
+PAGE = "index.html"
+
+
+def run(asked: ReportOptions) -> None:
+    """Write the page, its figures and tables to a folder and to MLflow. Raises `UserError`."""
+    target = _target(asked.out)
+    client, experiment_id = open_store()
+    with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
+        wanted: PatchSet | None = None
+        if asked.data:
+            options = Options(data=asked.data)
+            wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
+        content = gather(client, wanted, Path(folder), progress.update)
+        staging = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            writer = Writer(client, experiment_id, {"mammo.family": "report"})
+            said = _about(content, wanted, {} if content.dataset and content.store.results else count_runs(client))
+            _write(content, staging, Path(folder), said, writer, progress)
+            with ending_runs(writer):
+                _log(writer, content, staging)
+            if target.exists():
+                shutil.rmtree(target)
+            staging.replace(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    _show(content, target, said)
+
+
+def _target(out: str) -> Path:
+    """The folder to write; an earlier report may be replaced, anything else is left alone."""
+    target = Path(out).expanduser().absolute()
+    if not out or target.is_file():
+        raise expected("out", "a folder to write", f"'{out}'")
+    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
+        raise expected(
+            "out", "a folder that is not there yet, or an earlier report", f"'{out}', which holds other things"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise expected("out", "a place that can be written to", f"'{out}': {problem.strerror}") from None
+    check_writable("out", target.parent)
+    return target
+
+
+def _about(content: Content, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
+    """What has to be said of the store itself."""
+    said = []
+    if content.others:
+        word = "set" if len(content.others) == 1 else "sets"
+        said.append(
+            f"The store holds models of {len(content.others)} other data {word}; this page is of one alone (see Data)."
+        )
+    if content.store.results:
+        return said
+    if wanted is not None:
+        return [*said, f"No model has been finished on {wanted.directory}."]
+    ours = sum(count for (_, mine), count in counts.items() if mine)
+    failed = sum(count for (status, mine), count in counts.items() if mine and status in ("FAILED", "KILLED"))
+    theirs = sum(count for (_, mine), count in counts.items() if not mine)
+    if not ours and not theirs:
+        return ["The store is empty: nothing has been run yet."]
+    line = f"No model has been finished: {ours} runs of this project, {failed} of them failed or killed"
+    return [f"{line}, and {theirs} runs of other projects."]
+
+
+def _write(
+    content: Content, staging: Path, folder: Path, said: Sequence[str], writer: Writer, progress: TerminalProgress
+) -> None:
+    drawn = draw_all(content, staging / "figures", progress.update)
+    tables = staging / "tables"
+    tables.mkdir()
+    caption = f"Test figures with 95 % intervals ({content.intervals or 'none stored'}), {content.patches} patches."
+    caption += " PHANTOM DATA: no medical result." if content.store.phantom else ""
+    for table, rows in content.tables:
+        (tables / f"{table.name}.md").write_text(as_markdown(table, rows, content.patches, caption), encoding="utf-8")
+        (tables / f"{table.name}.tex").write_text(as_latex(table, rows, content.patches, caption), encoding="utf-8")
+    (tables / "tables.csv").write_text(as_csv(content.tables, content.patches, content.intervals), encoding="utf-8")
+    for task in content.tasks:
+        for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
+            if len(frame):
+                frame.to_csv(tables / f"{name}_{task.name}.csv", index=False)
+    folds, links = {}, {}
+    for task in content.tasks:
+        for model in task.models:
+            found = fetch(writer.client, model.result.cross_validation, "figures/folds.png", folder)
+            if found is not None:
+                folds[model.result.cross_validation] = found
+    for _, rows in content.tables:
+        for one in rows:
+            for result in (one.result,) if one.result else one.members:
+                links[result.run_id] = writer.link(result.run_id, result.experiment_id)
+    page = render(content, drawn, folds, links, said)
+    (staging / PAGE).write_text(page, encoding="utf-8")
+    marker = {"generator": "mammo_mlflow report", "dataset": content.dataset, "phantom": content.store.phantom}
+    (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+
+
+def _log(writer: Writer, content: Content, staging: Path) -> None:
+    data, test = content.dataset or ("", "")
+    tags = {"mammo.data_sha256": data, "mammo.test_sha256": test, "mammo.phantom": str(content.store.phantom).lower()}
+    top: TrackedRun = writer.start_run("report", parent=None, tags=tags, params={})
+    for path in sorted(staging.rglob("*")):
+        if path.is_file():
+            parent = str(path.parent.relative_to(staging))
+            top.log_file(path, None if parent == "." else parent)
+    top.finish()
+    writer.drain()
+
+
+def _show(content: Content, target: Path, said: Sequence[str]) -> None:
+    for line in (*said, *content.warnings):
+        say(line)
+    for task in content.tasks:
+        for sentence in task.critical[:1]:
+            say(f"{task.name}: {len(task.models)} models. {sentence.split(':', 1)[1].split('.')[0].strip()}")
+    say(f"report: {target / PAGE}")
+    if content.store.phantom:
+        say("PHANTOM DATA: no medical result")
