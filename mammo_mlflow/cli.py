@@ -59,6 +59,7 @@ COMMANDS = {
     "promote": "a task's champion: candidates brought to its gates, on out-of-fold predictions",
     "predict": "a registered model asked of patches in a file, or of places on a film",
     "request": "patches in a file, or places on a film, as the JSON that a served model takes",
+    "reproduce": "the whole study in order, ended by the report",
     "report": "the study's tables and figures beside the study's own, from whatever has been run",
     "serve": "a registered model behind HTTP, by MLflow's own server",
     "search": "Optuna studies, each trial a whole cross-validation, and the best one's model",
@@ -121,6 +122,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_fields(parser, ServeOptions)
 
 
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
+    from mammo_mlflow.workflows.options import ReproduceOptions
+
+    parser.usage = "%(prog)s [--scale small|full] [--some-name VALUE ...]"
+    _add_fields(parser, ReproduceOptions)
+
+
 def _add_report(parser: argparse.ArgumentParser) -> None:
     from mammo_mlflow.workflows.options import ReportOptions
 
@@ -175,6 +183,7 @@ _OWN_PARSERS = {
     "promote": _add_promote,
     "predict": _add_predict,
     "report": _add_report,
+    "reproduce": _add_reproduce,
     "request": _add_request,
     "serve": _add_serve,
 }
@@ -213,7 +222,7 @@ def _run(found: dict[str, Any]) -> int:
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
-    if command in ("prepare", "predict", "promote", "report", "request", "serve"):
+    if command in ("prepare", "predict", "promote", "report", "reproduce", "request", "serve"):
         return _ask(command, found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
@@ -275,12 +284,13 @@ def _failures() -> Iterator[None]:
 
 def _ask(command: str, found: dict[str, Any]) -> int:
     """The commands that train nothing."""
-    from mammo_mlflow.workflows import predict, prepare, promote, report, request, serve
+    from mammo_mlflow.workflows import predict, prepare, promote, report, reproduce, request, serve
     from mammo_mlflow.workflows.options import (
         FilmOptions,
         PrepareOptions,
         PromoteOptions,
         ReportOptions,
+        ReproduceOptions,
         RequestOptions,
         ServeOptions,
     )
@@ -295,6 +305,8 @@ def _ask(command: str, found: dict[str, Any]) -> int:
             predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"], film)
         elif command == "report":
             report.run(_given(ReportOptions, found))
+        elif command == "reproduce":
+            reproduce.run(_given(ReproduceOptions, found))
         elif command == "request":
             request.run(found["input"], found["output"], _given(RequestOptions, found))
         elif command == "promote":

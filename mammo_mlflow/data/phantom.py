@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -59,6 +60,12 @@ class PhantomSettings:
     def directory_name(self) -> str:
         """The directory such a phantom is kept under; it names every setting and the version of the generator."""
         return f"phantom-v{VERSION}-{self.train}-{self.test}-{self.size}px-seed{self.seed}"
+
+
+def settings_of(directory: Path) -> PhantomSettings | None:
+    """The settings that a phantom's directory is named after; None where it is called something else."""
+    found = re.fullmatch(rf"phantom-v{VERSION}-(\d+)-(\d+)-(\d+)px-seed(\d+)", directory.name)
+    return PhantomSettings(*map(int, found.groups())) if found else None
 
 
 def make_phantom(

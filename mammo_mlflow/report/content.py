@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
-from mammo_mlflow.data.phantom import PhantomSettings
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
@@ -111,7 +110,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
             tests[run_id] = frame
         progress("reading predictions", done, len(stands))
     kept = _of_one_test_set(tests, warnings, stands)
-    place = mine[0].data if mine else ""
+    place = next((one.data for one in mine if one.data), "")
     phantom = bool(mine) and mine[0].tag("phantom") == "true"
     store = Store(
         mine,
@@ -120,7 +119,6 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
         {one: fit_metrics(client, one) for one in holdouts(stands.values())},
         phantom or (wanted is not None and wanted.phantom),
         str(wanted.directory) if wanted is not None else place,
-        Path(place).name == PhantomSettings().directory_name,
         resamples,
         _types(kept),
     )

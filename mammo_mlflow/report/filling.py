@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.data.phantom import PhantomSettings, settings_of
 from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.evaluation.intervals import bootstrap_scores
@@ -83,7 +84,6 @@ class Store:
     """The metrics of the fits of hold-outs, by the run id of their cross-validation."""
     phantom: bool
     place: str
-    default_phantom: bool = False
     resamples: int = 2000
     types: Mapping[int, int] = field(default_factory=dict)
 
@@ -123,10 +123,11 @@ def command(row: Row, store: Store) -> str:
         given |= HOLDOUT if store.phantom else {"preset": "table"}
     if row.family == "scratch" and store.phantom and row.backbone == "m1_10fold":
         given["folds"] = "10"
-    if store.phantom:
-        given |= {} if store.default_phantom else {"data": store.place, "preset": "quick"}
-        if row.family == "ensemble":
-            given.pop("preset", None)
+    settings = settings_of(Path(store.place)) if store.phantom else None
+    if settings is not None:
+        made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
+        usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}
+        given |= {name: value for name, value in made.items() if value != usual[name]}
     else:
         given["data"] = store.place or "DIR"
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())

@@ -175,7 +175,33 @@ class ReportOptions:
     """The parameters of a report."""
 
     out: str = _parameter("report", "folder to write; an earlier report there is replaced")
-    data: str = _parameter("", "data set to report on; by default the newest real one that was run, else the phantom")
+    data: str = _parameter(
+        "", "data set to report on: a directory or phantom; by default the newest real one that was run, else a phantom"
+    )
+    phantom_train: int = _parameter(Options.phantom_train, "training abnormalities of the phantom")
+    phantom_test: int = _parameter(Options.phantom_test, "test abnormalities of the phantom")
+    phantom_size: int = _parameter(Options.phantom_size, "side of the phantom's patches in pixels")
+    phantom_seed: int = _parameter(Options.phantom_seed, "seed of the phantom")
+
+
+SCALES = ("small", "full")
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """The parameters of the whole study. Raises `UserError` for impossible ones."""
+
+    scale: str = _parameter("small", "small: quick settings on a small phantom; full: the study's, on `data`")
+    data: str = _parameter("phantom", "directory of the four arrays, for scale=full")
+    out: str = _parameter("report", "folder for the report")
+    resume: bool = _parameter(True, "go on after the steps that an earlier command finished")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without touching anything."""
+        if self.scale not in SCALES:
+            raise unknown_name("scale", self.scale, SCALES)
+        if self.scale == "small" and self.data != "phantom":
+            raise expected("data", "phantom, which scale=small is on (scale=full takes a directory)", f"'{self.data}'")
 
 
 @dataclass(frozen=True)

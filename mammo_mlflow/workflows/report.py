@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet
@@ -34,7 +35,8 @@ def run(asked: ReportOptions) -> None:
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
         wanted: PatchSet | None = None
         if asked.data:
-            options = Options(data=asked.data)
+            names = [field.name for field in fields(asked) if field.name != "out"]
+            options = Options(**{name: getattr(asked, name) for name in names})
             wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
         content = gather(client, wanted, Path(folder), progress.update)
         staging = target.with_name(f".{target.name}.partial")

@@ -1,0 +1,137 @@
+"""`reproduce`: the whole study in order, each step a command of its own, ended by the report; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
+from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.training.executors import JobFailed
+from mammo_mlflow.workflows.options import ReproduceOptions
+from mammo_mlflow.workflows.rails import ending_runs
+from mammo_mlflow.workflows.terminal import say
+
+SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}
+"""What `scale=small` gives every command: a small phantom, a few epochs."""
+SMALL_SCRATCH = {"holdout": "0.3", "final": "fold_average"}
+"""The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, by what it is called, and its cost beside the other steps'."""
+
+    command: str
+    given: dict[str, str]
+    cost: float
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log and on the run."""
+        return " ".join([self.command, *(value for key, value in self.given.items() if key in _TOLD)])
+
+    @property
+    def line(self) -> list[str]:
+        """Its command line."""
+        words = [word for key, value in self.given.items() for word in (f"--{key.replace('_', '-')}", value)]
+        return [sys.executable, "-m", "mammo_mlflow", self.command, *words]
+
+
+_TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
+
+
+def steps(asked: ReproduceOptions) -> list[Step]:
+    """The study in order."""
+    return list(_steps(asked))
+
+
+def run(asked: ReproduceOptions) -> None:
+    """Run every step that no earlier command has finished. Raises `UserError`, and `JobFailed` for a failed step."""
+    given = os.environ.get("MLFLOW_RUN_ID")
+    client, experiment_id = open_store()
+    surroundings = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    if given:
+        surroundings["MLFLOW_EXPERIMENT_NAME"] = client.get_experiment(experiment_id).name
+    todo = steps(asked)
+    key = hashlib.sha256(json.dumps([step.line[1:] for step in todo]).encode()).hexdigest()
+    earlier = find_runs(client, {"mammo.family": "reproduce", "mammo.key": key}) if asked.resume else []
+    done = {step for one in earlier for step in json.loads(one.data.tags.get("mammo.steps", "[]"))}
+    writer = Writer(client, experiment_id, {"mammo.family": "reproduce", "mammo.key": key})
+    with ending_runs(writer):
+        phantom = str(asked.data == "phantom").lower()
+        top = writer.start_run(
+            f"reproduce, {asked.scale}", parent=None, tags={"mammo.phantom": phantom}, params={"scale": asked.scale}
+        )
+        writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, {key}))
+        begun, spent = time.monotonic(), 0.0
+        for number, step in enumerate(todo, 1):
+            if step.name in done and step.command != "report":
+                continue
+            left = sum(one.cost for one in todo[number - 1 :] if one.name not in done or one is step)
+            _log.info("step %d of %d: %s%s", number, len(todo), step.name, _time_left(begun, spent, left))
+            started = time.monotonic()
+            code = subprocess.run(step.line, env=surroundings, check=False).returncode
+            if code:
+                line = " ".join(step.line[1:])
+                raise JobFailed(f"step {number}, {step.name}, ended with code {code}: python {line}")
+            spent += step.cost
+            done.add(step.name)
+            top.log_metrics({"seconds": time.monotonic() - started}, step=number)
+            top.set_tags({"mammo.steps": json.dumps(sorted(done))})
+            writer.drain()
+        top.finish()
+        writer.drain()
+    say(f"the study at scale {asked.scale}: {(time.monotonic() - begun) / 60:.0f} min; the report is in {asked.out}")
+
+
+def _time_left(begun: float, spent: float, left: float) -> str:
+    """What is left, judged by what the steps so far took."""
+    if not spent:
+        return ""
+    minutes = (time.monotonic() - begun) / spent * left / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+
+def _steps(asked: ReproduceOptions) -> Iterator[Step]:
+    small = asked.scale == "small"
+    common = dict(SMALL) if small else {"data": asked.data}
+    data = {name: value for name, value in common.items() if name not in ("preset", "epochs")}
+    for task in TASKS:
+        of_task = {"task": task, **common}
+        if small:
+            for name in ("m1", "m1_balanced", "m1_early_stop", "m2"):
+                yield Step("scratch", {**of_task, "backbone": name, **SMALL_SCRATCH}, 1)
+            yield Step("scratch", {**of_task, "backbone": "m1_10fold", "folds": "10"}, 2.5)
+        else:
+            yield Step("scratch", {**of_task, "preset": "table"}, 20)
+        yield Step("pretrained", of_task, 3.5)
+        yield Step("pretrained", {**of_task, "unfrozen_layers": "1"}, 4.5)
+        yield Step("siamese", of_task, 6)
+        for backbone in ("vgg16", "resnet50"):
+            yield Step("siamese", {**of_task, "backbone": backbone, "unfrozen_layers": "1"}, 2.5)
+        for members in ("pretrained", "tuned"):
+            for method in ("dense", "grid"):
+                yield Step("ensemble", {"task": task, "members": members, "method": method, **data}, 1)
+    yield Step("conditioned", {"task": "benign_malignant", **common}, 3.5)
+    for task in TASKS:
+        yield Step("controls", {"task": task, "backbone": "resnet50", **common}, 3)
+    yield Step("report", {"out": asked.out, **_of_report(asked)}, 1)
+
+
+def _of_report(asked: ReproduceOptions) -> dict[str, str]:
+    if asked.scale == "small":
+        names = ("phantom_train", "phantom_test", "phantom_size")
+        return {"data": "phantom", **{name: SMALL[name] for name in names}}
+    return {"data": asked.data}
