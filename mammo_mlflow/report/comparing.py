@@ -133,4 +133,4 @@ def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return "; ".join(names)

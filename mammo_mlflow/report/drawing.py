@@ -17,6 +17,7 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.figures.style import joined
 from mammo_mlflow.report.content import Content, Group, Task
 from mammo_mlflow.report.filling import Model, marks_of
+from mammo_mlflow.report.rows import WORDS
 
 DPI = 100
 SHOWN = 6
@@ -71,7 +72,7 @@ def _plans(content: Content) -> Iterator[_Plan]:
 
 
 def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
-    words = group.task.replace("_", "/")
+    words = WORDS[group.task]
     title = f"{group.title}, {words}: test"
     note = _note(content, group.models)
     name = re.sub(r"[^a-z0-9]+", "_", f"{group.task} {group.title}".lower())
@@ -112,7 +113,7 @@ def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
 
 def _cost(task: Task, content: Content) -> _Plan:
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
-    words = task.name.replace("_", "/")
+    words = WORDS[task.name]
     return _Plan(
         f"cost_{task.name}",
         task.name,

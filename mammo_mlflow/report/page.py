@@ -17,8 +17,8 @@ from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.drawing import Drawn
 from mammo_mlflow.report.filling import Filled, marks_of
-from mammo_mlflow.report.rows import Table
-from mammo_mlflow.report.writing import HEADINGS, difference, ours, papers
+from mammo_mlflow.report.rows import ACCURACY, WORDS, Column, Table
+from mammo_mlflow.report.writing import difference, header, layout, ours, papers
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
@@ -34,7 +34,6 @@ PAIRS = {
     "mcnemar_p": "McNemar p",
     "mcnemar_p_holm": "p, Holm ",
 }
-WORDS = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignant"}
 
 
 def render(
@@ -85,18 +84,22 @@ def _is_filled(one: Filled) -> bool:
 
 
 def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mapping[str, str]) -> dict[str, Any]:
+    shown, compared = layout(table, rows)
     return {
+        "compared": compared,
         "number": table.number,
         "id": table.name,
         "title": table.title,
-        "columns": [HEADINGS[column] for column in table.columns],
+        "columns": header(table, rows),
         "rows": [
             {
                 "label": one.row.label,
                 "cells": [
-                    (ours(cell), papers(cell), cell.paper.source if cell.paper else "") for cell in one.cells.values()
+                    cell
+                    for column, study in shown
+                    for cell in ((ours(one.cells[column]), ""), *([_study(one, column)] if study else []))
                 ],
-                "difference": difference(one.cells[("accuracy", "test")]),
+                "difference": difference(one.cells[ACCURACY]),
                 "patches": content.patches if _is_filled(one) else "",
                 "runs": [
                     (of.model, links.get(of.run_id, ""), of.tag("preset"))
@@ -110,6 +113,12 @@ def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mappin
             for one in rows
         ],
     }
+
+
+def _study(one: Filled, column: Column) -> tuple[str, str]:
+    """The study's figure, and where it printed it."""
+    cell = one.cells[column]
+    return papers(cell), cell.paper.source if cell.paper else "not printed"
 
 
 def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str]) -> dict[str, Any]:

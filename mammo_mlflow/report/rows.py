@@ -15,6 +15,7 @@ ACCURACY, AUC = ("accuracy", "test"), ("roc_auc", "test")
 VALIDATION, TRAIN = ("accuracy", "validation"), ("accuracy", "train")
 OPTIMISTIC = "weights chosen on the test set"
 
+WORDS = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignant"}
 BACKBONES = {"vgg16": "VGG16", "resnet50": "ResNet50", "inceptionv3": "InceptionV3", "scratch": "scratch CNN"}
 SCRATCH = {
     "m1": ("M1, 30 epochs", "30 epochs"),
@@ -86,17 +87,16 @@ def tables() -> tuple[Table, ...]:
 
 
 def _tables() -> Iterator[Table]:
-    words = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignant"}
     for number, task in (("4.1", "mass_calc"), ("4.2", "benign_malignant")):
         rows = tuple(_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
-        yield Table(number, f"Scratch models, {words[task]}", task, (TRAIN, VALIDATION, ACCURACY, AUC), rows)
+        yield Table(number, f"Scratch models, {WORDS[task]}", task, (TRAIN, VALIDATION, ACCURACY, AUC), rows)
     for number, task in (("5.1", "mass_calc"), ("5.2", "benign_malignant")):
         rows = _frozen_and_tuned("pretrained", ("vgg16", "resnet50", "inceptionv3"), task)
-        yield Table(number, f"Pretrained models, {words[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
+        yield Table(number, f"Pretrained models, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
     for number, task in (("6.1", "mass_calc"), ("6.2", "benign_malignant")):
         rows = _frozen_and_tuned("siamese", ("scratch", "vgg16", "resnet50"), task)
-        yield Table(number, f"Siamese models, {words[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
-    for task in words:
+        yield Table(number, f"Siamese models, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
+    for task in WORDS:
         rows = tuple(
             _row(f"{words_of}, {members}", task, "ensemble", members, None, method)
             for words_of, method in (
@@ -106,10 +106,10 @@ def _tables() -> Iterator[Table]:
             )
             for members in ("pretrained", "tuned")
         )
-        yield Table("7", f"Ensembles, {words[task]}", task, (ACCURACY, AUC), rows)
+        yield Table("7", f"Ensembles, {WORDS[task]}", task, (ACCURACY, AUC), rows)
     task = "benign_malignant"
     rows = tuple(_row(label, task, "conditioned", name) for name, label in CONDITIONED.items())
-    yield Table("8", f"Given mass/calcification, {words[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
+    yield Table("8", f"Given mass/calcification, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
 
 
 def _frozen_and_tuned(family: str, backbones: tuple[str, ...], task: str) -> tuple[Row, ...]:

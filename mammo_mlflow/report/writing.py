@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from io import StringIO
 
 from mammo_mlflow.report.filling import Cell, Filled
-from mammo_mlflow.report.rows import Column, Table
+from mammo_mlflow.report.rows import ACCURACY, Column, Table
 
 HEADINGS = {
     ("accuracy", "train"): "training accuracy",
@@ -41,22 +41,32 @@ def difference(cell: Cell) -> str:
     return "" if math.isnan(cell.difference) else f"{cell.difference:+.3f}"
 
 
-def header(table: Table) -> list[str]:
-    """The columns of a table as it is read."""
-    names = [HEADINGS[column] for column in table.columns]
-    return ["model", *(part for name in names for part in (name, "study")), "difference", "patches", "run"]
+def layout(table: Table, rows: Sequence[Filled]) -> tuple[list[tuple[Column, bool]], bool]:
+    """What a table as it is read shows: its columns, which of them have figures of the study, whether differences."""
+    shown = [(column, any(one.cells[column].paper for one in rows)) for column in table.columns]
+    return shown, any(difference(one.cells[ACCURACY]) for one in rows)
+
+
+def header(table: Table, rows: Sequence[Filled]) -> list[str]:
+    """The headings of a table as it is read."""
+    shown, compared = layout(table, rows)
+    names = [name for column, study in shown for name in (HEADINGS[column], *(["study"] if study else []))]
+    return ["model", *names, *(["difference"] if compared else []), "patches", "run"]
 
 
 def lines(table: Table, rows: Sequence[Filled], patches: int) -> list[list[str]]:
     """The cells of a table as it is read, marks in brackets beside the model's name."""
     found = []
+    shown, compared = layout(table, rows)
     for one in rows:
         marks = f" [{', '.join(one.marks)}]" if one.marks else ""
-        cells = [part for column in table.columns for part in (ours(one.cells[column]), papers(one.cells[column]))]
+        cells = []
+        for column, study in shown:
+            cells += [ours(one.cells[column]), *([papers(one.cells[column])] if study else [])]
+        cells += [difference(one.cells[ACCURACY])] if compared else []
         run = one.result.model if one.result else " + ".join(member.model for member in one.members) or "not run"
         measured = any(not math.isnan(cell.value) for cell in one.cells.values())
-        gap = difference(one.cells[("accuracy", "test")])
-        found.append([one.row.label + marks, *cells, gap, str(patches) if measured else "", run])
+        found.append([one.row.label + marks, *cells, str(patches) if measured else "", run])
     return found
 
 
@@ -97,14 +107,14 @@ def _values(one: Filled, column: Column, cell: Cell, patches: int, intervals: st
 
 def as_markdown(table: Table, rows: Sequence[Filled], patches: int, caption: str) -> str:
     """A table in GitHub's Markdown."""
-    names, body = header(table), lines(table, rows, patches)
+    names, body = header(table, rows), lines(table, rows, patches)
     text = [f"**Table {table.number}: {table.title}.** {caption}", "", _bar(names), _bar(["---"] * len(names))]
     return "\n".join([*text, *(_bar([cell.replace("|", r"\|") for cell in line]) for line in body)]) + "\n"
 
 
 def as_latex(table: Table, rows: Sequence[Filled], patches: int, caption: str) -> str:
     """A table for LaTeX's `booktabs`."""
-    names, body = header(table), lines(table, rows, patches)
+    names, body = header(table, rows), lines(table, rows, patches)
     text = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(f'{table.title}. {caption}')}}}"]
     text += [rf"\begin{{tabular}}{{l{'r' * (len(names) - 2)}l}}", r"\toprule", _row(names), r"\midrule"]
     text += [_row(line) for line in body]

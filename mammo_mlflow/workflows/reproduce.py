@@ -118,7 +118,8 @@ def _steps(asked: ReproduceOptions) -> Iterator[Step]:
             yield Step("scratch", {**of_task, "preset": "table"}, 20)
         yield Step("pretrained", of_task, 3.5)
         yield Step("pretrained", {**of_task, "unfrozen_layers": "1"}, 4.5)
-        yield Step("siamese", of_task, 6)
+        for backbone in ("scratch", "vgg16", "resnet50"):  # InceptionV3 is in none of the study's tables
+            yield Step("siamese", {**of_task, "backbone": backbone}, 1.5)
         for backbone in ("vgg16", "resnet50"):
             yield Step("siamese", {**of_task, "backbone": backbone, "unfrozen_layers": "1"}, 2.5)
         for members in ("pretrained", "tuned"):

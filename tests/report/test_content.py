@@ -1,0 +1,185 @@
+"""Which run stands for a row, and what is never mixed."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, roc_auc_score
+from support_store import REAL, Models
+
+from mammo_mlflow.report.content import gather
+from mammo_mlflow.report.rows import ACCURACY, AUC, OPTIMISTIC, VALIDATION
+from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
+
+OTHER = ("1" * 64, "2" * 64)
+
+
+def read(models, tmp_path, wanted=None):
+    return gather(models.client, wanted, tmp_path / "files", lambda *_: None, resamples=200)
+
+
+def row(content, number, label, task=None):
+    for table, rows in content.tables:
+        for one in rows:
+            if (table.number, one.row.label) == (number, label) and task in (None, table.task):
+                return one
+    raise LookupError(label)
+
+
+@pytest.fixture
+def models(tmp_path):
+    return Models(tmp_path)
+
+
+def test_a_row_has_the_runs_own_figures_beside_the_studys(models, tmp_path):
+    run = models.model()
+    found = row(read(models, tmp_path), "5.1", "VGG16")
+    metrics = models.client.get_run(run).data.metrics
+    assert found.result.run_id == run
+    cell = found.cells[ACCURACY]
+    assert (cell.value, cell.low, cell.high) == tuple(metrics[f"test_accuracy{end}"] for end in ("", "_low", "_high"))
+    assert (cell.paper.value, cell.paper.source) == (0.78, "table 5.1")
+    assert cell.difference == pytest.approx(metrics["test_accuracy"] - 0.78)
+    assert found.cells[VALIDATION].sd == 0.02 and math.isnan(found.cells[VALIDATION].difference)
+    assert any("section 5.2.1: 0.79" in note for note in found.notes)
+
+
+def test_no_difference_on_another_test_set(models, tmp_path):
+    models.model(types={1: 113, 2: 66, 3: 106, 4: 50})
+    content = read(models, tmp_path)
+    assert not content.store.is_the_papers
+    assert all(math.isnan(cell.difference) for _, rows in content.tables for one in rows for cell in one.cells.values())
+
+
+def test_no_difference_on_phantom_data_whatever_its_counts(models, tmp_path):
+    models.model(phantom=True)
+    content = read(models, tmp_path)
+    assert not content.store.is_the_papers
+    assert row(content, "5.1", "VGG16").marks == ("phantom data",)
+
+
+def test_data_sets_are_never_mixed(models, tmp_path):
+    models.model(backbone="resnet50", dataset=OTHER)
+    models.model(backbone="vgg16")
+    models.model(backbone="inceptionv3", dataset=("3" * 64, REAL[1]))  # the same test set, other training patches
+    models.model(backbone="inceptionv3", phantom=True, dataset=("4" * 64, "5" * 64))
+    content = read(models, tmp_path)
+    assert content.dataset in (REAL, ("3" * 64, REAL[1]))
+    shown = {one.result.dataset for _, rows in content.tables for one in rows if one.result}
+    assert shown == {content.dataset}
+    assert len(content.others) == 3
+    assert sorted(count for _, count, _, _ in content.others) == [1, 1, 1]
+
+
+def test_real_data_come_before_a_newer_phantom(models, tmp_path):
+    models.model()
+    models.model(phantom=True, dataset=OTHER)
+    assert read(models, tmp_path).dataset == REAL
+
+
+def test_the_studys_protocol_and_settings_before_the_newest(models, tmp_path):
+    hold = {"folds": "4", "holdout": "0.3"}
+    wanted = models.model(family="scratch", backbone="m1_balanced", params=hold, preset="table")
+    models.model(family="scratch", backbone="m1_balanced")
+    models.model(family="scratch", backbone="m1_balanced", params=hold, preset="quick")
+    found = row(read(models, tmp_path), "4.1", "M1, class balancing")
+    assert (found.result.run_id, found.others) == (wanted, 2)
+    assert found.cells["accuracy", "train"].value == 0.9
+    common = models.model(family="scratch", backbone="m2")
+    found = row(read(models, tmp_path), "4.1", "M2, class balancing, early stop")
+    assert found.result.run_id == common
+    assert "common 4 folds" in found.notes[0]
+
+
+def test_controls_searches_and_unfinished_runs_do_not_stand(models, tmp_path):
+    models.model(control="shuffled")
+    models.model(study="x")
+    models.model(task="benign_malignant")
+    tags = {"task": "mass_calc", "family": "pretrained", "backbone": "vgg16", "fit": "final"}
+    models.run(tags, {"test_roc_auc": 0.9}, status="FAILED")
+    found = row(read(models, tmp_path), "5.1", "VGG16")
+    assert found.result is None
+    assert "mlflow run . -e pretrained -P task=mass_calc -P backbone=vgg16" in found.command
+
+
+def test_fine_tuned_models_stand_in_their_own_rows(models, tmp_path):
+    run = models.model(unfrozen=1)
+    content = read(models, tmp_path)
+    assert row(content, "5.1", "VGG16").result is None
+    assert row(content, "5.1", "VGG16, fine tuned").result.run_id == run
+
+
+def test_the_studys_weighted_ensemble_is_repeated_and_called_optimistic(models, tmp_path):
+    for backbone, skill in (("vgg16", 1), ("resnet50", 2), ("inceptionv3", 0.2)):
+        models.model(backbone=backbone, skill=skill, weights="random" if backbone == "inceptionv3" else "imagenet")
+    content = read(models, tmp_path)
+    found = next(one for table, rows in content.tables for one in rows if one.row.method == OPTIMISTIC)
+    assert found.marks == ("random weights", "optimistic")
+    assert len(found.members) == 3
+    tests = [content.store.tests[one.run_id] for one in found.members]
+    labels = tests[0]["label"].to_numpy()
+    best = max(
+        accuracy_score(labels, w @ np.stack([t["probability"] for t in tests]) >= 0.5)
+        for levels in np.ndindex(4, 4, 4)
+        if sum(levels)
+        for w in [np.array([0, 0.34, 0.67, 1])[list(levels)]]
+        for w in [w / w.sum()]
+    )
+    assert found.cells[ACCURACY].value == pytest.approx(best)
+    assert found.cells[ACCURACY].paper.value == 0.8542
+
+
+def test_all_pairs_against_scikit_learn_and_the_critical_view(models, tmp_path):
+    for backbone, skill in (("vgg16", 0.2), ("resnet50", 2.0), ("inceptionv3", 2.0)):
+        models.model(backbone=backbone, skill=skill, seed=len(backbone))
+    task = read(models, tmp_path).tasks[0]
+    assert len(task.pairs) == 3
+    for _, pair in task.pairs.iterrows():
+        a, b = (next(m for m in task.models if m.label == pair[name]).test for name in ("first", "second"))
+        wanted = roc_auc_score(a["label"], a["probability"]) - roc_auc_score(b["label"], b["probability"])
+        assert pair["auc_difference"] == pytest.approx(wanted, abs=1e-9)
+        assert pair["low"] < wanted < pair["high"]
+        assert pair["delong_p_holm"] >= pair["delong_p"]
+    said = " ".join(task.critical)
+    assert "better than, VGG16" in said and "within noise" in said
+
+
+def test_the_reference_of_the_critical_view_is_chosen_out_of_fold(models, tmp_path):
+    """The model that is best on the test set is not what the others are held against."""
+    models.model(backbone="vgg16", skill=1.0)
+    key = models.model(backbone="resnet50", skill=3.0)
+    parent = models.client.get_run(key).data.tags["mammo.cv_run_id"]
+    models.client.log_metric(parent, "oof_roc_auc", 0.51, timestamp=models.clock + 10**6, step=1)
+    assert read(models, tmp_path).tasks[0].best == "VGG16"
+
+
+def test_predictions_that_are_gone_or_of_other_patches_are_told(models, tmp_path):
+    models.model(backbone="vgg16")
+    models.model(backbone="resnet50")
+    models.model(backbone="inceptionv3", files=False)
+    models.model(unfrozen=1, types={1: 10, 2: 10, 3: 10, 4: 10})
+    content = read(models, tmp_path)
+    assert [line.split(":")[0] for line in content.warnings[:2]] == [
+        "mammo-mass_calc-pretrained-inceptionv3 v3",
+        "mammo-mass_calc-pretrained-vgg16-tuned v4",
+    ]
+    assert [model.label for model in content.tasks[0].models] == ["VGG16", "ResNet50"]
+
+
+def test_tables_as_files(models, tmp_path):
+    models.model(weights="random")
+    content = read(models, tmp_path)
+    table, rows = next(one for one in content.tables if one[0].number == "5.1")
+    frame = pd.read_csv(pd.io.common.StringIO(as_csv(content.tables, content.patches, content.intervals)))
+    mine = frame[(frame["table"].astype(str) == "5.1") & (frame["row"] == "VGG16")].set_index(["metric", "split"])
+    assert mine.loc[ACCURACY, "study"] == 0.78
+    assert mine.loc[AUC, "study_source"] == "figure 5.18"
+    assert mine.loc[ACCURACY, "patches"] == 336
+    assert set(mine["marks"]) == {"random weights"}
+    markdown = as_markdown(table, rows, content.patches, "caption").splitlines()
+    assert len({line.count("|") for line in markdown[2:]}) == 1
+    latex = as_latex(table, rows, content.patches, "100 % of a_b")
+    assert r"100 \% of a\_b" in latex and r"$\pm$" in latex
+    columns = {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")}
+    assert len(columns) == 1

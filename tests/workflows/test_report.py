@@ -1,0 +1,226 @@
+"""The page as a user gets it: from any store, asking for nothing, in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from support_store import Models
+
+from mammo_mlflow.report.rows import tables
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What a page holds."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.images, self.ids, self.links, self.asked = text, [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "img":
+            self.images.append(found)
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag in ("script", "link", "img", "iframe", "source"):
+            self.asked += [found[name] for name in ("src", "href") if name in found]
+
+
+@pytest.fixture
+def report(cli, tmp_path):
+    def call(*arguments, code=0):
+        outcome = cli("--out", str(tmp_path / "report"), *arguments, command="report")
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    return call
+
+
+@pytest.fixture
+def page(tmp_path):
+    return lambda: Page((tmp_path / "report" / "index.html").read_text())
+
+
+def fill(models, phantom=False, data=None, **more):
+    """Both tasks, several families."""
+    for task in ("mass_calc", "benign_malignant"):
+        for backbone in ("vgg16", "resnet50", "inceptionv3"):
+            models.model(task, backbone=backbone, phantom=phantom, data=data, **more)
+            models.model(task, backbone=backbone, unfrozen=1, phantom=phantom, data=data, **more)
+        models.model(task, "siamese", "scratch", phantom=phantom, data=data, **{**more, "weights": "none"})
+        models.model(task, "ensemble", "pretrained", phantom=phantom, data=data, method="grid", **more)
+    models.model("benign_malignant", "conditioned", "a", phantom=phantom, data=data, **more)
+
+
+def test_an_empty_store_says_so_and_shows_the_commands(report, page):
+    outcome = report()
+    assert "The store is empty: nothing has been run yet." in outcome.out
+    found = page()
+    assert "The store is empty" in found.text
+    rows = sum(len(table.rows) for table in tables())
+    assert found.text.count("<code>mlflow run . -e") == rows
+    assert found.images == [{"alt": "", "src": "data:,"}]
+
+
+def test_a_store_of_failed_runs_and_of_other_projects_says_so(report, page, tmp_path):
+    models = Models(tmp_path)
+    for status in ("FAILED", "KILLED"):
+        models.run({"family": "pretrained", "task": "mass_calc"}, status=status)
+    models.client.create_run(models.experiment, tags={"somebody": "else"})
+    said = (
+        "No model has been finished: 2 runs of this project, 2 of them failed or killed, and 1 runs of other projects."
+    )
+    assert said in report().out
+    assert said in page().text
+
+
+def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(report, page, tmp_path):
+    fill(Models(tmp_path))
+    report()
+    found = page()
+    assert all(address.startswith("data:") for address in found.asked)
+    assert "default-src 'none'" in found.text
+    inside = [link[1:] for link in found.links if link.startswith("#")]
+    assert inside and set(inside) <= set(found.ids)
+    assert len(found.ids) == len(set(found.ids))
+    shown = [image for image in found.images if image["src"] != "data:,"]
+    assert len(shown) >= 20
+    assert all(len(image["alt"]) > 20 for image in shown)
+    runs = [link for link in found.links if "/runs/" in link]
+    assert runs and all(link.startswith("http://127.0.0.1:5000/#/experiments/") for link in runs)
+
+
+def test_everything_is_written_as_files_and_logged(report, tmp_path):
+    models = Models(tmp_path)
+    fill(models)
+    report()
+    folder = tmp_path / "report"
+    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert figures == {path.stem for path in (folder / "figures").glob("*.svg")}
+    for name in (
+        "roc_mass_calc_pretrained_models_frozen",
+        "operating_benign_malignant_siamese_models",
+        "cost_mass_calc",
+    ):
+        assert name in figures
+    assert len(list((folder / "tables").glob("*.tex"))) == len(list((folder / "tables").glob("*.md"))) == 9
+    (run,) = models.client.search_runs([models.experiment], "tags.`mammo.family` = 'report'")
+    logged = {item.path for item in models.client.list_artifacts(run.info.run_id)}
+    assert logged == {"index.html", "report.json", "figures", "tables"}
+
+
+def test_phantom_data_and_random_weights_are_marked_everywhere(report, page, tmp_path):
+    models = Models(tmp_path)
+    fill(models, phantom=True, weights="random")
+    outcome = report()
+    assert "PHANTOM DATA" in outcome.out
+    found = page().text
+    assert found.count('<span class="mark">phantom data</span>') > 30
+    assert found.count('<span class="mark">random weights</span>') > 20
+    for path in (tmp_path / "report" / "figures").glob("*.svg"):
+        assert "phantom data: no medical result" in text_of(path), path.name
+    for path in (tmp_path / "report" / "tables").glob("*.md"):
+        assert "PHANTOM DATA" in path.read_text()
+
+
+def text_of(svg):
+    """The words of a figure: matplotlib's SVGs keep each as a comment beside its outlines."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg.read_text(), re.DOTALL))
+
+
+def test_two_data_sets_are_told_apart(report, page, tmp_path):
+    models = Models(tmp_path)
+    fill(models)
+    models.model(dataset=("1" * 64, "2" * 64), types={1: 20, 2: 20, 3: 20, 4: 20}, data="/somewhere")
+    outcome = report()
+    assert "The store holds models of 1 other data set" in outcome.out
+    assert "mlflow run . -e report -P data=" in page().text
+
+
+def test_subgroups_and_patches_of_data_that_are_there(report, page, phantom, tmp_path):
+    from mammo_mlflow.data.patches import read_patch_set
+
+    found = read_patch_set(phantom)
+    types = [int(kind) for kind in found.test.types]
+    models = Models(tmp_path)
+    counts = {kind: types.count(kind) for kind in (1, 2, 3, 4)}
+    models.model(
+        phantom=True, dataset=(found.train_sha256, found.test_sha256), types=counts, patients=False, data=phantom
+    )
+    report()
+    text = page().text
+    assert "Training pairs that differ most" in text
+    assert "Abnormalities of each class" in text
+    report("--data", str(phantom))
+    other = shutil.copytree(phantom, tmp_path / "other")
+    (other / "train_groups.csv").unlink()
+    assert "No model has been finished on" in report("--data", str(other)).out
+
+
+def test_an_earlier_report_is_replaced_and_nothing_else(report, page, tmp_path):
+    report()
+    fill(Models(tmp_path))
+    report()
+    assert "has the best out-of-fold ROC AUC" in page().text
+    (tmp_path / "report" / "report.json").unlink()
+    outcome = report(code=2)
+    (line,) = outcome.complaints
+    assert "out: expected a folder that is not there yet, or an earlier report" in line
+
+
+PROBE = """<script>
+const errors = []; window.addEventListener("error", (e) => errors.push(e.message));
+window.addEventListener("load", () => {
+  const table = document.querySelector("#tables table"); const column = 5;
+  const read = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent.trim());
+  const before = read(); const button = table.tHead.rows[0].cells[column].querySelector("button");
+  button.click(); const up = read(); button.click(); const down = read();
+  document.querySelector("figure button").click();
+  const dialog = document.querySelector("dialog"); const open = dialog.open;
+  const alt = dialog.querySelector("img").alt; dialog.click();
+  const said = { errors, before, up, down, open, closed: !dialog.open, alt,
+    asked: performance.getEntriesByType("resource").map((one) => one.name).filter((one) => !one.startsWith("data:")),
+    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth };
+  const place = document.createElement("pre"); place.id = "probe"; place.textContent = JSON.stringify(said);
+  document.body.append(place);
+});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1300, 500])
+def test_in_a_browser(report, tmp_path, width):
+    models = Models(tmp_path)
+    hold = {"folds": "4", "holdout": "0.3"}
+    for backbone in ("m1", "m1_balanced", "m2"):
+        models.model(family="scratch", backbone=backbone, params=hold, skill=len(backbone) / 5, seed=len(backbone))
+    report()
+    text = (tmp_path / "report" / "index.html").read_text()
+    probed = tmp_path / "probed.html"
+    probed.write_text(text.replace("</head>", f"{PROBE}</head>"))
+    line = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    line += [
+        "--no-first-run",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    line += ["--enable-logging=stderr", f"--window-size={width},900", "--virtual-time-budget=5000", probed.as_uri()]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    said = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)[1].replace("&lt;", "<"))
+    assert said["errors"] == [] and "CONSOLE" not in done.stderr
+    assert said["asked"] == []
+    numbers = [float(one.split()[0]) for one in said["up"] if one]
+    assert len(numbers) == 3 and numbers == sorted(numbers)
+    assert [one for one in said["down"] if one] == [one for one in said["up"] if one][::-1]
+    assert said["up"][3:] == said["down"][3:] == ["", ""]
+    assert said["open"] and said["closed"] and len(said["alt"]) > 20
+    assert said["wide"] <= 0
