@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
+from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.drawing import Drawn
 from mammo_mlflow.report.filling import Filled, marks_of
@@ -62,17 +63,13 @@ def render(
 def _summary(task: Task, content: Content) -> dict[str, Any]:
     """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
     best = next((model for model in task.models if model.label == task.best), task.models[0])
-    figures = {
-        name: [best.result.metrics.get(f"test_{name}{end}", math.nan) for end in ("", "_low", "_high")]
-        for name in ("accuracy", "roc_auc")
-    }
     filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and _is_filled(one))
     rows_of = sum(len(rows) for table, rows in content.tables if table.task == task.name)
     return {
         "task": WORDS[task.name],
         "best": best.label,
         "marks": marks_of(best.result),
-        "figures": {name: "{:.3f} [{:.3f}, {:.3f}]".format(*values) for name, values in figures.items()},
+        "figures": {name: _estimate(best.result.metrics, f"test_{name}") for name in ("accuracy", "roc_auc")},
         "filled": filled,
         "rows": rows_of,
         "critical": " ".join(task.critical),
@@ -185,7 +182,7 @@ def _cell(value: object) -> str:
 
 def _estimate(metrics: Mapping[str, float], name: str) -> str:
     value, low, high = (metrics.get(f"{name}{end}", math.nan) for end in ("", "_low", "_high"))
-    return "" if math.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{Estimate(value, low, high)}"
 
 
 def _embedded(path: Path) -> str:

@@ -1,0 +1,83 @@
+"""The whole study as steps: commands that exist, in order, taken up where they ended."""
+
+import json
+
+import pytest
+from support import Store
+
+from mammo_mlflow.cli import make_parser
+from mammo_mlflow.report.rows import tables
+from mammo_mlflow.workflows import reproduce
+from mammo_mlflow.workflows.options import ReproduceOptions
+from mammo_mlflow.workflows.reproduce import Step, steps
+
+
+@pytest.mark.parametrize(
+    "asked", [ReproduceOptions(), ReproduceOptions(scale="full", data="patches"), ReproduceOptions(scale="full")]
+)
+def test_every_step_is_a_command_that_exists(asked):
+    parser = make_parser()
+    for step in steps(asked):
+        found = vars(parser.parse(step.line[3:]))
+        for name, value in step.given.items():
+            assert str(found[name]).lower() == value.lower(), (step.name, name)
+    names = [step.name for step in steps(asked)]
+    assert len(names) == len(set(names))
+    assert names[-1] == "report"
+
+
+@pytest.mark.parametrize("scale", ["small", "full"])
+def test_every_row_of_the_studys_tables_has_its_step(scale):
+    todo = steps(ReproduceOptions(scale=scale, data="phantom" if scale == "small" else "patches"))
+    for table in tables():
+        for row in table.rows:
+            if row.optimistic:
+                continue
+            wanted = row.parameters()
+            found = [
+                step
+                for step in todo
+                if step.command == row.family
+                and step.given["task"] == row.task
+                and step.given.get("backbone", "all") in ("all", row.backbone)
+                and step.given.get("unfrozen_layers") == wanted.get("unfrozen_layers")
+                and step.given.get("members") == wanted.get("members")
+                and step.given.get("method") == wanted.get("method")
+            ]
+            assert len(found) == 1, (table.number, row.label)
+
+
+def test_a_failed_step_is_told_and_the_next_command_goes_on_there(cli, monkeypatch, tmp_path):
+    good = Step("report", {"out": str(tmp_path / "first")}, 1)
+    bad = Step("report", {"out": str(tmp_path / "taken")}, 1)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("precious")
+    todo = [Step("report", {**good.given, "data": ""}, 1), bad]
+    monkeypatch.setattr(Step, "name", property(lambda step: step.given["out"].rsplit("/", 1)[1]))
+    monkeypatch.setattr(reproduce, "steps", lambda _: todo)
+    monkeypatch.setattr(reproduce, "ALWAYS", ())
+    failed = cli(command="reproduce")
+    assert failed.code == 1
+    assert "step 2, taken, ended with code 2" in failed.err
+    store = Store(tmp_path)
+    (first,) = store.runs(family="reproduce")
+    assert first.info.status == "FAILED"
+    assert json.loads(first.data.tags["mammo.steps"]) == ["first"]
+    (tmp_path / "taken" / "thesis.txt").unlink()
+    (tmp_path / "first" / "index.html").unlink()
+    again = cli(command="reproduce")
+    assert again.code == 0, again.err
+    assert (tmp_path / "taken" / "index.html").exists()
+    assert not (tmp_path / "first" / "index.html").exists()  # that step was done
+    assert [run.info.status for run in store.runs(family="reproduce")] == ["FAILED", "FINISHED"]
+
+
+def test_mistakes_are_one_line(cli):
+    for arguments, said in (
+        (("--scale", "smal"), "did you mean 'small'"),
+        (("--data", "patches"), "data: expected phantom, which scale=small is on"),
+    ):
+        outcome = cli(*arguments, command="reproduce")
+        assert outcome.code == 2
+        (line,) = outcome.complaints
+        assert said in line
