@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 from sklearn import metrics as sk
 
 from mammo_mlflow.evaluation import intervals
@@ -55,6 +56,29 @@ def test_the_accuracy_interval_is_as_wide_as_the_binomial():
     accuracy = bootstrap_scores(labels, p, resamples=4000)["accuracy"]
     share = accuracy.value
     assert width(accuracy) == pytest.approx(2 * 1.95996 * math.sqrt(share * (1 - share) / 336), rel=0.1)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_intervals_are_scipys(clustered):
+    """scipy.stats.bootstrap, of patches and of patients, on means: to 1e-3, whatever the two draw."""
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 4, 900) if clustered else np.ones(2000, int)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = rng.integers(0, 2, len(groups))
+    shift = rng.normal(size=len(sizes))[groups]
+    p = 1 / (1 + np.exp(-2 * (labels - 0.5) - shift))
+    found = bootstrap_scores(labels, p, groups=groups if clustered else None, resamples=40_000)
+    for name, values in (("accuracy", (p >= 0.5) == labels), ("brier", (p - labels) ** 2)):
+        sums = np.bincount(groups, values)
+
+        def ratio(total, count, axis):
+            return total.sum(axis=axis) / count.sum(axis=axis)
+
+        wanted = bootstrap(
+            (sums, sizes.astype(float)), ratio, paired=True, n_resamples=40_000, method="percentile", batch=500, rng=1
+        ).confidence_interval
+        assert found[name].low == pytest.approx(wanted.low, abs=1e-3)
+        assert found[name].high == pytest.approx(wanted.high, abs=1e-3)
 
 
 def test_every_rate_has_its_point_and_no_count_has_an_interval():
