@@ -16,6 +16,7 @@ from mammo_mlflow.report.drawing import draw_all
 from mammo_mlflow.report.page import render
 from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
 from mammo_mlflow.tracking.results import count_runs, fetch
+from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.cache import Cache
@@ -48,12 +49,20 @@ def run(asked: ReportOptions) -> None:
             _write(content, staging, Path(folder), said, writer, progress)
             with ending_runs(writer):
                 _log(writer, content, staging)
-            if target.exists():
-                shutil.rmtree(target)
-            staging.replace(target)
+            _swap(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     _show(content, target, said)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Give the finished folder its name; an earlier report goes only when this one is there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.replace(old)
+    staging.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _target(out: str) -> Path:
@@ -130,6 +139,7 @@ def _log(writer: Writer, content: Content, staging: Path) -> None:
     data, test = content.dataset or ("", "")
     tags = {"mammo.data_sha256": data, "mammo.test_sha256": test, "mammo.phantom": str(content.store.phantom).lower()}
     top: TrackedRun = writer.start_run("report", parent=None, tags=tags, params={})
+    writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
     for path in sorted(staging.rglob("*")):
         if path.is_file():
             parent = str(path.parent.relative_to(staging))
