@@ -91,7 +91,8 @@ class Models:
         metrics |= {f"test_at_threshold_{name}": value for name, value in scores(labels, p, 0.5).items()}
         metrics |= {"threshold": 0.5, "test_patches": len(labels)}
         folds = {"fold_accuracy_mean": 0.8 + 0.01 * skill, "fold_accuracy_sd": 0.02, "oof_roc_auc": 0.7 + 0.1 * skill}
-        folds |= {"fit_seconds": 100.0 + self.count}
+        if family != "ensemble":  # whose members have theirs
+            folds |= {"fit_seconds": 100.0 + self.count}
         params = params or {"folds": "4", "holdout": "0.0"}
         name = f"mammo-{task}-{family}-{backbone}{'-tuned' if unfrozen else ''}"
         registered = {"registered_name": name, "version": str(self.count)}

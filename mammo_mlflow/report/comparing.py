@@ -12,7 +12,7 @@ import pandas as pd
 from mammo_mlflow.evaluation.decisions import holm, mcnemar
 from mammo_mlflow.evaluation.intervals import bootstrap_scores
 from mammo_mlflow.evaluation.paired import SIGNIFICANT, delong
-from mammo_mlflow.report.filling import Model
+from mammo_mlflow.report.filling import Model, marks_of
 
 FEWEST = 10
 """Patches of each class that a subgroup needs for a figure."""
@@ -44,6 +44,7 @@ def compare(models: Sequence[Model]) -> pd.DataFrame:
                 "first_only_right": decided.first_only,
                 "second_only_right": decided.second_only,
                 "mcnemar_p": decided.p,
+                "marks": _marks(first, second),
             }
         )
     table = pd.DataFrame(rows)
@@ -63,26 +64,34 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     if len(known) < 2:
         return []
     best = max(known, key=lambda model: chosen_by[model.label]).label
+    named = {model.label: model.label + "".join(f" [{mark}]" for mark in marks_of(model.result)) for model in models}
     worse: list[str] = []
     same: list[str] = []
+    unknown: list[str] = []
     better: list[str] = []
     for _, pair in pairs.iterrows():
         if best not in (pair["first"], pair["second"]):
             continue
         other = pair["second"] if pair["first"] == best else pair["first"]
         lead = pair["auc_difference"] if pair["first"] == best else -pair["auc_difference"]
-        if not pair["delong_p_holm"] < SIGNIFICANT:
-            same.append(other)
+        if math.isnan(pair["delong_p_holm"]):
+            unknown.append(named[other])
+        elif pair["delong_p_holm"] >= SIGNIFICANT:
+            same.append(named[other])
         else:
-            (worse if lead > 0 else better).append(other)
-    sentences = [f"Best out-of-fold ROC AUC: {best}. On the test set, after Holm's correction for {len(pairs)} pairs:"]
+            (worse if lead > 0 else better).append(named[other])
+    sentences = [
+        f"Best out-of-fold ROC AUC: {named[best]}. On the test set, after Holm's correction for {len(pairs)} pairs:"
+    ]
     if worse:
         sentences.append(f"it is distinguishable from, and better than, {_listed(worse)};")
     if better:
         sentences.append(f"it is distinguishable from, and worse than, {_listed(better)};")
     if same:
         sentences.append(f"its difference from {_listed(same)} is within noise.")
-    within = int((~(pairs["delong_p_holm"] < SIGNIFICANT)).sum())
+    if unknown:
+        sentences.append(f"Its difference from {_listed(unknown)} cannot be told.")
+    within = int((pairs["delong_p_holm"] >= SIGNIFICANT).sum())
     sentences.append(f"Of all {len(pairs)} differences of ROC AUCs, {within} are within noise.")
     return sentences
 
@@ -107,6 +116,7 @@ def subgroups(models: Sequence[Model], groups: pd.DataFrame | None, resamples: i
                     "subgroup": name,
                     "value": part,
                     "model": model.label,
+                    "marks": _marks(model),
                     "patches": len(labels),
                     "class_1": int(labels.sum()),
                     **{metric: str(found[metric]) for metric in ("roc_auc", "sensitivity", "specificity")},
@@ -130,6 +140,11 @@ def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
             order = THIRDS if column == "size" else sorted(set(values) - {""})
             found += [(name, value, values == value) for value in order]
     return found
+
+
+def _marks(*models: Model) -> str:
+    """What has to be said of the figures of models."""
+    return "; ".join(dict.fromkeys(mark for model in models for mark in marks_of(model.result)))
 
 
 def _listed(names: Sequence[str]) -> str:

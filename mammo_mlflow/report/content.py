@@ -110,6 +110,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
             tests[run_id] = frame
         progress("reading predictions", done, len(stands))
     kept = _of_one_test_set(tests, warnings, stands)
+    mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     place = next((one.data for one in mine if one.data), "")
     phantom = bool(mine) and mine[0].tag("phantom") == "true"
     store = Store(
@@ -127,7 +128,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
     notes = {one.tag("intervals") for one in mine} - {""}
-    patches = len(next(iter(kept.values()))) if kept else 0
+    patches = next((one.patches for one in mine if one.patches), 0) or 0
     return Content(
         chosen, store, filled, tasks, patches, " or ".join(sorted(notes)), patch_set, others, tuple(warnings)
     )
@@ -142,7 +143,7 @@ def label_of(result: Result) -> str:
         return f"ensemble of {backbone}, {result.tag('method')}"
     if family == "conditioned":
         return f"conditioned {CONDITIONED.get(backbone, backbone)}"
-    tuned = ", fine tuned" if result.tag("unfrozen") not in ("", "0") else ""
+    tuned = ", fine tuned" if result.tuned else ""
     return f"{'Siamese ' if family == 'siamese' else ''}{BACKBONES.get(backbone, backbone)}{tuned}"
 
 
@@ -206,8 +207,7 @@ def _task(
         mine = tuple(
             model
             for model in models
-            if model.result.tag("family") == family
-            and (tuned is None or (model.result.tag("unfrozen") not in ("", "0")) == tuned)
+            if model.result.tag("family") == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
             drawn.append(Group(name, title, numbers.get(name, ""), mine))
@@ -224,6 +224,8 @@ def _seconds(result: Result, store: Store) -> float:
 
 
 def _out_of_fold(result: Result, store: Store) -> float:
-    """The out-of-fold ROC AUC by which models are chosen; nested for an ensemble."""
+    """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble; hold-outs have none of all."""
+    if result.holdout:
+        return math.nan
     metrics = store.metrics.get(result.cross_validation, {})
     return float(metrics.get("oof_roc_auc", np.nan))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from mammo_mlflow.data.patches import TASKS, TYPES, PatchSet
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.figures.style import joined
+from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.report.content import Content, Group, Task
 from mammo_mlflow.report.filling import Model, marks_of
 from mammo_mlflow.report.rows import WORDS
@@ -99,7 +100,7 @@ def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
         f"operating_{name}",
         group.task,
         f"Precision and recall, calibration and decision curves, {group.title.lower()}",
-        f"Three panels of curves on the test set, for {', '.join(curves)}",
+        f"Three panels of curves on the test set, for {'; '.join(curves)}",
         partial(figures.operating_curves, judged, title, note),
     )
     yield _Plan(
@@ -117,7 +118,7 @@ def _cost(task: Task, content: Content) -> _Plan:
     return _Plan(
         f"cost_{task.name}",
         task.name,
-        "What each model cost: seconds of its folds and its final fit, activations in the cache not counted",
+        "What each model cost: seconds of its folds and its final fit, without cached activations, members and sources",
         "; ".join(f"{label} {value:,.0f} s" for label, value in seconds.items()) or "no costs are stored",
         partial(figures.costs, seconds, f"Cost of the models, {words}", _note(content, task.models)),
     )
@@ -172,21 +173,18 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
 def _note(content: Content, models: tuple[Model, ...]) -> str | None:
     """Phantom data and random weights are said on every figure that shows them."""
     random = [model.label for model in models if "random weights" in marks_of(model.result)]
-    said = f"random weights: {', '.join(random)}" if random else None
+    said = f"random weights: {'; '.join(random)}" if random else None
     return joined(*content.notes, said)
 
 
 def _reached(model: Model) -> str:
-    metrics = model.result.metrics
-    return f"AUC {metrics['test_roc_auc']:.3f}, accuracy {metrics['test_accuracy']:.3f}"
+    found = scores(model.test["label"], model.test["probability"])
+    return f"AUC {found['roc_auc']:.3f}, accuracy {found['accuracy']:.3f}"
 
 
 def _matrix_words(model: Model) -> str:
-    found = {name: int(model.result.metrics.get(f"test_at_threshold_{name}", 0)) for name in _COUNTS}
-    return f"{model.label}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items())
-
-
-_COUNTS = ("true_negative", "false_positive", "false_negative", "true_positive")
+    found = scores(model.test["label"], model.test["probability"], model.threshold)
+    return f"{model.label}: " + ", ".join(f"{found[name]:.0f} {name.replace('_', ' ')}" for name in COUNTS)
 
 
 def _array(values: object) -> np.ndarray | None:

@@ -11,18 +11,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
 from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.weights import grid
+from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.intervals import bootstrap_scores
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as
+from mammo_mlflow.presets import preset_values
+from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
 TRAINED = ("pretrained", "siamese", "conditioned", "ensemble")
 """The families whose weights may be random where they should not."""
+OF_SOURCES = ("features_from", "condition_from")
+"""Parameters that name versions, which differ from run to run."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,17 @@ class Filled:
     members: tuple[Result, ...] = ()
     others: int = 0
 
+    @property
+    def measured(self) -> bool:
+        """Whether the row has any figure of this store."""
+        return any(not math.isnan(cell.value) for cell in self.cells.values())
+
+    @property
+    def patches(self) -> int | None:
+        """The number of test patches of its figures."""
+        runs = (self.result,) if self.result else self.members
+        return next((one.patches for one in runs), None) if self.measured else None
+
 
 @dataclass(frozen=True, eq=False)
 class Store:
@@ -89,7 +105,7 @@ class Store:
 
     @property
     def is_the_papers(self) -> bool:
-        """Whether the test set is the study's, told by its number of abnormalities of each type."""
+        """Whether the test set is the study's, told by its number of abnormalities of each type, where known."""
         return not self.phantom and dict(self.types) == TEST_TYPES
 
 
@@ -97,7 +113,8 @@ def standing(row: Row, results: Sequence[Result]) -> list[Result]:
     """The results that can stand for a row, the one that does first.
 
     Controls and the models of searches do not. Before others come those with the protocol of the study's table (its
-    hold-out, its ten folds), then those with its settings, then the newest.
+    hold-out, its ten folds), then those without random weights, with a preset of the study and all its values, then
+    the newest.
     """
     found = [
         one
@@ -105,10 +122,34 @@ def standing(row: Row, results: Sequence[Result]) -> list[Result]:
         if (one.tag("task"), one.tag("family"), one.tag("backbone")) == (row.task, row.family, row.backbone)
         and one.tag("control") in ("", "none")
         and not one.tag("study")
-        and (row.tuned is None or (one.tag("unfrozen") not in ("", "0")) == row.tuned)
+        and (row.tuned is None or one.tuned == row.tuned)
         and (not row.method or one.tag("method") == row.method)
     ]
-    return sorted(found, key=lambda one: (not _same_protocol(row, one), one.tag("preset") == "quick", -one.ended))
+    return sorted(found, key=lambda one: _rank(row, one))
+
+
+def other_settings(result: Result) -> list[str]:
+    """What a run of one of the study's presets was given instead of the preset's values."""
+    preset, family = result.tag("preset"), result.tag("family")
+    if preset not in ("paper", "table") or family == "ensemble":
+        return []
+    try:
+        values = preset_values(preset, result.tag("backbone"), result.tag("task"), family)
+    except UserError:
+        return []
+    kept = {name: value for name, value in values.items() if name in result.params and name not in OF_SOURCES}
+    return [f"{name}={result.params[name]}" for name, value in kept.items() if result.params[name] != str(value)]
+
+
+def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
+    random = "random weights" in marks_of(result)
+    return (
+        not _same_protocol(row, result),
+        random,
+        result.tag("preset") == "quick",
+        bool(other_settings(result)),
+        -result.ended,
+    )
 
 
 def fill(table: Table, store: Store) -> list[Filled]:
@@ -147,9 +188,25 @@ def contradictions(row: Row) -> list[Figure]:
     return [one for one in row.printed if one.note]
 
 
+def matrices(row: Row) -> list[str]:
+    """The confusion matrices that the study printed of a row: actual classes in rows."""
+    tuned = " tuned" if row.tuned else ""
+    name = {"pretrained": f"{row.backbone}{tuned}", "siamese": f"siamese {row.backbone}{tuned}"}.get(row.family, "")
+    if row.family == "conditioned":
+        name = f"approach {row.backbone.upper()}"
+    first, second = TASKS[row.task]
+    found = []
+    for (source, task, model), counts in printed_matrices().items():
+        if (task, model) == (row.task, name):
+            cells = [counts[actual, predicted] for actual in (first, second) for predicted in (first, second)]
+            found.append("{}: {} {} | {} {}".format(source, *cells))
+    return found
+
+
 def _fill(row: Row, table: Table, store: Store) -> Filled:
     candidates = standing(row, store.results)
     notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in contradictions(row))
+    notes += tuple(f"the study's confusion matrix, {one}" for one in matrices(row))
     if not candidates:
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
@@ -163,6 +220,10 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     protocol = [] if _same_protocol(row, best) else ["on the common 4 folds, not the protocol of the study's table"]
     if best.tag("preset") == "quick":
         protocol.append("quick preset, not the study's settings")
+    if changed := other_settings(best):
+        protocol.append(f"not the study's settings: {', '.join(changed)}")
+    if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
+        protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
     return Filled(
         row,
         _cells(row, table, store, measured),
@@ -223,16 +284,12 @@ def _same_protocol(row: Row, result: Result) -> bool:
         return True
     if row.backbone == "m1_10fold":
         return result.params.get("folds") == "10"
-    return _holdout(result)
-
-
-def _holdout(result: Result) -> bool:
-    return float(result.params.get("holdout") or 0) > 0
+    return abs(result.holdout - float(HOLDOUT["holdout"])) < 1e-9
 
 
 def holdouts(results: Iterable[Result]) -> list[str]:
     """The cross-validations of scratch networks that are hold-outs: their one fit's own figures are asked for."""
-    return [one.cross_validation for one in results if one.tag("family") == "scratch" and _holdout(one)]
+    return [one.cross_validation for one in results if one.holdout > 0]
 
 
 def folder_of(place: str) -> Path | None:

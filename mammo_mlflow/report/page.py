@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,19 @@ from mammo_mlflow.report.writing import difference, header, layout, ours, papers
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
+REPORT = "mlflow run . -e report -P data={} --env-manager local"
 PAIRS = {
     "first": "first",
     "second": "second",
     "auc_difference": "ROC AUC difference",
     "interval": "95 % interval",
     "delong_p": "DeLong p",
-    "delong_p_holm": "p, Holm",
+    "delong_p_holm": "DeLong p, Holm",
     "first_only_right": "only first right",
     "second_only_right": "only second right",
     "mcnemar_p": "McNemar p",
-    "mcnemar_p_holm": "p, Holm ",
+    "mcnemar_p_holm": "McNemar p, Holm",
+    "marks": "marks",
 }
 
 
@@ -62,22 +65,20 @@ def render(
 
 def _summary(task: Task, content: Content) -> dict[str, Any]:
     """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
-    best = next((model for model in task.models if model.label == task.best), task.models[0])
-    filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and _is_filled(one))
+    best = next((model for model in task.models if model.label == task.best), None)
+    filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and one.measured)
     rows_of = sum(len(rows) for table, rows in content.tables if table.task == task.name)
     return {
         "task": WORDS[task.name],
-        "best": best.label,
-        "marks": marks_of(best.result),
-        "figures": {name: _estimate(best.result.metrics, f"test_{name}") for name in ("accuracy", "roc_auc")},
+        "best": best.label if best else "",
+        "marks": marks_of(best.result) if best else (),
+        "figures": {
+            name: _estimate(best.result.metrics if best else {}, f"test_{name}") for name in ("accuracy", "roc_auc")
+        },
         "filled": filled,
         "rows": rows_of,
         "critical": " ".join(task.critical),
     }
-
-
-def _is_filled(one: Filled) -> bool:
-    return any(not math.isnan(cell.value) for cell in one.cells.values())
 
 
 def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mapping[str, str]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mappin
                     for cell in ((ours(one.cells[column]), ""), *([_study(one, column)] if study else []))
                 ],
                 "difference": difference(one.cells[ACCURACY]),
-                "patches": content.patches if _is_filled(one) else "",
+                "patches": "" if one.patches is None else one.patches,
                 "runs": [
                     (of.model, links.get(of.run_id, ""), of.tag("preset"))
                     for of in ((one.result,) if one.result else one.members)
@@ -105,7 +106,7 @@ def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mappin
                 "others": one.others,
                 "marks": one.marks,
                 "notes": one.notes,
-                "command": "" if _is_filled(one) else one.command,
+                "command": "" if one.measured else one.command,
             }
             for one in rows
         ],
@@ -166,18 +167,33 @@ def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, Any]:
         "is_papers": content.store.is_the_papers,
         "warnings": [] if content.patch_set is None else content.patch_set.warnings,
         "known": content.patch_set is not None,
-        "counts": {} if content.patch_set is None else content.patch_set.class_counts(),
+        "others": [
+            (
+                test[:12],
+                count,
+                phantom,
+                f"mlflow run . -e report -P data={shlex.quote(place or 'DIR')} --env-manager local",
+            )
+            for (_, test), count, phantom, place in content.others
+        ],
+        "patients": content.patch_set is not None and content.patch_set.test.patient_ids is not None,
     }
 
 
 def _cells(table: pd.DataFrame) -> list[list[str]]:
-    return [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return [
+        [_cell(name, value) for name, value in zip(table, row, strict=True)] for row in table.itertuples(index=False)
+    ]
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else "< 0.001" if 0 <= value < 0.001 else f"{value:.3f}"
-    return str(value)
+def _cell(name: str, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return ""
+    if name.endswith("difference"):
+        return f"{value:+.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _estimate(metrics: Mapping[str, float], name: str) -> str:

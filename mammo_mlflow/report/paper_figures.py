@@ -51,6 +51,17 @@ def printed() -> tuple[Figure, ...]:
     )
 
 
+@cache
+def printed_matrices() -> dict[tuple[str, str, str], dict[tuple[str, str], int]]:
+    """The printed confusion matrices by source, task and model: counts by actual and predicted class."""
+    text = (files(__package__) / "paper" / "confusion.csv").read_text(encoding="utf-8")
+    found: dict[tuple[str, str, str], dict[tuple[str, str], int]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        cells = found.setdefault((row["source"], row["task"], row["model"]), {})
+        cells[row["actual"], row["predicted"]] = int(row["count"])
+    return found
+
+
 def counts_as(figures: list[Figure]) -> Figure | None:
     """The figure that counts among those printed for one thing: without a note, a table's before another's."""
     plain = [one for one in figures if not one.note]

@@ -45,12 +45,6 @@ class Row:
     printed: tuple[Figure, ...] = ()
 
     @property
-    def key(self) -> str:
-        """A short name of what is measured, the same in every table."""
-        parts = [self.family, self.backbone, "tuned" if self.tuned else "", self.method]
-        return "-".join(part for part in parts if part)
-
-    @property
     def optimistic(self) -> bool:
         """Whether its figure was chosen where it is measured: the study's weighted ensembles."""
         return self.method == OPTIMISTIC

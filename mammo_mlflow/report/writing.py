@@ -54,23 +54,29 @@ def header(table: Table, rows: Sequence[Filled]) -> list[str]:
     return ["model", *names, *(["difference"] if compared else []), "patches", "run"]
 
 
-def lines(table: Table, rows: Sequence[Filled], patches: int) -> list[list[str]]:
-    """The cells of a table as it is read, marks in brackets beside the model's name."""
+def footnotes(rows: Sequence[Filled]) -> list[str]:
+    """What has to be said of rows, each once, in the order in which it is first said."""
+    return list(dict.fromkeys(note for one in rows for note in one.notes))
+
+
+def lines(table: Table, rows: Sequence[Filled]) -> list[list[str]]:
+    """The cells of a table as it is read: marks in brackets, the numbers of footnotes in parentheses."""
     found = []
     shown, compared = layout(table, rows)
+    numbers = {note: number for number, note in enumerate(footnotes(rows), 1)}
     for one in rows:
         marks = f" [{', '.join(one.marks)}]" if one.marks else ""
+        marks += "".join(f" ({numbers[note]})" for note in one.notes)
         cells = []
         for column, study in shown:
             cells += [ours(one.cells[column]), *([papers(one.cells[column])] if study else [])]
         cells += [difference(one.cells[ACCURACY])] if compared else []
         run = one.result.model if one.result else " + ".join(member.model for member in one.members) or "not run"
-        measured = any(not math.isnan(cell.value) for cell in one.cells.values())
-        found.append([one.row.label + marks, *cells, str(patches) if measured else "", run])
+        found.append([one.row.label + marks, *cells, "" if one.patches is None else str(one.patches), run])
     return found
 
 
-def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], patches: int, intervals: str) -> str:
+def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], intervals: str) -> str:
     """A line for each figure: everything that the page tells of it."""
     names = ["table", "task", "row", "metric", "split", "value", "low", "high", "sd", "patches", "intervals"]
     names += ["study", "study_sd", "study_source", "difference", "model", "run_id", "marks", "notes", "command"]
@@ -81,19 +87,19 @@ def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], patches: int, inter
         for one in rows:
             for column, cell in one.cells.items():
                 writer.writerow(
-                    [table.number, table.task, one.row.label, *column, *_values(one, column, cell, patches, intervals)]
+                    [table.number, table.task, one.row.label, *column, *_values(one, column, cell, intervals)]
                 )
     return text.getvalue()
 
 
-def _values(one: Filled, column: Column, cell: Cell, patches: int, intervals: str) -> list[object]:
+def _values(one: Filled, column: Column, cell: Cell, intervals: str) -> list[object]:
     run = one.result
     told = not math.isnan(cell.value)
     study = ["", "", ""] if cell.paper is None else [cell.paper.value, _number(cell.paper.sd), cell.paper.source]
     on_test = told and column[1] == "test"
     return [
         *(_number(value) for value in (cell.value, cell.low, cell.high, cell.sd)),
-        patches if on_test else "",
+        one.patches if on_test else "",
         intervals if on_test else "",
         *study,
         _number(cell.difference),
@@ -105,20 +111,24 @@ def _values(one: Filled, column: Column, cell: Cell, patches: int, intervals: st
     ]
 
 
-def as_markdown(table: Table, rows: Sequence[Filled], patches: int, caption: str) -> str:
+def as_markdown(table: Table, rows: Sequence[Filled], caption: str) -> str:
     """A table in GitHub's Markdown."""
-    names, body = header(table, rows), lines(table, rows, patches)
+    names, body = header(table, rows), lines(table, rows)
     text = [f"**Table {table.number}: {table.title}.** {caption}", "", _bar(names), _bar(["---"] * len(names))]
-    return "\n".join([*text, *(_bar([cell.replace("|", r"\|") for cell in line]) for line in body)]) + "\n"
+    text += [_bar([cell.replace("|", r"\|") for cell in line]) for line in body]
+    notes = [f"({number}) {note}" for number, note in enumerate(footnotes(rows), 1)]
+    return "\n".join([*text, *(["", "  \n".join(notes)] if notes else [])]) + "\n"
 
 
-def as_latex(table: Table, rows: Sequence[Filled], patches: int, caption: str) -> str:
+def as_latex(table: Table, rows: Sequence[Filled], caption: str) -> str:
     """A table for LaTeX's `booktabs`."""
-    names, body = header(table, rows), lines(table, rows, patches)
+    names, body = header(table, rows), lines(table, rows)
     text = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(f'{table.title}. {caption}')}}}"]
     text += [rf"\begin{{tabular}}{{l{'r' * (len(names) - 2)}l}}", r"\toprule", _row(names), r"\midrule"]
     text += [_row(line) for line in body]
-    return "\n".join([*text, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    text += [r"\bottomrule", r"\end{tabular}"]
+    text += [rf"\\ {{\footnotesize ({n}) {_escaped(note)}}}" for n, note in enumerate(footnotes(rows), 1)]
+    return "\n".join([*text, r"\end{table}"]) + "\n"
 
 
 def _bar(cells: Sequence[str]) -> str:

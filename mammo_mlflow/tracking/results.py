@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,11 @@ from mlflow.tracking import MlflowClient
 PAGE = 500
 """Runs asked for at once: a final run has over a hundred metrics."""
 IDS_A_CALL = 100
+NEEDED = ("registered_name", "version", "data_sha256", "test_sha256", "task", "family", "backbone")
+"""The tags without which a model can stand for nothing."""
+OVER = ("report", "reproduce")
+"""The families of runs that are over others."""
+COLUMNS = {"patch", "type", "label", "probability"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,6 @@ class Result:
 
     run_id: str
     experiment_id: str
-    name: str
     ended: int
     tags: Mapping[str, str]
     params: Mapping[str, str]
@@ -46,6 +52,25 @@ class Result:
         return self.tag("data_sha256"), self.tag("test_sha256")
 
     @property
+    def tuned(self) -> bool:
+        """Whether convolutions were unfrozen."""
+        return self.tag("unfrozen") not in ("", "0")
+
+    @property
+    def patches(self) -> int | None:
+        """The number of test patches, where it is stored."""
+        stored = self.metrics.get("test_patches", math.nan)
+        return None if math.isnan(stored) else int(stored)
+
+    @property
+    def holdout(self) -> float:
+        """The share that was held out; 0 for folds."""
+        try:
+            return float(self.params.get("holdout") or 0)
+        except ValueError:
+            return 0.0
+
+    @property
     def cross_validation(self) -> str:
         """The id of the run of its cross-validation; an ensemble's is its own."""
         return self.tag("cv_run_id") or self.run_id
@@ -59,7 +84,7 @@ def read_results(client: MlflowClient) -> list[Result]:
     found: dict[str, Result] = {}
     for query in ("tags.`mammo.fit` = 'final'", "tags.`mammo.family` = 'ensemble'"):
         for run in _search(client, f"{query} and attributes.status = 'FINISHED'"):
-            if "test_roc_auc" in run.data.metrics and "mammo.registered_name" in run.data.tags:
+            if all(run.data.tags.get(f"mammo.{name}") for name in NEEDED) and "test_roc_auc" in run.data.metrics:
                 result = _result(run)
                 earlier = found.get(result.model)
                 if earlier is None or result.ended < earlier.ended:
@@ -68,11 +93,15 @@ def read_results(client: MlflowClient) -> list[Result]:
 
 
 def count_runs(client: MlflowClient) -> Counter[tuple[str, bool]]:
-    """How many runs the newest 1,000 of each experiment hold, by status and whether this project made them."""
+    """How many of the newest 1,000 runs of each experiment there are, by status and whether this project made them.
+
+    Reports, and the run that this process was started in, do not count.
+    """
     counts: Counter[tuple[str, bool]] = Counter()
     for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY):
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
-            counts[run.info.status, any(name.startswith("mammo.") for name in run.data.tags)] += 1
+            if run.info.run_id != os.environ.get("MLFLOW_RUN_ID") and run.data.tags.get("mammo.family") not in OVER:
+                counts[run.info.status, any(name.startswith("mammo.") for name in run.data.tags)] += 1
     return counts
 
 
@@ -94,11 +123,17 @@ def fit_metrics(client: MlflowClient, cross_validation: str) -> dict[str, dict[s
 
 
 def predictions_of(client: MlflowClient, result: Result, folder: Path) -> pd.DataFrame | None:
-    """The stored test predictions of a model (patch, type, label, probability, patient_id where known), or None."""
+    """The stored test predictions of a model (patch, type, label, probability, patient_id where known).
+
+    None where they are gone, damaged, or hold what is no probability.
+    """
     path = fetch(client, result.run_id, "test.parquet", folder)
     try:
-        return None if path is None else pd.read_parquet(path).sort_values("patch", ignore_index=True)
-    except (OSError, ValueError, KeyError):
+        found = pd.DataFrame() if path is None else pd.read_parquet(path)
+        if not set(found) >= COLUMNS or not found["probability"].between(0, 1).all() or not len(found):
+            return None
+        return found.sort_values("patch", ignore_index=True)
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -127,7 +162,6 @@ def _result(run: Run) -> Result:
     return Result(
         run.info.run_id,
         run.info.experiment_id,
-        run.info.run_name or "",
         run.info.end_time or run.info.start_time,
         dict(run.data.tags),
         dict(run.data.params),

@@ -27,6 +27,7 @@ from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
 MARKER = "report.json"
 PAGE = "index.html"
+GENERATOR = "mammo_mlflow report"
 
 
 def run(asked: ReportOptions) -> None:
@@ -40,9 +41,8 @@ def run(asked: ReportOptions) -> None:
             options = Options(**{name: getattr(asked, name) for name in names})
             wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
         content = gather(client, wanted, Path(folder), progress.update)
-        staging = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        staging.chmod(0o755)
         try:
             writer = Writer(client, experiment_id, {"mammo.family": "report"})
             said = _about(content, wanted, {} if content.dataset and content.store.results else count_runs(client))
@@ -67,19 +67,32 @@ def _swap(staging: Path, target: Path) -> None:
 
 def _target(out: str) -> Path:
     """The folder to write; an earlier report may be replaced, anything else is left alone."""
-    target = Path(out).expanduser().absolute()
-    if not out or target.is_file():
+    target = Path(out).expanduser().resolve()
+    if not out or not target.name or target.is_file():
         raise expected("out", "a folder to write", f"'{out}'")
-    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
-        raise expected(
-            "out", "a folder that is not there yet, or an earlier report", f"'{out}', which holds other things"
-        )
+    if target.is_dir() and any(target.iterdir()) and not _is_a_report(target):
+        found = f"'{out}', which holds other things"
+        raise expected("out", "a folder that is not there yet, or an earlier report", found)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise expected("out", "a place that can be written to", f"'{out}': {problem.strerror}") from None
     check_writable("out", target.parent)
     return target
+
+
+def _is_a_report(folder: Path) -> bool:
+    """Whether a folder holds an earlier report and nothing else."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    known = {PAGE, MARKER, "figures", "tables"}
+    return (
+        isinstance(marker, dict)
+        and marker.get("generator") == GENERATOR
+        and {p.name for p in folder.iterdir()} <= known
+    )
 
 
 def _about(content: Content, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
@@ -99,8 +112,12 @@ def _about(content: Content, wanted: PatchSet | None, counts: Mapping[tuple[str,
     theirs = sum(count for (_, mine), count in counts.items() if not mine)
     if not ours and not theirs:
         return ["The store is empty: nothing has been run yet."]
-    line = f"No model has been finished: {ours} runs of this project, {failed} of them failed or killed"
-    return [f"{line}, and {theirs} runs of other projects."]
+    line = f"No model has been finished: {_runs(ours)} of this project, {failed} of them failed or killed"
+    return [f"{line}, and {_runs(theirs)} of other projects."]
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
 
 
 def _write(
@@ -112,9 +129,9 @@ def _write(
     caption = f"Test figures with 95 % intervals ({content.intervals or 'none stored'}), {content.patches} patches."
     caption += " PHANTOM DATA: no medical result." if content.store.phantom else ""
     for table, rows in content.tables:
-        (tables / f"{table.name}.md").write_text(as_markdown(table, rows, content.patches, caption), encoding="utf-8")
-        (tables / f"{table.name}.tex").write_text(as_latex(table, rows, content.patches, caption), encoding="utf-8")
-    (tables / "tables.csv").write_text(as_csv(content.tables, content.patches, content.intervals), encoding="utf-8")
+        (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")
+        (tables / f"{table.name}.tex").write_text(as_latex(table, rows, caption), encoding="utf-8")
+    (tables / "tables.csv").write_text(as_csv(content.tables, content.intervals), encoding="utf-8")
     for task in content.tasks:
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
             if len(frame):
@@ -131,7 +148,7 @@ def _write(
                 links[result.run_id] = writer.link(result.run_id, result.experiment_id)
     page = render(content, drawn, folds, links, said)
     (staging / PAGE).write_text(page, encoding="utf-8")
-    marker = {"generator": "mammo_mlflow report", "dataset": content.dataset, "phantom": content.store.phantom}
+    marker = {"generator": GENERATOR, "dataset": content.dataset, "phantom": content.store.phantom}
     (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 

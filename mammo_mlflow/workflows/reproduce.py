@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
@@ -28,6 +30,9 @@ SMALL_SCRATCH = {"holdout": "0.3", "final": "fold_average"}
 
 ALWAYS = ("report",)
 """The commands that are repeated whatever was done before."""
+
+PATIENCE_SECONDS = 30.0
+"""How long a step may take to end its runs."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ def run(asked: ReproduceOptions) -> None:
     if given:
         surroundings["MLFLOW_EXPERIMENT_NAME"] = client.get_experiment(experiment_id).name
     todo = steps(asked)
-    key = hashlib.sha256(json.dumps([step.line[1:] for step in todo]).encode()).hexdigest()
+    key = _key(asked)
     earlier = find_runs(client, {"mammo.family": "reproduce", "mammo.key": key}) if asked.resume else []
     done = {step for one in earlier for step in json.loads(one.data.tags.get("mammo.steps", "[]"))}
     writer = Writer(client, experiment_id, {"mammo.family": "reproduce", "mammo.key": key})
@@ -85,7 +90,7 @@ def run(asked: ReproduceOptions) -> None:
             left = sum(one.cost for one in todo[number - 1 :] if one.name not in done or one is step)
             _log.info("step %d of %d: %s%s", number, len(todo), step.name, _time_left(begun, spent, left))
             started = time.monotonic()
-            code = subprocess.run(step.line, env=surroundings, check=False).returncode
+            code = _call(step.line, surroundings)
             if code:
                 line = " ".join(step.line[1:])
                 raise JobFailed(f"step {number}, {step.name}, ended with code {code}: python {line}")
@@ -99,6 +104,29 @@ def run(asked: ReproduceOptions) -> None:
     say(f"the study at scale {asked.scale}: {(time.monotonic() - begun) / 60:.0f} min; the report is in {asked.out}")
 
 
+def _key(asked: ReproduceOptions) -> str:
+    """What earlier steps must have been run on to count: this data and these settings, wherever the report goes."""
+    data = "phantom"
+    if asked.data != data:
+        found = read_patch_set(Path(asked.data).expanduser())
+        data = f"{found.train_sha256} {found.test_sha256}"
+    return hashlib.sha256(json.dumps([asked.scale, SMALL if asked.scale == "small" else {}, data]).encode()).hexdigest()
+
+
+def _call(line: list[str], surroundings: dict[str, str]) -> int:
+    """Run a step; where this process is to end, the step ends first, and ends its runs."""
+    with subprocess.Popen(line, env=surroundings) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            try:
+                child.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            raise
+
+
 def _time_left(begun: float, spent: float, left: float) -> str:
     """What is left, judged by what the steps so far took."""
     if not spent:
@@ -109,7 +137,7 @@ def _time_left(begun: float, spent: float, left: float) -> str:
 
 def _steps(asked: ReproduceOptions) -> Iterator[Step]:
     small = asked.scale == "small"
-    common = dict(SMALL) if small else {"data": asked.data}
+    common = dict(SMALL) if small else {"data": str(_place(asked)), "preset": "paper"}
     data = {name: value for name, value in common.items() if name not in ("preset", "epochs")}
     for task in TASKS:
         of_task = {"task": task, **common}
@@ -138,4 +166,8 @@ def _of_report(asked: ReproduceOptions) -> dict[str, str]:
     if asked.scale == "small":
         names = ("phantom_train", "phantom_test", "phantom_size")
         return {"data": "phantom", **{name: SMALL[name] for name in names}}
-    return {"data": asked.data}
+    return {"data": str(_place(asked))}
+
+
+def _place(asked: ReproduceOptions) -> str | Path:
+    return asked.data if asked.data == "phantom" else Path(asked.data).expanduser().absolute()

@@ -92,6 +92,68 @@ def test_the_studys_protocol_and_settings_before_the_newest(models, tmp_path):
     assert "common 4 folds" in found.notes[0]
 
 
+def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
+    settings = {"folds": "4", "holdout": "0.0", "epochs": "40", "learning_rate": "2e-06"}
+    wanted = models.model(params=settings)
+    changed = models.model(params={**settings, "epochs": "1"})
+    models.model(weights="random", params=settings)
+    content = read(models, tmp_path)
+    assert row(content, "5.1", "VGG16").result.run_id == wanted
+    models.client.delete_run(wanted)
+    found = row(read(models, tmp_path), "5.1", "VGG16")
+    assert found.result.run_id == changed
+    assert "not the study's settings: epochs=1" in found.notes
+
+
+def test_a_hold_out_of_another_size_is_not_the_studys(models, tmp_path):
+    models.model(family="scratch", backbone="m2", params={"folds": "4", "holdout": "0.5"})
+    found = row(read(models, tmp_path), "4.1", "M2, class balancing, early stop")
+    assert any("not the protocol" in note for note in found.notes)
+
+
+def test_models_that_do_not_say_their_data_stand_for_nothing(models, tmp_path):
+    models.model()
+    models.model(backbone="resnet50", dataset=("", ""))
+    assert row(read(models, tmp_path), "5.1", "ResNet50").result is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda frame: frame.drop(columns="type"),
+        lambda frame: frame.assign(probability=[float("nan")] + [0.5] * (len(frame) - 1)),
+        lambda frame: frame.assign(probability=1.5),
+        lambda frame: frame.head(0),
+    ],
+)
+def test_damaged_predictions_cost_their_model_alone(models, tmp_path, spoil):
+    models.model()
+    bad = models.model(backbone="resnet50", params={"holdout": "none", "folds": "x"})
+    path = models.client.download_artifacts(bad, "test.parquet", str(tmp_path))
+    spoil(pd.read_parquet(path)).to_parquet(path)
+    models.client.log_artifact(bad, path)
+    content = read(models, tmp_path)
+    assert [model.label for model in content.tasks[0].models] == ["VGG16"]
+    assert content.warnings[0].startswith("mammo-mass_calc-pretrained-resnet50 v2")
+
+
+def test_patches_are_those_of_the_row(models, tmp_path):
+    models.model()
+    models.model(backbone="resnet50", types={1: 20, 2: 20, 3: 20, 4: 20})
+    models.model(backbone="inceptionv3", files=False)
+    content = read(models, tmp_path)
+    assert row(content, "5.1", "VGG16").patches == row(content, "5.1", "InceptionV3").patches == 336
+    assert row(content, "5.1", "ResNet50").result is None  # on other patches than the rest: it stands for nothing
+
+
+def test_the_studys_matrices_are_told(models, tmp_path):
+    found = row(read(models, tmp_path), "5.2", "VGG16, fine tuned")
+    assert "the study's confusion matrix, figure 5.24: 187 32 | 100 17" in found.notes
+    assert any(
+        "figure 8.3: 137 82 | 50 67" in note for note in row(read(models, tmp_path), "8", "A: Siamese sources").notes
+    )
+
+
 def test_controls_searches_and_unfinished_runs_do_not_stand(models, tmp_path):
     models.model(control="shuffled")
     models.model(study="x")
@@ -151,6 +213,7 @@ def test_the_reference_of_the_critical_view_is_chosen_out_of_fold(models, tmp_pa
     key = models.model(backbone="resnet50", skill=3.0)
     parent = models.client.get_run(key).data.tags["mammo.cv_run_id"]
     models.client.log_metric(parent, "oof_roc_auc", 0.51, timestamp=models.clock + 10**6, step=1)
+    models.model(family="scratch", backbone="m2", skill=5.0, params={"holdout": "0.3"})  # of a part of the patients
     assert read(models, tmp_path).tasks[0].best == "VGG16"
 
 
@@ -171,15 +234,16 @@ def test_tables_as_files(models, tmp_path):
     models.model(weights="random")
     content = read(models, tmp_path)
     table, rows = next(one for one in content.tables if one[0].number == "5.1")
-    frame = pd.read_csv(pd.io.common.StringIO(as_csv(content.tables, content.patches, content.intervals)))
+    frame = pd.read_csv(pd.io.common.StringIO(as_csv(content.tables, content.intervals)))
     mine = frame[(frame["table"].astype(str) == "5.1") & (frame["row"] == "VGG16")].set_index(["metric", "split"])
     assert mine.loc[ACCURACY, "study"] == 0.78
     assert mine.loc[AUC, "study_source"] == "figure 5.18"
     assert mine.loc[ACCURACY, "patches"] == 336
     assert set(mine["marks"]) == {"random weights"}
-    markdown = as_markdown(table, rows, content.patches, "caption").splitlines()
-    assert len({line.count("|") for line in markdown[2:]}) == 1
-    latex = as_latex(table, rows, content.patches, "100 % of a_b")
+    markdown = as_markdown(table, rows, "caption").splitlines()
+    assert len({line.count("|") for line in markdown if line.startswith("|")}) == 1
+    assert any(line.startswith("(1) section 5.1.1: 0.77") for line in markdown)
+    latex = as_latex(table, rows, "100 % of a_b")
     assert r"100 \% of a\_b" in latex and r"$\pm$" in latex
     columns = {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")}
     assert len(columns) == 1

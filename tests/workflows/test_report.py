@@ -76,7 +76,7 @@ def test_a_store_of_failed_runs_and_of_other_projects_says_so(report, page, tmp_
         models.run({"family": "pretrained", "task": "mass_calc"}, status=status)
     models.client.create_run(models.experiment, tags={"somebody": "else"})
     said = (
-        "No model has been finished: 2 runs of this project, 2 of them failed or killed, and 1 runs of other projects."
+        "No model has been finished: 2 runs of this project, 2 of them failed or killed, and 1 run of other projects."
     )
     assert said in report().out
     assert said in page().text
@@ -129,6 +129,9 @@ def test_phantom_data_and_random_weights_are_marked_everywhere(report, page, tmp
         assert "phantom data: no medical result" in text_of(path), path.name
     for path in (tmp_path / "report" / "tables").glob("*.md"):
         assert "PHANTOM DATA" in path.read_text()
+    for path in (tmp_path / "report" / "tables").glob("pairs*.csv"):
+        rows = path.read_text().splitlines()[1:]
+        assert rows and all("phantom data" in row for row in rows)
 
 
 def text_of(svg):
@@ -170,10 +173,41 @@ def test_an_earlier_report_is_replaced_and_nothing_else(report, page, tmp_path):
     fill(Models(tmp_path))
     report()
     assert "has the best out-of-fold ROC AUC" in page().text
-    (tmp_path / "report" / "report.json").unlink()
-    outcome = report(code=2)
-    (line,) = outcome.complaints
-    assert "out: expected a folder that is not there yet, or an earlier report" in line
+    notes = tmp_path / "report" / "my_notes.txt"
+    for marker in ((tmp_path / "report" / "report.json").read_text(), '{"tests": 12}', "[]"):
+        (tmp_path / "report" / "report.json").write_text(marker)
+        notes.write_text("precious")
+        (line,) = report(code=2).complaints
+        assert "out: expected a folder that is not there yet, or an earlier report" in line
+        assert notes.read_text() == "precious"
+    assert not list(tmp_path.glob(".report*"))
+
+
+def test_a_link_to_an_earlier_report_stays_one(cli, tmp_path):
+    for name in ("far", "dangling"):
+        if name == "far":
+            assert cli("--out", str(tmp_path / "far"), command="report").code == 0
+        (tmp_path / f"to-{name}").symlink_to(tmp_path / name)
+        assert cli("--out", str(tmp_path / f"to-{name}"), command="report").code == 0
+        assert (tmp_path / f"to-{name}").is_symlink() and (tmp_path / name / "index.html").exists()
+
+
+def test_reports_and_the_run_they_are_started_in_are_no_runs(report, tmp_path, monkeypatch):
+    models = Models(tmp_path)
+    run = models.client.create_run(models.experiment)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    assert "The store is empty" in report().out
+    assert "The store is empty" in report().out
+
+
+def test_names_are_no_markup_and_commands_are_quoted(report, page, tmp_path):
+    models = Models(tmp_path)
+    models.model(weights="<script>alert(1)</script>", intervals="<b>x</b>")
+    models.model(dataset=("1" * 64, "2" * 64), data="/my data/<i>x</i>")
+    report()
+    text = page().text
+    assert "<script>alert" not in text and "<b>x" not in text and "<i>x" not in text
+    assert "data=&#39;/my data/&lt;i&gt;x&lt;/i&gt;&#39;" in text
 
 
 PROBE = """<script>

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import Store
+from support import Running, Store, wait_for
 
 from mammo_mlflow.cli import make_parser
 from mammo_mlflow.report.rows import tables
@@ -19,6 +19,7 @@ def test_every_step_is_a_command_that_exists(asked):
     parser = make_parser()
     for step in steps(asked):
         found = vars(parser.parse(step.line[3:]))
+        assert step.given.get("preset") != "quick" or asked.scale == "small"
         for name, value in step.given.items():
             assert str(found[name]).lower() == value.lower(), (step.name, name)
     names = [step.name for step in steps(asked)]
@@ -70,6 +71,25 @@ def test_a_failed_step_is_told_and_the_next_command_goes_on_there(cli, monkeypat
     assert (tmp_path / "taken" / "index.html").exists()
     assert not (tmp_path / "first" / "index.html").exists()  # that step was done
     assert [run.info.status for run in store.runs(family="reproduce")] == ["FAILED", "FINISHED"]
+
+
+def test_a_step_that_is_cut_off_ends_its_runs(cache, tmp_path):
+    running = Running(tmp_path, cache, name="reproduce")
+    wait_for(lambda: running.said("step 1 of"))  # the store is whole by then
+    wait_for(lambda: len(Store(tmp_path).runs("RUNNING", family="scratch")) > 0)
+    running.process.terminate()
+    running.process.wait(60)
+    store = Store(tmp_path)
+    assert store.runs("RUNNING") == []
+    assert {run.info.status for run in store.tops()} == {"KILLED"}
+
+
+def test_other_data_under_the_same_name_are_other_steps(data, tmp_path):
+    asked = ReproduceOptions(scale="full", data=str(data))
+    before = reproduce._key(asked)
+    assert reproduce._key(ReproduceOptions(scale="full", data=str(data), out="elsewhere")) == before
+    (data / "train_groups.csv").unlink()
+    assert reproduce._key(asked) != before
 
 
 def test_mistakes_are_one_line(cli):

@@ -85,14 +85,14 @@ def confusion_matrices(
 
 
 def costs(seconds: Mapping[str, float], title: str, note: str | None = None) -> Figure:
-    """The seconds that each model's cross-validation and final fit took, as bars on a logarithmic scale."""
+    """The seconds that each model's cross-validation and final fit took, as dots on a logarithmic scale."""
     figure = new_figure(7.5, 1.1 + 0.24 * max(1, len(seconds)), title, note)
     axes = figure.subplots()
     tidy(axes, "seconds", grid="x")
     values = list(seconds.values())
-    axes.barh(range(len(values)), values, color=colour(0), height=0.65)
+    axes.plot(values, range(len(values)), "o", color=colour(0), markersize=6)
     for place, value in enumerate(values):
-        axes.text(value, place, f" {value:,.0f}", va="center", fontsize=SMALL_SIZE, color=INK)
+        axes.text(value, place, f"   {value:,.0f}", va="center", fontsize=SMALL_SIZE, color=INK)
     axes.set_yticks(range(len(values)), list(seconds), fontsize=SMALL_SIZE)
     axes.set_xscale("log")
     axes.set_ylim(len(values) - 0.4, -0.6)

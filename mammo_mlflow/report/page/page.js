@@ -25,13 +25,17 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 const dialog = document.querySelector("dialog");
-for (const button of document.querySelectorAll("figure button")) {
-  button.addEventListener("click", () => {
-    const image = button.querySelector("img");
-    const large = dialog.querySelector("img");
-    large.src = image.src;
-    large.alt = image.alt;
-    dialog.showModal();
-  });
+const enlarge = (image) => {
+  const large = dialog.querySelector("img");
+  large.src = image.src;
+  large.alt = image.alt;
+  dialog.showModal();
+};
+for (const figure of document.querySelectorAll("figure")) {
+  const image = figure.querySelector("img");
+  image.addEventListener("click", () => enlarge(image));
+  figure.querySelector("button").addEventListener("click", () => enlarge(image));
 }
 dialog.addEventListener("click", () => dialog.close());
+// On paper nothing is folded away.
+window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
