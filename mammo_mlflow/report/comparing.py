@@ -64,7 +64,8 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     if len(known) < 2:
         return []
     best = max(known, key=lambda model: chosen_by[model.label]).label
-    named = {model.label: model.label + "".join(f" [{mark}]" for mark in marks_of(model.result)) for model in models}
+    named = {m.label: m.label + (" [random weights]" if "random weights" in marks_of(m.result) else "") for m in models}
+    phantom = " [phantom data]" if "phantom data" in marks_of(models[0].result) else ""
     worse: list[str] = []
     same: list[str] = []
     unknown: list[str] = []

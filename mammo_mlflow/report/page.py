@@ -77,7 +77,7 @@ def _summary(task: Task, content: Content) -> dict[str, Any]:
         },
         "filled": filled,
         "rows": rows_of,
-        "critical": " ".join(task.critical),
+        "critical": task.critical[-1] if task.critical else "",
     }
 
 
