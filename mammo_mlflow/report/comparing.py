@@ -81,9 +81,8 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
             same.append(named[other])
         else:
             (worse if lead > 0 else better).append(named[other])
-    sentences = [
-        f"Best out-of-fold ROC AUC: {named[best]}. On the test set, after Holm's correction for {len(pairs)} pairs:"
-    ]
+    corrected = f"On the test set, after Holm's correction for {len(pairs)} pairs:"
+    sentences = [f"Best out-of-fold ROC AUC: {named[best]}{phantom}. {corrected}"]
     if worse:
         sentences.append(f"it is distinguishable from, and better than, {_listed(worse)};")
     if better:
