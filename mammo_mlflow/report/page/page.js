@@ -37,5 +37,3 @@ for (const figure of document.querySelectorAll("figure")) {
   figure.querySelector("button").addEventListener("click", () => enlarge(image));
 }
 dialog.addEventListener("click", () => dialog.close());
-// On paper nothing is folded away.
-window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
