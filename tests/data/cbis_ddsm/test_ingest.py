@@ -123,6 +123,8 @@ def test_patients_in_both_splits_leave_the_training_set_or_stay(made, prepare):
     assert train
     for row in train:
         assert left_out(made, row).startswith("patient in both splits")
+    test = [row for row in ROWS if row.patient in SHARED and row.split == "Test"]
+    assert test and not any(left_out(made, row) for row in test)
     kept = prepare(Settings(Cut(size=32), shared_patients="keep"))
     assert sorted(subjects(kept.directory)) == sorted(row.subject for row in ROWS)
     assert not kept.left_out
