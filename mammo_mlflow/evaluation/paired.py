@@ -9,7 +9,7 @@ folds being independent: no patient is in two.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from .objectives import Objective
 from .weighted import Floats, Ints
 
 SIGNIFICANT = 0.05
+MOST_RESAMPLES = 20_000
 
 Outcome = Literal["better", "same", "worse", "unknown"]
 
@@ -100,15 +101,20 @@ def verdict(
     names: tuple[str, str] = ("the ensemble", "its best member"),
     resamples: int = 2000,
     seed: int = 0,
+    compared: int = 1,
 ) -> Verdict:
     """Does `first` beat `second`? Arrays as in `delong`; `names` are what the sentence calls them.
 
     It does where the bootstrap interval of its lead in the objective is above 0 and, for ROC AUC, DeLong's p is below
-    0.05; it is worse where both hold the other way round.
+    0.05; it is worse where both hold the other way round. Where `first` was picked as the best of several `compared` on
+    these very patches, interval and p are Bonferroni's: of 100 - 5 / k %, and k times as large.
     """
     given = (first, second) if objective.direction == "maximize" else (second, first)
-    lead = bootstrap_difference(labels, *given, folds, groups, resamples, seed, metric=objective.name)
-    test = delong(labels, first, second, folds, groups) if objective.name == "roc_auc" else None
+    draws, confidence = min(resamples * compared, MOST_RESAMPLES), 1 - SIGNIFICANT / compared
+    lead = bootstrap_difference(labels, *given, folds, groups, draws, seed, confidence, objective.name)
+    test = delong(labels, first, second, folds, groups, confidence) if objective.name == "roc_auc" else None
+    if test is not None:
+        test = replace(test, p=float(np.minimum(test.p * compared, 1.0)))
     outcome = _outcome(lead, test)
     words = {
         "better": f"{names[0]} beats {names[1]}",
@@ -116,7 +122,8 @@ def verdict(
         "worse": f"{names[0]} is worse than {names[1]}",
         "unknown": f"whether {names[0]} beats {names[1]} cannot be told",
     }[outcome]
-    sentence = f"{words}: {_figures(objective.name, lead, test, resampling_note(groups))}."
+    note = resampling_note(groups) + (f"; the best of {compared}" if compared > 1 else "")
+    sentence = f"{words}: {_figures(objective.name, lead, test, f'{100 * confidence:.4g} % interval', note)}."
     return Verdict(outcome, lead, test, sentence[0].upper() + sentence[1:])
 
 
@@ -156,13 +163,13 @@ def _outcome(lead: Difference, test: DeLong | None) -> Outcome:
     return "worse" if p < SIGNIFICANT and lead.high < 0 else "same"
 
 
-def _figures(metric: str, lead: Difference, test: DeLong | None, note: str) -> str:
+def _figures(metric: str, lead: Difference, test: DeLong | None, width: str, note: str) -> str:
     if math.isnan(lead.value):
         return f"{metric} is undefined"
     text = f"lead in {metric} {lead.value:+.4f}"
     if math.isnan(lead.low):
         return f"{text}, without an interval"
-    text += f", 95 % interval [{lead.low:+.4f}, {lead.high:+.4f}] ({note})"
+    text += f", {width} [{lead.low:+.4f}, {lead.high:+.4f}] ({note})"
     if test is None:
         return text
     if math.isnan(test.p):

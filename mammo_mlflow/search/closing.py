@@ -15,10 +15,11 @@ from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
 from mammo_mlflow.search.figures import study_figures
-from mammo_mlflow.search.judging import Verdict, compare, judge
+from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.study import SETTING, best_trial, metric_name
+from mammo_mlflow.tracking.compared import COMPARED, tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
@@ -27,10 +28,17 @@ from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 
+VERSION = 2
+"""Raised whenever a change of the code changes what a closing says of the same trials: of a study that was closed by
+an older one only the closing is done again. It is on the study's run. No fold's key holds it."""
+
 
 @dataclass(frozen=True)
 class Fresh:
-    """Best and paper's setting under seeds that the search has not used: a value a seed, and the difference."""
+    """Best and paper's setting under seeds that the search has not used: a value a seed, and the difference.
+
+    The interval of the difference holds for all settings that competed with the paper's at once.
+    """
 
     best: list[float]
     paper: list[float]
@@ -80,12 +88,12 @@ class Closer:
         if best is None:
             return Closing(question, states, None, None, None, None, None)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
-        cv, final = self._make_best(best)
+        cv, final = self._make_best(best, competed(states))
         verdict = fresh = None
         if paper is not None and best.number != 0 and question.objectives[0].name != SECONDS:
             verdict = self._judge(cv, trials[0], states)
-            self._top.set_tags({"mammo.verdict": verdict.sentence})
-            fresh = self._compare_fresh(best) if self._fresh_seeds else None
+            self._top.set_tags({"mammo.verdict": verdict.sentence, "mammo.closing_version": VERSION})
+            fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
         return Closing(question, states, best, paper, final, fresh, verdict)
 
     def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
@@ -120,18 +128,20 @@ class Closer:
             self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), "best.json")
             self._top.set_tags({"mammo.best_trial": best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
-    def _make_best(self, best: FrozenTrial) -> tuple[CrossValidation, Final | None]:
+    def _make_best(self, best: FrozenTrial, compared: int) -> tuple[CrossValidation, Final | None]:
         """The best trial's cross-validation, its folds as they are, and the model that is registered for the study.
 
         Refit and final model are nested in the trial's own run.
         """
         plan = self._plan(best, **self._final)
-        marks = {**self._runs.tags, "mammo.trial": str(best.number)}
+        marks = {**self._runs.tags, "mammo.trial": str(best.number), COMPARED: str(compared)}
         run = self._open("trial", str(best.number), plan.name, plan)
         cv = cross_validate(self._session, plan, run, "best")
         final = None
         if plan.experiment.final.final != "none":
             final = make_final(self._session, cv, searched_name(plan), marks)
+            # a version that an earlier closing registered may be the best of more by now
+            tell_compared(self._session.writer, final.registered_name, final.version, compared)
             self._top.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
             self._top.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
         run.finish()
@@ -139,16 +149,16 @@ class Closer:
         return cv, final
 
     def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> Verdict:
-        writer, competed = self._session.writer, states["COMPLETE"] + states["PRUNED"]
+        writer, trials = self._session.writer, competed(states)
         run_id = self._runs.find("trial", str(paper.number)) or ""
         target = self._session.scratch / f"oof-{run_id}"
         path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", target))
         if path is None:
-            return judge(float("nan"), float("nan"), competed)
+            return judge(float("nan"), float("nan"), trials)
         found = compare(self._question.objectives[0], best.oof, pd.read_parquet(path))
-        return judge(found.value, found.error, competed)
+        return judge(found.value, found.error, trials)
 
-    def _compare_fresh(self, best: FrozenTrial) -> Fresh:
+    def _compare_fresh(self, best: FrozenTrial, trials: int) -> Fresh:
         """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
         objective = self._question.objectives[0]
         frames: dict[str, list[pd.DataFrame]] = {"best": [], "paper": []}
@@ -163,7 +173,7 @@ class Closer:
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
         values = {who: [objective.value(frame, 0.0) for frame in found] for who, found in frames.items()}
         best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
-        difference = compare(objective, best_oof, paper_oof)
+        difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
         ends = {"": difference.value, "_low": difference.low, "_high": difference.high}
         self._top.log_metrics({f"lead_fresh_seeds{end}": value for end, value in ends.items()})
         return Fresh(values["best"], values["paper"], difference)
@@ -175,6 +185,11 @@ class Closer:
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
         tags = {**plan.tags(), "mammo.key": plan.key}
         return self._runs.open(level, part, name, self._top, tags, plan.experiment.flat())
+
+
+def competed(states: Mapping[str, int]) -> int:
+    """How many trials were compared with one another: those that are complete and those that were pruned."""
+    return states["COMPLETE"] + states["PRUNED"]
 
 
 def searched_name(plan: Plan) -> str:

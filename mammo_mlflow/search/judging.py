@@ -28,7 +28,8 @@ def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resam
     """How far one setting's out-of-fold predictions lead another's, positive where `best` is better, on the same folds.
 
     Both frames: columns patch, fold, label, probability, in any order of rows; patients are resampled where both have
-    patient_id, else patches. The objective is a metric, not `seconds`.
+    patient_id, else patches. One that stands in several folds, as under several seeds, is drawn with all its rows:
+    another seed makes no other patch. The objective is a metric, not `seconds`.
     Raises ValueError for frames of different patches, folds or labels.
     """
     on = ["patch", "fold", "label", *(["patient_id"] if "patient_id" in best and "patient_id" in paper else [])]
@@ -42,10 +43,21 @@ def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resam
         both["label"],
         *(pair if objective.direction == "maximize" else pair[::-1]),
         folds=both["fold"],
-        groups=both["patient_id"] if "patient_id" in on else None,
+        groups=both["patient_id" if "patient_id" in on else "patch"],
         resamples=resamples,
         metric=objective.name,
     )
+
+
+def simultaneous(lead: Difference, trials: int) -> Difference:
+    """The lead of the best of `trials` settings with a 95 % interval that holds for all of them at once.
+
+    Fresh seeds are not fresh patients: what chance in these patients lifted the best setting in the search lifts it
+    under any seed. So the interval is the one that covers all k - 1 leads over the paper's setting together, whichever
+    of them was picked: value ± error × Φ⁻¹((1 + 0.95^(1 / (k - 1))) / 2) (Šidák 1967, as in `judge`).
+    """
+    reach = lead.error * float(norm.ppf((1 + CONFIDENCE ** (1 / max(trials - 1, 1))) / 2))
+    return Difference(lead.value, lead.value - reach, lead.value + reach, lead.error)
 
 
 def judge(lead: float, error: float, trials: int) -> Verdict:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -31,6 +32,11 @@ DECIDED_BY = "mammo.decided_by"
 WAS_CHAMPION = "mammo.was_champion"
 LEFT = "mammo.rolled_back"
 """On a version: someone went back from it."""
+QUESTION, DATA, ERROR, HANDED_ON = "mammo.question", "mammo.data_sha256", "mammo.error", "mammo.error_handed_on"
+"""On the run of a decision that compared candidates with a champion: a hash of what it asked, data, and errors."""
+MOST_DECISIONS = 50_000
+Asked = tuple[str, float | None, float]
+"""The question of a decision, the error that it could spend, where known, and what it handed on to the next."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +91,34 @@ def origin(version: Version) -> str:
 def rolled_back(client: MlflowClient, task: str) -> set[str]:
     """The origins of the champions that someone went back from."""
     return {origin(one) for one in _versions(client, task_model(task)) if LEFT in one.tags}
+
+
+def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str) -> list[Asked]:
+    """The decisions that compared candidates of a task with a champion on these data, the first one first.
+
+    Each question stands once. Runs that were deleted count as well: their figures were seen.
+    """
+    experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ALL)]
+    runs = client.search_runs(
+        experiments,
+        f"tags.`mammo.family` = 'promotion' and tags.`mammo.task` = '{task}'",
+        run_view_type=ViewType.ALL,
+        max_results=MOST_DECISIONS,
+        order_by=["attributes.start_time ASC"],
+    )
+    found: dict[str, Asked] = {}
+    for run in runs:
+        tags = run.data.tags
+        known = QUESTION in tags
+        # decisions made before errors were counted: those with a champion to beat, on the same kind of data
+        earlier = tags.get("mammo.champion_before", "none") != "none" and tags.get("mammo.phantom", "") == phantom
+        if tags.get("mammo.decision") == "rolled back" or not (tags.get(DATA) == data_sha256 if known else earlier):
+            continue
+        question, promoted = tags.get(QUESTION, run.info.run_id), tags.get("mammo.decision") == "promoted"
+        handed_on = float(tags.get(HANDED_ON, 0)) if promoted and run.info.status == "FINISHED" else 0.0
+        before = found.get(question, ("", None, 0.0))
+        found[question] = question, float(tags[ERROR]) if known else None, max(handed_on, before[2])
+    return list(found.values())
 
 
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:

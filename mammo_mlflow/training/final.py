@@ -16,6 +16,7 @@ from mammo_mlflow.evaluation.intervals import bootstrap_scores, resampling_note
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -87,6 +88,8 @@ def make_final(
     session.writer.drain()
     marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
     marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
+    if sources is not None:
+        marks |= compared_tag(session.writer, [source.version for source in sources.all])
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
         f"{backbone} test",

@@ -30,6 +30,7 @@ from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import RESULTS_VERSION, CrossValidationSpec, canonical_json
 from mammo_mlflow.search.blending import study_weights
+from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -145,13 +146,15 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     )
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
     _log_out_of_fold(session, joined, top, chosen)
-    lead = _verdict(joined, chosen)
+    settings = len(joined.ensembles) if asked.method == BEST else 1
+    lead = _verdict(joined, chosen, settings)
     _log_verdict(top, "", lead)
     top.log_text(
         json.dumps({"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}),
         "threshold.json",
     )
     marks = tags | {"mammo.key": key, "mammo.members": versions, "mammo.threshold": repr(threshold)}
+    marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
     number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
     judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
     test = log_test(session, judged, top, predicted, threshold)
@@ -231,6 +234,8 @@ def _model(
         if path is not None:
             _log.info("%s v%d was made of the same before and is reused", name, found[1])
             top.set_tags({"mammo.reused_from": found[0]})
+            if COMPARED in marks:  # a version made before the number was kept has none
+                tell_compared(writer, name, found[1], int(marks[COMPARED]))
             return found[1], pd.read_parquet(path)["probability"].to_numpy(np.float64)
     level1 = session.scratch / f"level1-{top.id}.npz"
     chosen.level1.save(level1)
@@ -262,12 +267,12 @@ def _model(
     return register(writer, name, logged, top.id, marks, description), answers[:, 0]
 
 
-def _verdict(joined: Joined, chosen: Ensemble) -> Verdict:
+def _verdict(joined: Joined, chosen: Ensemble, settings: int) -> Verdict:
     best = joined.best_member
     names = f"the ensemble ({chosen.method}, nested)", f"its best member ({joined.names[best]})"
     second = joined.probabilities[:, best]
     arrays = joined.labels, chosen.probabilities, second, joined.folds, joined.groups
-    return verdict(joined.objective, *arrays, names=names)
+    return verdict(joined.objective, *arrays, names=names, compared=settings)
 
 
 def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Verdict:

@@ -122,6 +122,7 @@ class PromoteOptions:
     candidate: str = _parameter("all", "all candidates of the task, or registered models with commas between")
     objective: str = _parameter("roc_auc", "what a candidate must lead in, on out-of-fold predictions")
     calibration: float = _parameter(0.15, "largest calibration error that passes")
+    specificity_loss: float = _parameter(0.05, "loss of specificity against the champion that is allowed")
     rollback: bool = _parameter(False, "go back to the champion before")
     executor: str = _parameter("process", "where a candidate is tried: process or inline")
 
@@ -129,6 +130,8 @@ class PromoteOptions:
         """Check what can be checked without touching anything."""
         if not 0 < self.calibration <= 1:
             raise expected("calibration", "a number in (0, 1]", self.calibration)
+        if not 0 <= self.specificity_loss < 1:
+            raise expected("specificity_loss", "a number in [0, 1)", self.specificity_loss)
         if self.executor not in EXECUTORS:
             raise unknown_name("executor", self.executor, EXECUTORS)
 

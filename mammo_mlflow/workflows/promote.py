@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError, expected, unknown_name
-from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, sensitive
+from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, no_loss
 from mammo_mlflow.evaluation.intervals import bootstrap_metric, resampling_note
 from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
-from mammo_mlflow.evaluation.weighted import checked
+from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
+from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
     FROM,
     candidates_of,
@@ -38,6 +40,7 @@ from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.executors import Executor, make_executor
 from mammo_mlflow.training.jobs import Job
+from mammo_mlflow.workflows.budget import Budget, budget_of
 from mammo_mlflow.workflows.options import PromoteOptions
 from mammo_mlflow.workflows.rails import ending_runs
 from mammo_mlflow.workflows.terminal import say, show_table
@@ -47,10 +50,14 @@ ALL = "all"
 
 @dataclass
 class Challenge:
-    """A candidate, its stored predictions, and the gates it was brought to, up to the first that it failed."""
+    """A candidate, its stored predictions, and the gates it was brought to, up to the first that it failed.
+
+    `compared` is the number of settings that it is the best of.
+    """
 
     version: Version
     predictions: Predictions | None
+    compared: int = 1
     gates: list[Gate] = field(default_factory=list)
     score: Estimate = field(default_factory=lambda: Estimate(float("nan"), float("nan"), float("nan")))
 
@@ -105,9 +112,9 @@ class _Decision:
             say(f"the champion, {_named(champion)}, was trained on phantom data: nothing real to beat")
             champion = None
         rival = self._rival(champion)
-        self._judge(challenges, champion, rival)
+        budget = self._judge(challenges, champion, rival)
         chosen = next((one for one in challenges if one.failed is None), None)
-        run = self._start("kept" if chosen is None else "promoted", self._tags(challenges, chosen))
+        run = self._start("kept" if chosen is None else "promoted", self._tags(challenges, chosen, budget))
         self._log(run, challenges, chosen or challenges[0])
         self._writer.drain()
         made = None
@@ -172,34 +179,62 @@ class _Decision:
             frame = pd.read_parquet(path).sort_values("patch")
             labels, probabilities = checked(frame["label"], frame["probability"])
             patches, folds = frame["patch"].to_numpy(), frame["fold"].to_numpy()
+            groups = frame["patient_id"].to_numpy() if "patient_id" in frame else None
+            if groups is not None:
+                check_whole(codes("patient_id", groups, len(frame)), codes("fold", folds, len(frame)))
         except (OSError, ValueError, KeyError, TypeError, UserError) as problem:
             raise expected(f"{version}: oof.parquet", "out-of-fold predictions", str(problem).split("\n")[0]) from None
-        groups = frame["patient_id"].to_numpy() if "patient_id" in frame else None
         return Predictions(patches, labels, folds, groups, probabilities, threshold_of(version))
 
-    def _judge(self, challenges: Sequence[Challenge], champion: Version | None, rival: Predictions | None) -> None:
-        """Bring every candidate to the gates; the last, a real prediction, only until one has passed them all."""
+    def _judge(
+        self, challenges: Sequence[Challenge], champion: Version | None, rival: Predictions | None
+    ) -> Budget | None:
+        """Bring every candidate to the gates; the last, a real prediction, only until one has passed them all.
+
+        What it says is the error that was spent; None where there was no champion to beat.
+        """
         data = _data(champion) if champion is not None else _data(self._newest(challenges))
         for one in challenges:
             if one.failed is None:
                 one.gates.append(self._same(one, champion, data, rival))
-        compared = sum(one.failed is None for one in challenges)
+        budget = None if champion is None else self._budget(challenges, champion)
         passed = False
         with _executor(self._asked.executor) as executor:
             for one in challenges:
                 p = one.predictions
                 if one.failed is not None or p is None:
                     continue
-                if rival is not None:
-                    one.gates.append(better(p, rival, self._objective, compared))
+                if rival is not None and budget is not None:
+                    one.gates.append(self._better(one, p, rival, budget))
                 one.gates.append(calibrated(p, self._asked.calibration))
                 if rival is not None:
-                    one.gates.append(sensitive(p, rival))
+                    one.gates.append(no_loss("sensitivity", p, rival))
+                    one.gates.append(no_loss("specificity", p, rival, self._asked.specificity_loss))
                 if one.failed is None and not passed:
                     one.gates.append(self._answers(one.version, executor))
                     passed = one.failed is None
                 elif one.failed is None:
                     one.gates.append(Gate("best", False, "another candidate that passed has a better score"))
+        return budget
+
+    def _budget(self, challenges: Sequence[Challenge], champion: Version) -> Budget | None:
+        """The error of this decision; None where no candidate is left to be compared."""
+        writer = self._writer
+        for one in challenges:
+            if one.failed is None:
+                try:
+                    one.compared = writer.ask(partial(compared_of, writer.client, one.version))
+                except UserError as problem:
+                    one.gates.append(Gate("better", False, str(problem)))
+        standing = [(one.version, one.compared) for one in challenges if one.failed is None]
+        return budget_of(writer, self._task, self._objective.name, champion, standing) if standing else None
+
+    def _better(self, one: Challenge, own: Predictions, rival: Predictions, budget: Budget) -> Gate:
+        """The gate's figures also say what was compared, and the verdict of the study that the candidate is of."""
+        gate = better(own, rival, self._objective, budget.error, budget.compared)
+        verdict = self._writer.ask(lambda: verdict_of(self._writer.client, one.version))
+        study = f"; its study: {verdict}" if verdict else ""
+        return Gate(gate.name, gate.passed, f"{gate.said}; {budget}{study}")
 
     @staticmethod
     def _newest(challenges: Sequence[Challenge]) -> Version:
@@ -263,9 +298,11 @@ class _Decision:
         run.finish()
         self._writer.drain()
 
-    def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None) -> dict[str, str]:
+    def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None, budget: Budget | None) -> dict[str, str]:
         best = chosen or challenges[0]
         tags = {"mammo.candidate": str(best.version), "mammo.phantom": best.version.tags.get("mammo.phantom", "false")}
+        if budget is not None:
+            tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
         return tags if best.failed is None else {**tags, "mammo.failed_gate": best.failed.name}
 
     def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:

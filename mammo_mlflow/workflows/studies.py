@@ -21,7 +21,10 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
     show_table(f"searched for {names}, {plan.experiment.judged_by}{phantom}", HEADER, _rows(closings))
     test = plan.patch_set.test
     how = "patients resampled" if test.patient_ids is not None else "patches assumed independent"
-    say(f"fresh seeds: mean ± sd, difference with 95 % interval; test figures on {len(test)} patches, once ({how})")
+    say(
+        "fresh seeds: mean ± sd, difference with a 95 % interval for all settings that competed at once; "
+        f"test figures on {len(test)} patches, once ({how})"
+    )
     for closing in closings:
         states = ", ".join(f"{count} {name.lower()}" for name, count in closing.states.items() if count)
         say(f"{closing.question.name}: {states}")

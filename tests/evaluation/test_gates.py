@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from mammo_mlflow.evaluation.calibration import calibration_error
-from mammo_mlflow.evaluation.gates import Predictions, better, calibrated, sensitive
+from mammo_mlflow.evaluation.gates import Predictions, better, calibrated, no_loss
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.paired import delong
 
 (AUC,) = parse_objectives("roc_auc")
 (LOSS,) = parse_objectives("log_loss")
@@ -22,7 +24,7 @@ def posterior(skill, seed, n=2000):
 
 def predicted(probabilities, labels, threshold=0.5):
     n = np.arange(len(labels))
-    return Predictions(n, labels, n % 4, n // 2, probabilities, threshold)
+    return Predictions(n, labels, n // 2 % 4, n // 2, probabilities, threshold)
 
 
 def test_calibrated_probabilities_have_no_error_on_average():
@@ -47,21 +49,23 @@ def test_better_needs_an_interval_above_nothing():
     labels, strong = posterior(2.0, 1)
     weak = np.random.default_rng(2).permutation(strong)
     first, second = predicted(strong, labels), predicted(weak, labels)
-    assert better(first, second, AUC, 1).passed
-    assert better(first, second, LOSS, 1).passed
-    assert not better(second, first, AUC, 1).passed
-    assert not better(second, first, LOSS, 1).passed
-    assert not better(first, first, AUC, 1).passed
+    assert better(first, second, AUC).passed
+    assert better(first, second, LOSS).passed
+    assert not better(second, first, AUC).passed
+    assert not better(second, first, LOSS).passed
+    assert not better(first, first, AUC).passed
 
 
-def test_many_candidates_widen_the_interval():
+def test_the_interval_is_delongs_and_wider_for_many_settings():
     labels, p = posterior(1.5, 3, 600)
     nearly = np.clip(p + np.random.default_rng(4).normal(0, 0.25, 600), 0, 1)
-    alone, many = (better(predicted(p, labels), predicted(nearly, labels), AUC, k).said for k in (1, 10))
-    low = [float(said.split("[")[1].split(",")[0]) for said in (alone, many)]
-    assert low[1] < low[0]
-    assert "95 % interval" in alone
-    assert "99.5 % interval" in many
+    first, second = predicted(p, labels), predicted(nearly, labels)
+    wanted = delong(labels, p, nearly, first.folds, first.groups)
+    for error, k, width in ((0.025, 1, "95 %"), (0.025, 10, "99.5 %"), (0.02, 30, "99.8667 %")):
+        said = better(first, second, AUC, error, k).said
+        assert f"{width} interval" in said
+        low = float(said.split("[")[1].split(",")[0])
+        assert low == pytest.approx(wanted.value - norm.isf(error / k) * wanted.error, abs=1e-4)
 
 
 def test_no_candidate_of_noise_beats_the_champion():
@@ -71,16 +75,49 @@ def test_no_candidate_of_noise_beats_the_champion():
         random = np.random.default_rng(seed)
         labels = random.integers(0, 2, 200)
         champion, *others = (predicted(random.random(200), labels) for _ in range(21))
-        passed += any(better(one, champion, AUC, len(others)).passed for one in others)
+        passed += any(better(one, champion, AUC, 0.025, len(others)).passed for one in others)
     assert passed <= 4
 
 
-def test_sensitivity_at_the_stored_thresholds():
+def test_neither_rate_may_be_lost_at_the_stored_thresholds():
     labels, p = posterior(1.0, 5)
     low, high = predicted(p, labels, 0.3), predicted(p, labels, 0.7)
-    assert sensitive(low, high).passed
-    assert not sensitive(high, low).passed
-    assert sensitive(low, low).passed
+    assert no_loss("sensitivity", low, high).passed
+    assert not no_loss("sensitivity", high, low).passed
+    assert no_loss("specificity", high, low, 0.05).passed
+    assert not no_loss("specificity", low, high, 0.05).passed
+    assert no_loss("specificity", low, high, 0.9).passed
+    for rate in ("sensitivity", "specificity"):
+        assert no_loss(rate, low, low).passed
+
+
+def test_a_threshold_that_calls_everything_positive_does_not_pass():
+    labels, p = posterior(2.0, 7, 350)
+    everything, champion = predicted(p, labels, 1e-9), predicted(p, labels)
+    assert no_loss("sensitivity", everything, champion).passed
+    gate = no_loss("specificity", everything, champion, 0.05)
+    assert not gate.passed
+    assert gate.said.startswith("specificity 0.000 at 1e-09, the champion's 0.8")
+
+
+def test_equal_models_keep_their_rates_and_great_losses_are_seen():
+    """Models of equal skill that differ in chance: a comparison of points stops half of them."""
+    n, kept, seen, points = 350, 0, 0, 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        labels = random.integers(0, 2, n)
+        first, second = (
+            predicted(1 / (1 + np.exp(-2 * (2 * (labels - 0.5) + 0.8 * common + 0.6 * random.normal(size=n)))), labels)
+            for common in [random.normal(size=n)]
+            for _ in range(2)
+        )
+        kept += no_loss("sensitivity", first, second).passed and no_loss("specificity", first, second, 0.05).passed
+        points += first.decided[labels == 1].mean() >= second.decided[labels == 1].mean()
+        lost = predicted(first.probabilities, labels, 0.1)  # about a fifth of the specificity
+        seen += not no_loss("specificity", lost, second, 0.05).passed
+    assert points < 30
+    assert kept >= 35
+    assert seen >= 38
 
 
 def test_calibrated_is_a_bound():

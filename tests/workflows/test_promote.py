@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -17,6 +18,9 @@ from mlflow.tracking import MlflowClient
 from support import Outcome, command, environment
 
 from mammo_mlflow.cli import main
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.evaluation.spending import ALPHA, share
+from mammo_mlflow.tracking.compared import compared_of
 from mammo_mlflow.tracking.flavor import save_keras_model
 from mammo_mlflow.tracking.promotion import FROM, champion_of, deciding, promote, settle
 from mammo_mlflow.tracking.registry import log_model, register, version_of
@@ -26,6 +30,8 @@ N, FOLDS, SIZE = 400, 4, 8
 TASK_MODEL = "mammo-mass_calc"
 LABELS = np.arange(N) % 2
 PATIENTS = np.arange(N) // 2
+LUCKY = 5
+"""Under this seed a skill of 2 leads one of 1.5 by between 2.1 and 3.2 standard errors."""
 
 
 def predictions(skill, seed=0):
@@ -386,3 +392,145 @@ def test_the_champion_names_the_one_before_it(place):
     place.client.delete_registered_model_alias(TASK_MODEL, "previous")
     settle(place.client, TASK_MODEL)
     assert place.previous == 1
+
+
+def study(place, trials, verdict="The best of them is within the noise of choosing."):
+    """The run of a study as version 0.1.0 left it; the tags that its model has."""
+    tags = {"mammo.study_id": "s1", "mammo.level": "study", "mammo.verdict": verdict}
+    run = place.writer.start_run("study", parent=None, tags=tags, params={})
+    run.log_metrics({"trials_complete": trials - 4, "trials_pruned": 4, "trials_fail": 2})
+    run.finish()
+    place.writer.drain()
+    return {"study_id": "s1", "family": "pretrained", "backbone": "vgg16"}
+
+
+def errors(place):
+    """The error that each decision could spend, the first one first; None for those that compared nothing."""
+    runs = place.client.search_runs(
+        [place.experiment], "tags.`mammo.family` = 'promotion'", order_by=["attributes.start_time ASC"]
+    )
+    return [float(run.data.tags["mammo.error"]) if "mammo.error" in run.data.tags else None for run in runs]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_best_of_thirty_has_to_lead_by_more(place, kept):
+    """By more than does for one setting; the number of trials is kept with the version, or told from its study."""
+    place.plant("a", predictions(1.5))
+    place.promote()
+    tags = study(place, 30) | ({"compared": "30"} if kept else {})
+    place.plant("b-searched", predictions(2.0, seed=LUCKY), **tags)
+    outcome = place.promote()
+    (said,) = [line for line in outcome.out.splitlines() if "FAILED  better" in line]
+    assert "99.8667 % interval" in said
+    assert "30 settings compared, decision 1 on these data may err by 0.02 of 0.025" in said
+    assert "its study: The best of them is within the noise of choosing." in said
+
+
+def test_the_same_lead_does_for_one_setting(place):
+    place.plant("a", predictions(1.5))
+    place.promote()
+    best = place.plant("b", predictions(2.0, seed=LUCKY))
+    assert "1 setting compared" in place.promote().out
+    assert place.champion == best
+
+
+def test_a_winner_whose_study_is_gone_says_which_command_makes_it_anew(place):
+    first = place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b-searched", predictions(3.0), study_id="gone", family="siamese", backbone="vgg16")
+    outcome = place.promote()
+    assert place.champion == first
+    (said,) = [line for line in outcome.out.splitlines() if "FAILED  better" in line]
+    assert "expected the number of settings it is the best of, found none, since its study is gone" in said
+    assert said.endswith("python -m mammo_mlflow search --task mass_calc --backbone vgg16 --family siamese")
+    assert errors(place) == [None, None]
+
+
+def test_an_ensemble_is_the_best_of_its_methods_and_of_its_members_trials(place):
+    place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("m-searched", predictions(1.0), compared="12")
+    place.plant("n", predictions(1.0))
+    run = place.writer.start_run("e", parent=None, tags={}, params={"method": "best"})
+    run.log_metrics({f"nested_{name}{end}": 0.5 for name in ("average", "grid_fine") for end in ("", "_low", "_high")})
+    run.finish()
+    place.writer.drain()
+    members = "mammo-mass_calc-m-searched v1, mammo-mass_calc-n v1"
+    place.plant("ensemble-x", predictions(2.5, seed=1), family="ensemble", members=members)
+    version = place.client.get_model_version("mammo-mass_calc-ensemble-x", "1")
+    planted = version_of(version)
+    told = compared_of(place.client, replace(planted, run_id=run.id))
+    assert told == 2 * 12
+    assert compared_of(place.client, planted) == 12  # of a method that was given
+    assert compared_of(place.client, replace(planted, tags={**planted.tags, "mammo.compared": "7"})) == 7
+    with pytest.raises(UserError, match="a whole number above 0, found 'many'"):
+        compared_of(place.client, replace(planted, tags={**planted.tags, "mammo.compared": "many"}))
+
+
+def test_each_decision_has_its_share_of_the_error_and_the_same_one_spends_nothing(place):
+    place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", predictions(1.5, seed=1))
+    assert "decision 1 on these data" in place.promote().out
+    assert "decision 1 on these data" in place.promote().out
+    place.promote("--calibration", "0.2")  # another bound asks the same of the predictions
+    place.plant("c", predictions(1.5, seed=2))
+    assert "2 settings compared, decision 2 on these data may err by 0.003" in place.promote().out
+    place.promote("--candidate", "mammo-mass_calc-b")
+    first, second = ALPHA * share(1), ALPHA * share(2)
+    assert errors(place) == pytest.approx([None, first, first, first, second, first], nan_ok=True)
+
+
+def test_deleting_a_decisions_run_gives_no_error_back(place):
+    place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", predictions(1.5, seed=1))
+    place.promote()
+    (run, _) = place.client.search_runs([place.experiment], "tags.`mammo.family` = 'promotion'")
+    place.client.delete_run(run.info.run_id)
+    place.plant("c", predictions(1.5, seed=2))
+    assert "decision 2 on these data" in place.promote("--candidate", "mammo-mass_calc-c").out
+
+
+def test_a_promotion_hands_its_error_on(place):
+    place.plant("a", predictions(1.0))
+    place.promote()
+    place.plant("b", predictions(2.5, seed=1))
+    place.promote()
+    assert place.champion == "mammo-mass_calc-b v1"
+    place.plant("c", predictions(2.5, seed=2))
+    place.promote("--candidate", "mammo-mass_calc-c")
+    place.plant("d", predictions(2.5, seed=3))
+    place.promote("--candidate", "mammo-mass_calc-d")
+    wanted = [None, ALPHA * share(1), ALPHA * (share(1) + share(2)), ALPHA * share(3)]
+    assert errors(place) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_decisions_on_a_phantom_and_those_of_an_earlier_version(place):
+    """Decisions without a stored error count where they had a champion to beat, on the same kind of data."""
+    for phantom in ("false", "true"):
+        for before in ("none", "x v1"):
+            tags = {"task": "mass_calc", "family": "promotion", "decision": "kept", "phantom": phantom}
+            tags["champion_before"] = before
+            run = place.writer.start_run(
+                "d", parent=None, tags={f"mammo.{name}": value for name, value in tags.items()}, params={}
+            )
+            run.finish()
+    place.writer.drain()
+    place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", predictions(1.5, seed=1))
+    assert "decision 2 on these data" in place.promote().out
+
+
+def test_a_model_that_calls_everything_positive_is_stopped(place):
+    first = place.plant("a", predictions(1.5))
+    place.promote()
+    place.plant("b", predictions(2.5), threshold=1e-9)
+    outcome = place.promote()
+    assert "FAILED  specificity: specificity 0.000 at 1e-09" in outcome.out
+    assert place.champion == first
+    assert place.promote("--specificity-loss", "1", code=2).complaints == [
+        "mammo_mlflow: specificity_loss: expected a number in [0, 1), found 1.0"
+    ]
+    assert "all passed" in place.promote("--specificity-loss", "0.99").out

@@ -1,0 +1,114 @@
+"""How many settings a registered version is the best of: what the gates of a promotion correct for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.tracking.registry import Version, find_model, find_run
+from mammo_mlflow.tracking.resume import find_runs
+from mammo_mlflow.tracking.runs import Writer
+
+COMPARED = "mammo.compared"
+"""The tag with that number, on versions."""
+
+
+def compared_of(client: MlflowClient, version: Version) -> int:
+    """How many settings were compared where this one was chosen, on the out-of-fold predictions that it is judged by.
+
+    Trials of its study; methods of an ensemble, times what its members were chosen among; what the sources of a
+    conditioned model were chosen among; 1 for a setting that was given. It is the version's tag; of versions without
+    one, made before it was kept, it is told from their runs. Raises `UserError` with the command that makes it anew
+    where those are gone.
+    """
+    stored = version.tags.get(COMPARED)
+    if stored is not None:
+        if not stored.isdecimal() or not int(stored):
+            raise expected(f"{version}: {COMPARED}", "a whole number above 0", f"'{stored}'")
+        return int(stored)
+    family = version.tags.get("mammo.family")
+    if "mammo.study_id" in version.tags:
+        return _trials(client, version)
+    if family == "ensemble":
+        members = _named(client, version, version.tags.get("mammo.members", ""))
+        return _methods(client, version) * chosen_among(client, members)
+    if family == "conditioned":
+        return chosen_among(client, _named(client, version, version.tags.get("mammo.weights_source", "")))
+    return 1
+
+
+def tell_compared(writer: Writer, name: str, number: int, compared: int) -> None:
+    """Put the number on a version."""
+    writer.ask(lambda: writer.client.set_model_version_tag(name, str(number), COMPARED, str(compared)))
+
+
+def compared_tag(writer: Writer, parts: Sequence[Version], settings: int = 1) -> dict[str, str]:
+    """The tag of the best of so many `settings` of a model made of `parts`; nothing where a part's number is gone."""
+    try:
+        return {COMPARED: str(settings * writer.ask(lambda: chosen_among(writer.client, parts)))}
+    except UserError:
+        return {}
+
+
+def chosen_among(client: MlflowClient, parts: Sequence[Version]) -> int:
+    """How many models could have been made of parts each of which is the best of several: the product of those."""
+    return math.prod(compared_of(client, part) for part in parts)
+
+
+def verdict_of(client: MlflowClient, version: Version) -> str:
+    """What the study of a version says of its best setting; "" for a version of no study, or of one that is gone."""
+    if "mammo.study_id" not in version.tags:
+        return ""
+    runs = _study(client, version)
+    return runs[0].data.tags.get("mammo.verdict", "") if runs else ""
+
+
+def _study(client: MlflowClient, version: Version) -> list[Run]:
+    return find_runs(client, {"mammo.study_id": version.tags["mammo.study_id"], "mammo.level": "study"})
+
+
+def _trials(client: MlflowClient, version: Version) -> int:
+    runs = _study(client, version)
+    metrics = runs[0].data.metrics if runs else {}
+    trials = int(metrics.get("trials_complete", 0) + metrics.get("trials_pruned", 0))
+    if not trials:
+        raise _unknown(version, "its study is gone")
+    return trials
+
+
+def _methods(client: MlflowClient, version: Version) -> int:
+    run = find_run(client, version.run_id or "-")
+    if run is None:
+        raise _unknown(version, "its run is gone")
+    if run.data.params.get("method") != "best":
+        return 1
+    nested = [name for name in run.data.metrics if name.startswith("nested_") and not name.endswith(("_low", "_high"))]
+    return max(len(nested), 1)
+
+
+def _named(client: MlflowClient, version: Version, names: str) -> list[Version]:
+    """The versions that a list of `name v3` names."""
+    try:
+        return [find_model(client, name.replace(" v", "/")) for name in names.split(", ") if name]
+    except UserError:
+        raise _unknown(version, "a model that it is made of is gone") from None
+
+
+def _unknown(version: Version, why: str) -> UserError:
+    family, searched = version.tags.get("mammo.family", ""), "mammo.study_id" in version.tags
+    given = {"task": version.tags.get("mammo.task", "TASK")}
+    if family == "ensemble":
+        given["members"] = version.tags.get("mammo.members", "").replace(" v", "/").replace(", ", ",") or "SET"
+    else:
+        given["backbone"] = version.tags.get("mammo.backbone", "BACKBONE")
+    if searched and family != "pretrained":
+        given["family"] = family
+    words = " ".join(f"--{name} {value}" for name, value in given.items())
+    command = f"python -m mammo_mlflow {'search' if searched else family} {words}"
+    return expected(
+        f"{version}", "the number of settings it is the best of", f"none, since {why}; a new one has it: {command}"
+    )

@@ -1,0 +1,60 @@
+"""The error that a decision about a champion may spend, told from the runs of the task's earlier decisions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
+from mammo_mlflow.experiment import canonical_json
+from mammo_mlflow.tracking.promotion import DATA, ERROR, HANDED_ON, QUESTION, origin, spent_before
+from mammo_mlflow.tracking.registry import Version
+from mammo_mlflow.tracking.runs import Writer
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The one-sided `error` that a decision may spend on all settings that were `compared`.
+
+    `question` is the hash of what it asks of the data whose sha256 is `data`, `number` its place among the decisions on
+    these data that compared something with a champion.
+    """
+
+    question: str
+    data: str
+    error: float
+    compared: int
+    number: int
+
+    def tags(self, promoted: int) -> dict[str, str]:
+        """What the decision's run keeps. The error of a promoted candidate, of that many settings, is handed on."""
+        handed_on = repr(self.error * promoted / self.compared)
+        return {QUESTION: self.question, DATA: self.data, ERROR: repr(self.error), HANDED_ON: handed_on}
+
+    def __str__(self) -> str:
+        """The same in words."""
+        settings = "1 setting" if self.compared == 1 else f"{self.compared} settings"
+        return f"{settings} compared, decision {self.number} on these data may err by {self.error:.2g} of {ALPHA:g}"
+
+
+def budget_of(
+    writer: Writer, task: str, objective: str, champion: Version, candidates: Sequence[tuple[Version, int]]
+) -> Budget:
+    """The budget of a decision between a champion and candidates, each with the number of settings it is the best of.
+
+    What was asked before has the error that it had.
+    """
+    data, phantom = champion.tags.get(DATA, ""), champion.tags.get("mammo.phantom", "")
+    facts = {
+        "task": task,
+        "objective": objective,
+        "data": data,
+        "champion": [origin(champion), champion.run_id],
+        "candidates": sorted([str(version), version.run_id, compared] for version, compared in candidates),
+    }
+    question = hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+    earlier = [Spent(*row) for row in writer.ask(lambda: spent_before(writer.client, task, data, phantom))]
+    names = [one.question for one in earlier]
+    number = names.index(question) + 1 if question in names else len(names) + 1
+    return Budget(question, data, error_of(question, earlier), sum(compared for _, compared in candidates), number)
