@@ -5,25 +5,27 @@ one, as networks on the same patches do; a setting has its own part. The best of
 is brought to the gate, as a study's winner is. Beside this project's gate stands the one of version 0.1.0, which knew
 neither k nor earlier decisions, and, for the power, a plain Bonferroni gate with the whole error for one decision.
 
-    python benchmarks/promotion_error.py [--studies 4000] [--only equal,looks,found]
+    python benchmarks/promotion_error.py [--studies 4000] [--only errors,found,rates] [--processes 2]
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
 
-from mammo_mlflow.evaluation.gates import Predictions, better
+from mammo_mlflow.evaluation.gates import Predictions, better, no_loss
 from mammo_mlflow.evaluation.metrics import fold_auc
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
 
 (AUC,) = parse_objectives("roc_auc")
+Row = tuple[str, float, float]
 FOLDS = 4
 SHARED, PATIENT = 0.6, 0.2
 """Shares of a score's variance that all settings have in common, by patch and by patient."""
@@ -57,32 +59,31 @@ def best_of(settings: list[Predictions]) -> Predictions:
     return max(settings, key=lambda one: fold_auc(one.folds, one.labels, one.probabilities))
 
 
-def equal(
-    studies: int, sizes: Sequence[int] = (350, 2676), ks: Sequence[int] = (2, 10, 30)
-) -> Iterator[tuple[str, float, float]]:
+def equal(studies: int, patches: int, k: int) -> Row:
     """The best of k settings of the champion's own ROC AUC, in one decision."""
-    for patches in sizes:
-        for k in ks:
-            random = np.random.default_rng([patches, k])
-            naive = passed = 0
-            for _ in range(studies):
-                champion, *others = Design(patches).settings(random, [0.0] * k)
-                best = best_of(others)
-                naive += better(best, champion, AUC, ALPHA).passed
-                passed += better(best, champion, AUC, error_of("", []), k).passed
-            yield f"best of {k} equal settings, {patches} patches", naive / studies, passed / studies
+    random = np.random.default_rng([patches, k])
+    naive = passed = 0
+    for _ in range(studies):
+        champion, *others = Design(patches).settings(random, [0.0] * k)
+        best = best_of(others)
+        naive += better(best, champion, AUC, ALPHA).passed
+        passed += better(best, champion, AUC, error_of("", []), k).passed
+    return f"best of {k} equal settings, {patches} patches", naive / studies, passed / studies
 
 
-def looks(studies: int, first: float = 0.0) -> Iterator[tuple[str, float, float]]:
-    """Twenty commands, each with one new candidate that is no better than the champion of the day."""
+def looks(studies: int, first: float = 0.0) -> Row:
+    """Twenty commands, each with one new candidate that is no better than the champion of the day.
+
+    With `first` all candidates are better than the first champion, so that one of them takes its place; then none is.
+    """
     random = np.random.default_rng(20)
     naive = passed = 0
     for _ in range(studies):
         drawn = Design(350).settings(random, [first] * 20)
         naive += false_champion(drawn, first, spend=False)
         passed += false_champion(drawn, first, spend=True)
-    after = f" after a true one of {first:+g}" if first else ""
-    yield f"20 commands, an equal candidate each{after}, 350 patches", naive / studies, passed / studies
+    after = f", after a true one of {first:+g}" if first else ""
+    return f"20 commands, an equal candidate each{after}, 350 patches", naive / studies, passed / studies
 
 
 def false_champion(drawn: list[Predictions], first: float, spend: bool) -> bool:
@@ -101,46 +102,69 @@ def false_champion(drawn: list[Predictions], first: float, spend: bool) -> bool:
     return False
 
 
-def found(
-    studies: int,
-    sizes: Sequence[int] = (350, 2676),
-    gains: Sequence[float] = (0.03, 0.05),
-    ks: Sequence[int] = (1, 10, 30),
-) -> Iterator[tuple[str, float, float]]:
+def found(studies: int, patches: int, gain: float, k: int) -> Row:
     """One of k settings is truly better; the best by its out-of-fold ROC AUC is brought to the gate."""
-    for patches in sizes:
-        for gain in gains:
-            for k in ks:
-                random = np.random.default_rng([patches, k, round(100 * gain)])
-                plain = passed = 0
-                for _ in range(studies):
-                    champion, *others = Design(patches).settings(random, [gain] + [0.0] * (k - 1))
-                    best = best_of(others)
-                    plain += better(best, champion, AUC, ALPHA, k).passed
-                    passed += better(best, champion, AUC, error_of("", []), k).passed
-                yield f"lead {gain:+g}, one of {k}, {patches} patches", plain / studies, passed / studies
+    random = np.random.default_rng([patches, k, round(100 * gain)])
+    plain = passed = 0
+    for _ in range(studies):
+        champion, *others = Design(patches).settings(random, [gain] + [0.0] * (k - 1))
+        best = best_of(others)
+        plain += better(best, champion, AUC, ALPHA, k).passed
+        passed += better(best, champion, AUC, error_of("", []), k).passed
+    return f"lead {gain:+g}, one of {k}, {patches} patches", plain / studies, passed / studies
+
+
+def rates(studies: int, patches: int, threshold: float) -> Row:
+    """How often an equal model, judged at this threshold where the champion has 0.5, loses neither rate by the gates.
+
+    The first figure is that of comparing the points of the sensitivity, as version 0.1.0 did.
+    """
+    random = np.random.default_rng([patches, round(1000 * threshold)])
+    points = passed = 0
+    lost = []
+    for _ in range(studies):
+        champion, other = Design(patches).settings(random, [0.0])
+        candidate = replace(other, threshold=threshold)
+        found, alarms = ([float(one.decided[one.labels == y].mean()) for one in (candidate, champion)] for y in (1, 0))
+        points += found[0] >= found[1]
+        lost.append(alarms[0] - alarms[1])
+        gates = no_loss("sensitivity", candidate, champion), no_loss("specificity", candidate, champion, 0.05)
+        passed += all(gate.passed for gate in gates)
+    what = f"threshold {threshold:g} against 0.5, specificity lower by {np.mean(lost):.3f}, {patches} patches"
+    return what, points / studies, passed / studies
+
+
+TABLES: dict[str, tuple[tuple[str, str], list[tuple[Callable[..., Row], tuple[float, ...]]]]] = {
+    "errors": (
+        ("version 0.1.0", "this gate"),
+        [*((equal, (n, k)) for n in (350, 2676) for k in (2, 10, 30)), (looks, ()), (looks, (0.05,))],
+    ),
+    "found": (
+        ("plain Bonferroni", "this gate"),
+        [(found, (n, gain, k)) for n in (350, 2676) for gain in (0.03, 0.05) for k in (1, 10, 30)],
+    ),
+    "rates": (
+        ("points of the sensitivity", "these gates"),
+        [(rates, (n, threshold)) for n in (350, 2676) for threshold in (0.5, 0.42, 0.3, 1e-9)],
+    ),
+}
+"""By name: what the two figures are of, and the simulations."""
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=4000)
-    parser.add_argument("--only", default="equal,looks,found")
+    parser.add_argument("--only", default=",".join(TABLES))
+    parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    only = given.only.split(",")
-    print("| simulated | version 0.1.0 | this gate |\n| --- | --- | --- |")
-    if "equal" in only:
-        for what, naive, passed in equal(given.studies):
-            print(f"| {what} | {100 * naive:.1f} % | {100 * passed:.2f} % |", flush=True)
-    if "looks" in only:
-        for first in (0.0, 0.05):
-            for what, naive, passed in looks(given.studies, first):
-                print(f"| {what} | {100 * naive:.1f} % | {100 * passed:.2f} % |", flush=True)
-    if "found" in only:
-        print("\n| simulated | plain Bonferroni | this gate | ratio |\n| --- | --- | --- | --- |")
-        for what, plain, passed in found(given.studies):
-            ratio = passed / plain if plain else math.nan
-            print(f"| {what} | {100 * plain:.1f} % | {100 * passed:.1f} % | {ratio:.2f} |", flush=True)
+    with ProcessPoolExecutor(given.processes) as pool:
+        for name in given.only.split(","):
+            columns, cells = TABLES[name]
+            print(f"\n| simulated, {given.studies} times | {' | '.join(columns)} |\n| --- | --- | --- |")
+            for row in [pool.submit(simulation, given.studies, *cell) for simulation, cell in cells]:
+                what, before, now = row.result()
+                print(f"| {what} | {100 * before:.1f} % | {100 * now:.2f} % |", flush=True)
 
 
 if __name__ == "__main__":
