@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from closing_interval import simulate
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
+from mammo_mlflow.evaluation.metrics import Difference
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.search.judging import compare, judge
+from mammo_mlflow.search.judging import compare, judge, simultaneous
 
 
 def oof(noise: float, seed: int = 1) -> pd.DataFrame:
@@ -78,3 +80,30 @@ def test_other_patches_or_folds_are_refused():
     for other in (frame[frame["fold"] < 3], frame.assign(fold=frame["patch"] % 4), pd.concat([frame, frame])):
         with pytest.raises(ValueError):
             compare(objective, frame, other)
+
+
+def test_a_patch_under_several_seeds_is_one_patch():
+    """Three seeds of the same predictions say no more than one does."""
+    (objective,) = parse_objectives("roc_auc")
+    once = [oof(0.3), oof(0.35, seed=2)]
+    thrice = [pd.concat([f.assign(fold=f["fold"] + 1000 * seed) for seed in range(3)]) for f in once]
+    assert compare(objective, *thrice) == compare(objective, *once)
+
+
+def test_the_interval_of_a_winner_holds_for_all_that_competed():
+    lead = Difference(0.03, -1, 1, 0.01)
+    alone, best = simultaneous(lead, 2), simultaneous(lead, 30)
+    assert (alone.low, alone.high) == pytest.approx((0.03 - 1.95996 * 0.01, 0.03 + 1.95996 * 0.01), abs=1e-6)
+    draws = np.random.default_rng(0).normal(0, 1, (100_000, 29))
+    assert np.mean(np.abs(draws).max(axis=1) * 0.01 <= 0.03 - best.low) == pytest.approx(0.95, abs=0.003)
+    assert simultaneous(lead, 1) == alone
+    assert math.isnan(simultaneous(Difference(0.1, 0, 1, math.nan), 5).low)
+
+
+def test_fresh_seeds_do_not_make_a_lucky_winner_better():
+    """None is better than the paper's setting; the simulation is that of `benchmarks/closing_interval.py`."""
+    ((_, above, widths),) = simulate(80, (10,))
+    naive, whole, corrected = above
+    assert naive > 0.1 and whole > 0.03
+    assert corrected <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / 80)
+    assert widths[0] < 0.055 < 0.06 < widths[1] < 0.07
