@@ -86,7 +86,7 @@ def main() -> None:
     folds = make_folds(data.train.types, patients, FOLDS, arguments.seed, data.train_duplicates)
     arrays = {path.name: np.load(path, mmap_mode="r", allow_pickle=False) for path in arguments.patches}
     for backbone in arguments.backbones:
-        exact = find_weights(backbone, str(arguments.weights), phantom=False, train_sha256="")
+        exact = find_weights(backbone, str(arguments.weights), phantom=False)
         rounded = Weights("int8", "imagenet-int8", "", COMPACT_DIR / f"{backbone}.npz")
         features = [read_features(backbone, weights, data.train.abnormality) for weights in (exact, rounded)]
         print(

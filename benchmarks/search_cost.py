@@ -139,7 +139,7 @@ def whole_networks(
     """What `whole_networks.py` measured for one way, in a process of its own."""
     from mammo_mlflow.models.weights import find_weights
 
-    weights = find_weights(options.backbone, options.weights, phantom=True, train_sha256="")
+    weights = find_weights(options.backbone, options.weights, phantom=True)
     job = {
         "way": way,
         "policy": policy,

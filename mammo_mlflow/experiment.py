@@ -16,7 +16,11 @@ from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
 
 RESULTS_VERSION = 2
-"""Raised whenever a change of the code changes results: finished folds of an older version are then trained again."""
+"""The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.
+
+What else changes has a version where it is made: random weights (`models/weights.py`), cached activations
+(`training/plan.py`), ensembles (`ensembles/methods.py`). Raising one of them trains no fold again.
+"""
 
 TASKS = ("mass_calc", "benign_malignant")
 BACKBONES = ("vgg16", "resnet50", "inceptionv3")

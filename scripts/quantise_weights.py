@@ -80,7 +80,7 @@ def main() -> None:
     from mammo_mlflow.models.weights import find_weights
 
     base = build_base(arguments.backbone, 32, "average", "float32")
-    load_weights(base, find_weights(arguments.backbone, str(arguments.source), phantom=False, train_sha256=""))
+    load_weights(base, find_weights(arguments.backbone, str(arguments.source), phantom=False))
     write(compact(base.get_weights()), arguments.target)
     print(f"{arguments.target}: {arguments.target.stat().st_size:,} bytes")
 

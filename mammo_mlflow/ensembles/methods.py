@@ -18,6 +18,12 @@ from .predictions import OutOfFold, check_objective, checked
 from .stackers import STACKERS, check_stackable
 from .weights import Weights, average, greedy, grid, grid_fine
 
+ENSEMBLE_VERSION = 3
+"""The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.
+
+An ensemble is then made anew, of the same members: their folds do not know this number.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:

@@ -212,13 +212,13 @@ def read_compact(path: Path) -> list[np.ndarray]:
 
 
 def calibrate_random(base: keras.Model, patches: np.ndarray, seed: int = 0) -> None:
-    """Random weights whose signal survives: statistics and scales from training patches (m, size, size, 1).
+    """Random weights whose signal survives: statistics and scales from patches (m, size, size, 1).
 
     Kernels are drawn from He's normal distribution (He et al., ICCV 2015). Where the network has batch normalisation,
     its moving statistics become those of `patches`; where it has none (VGG16), each convolution in turn is scaled to
     unit output deviation (layer-sequential unit-variance initialisation, Mishkin & Matas, ICLR 2016).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.RandomState(seed)  # the stream that NumPy keeps for good (NEP 19)
     for layer in (base.layers[index] for index in convolutions(base)):
         shape = layer.kernel.shape
         layer.kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape).astype(np.float32))

@@ -18,11 +18,15 @@ from pathlib import Path
 import h5py
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import RESULTS_VERSION
 from mammo_mlflow.models.backbones import BACKBONES
 
 COMPACT_DIR = Path(__file__).parent / "compact"
 DOWNLOAD_TIMEOUT_S = 4.0
+RANDOM_WEIGHTS_VERSION = 3
+"""The version of random weights: raised where they are drawn or calibrated otherwise, hence other numbers.
+
+Their folds, and no others, are then trained again.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -52,16 +56,19 @@ class Weights:
 
 NO_WEIGHTS = Weights("none", "none", "none", "trained from scratch in each fold")
 """Those of networks without a pretrained base."""
+RANDOM_WEIGHTS = Weights(
+    "random", "random", f"random-v{RANDOM_WEIGHTS_VERSION}", "drawn, calibrated on synthetic patches"
+)
 
 
-def find_weights(backbone: str, wanted: str, *, phantom: bool, train_sha256: str) -> Weights:
+def find_weights(backbone: str, wanted: str, *, phantom: bool) -> Weights:
     """The weights for a backbone: `imagenet`, `random`, or a directory (or file) of the user's own.
 
-    Random weights are calibrated on the training patches, so their identity holds `train_sha256`.
+    Random weights have the same identity on every data set: nothing of the data goes into them.
     Raises `UserError` where nothing answers, or a file holds another network.
     """
     if wanted == "random":
-        return _random(train_sha256)
+        return RANDOM_WEIGHTS
     if wanted != "imagenet":
         return _from_path(backbone, Path(wanted).expanduser())
     for source, directory in _local_directories().items():
@@ -77,17 +84,11 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool, train_sha256: str
         return Weights("int8", "imagenet-int8", sha256, "the copy shipped with this package", compact, sha256)
     if phantom:
         _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
-        return _random(train_sha256)
+        return RANDOM_WEIGHTS
     raise UserError(
         f"weights: no ImageNet weights for {backbone}: expected {BACKBONES[backbone].keras_file} in "
         f"$MAMMO_WEIGHTS_DIR or in {keras_cache()}, or a network that reaches Keras's download, found none "
         "(or choose another backbone, or weights=random)"
-    )
-
-
-def _random(train_sha256: str) -> Weights:
-    return Weights(
-        "random", "random", f"random-v{RESULTS_VERSION}-{train_sha256}", "drawn, calibrated on training patches"
     )
 
 

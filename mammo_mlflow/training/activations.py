@@ -18,6 +18,7 @@ import numpy as np
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
 from mammo_mlflow.models.siamese import before_head, joined_shape
+from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.inputs import StoredActivations, all_views
 from mammo_mlflow.training.jobs import (
@@ -56,10 +57,11 @@ def describe(job: DescribeJob, emit: Emit) -> Description:
 
 
 def calibrate(job: CalibrateJob, emit: Emit) -> None:
-    """Write calibrated random weights, in float32, as a Keras weights file."""
+    """Write calibrated random weights as a Keras weights file: in float32 and at one size, whatever uses them."""
     set_threads(job.threads)
-    base = build_base(job.network.model.backbone, job.network.image_size, "average", "float32")
-    calibrate_random(base, job.patches.astype(np.float32)[..., None])
+    patches = calibration_patches()
+    base = build_base(job.backbone, patches.shape[1], "average", "float32")
+    calibrate_random(base, patches.astype(np.float32)[..., None])
     partial = job.target.with_name(f"partial-{job.target.name}")
     try:
         base.save_weights(partial)

@@ -81,10 +81,9 @@ class Description:
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    """Make random weights whose signal survives, from training patches; written to `target`."""
+    """Make a backbone's random weights, whose signal survives, calibrated on synthetic patches; written to `target`."""
 
-    network: Network
-    patches: np.ndarray
+    backbone: str
     threads: int
     target: Path
 

@@ -19,7 +19,6 @@ from mammo_mlflow.experiment import (
     ABNORMALITY_TYPE,
     FEATURES,
     PATCH,
-    RESULTS_VERSION,
     ROWS,
     Experiment,
     canonical_json,
@@ -31,6 +30,11 @@ if TYPE_CHECKING:
     from mammo_mlflow.training.sources import Derived, Sources
 
 REFIT = "refit"
+ACTIVATIONS_VERSION = 2
+"""The version of cached activations: raised where their files change, so that they are computed again.
+
+Where that gives fits other numbers, as another augmentation does, `RESULTS_VERSION` is raised too.
+"""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class Plan:
             "views": training.views,
             "precision": self.network.precision,
             "backend": keras_backend(),
-            "results_version": RESULTS_VERSION,
+            "results_version": ACTIVATIONS_VERSION,  # the name it had when one version counted for everything
         }
         if first != ROWS[PATCH]:
             line["rows"] = first

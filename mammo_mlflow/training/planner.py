@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 from mammo_mlflow.training.plan import REFIT, Fit, Plan, keras_backend
 
-CALIBRATION_PATCHES = 32
 RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
+
+_log = logging.getLogger(__name__)
 
 
 class Planner:
@@ -93,11 +95,8 @@ class Planner:
     def _find_weights(self, experiment: Experiment) -> None:
         asked = _asked_weights(experiment)
         if asked not in self._weights:
-            data = self.patch_set
             known = asked[0] in BACKBONES
-            self._weights[asked] = (
-                find_weights(*asked, phantom=data.phantom, train_sha256=data.train_sha256) if known else NO_WEIGHTS
-            )
+            self._weights[asked] = find_weights(*asked, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
 
     def folds(self, cv: CrossValidationSpec) -> np.ndarray:
         """The folds (n,) of the training abnormalities. Raises `UserError` where there can be none."""
@@ -128,7 +127,7 @@ class Planner:
             self._descriptions[job.argument.network] = answer
 
     def _calibrate(self, experiment: Experiment) -> None:
-        """Random weights made, once, into the cache: every process then reads the same file."""
+        """Random weights made, once, into the cache: every process, fold and data set then reads the same file."""
         asked, cache = _asked_weights(experiment), self._cache
         weights = self._weights[asked]
         if weights.kind != "random":
@@ -139,8 +138,9 @@ class Planner:
         with cache.lock(target.name):
             if not target.exists():
                 cache.make_room(0, int(RANDOM_ROOM * BACKBONES[backbone].parameters))
-                patches = np.asarray(self.patch_set.train.abnormality[:CALIBRATION_PATCHES])
-                job = CalibrateJob(self._network(experiment), patches, experiment.training.threads, target)
+                if any(cache.root.glob(f"random-{backbone}-*.weights.h5")):
+                    _log.info("%s: folds with random weights of an earlier version are trained again", backbone)
+                job = CalibrateJob(backbone, experiment.training.threads, target)
                 list(self._run([Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)]))
         self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
 

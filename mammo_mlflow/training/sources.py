@@ -32,7 +32,7 @@ from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_models, find
 from mammo_mlflow.tracking.resume import finished_runs
 from mammo_mlflow.training.fits import fetch_fit
 from mammo_mlflow.training.jobs import Cut, Description, Part
-from mammo_mlflow.training.plan import REFIT, Activations, Fit, Plan, sha256, stored_bytes
+from mammo_mlflow.training.plan import ACTIVATIONS_VERSION, REFIT, Activations, Fit, Plan, sha256, stored_bytes
 from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
 
@@ -84,6 +84,8 @@ class Source:
         whose = "" if prefixes and not second else next(one.key for one in plan.fits if one.name == fit)
         facts = {**changes, "of": [one.key for one in prefixes.values()], "whose": whose}
         facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
+        if not prefixes:  # else in their keys
+            facts["version"] = ACTIVATIONS_VERSION
         cut = Cut(0, plan.description.head, "float32")
         size = stored_bytes(cut, len(plan.labels), training.views)
         key = sha256(canonical_json(facts))

@@ -17,7 +17,7 @@ from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.ensembles.disagreement import disagreement
 from mammo_mlflow.ensembles.jobs import EnsembleJob
 from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
-from mammo_mlflow.ensembles.methods import METHODS, Ensemble, choose, weights_method
+from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.weights import tuned
 from mammo_mlflow.errors import expected, unknown_name
@@ -28,7 +28,7 @@ from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import RESULTS_VERSION, CrossValidationSpec, canonical_json
+from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, register, registered_run
@@ -126,7 +126,7 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
         "members": [member.source.version.tags["mammo.key"] for member in joined.members],
         "method": method,
     }
-    facts |= {"asked": asdict(asked), "results_version": RESULTS_VERSION, "test": patch_set.test_sha256}
+    facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
     key = sha256(canonical_json(facts))
     said = " [phantom]" if patch_set.phantom else ""
     said += " [random weights]" if "random weights" in (joined.note or "") else ""

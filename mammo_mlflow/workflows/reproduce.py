@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_mlflow.data.patches import read_patch_set
-from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
+from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
+from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
@@ -30,6 +32,9 @@ SMALL_SCRATCH = {"holdout": "0.3", "final": "fold_average"}
 
 ALWAYS = ("report",)
 """The commands that are repeated whatever was done before."""
+
+VERSIONS = (RESULTS_VERSION, RANDOM_WEIGHTS_VERSION, ENSEMBLE_VERSION)
+"""Those of what the steps make."""
 
 PATIENCE_SECONDS = 30.0
 """How long a step may take to end its runs."""
@@ -105,12 +110,16 @@ def run(asked: ReproduceOptions) -> None:
 
 
 def _key(asked: ReproduceOptions) -> str:
-    """What earlier steps must have been run on to count: this data and these settings, wherever the report goes."""
+    """What earlier steps must have been run on to count: this data, settings and code, wherever the report goes.
+
+    Steps of older code are issued again, which trains only what has changed.
+    """
     data = "phantom"
     if asked.data != data:
         found = read_patch_set(Path(asked.data).expanduser())
         data = f"{found.train_sha256} {found.test_sha256}"
-    return hashlib.sha256(json.dumps([asked.scale, SMALL if asked.scale == "small" else {}, data]).encode()).hexdigest()
+    made_of = [asked.scale, SMALL if asked.scale == "small" else {}, data, VERSIONS]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
 def _call(line: list[str], surroundings: dict[str, str]) -> int:

@@ -1,3 +1,5 @@
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from mammo_mlflow.models.network import (
     suffix,
     unfreeze,
 )
+from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.weights import Weights
 
 SIZE = 75
@@ -83,6 +86,30 @@ def test_calibration_is_what_keeps_them(patches):
     assert relative > 0.05
     assert not np.allclose(raw, features)
     np.testing.assert_array_equal(run(again, patches), features)
+
+
+def test_the_patches_of_random_weights_never_change():
+    """Where they are meant to, RANDOM_WEIGHTS_VERSION is raised."""
+    found = calibration_patches()
+    assert (found.shape, found.dtype) == ((16, 150, 150), np.uint16)
+    assert (
+        hashlib.sha256(found.tobytes()).hexdigest()
+        == "c4e28a890d63f9dc2c6703af10a7c06a85ae21b73e60299849a06b9b9140bad6"
+    )
+    assert 10_000 < found.mean(axis=(1, 2)).min() < 25_000 < 40_000 < found.mean(axis=(1, 2)).max() < 55_000
+
+
+def test_random_weights_calibrated_on_synthetic_patches_serve_others(patches):
+    """Their signal survives on patches of another size and look, as a data set's are."""
+    made = build_base("resnet50", 150, "average", "float32")
+    calibrate_random(made, calibration_patches()[..., None].astype(np.float32))
+    small = build_base("resnet50", SIZE, "average", "float32")
+    small.set_weights(made.get_weights())
+    for seen in (patches, patches // 2):
+        features = run(small, seen)
+        assert np.isfinite(features).all()
+        assert np.abs(features).max() < 1e3
+        assert (features.std(axis=0) > 1e-3).mean() > 0.3
 
 
 def test_prefix_and_rest_are_the_whole_at_every_cut(base, patches):

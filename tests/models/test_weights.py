@@ -8,7 +8,7 @@ import pytest
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.models import weights
 from mammo_mlflow.models.backbones import BACKBONES
-from mammo_mlflow.models.weights import find_weights
+from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION, find_weights
 
 
 def weights_file(path, parameters):
@@ -27,7 +27,7 @@ def nothing_at_hand(tmp_path, monkeypatch):
 
 
 def find(wanted="imagenet", backbone="vgg16", phantom=False):
-    return find_weights(backbone, wanted, phantom=phantom, train_sha256="sha")
+    return find_weights(backbone, wanted, phantom=phantom)
 
 
 def good(path, backbone="vgg16"):
@@ -66,8 +66,9 @@ def test_without_any_real_data_end_in_an_error_and_phantom_goes_on_loudly(tmp_pa
     assert "RANDOM" in caplog.text
 
 
-def test_random_weights_belong_to_the_training_patches():
-    assert find("random").identity != find_weights("vgg16", "random", phantom=False, train_sha256="other").identity
+def test_random_weights_belong_to_no_data_and_have_a_version_of_their_own():
+    assert find("random") == find("random", phantom=True) == find("random", backbone="resnet50")
+    assert find("random").identity == f"random-v{RANDOM_WEIGHTS_VERSION}"
     with pytest.raises(ValueError, match="calibrated"):
         _ = find("random").file
 

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.planner import resolve_precision
+from mammo_mlflow.experiment import build
+from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.training.planner import Planner, resolve_precision
 
 
 def test_folds_and_refit(laboratory):
@@ -77,12 +81,37 @@ def test_the_name_says_what_is_not_real(laboratory):
     assert plan.note == "phantom data: no medical result; random weights"
 
 
-def test_random_weights_are_made_once(laboratory):
+def test_random_weights_are_made_once_for_every_data_set_size_and_precision(laboratory):
     plan = laboratory.plan()
     before = plan.weights.file.stat().st_mtime_ns
-    again = laboratory.plan(seed=3)
-    assert again.weights == plan.weights
-    assert again.weights.file.stat().st_mtime_ns == before
+    other = replace(laboratory.patch_set, train_sha256="other", phantom=False)
+    for again in (laboratory.plan(seed=3), laboratory.plan(precision="bfloat16"), laboratory.plan(patch_set=other)):
+        assert again.weights == plan.weights
+        assert again.weights.file.stat().st_mtime_ns == before
+    assert len(list(laboratory.cache.root.glob("random-vgg16-*"))) == 1
+
+
+def test_random_weights_of_an_earlier_version_are_told(laboratory, tmp_path, caplog):
+    caplog.set_level("INFO")
+    asked = build("mass_calc", {"weights": "random"})
+    jobs = []
+
+    class Fake:
+        def run(self, given, *_):
+            for job in given:
+                jobs.append(job)
+                job.argument.target.write_bytes(b"weights")
+                yield job, None
+
+    for earlier in (False, True):
+        cache = Cache(tmp_path / str(earlier))
+        if earlier:
+            (cache.root / "random-vgg16-0123456789abcdef01234567.weights.h5").touch()
+        planner = Planner(laboratory.patch_set, Fake(), cache)
+        planner._find_weights(asked)
+        planner._calibrate(asked)
+        assert ("random weights of an earlier version" in caplog.text) == earlier
+    assert [job.argument.backbone for job in jobs] == ["vgg16", "vgg16"]
 
 
 def test_patches_too_small_for_a_backbone(laboratory):

@@ -327,3 +327,17 @@ def test_what_predict_cannot_do_is_a_line(run, store, top, phantom, tmp_path, mo
     (line,) = predicted(model, given, tmp_path / "out.csv", code=2).complaints
     assert said in line
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_another_version_makes_the_ensemble_anew_of_the_same_folds(run, store, made, monkeypatch):
+    """The last test here: the version that it registers is the newest."""
+
+    def versions():
+        return {one.version for one in store.client.search_model_versions(f"name = '{NAME}'")}
+
+    before, runs = versions(), len(store.runs())
+    monkeypatch.setattr("mammo_mlflow.workflows.ensemble.ENSEMBLE_VERSION", 99)
+    outcome = run("ensemble", *ASKED, "--method", "greedy", "--threshold", "youden")
+    assert "is reused" not in outcome.err
+    assert len(versions() - before) == 1
+    assert len(store.runs()) == runs + 1  # its own: no fold was trained

@@ -92,6 +92,13 @@ def test_other_data_under_the_same_name_are_other_steps(data, tmp_path):
     assert reproduce._key(asked) != before
 
 
+def test_steps_of_other_code_do_not_count(monkeypatch):
+    asked = ReproduceOptions()
+    before = reproduce._key(asked)
+    monkeypatch.setattr(reproduce, "VERSIONS", (*reproduce.VERSIONS[:-1], 99))
+    assert reproduce._key(asked) != before
+
+
 def test_mistakes_are_one_line(cli):
     for arguments, said in (
         (("--scale", "smal"), "did you mean 'small'"),
