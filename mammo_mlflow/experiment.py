@@ -191,8 +191,9 @@ class Experiment:
     def model_set(self) -> str:
         """The group of models it belongs to, as the paper names them.
 
-        `pretrained`, or `tuned` where convolutions are unfrozen; `scratch` for the four settings that chapter 4 keeps;
-        else the family. Controls are a group of their own, and so are protocols that only serve a table.
+        `pretrained`, or `tuned` where convolutions are unfrozen; `scratch` for the four settings that chapter 4 keeps
+        and for `m1_author`; else the family. Controls are a group of their own, and so are protocols that only serve a
+        table.
         """
         if self.cv.control != "none" or self.family == "texture":
             return "control"

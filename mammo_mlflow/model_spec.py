@@ -10,7 +10,7 @@ from mammo_mlflow import checks
 BACKBONES = ("vgg16", "resnet50", "inceptionv3")
 NETWORKS: dict[str, tuple[str, ...]] = {
     "pretrained": BACKBONES,
-    "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold"),
+    "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold", "m1_author"),
     "siamese": ("scratch", *BACKBONES),
     "conditioned": ("a", "b", "c"),
     "texture": ("laws",),
@@ -19,6 +19,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 8."""
 FAMILIES = tuple(NETWORKS)
 POOLINGS = ("flatten", "average", "max")
+POOL_PADDINGS = ("valid", "same")
 DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
 
 ENCODED = ("pretrained", "scratch", "siamese", "texture")
@@ -55,9 +56,29 @@ class ModelSpec:
     convolution_batch_norm: bool = parameter(
         True, "batch normalisation after each convolution trained from scratch", checks.anything, CONVOLVED
     )
+    convolution_batch_norm_momentum: float = parameter(
+        0.9, "momentum of that batch normalisation's moving statistics", checks.share, CONVOLVED, added=True
+    )
+    first_pool: int = parameter(
+        2,
+        "side of the pool after the first block; its stride is 2, and so are all of the others'",
+        checks.at_least(2),
+        CONVOLVED,
+        added=True,
+    )
+    pool_padding: str = parameter(
+        "valid",
+        "padding of those pools: valid, or same, which keeps the last row of an odd map",
+        checks.one_of(*POOL_PADDINGS),
+        CONVOLVED,
+        added=True,
+    )
     pool_dropout: float = parameter(0.0, "dropout rate after each pool of such convolutions", checks.share, CONVOLVED)
     l1: float = parameter(0.0, "L1 penalty on the kernels trained from scratch", checks.at_least_zero, CONVOLVED)
     l2: float = parameter(0.0, "L2 penalty on the kernels trained from scratch", checks.at_least_zero, CONVOLVED)
+    dense_l2: float = parameter(
+        0.0, "more L2 penalty on the kernels of the hidden layers, beside l2", checks.at_least_zero, CONVOLVED, True
+    )
     pooling: str = parameter(
         "average",
         "pooling before the head: flatten, average or max",
@@ -74,6 +95,9 @@ class ModelSpec:
     batch_norm: bool = parameter(False, "batch normalisation of the features before the hidden layer", checks.anything)
     dense_batch_norm: bool = parameter(
         False, "batch normalisation after each hidden layer", checks.anything, added=True
+    )
+    feature_dropout: float = parameter(
+        0.0, "dropout rate of the features before the hidden layers", checks.share, added=True
     )
     dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.share)
     unfrozen_layers: int = parameter(

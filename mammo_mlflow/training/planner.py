@@ -166,7 +166,17 @@ def _asked_weights(experiment: Experiment) -> tuple[str, str]:
 def _shape_of(network: Network) -> Network:
     """The network without what its cuts do not depend on: the head."""
     model = network.model
-    kept = ("backbone", "pooling", "unfrozen_layers", "blocks", "convolution_batch_norm", "pool_dropout", "difference")
+    kept = (
+        "backbone",
+        "pooling",
+        "unfrozen_layers",
+        "blocks",
+        "convolution_batch_norm",
+        "first_pool",
+        "pool_padding",
+        "pool_dropout",
+        "difference",
+    )
     return replace(network, model=ModelSpec(**{name: getattr(model, name) for name in kept}))
 
 
