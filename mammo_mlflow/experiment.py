@@ -26,12 +26,13 @@ AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
 PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
 PAIRINGS = ("joint", "independent")
+WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
 PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
 """The inputs of models as they are served: raw 16-bit patches, and 0 for a mass or 1 for a calcification."""
 FEATURES, CONDITION = "features", "condition"
-"""What the trained part of a conditioned model takes: features, and the probability of a calcification beside them."""
+"""What the trained part of a conditioned model takes: features, and a calcification's probability or class."""
 ROWS = {BASELINE: 0, PATCH: 1}
 """Which rows of a data file hold them: the even or the odd ones."""
 
@@ -73,6 +74,12 @@ class TrainingSpec:
     )
     early_stop: int = parameter(
         0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", checks.at_least(0)
+    )
+    early_stop_on: str = parameter(
+        "inner",
+        "what early stopping watches: that inner tenth, or scored, the patches that are scored, which is optimistic",
+        checks.one_of(*WATCHED),
+        added=True,
     )
     precision: str = parameter(
         "auto", f"precision of the convolutions: {', '.join(PRECISIONS)}", checks.one_of(*PRECISIONS)
@@ -204,10 +211,14 @@ class Experiment:
         return self.family
 
     @property
+    def stops_on_scored(self) -> bool:
+        """Whether early stopping watches the very patches that are scored, whose figures are then optimistic."""
+        return self.training.early_stop > 0 and self.training.early_stop_on == "scored"
+
+    @property
     def _protocol(self) -> str:
-        if self.cv.holdout:
-            return "-holdout"
-        return f"-{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
+        folds = f"-{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
+        return ("-holdout" if self.cv.holdout else folds) + ("-scored-stop" if self.stops_on_scored else "")
 
     @property
     def registered_name(self) -> str:
@@ -224,7 +235,8 @@ class Experiment:
     @property
     def judged_by(self) -> str:
         """How it is judged, in words."""
-        return f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
+        said = f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
+        return said + (", stopped early on what is scored" if self.stops_on_scored else "")
 
     def key(self, *parts: str, **facts: Any) -> str:
         """A sha256 over the named parts of this experiment, the results version and `facts` (fingerprints, fold)."""

@@ -20,6 +20,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 FAMILIES = tuple(NETWORKS)
 POOLINGS = ("flatten", "average", "max")
 POOL_PADDINGS = ("valid", "same")
+CONDITIONS = ("probability", "class")
 DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
 
 ENCODED = ("pretrained", "scratch", "siamese", "texture")
@@ -111,6 +112,13 @@ class ModelSpec:
     )
     condition_from: str = parameter(
         "", "registered mass/calcification model that gives the condition", checks.anything, ("conditioned",)
+    )
+    condition: str = parameter(
+        "probability",
+        "what of that model's answer is joined: the probability of a calcification, or the class, 1 above 0.5",
+        checks.one_of(*CONDITIONS),
+        ("conditioned",),
+        added=True,
     )
 
     @property
