@@ -107,7 +107,8 @@ def test_the_studys_early_stop_is_said_and_never_the_best(models, tmp_path):
 
 def test_a_condition_given_as_a_class_is_said(models, tmp_path):
     models.model("benign_malignant", "conditioned", "a", params={"condition": "class"})
-    assert "given the class, as in the study, not the probability" in row(read(models, tmp_path), "8", "A: Siamese sources").notes
+    found = row(read(models, tmp_path), "8", "A: Siamese sources")
+    assert "given the class, as in the study, not the probability" in found.notes
 
 
 def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
