@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.model_spec import BACKBONES as BACKBONES
+from mammo_mlflow.model_spec import CACHED, ENCODED, FAMILIES, FROZEN, NETWORKS, ModelSpec, parameter
 
 RESULTS_VERSION = 2
 """The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.
@@ -23,149 +25,70 @@ What else changes has a version where it is made: random weights (`models/weight
 """
 
 TASKS = ("mass_calc", "benign_malignant")
-BACKBONES = ("vgg16", "resnet50", "inceptionv3")
-NETWORKS: dict[str, tuple[str, ...]] = {
-    "pretrained": BACKBONES,
-    "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold"),
-    "siamese": ("scratch", *BACKBONES),
-    "conditioned": ("a", "b", "c"),
-    "texture": ("laws",),
-}
-"""What `backbone` may be in each family: a pretrained base, a setting of chapter 4, an encoder, an approach of chapter
-8."""
-FAMILIES = tuple(NETWORKS)
-POOLINGS = ("flatten", "average", "max")
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
 PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
-DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
 PAIRINGS = ("joint", "independent")
+WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
 PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
 """The inputs of models as they are served: raw 16-bit patches, and 0 for a mass or 1 for a calcification."""
 FEATURES, CONDITION = "features", "condition"
-"""What the trained part of a conditioned model takes: features, and the probability of a calcification beside them."""
+"""What the trained part of a conditioned model takes: features, and a calcification's probability or class."""
 ROWS = {BASELINE: 0, PATCH: 1}
 """Which rows of a data file hold them: the even or the odd ones."""
-
-
-def _parameter(
-    default: Any, help: str, check: checks.Check, only: tuple[str, ...] = FAMILIES, added: bool = False
-) -> Any:
-    """A field; `only` are the families that have it.
-
-    One that was `added` to families that had results already is in their keys only where it is not the default.
-    """
-    return field(default=default, metadata={"help": help, "check": check, "families": only, "added": added})
-
-
-_ENCODED = ("pretrained", "scratch", "siamese", "texture")
-_FROZEN = ("pretrained", "siamese")
-_CONVOLVED = ("scratch", "siamese")
-_CACHED = ("pretrained", "siamese", "conditioned", "texture")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What is built: an encoder, how much of it is trained, and the head on top."""
-
-    backbone: str = _parameter("vgg16", "network: a backbone, a setting, an encoder or an approach", checks.anything)
-    weights: str = _parameter(
-        "imagenet", "backbone weights: imagenet, random, or a directory of weight files", checks.anything, _FROZEN
-    )
-    blocks: str = _parameter(
-        "32/2-32-32,64-64,128-128,256",
-        "filters of the 3x3 convolutions trained from scratch; /2 is a stride, a pool follows each block",
-        checks.blocks,
-        _CONVOLVED,
-    )
-    convolution_batch_norm: bool = _parameter(
-        True, "batch normalisation after each convolution trained from scratch", checks.anything, _CONVOLVED
-    )
-    pool_dropout: float = _parameter(0.0, "dropout rate after each pool of such convolutions", checks.share, _CONVOLVED)
-    l1: float = _parameter(0.0, "L1 penalty on the kernels trained from scratch", checks.at_least_zero, _CONVOLVED)
-    l2: float = _parameter(0.0, "L2 penalty on the kernels trained from scratch", checks.at_least_zero, _CONVOLVED)
-    pooling: str = _parameter(
-        "average",
-        "pooling before the head: flatten, average or max",
-        checks.one_of(*POOLINGS),
-        ("pretrained", *_CONVOLVED),
-    )
-    difference: str = _parameter(
-        "subtract",
-        f"how baseline and abnormality are joined: {', '.join(DIFFERENCES)}",
-        checks.one_of(*DIFFERENCES),
-        ("siamese",),
-    )
-    dense: str = _parameter("256", "widths of the head's hidden layers, such as 256 or 256-64, or none", checks.widths)
-    batch_norm: bool = _parameter(False, "batch normalisation of the features before the hidden layer", checks.anything)
-    dense_batch_norm: bool = _parameter(
-        False, "batch normalisation after each hidden layer", checks.anything, added=True
-    )
-    dropout: float = _parameter(0.0, "dropout rate after each hidden layer", checks.share)
-    unfrozen_layers: int = _parameter(
-        0, "number of last convolutional layers trained after the head", checks.at_least(0), _FROZEN
-    )
-    features_from: str = _parameter(
-        "",
-        "registered benign/malignant model that gives the features; by default the approach's",
-        checks.anything,
-        ("conditioned",),
-    )
-    condition_from: str = _parameter(
-        "", "registered mass/calcification model that gives the condition", checks.anything, ("conditioned",)
-    )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The widths of the head's hidden layers."""
-        return () if self.dense == "none" else tuple(int(width) for width in self.dense.split("-"))
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
     """How it is trained."""
 
-    optimizer: str = _parameter("adam", "optimizer: adam, rmsprop or sgd", checks.one_of(*OPTIMIZERS))
-    momentum: float = _parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.share)
-    learning_rate: float = _parameter(
+    optimizer: str = parameter("adam", "optimizer: adam, rmsprop or sgd", checks.one_of(*OPTIMIZERS))
+    momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.share)
+    learning_rate: float = parameter(
         1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive
     )
-    epochs: int = _parameter(
+    epochs: int = parameter(
         40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.at_least(1)
     )
-    tuning_learning_rate: float = _parameter(
-        1e-5, "learning rate once the last layers are unfrozen", checks.positive, _FROZEN
+    tuning_learning_rate: float = parameter(
+        1e-5, "learning rate once the last layers are unfrozen", checks.positive, FROZEN
     )
-    tuning_epochs: int = _parameter(10, "epochs once the last layers are unfrozen", checks.at_least(1), _FROZEN)
-    batch_size: int = _parameter(16, "patches a step", checks.at_least(1))
-    class_weights: str = _parameter(
+    tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.at_least(1), FROZEN)
+    batch_size: int = parameter(16, "patches a step", checks.at_least(1))
+    class_weights: str = parameter(
         "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.class_weights
     )
-    augmentation: str = _parameter(
+    augmentation: str = parameter(
         "paper", f"augmentation policy: {', '.join(AUGMENTATIONS)}", checks.one_of(*AUGMENTATIONS)
     )
-    pair_augmentation: str = _parameter(
+    pair_augmentation: str = parameter(
         "joint",
         "transforms of a baseline and its abnormality: joint (the same) or independent",
         checks.one_of(*PAIRINGS),
         ("siamese",),
     )
-    views: int = _parameter(
+    views: int = parameter(
         8,
         "cached augmented views of each patch; 0 trains on-line through the whole network",
         checks.at_least(0),
-        _CACHED,
+        CACHED,
     )
-    early_stop: int = _parameter(
+    early_stop: int = parameter(
         0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", checks.at_least(0)
     )
-    precision: str = _parameter(
+    early_stop_on: str = parameter(
+        "inner",
+        "what early stopping watches: that inner tenth, or scored, the patches that are scored, which is optimistic",
+        checks.one_of(*WATCHED),
+        added=True,
+    )
+    precision: str = parameter(
         "auto", f"precision of the convolutions: {', '.join(PRECISIONS)}", checks.one_of(*PRECISIONS)
     )
-    threads: int = _parameter(
+    threads: int = parameter(
         1, "processor threads of each fold; part of its key, since it moves results", checks.at_least(1)
     )
 
@@ -174,16 +97,16 @@ class TrainingSpec:
 class CrossValidationSpec:
     """How it is judged."""
 
-    folds: int = _parameter(4, "number of folds", checks.at_least(2))
-    holdout: float = _parameter(
-        0.0, "share of the patients held out once instead of folds; 0: folds", checks.share, _ENCODED, added=True
+    folds: int = parameter(4, "number of folds", checks.at_least(2))
+    holdout: float = parameter(
+        0.0, "share of the patients held out once instead of folds; 0: folds", checks.share, ENCODED, added=True
     )
-    seed: int = _parameter(0, "seed of folds, weights, order and augmentation", checks.seed)
-    control: str = _parameter(
+    seed: int = parameter(0, "seed of folds, weights, order and augmentation", checks.seed)
+    control: str = parameter(
         "none",
         "control experiment: baseline (the healthy patches alone), shuffled (labels) or none",
         checks.one_of(*CONTROLS),
-        _ENCODED,
+        ENCODED,
         added=True,
     )
 
@@ -192,11 +115,11 @@ class CrossValidationSpec:
 class FinalSpec:
     """The model that is registered, and its decision threshold."""
 
-    final: Literal["refit", "fold_average", "none"] = _parameter(
+    final: Literal["refit", "fold_average", "none"] = parameter(
         "refit", "final model: refit on all training patches, fold_average, or none", checks.one_of(*FINALS)
     )
-    final_epochs: int = _parameter(0, "epochs of the head in the refit; 0 takes the folds' own", checks.at_least(0))
-    threshold: str = _parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
+    final_epochs: int = parameter(0, "epochs of the head in the refit; 0 takes the folds' own", checks.at_least(0))
+    threshold: str = parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
 
 
 @dataclass(frozen=True)
@@ -279,8 +202,9 @@ class Experiment:
     def model_set(self) -> str:
         """The group of models it belongs to, as the paper names them.
 
-        `pretrained`, or `tuned` where convolutions are unfrozen; `scratch` for the four settings that chapter 4 keeps;
-        else the family. Controls are a group of their own, and so are protocols that only serve a table.
+        `pretrained`, or `tuned` where convolutions are unfrozen; `scratch` for the four settings that chapter 4 keeps
+        and for `m1_author`; else the family. Controls are a group of their own, and so are protocols that only serve a
+        table.
         """
         if self.cv.control != "none" or self.family == "texture":
             return "control"
@@ -291,10 +215,14 @@ class Experiment:
         return self.family
 
     @property
+    def stops_on_scored(self) -> bool:
+        """Whether early stopping watches the very patches that are scored, whose figures are then optimistic."""
+        return self.training.early_stop > 0 and self.training.early_stop_on == "scored"
+
+    @property
     def _protocol(self) -> str:
-        if self.cv.holdout:
-            return "-holdout"
-        return f"-{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
+        folds = f"-{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
+        return ("-holdout" if self.cv.holdout else folds) + ("-scored-stop" if self.stops_on_scored else "")
 
     @property
     def registered_name(self) -> str:
@@ -311,7 +239,8 @@ class Experiment:
     @property
     def judged_by(self) -> str:
         """How it is judged, in words."""
-        return f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
+        said = f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
+        return said + (", stopped early on what is scored" if self.stops_on_scored else "")
 
     def key(self, *parts: str, **facts: Any) -> str:
         """A sha256 over the named parts of this experiment, the results version and `facts` (fingerprints, fold)."""

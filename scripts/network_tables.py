@@ -1,9 +1,9 @@
 """Print the tables of docs/networks.md: the networks of the paper's settings, for patches of 150 pixels.
 
-    python scripts/network_tables.py [m1] [m2] [scratch] [siamese]
+    python scripts/network_tables.py [m1] [m2] [m1_author] [scratch] [siamese]
 
-M1 and M2 layer by layer, the Siamese network whose encoder is trained from scratch, and the sizes of all Siamese
-networks. Without a name all four, which builds every backbone once.
+M1, M2 and the author's M1 layer by layer, the Siamese network whose encoder is trained from scratch, and the sizes of
+all Siamese networks. Without a name all of them, which builds every backbone once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,13 @@ def layer_table(family: str, network: str) -> str:
 def penalty(layer: keras.Layer) -> str:
     """The penalty on a layer's kernel, in words."""
     cost = getattr(layer, "kernel_regularizer", None)
-    return "" if cost is None else f"L1 {float(cost.l1):.0e}, L2 {float(cost.l2):.0e}"
+    factors = {} if cost is None else {"L1": float(cost.l1), "L2": float(cost.l2)}
+    return ", ".join(f"{name} {short(factor)}" for name, factor in factors.items() if factor)
+
+
+def short(factor: float) -> str:
+    """A small number as 1e-04 or 1.25e-03."""
+    return re.sub(r"\.?0+e", "e", f"{factor:.2e}")
 
 
 def size_row(network: str) -> list[str]:
@@ -94,6 +101,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "m1": ("M1", lambda: layer_table("scratch", "m1")),
     "m2": ("M2", lambda: layer_table("scratch", "m2")),
+    "m1_author": ("M1 as its author published it", lambda: layer_table("scratch", "m1_author")),
     "scratch": ("Siamese, encoder trained from scratch", lambda: layer_table("siamese", "scratch")),
     "siamese": ("All Siamese networks", size_table),
 }

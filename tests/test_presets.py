@@ -1,8 +1,12 @@
+import hashlib
+
 import pytest
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import build
-from mammo_mlflow.presets import PRESETS, preset_values
+from mammo_mlflow.experiment import NETWORKS, build
+from mammo_mlflow.presets import PRESETS, networks, preset_values
+
+M1S = ("m1", "m1_author")
 
 
 @pytest.mark.parametrize(("preset", "entry"), [(name, key) for name, table in PRESETS.items() for key in table])
@@ -32,6 +36,33 @@ def test_the_papers_settings(backbone, task, optimizer, rate, epochs, final_epoc
     assert (made.final.final_epochs, made.model.batch_norm) == (final_epochs, batch_norm)
     assert (made.cv.folds, training.batch_size, made.model.dense) == (4, 16, "256")
     assert training.augmentation == "paper"
+
+
+def test_keys_of_the_papers_experiments_are_stable_across_versions_of_this_code():
+    """A parameter added since is in no key at its default: finished folds of older stores are found again."""
+    known = [(family, name) for family, names in NETWORKS.items() for name in names if name != "m1_author"]
+    keys = []
+    for family, name in known:
+        made = build("benign_malignant", preset_values("paper", name, "benign_malignant", family), family)
+        keys.append(made.key("model", "training", "cv", "final", fold=1))
+    assert len(set(keys)) == 16
+    digest = hashlib.sha256(" ".join(keys).encode()).hexdigest()
+    assert digest == "460c15df24a1a99ff35f6b32fd9e2dddcde7f1f3277a305456ea1ca66095be28"
+
+
+def test_what_all_networks_trained_from_scratch_are():
+    """The author's M1 is asked for by its name alone."""
+    kept = ("m1_balanced", "m1_early_stop", "m2", "m1_10fold")
+    assert networks("scratch", "paper") == networks("scratch", "quick") == kept
+    assert networks("scratch", "table") == ("m1", *kept)
+    assert networks("siamese", "paper") == NETWORKS["siamese"]
+
+
+def test_the_authors_m1_differs_from_m1_in_its_layers_alone():
+    m1, author = (build("mass_calc", preset_values("paper", name, "mass_calc", "scratch"), "scratch") for name in M1S)
+    assert (m1.training, m1.cv, m1.final) == (author.training, author.cv, author.final)
+    assert m1.model.blocks == author.model.blocks
+    assert (author.model_set, author.registered_name) == ("scratch", "mammo-mass_calc-scratch-m1_author")
 
 
 @pytest.mark.parametrize(

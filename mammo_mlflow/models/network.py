@@ -96,11 +96,15 @@ def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
 
 
 def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
-    """The classifier on top: batch normalisation if wanted, dense layers, a sigmoid; drawn from Keras's seed."""
+    """The classifier on top, drawn from Keras's seed.
+
+    Batch normalisation and dropout of the features if wanted, dense layers, a sigmoid.
+    """
     features = x = layers.Input(tuple(feature_shape), dtype="float32", name="features")
-    penalty = kernel_penalty(spec)
     if spec.batch_norm:
         x = layers.BatchNormalization(name="head_batch_norm")(x)
+    if spec.feature_dropout:
+        x = layers.Dropout(spec.feature_dropout, name="features_dropout")(x)
     for number, width in enumerate(spec.widths):
         suffix = f"_{number + 1}" if number else ""
         normalised = spec.dense_batch_norm
@@ -109,7 +113,7 @@ def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
             width,
             activation=activation,
             use_bias=not normalised,
-            kernel_regularizer=penalty,
+            kernel_regularizer=kernel_penalty(spec, hidden=True),
             name=f"head_dense{suffix}",
         )(x)
         if normalised:
@@ -117,7 +121,7 @@ def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
             x = layers.ReLU(name=f"head_dense{suffix}_relu")(x)
         if spec.dropout:
             x = layers.Dropout(spec.dropout, name=f"head_dropout{suffix}")(x)
-    x = layers.Dense(1, activation="sigmoid", kernel_regularizer=penalty, name="probability")(x)
+    x = layers.Dense(1, activation="sigmoid", kernel_regularizer=kernel_penalty(spec), name="probability")(x)
     return keras.Model(features, x, name="head")
 
 

@@ -1,7 +1,7 @@
 """Convolutional networks trained from scratch: the paper's M1 and M2 (chapter 4), and its Siamese encoder (chapter 6).
 
 `ModelSpec.blocks` describes them: `32/2-32-32,64-64` is three 3x3 convolutions of 32 filters, the first with stride 2,
-a 2x2 maximum pool, two of 64 and a pool.
+a 2x2 maximum pool, two of 64 and a pool. `first_pool` and `pool_padding` are those of the pools.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.models.precision import dtype_policy
 
 BATCH_NORM_MOMENTUM = 0.9
-"""Keras's 0.99 would need some 500 steps before its moving statistics mean anything: four epochs of the real data."""
+"""Of hidden layers; that of convolutions is a parameter with the same default.
+
+Keras's 0.99 would need some 500 steps before its moving statistics mean anything: four epochs of the real data.
+"""
 
 
 def parse_blocks(blocks: str) -> list[list[tuple[int, int]]]:
@@ -38,6 +41,7 @@ def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: 
     with dtype_policy(precision):
         x = layers.Rescaling(1 / 65535, dtype="float32", name="input_scaling")(x)
         for number, block in enumerate(parse_blocks(spec.blocks), 1):
+            side = spec.first_pool if number == 1 else 2
             for place, (filters, stride) in enumerate(block, 1):
                 name = f"block{number}_conv{place}"
                 x = layers.Conv2D(
@@ -51,13 +55,13 @@ def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: 
                     name=name,
                 )(x)
                 if spec.convolution_batch_norm:
-                    x = normalise(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_batch_norm")(x)
+                    x = normalise(momentum=spec.convolution_batch_norm_momentum, name=f"{name}_batch_norm")(x)
                 x = layers.ReLU(name=f"{name}_relu")(x)
-            if min(x.shape[1:3]) < 2:
+            if min(x.shape[1:3]) < (side if spec.pool_padding == "valid" else 2):
                 raise expected(
                     "blocks", f"at most {number - 1} pools for patches of {image_size} pixels", f"'{spec.blocks}'"
                 )
-            x = layers.MaxPooling2D(2, name=f"block{number}_pool")(x)
+            x = layers.MaxPooling2D(side, strides=2, padding=spec.pool_padding, name=f"block{number}_pool")(x)
             if spec.pool_dropout:
                 x = layers.Dropout(spec.pool_dropout, name=f"block{number}_dropout")(x)
     features = {
@@ -68,6 +72,7 @@ def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: 
     return keras.Model(patch, features(x), name="scratch")
 
 
-def kernel_penalty(spec: ModelSpec) -> keras.regularizers.Regularizer | None:
-    """The L1 and L2 penalty on kernels; None where both are 0."""
-    return regularizers.L1L2(spec.l1, spec.l2) if spec.l1 or spec.l2 else None
+def kernel_penalty(spec: ModelSpec, hidden: bool = False) -> keras.regularizers.Regularizer | None:
+    """The L1 and L2 penalty on kernels, those of `hidden` layers or others; None where both are 0."""
+    l2 = spec.l2 + spec.dense_l2 if hidden else spec.l2
+    return regularizers.L1L2(spec.l1, l2) if spec.l1 or l2 else None

@@ -16,7 +16,7 @@ from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
-from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
+from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing, stopped_on_scored
 from mammo_mlflow.report.rows import BACKBONES, CONDITIONED, SCRATCH, Row, Table, tables
 from mammo_mlflow.tracking.results import Result, fit_metrics, metrics_of, predictions_of, read_results
 
@@ -224,8 +224,11 @@ def _seconds(result: Result, store: Store) -> float:
 
 
 def _out_of_fold(result: Result, store: Store) -> float:
-    """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble; hold-outs have none of all."""
-    if result.holdout:
+    """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble.
+
+    Hold-outs have none of all patients, and one of patches that early stopping watched is not to be compared.
+    """
+    if result.holdout or stopped_on_scored(result):
         return math.nan
     metrics = store.metrics.get(result.cross_validation, {})
     return float(metrics.get("oof_roc_auc", np.nan))

@@ -180,7 +180,18 @@ def marks_of(result: Result) -> tuple[str, ...]:
     found = ["phantom data"] if result.tag("phantom") == "true" else []
     if result.tag("weights") == "random" and result.tag("family") in TRAINED:
         found.append("random weights")
+    if stopped_on_scored(result):
+        found.append("optimistic validation")
     return tuple(found)
+
+
+def stopped_on_scored(result: Result) -> bool:
+    """Whether early stopping watched the very patches that its validation figures are of."""
+    return result.params.get("early_stop_on") == "scored" and _stops_early(result)
+
+
+def _stops_early(result: Result) -> bool:
+    return result.params.get("early_stop", "0") not in ("0", "")
 
 
 def contradictions(row: Row) -> list[Figure]:
@@ -222,7 +233,11 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
         protocol.append("quick preset, not the study's settings")
     if changed := other_settings(best):
         protocol.append(f"not the study's settings: {', '.join(changed)}")
-    if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
+    if stopped_on_scored(best):
+        protocol.append("early stopping watched the patches of its validation figures, as in the study")
+    if best.params.get("condition") == "class":
+        protocol.append("given the class, as in the study, not the probability")
+    if TRAIN in measured and _stops_early(best):
         protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
     return Filled(
         row,

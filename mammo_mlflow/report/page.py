@@ -17,6 +17,7 @@ from PIL import Image
 from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.report.content import Content, Task, label_of
+from mammo_mlflow.report.differences import HEADER, differences
 from mammo_mlflow.report.drawing import Drawn
 from mammo_mlflow.report.filling import Filled, marks_of
 from mammo_mlflow.report.rows import ACCURACY, WORDS, Column, Table
@@ -58,6 +59,8 @@ def render(
         tasks=[_task(task, drawn, folds, links) for task in content.tasks if task.models],
         data=_data(content, drawn),
         types=list(TYPES.values()),
+        difference_columns=list(HEADER),
+        differences=differences(),
         css=_text("page.css"),
         script=_text("page.js"),
     )

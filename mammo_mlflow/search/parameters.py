@@ -28,7 +28,14 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 """What a file's `architecture` may be, and the parameters that its hypermodel draws."""
 
 _OF_FROZEN = ("unfrozen_layers", "tuning_learning_rate", "tuning_epochs", "weights", "views")
-_OF_TRAINED = ("blocks", "convolution_batch_norm", "pool_dropout")
+_OF_TRAINED = (
+    "blocks",
+    "convolution_batch_norm",
+    "convolution_batch_norm_momentum",
+    "first_pool",
+    "pool_padding",
+    "pool_dropout",
+)
 
 
 def idle(family: str, backbone: str) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ import optuna
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
-from mammo_mlflow.experiment import canonical_json
+from mammo_mlflow.experiment import canonical_json, parameters
 from mammo_mlflow.search.spaces import SearchSpace
 from mammo_mlflow.training.plan import Plan
 
 KEY = "key"
+KEYED = ("dense_batch_norm", "holdout", "control")
+"""The parameters added to families before studies had keys, which hold them whatever their value."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,11 @@ class Question:
 
         Sampler, pruner and the number of trials may change. `paper` is the plan of the first trial.
         """
+        later = {item.name: item.default for item in parameters() if item.metadata["added"]}
+        base = {name: value for name, value in self.base.items() if name in KEYED or value != later.get(name)}
         facts = {
             "space": self.space.facts(),
-            "base": dict(self.base),
+            "base": base,
             "objectives": [objective.name for objective in self.objectives],
             "folds": [fit.key for fit in paper.fits if fit.fold is not None],
         }

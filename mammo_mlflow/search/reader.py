@@ -19,7 +19,7 @@ from mammo_mlflow.search.tree import KEYS, read_tree, shown
 _KINDS = {name: type(item.default) for name, item in FIELDS.items()}
 _JUDGED_BY = {item.name for part in (CrossValidationSpec, FinalSpec) for item in fields(part)}
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
-_COMMAND_LINE = _JUDGED_BY | _SHARED | {"backbone", "weights"}
+_COMMAND_LINE = _JUDGED_BY | _SHARED | {"backbone", "weights", "early_stop_on"}
 _FIXED_ONLY = {"precision", "threads", "views"}  # they trade exactness for time, and trials have to compare
 _RANGE_KEYS = ("low", "high", "log", "step")
 

@@ -25,7 +25,9 @@ def assemble(job: AssembleJob, emit: Emit) -> None:
     else:
         condition = None if job.condition is None else build(job.condition)
         tail = keras.saving.load_model(job.part.tails[0], compile=False)
-        model = join_condition(build(job.features, features=True), condition, tail, job.part.network.image_size)
+        network = job.part.network
+        features, as_class = build(job.features, features=True), network.model.condition == "class"
+        model = join_condition(features, condition, tail, network.image_size, as_class)
     model.trainable = False
     save_keras_model(model, job.target, job.examples, job.metadata)
 

@@ -39,7 +39,10 @@ Where that gives fits other numbers, as another augmentation does, `RESULTS_VERS
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit: a fold (`fold 1` …) or the refit, which validates nothing. Rows index the training abnormalities."""
+    """One fit: a fold (`fold 1` …) or the refit, which validates nothing. Rows index the training abnormalities.
+
+    Early stopping watches the `inner_rows`, if any.
+    """
 
     name: str
     fold: int | None
@@ -89,8 +92,9 @@ class Plan:
         experiment = self.experiment
         unfrozen, seed = experiment.model.unfrozen_layers, experiment.cv.seed
         which = f" last {unfrozen} unfrozen" if unfrozen else ""
+        which += " [condition: class]" if self.sources is not None and self.sources.as_class else ""
         which += "" if experiment.cv.control == "none" else f" [control: {experiment.cv.control}]"
-        which += f" {experiment.judged_by}" if experiment.cv.holdout else ""
+        which += f" {experiment.judged_by}" if experiment.cv.holdout or experiment.stops_on_scored else ""
         which += f" seed {seed}" if seed else ""
         said = " [phantom]" if self.patch_set.phantom else ""
         said += " [random weights]" if self.weights.label == "random" else ""
@@ -105,6 +109,7 @@ class Plan:
         said += {"baseline": ["control: baseline patches alone"], "shuffled": ["control: shuffled labels"]}.get(
             control, []
         )
+        said += ["early stopping watched the scored patches: optimistic"] if self.experiment.stops_on_scored else []
         return "; ".join(said) or None
 
     @property

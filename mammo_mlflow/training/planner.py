@@ -166,7 +166,17 @@ def _asked_weights(experiment: Experiment) -> tuple[str, str]:
 def _shape_of(network: Network) -> Network:
     """The network without what its cuts do not depend on: the head."""
     model = network.model
-    kept = ("backbone", "pooling", "unfrozen_layers", "blocks", "convolution_batch_norm", "pool_dropout", "difference")
+    kept = (
+        "backbone",
+        "pooling",
+        "unfrozen_layers",
+        "blocks",
+        "convolution_batch_norm",
+        "first_pool",
+        "pool_padding",
+        "pool_dropout",
+        "difference",
+    )
     return replace(network, model=ModelSpec(**{name: getattr(model, name) for name in kept}))
 
 
@@ -178,19 +188,23 @@ def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
 def _keyed(experiment: Experiment) -> Experiment:
     """The experiment as keys hash it: without what does not change results under it.
 
-    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model
-    or the momentum of an optimizer that has none.
+    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model,
+    what early stopping would watch, or the momentum of an optimizer that has none.
     """
     training, unused = experiment.training, TrainingSpec()
     if not experiment.model.unfrozen_layers:
         training = replace(
             training, tuning_epochs=unused.tuning_epochs, tuning_learning_rate=unused.tuning_learning_rate
         )
+    if not training.early_stop:
+        training = replace(training, early_stop_on=unused.early_stop_on)
     if training.optimizer != "sgd":
         training = replace(training, momentum=unused.momentum)
     if experiment.trained_whole:
         training = replace(training, views=unused.views)
     model = replace(experiment.model, weights="", features_from="", condition_from="")
+    if experiment.family == "conditioned" and model.backbone == "c":
+        model = replace(model, condition=ModelSpec().condition)  # it is given the true type, a class anyway
     return replace(experiment, model=model, training=training)
 
 
@@ -216,7 +230,9 @@ def _plan(
         seed = int(np.random.SeedSequence([experiment.cv.seed, 0 if fold is None else fold + 1]).generate_state(1)[0])
         rows = everything if fold is None else everything[folds != fold]
         inner = np.zeros(0, int)
-        if experiment.training.early_stop and fold is not None:
+        if experiment.stops_on_scored and fold is not None:
+            inner = everything[folds == fold]
+        elif experiment.training.early_stop and fold is not None:
             rows, inner = inner_holdout(
                 rows, train.types, train.patient_ids, seed=seed, duplicate_groups=patch_set.train_duplicates
             )

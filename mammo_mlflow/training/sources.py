@@ -95,10 +95,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a conditioned model is built on; without `condition` it is given the true type."""
+    """What a conditioned model is built on; without `condition` it is given the true type.
+
+    `as_class`: the condition is made a class, as `models.conditioned.class_of` does in the whole model.
+    """
 
     features: Source
     condition: Source | None
+    as_class: bool = False
 
     @property
     def all(self) -> tuple[Source, ...]:
@@ -127,7 +131,8 @@ class Sources:
         """The condition (n,) of each training abnormality of these types, from a model that was not trained on it."""
         if self.condition is None:
             return {CONDITION: targets(types, "mass_calc").astype(np.float32)}
-        return {CONDITION: self.condition.out_of_fold}
+        found = self.condition.out_of_fold
+        return {CONDITION: (found > 0.5).astype(np.float32) if self.as_class else found}
 
 
 class Missing(UserError):  # noqa: N818 - beside `Faults`
@@ -193,7 +198,9 @@ def find_sources(session: Session, planner: Planner, command: Command) -> Callab
                 faults += problem.lines
         if faults:
             raise Faults(faults)
-        return Sources(sources[0], sources[1] if len(sources) > 1 else None)
+        if len(sources) == 1:
+            return Sources(sources[0], None)
+        return Sources(sources[0], sources[1], as_class=experiment.model.condition == "class")
 
     return find
 

@@ -28,6 +28,8 @@ def run(family: str, task: str, backbone: str, given: dict[str, Any], options: O
     preset, values = preset_of(options), settled(family, backbone, given)
     names = networks(family, preset) if backbone == "all" else (backbone,)
     experiments = [build(task, preset_values(preset, name, task, family) | values, family) for name in names]
+    if given.get("early_stop_on") == "scored" and not any(one.stops_on_scored for one in experiments):
+        raise expected("early_stop_on", "inner where nothing is stopped early (early_stop=0)", "'scored'")
     run_experiments(experiments, options, {"mammo.preset": preset})
 
 
@@ -36,7 +38,7 @@ def settled(family: str, backbone: str, given: Mapping[str, Any]) -> dict[str, A
     values = dict(given)
     ignored = {} if backbone == "all" else dict.fromkeys(idle(family, backbone), f"{family} {backbone}")
     if backbone == "c":
-        ignored["condition_from"] = "approach c, which is given the true type"
+        ignored |= dict.fromkeys(("condition_from", "condition"), "approach c, which is given the true type")
     if values.get("holdout"):
         ignored["folds"] = "a hold-out, which has none"
     defaults = {item.name: item.default for item in parameters(family)}

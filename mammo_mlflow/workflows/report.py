@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
+from mammo_mlflow.report import differences
 from mammo_mlflow.report.content import Content, gather
 from mammo_mlflow.report.drawing import draw_all
 from mammo_mlflow.report.page import render
@@ -131,6 +132,8 @@ def _write(
     for table, rows in content.tables:
         (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")
         (tables / f"{table.name}.tex").write_text(as_latex(table, rows, caption), encoding="utf-8")
+    (tables / "differences.md").write_text(differences.as_markdown(), encoding="utf-8")
+    (tables / "differences.csv").write_text(differences.as_csv(), encoding="utf-8")
     (tables / "tables.csv").write_text(as_csv(content.tables, content.intervals), encoding="utf-8")
     for task in content.tasks:
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):

@@ -93,6 +93,9 @@ def _questions(
             raise unknown_name(name, value, choices)
     if options.seeds != 1:
         raise expected("seeds", "1 in a search (fresh_seeds are those of its closing comparison)", options.seeds)
+    if given.get("early_stop_on") == "scored":
+        wanted = "inner in a search, whose trials are compared by what they score"
+        raise expected("early_stop_on", wanted, "'scored'")
     objectives = parse_objectives(search.objective)
     check_sampler(search.sampler, len(objectives))
     fixed = {name: value for name, value in given.items() if name not in FINAL}

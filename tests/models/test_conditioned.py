@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, BASELINE, CONDITION, FEATURES, PATCH, ModelSpec
-from mammo_mlflow.models.conditioned import build_conditioned, image_inputs, join_condition
+from mammo_mlflow.models.conditioned import build_conditioned, class_of, image_inputs, join_condition
 from mammo_mlflow.models.network import build_head, build_tail, join, suffix
 from mammo_mlflow.models.scratch import build_scratch
 from mammo_mlflow.models.siamese import before_head
+from mammo_mlflow.tracking.vetting import vet_keras
 
 SIZE = 16
 ALONE, PAIR = (PATCH,), (BASELINE, PATCH)
@@ -127,6 +128,32 @@ def test_features_are_found_in_a_stored_tail_too(sides, trained, raw, tmp_path):
     source.tail = keras.saving.load_model(tmp_path / "tail.keras", compile=False, safe_mode=True)
     features = source.before_head()
     np.testing.assert_allclose(run(features, needed(features, raw)), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_class_is_1_above_a_half_and_0_elsewhere():
+    ends = np.array([0, 1e-30, 0.25, np.nextafter(np.float32(0.5), np.float32(0)), 0.5], np.float32)
+    above = np.array([np.nextafter(np.float32(0.5), np.float32(1)), 0.75, 1], np.float32)
+    given = keras.layers.Input((1,), dtype="float32")
+    model = keras.Model(given, class_of(given))
+    found = run(model, np.concatenate([ends, above])[:, None])[:, 0]
+    np.testing.assert_array_equal(found, [0] * len(ends) + [1] * len(above))
+
+
+@pytest.mark.parametrize("sides", [ALONE, PAIR], ids=["alone", "pair"])
+def test_a_condition_can_be_joined_as_a_class_and_is_so_when_stored_and_loaded(sides, raw, tmp_path):
+    features, condition = Source(1, sides), Source(2, sides)
+    tail = conditioned_tail(features.encoder.output.shape[-1])
+    probability = run(condition.head, condition.features(raw))
+    middle = np.sort(probability[:, 0])[1:3].mean()
+    bias = condition.head.get_layer("probability").bias
+    bias.assign(bias - np.log(middle / (1 - middle)))  # so that there are some of both classes
+    given = (run(condition.head, condition.features(raw)) > 0.5).astype(np.float32)
+    assert 0 < given.sum() < len(given)
+    wanted = by_hand(tail, features.features(raw), given)
+    join_condition(features.before_head(), condition.whole(), tail, SIZE, as_class=True).save(tmp_path / "model.keras")
+    vet_keras(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(run(model, needed(model, raw)), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_inputs_are_asked_for_by_name(approach):

@@ -129,6 +129,54 @@ def test_m1_has_no_penalty(m1):
     assert build_whole(*m1).losses == []
 
 
+def test_the_authors_m1_has_his_pools_dropout_penalties_and_momenta():
+    encoder, head = from_paper("m1_author")
+    pools = {layer.name: layer for layer in encoder.layers if isinstance(layer, keras.layers.MaxPooling2D)}
+    assert [pool.pool_size for pool in pools.values()] == [(3, 3), (2, 2), (2, 2), (2, 2)]
+    assert {pool.strides for pool in pools.values()} == {(2, 2)}
+    assert [pool.output.shape[1] for pool in pools.values()] == [38, 19, 10, 5]
+    assert encoder.output.shape[1:] == (5 * 5 * 256,) == (6400,)
+    layers = [*encoder.layers, *head.layers]
+    rates = [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
+    assert rates == [0.1] * 4 + [0.5] * 3
+    assert isinstance(head.layers[1], keras.layers.Dropout)
+    momenta = [layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert momenta == [0.99] * 8 + [0.9] * 2
+    whole = build_whole(encoder, head)
+    kernels = [np.asarray(array, np.float64) for array in whole.get_weights() if array.ndim > 1]
+    half_squares = [np.square(kernel).sum() / 2 for kernel in kernels]
+    each = [1e-5 * one for one in half_squares[:8]] + [2.5e-3 * one for one in half_squares[8:10]]
+    each += [1e-5 * half_squares[10]]
+    assert sum(float(loss) for loss in whole.losses) == pytest.approx(sum(each), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "padding", "width"), [(2, "valid", 3), (3, "valid", 3), (3, "same", 4), (2, "same", 4)]
+)
+def test_the_first_pool_takes_the_largest_of_its_window(side, padding, width):
+    spec = ModelSpec("m1", blocks="3", first_pool=side, pool_padding=padding)
+    encoder = build_scratch(spec, 7, "float32")
+    inner = keras.Model(
+        encoder.input, [encoder.get_layer(name).output for name in ("block1_conv1_relu", "block1_pool")]
+    )
+    maps, pooled = (np.asarray(one) for one in inner(patches(2, 7)))
+    first = -1 if (side, padding) == (3, "same") else 0
+    wanted = [
+        [
+            maps[:, max(0, row) : row + side, max(0, column) : column + side].max(axis=(1, 2))
+            for column in range(first, first + 2 * width, 2)
+        ]
+        for row in range(first, first + 2 * width, 2)
+    ]
+    np.testing.assert_array_equal(pooled, np.transpose(wanted, (2, 0, 1, 3)))
+
+
+def test_a_first_pool_larger_than_its_map_is_refused():
+    assert build_scratch(ModelSpec("m1", blocks="4", first_pool=5, pool_padding="same"), 4, "float32")
+    with pytest.raises(UserError, match="blocks: expected at most 0 pools for patches of 4 pixels"):
+        build_scratch(ModelSpec("m1", blocks="4", first_pool=5), 4, "float32")
+
+
 def test_the_penalty_is_part_of_the_loss_that_is_trained():
     spec = ModelSpec("m2", blocks="4", dense="8", l1=1e-3, l2=1e-2)
     encoder = build_scratch(spec, 8, "float32")
@@ -280,7 +328,7 @@ def script():
     return module
 
 
-@pytest.mark.parametrize("name", ["m1", "m2", "scratch"])
+@pytest.mark.parametrize("name", ["m1", "m2", "m1_author", "scratch"])
 def test_the_page_on_networks_holds_what_the_script_prints(name, script, capsys):
     script.main([name])
     printed = capsys.readouterr().out

@@ -92,6 +92,25 @@ def test_the_studys_protocol_and_settings_before_the_newest(models, tmp_path):
     assert "common 4 folds" in found.notes[0]
 
 
+def test_the_studys_early_stop_is_said_and_never_the_best(models, tmp_path):
+    stops = {"folds": "4", "early_stop": "4"}
+    models.model(family="scratch", backbone="m2", params=stops, skill=0.3)
+    models.model(family="scratch", backbone="m1_early_stop", params=stops | {"early_stop_on": "scored"}, skill=3.0)
+    models.model(family="scratch", backbone="m1_balanced", params={"folds": "4", "early_stop_on": "scored"}, skill=0.2)
+    content = read(models, tmp_path)
+    found = row(content, "4.1", "M1, class balancing, early stop")
+    assert "optimistic validation" in found.marks
+    assert "early stopping watched the patches of its validation figures, as in the study" in found.notes
+    assert "optimistic validation" not in row(content, "4.1", "M1, class balancing").marks  # it did not stop early
+    assert content.tasks[0].best == "M2, class balancing, early stop"
+
+
+def test_a_condition_given_as_a_class_is_said(models, tmp_path):
+    models.model("benign_malignant", "conditioned", "a", params={"condition": "class"})
+    found = row(read(models, tmp_path), "8", "A: Siamese sources")
+    assert "given the class, as in the study, not the probability" in found.notes
+
+
 def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
     settings = {"folds": "4", "holdout": "0.0", "epochs": "40", "learning_rate": "2e-06"}
     wanted = models.model(params=settings)

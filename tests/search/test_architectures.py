@@ -74,6 +74,11 @@ def test_the_papers_networks_as_draws(name, more):
     assert start_draws("scratch", values) == M1 | more
 
 
+def test_the_authors_m1_as_draws_leaves_its_penalty_out():
+    values = build("mass_calc", preset_values("paper", "m1_author", "mass_calc", "scratch"), "scratch").flat()
+    assert start_draws("scratch", values) == {name: value for name, value in M1.items() if name != "regularised"}
+
+
 @pytest.mark.parametrize(
     ("values", "draws"),
     [

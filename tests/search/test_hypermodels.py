@@ -209,7 +209,8 @@ def test_a_drawn_siamese_network_has_both_sides():
 @pytest.mark.parametrize(
     ("family", "name", "preset"),
     [
-        *(("scratch", name, preset) for name in NETWORKS["scratch"] for preset in ("paper", "table")),
+        # not the author's M1: its penalty is L2 alone, and the architecture draws both or none
+        *(("scratch", name, preset) for name in NETWORKS["scratch"][:-1] for preset in ("paper", "table")),
         ("siamese", "scratch", "paper"),
     ],
 )

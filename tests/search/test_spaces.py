@@ -135,7 +135,19 @@ def test_the_example_of_the_documentation_reads(space):
     [
         ("pretrained", "vgg16", (), ("head",)),
         ("scratch", "m1", (), ("head", "scratch")),
-        ("siamese", "vgg16", ("blocks", "convolution_batch_norm", "pool_dropout"), ("head",)),
+        (
+            "siamese",
+            "vgg16",
+            (
+                "blocks",
+                "convolution_batch_norm",
+                "convolution_batch_norm_momentum",
+                "first_pool",
+                "pool_padding",
+                "pool_dropout",
+            ),
+            ("head",),
+        ),
         (
             "siamese",
             "scratch",

@@ -33,6 +33,29 @@ def test_no_patient_is_on_two_sides_of_anything(laboratory, seed):
         assert sorted(rows) == list(range(48))
 
 
+def test_early_stopping_can_watch_what_is_scored(laboratory):
+    """As in the study: all others are trained on, and the note, the name and the set say so."""
+    plan = laboratory.plan(early_stop=2, early_stop_on="scored", folds=3, final="refit")
+    *folds, refit = plan.fits
+    for fit in folds:
+        np.testing.assert_array_equal(fit.inner_rows, fit.validation_rows)
+        assert sorted([*fit.train_rows, *fit.validation_rows]) == list(range(48))
+    assert len(refit.inner_rows) == 0
+    assert plan.note.endswith("early stopping watched the scored patches: optimistic")
+    assert "stopped early on what is scored" in plan.name
+    assert plan.tags()["mammo.set"] == "protocol"  # never brought to the gates of a champion
+    assert plan.experiment.registered_name == "mammo-mass_calc-pretrained-vgg16-scored-stop"
+
+
+def test_what_would_be_watched_is_in_no_key_without_early_stopping(laboratory):
+    keys = [fit.key for fit in laboratory.plan().fits]
+    scored = laboratory.plan(early_stop_on="scored")
+    assert [fit.key for fit in scored.fits] == keys
+    assert "optimistic" not in (scored.note or "")
+    stopped = [laboratory.plan(early_stop=2, early_stop_on=watched).fits[0].key for watched in ("inner", "scored")]
+    assert len({keys[0], *stopped}) == 3
+
+
 def test_both_tasks_have_the_same_folds_and_other_labels(laboratory):
     one, other = laboratory.plan("mass_calc"), laboratory.plan("benign_malignant")
     np.testing.assert_array_equal(one.folds, other.folds)

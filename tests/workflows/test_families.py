@@ -276,6 +276,21 @@ def test_a_project_run_is_told_a_project_run(run, store, monkeypatch):
             ("--backbone", "c", "--condition-from", "x"),
             "condition_from: expected no value beside approach",
         ),
+        (
+            "scratch",
+            ("--task", "mass_calc", "--backbone", "m1", "--early-stop-on", "scored"),
+            "early_stop_on: expected inner where nothing is stopped early (early_stop=0), found 'scored'",
+        ),
+        (
+            "search",
+            ("--task", "mass_calc", "--backbone", "m2", "--family", "scratch", "--early-stop-on", "scored"),
+            "early_stop_on: expected inner in a search, whose trials are compared by what they score, found 'scored'",
+        ),
+        (
+            "conditioned",
+            ("--backbone", "c", "--condition", "class"),
+            "condition: expected no value beside approach c, which is given the true type, found class",
+        ),
     ],
 )
 def test_what_a_network_would_ignore_is_refused(run, name, arguments, said):
@@ -356,6 +371,50 @@ def test_controls_stand_beside_the_network_and_register_nothing(run, store):
     assert labels[2].sum() == labels[0].sum()
     assert (labels[2] != labels[0]).any()
     assert {model.name for model in store.client.search_registered_models()} == known
+
+
+def test_a_condition_joined_as_a_class_is_one_in_folds_and_in_the_registered_model(run, store, inputs, phantom):
+    """As in the study. The folds' answers and the model's, computed again by hand."""
+    import mlflow
+
+    run("conditioned", *CONDITIONED, "--condition", "class")
+    (made,) = [one for one in store.tops() if one.data.params.get("condition") == "class"]
+    assert "[condition: class]" in made.info.run_name
+    assert not any("mammo.reused_from" in one.data.tags for one in store.children(made))
+    features_run = top(store, family="siamese", task="benign_malignant")
+    condition = store.frame(top(store, family="siamese", task="mass_calc"), "oof.parquet").set_index("patch")
+    patches = {name: np.load(phantom / "train_tensor.npy")[first::2] for name, first in (("patch", 1), ("baseline", 0))}
+    sources = {child.data.tags["mammo.fit"]: child for child in store.children(features_run)}
+    seen = []
+    for child in store.children(made):
+        fold = child.data.tags["mammo.fit"]
+        if not fold.startswith("fold"):
+            continue
+        predicted = store.frame(child, "fit/predictions.parquet")
+        rows = predicted["patch"].to_numpy()
+        extractor = before_head(keras.saving.load_model(store.fetch(sources[fold], "fit/tail.keras"), compile=False))
+        found = extractor.predict({name: all_views(one, rows, 0, "none") for name, one in patches.items()}, verbose=0)
+        tail = keras.saving.load_model(store.fetch(child, "fit/tail.keras"), compile=False)
+        given = (condition.loc[rows]["probability"].to_numpy() > 0.5).astype(np.float32)[:, None]
+        answer = tail.predict({"features": found, "condition": given}, verbose=0)[:, 0]
+        np.testing.assert_allclose(answer, predicted["probability"], atol=2e-3)
+        seen += list(given[:, 0])
+    assert set(seen) == {0, 1}
+    name = "mammo-benign_malignant-conditioned-a"
+    version = store.client.get_model_version_by_alias(name, "candidate")
+    assert version.tags["mammo.cv_run_id"] == made.info.run_id
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        served = mlflow.pyfunc.load_model(f"models:/{name}@candidate")
+        source = mlflow.pyfunc.load_model(f"models:/{SOURCES['condition']}@candidate")
+    finally:
+        mlflow.set_tracking_uri(None)
+    given = {one: inputs[one] for one in ("patch", "baseline")}
+    stored = store.frame(store.client.get_run(version.run_id), "test.parquet")["probability"]
+    np.testing.assert_allclose(np.asarray(served.predict(given))[:, 0], stored, atol=1e-5)
+    network = served.get_raw_model()
+    classes = keras.Model(network.input, network.get_layer("class").output).predict(given, verbose=0)
+    np.testing.assert_array_equal(classes, np.asarray(source.predict(given)) > 0.5)
 
 
 def test_mlflow_serves_named_inputs(store, cache, inputs):

@@ -1,5 +1,6 @@
 """The page as a user gets it: from any store, asking for nothing, in a real browser."""
 
+import html
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from support_store import Models
 
+from mammo_mlflow.report.differences import differences
 from mammo_mlflow.report.rows import tables
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -98,6 +100,15 @@ def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(report, page, tm
     assert runs and all(link.startswith("http://127.0.0.1:5000/#/experiments/") for link in runs)
 
 
+def test_the_page_says_where_it_differs_from_the_study(report, page):
+    report()
+    found = page()
+    assert "differences" in found.ids and "#differences" in found.links
+    text = html.unescape(found.text)
+    for one in differences():
+        assert all(f">{said}<" in text for said in (one.subject, one.study, one.here, one.why, one.way or "none"))
+
+
 def test_everything_is_written_as_files_and_logged(report, tmp_path):
     models = Models(tmp_path)
     fill(models)
@@ -111,7 +122,9 @@ def test_everything_is_written_as_files_and_logged(report, tmp_path):
         "cost_mass_calc",
     ):
         assert name in figures
-    assert len(list((folder / "tables").glob("*.tex"))) == len(list((folder / "tables").glob("*.md"))) == 9
+    names = {end: {path.stem for path in (folder / "tables").glob(f"*.{end}")} for end in ("tex", "md")}
+    assert len(names["tex"]) == 9 and names["md"] == names["tex"] | {"differences"}
+    assert (folder / "tables" / "differences.csv").exists()
     (run,) = models.client.search_runs([models.experiment], "tags.`mammo.family` = 'report'")
     logged = {item.path for item in models.client.list_artifacts(run.info.run_id)}
     assert logged == {"index.html", "report.json", "figures", "tables"}
@@ -127,7 +140,7 @@ def test_phantom_data_and_random_weights_are_marked_everywhere(report, page, tmp
     assert found.count('<span class="mark">random weights</span>') > 20
     for path in (tmp_path / "report" / "figures").glob("*.svg"):
         assert "phantom data: no medical result" in text_of(path), path.name
-    for path in (tmp_path / "report" / "tables").glob("*.md"):
+    for path in (tmp_path / "report" / "tables").glob("table_*.md"):
         assert "PHANTOM DATA" in path.read_text()
     for path in (tmp_path / "report" / "tables").glob("pairs*.csv"):
         rows = path.read_text().splitlines()[1:]

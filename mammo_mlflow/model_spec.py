@@ -1,0 +1,127 @@
+"""What is built, as data: the networks of each family, and the parameters of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mammo_mlflow import checks
+
+BACKBONES = ("vgg16", "resnet50", "inceptionv3")
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "pretrained": BACKBONES,
+    "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold", "m1_author"),
+    "siamese": ("scratch", *BACKBONES),
+    "conditioned": ("a", "b", "c"),
+    "texture": ("laws",),
+}
+"""What `backbone` may be in each family: a pretrained base, a setting of chapter 4, an encoder, an approach of chapter
+8."""
+FAMILIES = tuple(NETWORKS)
+POOLINGS = ("flatten", "average", "max")
+POOL_PADDINGS = ("valid", "same")
+CONDITIONS = ("probability", "class")
+DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
+
+ENCODED = ("pretrained", "scratch", "siamese", "texture")
+FROZEN = ("pretrained", "siamese")
+CONVOLVED = ("scratch", "siamese")
+CACHED = ("pretrained", "siamese", "conditioned", "texture")
+"""The families whose networks have an encoder of their own, a frozen one, trained convolutions, cached activations."""
+
+
+def parameter(
+    default: Any, help: str, check: checks.Check, only: tuple[str, ...] = FAMILIES, added: bool = False
+) -> Any:
+    """A field; `only` are the families that have it.
+
+    One that was `added` to families that had results already is in their keys only where it is not the default.
+    """
+    return field(default=default, metadata={"help": help, "check": check, "families": only, "added": added})
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is built: an encoder, how much of it is trained, and the head on top."""
+
+    backbone: str = parameter("vgg16", "network: a backbone, a setting, an encoder or an approach", checks.anything)
+    weights: str = parameter(
+        "imagenet", "backbone weights: imagenet, random, or a directory of weight files", checks.anything, FROZEN
+    )
+    blocks: str = parameter(
+        "32/2-32-32,64-64,128-128,256",
+        "filters of the 3x3 convolutions trained from scratch; /2 is a stride, a pool follows each block",
+        checks.blocks,
+        CONVOLVED,
+    )
+    convolution_batch_norm: bool = parameter(
+        True, "batch normalisation after each convolution trained from scratch", checks.anything, CONVOLVED
+    )
+    convolution_batch_norm_momentum: float = parameter(
+        0.9, "momentum of that batch normalisation's moving statistics", checks.share, CONVOLVED, added=True
+    )
+    first_pool: int = parameter(
+        2,
+        "side of the pool after the first block; its stride is 2, and so are all of the others'",
+        checks.at_least(2),
+        CONVOLVED,
+        added=True,
+    )
+    pool_padding: str = parameter(
+        "valid",
+        "padding of those pools: valid, or same, which keeps the last row of an odd map",
+        checks.one_of(*POOL_PADDINGS),
+        CONVOLVED,
+        added=True,
+    )
+    pool_dropout: float = parameter(0.0, "dropout rate after each pool of such convolutions", checks.share, CONVOLVED)
+    l1: float = parameter(0.0, "L1 penalty on the kernels trained from scratch", checks.at_least_zero, CONVOLVED)
+    l2: float = parameter(0.0, "L2 penalty on the kernels trained from scratch", checks.at_least_zero, CONVOLVED)
+    dense_l2: float = parameter(
+        0.0, "more L2 penalty on the kernels of the hidden layers, beside l2", checks.at_least_zero, CONVOLVED, True
+    )
+    pooling: str = parameter(
+        "average",
+        "pooling before the head: flatten, average or max",
+        checks.one_of(*POOLINGS),
+        ("pretrained", *CONVOLVED),
+    )
+    difference: str = parameter(
+        "subtract",
+        f"how baseline and abnormality are joined: {', '.join(DIFFERENCES)}",
+        checks.one_of(*DIFFERENCES),
+        ("siamese",),
+    )
+    dense: str = parameter("256", "widths of the head's hidden layers, such as 256 or 256-64, or none", checks.widths)
+    batch_norm: bool = parameter(False, "batch normalisation of the features before the hidden layer", checks.anything)
+    dense_batch_norm: bool = parameter(
+        False, "batch normalisation after each hidden layer", checks.anything, added=True
+    )
+    feature_dropout: float = parameter(
+        0.0, "dropout rate of the features before the hidden layers", checks.share, added=True
+    )
+    dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.share)
+    unfrozen_layers: int = parameter(
+        0, "number of last convolutional layers trained after the head", checks.at_least(0), FROZEN
+    )
+    features_from: str = parameter(
+        "",
+        "registered benign/malignant model that gives the features; by default the approach's",
+        checks.anything,
+        ("conditioned",),
+    )
+    condition_from: str = parameter(
+        "", "registered mass/calcification model that gives the condition", checks.anything, ("conditioned",)
+    )
+    condition: str = parameter(
+        "probability",
+        "what of that model's answer is joined: the probability of a calcification, or the class, 1 above 0.5",
+        checks.one_of(*CONDITIONS),
+        ("conditioned",),
+        added=True,
+    )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the head's hidden layers."""
+        return () if self.dense == "none" else tuple(int(width) for width in self.dense.split("-"))

@@ -1,0 +1,44 @@
+"""Where this project differs from the study: one table, for the page of the report and for docs/statistics.md."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+HEADER = ("subject", "the study", "here", "why", "the study's way")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row: what the study does, what is done here, and why.
+
+    `way` are the entry point and parameters that do it the study's way, or "" where none do.
+    """
+
+    subject: str
+    study: str
+    here: str
+    why: str
+    way: str
+
+
+@cache
+def differences() -> tuple[Difference, ...]:
+    """Every row, in the order of the study's chapters."""
+    rows = csv.DictReader(as_csv().splitlines())
+    return tuple(
+        Difference(row["subject"], row["study"], row["here"], row["why"], row["way"].removeprefix("-")) for row in rows
+    )
+
+
+def as_csv() -> str:
+    """The table as it is stored."""
+    return (files(__package__) / "paper" / "differences.csv").read_text(encoding="utf-8")
+
+
+def as_markdown() -> str:
+    """The table in GitHub's Markdown."""
+    rows = [(one.subject, one.study, one.here, one.why, f"`{one.way}`" if one.way else "-") for one in differences()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *rows)) + "\n"
