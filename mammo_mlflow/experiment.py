@@ -15,6 +15,7 @@ from typing import Any, Literal
 from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.model_spec import BACKBONES as BACKBONES
+from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import CACHED, ENCODED, FAMILIES, FROZEN, NETWORKS, ModelSpec, parameter
 
 RESULTS_VERSION = 2
