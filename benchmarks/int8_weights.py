@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mammo_mlflow.data.patches import TASKS, read_patch_set, targets
 from mammo_mlflow.data.splits import make_folds
-from mammo_mlflow.evaluation.intervals import bootstrap_difference, bootstrap_fold_auc, resampling_note
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note, fold_auc_estimate
 from mammo_mlflow.models.weights import COMPACT_DIR, Weights, find_weights
 
 FOLDS = 4
@@ -102,12 +102,12 @@ def main() -> None:
                 "backbone": backbone,
                 "task": task,
                 "patches": len(labels),
-                "auc_float32": str(bootstrap_fold_auc(folds, labels, first, patients, seed=arguments.seed)),
-                "auc_int8": str(bootstrap_fold_auc(folds, labels, second, patients, seed=arguments.seed)),
+                "auc_float32": str(fold_auc_estimate(folds, labels, first, patients)),
+                "auc_int8": str(fold_auc_estimate(folds, labels, second, patients)),
                 "int8_less_float32": format(
                     bootstrap_difference(labels, second, first, folds, patients, seed=arguments.seed), ".4f"
                 ),
-                "interval": f"95 %, {resampling_note(patients)}",
+                "interval": f"95 %, {cluster_note(patients)}",
                 "phantom": data.phantom,
             }
             print(json.dumps(finding, ensure_ascii=False), flush=True)

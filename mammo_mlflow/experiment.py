@@ -15,8 +15,8 @@ from typing import Any, Literal
 from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.model_spec import BACKBONES as BACKBONES
-from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import CACHED, ENCODED, FAMILIES, FROZEN, NETWORKS, ModelSpec, parameter
+from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 
 RESULTS_VERSION = 2
 """The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.

@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.tracking import MlflowClient
 
-from mammo_mlflow.evaluation.intervals import bootstrap_scores, resampling_note
+from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, scores
 
 REAL = ("d" * 64, "e" * 64)
@@ -59,7 +59,6 @@ class Models:
         seed=0,
         patients=True,
         phantom=False,
-        resamples=50,
         params=None,
         data=None,
         files=True,
@@ -83,10 +82,10 @@ class Models:
             "phantom": str(phantom).lower(),
             "control": "none",
             "weights": "imagenet-int8",
-            "intervals": resampling_note(groups),
+            "intervals": cluster_note(groups),
             **tags,
         }
-        found = bootstrap_scores(labels, p, groups=groups, resamples=resamples)
+        found = score_estimates(labels, p, groups=groups)
         metrics = {f"test_{name}{end}": getattr(found[name], of) for name in RATES for end, of in ENDS}
         metrics |= {f"test_at_threshold_{name}": value for name, value in scores(labels, p, 0.5).items()}
         metrics |= {"threshold": 0.5, "test_patches": len(labels)}

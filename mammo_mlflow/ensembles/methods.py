@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy.typing as npt
 
 from ..errors import unknown_name
-from ..evaluation.intervals import bootstrap_metric
+from ..evaluation.intervals import metric_estimate
 from ..evaluation.metrics import Estimate
 from ..evaluation.objectives import Objective
 from ..evaluation.weighted import Floats
@@ -71,7 +71,9 @@ def choose(
 
 def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, seed: int, resamples: int) -> Ensemble:
     level1, honest = nested(method, data, objective, seed)
-    estimate = bootstrap_metric(objective.name, data.folds, data.labels, honest, data.groups, resamples, seed)
+    estimate = metric_estimate(
+        objective.name, data.folds, data.labels, honest, data.groups, resamples=resamples, seed=seed
+    )
     chosen_on = data.score(objective, level1.predict(data.probabilities))
     return Ensemble(name, level1, chosen_on, estimate, honest)
 

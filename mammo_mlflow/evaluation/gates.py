@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from .calibration import calibration_error
-from .intervals import bootstrap_difference, resampling_note
+from .intervals import bootstrap_difference, cluster_note, resampling_note
 from .objectives import Objective
 from .paired import delong
 from .weighted import Floats
@@ -63,10 +63,11 @@ def better(
     first, second = (candidate, champion) if objective.direction == "maximize" else (champion, candidate)
     arrays = candidate.labels, first.probabilities, second.probabilities, candidate.folds, candidate.groups
     lead = delong(*arrays) if objective.name == "roc_auc" else bootstrap_difference(*arrays, metric=objective.name)
+    note = cluster_note if objective.name == "roc_auc" else resampling_note
     reach = float(norm.isf(error / compared)) * lead.error
     width = f"{100 * (1 - 2 * error / compared):.6g} % interval"
     interval = f"{width} [{lead.value - reach:+.4f}, {lead.value + reach:+.4f}]"
-    said = f"lead in {objective.name} {lead.value:+.4f}, {interval} ({resampling_note(candidate.groups)})"
+    said = f"lead in {objective.name} {lead.value:+.4f}, {interval} ({note(candidate.groups)})"
     return Gate("better", bool(lead.value - reach > 0), said)
 
 

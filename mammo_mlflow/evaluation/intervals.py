@@ -1,82 +1,109 @@
-"""Percentile bootstrap intervals, resampling patients where they are known and patches where not.
+"""Figures with intervals that cover, patients as clusters where they are known and patches independent where not.
 
-Patches of one patient resemble one another, so whole patients are drawn with replacement (cluster bootstrap; Field &
-Welsh 2007, JRSS B 69:369-390). The percentile interval (Efron & Tibshirani 1993, ch. 13) cannot reach beyond what was
-seen: a sensitivity of 1 gives [1, 1]. With a single patient there is nothing to resample, and the ends are NaN.
+Of a figure: a score interval of ROC AUC (`auc_interval`), Wilson's with the effective number of patches of what is
+counted at a threshold (`rate_interval`), Hall's of the Brier score and the log loss (`mean_interval`). A value without
+an interval that can be trusted stands alone, with the reason. Of a paired difference, and of a ROC curve: percentiles
+of resamples, of whole patients where they are known (cluster bootstrap; Field & Welsh 2007, JRSS B 69:369-390; Efron &
+Tibshirani 1993, ch. 13); NaN ends for a single patient. How each covers: docs/statistics.md.
 
 Arguments shared by the functions here: `labels` int (n,) of 0 and 1; `probabilities` float (n,) in [0, 1]; `groups`
-(n,) patient of each patch or None; `resamples` number of draws; `seed` of the draws: equal seeds, n and groups give
-equal resamples; `confidence` in (0, 1). All raise ValueError for arrays that do not fit together and UserError for
-probabilities outside [0, 1].
+(n,) patient of each patch or None; `confidence` in (0, 1); where there are draws, `resamples` their number and `seed`:
+equal seeds, n and groups give equal resamples. All raise ValueError for arrays that do not fit together and UserError
+for probabilities outside [0, 1].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from . import weighted
+from .auc_interval import auc_estimate
+from .dependence import LEAST_PATIENTS, TOO_FEW
+from .mean_interval import mean_estimate
 from .metrics import RATES, Difference, Estimate
+from .rate_interval import rate_estimates, resampled_share
 from .weighted import Floats, Ints
+
+INDEPENDENT = "patches assumed independent"
 
 BLOCK_CELLS = 400_000
 """Weights held at once (resamples × patches): 3 MB, which stays within a processor's cache."""
 
 
 def resampling_note(groups: npt.ArrayLike | None) -> str:
-    """What an interval assumes, to be said beside it."""
-    return "patches assumed independent" if groups is None else "patients resampled"
+    """What the interval of a difference assumes, to be said beside it."""
+    return INDEPENDENT if groups is None else "patients resampled"
 
 
-def bootstrap_scores(
+def cluster_note(groups: npt.ArrayLike | None) -> str:
+    """What the interval of a figure assumes, to be said beside it."""
+    return INDEPENDENT if groups is None else "patients as clusters"
+
+
+def score_estimates(
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     threshold: float = 0.5,
     groups: npt.ArrayLike | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Each rate of `metrics.scores` with its interval; resamples in which a rate is undefined do not count for it."""
+    """Each rate of `metrics.scores` with its interval."""
     y, p = weighted.checked(labels, probabilities)
-    compute = weighted.rates(y, p, threshold)
-    whole = compute(np.ones((1, y.size)))
-    blocks = [compute(weights) for weights in _resampled(y.size, groups, resamples, seed)]
-    draws = {name: np.concatenate([np.empty(0), *(block[name] for block in blocks)]) for name in RATES}
-    return {name: _estimate(float(whole[name][0]), draws[name], confidence) for name in RATES}
+    _tails(confidence)
+    patients = _patients(groups, y.size)
+    found = rate_estimates(y, p, threshold, patients, confidence)
+    found["roc_auc"] = auc_estimate(y, p, None, patients, confidence)
+    found |= {name: mean_estimate(loss(y, p), patients, confidence) for name, loss in weighted.LOSSES.items()}
+    points = weighted.rates(y, p, threshold)(np.ones((1, y.size)))
+    return {name: _at(float(points[name][0]), found[name]) for name in RATES}
 
 
-def bootstrap_fold_auc(
+def fold_auc_estimate(
     folds: npt.ArrayLike,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     groups: npt.ArrayLike | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """`metrics.fold_auc` with its interval. `folds`: (n,); a resampled patient stays in its fold."""
-    return bootstrap_metric("roc_auc", folds, labels, probabilities, groups, resamples, seed, confidence)
+    """`metrics.fold_auc` with its interval. `folds`: (n,)."""
+    return metric_estimate("roc_auc", folds, labels, probabilities, groups, confidence)
 
 
-def bootstrap_metric(
+def metric_estimate(
     metric: str,
     folds: npt.ArrayLike | None,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     groups: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> Estimate:
-    """A metric by its name in `weighted.statistic`, with its interval. `folds`: (n,) or None, as above."""
+    """A metric by its name in `weighted.statistic`, with its interval. `folds`: (n,) or None.
+
+    Sensitivity at a specificity alone is resampled: its threshold varies with the patches, so that only its variance
+    is known.
+    """
     y, p = weighted.checked(labels, probabilities)
-    compute = weighted.statistic(metric, y, p, _folds(folds, y.size))
-    value, draws = _bootstrap(compute, y.size, groups, resamples, seed)
-    return _estimate(value, draws, confidence)
+    _tails(confidence)
+    fold, patients = _folds(folds, y.size), _patients(groups, y.size)
+    if metric == "roc_auc":
+        return auc_estimate(y, p, fold, patients, confidence)
+    if not metric.startswith(weighted.SENSITIVITY_AT):
+        weighted.statistic(metric, y, p)  # refuses other names
+        return score_estimates(y, p, 0.5, groups, confidence)[metric]
+    value, draws = _bootstrap(weighted.statistic(metric, y, p, fold), y.size, groups, resamples, seed)
+    defined = draws[np.isfinite(draws)]
+    sizes = np.bincount(patients[y == 1])
+    fewest = min(len(np.unique(patients[y == value])) for value in (0, 1))
+    if math.isnan(value) or fewest < LEAST_PATIENTS or defined.size < 2:
+        return Estimate(value, math.nan, math.nan, reason="" if math.isnan(value) else f"{TOO_FEW} of a class")
+    return Estimate(value, *resampled_share(value, float(defined.var(ddof=1)), sizes[sizes > 0], confidence))
 
 
 def bootstrap_difference(
@@ -152,6 +179,15 @@ def _estimate(value: float, draws: Floats, confidence: float) -> Estimate:
 
 def _folds(folds: npt.ArrayLike | None, n: int) -> Ints | None:
     return None if folds is None else weighted.codes("folds", folds, n)
+
+
+def _at(value: float, estimate: Estimate) -> Estimate:
+    """The estimate with the value that `metrics.scores` gives, to the last digit; undefined where that is."""
+    return Estimate(value, math.nan, math.nan) if math.isnan(value) else replace(estimate, value=value)
+
+
+def _patients(groups: npt.ArrayLike | None, n: int) -> Ints:
+    return np.arange(n) if groups is None else weighted.codes("groups", groups, n)
 
 
 def _tails(confidence: float) -> list[float]:

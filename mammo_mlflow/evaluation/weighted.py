@@ -159,6 +159,21 @@ def sensitivity_at(
     return compute
 
 
+def squared_errors(labels: Ints, probabilities: Floats) -> Floats:
+    """The squared error of each probability, (n,), whose mean is the Brier score."""
+    return (probabilities - labels) ** 2
+
+
+def log_losses(labels: Ints, probabilities: Floats) -> Floats:
+    """The log loss of each probability, (n,)."""
+    clipped = np.clip(probabilities, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
+    return -np.log(np.where(labels == 1, clipped, 1 - clipped))
+
+
+LOSSES = {"brier": squared_errors, "log_loss": log_losses}
+"""The rates that are means over patches, by name."""
+
+
 def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Floats], dict[str, Floats]]:
     """A function from weights (B, n) to every rate and count of `metrics.scores`, each (B,)."""
     decided, roc_auc = _decided(labels, probabilities, threshold), auc(labels, probabilities)
@@ -168,15 +183,14 @@ def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Fl
 def _decided(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Floats], dict[str, Floats]]:
     """`rates` without the ROC AUC, which costs most."""
     actual, predicted = labels == 1, probabilities >= threshold
-    clipped = np.clip(probabilities, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
     columns = np.column_stack(
         [
             ~actual & ~predicted,
             ~actual & predicted,
             actual & ~predicted,
             actual & predicted,
-            (probabilities - labels) ** 2,
-            -np.log(np.where(actual, clipped, 1 - clipped)),
+            squared_errors(labels, probabilities),
+            log_losses(labels, probabilities),
         ]
     )
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.evaluation.decisions import holm, mcnemar
-from mammo_mlflow.evaluation.intervals import bootstrap_scores
+from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.paired import SIGNIFICANT, delong
 from mammo_mlflow.report.filling import Model, marks_of
 
 FEWEST = 10
-"""Patches of each class that a subgroup needs for a figure."""
+"""Patients of each class that a subgroup needs for a figure; patches where patients are not known."""
 SUBGROUPS = {"density": "breast density", "view": "view", "subtlety": "subtlety", "size": "lesion size"}
 THIRDS = ("small", "medium", "large")
 
@@ -96,21 +96,22 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     return sentences
 
 
-def subgroups(models: Sequence[Model], groups: pd.DataFrame | None, resamples: int = 1000) -> pd.DataFrame:
+def subgroups(models: Sequence[Model], groups: pd.DataFrame | None) -> pd.DataFrame:
     """ROC AUC, sensitivity and specificity of each model in parts of the test set, with intervals.
 
     `groups`: the rows of the test set's groups file, or None where they are not known. Parts with fewer than `FEWEST`
-    patches of a class are left out.
+    patients of a class are left out, whatever their patches.
     """
     rows = []
     for name, part, inside in [] if groups is None else _parts(groups):
         for model in models:
             labels = model.test["label"].to_numpy()[inside]
-            if min(int(labels.sum()), int((1 - labels).sum())) < FEWEST:
-                continue
             patients = model.test["patient_id"].to_numpy()[inside] if "patient_id" in model.test else None
+            units = np.arange(len(labels)) if patients is None else patients
+            if min(len(set(units[labels == value])) for value in (0, 1)) < FEWEST:
+                continue
             p = model.test["probability"].to_numpy(float)[inside]
-            found = bootstrap_scores(labels, p, model.threshold, patients, resamples)
+            found = score_estimates(labels, p, model.threshold, patients)
             rows.append(
                 {
                     "subgroup": name,
@@ -118,6 +119,7 @@ def subgroups(models: Sequence[Model], groups: pd.DataFrame | None, resamples: i
                     "model": model.label,
                     "marks": _marks(model),
                     "patches": len(labels),
+                    "patients": "" if patients is None else len(set(patients)),
                     "class_1": int(labels.sum()),
                     **{metric: str(found[metric]) for metric in ("roc_auc", "sensitivity", "specificity")},
                 }

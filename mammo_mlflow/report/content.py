@@ -79,7 +79,7 @@ class Content:
         return ("phantom data: no medical result",) if self.store.phantom else ()
 
 
-def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progress, resamples: int = 2000) -> Content:
+def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
     """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
 
     Test predictions are copied to `folder`.
@@ -120,7 +120,6 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
         {one: fit_metrics(client, one) for one in holdouts(stands.values())},
         phantom or (wanted is not None and wanted.phantom),
         str(wanted.directory) if wanted is not None else place,
-        resamples,
         _types(kept),
     )
     patch_set = wanted or _patch_set(store, chosen, warnings)
@@ -216,7 +215,7 @@ def _task(
     known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
     best = max(known, key=lambda label: known[label]) if known else ""
     sentences = tuple(critical_view(models, pairs, chosen_by))
-    return Task(name, models, tuple(drawn), pairs, sentences, subgroups(models, groups, store.resamples // 4), best)
+    return Task(name, models, tuple(drawn), pairs, sentences, subgroups(models, groups), best)
 
 
 def _seconds(result: Result, store: Store) -> float:

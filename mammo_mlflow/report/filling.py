@@ -16,7 +16,8 @@ from mammo_mlflow.data.phantom import PhantomSettings, settings_of
 from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.intervals import bootstrap_scores
+from mammo_mlflow.evaluation.intervals import score_estimates
+from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
@@ -100,7 +101,6 @@ class Store:
     """The metrics of the fits of hold-outs, by the run id of their cross-validation."""
     phantom: bool
     place: str
-    resamples: int = 2000
     types: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -221,7 +221,12 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     if not candidates:
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
-    measured = {ACCURACY: _estimate(best, "accuracy"), AUC: _estimate(best, "roc_auc")}
+    missing = best.tag("no_interval")
+    estimates = {
+        column: stored_estimate(f"test_{name}", best.metrics, missing)
+        for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
+    }
+    measured = {column: Cell(one.value, one.low, one.high) for column, one in estimates.items()}
     folds = store.metrics.get(best.cross_validation, {})
     if "fold_accuracy_mean" in folds:
         measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
@@ -245,14 +250,14 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
         command(row, store),
         best,
         marks_of(best),
-        (*protocol, *notes),
+        (*protocol, *notes, *_without(estimates)),
         others=len(candidates) - 1,
     )
 
 
 def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
-    said = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
+    said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
     tuned = row.backbone == "tuned"
     members = []
     for name in ("vgg16", "resnet50", "inceptionv3"):
@@ -266,11 +271,10 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
     (chosen,) = grid(checked(p, labels, np.zeros(len(labels), int), None), parse_objectives("accuracy")[0])
-    found_scores = bootstrap_scores(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups, resamples=store.resamples)
-    measured = {
-        column: Cell(found_scores[name].value, found_scores[name].low, found_scores[name].high)
-        for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
-    }
+    found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
+    estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
+    measured = {column: Cell(one.value, one.low, one.high) for column, one in estimates.items()}
+    said += _without(estimates)
     weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
     cells = _cells(row, table, store, measured)
@@ -288,9 +292,9 @@ def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]
     return cells
 
 
-def _estimate(result: Result, metric: str) -> Cell:
-    value, low, high = (result.metrics.get(f"test_{metric}{end}", math.nan) for end in ("", "_low", "_high"))
-    return Cell(value, low, high)
+def _without(estimates: Mapping[Column, Estimate]) -> tuple[str, ...]:
+    """Which test figures stand without an interval, and why, as notes."""
+    return tuple(f"no interval of test {metric}: {one.reason}" for (metric, _), one in estimates.items() if one.reason)
 
 
 def _same_protocol(row: Row, result: Result) -> bool:

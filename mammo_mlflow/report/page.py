@@ -15,13 +15,14 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
-from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.metrics import stored_estimate
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.differences import HEADER, differences
 from mammo_mlflow.report.drawing import Drawn
 from mammo_mlflow.report.filling import Filled, marks_of
 from mammo_mlflow.report.rows import ACCURACY, WORDS, Column, Table
 from mammo_mlflow.report.writing import difference, header, layout, ours, papers
+from mammo_mlflow.tracking.results import Result
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
@@ -75,9 +76,7 @@ def _summary(task: Task, content: Content) -> dict[str, Any]:
         "task": WORDS[task.name],
         "best": best.label if best else "",
         "marks": marks_of(best.result) if best else (),
-        "figures": {
-            name: _estimate(best.result.metrics if best else {}, f"test_{name}") for name in ("accuracy", "roc_auc")
-        },
+        "figures": {name: _estimate(best.result if best else None, f"test_{name}") for name in ("accuracy", "roc_auc")},
         "filled": filled,
         "rows": rows_of,
         "critical": task.critical[-1] if task.critical else "",
@@ -147,8 +146,7 @@ def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: 
                 "marks": marks_of(model.result),
                 "threshold": f"{model.threshold:.3f}",
                 "figures": [
-                    _estimate(model.result.metrics, f"test_at_threshold_{name}")
-                    for name in ("sensitivity", "specificity")
+                    _estimate(model.result, f"test_at_threshold_{name}") for name in ("sensitivity", "specificity")
                 ],
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
             }
@@ -199,9 +197,8 @@ def _cell(name: str, value: object) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _estimate(metrics: Mapping[str, float], name: str) -> str:
-    value, low, high = (metrics.get(f"{name}{end}", math.nan) for end in ("", "_low", "_high"))
-    return f"{Estimate(value, low, high)}"
+def _estimate(result: Result | None, name: str) -> str:
+    return "undefined" if result is None else str(stored_estimate(name, result.metrics, result.tag("no_interval")))
 
 
 def _embedded(path: Path) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
-from mammo_mlflow.evaluation.intervals import bootstrap_fold_auc, bootstrap_scores, resampling_note
-from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
+from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
+from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.fits import FitRuns
 from mammo_mlflow.training.jobs import FitResult, Job
@@ -124,15 +126,14 @@ def log_scores(session: Session, cv: CrossValidation) -> None:
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
         run.log_metrics({f"fold_{name}_mean": mean} | ({f"fold_{name}_sd": sd} if len(fold_scores) > 1 else {}))
-    pooled = bootstrap_scores(labels, probabilities, groups=groups)
-    auc = bootstrap_fold_auc(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
+    pooled = score_estimates(labels, probabilities, groups=groups)
+    auc = fold_auc_estimate(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
     estimates = {f"oof_{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
         "oof_roc_auc": auc,
         "oof_pooled_roc_auc": pooled["roc_auc"],
     }
-    for name, estimate in estimates.items():
-        run.log_metrics({name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high})
-    run.set_tags({"mammo.intervals": resampling_note(groups), "mammo.oof_patches": len(oof)})
+    log_estimates(run, estimates, groups)
+    run.set_tags({"mammo.oof_patches": len(oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
@@ -144,6 +145,14 @@ def log_scores(session: Session, cv: CrossValidation) -> None:
     for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
         frame.to_parquet(folder / f"{name}.parquet")
         run.log_file(folder / f"{name}.parquet")
+
+
+def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: npt.ArrayLike | None) -> None:
+    """Log estimates by name, what their intervals assume, and which have none and why (`mammo.no_interval`)."""
+    for name, one in estimates.items():
+        run.log_metrics({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high})
+    missing = missing_intervals(estimates)
+    run.set_tags({"mammo.intervals": cluster_note(groups)} | ({"mammo.no_interval": missing} if missing else {}))
 
 
 def log_figures(cv: CrossValidation) -> None:

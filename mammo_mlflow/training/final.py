@@ -12,22 +12,22 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS, PatchSet, targets
 from mammo_mlflow.evaluation import figures
-from mammo_mlflow.evaluation.intervals import bootstrap_scores, resampling_note
-from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores
+from mammo_mlflow.evaluation.intervals import score_estimates
+from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.cross_validation import CrossValidation
+from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
 from mammo_mlflow.training.fits import plan_dataset
 from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
 from mammo_mlflow.training.plan import REFIT, Plan
 from mammo_mlflow.training.session import Session
 
 EXAMPLE_PATCHES = 2
-_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals")
+_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", "mammo.no_interval")
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 
 
@@ -166,37 +166,28 @@ def log_test(
     )
     if groups is not None:
         test["patient_id"] = groups
+    found: dict[str, Estimate] = {}
     for prefix, at in (("test", 0.5), ("test_at_threshold", threshold)):
-        estimates = bootstrap_scores(labels, predicted, at, groups)
-        _log_estimates(run, prefix, {k: v for k, v in estimates.items() if prefix == "test" or k not in THRESHOLD_FREE})
+        estimates = score_estimates(labels, predicted, at, groups)
+        found |= {f"{prefix}_{k}": v for k, v in estimates.items() if prefix == "test" or k not in THRESHOLD_FREE}
         run.log_metrics({f"{prefix}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
     if groups is not None:
         patients = per_patient(labels, predicted, groups)
         columns = [patients[name].to_numpy() for name in ("label", "probability", "patient_id")]
         for prefix, at in (("test_by_patient", 0.5), ("test_by_patient_at_threshold", threshold)):
-            estimates = bootstrap_scores(columns[0], columns[1], at, columns[2])
-            kept = {k: v for k, v in estimates.items() if at == 0.5 or k not in THRESHOLD_FREE}
-            _log_estimates(run, prefix, kept)
+            estimates = score_estimates(columns[0], columns[1], at, columns[2])
+            found |= {
+                f"{prefix}_{k}": v for k, v in estimates.items() if "threshold" not in prefix or k not in THRESHOLD_FREE
+            }
         run.log_metrics({"test_patients": patients["patient_id"].nunique()})
     run.log_metrics({"test_patches": len(labels), "threshold": threshold})
-    run.set_tags({"mammo.intervals": resampling_note(groups)})
+    log_estimates(run, found, groups)
     path = session.scratch / f"final-{run.id}" / "test.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     test.to_parquet(path)
     run.log_file(path)
     _log_figures(judged, run, test, threshold)
     return test
-
-
-def _log_estimates(run: TrackedRun, prefix: str, estimates: dict[str, Estimate]) -> None:
-    for name, estimate in estimates.items():
-        run.log_metrics(
-            {
-                f"{prefix}_{name}": estimate.value,
-                f"{prefix}_{name}_low": estimate.low,
-                f"{prefix}_{name}_high": estimate.high,
-            }
-        )
 
 
 def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold: float) -> None:
@@ -255,9 +246,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
 
 
 def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
-    metrics = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data.metrics
-
-    def estimate(metric: str) -> Estimate:
-        return Estimate(*(metrics.get(f"test_{metric}{end}", float("nan")) for end in ("", "_low", "_high")))
-
-    return Final(name, version, run_id, metrics["threshold"], estimate("accuracy"), estimate("roc_auc"), test)
+    data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
+    missing = data.tags.get("mammo.no_interval", "")
+    accuracy, roc_auc = (stored_estimate(f"test_{metric}", data.metrics, missing) for metric in ("accuracy", "roc_auc"))
+    return Final(name, version, run_id, data.metrics["threshold"], accuracy, roc_auc, test)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
@@ -89,10 +90,9 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
     header, cells = _table(rows)
     judged = ", ".join(dict.fromkeys(cv.plan.experiment.judged_by for cv, _ in rows))
     show_table(f"{plan.experiment.task}, {judged}{phantom}", header, cells)
-    known = test.patient_ids is not None
     say(
         f"fold figures: mean ± sd; test figures on {len(test)} patches, decided at 0.5, with 95 % intervals "
-        f"({'patients resampled' if known else 'patches assumed independent'})"
+        f"({cluster_note(test.patient_ids)})"
     )
     for name, means in _seed_means(rows).items():
         if len(means) > 1:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.evaluation.intervals import bootstrap_difference, bootstrap_fold_auc
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, fold_auc_estimate
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -60,10 +60,10 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
     network = rows[0][0]
     same_folds = [cv for cv, _ in rows if cv.plan.experiment.cv.seed == network.plan.experiment.cv.seed]
     for cv in same_folds:
-        auc = bootstrap_fold_auc(**_columns(cv))
+        auc = fold_auc_estimate(**_columns(cv))
         chance = "chance is within its interval" if auc.low <= 0.5 <= auc.high else "its interval leaves chance out"
         if math.isnan(auc.low) or math.isnan(auc.high):
-            chance = "without an interval: too few patches or patients of both classes"
+            chance = "so that chance is neither within nor without"
         said.append(f"{cv.plan.experiment.label}: out-of-fold AUC {auc}, {chance}")
     for cv in same_folds[1:]:
         if cv.plan.experiment.cv.control == "shuffled":  # its labels are others: no patch can be paired

@@ -22,7 +22,7 @@ from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.weights import tuned
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.evaluation import figures
-from mammo_mlflow.evaluation.intervals import resampling_note
+from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.paired import Verdict, verdict
@@ -160,7 +160,7 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     test = log_test(session, judged, top, predicted, threshold)
     on_test = _log_members_test(joined, top, test)
     top.set_tags(
-        {"mammo.registered_name": name, "mammo.version": number, "mammo.intervals": resampling_note(joined.groups)}
+        {"mammo.registered_name": name, "mammo.version": number, "mammo.intervals": cluster_note(joined.groups)}
     )
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.finish()
@@ -315,7 +315,7 @@ def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Ver
         for member, column in zip(joined.members, joined.probabilities.T, strict=True)
     ]
     show_table(f"{joined.task}: members{phantom}", ["member", f"out-of-fold {joined.objective.name}", "version"], alone)
-    show_table(f"{joined.task}: ensembles of them, {resampling_note(joined.groups)}", *_method_rows(joined))
+    show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.groups)}", *_method_rows(joined))
     picked = f", the best of {len(joined.ensembles)} by its nested figure, which that makes a little optimistic"
     say(f"registered: {method}{picked if of_all else ''}")
     say(lead.sentence)

@@ -15,8 +15,8 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, no_loss
-from mammo_mlflow.evaluation.intervals import bootstrap_metric, resampling_note
-from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate
+from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
 from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
@@ -159,7 +159,7 @@ class _Decision:
             one = Challenge(version, None)
             try:
                 one.predictions = p = self._predictions(version)
-                one.score = bootstrap_metric(self._objective.name, p.folds, p.labels, p.probabilities, p.groups)
+                one.score = metric_estimate(self._objective.name, p.folds, p.labels, p.probabilities, p.groups)
             except UserError as problem:
                 one.gates.append(Gate("data", False, str(problem)))
             challenges.append(one)
@@ -327,7 +327,7 @@ class _Decision:
         ]
         header = ["candidate", f"out-of-fold {self._objective.name}", "test roc_auc, no gate", "failed gate"]
         known = [one.predictions for one in challenges if one.predictions is not None]
-        note = f", {resampling_note(known[0].groups)}" if known else ""
+        note = f", {cluster_note(known[0].groups)}" if known else ""
         show_table(f"{self._task}: candidates{note}{phantom}", header, rows)
         for gate in (chosen or challenges[0]).gates:
             say(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.said}")
@@ -348,7 +348,7 @@ class _Decision:
         run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
         if run is None or "test_roc_auc" not in run.data.metrics:
             return "-"
-        return str(Estimate(*(run.data.metrics.get(f"test_roc_auc{end}", np.nan) for end in ("", "_low", "_high"))))
+        return str(stored_estimate("test_roc_auc", run.data.metrics, run.data.tags.get("mammo.no_interval", "")))
 
 
 @contextmanager

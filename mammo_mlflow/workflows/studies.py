@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.search.closing import Closing
 from mammo_mlflow.training.plan import Plan
@@ -20,7 +21,7 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
     phantom = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
     show_table(f"searched for {names}, {plan.experiment.judged_by}{phantom}", HEADER, _rows(closings))
     test = plan.patch_set.test
-    how = "patients resampled" if test.patient_ids is not None else "patches assumed independent"
+    how = cluster_note(test.patient_ids)
     say(
         "fresh seeds: mean ± sd, difference with a 95 % interval for all settings that competed at once; "
         f"test figures on {len(test)} patches, once ({how})"

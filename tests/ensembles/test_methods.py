@@ -11,7 +11,7 @@ from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.intervals import bootstrap_metric
+from mammo_mlflow.evaluation.intervals import metric_estimate
 from mammo_mlflow.evaluation.metrics import out_of_fold
 
 NOISE_SEEDS = 20
@@ -26,7 +26,7 @@ def test_every_method_gives_both_figures(made, objective):
         assert one.method == name
         p = one.level1.predict(data.probabilities)
         assert one.chosen_on == pytest.approx(out_of_fold("roc_auc", data.folds, data.labels, p))
-        assert one.nested == bootstrap_metric(
+        assert one.nested == metric_estimate(
             "roc_auc", data.folds, data.labels, one.probabilities, data.groups, resamples=50
         )
         if name not in ("average", *STACKERS):

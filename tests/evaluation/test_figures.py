@@ -173,7 +173,7 @@ def test_roc_legend_has_the_interval_and_the_note_its_assumption():
     figure = figures.roc_curves({"VGG16": (LABELS, P, np.arange(80) // 2)}, "Title", NOTE)
     (label,) = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
     assert label.startswith("VGG16: AUC 0.") and "[0." in label
-    assert any("patients resampled; band: pointwise 95 %" in text for text in texts(figure))
+    assert any("patients as clusters; band: pointwise 95 %" in text for text in texts(figure))
     assert len(figure.axes[0].collections) == 1
 
 

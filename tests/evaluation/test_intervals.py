@@ -10,11 +10,12 @@ from sklearn import metrics as sk
 from mammo_mlflow.evaluation import intervals
 from mammo_mlflow.evaluation.intervals import (
     bootstrap_difference,
-    bootstrap_fold_auc,
-    bootstrap_metric,
-    bootstrap_scores,
+    cluster_note,
+    fold_auc_estimate,
+    metric_estimate,
     resampling_note,
     roc_band,
+    score_estimates,
 )
 from mammo_mlflow.evaluation.metrics import RATES, fold_auc, out_of_fold, scores
 
@@ -41,51 +42,12 @@ def width(estimate) -> float:
     return estimate.high - estimate.low
 
 
-@pytest.mark.parametrize("decimals", [8, 1])  # 1: many ties
-def test_the_auc_interval_is_as_wide_as_delongs(decimals):
-    labels, p = draw(336)
-    p = np.round(p, decimals)
-    auc = bootstrap_scores(labels, p, resamples=4000)["roc_auc"]
-    assert auc.value == pytest.approx(sk.roc_auc_score(labels, p))
-    assert width(auc) == pytest.approx(2 * 1.95996 * delong_sd(labels, p), rel=0.1)
-    assert auc.low < auc.value < auc.high
-
-
-def test_the_accuracy_interval_is_as_wide_as_the_binomial():
-    labels, p = draw(336)
-    accuracy = bootstrap_scores(labels, p, resamples=4000)["accuracy"]
-    share = accuracy.value
-    assert width(accuracy) == pytest.approx(2 * 1.95996 * math.sqrt(share * (1 - share) / 336), rel=0.1)
-
-
-@pytest.mark.parametrize("clustered", [False, True])
-def test_the_intervals_are_scipys(clustered):
-    """scipy.stats.bootstrap, of patches and of patients, on means: to 1e-3, whatever the two draw."""
-    rng = np.random.default_rng(3)
-    sizes = rng.integers(1, 4, 900) if clustered else np.ones(2000, int)
-    groups = np.repeat(np.arange(len(sizes)), sizes)
-    labels = rng.integers(0, 2, len(groups))
-    shift = rng.normal(size=len(sizes))[groups]
-    p = 1 / (1 + np.exp(-2 * (labels - 0.5) - shift))
-    found = bootstrap_scores(labels, p, groups=groups if clustered else None, resamples=40_000)
-    for name, values in (("accuracy", (p >= 0.5) == labels), ("brier", (p - labels) ** 2)):
-        sums = np.bincount(groups, values)
-
-        def ratio(total, count, axis):
-            return total.sum(axis=axis) / count.sum(axis=axis)
-
-        wanted = bootstrap(
-            (sums, sizes.astype(float)), ratio, paired=True, n_resamples=40_000, method="percentile", batch=500, rng=1
-        ).confidence_interval
-        assert found[name].low == pytest.approx(wanted.low, abs=1e-3)
-        assert found[name].high == pytest.approx(wanted.high, abs=1e-3)
-
-
-def test_every_rate_has_its_point_and_no_count_has_an_interval():
+def test_every_rate_has_its_point_and_its_interval():
     labels, p = draw(120)
-    found = bootstrap_scores(labels, p, threshold=0.4, resamples=50)
+    found = score_estimates(labels, p, threshold=0.4)
     points = scores(labels, p, 0.4)
     assert {name: estimate.value for name, estimate in found.items()} == {name: points[name] for name in RATES}
+    assert all(one.low < one.value < one.high and not one.reason for one in found.values())
 
 
 def test_a_resample_is_scored_as_sklearn_scores_weights():
@@ -99,68 +61,160 @@ def test_a_resample_is_scored_as_sklearn_scores_weights():
         assert found["f1"][row] == pytest.approx(sk.f1_score(labels, p >= 0.5, sample_weight=weight))
 
 
-def test_copies_of_a_patch_widen_the_interval_only_where_patients_are_known():
+@pytest.mark.parametrize("name", RATES)
+def test_copies_of_a_patch_narrow_the_interval_only_where_patients_are_not_known(name):
     labels, p = draw(100)
     patients = np.repeat(np.arange(100), 4)
-    once = bootstrap_scores(labels, p)["roc_auc"]
-    naive = bootstrap_scores(labels.repeat(4), p.repeat(4))["roc_auc"]
-    clustered = bootstrap_scores(labels.repeat(4), p.repeat(4), groups=patients)["roc_auc"]
+    once = score_estimates(labels, p)[name]
+    naive = score_estimates(labels.repeat(4), p.repeat(4))[name]
+    clustered = score_estimates(labels.repeat(4), p.repeat(4), groups=patients)[name]
     assert width(naive) == pytest.approx(width(once) / 2, rel=0.15)
-    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+    assert width(clustered) == pytest.approx(width(once), rel=0.03)
 
 
 def test_patients_may_have_any_name():
     labels, p = draw(60)
     numbers = np.arange(60) // 2
-    by_number = bootstrap_scores(labels, p, groups=numbers)["accuracy"]
-    assert bootstrap_scores(labels, p, groups=[f"P_{n:05d}" for n in numbers])["accuracy"] == by_number
+    by_number = score_estimates(labels, p, groups=numbers)
+    assert score_estimates(labels, p, groups=[f"P_{n:05d}" for n in numbers]) == by_number
 
 
-def test_results_follow_the_seed_and_not_the_blocks(monkeypatch):
-    labels, p = draw(50)
-    first = bootstrap_scores(labels, p, resamples=300)
-    monkeypatch.setattr(intervals, "BLOCK_CELLS", 7 * 50)
-    in_blocks = bootstrap_scores(labels, p, resamples=300)
-    for name in RATES:
-        assert (in_blocks[name].low, in_blocks[name].high) == pytest.approx((first[name].low, first[name].high))
-    assert bootstrap_scores(labels, p, resamples=300, seed=1)["brier"] != first["brier"]
-
-
-def test_confidence_widens():
+@pytest.mark.parametrize("name", RATES)
+def test_confidence_widens(name):
     labels, p = draw(100)
-    wide, narrow = (bootstrap_scores(labels, p, confidence=c)["brier"] for c in (0.99, 0.8))
+    wide, narrow = (score_estimates(labels, p, confidence=c)[name] for c in (0.99, 0.8))
     assert wide.low < narrow.low < narrow.high < wide.high
-    with pytest.raises(ValueError, match="confidence"):
-        bootstrap_scores(labels, p, confidence=95)
 
 
-def test_resamples_of_one_class_are_left_out():
-    labels, p = np.array([1, 0, 0, 0]), np.array([0.9, 0.1, 0.2, 0.3])  # a third of the resamples miss the positive
-    found = bootstrap_scores(labels, p)
-    assert (found["roc_auc"].low, found["roc_auc"].high) == (1, 1)
-    assert (found["sensitivity"].low, found["sensitivity"].high) == (1, 1)
+def test_a_confidence_is_a_share():
+    for estimate in (
+        lambda: score_estimates([0, 1], [0.1, 0.9], confidence=95),
+        lambda: bootstrap_difference([0, 1], [0.1, 0.9], [0.2, 0.8], confidence=95),
+    ):
+        with pytest.raises(ValueError, match="confidence"):
+            estimate()
 
 
-def test_one_class_and_one_patient_have_no_interval():
-    one_class = bootstrap_scores([1, 1, 1], [0.9, 0.2, 0.6])
-    assert str(one_class["roc_auc"]) == "undefined"
-    assert width(one_class["accuracy"]) > 0
-    one_patient = bootstrap_scores([0, 1, 1], [0.1, 0.2, 0.6], groups=["P_1"] * 3)
-    assert one_patient["roc_auc"].value == 1 and math.isnan(one_patient["roc_auc"].low)
+def test_a_perfect_separation_is_no_point():
+    labels = np.repeat([0, 1], 12)
+    found = score_estimates(labels, np.where(labels == 1, 0.9, 0.1))
+    for name in ("roc_auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "f1"):
+        assert found[name].value == found[name].high == 1 and 0.6 < found[name].low < 0.95, name
+    reversed_auc = score_estimates(1 - labels, np.where(labels == 1, 0.9, 0.1))["roc_auc"]
+    assert (reversed_auc.low, reversed_auc.value) == (0, 0)
+    assert reversed_auc.high == pytest.approx(1 - found["roc_auc"].low)
+
+
+def test_what_cannot_be_told_stands_without_an_interval_and_says_why():
+    one_class = score_estimates([1, 1, 1, 1], [0.9, 0.2, 0.6, 0.8])
+    assert str(one_class["roc_auc"]) == str(one_class["balanced_accuracy"]) == "undefined"
+    assert width(one_class["accuracy"]) > 0 and one_class["sensitivity"].low > 0
+    assert str(one_class["precision"]) == "1.000 (no interval: patches of one class)"
+    one_patient = score_estimates([0, 1, 1], [0.1, 0.2, 0.6], groups=["P_1"] * 3)
+    assert str(one_patient["roc_auc"]) == "1.000 (no interval: fewer than 3 patients of a class)"
+    assert str(one_patient["accuracy"]) == "0.667 (no interval: fewer than 3 patients)"
+    assert str(one_patient["brier"]) == f"{one_patient['brier'].value:.3f} (no interval: fewer than 3 patients)"
+    two = score_estimates([0, 1], [0.2, 0.9])
+    assert all(math.isnan(one.low) and math.isnan(one.high) and one.reason for one in two.values())
+    equal = score_estimates(np.arange(40) % 2, np.full(40, 0.5))
+    assert str(equal["roc_auc"]) == "0.500 (no interval: all probabilities are equal)"
+    assert str(equal["log_loss"]) == "0.693 (no interval: all losses are equal)"
+    assert width(equal["accuracy"]) == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_class_of_two_patients_has_no_interval_however_many_their_patches():
+    labels, p = draw(90)
+    groups = np.where(labels == 1, np.arange(90) % 2, 100 + np.arange(90))
+    found = score_estimates(labels, p, groups=groups)
+    without = {name for name, one in found.items() if math.isnan(one.low)}
+    assert without == {"roc_auc", "balanced_accuracy", "sensitivity"}
+
+
+def test_a_metric_by_name_is_the_same_figure():
+    labels, p = draw(90)
+    groups, folds = np.arange(90) // 2, np.arange(90) // 2 % 3
+    found = score_estimates(labels, p, groups=groups)
+    for name in RATES:
+        assert metric_estimate(name, None, labels, p, groups) == found[name]
+    assert metric_estimate("brier", folds, labels, p, groups) == found["brier"]
+    with pytest.raises(ValueError, match="metric"):
+        metric_estimate("nonsense", None, labels, p)
 
 
 def test_fold_auc_interval_ignores_the_folds_calibration():
     labels, p = draw(400)
     folds = np.arange(400) % 2
     shifted = np.where(folds == 1, 0.6 + 0.4 * p, 0.4 * p)
-    plain, moved = (bootstrap_fold_auc(folds, labels, q) for q in (p, shifted))
+    plain, moved = (fold_auc_estimate(folds, labels, q) for q in (p, shifted))
     assert moved == plain
     assert plain.value == pytest.approx(fold_auc(folds, labels, p))
     parts = [(labels[folds == f], p[folds == f]) for f in (0, 1)]
     pairs = np.array([y.sum() * (1 - y).sum() for y, _ in parts])
     sd = math.sqrt(sum((w / pairs.sum() * delong_sd(*part)) ** 2 for w, part in zip(pairs, parts, strict=True)))
-    assert width(plain) == pytest.approx(2 * 1.95996 * sd, rel=0.1)
-    assert bootstrap_scores(labels, shifted)["roc_auc"].value < plain.low  # the pooled AUC would have been another
+    assert width(plain) == pytest.approx(2 * 1.95996 * sd, rel=0.05)
+    assert score_estimates(labels, shifted)["roc_auc"].value < plain.low  # the pooled AUC would have been another
+
+
+def test_one_fold_is_none_and_a_fold_of_one_class_weighs_nothing():
+    labels, p = draw(80)
+    alone = score_estimates(labels, p)["roc_auc"]
+    assert fold_auc_estimate(np.zeros(80), labels, p) == alone
+    more = (np.append(np.zeros(80), [1] * 5), np.append(labels, [1] * 5), np.append(p, np.full(5, 0.3)))
+    assert fold_auc_estimate(*more).value == pytest.approx(alone.value)
+    assert width(fold_auc_estimate(*more)) == pytest.approx(width(alone), rel=0.02)
+
+
+def test_a_fold_with_one_patient_of_a_class_leaves_no_interval():
+    labels, p = draw(80)
+    folds = np.zeros(80, int)
+    folds[np.append(np.flatnonzero(labels == 1)[:1], np.flatnonzero(labels == 0)[:5])] = 1
+    found = fold_auc_estimate(folds, labels, p)
+    assert (math.isnan(found.low), found.reason) == (True, "one patient of a class in a fold")
+
+
+def test_a_sensitivity_at_a_specificity_has_a_wider_interval_than_at_a_known_threshold():
+    labels, p = draw(336)
+    at = "sensitivity_at_specificity=0.9"
+    found = metric_estimate(at, None, labels, p)
+    known = score_estimates(labels, p, np.quantile(p[labels == 0], 0.9))["sensitivity"]
+    assert found.low < found.value < found.high and width(found) > 1.1 * width(known)
+    assert metric_estimate(at, None, labels, p, seed=1) != found
+    perfect = metric_estimate(at, None, labels, labels * 0.8 + 0.1, np.arange(336) // 4)
+    assert 0.85 < perfect.low < perfect.value == perfect.high == 1
+    assert "patients of a class" in metric_estimate(at, None, [0, 1, 1], [0.1, 0.8, 0.9]).reason
+
+
+def test_differences_follow_the_seed_and_not_the_blocks(monkeypatch):
+    labels, p = draw(50)
+    other = draw(50, seed=4)[1]
+    first = bootstrap_difference(labels, p, other, resamples=300)
+    monkeypatch.setattr(intervals, "BLOCK_CELLS", 7 * 50)
+    in_blocks = bootstrap_difference(labels, p, other, resamples=300)
+    assert (in_blocks.low, in_blocks.high) == pytest.approx((first.low, first.high))
+    assert bootstrap_difference(labels, p, other, resamples=300, seed=1) != first
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_percentiles_are_scipys(clustered):
+    """scipy.stats.bootstrap, of patches and of patients, on a difference of accuracies: to 1e-3."""
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 4, 900) if clustered else np.ones(2000, int)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = rng.integers(0, 2, len(groups))
+    shift = rng.normal(size=len(sizes))[groups]
+    p = 1 / (1 + np.exp(-2 * (labels - 0.5) - shift))
+    other = np.clip(p + rng.normal(0, 0.2, len(p)), 0, 1)
+    given = (labels, p, other, None, groups if clustered else None)
+    found = bootstrap_difference(*given, resamples=40_000, metric="accuracy")
+    sums = np.bincount(groups, ((p >= 0.5) == labels) * 1.0 - ((other >= 0.5) == labels))
+
+    def ratio(total, count, axis):
+        return total.sum(axis=axis) / count.sum(axis=axis)
+
+    wanted = bootstrap(
+        (sums, sizes.astype(float)), ratio, paired=True, n_resamples=40_000, method="percentile", batch=500, rng=1
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-3)
 
 
 def test_the_difference_is_paired():
@@ -212,7 +266,7 @@ def test_a_difference_of_any_metric_and_its_standard_error(metric):
     )
     assert found.low < found.value < found.high
     assert found.error == pytest.approx(width(found) / (2 * 1.95996), rel=0.15)
-    alone = bootstrap_metric(metric, folds, labels, p)
+    alone = metric_estimate(metric, folds, labels, p)
     assert alone.low < alone.value == out_of_fold(metric, folds, labels, p) < alone.high
 
 
@@ -249,9 +303,11 @@ def test_no_band_for_one_class():
 def test_the_note_says_what_was_resampled():
     assert resampling_note(None) == "patches assumed independent"
     assert resampling_note(["P_1", "P_2"]) == "patients resampled"
+    assert cluster_note(None) == "patches assumed independent"
+    assert cluster_note(["P_1", "P_2"]) == "patients as clusters"
 
 
 @pytest.mark.parametrize("groups", [["P_1"], ["P_1", None]])
 def test_wrong_groups_are_refused(groups):
     with pytest.raises(ValueError, match="groups"):
-        bootstrap_scores([0, 1], [0.1, 0.9], groups=groups)
+        score_estimates([0, 1], [0.1, 0.9], groups=groups)

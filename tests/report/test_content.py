@@ -16,7 +16,7 @@ OTHER = ("1" * 64, "2" * 64)
 
 
 def read(models, tmp_path, wanted=None):
-    return gather(models.client, wanted, tmp_path / "files", lambda *_: None, resamples=200)
+    return gather(models.client, wanted, tmp_path / "files", lambda *_: None)
 
 
 def row(content, number, label, task=None):

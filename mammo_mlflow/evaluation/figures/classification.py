@@ -12,7 +12,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from .. import weighted
-from ..intervals import bootstrap_scores, resampling_note, roc_band
+from ..intervals import cluster_note, metric_estimate, roc_band
 from ..metrics import COUNTS, scores
 from ..weighted import Floats
 from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, line_style, new_figure, tidy, wrap
@@ -66,24 +66,24 @@ def draw_matrix(
 
 
 def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None) -> Figure:
-    """ROC curves over one another, each with its AUC and 95 % bootstrap interval; bands for up to three curves.
+    """ROC curves over one another, each with its AUC and 95 % interval; bands for up to three curves.
 
     `curves`: (labels int (n,), probabilities float (n,), patient of each patch (n,) or None) by name. The figure says
     what the intervals assume. A curve of one class only is named and not drawn. Raises ValueError for no curve.
     """
     if not curves:
         raise ValueError("curves: expected at least one, found none")
-    assumed = {resampling_note(groups) for _, _, groups in curves.values()}
+    assumed = {cluster_note(groups) for _, _, groups in curves.values()}
     labelled = {}
     for name, (labels, probabilities, groups) in curves.items():
-        auc = bootstrap_scores(labels, probabilities, groups=groups)["roc_auc"]
-        own = f" ({resampling_note(groups).split()[0]})" if len(assumed) > 1 else ""
+        auc = metric_estimate("roc_auc", None, labels, probabilities, groups)
+        own = f" ({cluster_note(groups).split()[0]})" if len(assumed) > 1 else ""
         labelled[name] = wrap(f"{name}: AUC {auc}{own}", 4.5, TEXT_SIZE)
     shared = ", " + " or ".join(sorted(assumed, reverse=True))
-    band = "; band: pointwise 95 %" if len(curves) <= BANDS else ""
+    band = "; band: pointwise 95 %, resampled" if len(curves) <= BANDS else ""
     lines = sum(label.count("\n") + 1 for label in labelled.values())
     figure = new_figure(
-        5.6, 6.33 + 0.16 * lines + 0.01 * len(curves), title, joined(f"95 % bootstrap intervals{shared}{band}", note)
+        5.6, 6.33 + 0.16 * lines + 0.01 * len(curves), title, joined(f"95 % intervals{shared}{band}", note)
     )
     axes = figure.subplots()
     tidy(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
