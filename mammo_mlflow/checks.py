@@ -10,6 +10,8 @@ from mammo_mlflow.errors import expected, unknown_name
 
 Check = Callable[[str, Any], None]
 
+LARGEST = 1_000_000_000
+
 
 def one_of(*choices: str) -> Check:
     """One of these names."""
@@ -21,26 +23,27 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-def at_least(low: float) -> Check:
-    """A number from `low`."""
+def whole(low: int, high: int) -> Check:
+    """A whole number from `low` to `high`: one that nobody would miss, so that a slip ends at once and not never."""
 
     def check(name: str, value: Any) -> None:
-        if not value >= low:
-            raise expected(name, f"at least {low}", value)
+        if not low <= value <= high:
+            raise expected(name, f"a whole number from {low} to {high}", value)
 
     return check
 
 
-def seed(name: str, value: Any) -> None:
-    """What NumPy takes as a seed."""
-    if not 0 <= value < 2**32:
-        raise expected(name, "a whole number from 0 to 4294967295", value)
+seed = whole(0, 2**32 - 1)
+"""What NumPy takes as a seed."""
+epochs = whole(1, 100_000)
+at_once = whole(0, 1024)
+"""Processes or threads; 0 leaves the number to the command."""
 
 
 def positive(name: str, value: Any) -> None:
-    """A finite number above 0."""
-    if not 0 < value < float("inf"):
-        raise expected(name, "a number above 0", value)
+    """A number above 0, within reason."""
+    if not 0 < value <= LARGEST:
+        raise expected(name, f"a number above 0, at most {LARGEST:,}", value)
 
 
 def share(name: str, value: Any) -> None:
@@ -53,24 +56,23 @@ def class_weights(name: str, value: Any) -> None:
     """`none`, `balanced` or a ratio of two numbers above 0."""
     if value in ("none", "balanced"):
         return
-    match = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", value)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,18})?):(\d{1,9}(?:\.\d{1,18})?)", value, re.ASCII)
     if match is None or not all(float(part) > 0 for part in match.groups()):
         raise expected(name, "'none', 'balanced' or a ratio such as '1:1.3'", f"'{value}'")
 
 
 def widths(name: str, value: Any) -> None:
     """`none`, or whole numbers with dashes between."""
-    if not re.fullmatch(r"none|[1-9]\d*(-[1-9]\d*)*", str(value)):
-        raise expected(name, "a width, several such as 256-64, or none", f"'{value}'")
+    if not re.fullmatch(r"none|[1-9]\d{0,4}(-[1-9]\d{0,4}){0,15}", str(value), re.ASCII):
+        raise expected(name, "a width below 100000, up to 16 such as 256-64, or none", f"'{value}'")
 
 
 def blocks(name: str, value: Any) -> None:
     """Blocks of convolutions as `models/scratch.py` reads them."""
-    block = r"[1-9]\d*(/[1-9])?(-[1-9]\d*(/[1-9])?)*"
-    if not re.fullmatch(rf"{block}(,{block})*", str(value)):
-        raise expected(
-            name, "filters of convolutions such as 32/2-32,64-64 (/2 a stride, a pool at a comma)", f"'{value}'"
-        )
+    block = r"[1-9]\d{0,3}(/[1-9])?(-[1-9]\d{0,3}(/[1-9])?){0,15}"
+    if not re.fullmatch(rf"{block}(,{block}){{0,7}}", str(value), re.ASCII):
+        wanted = "filters of convolutions, each below 10000, such as 32/2-32,64-64 (/2 a stride, a pool at a comma)"
+        raise expected(name, wanted, f"'{value}'")
 
 
 def anything(name: str, value: Any) -> None:
@@ -78,6 +80,6 @@ def anything(name: str, value: Any) -> None:
 
 
 def at_least_zero(name: str, value: Any) -> None:
-    """A finite number from 0."""
-    if not 0 <= value < float("inf"):
-        raise expected(name, "a number from 0", value)
+    """A number from 0, within reason."""
+    if not 0 <= value <= LARGEST:
+        raise expected(name, f"a number from 0 to {LARGEST:,}", value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import re
 import signal
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from mammo_mlflow.errors import FULL_DISK, UserError, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, UserError, cut, expected, unknown_name
 from mammo_mlflow.experiment import convert
 
 T = TypeVar("T")
@@ -20,6 +21,9 @@ T = TypeVar("T")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+LONGEST_LINE = 4000
+"""Room for many faults at once."""
+NO_WINDOWS = "system: expected Linux or macOS, found Windows (WSL is a Linux on Windows: wsl --install)"
 
 
 class _Failed(Exception):  # noqa: N818 - not a user's error
@@ -189,6 +193,18 @@ _OWN_PARSERS = {
 }
 
 
+_ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "prepare": ("PrepareOptions", ("source", "out")),
+    "predict": ("FilmOptions", ("model", "input", "output", "overlays", "executor")),
+    "promote": ("PromoteOptions", ("task",)),
+    "report": ("ReportOptions", ()),
+    "reproduce": ("ReproduceOptions", ()),
+    "request": ("RequestOptions", ("input", "output")),
+    "serve": ("ServeOptions", ("model",)),
+}
+"""The commands that train nothing: their options, and what they are given beside."""
+
+
 def _command(commands: Any, name: str, what: str) -> Any:
     return commands.add_parser(
         name,
@@ -201,13 +217,16 @@ def _command(commands: Any, name: str, what: str) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (a job failed), 2 (a mistake of the user's) or 130 (interrupted)."""
+    if sys.platform == "win32":
+        sys.stderr.write(f"mammo_mlflow: {NO_WINDOWS}\n")
+        return EXIT_USER_ERROR
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         found = vars(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
         return _run(found)
     except UserError as problem:
         for line in problem.lines:
-            sys.stderr.write(f"mammo_mlflow: {' '.join(line.split())}\n")
+            sys.stderr.write(f"mammo_mlflow: {cut(' '.join(line.split()), LONGEST_LINE)}\n")
         return EXIT_USER_ERROR
     except _Failed:
         return EXIT_FAILED
@@ -217,16 +236,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(found: dict[str, Any]) -> int:
-    from mammo_mlflow.experiment import parameters
+    from mammo_mlflow.workflows.caller import check_texts, go_to_caller
+
+    go_to_caller()
+    check_texts(found)
+    from mammo_mlflow.experiment import faults, parameters
     from mammo_mlflow.training.executors.process import start_server
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
-    if command in ("prepare", "predict", "promote", "report", "reproduce", "request", "serve"):
+    if command in _ASKED:
         return _ask(command, found)
     control = found.get("control") if command == "controls" else None
     names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
     given = {name: value for name, value in found.items() if name in names and value is not None}
+    problems = faults(given)
+    if problems:  # again where an experiment is built; here they are told before anything heavy is imported
+        raise UserError("; ".join(problems))
     options = _given(Options, found)
     search = None
     if command in ("search", *SEARCHED):
@@ -283,37 +309,16 @@ def _failures() -> Iterator[None]:
 
 
 def _ask(command: str, found: dict[str, Any]) -> int:
-    """The commands that train nothing."""
-    from mammo_mlflow.workflows import predict, prepare, promote, report, reproduce, request, serve
-    from mammo_mlflow.workflows.options import (
-        FilmOptions,
-        PrepareOptions,
-        PromoteOptions,
-        ReportOptions,
-        ReproduceOptions,
-        RequestOptions,
-        ServeOptions,
-    )
+    """The commands that train nothing; their options are checked before anything heavy is imported."""
+    from mammo_mlflow.workflows import options
     from mammo_mlflow.workflows.terminal import set_up_logging
 
+    kind, names = _ASKED[command]
+    asked: Any = _given(getattr(options, kind), found)
     set_up_logging()
     with _failures():
-        if command == "prepare":
-            prepare.run(found["source"], found["out"], _given(PrepareOptions, found))
-        elif command == "predict":
-            film = _given(FilmOptions, found)
-            predict.run(found["model"], found["input"], found["output"], found["overlays"], found["executor"], film)
-        elif command == "report":
-            report.run(_given(ReportOptions, found))
-        elif command == "reproduce":
-            reproduce.run(_given(ReproduceOptions, found))
-        elif command == "request":
-            request.run(found["input"], found["output"], _given(RequestOptions, found))
-        elif command == "promote":
-            promote.run(found["task"], _given(PromoteOptions, found))
-        else:
-            return serve.run(found["model"], _given(ServeOptions, found))
-    return 0
+        workflow: Any = importlib.import_module(f"mammo_mlflow.workflows.{command}")
+        return workflow.run(*(found[name] for name in names), asked) or 0
 
 
 def _given(options: type[T], found: dict[str, Any]) -> T:

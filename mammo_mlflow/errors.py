@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """The error numbers of a disk, or a quota, that is full."""
+
+WORD, SENTENCE = 200, 1000
+"""The characters of a value without blanks, and of a whole finding, that a message repeats."""
 
 
 class UserError(Exception):
@@ -34,12 +38,21 @@ class Faults(UserError):  # noqa: N818 - many of them
 
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
     """The error for a name outside a closed table; it says what was meant where one choice is close."""
-    known = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    known, shown = [str(choice) for choice in choices], cut(str(name))
+    close = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
     meant = f", did you mean '{close[0]}'?" if close else ","
-    return UserError(f"{field}: unknown '{name}'{meant} (one of: {', '.join(known)})")
+    return UserError(f"{field}: unknown '{shown}'{meant} (one of: {', '.join(known)})")
 
 
 def expected(field: str, wanted: str, found: object) -> UserError:
     """The error for a value of the wrong kind or range, e.g. `folds: expected at least 2, found 1`."""
-    return UserError(f"{field}: expected {wanted}, found {found}")
+    return UserError(f"{field}: expected {wanted}, found {cut(str(found))}")
+
+
+def cut(text: str, room: int = SENTENCE) -> str:
+    """The text with long words and the whole cut in their middle, since a path tells most at its ends."""
+    return _cut(re.sub(rf"\S{{{WORD + 1},}}", lambda word: _cut(word[0], WORD), text), room)
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room * 2 // 3]}…{text[1 - room + room * 2 // 3 :]}"

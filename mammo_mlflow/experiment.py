@@ -52,13 +52,13 @@ class TrainingSpec:
         1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive
     )
     epochs: int = parameter(
-        40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.at_least(1)
+        40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.epochs
     )
     tuning_learning_rate: float = parameter(
         1e-5, "learning rate once the last layers are unfrozen", checks.positive, FROZEN
     )
-    tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.at_least(1), FROZEN)
-    batch_size: int = parameter(16, "patches a step", checks.at_least(1))
+    tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.epochs, FROZEN)
+    batch_size: int = parameter(16, "patches a step", checks.whole(1, 65_536))
     class_weights: str = parameter(
         "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.class_weights
     )
@@ -74,11 +74,11 @@ class TrainingSpec:
     views: int = parameter(
         8,
         "cached augmented views of each patch; 0 trains on-line through the whole network",
-        checks.at_least(0),
+        checks.whole(0, 1000),
         CACHED,
     )
     early_stop: int = parameter(
-        0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", checks.at_least(0)
+        0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", checks.whole(0, 100_000)
     )
     early_stop_on: str = parameter(
         "inner",
@@ -90,7 +90,7 @@ class TrainingSpec:
         "auto", f"precision of the convolutions: {', '.join(PRECISIONS)}", checks.one_of(*PRECISIONS)
     )
     threads: int = parameter(
-        1, "processor threads of each fold; part of its key, since it moves results", checks.at_least(1)
+        1, "processor threads of each fold; part of its key, since it moves results", checks.whole(1, 1024)
     )
 
 
@@ -98,7 +98,7 @@ class TrainingSpec:
 class CrossValidationSpec:
     """How it is judged."""
 
-    folds: int = parameter(4, "number of folds", checks.at_least(2))
+    folds: int = parameter(4, "number of folds", checks.whole(2, 1000))
     holdout: float = parameter(
         0.0, "share of the patients held out once instead of folds; 0: folds", checks.share, ENCODED, added=True
     )
@@ -119,7 +119,9 @@ class FinalSpec:
     final: Literal["refit", "fold_average", "none"] = parameter(
         "refit", "final model: refit on all training patches, fold_average, or none", checks.one_of(*FINALS)
     )
-    final_epochs: int = parameter(0, "epochs of the head in the refit; 0 takes the folds' own", checks.at_least(0))
+    final_epochs: int = parameter(
+        0, "epochs of the head in the refit; 0 takes the folds' own", checks.whole(0, 100_000)
+    )
     threshold: str = parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
 
 
@@ -137,13 +139,8 @@ class Experiment:
     def __post_init__(self) -> None:
         checks.one_of(*FAMILIES)("family", self.family)
         checks.one_of(*TASKS)("task", self.task)
-        problems = []
-        for part in (self.model, self.training, self.cv, self.final):
-            for item in fields(part):
-                try:
-                    item.metadata["check"](item.name, getattr(part, item.name))
-                except UserError as problem:
-                    problems.append(str(problem))
+        parts = (self.model, self.training, self.cv, self.final)
+        problems = faults({item.name: getattr(part, item.name) for part in parts for item in fields(part)})
         for check in (self._check_network, self._check_family):
             try:
                 check()
@@ -264,6 +261,18 @@ def parameters(family: str | None = None) -> Iterator[Field[Any]]:
         for item in fields(part):
             if family is None or family in item.metadata["families"]:
                 yield item
+
+
+def faults(values: Mapping[str, Any]) -> list[str]:
+    """What the checks of these parameters say of their values, each by itself."""
+    found = []
+    for item in parameters():
+        if item.name in values:
+            try:
+                item.metadata["check"](item.name, values[item.name])
+            except UserError as problem:
+                found.append(str(problem))
+    return found
 
 
 def convert(name: str, text: str, kind: type) -> Any:

@@ -63,7 +63,7 @@ class ModelSpec:
     first_pool: int = parameter(
         2,
         "side of the pool after the first block; its stride is 2, and so are all of the others'",
-        checks.at_least(2),
+        checks.whole(2, 64),
         CONVOLVED,
         added=True,
     )
@@ -102,7 +102,7 @@ class ModelSpec:
     )
     dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.share)
     unfrozen_layers: int = parameter(
-        0, "number of last convolutional layers trained after the head", checks.at_least(0), FROZEN
+        0, "number of last convolutional layers trained after the head", checks.whole(0, 1000), FROZEN
     )
     features_from: str = parameter(
         "",

@@ -31,7 +31,7 @@ def refused(outcome, where, *words):
         (["--task", "mas_calc"], ["task", "'mas_calc'", "did you mean 'mass_calc'"]),
         ([], ["--task"]),
         ([*TASK, "--backbone", "vgg61"], ["backbone", "'vgg61'", "did you mean 'vgg16'"]),
-        ([*TASK, "--folds", "1"], ["folds", "at least 2", "1"]),
+        ([*TASK, "--folds", "1"], ["folds", "from 2 to 1000", "1"]),
         ([*TASK, "--folds", "four"], ["folds", "whole number", "'four'"]),
         ([*TASK, "--folds", "4.5"], ["folds", "whole number", "'4.5'"]),
         ([*TASK, "--learning-rate", "-0.001"], ["learning_rate", "above 0", "-0.001"]),
@@ -48,8 +48,8 @@ def refused(outcome, where, *words):
         ([*TASK, "--duplicates", "forbid"], ["duplicates", "'forbid'"]),
         ([*TASK, "--executor", "proces"], ["executor", "did you mean 'process'"]),
         ([*TASK, "--preset", "papers"], ["preset", "did you mean 'paper'"]),
-        ([*TASK, "--seeds", "0"], ["seeds", "at least 1"]),
-        ([*TASK, "--workers", "-1"], ["workers", "at least 0"]),
+        ([*TASK, "--seeds", "0"], ["seeds", "from 1 to 1000"]),
+        ([*TASK, "--workers", "-1"], ["workers", "from 0 to 1024"]),
         ([*TASK, "--cache-limit-gb", "0"], ["cache_limit_gb", "above 0"]),
         ([*TASK, "--phantom-size", "8"], ["phantom: size", "32", "8"]),
         ([*TASK, "--data", "nowhere"], ["data", "nowhere", "nothing there"]),
@@ -193,6 +193,11 @@ def test_a_tracking_server_that_does_not_answer(cli, tmp_path, monkeypatch, phan
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     refused(cli(*TASK, *INLINE, *SMALL), tmp_path, "tracking store http://127.0.0.1:9")
+
+
+def test_windows_is_one_line_that_names_wsl(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    refused(cli(*TASK), tmp_path, "Windows", "WSL")
 
 
 def test_help_names_every_command_and_parameter(cli):

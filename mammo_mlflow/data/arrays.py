@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,8 @@ import pandas as pd
 from mammo_mlflow.errors import UserError, expected
 
 BLOCK_ROWS = 64
-_HEADER_READERS = {
+HEADER_BYTES = 16_384  # NumPy reads none that is longer than 10,000
+_HEADER_READERS: dict[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
@@ -51,28 +55,44 @@ def read_header(path: Path) -> Header:
             its length is not what the header promises.
     """
     name = path.name
-    if not path.is_file():
-        raise expected(name, "a file", "none" if not path.exists() else "something else")
     try:
+        if not path.is_file():
+            raise expected(name, "a file", "none" if not path.exists() else "something else")
         found = path.stat().st_size
         if found == 0:
             raise expected(name, "a .npy array", "an empty file (0 bytes)")
         with path.open("rb") as file:
-            shape, fortran, dtype = _HEADER_READERS[np.lib.format.read_magic(file)](file)
-            offset = file.tell()
-    except (ValueError, KeyError):
-        raise expected(name, "a .npy array", "something else or a damaged header") from None
+            head = io.BytesIO(file.read(HEADER_BYTES))
+        shape, fortran, dtype = _parse_header(head, name)
+        offset = head.tell()
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from None
     if dtype.hasobject:
         raise expected(name, "an array of numbers", "an array of Python objects, which is never loaded")
     if fortran and len(shape) > 1:
         raise expected(name, "C order", "Fortran order (save np.ascontiguousarray of it)")
-    promised = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if min(shape, default=0) < 0:
+        raise expected(f"{name}: shape", "whole numbers from 0", shape)
+    promised = offset + math.prod(shape) * dtype.itemsize
     if found != promised:
         kind = "truncated" if found < promised else "too long"
         raise expected(name, f"{promised} bytes for shape {shape}", f"{found}: the file is {kind}")
     return Header(shape, dtype, offset)
+
+
+def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """NumPy's own reading of the header at the beginning of `head`: shape, Fortran order, dtype. Raises `UserError`.
+
+    NumPy hands the header's text to Python's parser and then to `dtype`: a damaged one ends in errors of a dozen kinds
+    from both (TokenError, IndentationError, RecursionError, MemoryError, IndexError, TypeError …), in none of which a
+    byte of it was run. So every kind is caught, around these two calls alone.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's parser warns of odd literals
+        try:
+            return _HEADER_READERS[np.lib.format.read_magic(head)](head)
+        except Exception:
+            raise expected(name, "a .npy array", "something else or a damaged header") from None
 
 
 def check_tensor(path: Path, size: int) -> Header:

@@ -175,7 +175,7 @@ def _stated_size(path: Path) -> int | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         raise expected(f"{path}", "a JSON object", "something else") from None
     size = content.get("size") if isinstance(content, dict) else None
     if not isinstance(size, int) or isinstance(size, bool) or size < 32:

@@ -27,6 +27,7 @@ NOTE = (
 )
 TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
+LARGEST = 20_000_000_000  # bytes: what takes days to draw and fills disks is a slip
 SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class PhantomSettings:
     """How much to make: abnormalities in each split, side of a patch in pixels, seed.
 
     Raises:
-        UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024 or a negative seed.
+        UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024, a negative seed or too many bytes.
     """
 
     train: int = 320
@@ -53,8 +54,15 @@ class PhantomSettings:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 problems.append(str(expected(f"phantom: {field}", f"a whole number from {low} to {high}", repr(value))))
+        if not problems and self.bytes > LARGEST:
+            problems.append(str(expected("phantom", f"at most {LARGEST / 1e9:.0f} GB", f"{self.bytes / 1e9:.0f} GB")))
         if problems:
             raise UserError("; ".join(problems))
+
+    @property
+    def bytes(self) -> int:
+        """What its patches take."""
+        return 4 * (self.train + self.test) * self.size**2
 
     @property
     def directory_name(self) -> str:
@@ -84,6 +92,9 @@ def make_phantom(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < settings.bytes:
+            raise expected("phantom", f"{settings.bytes / 1e9:.3f} GB free in {root}", f"{free / 1e9:.3f} GB")
         with FileLock(target.with_name(f"{target.name}.lock")):
             if not target.is_dir():
                 partial = target.with_name(f"{target.name}.partial")

@@ -7,9 +7,11 @@ tail trained on stored activations is the very tail of the whole model.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -22,6 +24,9 @@ from mammo_mlflow.models.precision import dtype_policy
 from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, kernel_penalty
 from mammo_mlflow.models.siamese import join_sides
 from mammo_mlflow.models.weights import Weights
+
+DAMAGED = (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile, zlib.error)
+"""What reading a weights file ends in where it is damaged, or another network's."""
 
 
 def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> keras.Model:
@@ -198,8 +203,8 @@ def load_weights(base: keras.Model, source: Weights) -> None:
             base.set_weights(read_compact(source.file))
         else:
             base.load_weights(source.file)
-    except (ValueError, OSError, KeyError) as problem:
-        first = str(problem).splitlines()[0]
+    except DAMAGED as problem:
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise UserError(
             f"{source.file}: expected weights of {base.name}, found a file that does not fit: {first}"
         ) from None

@@ -12,12 +12,14 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.models.backbones import BACKBONES
 
 COMPACT_DIR = Path(__file__).parent / "compact"
@@ -80,6 +82,7 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool) -> Weights:
         return _checked_file(backbone, downloaded, "Keras's download")
     compact = COMPACT_DIR / f"{backbone}.npz"
     if compact.is_file():
+        _check_archive(compact)
         sha256 = file_sha256(compact)
         return Weights("int8", "imagenet-int8", sha256, "the copy shipped with this package", compact, sha256)
     if phantom:
@@ -123,22 +126,35 @@ def _from_path(backbone: str, path: Path) -> Weights:
 def _checked_file(backbone: str, path: Path, source: str) -> Weights:
     """The weights of a file that holds the right number of parameters; called ImageNet's only if its name says so."""
     wanted = BACKBONES[backbone].parameters
-    counts: list[int] = []
+    arrays: list[h5py.Dataset] = []
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(lambda _, item: counts.append(item.size) if isinstance(item, h5py.Dataset) else None)
-    except OSError as problem:
-        raise UserError(
-            f"{path}: expected an HDF5 weights file, found one that cannot be read ({problem})"
-        ) from problem
-    if sum(counts) != wanted:
-        raise UserError(
-            f"{path}: expected the {wanted:,} parameters of {BACKBONES[backbone].application} without its top, "
-            f"found {sum(counts):,}"
-        )
+            file.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+            count = sum(item.size or 0 for item in arrays)
+            if count != wanted:
+                whose = f"{BACKBONES[backbone].application} without its top"
+                raise expected(str(path), f"the {wanted:,} parameters of {whose}", f"{count:,}")
+            odd = next((item.name for item in arrays if not np.isfinite(item[()]).all()), None)
+    except UserError:
+        raise
+    except Exception as problem:  # HDF5 has an error of its own kind for each part of a file that may be damaged
+        raise expected(str(path), "an HDF5 weights file", f"one that cannot be read ({problem})") from None
+    if odd is not None:
+        raise expected(str(path), "finite weights", f"others in {odd}")
     named = path.name == BACKBONES[backbone].keras_file or "imagenet" in path.name.lower()
     sha256 = file_sha256(path)
     return Weights("file", "imagenet" if named else path.name, sha256, source, path, sha256)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises `UserError` where a copy that was shipped is not whole any more."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as problem:  # as many kinds as there are parts of an archive
+        damaged = str(problem)
+    if damaged:
+        raise expected(str(path), "the copy that this package ships", f"a damaged one ({damaged}): install it again")
 
 
 def _download(backbone: str) -> Path | None:

@@ -199,9 +199,12 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
         raise expected("model", "one that this project registered", f"{version}, without the sha256 of its files")
     try:
         path = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(target)))
+        gone = not any(one.is_file() and one.name != DOWNLOAD_NOTE for one in path.rglob("*"))
         actual = files_sha256(path)
     except (MlflowException, OSError) as problem:
         raise expected("model", f"the files of {version}", str(problem).splitlines()[0]) from None
+    if gone:
+        raise expected("model", f"the files of {version} in the store", "none: they are gone")
     if actual != wanted:
         raise expected("model", f"files of {version} with sha256 {wanted[:12]}", f"{actual[:12]}: they were changed")
     vetted = vet(path)

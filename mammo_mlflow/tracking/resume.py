@@ -86,6 +86,8 @@ def process_alive(pid: int, born: float) -> bool:
     """Whether the process of that id and start (seconds since the epoch) still runs on this host."""
     try:
         return abs(psutil.Process(pid).create_time() - born) < CLOCK_SECONDS
+    except psutil.AccessDenied:  # of another user, where the system tells nothing of those
+        return True
     except (psutil.NoSuchProcess, ValueError):
         return False
 

@@ -154,7 +154,7 @@ class Cache:
 
 def default_root() -> Path:
     """`$MAMMO_CACHE_DIR`, else the user's cache directory."""
-    return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow"))
+    return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
 
 
 def disk_error(root: Path, problem: OSError) -> Exception:

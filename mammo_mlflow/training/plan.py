@@ -217,5 +217,5 @@ def keras_backend() -> str:
     config = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
     try:
         return str(json.loads(config.read_text()).get("backend", "tensorflow"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return "tensorflow"

@@ -12,11 +12,11 @@ from mammo_mlflow.errors import expected
 
 
 def target_file(field: str, name: str) -> Path:
-    """The path of a file to write. Raises `UserError` where there can be none."""
-    target = Path(name)
-    if not name or target.is_dir() or not target.absolute().parent.is_dir():
+    """The absolute path of a file to write. Raises `UserError` where there can be none."""
+    target = Path(name).expanduser().absolute()
+    if not name or target.is_dir() or not target.parent.is_dir():
         raise expected(field, "a file in a directory that exists", f"'{name}'")
-    check_writable(field, target.absolute().parent)
+    check_writable(field, target.parent)
     return target
 
 
@@ -32,7 +32,7 @@ def check_writable(field: str, folder: Path) -> None:
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
     """A file beside `target` to write to; it takes that name when the block ends well."""
-    with tempfile.NamedTemporaryFile("w", dir=target.absolute().parent, suffix=".part", delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, suffix=".part", delete=False) as file:
         part = Path(file.name)
     try:
         yield part

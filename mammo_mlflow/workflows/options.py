@@ -20,6 +20,17 @@ def _parameter(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def _faults(options: Any, **wanted: checks.Check) -> list[UserError]:
+    """What these checks say of the fields they are named after."""
+    found = []
+    for name, check in wanted.items():
+        try:
+            check(name, getattr(options, name))
+        except UserError as problem:
+            found.append(problem)
+    return found
+
+
 @dataclass(frozen=True)
 class Options:
     """Raises `UserError` for the impossible ones, all in one line."""
@@ -49,12 +60,12 @@ class Options:
         ):
             if getattr(self, name) not in choices:
                 problems.append(unknown_name(name, getattr(self, name), choices))
-        if self.seeds < 1:
-            problems.append(expected("seeds", "at least 1", self.seeds))
-        if self.workers < 0:
-            problems.append(expected("workers", "at least 0", self.workers))
-        if not self.cache_limit_gb > 0:
-            problems.append(expected("cache_limit_gb", "a number above 0", self.cache_limit_gb))
+        problems += _faults(
+            self,
+            seeds=checks.whole(1, 1000),
+            workers=checks.at_once,
+            cache_limit_gb=checks.positive,
+        )
         if problems:
             raise UserError("; ".join(str(problem) for problem in problems))
 
@@ -73,17 +84,20 @@ class SearchOptions:
     objective: str = _parameter("roc_auc", "objective on out-of-fold predictions, or two with a comma between them")
     sampler: str = _parameter("tpe", "sampler: tpe, random, gp, cmaes, qmc or grid")
     pruner: str = _parameter("auto", "pruner over folds: median, percentile, percentile=P, wilcoxon or none")
-    storage: str = _parameter("sqlite:///optuna.db", "database of the studies, any URL that SQLAlchemy knows")
+    storage: str = _parameter(
+        "", "database of the studies, any URL that SQLAlchemy knows; by default optuna.db beside MLflow's store"
+    )
     study: str = _parameter("", "name of the study; by default one that tells what is searched")
     fresh_seeds: int = _parameter(3, "seeds under which the best is compared with the paper's setting; 0: none")
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
-        problems = [
-            expected(name, "at least 0", getattr(self, name))
-            for name in ("trials", "timeout", "fresh_seeds")
-            if not getattr(self, name) >= 0
-        ]
+        problems = _faults(
+            self,
+            trials=checks.whole(0, 1_000_000),
+            timeout=checks.at_least_zero,
+            fresh_seeds=checks.whole(0, 1000),
+        )
         if not self.trials and not self.timeout:
             problems.append(expected("trials", "at least 1, or a timeout", 0))
         if problems:
@@ -107,7 +121,7 @@ class EnsembleOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
-        checks.at_least(2)("folds", self.folds)
+        checks.whole(2, 1000)("folds", self.folds)
         checks.seed("seed", self.seed)
 
 
@@ -148,8 +162,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
         for name, low, high in (("port", 1, 65535), ("timeout", 1, 86_400), ("workers", 1, 64)):
-            if not low <= getattr(self, name) <= high:
-                raise expected(name, f"a whole number from {low} to {high}", getattr(self, name))
+            checks.whole(low, high)(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,9 @@ class CutOptions:
 class ReportOptions:
     """The parameters of a report."""
 
-    out: str = _parameter("report", "folder to write; an earlier report there is replaced")
+    out: str = _parameter(
+        "", "folder to write; an earlier report there is replaced; by default `report` beside MLflow's store"
+    )
     data: str = _parameter(
         "", "data set to report on: a directory or phantom; by default the newest real one that was run, else a phantom"
     )
@@ -196,7 +211,7 @@ class ReproduceOptions:
 
     scale: str = _parameter("small", "small: quick settings on a small phantom; full: the study's, on `data`")
     data: str = _parameter("phantom", "directory of the four arrays, for scale=full")
-    out: str = _parameter("report", "folder for the report")
+    out: str = _parameter("", "folder for the report; by default `report` beside MLflow's store")
     resume: bool = _parameter(True, "go on after the steps that an earlier command finished")
 
     def __post_init__(self) -> None:
@@ -240,8 +255,7 @@ class PrepareOptions(CutOptions):
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
         self.settings()
-        if self.workers < 0:
-            raise expected("workers", "at least 0", self.workers)
+        checks.at_once("workers", self.workers)
 
     def settings(self) -> Settings:
         """What decides the patches."""

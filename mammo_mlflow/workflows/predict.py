@@ -35,12 +35,12 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
     and, of an ensemble, each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure
     for each, before the table. Raises `UserError` before anything is written.
     """
-    target, maps = target_file("output", output), Path(overlays)
+    target, maps = target_file("output", output), Path(overlays).expanduser().absolute()
     if overlays:
-        file = (maps.exists() and not maps.is_dir()) or maps.absolute() == target.absolute()
-        if file or not maps.absolute().parent.is_dir():
+        file = (maps.exists() and not maps.is_dir()) or maps == target
+        if file or not maps.parent.is_dir():
             raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
-        check_writable("overlays", maps if maps.is_dir() else maps.absolute().parent)
+        check_writable("overlays", maps if maps.is_dir() else maps.parent)
     client, _ = open_store()
     with tempfile.TemporaryDirectory() as folder, TerminalProgress() as progress:
         found = verified_model(client, model, Path(folder))
@@ -67,7 +67,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         _write(found, answers, asked, target)
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
-        say(f"Grad-CAM maps: {overlays}")
+        say(f"Grad-CAM maps: {maps}")
     if found.phantom:
         say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
 

@@ -51,7 +51,7 @@ class Bench:
 @contextmanager
 def open_bench(options: Options, threads: int) -> Iterator[Bench]:
     """The checked data and all that plans need. `threads` are those of each fold. Raises `UserError`."""
-    cache = Cache(Path(options.cache_dir) if options.cache_dir else None, options.cache_limit_gb)
+    cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
         progress = stack.enter_context(TerminalProgress())
         patch_set = load_data(options, cache, progress)

@@ -23,6 +23,7 @@ from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.workflows.files import check_writable
 from mammo_mlflow.workflows.options import Options, ReportOptions
+from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.rails import ending_runs, load_data
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
@@ -68,8 +69,8 @@ def _swap(staging: Path, target: Path) -> None:
 
 def _target(out: str) -> Path:
     """The folder to write; an earlier report may be replaced, anything else is left alone."""
-    target = Path(out).expanduser().resolve()
-    if not out or not target.name or target.is_file():
+    target = report_folder(out).resolve()
+    if not target.name or target.is_file():
         raise expected("out", "a folder to write", f"'{out}'")
     if target.is_dir() and any(target.iterdir()) and not _is_a_report(target):
         found = f"'{out}', which holds other things"
@@ -86,7 +87,7 @@ def _is_a_report(folder: Path) -> bool:
     """Whether a folder holds an earlier report and nothing else."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     known = {PAGE, MARKER, "figures", "tables"}
     return (

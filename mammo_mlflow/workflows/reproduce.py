@@ -22,6 +22,7 @@ from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.executors import JobFailed
 from mammo_mlflow.workflows.options import ReproduceOptions
+from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.rails import ending_runs
 from mammo_mlflow.workflows.terminal import say
 
@@ -106,7 +107,8 @@ def run(asked: ReproduceOptions) -> None:
             writer.drain()
         top.finish()
         writer.drain()
-    say(f"the study at scale {asked.scale}: {(time.monotonic() - begun) / 60:.0f} min; the report is in {asked.out}")
+    minutes, page = (time.monotonic() - begun) / 60, report_folder(asked.out)
+    say(f"the study at scale {asked.scale}: {minutes:.0f} min; the report is in {page}")
 
 
 def _key(asked: ReproduceOptions) -> str:
@@ -168,7 +170,7 @@ def _steps(asked: ReproduceOptions) -> Iterator[Step]:
     yield Step("conditioned", {"task": "benign_malignant", **common}, 3.5)
     for task in TASKS:
         yield Step("controls", {"task": task, "backbone": "resnet50", **common}, 3)
-    yield Step("report", {"out": asked.out, **_of_report(asked)}, 1)
+    yield Step("report", {"out": str(report_folder(asked.out)), **_of_report(asked)}, 1)
 
 
 def _of_report(asked: ReproduceOptions) -> dict[str, str]:

@@ -31,6 +31,7 @@ from mammo_mlflow.training.prepare import ensure_activations
 from mammo_mlflow.training.session import Session
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
+from mammo_mlflow.workflows.places import storage_url
 from mammo_mlflow.workflows.rails import Bench, log_data, open_bench, open_session
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
@@ -64,7 +65,7 @@ def run(
             show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
             return
-        storage = Storage(search.storage)
+        storage = Storage(storage_url(search.storage))
         with open_session(bench, options, {}) as session:
             top = _top(session, papers[0]) if len(questions) > 1 else None
             closings = []

@@ -25,8 +25,8 @@ def run(model: str, asked: ServeOptions) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((asked.host, asked.port))
-        except OSError as problem:
-            found = f"{asked.host}:{asked.port}: {problem.strerror}"
+        except (OSError, UnicodeError) as problem:  # a host's name may have no encoding
+            found = f"{asked.host}:{asked.port}: {getattr(problem, 'strerror', None) or problem}"
             raise expected("port", "a host and port to listen at", found) from None
     client, _ = open_store()
     with tempfile.TemporaryDirectory() as folder:

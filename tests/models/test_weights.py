@@ -3,6 +3,7 @@ import io
 import urllib.request
 
 import h5py
+import numpy as np
 import pytest
 
 from mammo_mlflow.errors import UserError
@@ -34,14 +35,19 @@ def good(path, backbone="vgg16"):
     return weights_file(path / BACKBONES[backbone].keras_file, BACKBONES[backbone].parameters)
 
 
+def shipped(path):
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, w0=np.arange(5000))
+    return path
+
+
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_imagenet_is_looked_for_in_order(tmp_path, monkeypatch):
     compact = tmp_path / "compact" / "vgg16.npz"
-    compact.parent.mkdir()
-    compact.write_bytes(b"compact")
+    shipped(compact)
     assert (find().kind, find().label, find().file) == ("int8", "imagenet-int8", compact)
     cached = good(tmp_path / "keras" / "models")
     assert (find().kind, find().label, find().file) == ("file", "imagenet", cached)
@@ -142,3 +148,37 @@ def test_no_network_falls_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     assert find(phantom=True).kind == "random"
+
+
+@pytest.mark.parametrize("spoil", [lambda raw: raw[:-100], lambda raw: raw[:400] + bytes(40) + raw[440:]])
+def test_a_damaged_copy_that_was_shipped_is_told_before_any_work(tmp_path, spoil):
+    compact = shipped(tmp_path / "compact" / "vgg16.npz")
+    compact.write_bytes(spoil(compact.read_bytes()))
+    with pytest.raises(UserError, match=r"vgg16\.npz: expected the copy that this package ships, found a damaged one"):
+        find()
+
+
+def test_damaged_weights_are_told_before_any_work(tmp_path):
+    whole = good(tmp_path).read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        raw = bytearray(whole if number % 4 else whole[: int(rng.integers(1, len(whole)))])
+        for at in rng.integers(0, min(len(raw), 2000), 3):
+            raw[at] ^= 1 << int(rng.integers(8))
+        path = tmp_path / f"damaged-{number}.h5"
+        path.write_bytes(raw)
+        try:
+            assert find(str(path)).kind == "file"  # what was hit says nothing
+        except UserError as problem:
+            assert len(problem.lines) == 1
+            assert str(path) in str(problem)
+        path.unlink()
+
+
+def test_weights_that_are_no_numbers_are_told(tmp_path):
+    path = tmp_path / "vgg16_notop.h5"
+    with h5py.File(path, "w") as file:
+        kernel = file.create_dataset("kernel", shape=(BACKBONES["vgg16"].parameters,), dtype="f4", chunks=(1 << 16,))
+        kernel[7] = np.nan
+    with pytest.raises(UserError, match="expected finite weights, found others in /kernel"):
+        find(str(path))

@@ -1,6 +1,18 @@
+import shutil
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
 import pytest
 
-from mammo_mlflow.tracking.registry import CANDIDATE, files_sha256, find_version, log_model, register
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.tracking.registry import (
+    CANDIDATE,
+    files_sha256,
+    find_version,
+    log_model,
+    register,
+    verified_model,
+)
 
 REAL, PHANTOM = {"mammo.phantom": "false"}, {"mammo.phantom": "true"}
 
@@ -74,3 +86,18 @@ def test_files_hash_to_names_and_contents(tmp_path):
     assert files_sha256(tmp_path / "a") == files_sha256(tmp_path / "b") != files_sha256(tmp_path / "c")
     (tmp_path / "b" / "file").rename(tmp_path / "b" / "other")
     assert files_sha256(tmp_path / "a") != files_sha256(tmp_path / "b")
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_model_whose_files_are_gone_says_so(client, add, tmp_path, empty):
+    add(REAL)
+    model_id = client.get_run(client.get_model_version(add.name, "1").run_id).outputs.model_outputs[0].model_id
+    files = url2pathname(urlparse(client.get_logged_model(model_id).artifact_location).path)
+    shutil.rmtree(files)
+    if empty:
+        (tmp_path / files).mkdir()
+    with pytest.raises(UserError) as refused:
+        verified_model(client, f"{add.name}/1", tmp_path / "taken")
+    assert refused.value.lines == (
+        f"model: expected the files of {add.name} v1 in the store, found none: they are gone",
+    )

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.executors import JobFailed, make_executor
+from mammo_mlflow.training.executors import JobFailed, make_executor, process
 from mammo_mlflow.training.jobs import Job
 
 NAMES = ("inline", "process")
@@ -150,3 +150,14 @@ def test_giving_up_in_the_middle_ends_the_children(processes, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         list(processes.run(sleepers, lambda *_: None, interrupt))
     assert [path for path in tmp_path.iterdir() if psutil.pid_exists(int(path.read_text()))] == []
+
+
+def test_children_are_fresh_interpreters_where_forking_is_unsafe(monkeypatch):
+    monkeypatch.setattr(process, "START", "spawn")
+    executor = make_executor("process", 2)
+    assert executor._context.get_start_method() == "spawn"
+    asked = lambda job, event: event.get("name", "").upper()  # noqa: E731
+    assert [answer for _, answer in run(executor, jobs("ask_twice", "a"), asked)] == [["A0", "A1"]]
+    with pytest.raises(UserError, match="folds: expected better"):
+        run(executor, jobs("mistake", 1))
+    executor.close()

@@ -10,9 +10,11 @@ from mammo_mlflow.workflows.options import Options, available_cores
         ({"executor": "inlin"}, "executor: unknown 'inlin', did you mean 'inline'"),
         ({"preset": "fast"}, "preset: unknown 'fast'"),
         ({"duplicates": "ignore"}, "duplicates: unknown 'ignore'"),
-        ({"seeds": 0}, "seeds: expected at least 1, found 0"),
-        ({"workers": -1}, "workers: expected at least 0, found -1"),
-        ({"cache_limit_gb": float("nan")}, "cache_limit_gb: expected a number above 0, found nan"),
+        ({"seeds": 0}, "seeds: expected a whole number from 1 to 1000, found 0"),
+        ({"workers": -1}, "workers: expected a whole number from 0 to 1024, found -1"),
+        ({"seeds": 10**9}, "seeds: expected a whole number from 1 to 1000, found 1000000000"),
+        ({"cache_limit_gb": float("inf")}, "cache_limit_gb: expected a number above 0, .* found inf"),
+        ({"cache_limit_gb": float("nan")}, "cache_limit_gb: expected a number above 0, .* found nan"),
     ],
 )
 def test_impossible_options(values, message):

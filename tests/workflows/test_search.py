@@ -189,7 +189,7 @@ def test_the_closing_table(searched):
     for word in ("best", f" {best.number} ", f"{best.value:.4g}", f"{NAME} v1"):
         assert word in row
     assert f"{study.study_name}: 5 complete" in lines
-    assert any("optuna-dashboard 'sqlite:///optuna.db'" in line for line in lines)
+    assert any(f"optuna-dashboard 'sqlite:///{searched.where}/optuna.db'" in line for line in lines)
     assert any(f"models:/{NAME}/1" in line for line in lines)
     if best.number == 0:
         assert any("no setting did better than the paper's" in line for line in lines)
@@ -474,9 +474,9 @@ def test_a_space_of_which_the_command_line_leaves_nothing(cli, tmp_path):
         (["--storage", "sqlite:////nowhere/at/all.db"], ["storage", "/nowhere/at/all.db"]),
         (["--storage", "oracl://here/there"], ["storage", "oracl"]),
         (["--trials", "0"], ["trials", "at least 1, or a timeout"]),
-        (["--trials", "-1"], ["trials", "at least 0", "-1"]),
-        (["--timeout", "-1"], ["timeout", "at least 0"]),
-        (["--fresh-seeds", "-1"], ["fresh_seeds", "at least 0"]),
+        (["--trials", "-1"], ["trials", "from 0 to 1000000", "-1"]),
+        (["--timeout", "-1"], ["timeout", "from 0 to 1,000,000,000"]),
+        (["--fresh-seeds", "-1"], ["fresh_seeds", "from 0 to 1000"]),
         (["--seeds", "2"], ["seeds", "fresh_seeds"]),
         (["--final", "refits"], ["final", "did you mean 'refit'"]),
         (["--sampla", "tpe"], ["--sampla", "did you mean '--sampler'"]),

@@ -123,7 +123,7 @@ def _place(out: Path, settings: Settings) -> Path:
     try:
         made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))
         differing = [name for name, value in _said(settings).items() if made[name] != value]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise expected("out", "a directory that is not there yet", f"'{out}', which `prepare` did not make") from None
     if differing:
         found = f"'{out}', made with other parameters ({', '.join(differing)}); it is left as it is"

@@ -1,7 +1,9 @@
 """Every job in a process of its own, so that its memory goes back to the system when it ends.
 
-Children fork from a server that has TensorFlow imported but not started: about a second cheaper each than a fresh
-interpreter. A child watches its coordinator and ends itself when that is gone, however it went.
+On Linux children fork from a server that has TensorFlow imported but not started: about a second cheaper each than a
+fresh interpreter. Elsewhere they are fresh interpreters: on macOS a process may not fork once Apple's libraries, which
+TensorFlow loads, have started threads. A child watches its coordinator and ends itself when that is gone, however it
+went.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,16 +30,21 @@ from mammo_mlflow.training.jobs import QUESTIONS, Event, Failure, Job
 COORDINATOR = "MAMMO_COORDINATOR_PID"
 """Tells the fork server, while it still imports, whose end is its own."""
 
+START = "forkserver" if sys.platform == "linux" else "spawn"
+"""How a child is started."""
+
 OOM_SCORE = "500"
 
 PRELOAD = "mammo_mlflow.training.executors.preload"
 
 
-def start_server() -> ForkServerContext:
-    """Start the fork server if it does not run yet: it takes seconds to import TensorFlow, while others can work."""
+def start_server() -> ForkServerContext | SpawnContext:
+    """What children are started by; a fork server is started, for it takes seconds to import TensorFlow, meanwhile."""
     os.environ.setdefault(
         "TF_CPP_MIN_LOG_LEVEL", "3"
     )  # the server and its children keep the environment of this moment
+    if START == "spawn":
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     os.environ[COORDINATOR] = str(os.getpid())

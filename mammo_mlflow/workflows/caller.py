@@ -1,0 +1,96 @@
+"""Before a command works: it goes where it was called from, and what it was given are texts and paths at all.
+
+`mlflow run` starts a command in the project's folder, which of a git URI is a temporary clone, and hands a relative
+address of the store on as it is. So the command goes first to where it was called from: every relative path means
+there what its caller meant, and nothing lands in a clone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mammo_mlflow.errors import expected
+
+PATHS = ("data", "cache_dir", "out", "output", "overlays", "input", "source", "csv", "space", "weights", "mask")
+"""The options that are paths, several in one with semicolons between, or words that stand for one."""
+WORDS = ("", "phantom", "imagenet", "random")
+SURROUNDINGS = ("MAMMO_CACHE_DIR", "MAMMO_WEIGHTS_DIR", "KERAS_HOME")
+ROOM_BESIDE = ".unfinished-123456"
+"""What is put beside a file may have a name that is longer by this much."""
+SHELLS = ("sh", "bash", "dash", "zsh")
+
+
+def go_to_caller() -> None:
+    """Under `mlflow run`, make the folder that it was called from the current one.
+
+    Raises `UserError` where that is not to be known and the project's folder is a temporary clone.
+    """
+    project = Path.cwd()
+    if not os.environ.get("MLFLOW_RUN_ID", "").strip() or not (project / "MLproject").is_file():
+        return
+    caller = _caller()
+    if caller is None:
+        if Path(tempfile.gettempdir()).resolve() not in project.resolve().parents:
+            return
+        wanted = "a folder that stays (call `mlflow run` on a folder, with absolute paths)"
+        raise expected("current folder", wanted, f"'{project}', a temporary clone, and no way to tell who called")
+    os.chdir(caller)
+    # processes that are started here look for the package in the current folder, and it may not be installed
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")]))
+
+
+def _caller() -> Path | None:
+    """The current folder of the process that started this one, but for the shell that MLflow starts a command by."""
+    try:
+        above = psutil.Process().parent()
+        while above is not None and _is_given_line(above.cmdline()):
+            above = above.parent()
+        return None if above is None else Path(above.cwd())
+    except (psutil.Error, OSError):
+        return None
+
+
+def _is_given_line(words: list[str]) -> bool:
+    return len(words) > 1 and Path(words[0]).name in SHELLS and words[1] == "-c"
+
+
+def check_texts(found: Mapping[str, Any]) -> None:
+    """Raises `UserError` for the first value that no file and no store can hold as it was given."""
+    for name, value in found.items():
+        if isinstance(value, str):
+            _check_text(name, value)
+    for name in PATHS:
+        for part in str(found.get(name) or "").split(";"):
+            check_path(name, part.strip())
+    for name in SURROUNDINGS:
+        _check_text(name, os.environ.get(name, ""))
+        check_path(name, os.environ.get(name, ""))
+
+
+def _check_text(field: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise expected(field, "text in UTF-8", ascii(text)) from None
+
+
+def check_path(field: str, name: str) -> None:
+    """Raises `UserError` for a path that this system cannot hold, whether or not there is something."""
+    if name in WORDS:
+        return
+    try:
+        os.lstat(f"{Path(name).expanduser()}{ROOM_BESIDE}")
+    except RuntimeError:
+        raise expected(field, "a path", f"'{name}': there is no such user") from None
+    except ValueError:  # a NUL
+        raise expected(field, "a path", ascii(name)) from None
+    except OSError as problem:
+        if problem.errno == errno.ENAMETOOLONG:
+            raise expected(field, "a path that this system can hold", f"one that is too long, '{name}'") from None

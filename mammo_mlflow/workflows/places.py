@@ -1,0 +1,29 @@
+"""Where results go by default: beside MLflow's store. All paths are absolute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from mammo_mlflow.tracking.location import SQLITE, store_folder
+
+
+def report_folder(given: str) -> Path:
+    """The folder of a report, absolute."""
+    return Path(given).expanduser().absolute() if given else store_folder() / "report"
+
+
+def storage_url(given: str) -> str:
+    """The database of studies, a file by its absolute path; what is no address at all is left to who opens it."""
+    if not given:
+        return f"{SQLITE}{store_folder() / 'optuna.db'}"
+    try:
+        parsed = make_url(given)
+    except (ArgumentError, ValueError):
+        return given
+    file = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not file or file == ":memory:" or file.startswith("file:"):
+        return given
+    return parsed.set(database=str(Path(file).absolute())).render_as_string(hide_password=False)
