@@ -35,7 +35,8 @@ def read_request(body: bytes, content_type: str | None, schema: Schema) -> dict[
     specs = {one.name or PATCH: one for one in schema.inputs if isinstance(one, TensorSpec)}
     named = schema.has_input_names()
     columns, form, booleans = _columns(body, _media_type(content_type), list(specs), named)
-    taken = {name: _array(form, name, spec, columns.pop(name), booleans) for name, spec in specs.items()}
+    order = sorted(specs, key=lambda name: name != PATCH)  # the patch first
+    taken = {name: _array(form, name, specs[name], columns.pop(name), booleans) for name in order}
     for name, values in taken.items():
         if len(values) != len(taken[PATCH]):
             raise expected(f"{form}: {name}", f"{len(taken[PATCH])} rows as of {PATCH}", len(values))

@@ -13,7 +13,7 @@ from mammo_mlflow.data.cbis_ddsm.cutting import Pair
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.experiment import ROWS
+from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
 from mammo_mlflow.pixels import whole_numbers
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.workflows.options import FilmOptions, Options
@@ -46,20 +46,21 @@ def find_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, f
             raise expected(name, "a film (FILM.dcm) as input beside it", f"'{source}'")
     tensor = path / TENSOR if path.is_dir() else path
     if check_tensor(tensor, size, any_number=True).dtype != np.dtype("<u2"):
-        return Asked(_of_whole_numbers(tensor, folder / "pairs.npy"))
+        return Asked(_of_whole_numbers(tensor, need_baseline, folder / "pairs.npy"))
     return Asked(tensor)
 
 
-def _of_whole_numbers(tensor: Path, target: Path) -> Path:
-    """A checked tensor file of another type as uint16. Raises `UserError`, as a server does, for other values."""
+def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:
+    """What is needed of a checked tensor file of another type, as uint16, the rest 0.
+
+    Raises `UserError` for other values, in the order in which a server looks at them.
+    """
     given = np.load(tensor, mmap_mode="r", allow_pickle=False)
-    names = {first: name for name, first in ROWS.items()}
-    with target.open("wb") as file:  # written, not mapped: a full disk is an error then
-        header = {"descr": "<u2", "fortran_order": False, "shape": given.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for row, patch in enumerate(given):
-            values = whole_numbers(f"{tensor.name}: {names[row % 2]} {row // 2}", patch)
-            file.write(values.astype("<u2", copy=False).tobytes())
+    taken = np.zeros(given.shape, np.uint16)
+    for name in (PATCH, BASELINE) if need_baseline else (PATCH,):
+        for row in range(ROWS[name], len(given), 2):
+            taken[row] = whole_numbers(f"{tensor.name}: {name} {row // 2}", given[row])
+    np.save(target, taken)
     return target
 
 
