@@ -111,10 +111,10 @@ class Server:
         except OSError:
             return False
 
-    def post(self, body):
+    def post(self, body, content_type="application/json"):
         """The status and the text of the answer to a request, `body` JSON or bytes."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.address}/invocations", data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{self.address}/invocations", data, {"Content-Type": content_type})
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, answer.read().decode()

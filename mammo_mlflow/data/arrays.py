@@ -95,14 +95,16 @@ def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
             raise expected(name, "a .npy array", "something else or a damaged header") from None
 
 
-def check_tensor(path: Path, size: int) -> Header:
+def check_tensor(path: Path, size: int, any_number: bool = False) -> Header:
     """The header of a tensor file that holds (2n, size, size) little-endian uint16 patches, n > 0.
+
+    With `any_number` the patches may be of another integer or floating type, whose values are still to be looked at.
 
     Raises:
         UserError: as `read_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
     """
     header, problems = read_header(path), []
-    if header.dtype != np.dtype("<u2"):
+    if header.dtype != np.dtype("<u2") and not (any_number and header.dtype.kind in "iuf"):
         order = " in big-endian order" if header.dtype == np.dtype(">u2") else ""
         problems.append(str(expected(f"{path.name}: dtype", "uint16", f"{header.dtype.name}{order}")))
     if len(header.shape) != 3 or header.shape[1:] != (size, size):

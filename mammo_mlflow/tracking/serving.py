@@ -1,26 +1,63 @@
-"""MLflow's own scoring server over one model directory, told apart from `mlflow models serve` by one thing alone.
+"""MLflow's own scoring server over one model directory, told apart from `mlflow models serve` by what a request meets.
 
-Before it converts a request to arrays MLflow copies it number by number, though it has just parsed it and nobody else
-holds it: that is three times the memory and most of the time of a large request, so it is left out here.
+Its values are judged before they are cast (`invocation`), and what looks like another scale than the training patches'
+is answered with a warning. That also leaves out a copy that MLflow makes of every request, number by number: three
+times the memory and most of the time of a large one.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 from typing import Any
 
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 from mlflow.pyfunc import scoring_server
-from mlflow.utils import proto_json_utils
+from mlflow.types import Schema
+
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import ROWS
+from mammo_mlflow.pixels import odd_values, summarise
+from mammo_mlflow.tracking.invocation import JSON, read_request
+from mammo_mlflow.tracking.vetting import ranges_of_model
 
 MODEL = "MAMMO_SERVED_MODEL"
 """The environment variable with the path of the model directory."""
 
+_log = logging.getLogger(__name__)
+
 
 def make_app() -> Any:
     """The ASGI application, for `uvicorn --factory`."""
-    vars(proto_json_utils)["deepcopy"] = _as_it_is
+    vars(scoring_server)["invocations"] = answer
     return scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
 
 
-def _as_it_is(parsed: Any) -> Any:
-    return parsed
+def answer(body: bytes, content_type: str | None, model: Any, schema: Schema) -> scoring_server.InvocationsResponse:
+    """What MLflow's server calls for each request, in place of its own: predictions and, where there are any, warnings.
+
+    Raises `MlflowException`, which that server answers as JSON: one line with status 400 for what is refused.
+    """
+    try:
+        inputs = read_request(body, content_type, schema)
+    except UserError as problem:
+        raise MlflowException(" ".join(str(problem).split())[:500], error_code=BAD_REQUEST) from None
+    try:
+        found = model.predict(inputs if schema.has_input_names() else next(iter(inputs.values())))
+    except Exception as problem:
+        _log.exception("a request that was in order was not answered")
+        line = (str(problem).strip().splitlines() or [""])[0][:200]
+        raise MlflowException(f"the model failed: {type(problem).__name__}: {line}", INTERNAL_ERROR) from None
+    warnings = _warnings(inputs, model)
+    out = io.StringIO()
+    scoring_server.predictions_to_json(found, out, {"warnings": warnings} if warnings else None)
+    return scoring_server.InvocationsResponse(out.getvalue(), 200, JSON)
+
+
+def _warnings(inputs: dict[str, np.ndarray], model: Any) -> list[str]:
+    known = ranges_of_model(model.metadata)
+    odd = {name: odd_values(values, known.get(name)) for name, values in inputs.items() if name in ROWS}
+    return summarise(odd, range(len(next(iter(inputs.values())))))

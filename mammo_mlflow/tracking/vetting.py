@@ -22,6 +22,7 @@ from mlflow.models import Model
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.pixels import PixelRange, read_ranges
 
 _ENVIRONMENT = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 _EXAMPLES = {"input_example.json", "serving_input_example.json"}
@@ -31,6 +32,9 @@ _ENSEMBLE_FILES = {"ensemble.json", "level1.npz", "members.keras"}
 _ENSEMBLES = Path(__file__).parents[1] / "ensembles"
 KNOWN_CODE: dict[str, set[str]] = {"served.py": set(), "level1.py": set()}
 """The sha256 of what earlier versions of this project shipped in an ensemble, beside what this one ships."""
+
+TRAINING_VALUES = "training_values"
+"""Where a model's metadata have the values of its training patches (`pixels.describe_ranges`), under `mammo`."""
 
 _FIRST_ARRAYS = {
     "weights": "weights",
@@ -62,12 +66,16 @@ CLASSES: dict[str | None, set[str]] = {
 
 @dataclass(frozen=True)
 class Vetted:
-    """A model directory that may be loaded: `kind` is `keras` or `ensemble`, `columns` what an ensemble answers."""
+    """A model directory that may be loaded: `kind` is `keras` or `ensemble`, `columns` what an ensemble answers.
+
+    `ranges` are the values of its training patches by input, none where the model was made before they were stored.
+    """
 
     kind: str
     inputs: tuple[str, ...]
     columns: tuple[str, ...]
     image_size: int
+    ranges: dict[str, PixelRange]
 
 
 def vet(path: Path) -> Vetted:
@@ -108,8 +116,15 @@ def _vet(path: Path) -> Vetted:
     if {examples.get("artifact_path"), examples.get("serving_input_path")} != _EXAMPLES:
         raise expected("model: MLmodel: saved_input_example_info", "the examples beside it", str(examples)[:80])
     images = vet_keras(archive)
+    with _one_line(f"model: MLmodel: metadata: {TRAINING_VALUES}"):
+        ranges = ranges_of_model(model)
     with _one_line("model: MLmodel: signature"):
-        return _signature(model, images, members)
+        return _signature(model, images, members, ranges)
+
+
+def ranges_of_model(model: Model) -> dict[str, PixelRange]:
+    """The values of a model's training patches by input, none where they were not stored."""
+    return read_ranges(((model.metadata or {}).get("mammo") or {}).get(TRAINING_VALUES))
 
 
 def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:
@@ -262,7 +277,12 @@ def _inputs_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield str(settings.get("name")), tuple(-1 if size is None else int(size) for size in shape)
 
 
-def _signature(model: Model, images: dict[str, tuple[int, ...]], members: tuple[str, ...] | None) -> Vetted:
+def _signature(
+    model: Model,
+    images: dict[str, tuple[int, ...]],
+    members: tuple[str, ...] | None,
+    ranges: dict[str, PixelRange],
+) -> Vetted:
     """The inputs and columns of a signature that fits the network and, of an ensemble, the names of its members."""
     signature = model.signature
     if signature is None or signature.inputs is None or signature.outputs is None:
@@ -276,11 +296,11 @@ def _signature(model: Model, images: dict[str, tuple[int, ...]], members: tuple[
     if members is None:
         if [getattr(one, "shape", ()) for one in outputs] != [(-1, 1)]:
             raise expected(f"{field}: outputs", "one probability, (-1, 1)", str(signature.outputs))
-        return Vetted("keras", tuple(found), (), found[PATCH][1])
+        return Vetted("keras", tuple(found), (), found[PATCH][1], ranges)
     columns, wanted = tuple(str(one.name) for one in outputs), ("probability", "decision", *members)
     if columns != wanted:
         raise expected(f"{field}: outputs", ", ".join(wanted), ", ".join(columns))
-    return Vetted("ensemble", tuple(found), columns, found[PATCH][1])
+    return Vetted("ensemble", tuple(found), columns, found[PATCH][1], ranges)
 
 
 def _shapes(inputs: dict[str, tuple[int, ...]]) -> str:

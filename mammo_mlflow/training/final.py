@@ -16,10 +16,12 @@ from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
 from mammo_mlflow.training.fits import plan_dataset
 from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
@@ -75,10 +77,11 @@ def make_final(
     )
     directory = session.scratch / f"model-{run.id}"
     sources = plan.sources
+    values = describe_ranges(plan.patch_set.train.patches, plan.sides)
     job = AssembleJob(
         Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
         _examples(plan),
-        {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task]}},
+        {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
         directory,
         None if sources is None else sources.features.part,
         None if sources is None or sources.condition is None else sources.condition.part,

@@ -13,6 +13,8 @@ from mammo_mlflow.data.cbis_ddsm.cutting import Pair
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
+from mammo_mlflow.pixels import whole_numbers
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.workflows.options import FilmOptions, Options
 
@@ -32,7 +34,8 @@ class Asked:
 def find_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> Asked:
     """The pairs of `source`: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
 
-    What is cut from a film goes to a file in `folder`. Patches have `size` pixels a side. Raises `UserError`.
+    What is cut from a film, and whole numbers of another type than uint16, go to a file in `folder`. Patches have
+    `size` pixels a side. Raises `UserError`.
     """
     given = make_phantom(PhantomSettings(), Cache(None, Options().cache_limit_gb).root) if source == PHANTOM else None
     path = given or Path(source).expanduser()
@@ -42,8 +45,23 @@ def find_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, f
         if getattr(film, name):
             raise expected(name, "a film (FILM.dcm) as input beside it", f"'{source}'")
     tensor = path / TENSOR if path.is_dir() else path
-    check_tensor(tensor, size)
+    if check_tensor(tensor, size, any_number=True).dtype != np.dtype("<u2"):
+        return Asked(_of_whole_numbers(tensor, need_baseline, folder / "pairs.npy"))
     return Asked(tensor)
+
+
+def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:
+    """What is needed of a checked tensor file of another type, as uint16, the rest 0.
+
+    Raises `UserError` for other values, in the order in which a server looks at them.
+    """
+    given = np.load(tensor, mmap_mode="r", allow_pickle=False)
+    taken = np.zeros(given.shape, np.uint16)
+    for name in (PATCH, BASELINE) if need_baseline else (PATCH,):
+        for row in range(ROWS[name], len(given), 2):
+            taken[row] = whole_numbers(f"{tensor.name}: {name} {row // 2}", given[row])
+    np.save(target, taken)
+    return target
 
 
 def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: Path) -> Asked:

@@ -29,11 +29,13 @@ from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
+from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.final import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.training.jobs import PredictJob
 from mammo_mlflow.training.plan import sha256
@@ -241,6 +243,7 @@ def _model(
     chosen.level1.save(level1)
     sides = {side: first for member in joined.members for side, first in member.plan.sides.items()}
     rows = patch_set.train.patches[: 2 * EXAMPLE_PATCHES]
+    values = describe_ranges(patch_set.train.patches, sides)
     directory = session.scratch / f"model-{top.id}"
     job = EnsembleJob(
         tuple(member.source.part for member in joined.members),
@@ -248,7 +251,7 @@ def _model(
         level1,
         threshold,
         {side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
-        {"mammo": {**marks, "classes": TASKS[joined.task]}},
+        {"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
         directory,
     )
     session.run_one("ensemble assembling", "mammo_mlflow.ensembles.assemble:assemble", job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import expected
-from mammo_mlflow.experiment import ABNORMALITY_TYPE, ROWS
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
@@ -27,13 +29,16 @@ TARGETS = {
 }
 """What asks a model of each kind (`Vetted.kind`), in a child."""
 
+_log = logging.getLogger(__name__)
+
 
 def run(model: str, source: str, output: str, overlays: str, executor: str, film: FilmOptions) -> None:
     """Ask `model` of every pair of `source` (see `find_pairs`).
 
-    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold
-    and, of an ensemble, each member's probability. With `overlays`, a folder, Grad-CAM maps over the patches, a figure
-    for each, before the table. Raises `UserError` before anything is written.
+    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold,
+    of an ensemble each member's probability, and a warning where its values look like another scale. With `overlays`,
+    a folder, Grad-CAM maps over the patches, a figure for each, before the table. Raises `UserError` before anything is
+    written.
     """
     target, maps = target_file("output", output), Path(overlays).expanduser().absolute()
     if overlays:
@@ -64,7 +69,11 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
                 _ask(workers, progress, "overlays", "mammo_mlflow.training.gradcam:explain", drawn)
         finally:
             workers.close()
-        _write(found, answers, asked, target)
+        odd = _odd_values(found, job)
+        _write(found, answers, asked, odd, target)
+    lines = summarise(odd, _rows(len(answers)))
+    if lines:
+        _log.warning("%s: values as of another scale, their answers mean little: %s", source, "; ".join(lines))
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {maps}")
@@ -101,14 +110,26 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
     )
 
 
-def _write(found: Verified, answers: np.ndarray, asked: Asked, target: Path) -> None:
+def _odd_values(found: Verified, job: PredictJob) -> dict[str, list[str]]:
+    """Why the patches of each side look like those of another scale than the training patches', "" where not."""
+    pairs = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
+    return {side: odd_values(pairs[first::2], found.made_of.ranges.get(side)) for side, first in job.sides.items()}
+
+
+def _rows(count: int) -> list[int]:
+    return [2 * number + ROWS[PATCH] for number in range(count)]
+
+
+def _write(found: Verified, answers: np.ndarray, asked: Asked, odd: dict[str, list[str]], target: Path) -> None:
     probability = answers if answers.ndim == 1 else answers[:, 0]
-    table: dict[str, Any] = {"row": 2 * np.arange(len(answers)) + ROWS["patch"], "probability": probability}
+    table: dict[str, Any] = {"row": _rows(len(answers)), "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)
     if answers.ndim > 1:
         table |= dict(zip(found.made_of.columns[2:], answers[:, 2:].T, strict=True))
     if asked.cut:
         table |= {"box": [str(pair.box) for pair in asked.cut]}
         table |= {"baseline_box": ["" if pair.baseline is None else str(pair.baseline_box) for pair in asked.cut]}
+    sides = [[f"{side}: {reason}" if reason else "" for reason in reasons] for side, reasons in odd.items()]
+    table["warning"] = ["; ".join(filter(None, told)) for told in zip(*sides, strict=True)]
     with written_whole(target) as part:
         pd.DataFrame(table).to_csv(part, index=False)

@@ -275,6 +275,15 @@ KERAS = {
         in_description(lambda found: found["flavors"]["python_function"].update(predict_fn="fit")),
         "predict_fn",
     ),
+    "training values that are none": (
+        in_description(lambda found: found.update(metadata={"mammo": {"training_values": {"patch": {"lowest": 1}}}})),
+        "training_values",
+    ),
+    "training values that are a text": (
+        in_description(lambda found: found.update(metadata={"mammo": {"training_values": "x"}})),
+        "training_values",
+    ),
+    "metadata that is a number": (in_description(lambda found: found.update(metadata=5)), ""),
     "an example elsewhere": (
         in_description(lambda found: found["saved_input_example_info"].update(artifact_path="../example.json")),
         "saved_input_example_info",

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 from support import PHANTOM, Outcome, Server, Store, command, environment, free_port
 
 from mammo_mlflow.cli import main
@@ -215,36 +216,110 @@ def test_predict_writes_what_the_stored_test_has(run, store, top, phantom, tmp_p
     stored = store.frame(store.client.get_run(version.run_id), "test.parquet")["probability"]
     np.testing.assert_allclose(table["probability"], stored, atol=1e-5)
     assert (table["decision"] == (table["probability"] >= float(version.tags["mammo.threshold"]))).all()
-    assert (len(table.columns) == 6) == (name == NAME)
+    assert (len(table.columns) == 7) == (name == NAME)
+    assert table["warning"].isna().all()
+    assert not outcome.warnings
 
 
-def test_served_it_answers_a_thousand_patches_and_refuses_what_is_none(store, top, cache, phantom):
+def test_served_it_answers_a_thousand_patches_and_refuses_what_is_none(store, top, cache, phantom, tmp_path):
+    """One server, asked of everything, right and wrong, and at the end of what MLflow's own client sends."""
     tensor = np.load(phantom / "public_test_tensor.npy")
     rows = np.arange(1000) % (len(tensor) // 2)
     stored = store.frame(top, "test.parquet")["probability"].to_numpy()
     many = {"patch": tensor[1::2][rows][..., None].tolist(), "baseline": tensor[0::2][rows][..., None].tolist()}
     one = {side: values[:1] for side, values in many.items()}
+    pixels = tensor[1:2, ..., None]
     malformed = {
-        b"{": "valid JSON",
-        b"[]": "JSON dictionary",
-        json.dumps({"patches": 1}).encode(): "fields",
-        json.dumps({"inputs": {"patch": one["patch"]}}).encode(): "baseline",
-        json.dumps({"inputs": one | {"patch": [[[[1]]]]}}).encode(): "patch",
+        b"{": "request: expected valid JSON",
+        b"[]": "request: expected a JSON dictionary",
+        json.dumps({"input": one}).encode(): "did you mean 'inputs'",
+        json.dumps({"inputs": {"ptch": 1, "baseline": 1}}).encode(): "did you mean 'patch'",
+        json.dumps({"inputs": {"patch": one["patch"]}}).encode(): "inputs: expected baseline, patch, found no baseline",
+        json.dumps({"inputs": one | {"patch": [[[[1]]]]}}).encode(): "patch: shape: expected (n, 32, 32, 1)",
         json.dumps({"inputs": one | {"patch": "x"}}).encode(): "'x'",
-        json.dumps({"inputs": one | {"patch": np.full((1, 32, 32, 1), -1).tolist()}}).encode(): "out of bounds",
-        json.dumps({"inputs": one | {"patch": many["patch"][:2]}}).encode(): "",
+        json.dumps({"inputs": one | {"patch": []}}).encode(): "found no row",
+        json.dumps({"inputs": one | {"patch": many["patch"][:2]}}).encode(): "rows as of patch",
+        json.dumps({"dataframe_split": {"columns": ["a"], "data": [[1]]}}).encode(): "dataframe_split: unknown 'a'",
     }
+    wrong = {"0.5": 0.5, "12836.5": 12836.5, '"12836"': "12836", "NaN": np.nan, "null": None, "-1": -1, "65536": 65536}
+    for found, value in wrong.items():
+        values = pixels.astype(object)
+        values[0, 3, 4, 0] = value
+        body = json.dumps({"inputs": one | {"patch": values.tolist()}}).encode()
+        malformed[body] = f"inputs: {REFUSED}{found}"
+    scaled = {"patch": (tensor[1:2, ..., None] / 65535).tolist(), "baseline": (tensor[:1, ..., None] / 65535).tolist()}
+    malformed[json.dumps({"inputs": scaled}).encode()] = f"inputs: {REFUSED}0."
+    odd = {"patch": many["patch"][:3], "baseline": many["baseline"][:3]}
+    odd["patch"][1:] = (pixels // 257).tolist() + (pixels * 0).tolist()
     line = [*command("--model", f"models:/{NAME}/1", name="serve"), "--port", str(free_port())]
     with Server(line, None, environment(cache, MLFLOW_TRACKING_URI=store.uri)) as server:
         for body, said in malformed.items():
             status, text = server.post(body)
-            assert 400 <= status < 500
-            assert said in text
+            refused = json.loads(text)
+            assert (status, refused["error_code"]) == (400, "BAD_REQUEST")
+            assert "Traceback" not in text
+            assert said in refused["message"]
+            assert "\n" not in refused["message"]
+        status, text = server.post(b"a,b\n1,2\n", "text/csv")
+        assert (status, "found 'text/csv'" in text) == (400, True)
+        status, text = server.post({"inputs": odd})
+        assert status == 200
+        first, second = json.loads(text)["warnings"]
+        assert first.startswith("patch: no value above 255, as of 8 bits (training patches reach ")
+        assert first.endswith("): 1 of 3 (row 1)")
+        assert second == "patch: all values are 0: 1 of 3 (row 2)"
+        table = pd.DataFrame({side: [np.ravel(one).astype(float).tolist() for one in many[side][3:5]] for side in many})
+        client = ScoringServerClient("127.0.0.1", server.port)
+        by_client = client.invoke(table).get_predictions()
+        assert len(client.invoke({"inputs": odd}).get_predictions()) == 3
         status, text = server.post({"inputs": many})
     assert status == 200
+    assert set(json.loads(text)) == {"predictions"}
     answers = pd.DataFrame(json.loads(text)["predictions"])
     np.testing.assert_allclose(answers["probability"], stored[rows], atol=1e-5)
+    np.testing.assert_allclose(by_client["probability"], stored[3:5], atol=1e-5)
     assert list(answers)[:2] == ["probability", "decision"]
+
+
+REFUSED = "patch 0: expected raw 16-bit values, whole numbers from 0 to 65535, found "
+
+
+def test_predict_refuses_what_the_server_does_with_the_same_line(run, store, top, phantom, tmp_path):
+    tensor = np.load(phantom / "public_test_tensor.npy")
+    spoilt = tensor.astype(float)
+    np.save(tmp_path / "patches.npy", spoilt / 65535)
+    (line,) = predicted(f"models:/{NAME}/1", tmp_path / "patches.npy", tmp_path / "out.csv", code=2).complaints
+    assert f"patches.npy: {REFUSED}0." in line
+    for name, value in {"0.5": 0.5, "12836.5": 12836.5, "NaN": np.nan, "-1.0": -1, "65536.0": 65536}.items():
+        spoilt[1, 3, 4] = value
+        np.save(tmp_path / "patches.npy", spoilt)
+        (line,) = predicted(f"models:/{NAME}/1", tmp_path / "patches.npy", tmp_path / "out.csv", code=2).complaints
+        assert line.endswith(f"patches.npy: {REFUSED}{name}")
+    np.save(tmp_path / "patches.npy", tensor.astype(str))
+    (line,) = predicted(f"models:/{NAME}/1", tmp_path / "patches.npy", tmp_path / "out.csv", code=2).complaints
+    assert "patches.npy: dtype: expected uint16, found str" in line
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_predict_takes_whole_numbers_and_warns_of_other_scales(run, store, top, phantom, tmp_path):
+    tensor = np.load(phantom / "public_test_tensor.npy")[:8].astype(float)
+    tensor[2], tensor[3], tensor[7] = tensor[2] // 257, 0, tensor[7] // 257
+    np.save(tmp_path / "patches.npy", tensor)
+    outcome = predicted(f"models:/{NAME}/1", tmp_path / "patches.npy", tmp_path / "out.csv")
+    tensor[0::2] = np.nan  # a model of patches alone looks at no baseline
+    np.save(tmp_path / "alone.npy", tensor)
+    predicted(f"{MEMBERS[0]}@candidate", tmp_path / "alone.npy", tmp_path / "alone.csv")
+    table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    stored = store.frame(top, "test.parquet")["probability"]
+    np.testing.assert_allclose(table["probability"][[0, 2]], stored[[0, 2]], atol=1e-5)
+    clean, both, _, eight = table["warning"]
+    assert (clean, table["warning"][2]) == ("", "")
+    assert both.startswith("baseline: no value above 255, as of 8 bits (training patches reach ")
+    assert both.endswith("); patch: all values are 0")
+    assert eight.startswith("patch: no value above 255, as of 8 bits (")
+    (warned,) = [line for line in outcome.warnings if "values as of another scale" in line]
+    assert "patch: all values are 0: 1 of 4 (row 3)" in warned
+    assert "): 1 of 4 (row 7)" in warned
 
 
 @pytest.mark.parametrize(

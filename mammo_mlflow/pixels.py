@@ -1,0 +1,158 @@
+"""Values of patches: which are refused, what those of the training patches were, and which look like another scale."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mammo_mlflow.errors import expected
+
+LARGEST = 65535
+RAW = f"raw 16-bit values, whole numbers from 0 to {LARGEST}"
+EIGHT_BIT = 255
+MARGIN = 2
+"""How many times darker or brighter than all training patches the brightest pixel of a patch may be."""
+FEW = 5
+
+
+def whole_numbers(where: str, values: Any, highest: int = LARGEST, wanted: str = RAW) -> np.ndarray:
+    """An array, or nested lists as JSON has them, as uint16 of the same shape.
+
+    Raises `UserError` where lists are ragged or a value is no whole number from 0 to `highest`, the first is named:
+    12836.0 is one; 12836.5, "12836", true and null are none.
+    """
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError, RecursionError):  # ragged, which NumPy says in other words at other depths
+        array = None
+    if array is None or array.dtype.kind not in "iuf":
+        wrong = [one for one in _each(values) if not _is_whole(one, highest)][:1]
+        raise expected(where, wanted, _spelled(wrong[0]) if wrong else "lists of different lengths")
+    good = (array >= 0) & (array <= highest)
+    if array.dtype.kind == "f":
+        good &= array == np.floor(array)
+    if not good.all():
+        raise expected(where, wanted, _spelled(array.ravel()[np.argmin(good)].item()))
+    return array.astype(np.uint16)
+
+
+def has_booleans(values: Any) -> bool:
+    """Whether there is a true or false in nested lists: NumPy makes numbers of those between numbers."""
+    return any(isinstance(one, bool) for one in _each(values))
+
+
+def _each(values: Any) -> Iterator[Any]:
+    """What stands in nested lists or arrays, in order."""
+    left = [values]
+    while left:
+        one = left.pop()
+        if isinstance(one, np.ndarray):
+            one = one.tolist()
+        if isinstance(one, list):
+            left.extend(reversed(one))
+        else:
+            yield one
+
+
+def _is_whole(value: Any, highest: int) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= highest and value == int(value)
+
+
+def _spelled(value: Any) -> str:
+    """A value as JSON has it, cut short."""
+    if isinstance(value, dict):
+        return "an object"
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """The values of training patches: the smallest, the largest, and how bright the brightest pixels of patches are.
+
+    `lowest`, `percent_1`, `median` and `highest` are of the patches' largest values: the least, quantiles, the
+    greatest.
+    """
+
+    minimum: int
+    maximum: int
+    lowest: int
+    percent_1: int
+    median: int
+    highest: int
+
+    def __str__(self) -> str:
+        """From where to where the brightest pixels of the training patches lie."""
+        return f"training patches reach {self.lowest} to {self.highest}"
+
+
+def range_of(patches: np.ndarray) -> PixelRange:
+    """The range of patches (n, …) uint16, which may be mapped from a file."""
+    largest = _over_pixels(np.max, patches)
+    middle = np.quantile(largest, [0, 0.01, 0.5, 1], method="nearest")
+    return PixelRange(int(patches.min()), int(patches.max()), *(int(value) for value in middle))
+
+
+def describe_ranges(patches: np.ndarray, sides: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """What is stored with a model: the range of each input whose patches are every second row, from `sides[input]`."""
+    return {name: asdict(range_of(patches[first::2])) for name, first in sides.items()}
+
+
+def read_ranges(stored: Any) -> dict[str, PixelRange]:
+    """What `describe_ranges` gave, read again; none of a model made before it was stored. Raises `UserError`."""
+    found = {}
+    for name, values in ({} if stored is None else stored).items():
+        if not isinstance(values, dict) or not all(_is_whole(value, LARGEST) for value in values.values()):
+            raise expected(
+                f"model: MLmodel: training values of {name}", f"whole numbers from 0 to {LARGEST}", str(values)[:80]
+            )
+        found[str(name)] = PixelRange(**values)
+    return found
+
+
+def odd_values(patches: np.ndarray, known: PixelRange | None) -> list[str]:
+    """Why the values of each patch (n, …) uint16 look like those of another scale; "" where they do not.
+
+    `known` is the range of the training patches. Without it only constant patches and those like 8 bits are told.
+    """
+    darkest, brightest = _over_pixels(np.min, patches), _over_pixels(np.max, patches)
+    return [_odd(int(low), int(high), known) for low, high in zip(darkest, brightest, strict=True)]
+
+
+def _odd(darkest: int, brightest: int, known: PixelRange | None) -> str:
+    if darkest == brightest:
+        return "all values are the same" if darkest else "all values are 0"
+    if known is None:
+        return f"no value above {EIGHT_BIT}, as of 8 bits" if brightest <= EIGHT_BIT else ""
+    if brightest <= EIGHT_BIT < known.percent_1:
+        return f"no value above {EIGHT_BIT}, as of 8 bits ({known})"
+    if brightest < known.lowest / MARGIN:
+        return f"no value above {known.lowest // MARGIN}, as of another scale ({known})"
+    if brightest > known.highest * MARGIN:
+        return f"values above {known.highest * MARGIN}, as of another scale ({known})"
+    if brightest < known.minimum or darkest > known.maximum:
+        return f"no value in the range of the training patches, {known.minimum} to {known.maximum}"
+    return ""
+
+
+def summarise(odd: Mapping[str, Sequence[str]], rows: Sequence[int]) -> list[str]:
+    """A line for each input and reason of `odd_values`: how many patches, and the first few of their `rows`."""
+    lines = []
+    for name, reasons in odd.items():
+        for reason in dict.fromkeys(filter(None, reasons)):
+            where = [row for row, one in zip(rows, reasons, strict=True) if one == reason]
+            some = ", ".join(map(str, where[:FEW])) + (", ..." if len(where) > FEW else "")
+            lines.append(f"{name}: {reason}: {len(where)} of {len(reasons)} (row{'s'[: len(where) > 1]} {some})")
+    return lines
+
+
+def _over_pixels(what: Any, patches: np.ndarray) -> np.ndarray:
+    return what(patches, axis=tuple(range(1, patches.ndim)))
