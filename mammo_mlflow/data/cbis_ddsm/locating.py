@@ -33,7 +33,9 @@ SMALLEST = 8
 _COARSE = 24
 """The shorter side of a crop after its film was made smaller for the first look."""
 _PLACES = 24
-"""How many of the best places of the first look are looked at closely."""
+"""How many of the best places of the first look are looked at closely, at most."""
+_WORSE = 0.25
+"""By how much less than the best of them they may correlate at the first look."""
 _STRIP = 512
 """Rows of a film that are correlated at a time."""
 
@@ -300,7 +302,8 @@ def _peaks(film: np.ndarray, crop: np.ndarray, count: int) -> list[tuple[int, in
         rows, columns = np.nonzero(_is_peak(scores, 3) & (scores > 0))
         order = np.argsort(-scores[rows, columns], kind="stable")[:count]
         best += [(-float(scores[rows[i], columns[i]]), top + int(rows[i]), int(columns[i])) for i in order]
-    return [(row, column) for _, row, column in sorted(best)[:count]]
+    best = sorted(best)[:count]
+    return [(row, column) for score, row, column in best if score <= best[0][0] + _WORSE]
 
 
 def _correlate(film: np.ndarray, crop: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

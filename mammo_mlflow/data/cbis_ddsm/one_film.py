@@ -12,7 +12,7 @@ import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.cutting import Box, Pair, cut_pair, find_breast
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film, read_two_valued
-from mammo_mlflow.data.cbis_ddsm.locating import NO_FIT, Located, Unlocated, locate
+from mammo_mlflow.data.cbis_ddsm.locating import INVERTED, NO_FIT, Located, Unlocated, locate
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import expected
 
@@ -36,7 +36,10 @@ def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: C
             place = locate(mask, pixels, (), None, how.locate, taken)
         except Unlocated as problem:
             if problem.reason != NO_FIT:
-                raise expected(path.name, "a mask of the abnormality", f"an {problem.reason}: {problem}") from None
+                article = "an" if problem.reason == INVERTED else "a"
+                raise expected(
+                    path.name, "a mask of the abnormality", f"{article} {problem.reason}: {problem}"
+                ) from None
             wanted = f"the film's size, {pixels.shape[1]}×{pixels.shape[0]} pixels"
             wanted += "" if how.locate == "mask" else ", or its aspect"
             raise expected(path.name, wanted, f"{mask.shape[1]}×{mask.shape[0]}") from None
