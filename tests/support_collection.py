@@ -74,6 +74,41 @@ def draw_mask(shape, box):
     return mask
 
 
+ODD = {
+    "larger": "rescaled",
+    "smaller": "rescaled",
+    "stretched": "matched",
+    "cut": "matched",
+    "speck": "mask",
+    "inverted": "inverted mask",
+    "framed": "framed mask",
+}
+"""The kinds of odd masks: how `located` calls what is rescued of them, or the reason why it is not."""
+
+
+def odd_mask(mask, box, kind):
+    """A mask, uint8, made odd."""
+    x, y, width, height = box
+    if kind == "inverted":
+        return 255 - mask
+    if kind == "cut":  # to the abnormality, as its crop is
+        return mask[y : y + height, x : x + width]
+    mask = mask.copy()
+    if kind == "speck":
+        mask[min(mask.shape[0] - 1, y + height + 15), x + width // 2] = 255
+    elif kind == "framed":
+        mask[:3] = mask[-3:] = 255
+        mask[:, :3] = mask[:, -3:] = 255
+    else:
+        sides = {"larger": (1.1, 1.1), "smaller": (0.9, 0.9), "stretched": (1.1, 1.3)}[kind]
+        steps = [
+            np.arange(round(side * times)) * side // round(side * times)
+            for side, times in zip(mask.shape, sides, strict=True)
+        ]
+        return mask[np.ix_(*steps)]
+    return mask
+
+
 def plan(films, seed=0, shape=SHAPE):
     """Rows of `films` films: both kinds and splits, one abnormality or two on a film, a patient in both splits."""
     rng = np.random.default_rng(seed)
@@ -144,10 +179,11 @@ def write_descriptions(folder, rows):
                     writer.writerow([*values, published_path(row.subject, MASK, 1) + "\n"])
 
 
-def write_collection(root, rows, layout="published", seed=0, shape=SHAPE):
+def write_collection(root, rows, layout="published", seed=0, shape=SHAPE, odd=None):
     """Films, crops and masks of `rows` below `root`, and the CSVs; `seed` shuffles in which order files are made.
 
-    Of every third abnormality the descriptions of crop and mask are swapped, as in the collection.
+    `odd` gives the kind of the mask (of `ODD`) for subjects whose mask is to be odd. Of every third abnormality the
+    descriptions of crop and mask are swapped, as in the collection.
     """
     root = Path(root)
     write_descriptions(root, rows)
@@ -164,6 +200,8 @@ def write_collection(root, rows, layout="published", seed=0, shape=SHAPE):
             pixels = draw(subject, shape)
         elif what[1] == "mask":
             pixels = draw_mask(shape, what[0].box)
+            if odd and what[0].subject in odd:
+                pixels = odd_mask(pixels, what[0].box, odd[what[0].subject])
         else:
             x, y, width, height = what[0].box
             pixels = draw(what[0].film, shape)[y : y + height, x : x + width]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from mammo_mlflow.workflows.options import FilmOptions, Options
 PHANTOM = "phantom"
 TENSOR = "public_test_tensor.npy"
 _FILM = (".dcm", ".dicom")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,5 +76,7 @@ def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: 
         if not file.is_file():
             raise UserError(f"{field}: expected a DICOM file, found none at '{file}'")
     pairs = cut_one_film(path, boxes, masks, film.cut(size))
+    for note in filter(None, (pair.note for pair in pairs)):
+        _log.warning("%s", note)
     np.save(target, pairs_array(pairs, need_baseline))
     return Asked(target, pairs)

@@ -175,6 +175,10 @@ class CutOptions:
         Cut.baseline_side, "left, right, above or below, several with commas in order of preference, or any"
     )
     tissue: float = _parameter(Cut.tissue, "least part of a baseline that lies in the breast")
+    locate: str = _parameter(
+        Cut.locate,
+        "how far an odd mask is followed: mask (as it is), rescale (no specks, to its film) or match (also by crop)",
+    )
 
     def cut(self, size: int = Cut.size) -> Cut:
         """The same for patches of a size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,32 +10,47 @@ from pathlib import Path
 from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT, UNREADABLE, Abnormality, LeftOut
 from mammo_mlflow.data.cbis_ddsm.dicom import Header, read_header
 from mammo_mlflow.data.cbis_ddsm.walking import walk
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, expected
 
 SUFFIXES = (".dcm", ".dicom")
 """What DICOM files are called. Files of other names are looked into, but for those of `OTHERS`."""
 OTHERS = {".csv", ".gz", ".html", ".jpeg", ".jpg", ".json", ".md", ".npy", ".npz", ".pdf", ".png", ".py", ".tcia"}
 OTHERS |= {".tif", ".tiff", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".zip"}
+PICTURES = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"}
+"""What mirrors make of the films."""
 _MAGIC = b"DICM"
+DOI = "doi 10.7937/K9/TCIA.2016.7O02S9CY"
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
 
 @dataclass(frozen=True)
+class Marked:
+    """The images under an abnormality's PatientID: those of its film's size, one of which is its mask, and others.
+
+    The others are its crop, or a mask of another size.
+    """
+
+    subject: str
+    fitting: tuple[Header, ...]
+    others: tuple[Header, ...]
+
+
+@dataclass(frozen=True)
 class Film:
     """A film and all that is cut from it.
 
-    `rois` has, for each of `abnormalities`, the headers of the images of the film's size under its PatientID, one of
-    which is its mask. `beside` has the same for whatever else is marked on that film, which no baseline may touch;
-    `unmarked` names an abnormality of it that has no such image, so that a baseline may lie on it.
+    `rois` has the images of each of `abnormalities`. `beside` has the same for whatever else is marked on that film,
+    which no baseline may touch; `unmarked` names the abnormalities of it that have no image of its size: unless they
+    are found by others, a baseline may lie on them.
     """
 
     header: Header
     abnormalities: tuple[Abnormality, ...]
-    rois: tuple[tuple[Header, ...], ...]
-    beside: tuple[tuple[Header, ...], ...]
-    unmarked: str = ""
+    rois: tuple[Marked, ...]
+    beside: tuple[Marked, ...]
+    unmarked: tuple[str, ...] = ()
 
 
 def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
@@ -46,11 +62,24 @@ def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
             if problem is not None:
                 raise problem
             suffix = path.suffix.lower()
-            if suffix in SUFFIXES or (suffix not in OTHERS and path.name[0] != "." and _has_magic(path)):
+            if suffix in SUFFIXES or (suffix not in OTHERS and _has_magic(path)):
                 found.append(name)
         except OSError as error:
             closed.append(LeftOut(name, None, "", UNREADABLE, f"cannot be read: {error.strerror}"))
     return sorted(found), closed
+
+
+def no_dicom(folder: Path) -> UserError:
+    """The error for a folder that holds no DICOM; where it is a mirror of pictures it says what they lack."""
+    wanted = f"DICOM files (*.dcm) below '{folder}'"
+    suffixes = (path.suffix.lower() for path, problem in walk(folder) if problem is None)
+    pictures = Counter(PICTURES[suffix] for suffix in suffixes if suffix in PICTURES)
+    if not pictures:
+        return expected("source", wanted, "none")
+    ((kind, count),) = pictures.most_common(1)
+    lost = "8 bits a pixel, lossy" if kind == "JPEG" else "films converted"
+    found = f"{count} {kind} files ({lost}), as mirrors have them, which are not read"
+    return expected("source", f"{wanted}, films of 16 bits as The Cancer Imaging Archive has them ({DOI})", found)
 
 
 def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tuple[list[Header], list[LeftOut]]:
@@ -119,30 +148,29 @@ def match(
 def _film(
     header: Header, of_film: Sequence[Abnormality], wanted: Sequence[Abnormality], rois: Mapping[str, list[Header]]
 ) -> tuple[Film, list[LeftOut]]:
-    """A film with its wanted rows, and those of them that have no image of its size."""
-    fitting = {
-        subject: tuple(one for one in found if one.shape == header.shape)
-        for subject, found in rois.items()
-        if _scene(subject) == _scene(of_film[0].subject)  # a breast and view may be described as mass and calcification
-    }
-    fitting = {subject: found for subject, found in fitting.items() if found}
-    kept = [one for one in wanted if one.subject in fitting]
-    missing = []
-    for one in wanted:
-        own = rois.get(one.subject, [])
-        sizes = ", ".join(sorted(f"{roi.rows}×{roi.columns}" for roi in own))
-        if not own:
-            missing.append(LeftOut.of(one, "no mask", f"no crop or mask with PatientID {one.subject}"))
-        elif one.subject not in fitting:
-            detail = f"film of {header.rows}×{header.columns} pixels, its crop or mask of {sizes}"
-            missing.append(LeftOut.of(one, "no mask of the film's size", detail))
+    """A film with its wanted rows, and those of them that have no image at all."""
+    own = {one.subject for one in of_film}
+    marked = {}
+    for subject, found in rois.items():
+        # a breast and view may be described as mass and calcification, of two scans that differ in size
+        if _scene(subject) == _scene(of_film[0].subject):
+            fitting = tuple(one for one in found if one.shape == header.shape)
+            others = tuple(one for one in found if one.shape != header.shape)
+            if fitting or subject in own:
+                marked[subject] = Marked(subject, fitting, others)
+    kept = [one for one in wanted if one.subject in marked]
+    missing = [
+        LeftOut.of(one, "no mask", f"no crop or mask with PatientID {one.subject}")
+        for one in wanted
+        if one.subject not in marked
+    ]
     ours = [one.subject for one in kept]
     return Film(
         header,
         tuple(kept),
-        tuple(fitting[subject] for subject in ours),
-        tuple(fitting[subject] for subject in sorted(fitting) if subject not in ours),
-        next((one.subject for one in of_film if one.subject not in fitting), ""),
+        tuple(marked[subject] for subject in ours),
+        tuple(marked[subject] for subject in sorted(marked) if subject not in ours),
+        tuple(one.subject for one in of_film if one.subject not in marked or not marked[one.subject].fitting),
     ), missing
 
 

@@ -54,7 +54,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two patches (size, size) uint16 and where they were cut; without a baseline why there is none."""
+    """Two patches (size, size) uint16 and where they were cut; without a baseline why there is none.
+
+    `note` tells what was done where the box is of an odd mask.
+    """
 
     abnormality: np.ndarray
     box: Box
@@ -62,6 +65,7 @@ class Pair:
     baseline_box: Box | None
     side: str
     why: str = ""
+    note: str = ""
 
 
 def box_of(mask: np.ndarray) -> Box:

@@ -6,8 +6,10 @@ import csv
 import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from mammo_mlflow.data.cbis_ddsm.walking import walk
@@ -23,7 +25,11 @@ PATHOLOGIES = {"BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0, "MALIGNANT": 1}
 SUBJECT = re.compile(r"(Mass|Calc)-(Training|Test)_(P_[0-9]+)_(LEFT|RIGHT)_(CC|MLO)(?:_([0-9]+))?")
 """A PatientID of the collection: that of a film, or with a number at its end that of one of its abnormalities."""
 
-_PATIENT, _NUMBER = re.compile("P_[0-9]{1,9}"), re.compile(r"0{0,3}[1-9][0-9]{0,3}(\.0*)?")
+_NUMBER = re.compile(r"0{0,3}[1-9][0-9]{0,3}(\.0*)?")
+_WRITTEN_BY_PANDAS = {"nan", "none", "null", "<na>"}
+"""What a program writes where nothing stands."""
+_UNKNOWN = {"", "n/a", "na", "-"}
+"""What people write there; it stays as it is, and agrees with whatever another file knows."""
 _NAMES = {
     "patient": ("patientid", "patient"),
     "side": ("leftorrightbreast", "laterality", "breastside", "breast", "side"),
@@ -47,6 +53,8 @@ REQUIRED = {
     "pathology": "pathology",
 }
 _WORTH_A_WARNING = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
+_NUMBERS = ("density", "assessment", "subtlety")
+_DESCRIBING = (*_NUMBERS, "shape_or_type", "margins_or_distribution", "pathology")
 SIGNS = 3
 """A CSV with so many of the columns that are needed describes cases; others (the NBIA Data Retriever's
 `metadata.csv`) do not, unless they are called so."""
@@ -125,6 +133,7 @@ def read_descriptions(folder: Path) -> Descriptions:
     left_out: list[LeftOut] = []
     warnings: list[str] = []
     faults: list[str] = []
+    lacking_columns: list[str] = []
     seen: dict[bytes, str] = {}
     paths = [path for path, _ in walk(folder) if path.suffix.lower() == ".csv"]
     for path in paths:
@@ -136,8 +145,10 @@ def read_descriptions(folder: Path) -> Descriptions:
             table = _read_table(name, content)
         except (OSError, UserError) as problem:
             said = f"{name}: cannot be read: {problem.strerror}" if isinstance(problem, OSError) else str(problem)
-            if _is_called_so(name) or isinstance(problem, MissingColumn):
+            if _is_called_so(name):
                 faults.append(said)
+            elif isinstance(problem, MissingColumn):
+                lacking_columns.append(said)
             else:
                 warnings.append(f"{said}; passed over")
             continue
@@ -148,12 +159,18 @@ def read_descriptions(folder: Path) -> Descriptions:
             warnings.append(f"{name}: the same file as {seen[digest]}, read once")
             continue
         seen[digest] = name
-        lacking = [title for field, title in _WORTH_A_WARNING.items() if field not in table[0]]
+        if table.delimiter != ",":
+            warnings.append(f"{name}: {_DELIMITERS[table.delimiter]} between its columns, read as such")
+        lacking = [title for field, title in _WORTH_A_WARNING.items() if field not in table.fields]
         if lacking:
             warnings.append(f"{name}: no column {', '.join(lacking)}: nothing is known of it in the groups files")
-        for number, values in table[1]:
-            one = _parse(name, number, table[0], values)
+        for number, values in table.rows:
+            one = _parse(name, number, table, values)
             (rows if isinstance(one, Abnormality) else left_out).append(one)  # type: ignore[arg-type]
+    if rows:  # a table of somebody's that merely lies beside the descriptions
+        warnings += [f"{said}; passed over" for said in lacking_columns]
+    else:
+        faults += lacking_columns
     if faults:
         raise Faults(faults)
     if not rows and not left_out:
@@ -161,7 +178,8 @@ def read_descriptions(folder: Path) -> Descriptions:
         raise expected(
             f"{folder}", "the collection's case descriptions (mass_case_description_train_set.csv, …)", found
         )
-    kept, repeated = _without_repeated(rows)
+    kept, repeated, elsewhere = _without_repeated(rows)
+    warnings += [f"{name}: {count} of its rows stand in other files too, read once" for name, count in elsewhere]
     return Descriptions(kept, (*left_out, *repeated), tuple(warnings))
 
 
@@ -176,30 +194,41 @@ class MissingColumn(UserError):  # noqa: N818 - said of a table
     """A table that describes cases and lacks a column."""
 
 
-def _read_table(name: str, content: bytes) -> tuple[list[str], list[tuple[int, list[str]]]] | None:
-    """The fields that the columns hold and the rows with their numbers; None where the file describes no cases."""
+@dataclass(frozen=True)
+class _Table:
+    """The titles of a CSV's columns, the field that each means or nothing, and the rows with their numbers."""
+
+    titles: list[str]
+    fields: list[str]
+    rows: list[tuple[int, list[str]]]
+    delimiter: str
+
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _read_table(name: str, content: bytes) -> _Table | None:
+    """The table of a file, or None where it describes no cases."""
     try:
         text = content.decode("utf-8-sig")
         head = text.split("\n", 1)[0]
-        delimiter = ";" if head.count(";") > head.count(",") else ","
+        delimiter = max(_DELIMITERS, key=head.count)  # the first of equals
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         rows = [[value.strip() for value in row] for row in reader]
     except UnicodeDecodeError:
         raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
     except csv.Error as problem:
         raise expected(name, "CSV", f"something else ({problem})") from None
-    header = [_field(title) for title in rows[0]] if rows else []
+    titles = rows[0] if rows else []
+    header = [_field(title) for title in titles]
     if len(set(REQUIRED) & set(header)) < SIGNS and not _is_called_so(name):
         return None
     missing = [title for field, title in REQUIRED.items() if field not in header]
     if missing:
-        found = ", ".join(rows[0])[:200] if rows else "an empty file"
+        found = ", ".join(titles)[:200] if rows else "an empty file"
         columns = ", a column ".join(repr(title) for title in missing)
         raise MissingColumn(f"{name}: header: expected a column {columns}, found {found}")
-    twice = [rows[0][i] for i, field in enumerate(header) if field and field in header[:i]]
-    if twice:
-        raise MissingColumn(f"{name}: header: expected every column once, found '{twice[0]}' again")
-    return header, [(number, row) for number, row in enumerate(rows[1:], 1) if any(row)]
+    return _Table(titles, header, [(number, row) for number, row in enumerate(rows[1:], 1) if any(row)], delimiter)
 
 
 def _is_called_so(name: str) -> bool:
@@ -212,12 +241,17 @@ def _field(title: str) -> str:
     return next((field for field, names in _NAMES.items() if plain in names), "")
 
 
-def _parse(name: str, number: int, header: Sequence[str], row: Sequence[str]) -> Abnormality | LeftOut:
+def _parse(name: str, number: int, table: _Table, row: Sequence[str]) -> Abnormality | LeftOut:
     """A row's abnormality. What a row does not say itself, its paths or the file's name tell."""
-    if len(row) < len(header) or any(row[len(header) :]):
-        return LeftOut(name, number, "", "bad value", f"expected {len(header)} values, found {len(row)}")
-    values = dict(zip(header, row, strict=False))
-    told = SUBJECT.match(values.get("source_file", ""))
+    width = len(table.titles)
+    if len(row) < width or any(row[width:]):
+        return LeftOut(name, number, "", "bad value", f"expected {width} values, found {len(row)}")
+    try:
+        values = _values(table, row)
+    except UserError as problem:
+        return LeftOut(name, number, "", "bad value", str(problem))
+    values["patient"] = re.sub(r"[\s_]+", "_", values["patient"]).upper()
+    told = SUBJECT.search(values.get("source_file", ""))
     lower = Path(name).name.lower()
     guessed = {word: word in lower for word in ("mass", "calc", "train", "test")}
     kind = values.get("kind", "").lower() or (told[1].lower() if told else "")
@@ -266,21 +300,73 @@ def _parse(name: str, number: int, header: Sequence[str], row: Sequence[str]) ->
     )
 
 
-def _without_repeated(rows: Sequence[Abnormality]) -> tuple[tuple[Abnormality, ...], list[LeftOut]]:
+def _values(table: _Table, row: Sequence[str]) -> dict[str, str]:
+    """The values of a row by field. Several columns may mean one (mass shape, calc type): a row has it in one of them.
+
+    Raises `UserError` where a row has different values in them.
+    """
+    values: dict[str, str] = {}
+    titles: dict[str, str] = {}
+    for field, title, cell in zip(table.fields, table.titles, row, strict=False):
+        if not field:
+            continue
+        value = "" if cell.lower() in _WRITTEN_BY_PANDAS else cell
+        if field in _NUMBERS and re.fullmatch(r"[0-9]+\.0+", value):
+            value = value.split(".")[0]
+        if _agree(values.get(field, ""), value):
+            if _told(value, values.get(field, "")) == value:
+                values[field], titles[field] = value, title
+        else:
+            found = f"'{values[field]}' and '{value}'"
+            raise expected(f"{titles[field]} and {title}", "one value of the two columns", found)
+    return values
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two values can be of the same abnormality: one is unknown, or they are equal but for capitals."""
+    return one.lower() in _UNKNOWN or other.lower() in _UNKNOWN or one.lower() == other.lower()
+
+
+def _told(*values: str) -> str:
+    """What several values that agree say, whatever their order."""
+    return min(values, key=lambda value: (value.lower() in _UNKNOWN, not value, value))
+
+
+def _without_repeated(
+    rows: Sequence[Abnormality],
+) -> tuple[tuple[Abnormality, ...], list[LeftOut], list[tuple[str, int]]]:
+    """Each abnormality once, what is left out of it, and how many rows of a file other files have too.
+
+    A row repeated in its own file is left out by name; a whole file that repeats others (all rows merged into one) is
+    counted.
+    """
     by_subject: dict[str, list[Abnormality]] = {}
     for one in rows:
         by_subject.setdefault(one.subject, []).append(one)
     kept, left_out = [], []
+    elsewhere: Counter[str] = Counter()
     for same in by_subject.values():
+        same.sort(key=lambda one: (not _is_called_so(one.file), one.file, one.row))
         first = same[0]
-        if len({replace(one, file="", row=0) for one in same}) == 1:
-            kept.append(first)
-            detail = f"the same as row {first.row} of {first.file}"
-            left_out += [LeftOut.of(one, "duplicate row", detail) for one in same[1:]]
-            continue
-        places = ", ".join(f"row {one.row} of {one.file}" for one in same)
-        left_out += [
-            LeftOut.of(one, "contradictory rows", f"one abnormality, told differently: {places}") for one in same
+        differing = [
+            field
+            for field in _DESCRIBING
+            if any(not _agree(getattr(one, field), getattr(two, field)) for one, two in combinations(same, 2))
         ]
+        if differing:
+            told = ", ".join(f"{getattr(one, differing[0])} in row {one.row} of {one.file}" for one in same)
+            detail = f"one abnormality, told differently: {differing[0].replace('_', ' ')} {told}"
+            left_out += [LeftOut.of(one, "contradictory rows", detail) for one in same]
+            continue
+        known = {field: _told(*(getattr(one, field) for one in same)) for field in _DESCRIBING}
+        paths = sorted((one.source_file for one in same), key=lambda path: (not SUBJECT.match(path), path))
+        kept.append(replace(first, source_file=paths[0], **known))  # type: ignore[arg-type]
+        for one in same[1:]:
+            earlier = next((two for two in same if two.file == one.file), one)
+            if earlier is one:
+                elsewhere[one.file] += 1
+            else:
+                detail = f"the same as row {earlier.row} of {earlier.file}"
+                left_out.append(LeftOut.of(one, "duplicate row", detail))
     kept.sort(key=lambda one: (one.patient, one.side, one.view, one.kind, one.split, one.number))
-    return tuple(kept), left_out
+    return tuple(kept), left_out, sorted(elsewhere.items())

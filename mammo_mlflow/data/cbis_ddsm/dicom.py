@@ -106,7 +106,16 @@ def read_two_valued(path: Path, name: str) -> np.ndarray:
     Raises `NoMask` for an image of more values, such as a crop, and for one of a single value, an empty mask, and
     `UserError` for a file that cannot be read.
     """
-    pixels, _ = _read_pixels(path, name)
+    return two_valued(read_grey(path, name), name)
+
+
+def read_grey(path: Path, name: str) -> np.ndarray:
+    """The pixels of any grey image (rows, columns), as they are stored. Raises `UserError`."""
+    return _read_pixels(path, name)[0]
+
+
+def two_valued(pixels: np.ndarray, name: str) -> np.ndarray:
+    """The mask that an image is, as `read_two_valued` gives it. Raises `NoMask`."""
     low, high = pixels.min(), pixels.max()
     inside = pixels == high
     if low == high:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,9 +14,11 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.collection import Film
-from mammo_mlflow.data.cbis_ddsm.cutting import box_of, cut_pair, find_breast
+from mammo_mlflow.data.cbis_ddsm.cutting import cut_pair, find_breast
 from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
-from mammo_mlflow.data.cbis_ddsm.dicom import Header, NoMask, read_film, read_two_valued
+from mammo_mlflow.data.cbis_ddsm.dicom import read_film
+from mammo_mlflow.data.cbis_ddsm.locating import Unlocated
+from mammo_mlflow.data.cbis_ddsm.marking import Mark, find_mark
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import UserError
 
@@ -29,7 +30,8 @@ VERSION = 1
 class Answer:
     """What became of an abnormality: its place among the patches of its film's file, or why it has none.
 
-    `unmarked` is another abnormality of the film that has no mask: the baseline may lie on it.
+    `unmarked` is another abnormality of the film that has no mask: the baseline may lie on it. `located`, `score` and
+    `stray` are those of `Located`.
     """
 
     place: int | None
@@ -39,6 +41,14 @@ class Answer:
     unmarked: str = ""
     reason: str = ""
     detail: str = ""
+    located: str = "mask"
+    score: float | None = None
+    stray: int = 0
+
+    @property
+    def odd(self) -> bool:
+        """Whether its box rests on an odd mask."""
+        return self.place is not None and (self.located != "mask" or self.stray > 0)
 
 
 @dataclass(frozen=True)
@@ -93,25 +103,28 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
         pixels = read_film(task.source / film.header.file, film.header.file)
     except UserError as problem:
         return empty, (Answer(None, reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
-    taken, unmarked, whole = np.zeros(pixels.shape, bool), film.unmarked, True
-    masks: list[np.ndarray | Answer] = []
-    for number, candidates in enumerate((*film.rois, *film.beside)):
-        found, unlike = _masks(task.source, candidates)
-        for one in found:
-            taken |= one
-        whole = whole and all(isinstance(problem, NoMask) for problem in unlike)
-        unmarked = unmarked if found else candidates[0].subject
-        if number < len(film.rois):
-            masks.append(_only(found, unlike))
+    taken, whole = np.zeros(pixels.shape, bool), True
+    unmarked, unlike = list(film.unmarked), ""
+    marks: list[Mark] = []
+    for marked in (*film.rois, *film.beside):
+        mark = find_mark(task.source, marked, pixels, taken, how.locate)
+        marks.append(mark)
+        whole = whole and mark.whole
+        if marked.fitting and not mark.seen:
+            unlike = marked.subject
+        elif mark.seen and marked.subject in unmarked:
+            unmarked.remove(marked.subject)
+    beside = unlike or next(iter(unmarked), "")
     breast = cache(lambda: find_breast(pixels))
     patches: list[np.ndarray] = []
     answers: list[Answer] = []
-    for mask in masks:
-        if isinstance(mask, Answer):
-            answers.append(mask)
+    for mark in marks[: len(film.rois)]:
+        place = mark.place
+        if isinstance(place, Unlocated):
+            answers.append(Answer(None, reason=place.reason, detail=str(place)))
             continue
         try:
-            pair = cut_pair(pixels, box_of(mask), breast, taken, how)
+            pair = cut_pair(pixels, place.box, breast, taken, how)
         except UserError as problem:
             answers.append(Answer(None, reason="no patch", detail=str(problem)))
             continue
@@ -119,28 +132,7 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
             answers.append(Answer(None, str(pair.box), reason="no baseline", detail=pair.why))
             continue
         patches += [pair.baseline, pair.abnormality]
-        place = len(patches) // 2 - 1
-        answers.append(Answer(place, str(pair.box), pair.side, str(pair.baseline_box), unmarked))
+        row = len(patches) // 2 - 1
+        told = Answer(row, str(pair.box), pair.side, str(pair.baseline_box), beside)
+        answers.append(replace(told, located=place.how, score=place.score, stray=place.stray))
     return np.stack(patches) if patches else empty, tuple(answers), whole
-
-
-def _masks(source: Path, candidates: Sequence[Header]) -> tuple[list[np.ndarray], list[UserError]]:
-    """The masks among images of a film's size, told by their content, and what the others are."""
-    found, unlike = [], []
-    for header in candidates:
-        try:
-            found.append(read_two_valued(source / header.file, header.file))
-        except UserError as problem:
-            unlike.append(problem)
-    return found, unlike
-
-
-def _only(found: list[np.ndarray], unlike: list[UserError]) -> np.ndarray | Answer:
-    """The one mask of an abnormality, or why there is none."""
-    if not found:
-        detail = "; ".join(str(problem) for problem in unlike)
-        broken = any(not isinstance(problem, NoMask) for problem in unlike)
-        return Answer(None, reason=UNREADABLE if broken else "no mask", detail=detail)
-    if any(not np.array_equal(found[0], other) for other in found[1:]):
-        return Answer(None, reason="ambiguous mask", detail=f"{len(found)} different masks of one abnormality")
-    return found[0]

@@ -19,7 +19,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from mammo_mlflow.data.arrays import file_sha256, write_split
-from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
+from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, no_dicom, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import Settings
@@ -76,10 +76,10 @@ def ingest(
         if not folder.is_dir():
             raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
     out = _place(out, settings)
-    told = read_descriptions(descriptions)
     names, closed = find_dicom(source)
     if not names:
-        raise expected("source", f"DICOM files (*.dcm) below '{source}'", "none")
+        raise no_dicom(source)
+    told = read_descriptions(descriptions)
     headers, broken = read_headers(source, names, lambda done, total: progress("reading headers", done, total))
     excluded = _excluded(told.abnormalities, settings)
     by_row = {id(one) for one, _ in excluded}
@@ -104,8 +104,9 @@ def ingest(
             raise _nothing(source, len(told.abnormalities), left_out)
         counts = _write(staging / WHOLE, tasks, answers, settings, left_out, synthetic)
         anew = _publish(staging / WHOLE, out)
+    odd = [answer for said in answers for answer in said if answer.odd]
     unsure = sum(bool(answer.unmarked) for said in answers for answer in said)
-    warnings = list(told.warnings)
+    warnings = [*told.warnings, *_told_of(odd)]
     if unsure:
         warnings.append(
             f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
@@ -123,6 +124,7 @@ def _place(out: Path, settings: Settings) -> Path:
     try:
         made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))
         differing = [name for name, value in _said(settings).items() if made[name] != value]
+        differing += ["locate"] if made.get("locate", settings.cut.locate) != settings.cut.locate else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise expected("out", "a directory that is not there yet", f"'{out}', which `prepare` did not make") from None
     if differing:
@@ -141,10 +143,45 @@ def _publish(whole: Path, out: Path) -> bool:
         names != sorted(path.name for path in out.iterdir())
         or filecmp.cmpfiles(whole, out, names, shallow=False)[0] != names
     ):
+        difference = _difference(whole, out)
         shutil.rmtree(whole)
-        found = f"'{out}', made of other files; it is left as it is"
+        found = f"'{out}', made of other files or by an earlier version ({difference}); it is left as it is"
         raise expected("out", "a directory that is not there yet", found)
     return False
+
+
+def _difference(whole: Path, out: Path) -> str:
+    """In what two directories of one ingest's settings differ, for somebody who made the one in `out` before."""
+    old, new = (json.loads((folder / PREPARED_FILE).read_text(encoding="utf-8")) for folder in (out, whole))
+    found = []
+    for split in SPLITS:
+        there, now = (sum(one.get("counts", {}).get(split, {}).values()) for one in (old, new))
+        if there != now:
+            found.append(f"{there} {split} abnormalities there, {now} now")
+    there, now = (one.get("left_out", {}) for one in (old, new))
+    found += [
+        f"{there.get(reason, 0)} left out as '{reason}' there, {now.get(reason, 0)} now"
+        for reason in sorted({*there, *now})
+        if there.get(reason, 0) != now.get(reason, 0)
+    ]
+    if "locate" in new and "locate" not in old:
+        found.append("locate=mask follows odd masks no more than earlier versions did")
+    if found:
+        return "; ".join(found)
+    _, differing, missing = filecmp.cmpfiles(whole, out, [path.name for path in whole.iterdir()], shallow=False)
+    extra = [path.name for path in out.iterdir() if not (whole / path.name).exists()]
+    return ", ".join(sorted({*differing, *missing, *extra}))
+
+
+def _told_of(odd: Sequence[Answer]) -> list[str]:
+    """A sentence about the boxes that rest on odd masks."""
+    if not odd:
+        return []
+    found = Counter(answer.located for answer in odd if answer.located != "mask")
+    counted = [f"{count} {how}" for how, count in sorted(found.items())]
+    stray = sum(bool(answer.stray) for answer in odd)
+    counted += [f"{stray} without stray pixels"] if stray else []
+    return [f"{len(odd)} boxes are of odd masks: {', '.join(counted)} (located, score, stray in the groups files)"]
 
 
 def _excluded(rows: Sequence[Abnormality], settings: Settings) -> list[tuple[Abnormality, LeftOut]]:
@@ -232,6 +269,7 @@ def _write(
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
     counts: dict[str, dict[str, int]] = {}
+    odd = any(answer.odd for said in answers for answer in said)
     for split, stem in SPLITS.items():
         mine = [
             (task, said) for task, said in zip(tasks, answers, strict=True) if task.film.abnormalities[0].split == split
@@ -246,10 +284,11 @@ def _write(
             continue
         types = [one.type for one, _ in kept]
         counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
-        groups = pd.DataFrame([_describe(one, answer) for one, answer in kept])
+        groups = pd.DataFrame([_describe(one, answer, odd) for one, answer in kept])
         write_split(whole, stem, settings.cut.size, types, groups, (read_patches(task.file) for task, _ in mine))
     reasons = dict(sorted(Counter(entry.reason for entry in left_out).items()))
-    said = {**_said(settings), "counts": counts, "left_out": reasons}
+    located = {"locate": settings.cut.locate} if odd else {}
+    said = {**_said(settings), **located, "counts": counts, "left_out": reasons}
     (whole / PREPARED_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     with (whole / LEFT_OUT_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -264,18 +303,23 @@ def _write(
 
 
 def _said(settings: Settings) -> dict[str, object]:
-    """What `prepare.json` says of how a directory was made."""
+    """What `prepare.json` says of how a directory was made; it has `locate` too where that made a difference."""
     return {
         "generator": "mammo_mlflow prepare",
         "version": VERSION,
-        **asdict(settings.cut),
+        **{name: value for name, value in asdict(settings.cut).items() if name != "locate"},
         "without_callback": settings.without_callback,
         "shared_patients": settings.shared_patients,
     }
 
 
-def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
-    """A row of a groups file."""
+def _describe(one: Abnormality, answer: Answer, odd: bool) -> dict[str, object]:
+    """A row of a groups file. How its box was found stands there where some mask of the collection was `odd`."""
+    found = {
+        "located": answer.located,
+        "score": "" if answer.score is None else f"{answer.score:.4f}",
+        "stray": answer.stray,
+    }
     return {
         "patient_id": one.patient,
         "side": one.side,
@@ -286,6 +330,7 @@ def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
         "baseline_side": answer.side,
         "baseline_box": answer.baseline_box,
         "unmarked": answer.unmarked,
+        **(found if odd else {}),
     }
 
 

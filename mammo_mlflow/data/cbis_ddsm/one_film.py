@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from mammo_mlflow.data.cbis_ddsm.cutting import Box, Pair, box_of, cut_pair, find_breast
+from mammo_mlflow.data.cbis_ddsm.cutting import Box, Pair, cut_pair, find_breast
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film, read_two_valued
+from mammo_mlflow.data.cbis_ddsm.locating import INVERTED, NO_FIT, Located, Unlocated, locate
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import expected
 
@@ -19,7 +21,7 @@ def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: C
     """The pairs of a film, those of `boxes` first, then one for each mask; no baseline lies on any of them.
 
     Raises:
-        UserError: a file cannot be read or is not what it should be, a box leaves the film, or a mask has another size.
+        UserError: a file cannot be read or is not what it should be, a box leaves the film, or a mask is too odd.
     """
     pixels = read_film(film, film.name)
     taken = np.zeros(pixels.shape, bool)
@@ -27,16 +29,36 @@ def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: C
         if not box.inside(pixels.shape):
             raise expected("box", f"one in the film of {pixels.shape[1]}×{pixels.shape[0]} pixels", box)
         box.of(taken)[:] = True
-    found = list(boxes)
+    found, notes = list(boxes), [""] * len(boxes)
     for path in masks:
         mask = read_two_valued(path, path.name)
-        if mask.shape != pixels.shape:
+        try:
+            place = locate(mask, pixels, (), None, how.locate, taken)
+        except Unlocated as problem:
+            if problem.reason != NO_FIT:
+                article = "an" if problem.reason == INVERTED else "a"
+                raise expected(
+                    path.name, "a mask of the abnormality", f"{article} {problem.reason}: {problem}"
+                ) from None
             wanted = f"the film's size, {pixels.shape[1]}×{pixels.shape[0]} pixels"
-            raise expected(f"{path.name}", wanted, f"{mask.shape[1]}×{mask.shape[0]}")
-        taken |= mask
-        found.append(box_of(mask))
+            wanted += "" if how.locate == "mask" else ", or its aspect"
+            raise expected(path.name, wanted, f"{mask.shape[1]}×{mask.shape[0]}") from None
+        found.append(place.box)
+        notes.append(_note(path.name, mask, place))
     breast = cache(lambda: find_breast(pixels))
-    return [cut_pair(pixels, box, breast, taken, how) for box in found]
+    return [
+        replace(cut_pair(pixels, box, breast, taken, how), note=note) for box, note in zip(found, notes, strict=True)
+    ]
+
+
+def _note(name: str, mask: np.ndarray, place: Located) -> str:
+    """What was done with an odd mask, or nothing."""
+    done = []
+    if place.how == "rescaled":
+        done.append(f"its {mask.shape[1]}×{mask.shape[0]} pixels were scaled to the film's")
+    if place.stray:
+        done.append(f"{place.stray} marked pixels were taken for specks")
+    return f"{name}: {' and '.join(done)}; box {place.box}" if done else ""
 
 
 def parse_boxes(text: str) -> list[Box]:

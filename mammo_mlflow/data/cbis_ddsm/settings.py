@@ -9,6 +9,7 @@ from mammo_mlflow.errors import UserError, expected, unknown_name
 SIDES = ("left", "right", "above", "below")
 INTERPOLATIONS = ("nearest", "area", "bilinear", "bicubic")
 WITHOUT_CALLBACK = ("benign", "exclude")
+LOCATE = ("match", "rescale", "mask")
 SHARED_PATIENTS = ("drop-train", "keep")
 
 
@@ -18,7 +19,8 @@ class Cut:
 
     `margin` is context around the box, as a share of its sides; `size` the side of a patch in pixels; `baseline_side`
     one of `SIDES`, several with commas in order of preference, or `any`; `tissue` the least part of a baseline that
-    lies in the breast.
+    lies in the breast; `locate` how far an odd mask is followed: `mask` takes it as it is, `rescale` scales one of
+    another size and leaves specks out, `match` looks for the crop too.
     """
 
     margin: float = 0.0
@@ -26,6 +28,7 @@ class Cut:
     interpolation: str = "nearest"
     baseline_side: str = "any"
     tissue: float = 0.9
+    locate: str = "match"
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -36,6 +39,8 @@ class Cut:
             problems.append(expected("size", "a whole number from 32 to 1024", self.size))
         if self.interpolation not in INTERPOLATIONS:
             problems.append(unknown_name("interpolation", self.interpolation, INTERPOLATIONS))
+        if self.locate not in LOCATE:
+            problems.append(unknown_name("locate", self.locate, LOCATE))
         problems += [
             unknown_name("baseline_side", name, ("any", *SIDES))
             for name in self.baseline_side.split(",")

@@ -8,12 +8,15 @@ from pathlib import Path
 
 STAGING = ".partial"
 """How the folders end in which ingests keep what is not finished."""
+LITTER = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "@eadir"}
+"""What systems leave on disks and in archives, in lower case; so is all whose name begins with a dot."""
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
     """Every file below `folder` in the order of names; a folder that cannot be read comes with its error.
 
-    Links are followed, each folder is visited once, and those in which an ingest is at work are passed over.
+    Links are followed, each folder is visited once. Hidden files and folders, those of `LITTER` and the folders in
+    which an ingest is at work are passed over.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
@@ -30,6 +33,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
         seen.add((status.st_dev, status.st_ino))
         below = []
         for entry in entries:
+            if entry.name.startswith(".") or entry.name.lower() in LITTER:
+                continue
             path = Path(entry.path)
             try:
                 if not entry.is_dir():

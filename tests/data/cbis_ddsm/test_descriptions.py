@@ -168,7 +168,9 @@ def test_semicolons_and_ids_that_pandas_wrote(folder):
     with path.open("w", newline="") as file:
         lines = [[*row[:place], f"{row[place]}.0", *row[place + 1 :]] for row in rows[1:]]
         csv.writer(file, delimiter=";").writerows([rows[0], *lines])
-    assert read_descriptions(folder) == wanted
+    told = read_descriptions(folder)
+    assert (told.abnormalities, told.left_out) == (wanted.abnormalities, ())
+    assert told.warnings == (f"{MASSES}: semicolons between its columns, read as such",)
 
 
 @pytest.mark.parametrize("row", ["end", "P_00001,3,LEFT", ",".join("x" * 20)])
@@ -188,7 +190,6 @@ def test_a_row_of_another_width_is_left_out(folder, row):
         (lambda path: path.write_bytes(b"patient_id\xff\n"), "expected CSV in UTF-8"),
         (lambda path: path.write_text('patient_id,"pathology\n'), "expected CSV, found something else"),
         (lambda path: path.write_text(""), "found an empty file"),
-        (lambda path: edit(path, lambda rows: [[*row, row[0]] for row in rows]), "expected every column once"),
     ],
 )
 def test_a_description_that_is_none(folder, spoil, said):
@@ -203,6 +204,105 @@ def test_no_description_at_all(tmp_path):
     (tmp_path / "metadata.csv").write_text("Series UID\n1\n")
     with pytest.raises(UserError, match="found 1 other CSVs"):
         read_descriptions(tmp_path)
+
+
+def merge(folder):
+    """All rows in one table as pandas writes it: an index, columns with `_`, `nan` and `3.0`."""
+    rows = []
+    for path in sorted(folder.glob("*case_description*.csv")):
+        with path.open(newline="") as file:
+            table = list(csv.reader(file))
+        titles = [title.replace(" ", "_") for title in table[0]]
+        rows += [dict(zip(titles, row, strict=True)) for row in table[1:]]
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    with (folder / "merged.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Unnamed: 0", *titles])
+        for number, row in enumerate(rows):
+            whole = [row.get(title, "nan") for title in titles]
+            floats = ("breast_density", "subtlety")
+            writer.writerow([number, *(f"{v}.0" if t in floats else v for t, v in zip(titles, whole, strict=True))])
+
+
+def test_one_merged_table_alone_and_beside_the_originals(folder):
+    wanted = read_descriptions(folder)
+    merge(folder)
+    beside = read_descriptions(folder)
+    assert beside.abnormalities == wanted.abnormalities  # the very rows, of the originals' files
+    assert beside.left_out == ()
+    count = len(wanted.abnormalities)
+    assert beside.warnings == (f"merged.csv: {count} of its rows stand in other files too, read once",)
+    for path in folder.glob("*case_description*.csv"):
+        path.unlink()
+    alone = read_descriptions(folder)
+    assert [one.subject for one in alone.abnormalities] == [one.subject for one in wanted.abnormalities]
+    assert [(one.density, one.shape_or_type, one.subtlety) for one in alone.abnormalities] == [
+        (one.density, one.shape_or_type, one.subtlety) for one in wanted.abnormalities
+    ]
+    assert (alone.left_out, alone.warnings) == ((), ())
+
+
+def test_two_columns_of_one_field_are_a_fault_where_a_row_contradicts_itself(folder):
+    merge(folder)
+    for path in folder.glob("*case_description*.csv"):
+        path.unlink()
+    count = len(read_descriptions(folder).abnormalities)
+    edit(folder / "merged.csv", put("mass_shape", "OVAL"))
+    edit(folder / "merged.csv", put("calc_type", "PUNCTATE"))
+    told = read_descriptions(folder)
+    (entry,) = told.left_out
+    assert len(told.abnormalities) == count - 1
+    assert (entry.file, entry.row, entry.reason) == ("merged.csv", 1, "bad value")
+    assert "expected one value of the two columns, found" in entry.detail and "PUNCTATE" in entry.detail
+
+
+def test_a_merged_table_that_contradicts_the_originals_names_the_field(folder):
+    count = len(read_descriptions(folder).abnormalities)
+    merge(folder)
+    with (folder / "merged.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    place = rows[0].index("pathology")
+    rows[1][place] = "MALIGNANT" if rows[1][place] != "MALIGNANT" else "BENIGN"
+    with (folder / "merged.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    told = read_descriptions(folder)
+    assert len(told.abnormalities) == count - 1
+    assert {entry.reason for entry in told.left_out} == {"contradictory rows"}
+    assert len(told.left_out) == 2
+    assert "one abnormality, told differently: pathology " in told.left_out[0].detail
+    assert "row 1 of merged.csv" in told.left_out[0].detail
+
+
+def test_what_systems_leave_beside_files_is_not_looked_at(folder):
+    wanted = read_descriptions(folder)
+    for name in (f"._{MASSES}", f"__MACOSX/._{MASSES}", f".Trash-0/{MASSES}", f"__MACOSX/{MASSES}"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        \xb0")
+    assert read_descriptions(folder) == wanted
+
+
+def test_a_table_of_somebodys_beside_the_descriptions_stops_nothing(folder):
+    wanted = read_descriptions(folder)
+    (folder / "mine.csv").write_text("patient_id,view,side,score\nP_00001,CC,LEFT,0.3\n")
+    told = read_descriptions(folder)
+    assert (told.abnormalities, told.left_out) == (wanted.abnormalities, ())
+    (said,) = told.warnings
+    assert said.startswith("mine.csv: header: expected a column 'abnormality id'") and said.endswith("; passed over")
+    for path in folder.glob("*case_description*.csv"):
+        path.unlink()
+    with pytest.raises(Faults, match=r"^mine\.csv: header: expected a column 'abnormality id'"):
+        read_descriptions(folder)
+
+
+def test_patients_with_spaces_lines_of_windows_and_blanks_that_people_write(folder):
+    wanted = read_descriptions(folder).abnormalities
+    path = folder / MASSES
+    edit(path, lambda rows: [rows[0], *([row[0].replace("_", " "), *row[1:]] for row in rows[1:])])
+    edit(path, put("subtlety", "n/a"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    told = read_descriptions(folder)
+    assert [one.subject for one in told.abnormalities] == [one.subject for one in wanted]
+    assert (told.left_out, told.warnings) == ((), ())
 
 
 def test_shared_patients(folder):

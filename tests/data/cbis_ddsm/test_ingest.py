@@ -163,7 +163,10 @@ def test_changed_films_are_never_taken_for_the_old_ones(prepare, collection):
     first = prepare()
     before = content(first.directory)
     rewrite(place(collection, ALONE.subject, MASK), draw_mask((330, 220), (60, 150, 21, 17)))
-    with pytest.raises(UserError, match="made of other files; it is left as it is"):
+    with pytest.raises(
+        UserError,
+        match=r"made of other files or by an earlier version \(train_groups.csv, train_tensor.npy\); it is left as",
+    ):
         prepare()
     assert content(first.directory) == before
     assert "60 150 21 17" in (prepare(out="anew").directory / f"{STEM}_groups.csv").read_text()
@@ -344,7 +347,7 @@ SPOILT = {
     "colour film": (
         FILM,
         lambda path: rewrite(path, Rows=110, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB"),
-        "no mask of the film's size",
+        "unreadable file: .*several frames, or colours",
     ),
     "many frames": (
         FILM,
@@ -408,6 +411,31 @@ def test_a_neighbour_without_a_mask_is_told(prepare, collection):
     table = groups(found.directory, stem)
     assert table[table["unmarked"] != ""]["source_file"].str.startswith(first.film).tolist() == [True]
     assert any("may lie on it" in line for line in found.warnings)
+
+
+def test_what_systems_leave_beside_files_is_not_listed(made, prepare, collection):
+    film = place(collection, ALONE.film, FILM)
+    junk = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(200)
+    for name in (
+        film.with_name(f"._{film.name}"),
+        collection / "__MACOSX" / f"._{film.name}",
+        collection / ".DS_Store",
+        film.with_name("Thumbs.db"),
+        film.with_name("desktop.ini"),
+        collection / ".hidden" / "1-1.dcm",
+    ):
+        name.parent.mkdir(exist_ok=True)
+        name.write_bytes(junk)
+    assert content(prepare().directory) == content(made.directory)
+
+
+def test_a_mirror_of_pictures_says_what_it_lacks(prepare, collection, tmp_path):
+    for path in collection.rglob("*.dcm"):
+        path.rename(path.with_suffix(".jpg"))
+    (collection / "dicom_info.csv").write_text("file_path,image_path,PatientID\n")
+    with pytest.raises(UserError, match=r"source: expected DICOM .* The Cancer Imaging Archive has them \(doi .*JPEG"):
+        prepare()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_mended_file_is_read_the_next_time(made, prepare, collection):

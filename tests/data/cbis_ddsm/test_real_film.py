@@ -70,7 +70,7 @@ def test_what_a_film_cannot_give_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"1-1.dcm: expected a mask of two values, found an image of more"):
         cut_one_film(FILM, [], [FILM], Cut())
     other = FIXTURE / "Mass-Test_P_00173_LEFT_CC_1" / "1-1.dcm"
-    with pytest.raises(UserError, match=r"expected the film's size, 600×620 pixels, found 720×420"):
+    with pytest.raises(UserError, match=r"expected the film's size, 600×620 pixels, or its aspect, found 720×420"):
         cut_one_film(FILM, [], [other], Cut())
     text = tmp_path / "text.dcm"
     text.write_text("no film")

@@ -1,0 +1,332 @@
+"""Where an abnormality is on its film, also where its mask is odd: of another size, or with specks of the scan.
+
+What is found by other means than a whole mask says so, with a score; what is not sure is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage, signal
+
+from mammo_mlflow.data.cbis_ddsm.cutting import Box, box_of
+from mammo_mlflow.errors import UserError
+
+ASPECT = 0.01
+"""How far a mask's height to width may be from its film's for it to be scaled."""
+SCALES = (0.25, 4.0)
+"""Of what parts of its film's sides a mask can be; a smaller one is cut to the abnormality, as crops are."""
+SPECKS = 0.01
+"""Parts of a mask that are together no more than this part of its largest are specks."""
+SURE = 0.98
+"""The least correlation of a crop with the film in its place; a copy has 1."""
+DISTINCT = 4.0
+"""By how much less than the second best place the best one differs from the crop, as a ratio of 1 - correlation."""
+CLEAR = 1e-4
+"""The second best place differs from the crop at least by this, else the film repeats itself there."""
+LIKE = 0.5
+"""The least correlation of a crop with what lies in a box that a scaled mask tells."""
+SMALLEST = 8
+"""The shorter side, in pixels, of the smallest crop that is looked for."""
+_COARSE = 24
+"""The shorter side of a crop after its film was made smaller for the first look."""
+_PLACES = 24
+"""How many of the best places of the first look are looked at closely, at most."""
+_WORSE = 0.25
+"""By how much less than the best of them they may correlate at the first look."""
+_STRIP = 512
+"""Rows of a film that are correlated at a time."""
+
+
+NO_FIT, INVERTED, FRAMED = "no mask of the film's size", "inverted mask", "framed mask"
+"""Reasons for an abnormality without a place."""
+_ODD = {
+    INVERTED: "more than half of it is marked, its edges too: black and white are exchanged",
+    FRAMED: "what is marked runs along the film's edges: a frame, or a scan's border",
+}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A box on a film, and how it was found: `mask`, `rescaled` (a mask of another size) or `matched` (the crop).
+
+    `score` is the crop's normalised cross-correlation with the film in the box, -1 to 1, None where it was not
+    computed; `stray` the marked pixels that were taken for specks.
+    """
+
+    box: Box
+    how: str = "mask"
+    score: float | None = None
+    stray: int = 0
+
+
+class Unlocated(UserError):  # noqa: N818 - said of an abnormality
+    """An abnormality whose place is not known. `reason` is one of a few, the message a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
+def locate(
+    mask: np.ndarray,
+    film: np.ndarray,
+    sizes: Sequence[tuple[int, ...]],
+    crop: np.ndarray | None,
+    how: str,
+    taken: np.ndarray,
+) -> Located:
+    """Where on a film, uint16 (rows, columns), a mask's abnormality is; it is added to `taken`, bool of its shape.
+
+    `mask` is bool, of any shape; `sizes` are those of the published crops, (height, width), and `crop` is one where it
+    was read, which a mask of the film's size does not need; `how` is `Cut.locate`. Raises `Unlocated`.
+    """
+    wrong = oddness(mask)
+    if wrong:
+        if mask.shape == film.shape:
+            taken |= mask if wrong == FRAMED else ~mask
+        raise Unlocated(wrong, _ODD[wrong])
+    if mask.shape == film.shape:
+        found = Located(box_of(mask)) if how == "mask" else without_specks(mask, sizes)
+        found.box.of(taken)[:] |= found.box.of(mask)
+        return found
+    if how == "mask":
+        raise Unlocated(NO_FIT, f"a mask of {mask.shape[0]}×{mask.shape[1]} pixels")
+    problem = "its aspect is another"
+    larger = None if mask.shape in sizes else scaled(mask, film.shape)
+    if larger is not None and larger.any():
+        found = without_specks(larger, sizes)
+        try:
+            found = settle(film, found, crop if how == "match" else None)
+            found.box.of(taken)[:] |= found.box.of(larger)
+            return found
+        except UserError as said:
+            problem = str(said)
+    if how != "match":
+        raise Unlocated(NO_FIT, problem)
+    if crop is None:
+        raise Unlocated(NO_FIT, f"{problem}, and there is not one crop to look for")
+    try:
+        found = find_crop(film, crop)
+    except UserError as said:
+        reason = NO_FIT if larger is None else "mask and crop disagree"
+        raise Unlocated(reason, f"{problem}; {said}") from None
+    found.box.of(taken)[:] = True
+    return found
+
+
+def oddness(mask: np.ndarray) -> str:
+    """What is wrong with a mask as a whole, bool (rows, columns) with something marked: inverted, framed or nothing."""
+    box = box_of(mask)
+    if box.width < 0.9 * mask.shape[1] and box.height < 0.9 * mask.shape[0]:
+        return ""
+    edges = [mask[0], mask[-1], mask[:, 0], mask[:, -1]]
+    if np.concatenate(edges).mean() > 0.5 and mask.mean() > 0.5:
+        return INVERTED
+    if any(edge.mean() > 0.9 for edge in edges):
+        return FRAMED
+    for part, area in _parts(mask, box):
+        around = part.width > 0.9 * mask.shape[1] and part.height > 0.9 * mask.shape[0]
+        if around and area < 0.2 * part.width * part.height:
+            return FRAMED
+    return ""
+
+
+def without_specks(mask: np.ndarray, crops: Sequence[tuple[int, ...]]) -> Located:
+    """The box of what is marked in a mask, bool (rows, columns), but for specks.
+
+    The box of the whole mask is taken where it has the size (height, width) of one of `crops`, or a single part is
+    marked; else that of the largest parts that together have such a size, or of the one part that has it. Where none
+    has, the largest part is taken if the others are specks (`SPECKS`), else the whole.
+    """
+    whole = box_of(mask)
+    parts = sorted(_parts(mask, whole), key=lambda one: (-one[1], one[0]))
+    if len(parts) == 1:
+        return Located(whole)
+    marked = sum(area for _, area in parts)
+    joined = [parts[0]]
+    for box, area in parts[1:-1]:
+        joined.append((_join(joined[-1][0], box), joined[-1][1] + area))
+    for exact in (True, False):
+        for one in ((whole, marked), *joined):
+            if any(_agrees(one[0], crop, exact) for crop in crops):
+                return Located(one[0], stray=marked - one[1])
+        alone = [one for one in parts[1:] if any(_agrees(one[0], crop, exact) for crop in crops)]
+        if len(alone) == 1:
+            return Located(alone[0][0], stray=marked - alone[0][1])
+    if marked - parts[0][1] <= SPECKS * parts[0][1]:
+        return Located(parts[0][0], stray=marked - parts[0][1])
+    return Located(whole)
+
+
+def scaled(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A mask scaled to its film's shape (rows, columns), bool; None where the aspects differ or it is far too small."""
+    down, across = (ours / films for ours, films in zip(mask.shape, shape, strict=True))
+    if abs(down / across - 1) > ASPECT or not SCALES[0] <= down <= SCALES[1]:
+        return None
+    rows, columns = (
+        (2 * np.arange(films) + 1) * ours // (2 * films) for ours, films in zip(mask.shape, shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]
+
+
+def settle(film: np.ndarray, found: Located, crop: np.ndarray | None) -> Located:
+    """A scaled mask's box, made exact by the crop where that is at hand, with its score.
+
+    Raises `UserError` where the crop shows something else.
+    """
+    box = found.box
+    if crop is None or min(crop.shape) < 2 or crop.std() == 0:
+        return Located(box, "rescaled", None, found.stray)
+    near = [max(4, round(0.03 * side)) for side in (box.height, box.width)]
+    if all(abs(a - b) <= room for a, b, room in zip(crop.shape, (box.height, box.width), near, strict=True)):
+        room = [round(ASPECT * side) + 4 for side in film.shape]
+        window = box_around(box, room, film.shape)
+        try:
+            exact = find_crop(window.of(film), crop)
+        except UserError:
+            pass
+        else:
+            place = exact.box
+            box = Box(window.x + place.x, window.y + place.y, place.width, place.height)
+            return Located(box, "rescaled", exact.score, found.stray)
+    score = _alike(box.of(film), crop)
+    if score < LIKE:
+        raise UserError(f"its crop shows something else than the film does there (correlation {score:.2f})")
+    return Located(box, "rescaled", score, found.stray)
+
+
+def box_around(box: Box, room: Sequence[int], shape: tuple[int, ...]) -> Box:
+    """A box with `room` (rows, columns) on all sides, as far as the image goes."""
+    top, left = max(0, box.y - room[0]), max(0, box.x - room[1])
+    bottom, right = min(shape[0], box.y + box.height + room[0]), min(shape[1], box.x + box.width + room[1])
+    return Box(left, top, right - left, bottom - top)
+
+
+def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
+    """The place of a crop in a film, both (rows, columns), by normalised cross-correlation.
+
+    A first look at smaller images, then a close one at the best places. Raises `UserError`, a reason, where no place
+    is sure: too small or flat a crop, none alike enough, or several.
+    """
+    size = f"its crop of {crop.shape[0]}×{crop.shape[1]} pixels"
+    if min(crop.shape) < SMALLEST:
+        raise UserError(f"{size} is too small to be looked for")
+    if any(ours > films for ours, films in zip(crop.shape, film.shape, strict=True)):
+        raise UserError(f"{size} is larger than the film")
+    if crop.min() == crop.max():
+        raise UserError(f"{size} is flat")
+    factor = int(np.clip(min(crop.shape) // _COARSE, 1, 8))
+    places = [
+        (top * factor, left * factor) for top, left in _peaks(_smaller(film, factor), _smaller(crop, factor), _PLACES)
+    ]
+    found: dict[tuple[int, int], float] = {}
+    reach = 2 * factor + 2 if factor > 1 else 2
+    height, width = crop.shape
+    for top, left in places:
+        window = box_around(Box(left, top, width, height), (reach, reach), film.shape)
+        scores = np.concatenate([rows for _, rows in _correlate(window.of(film), crop)])
+        inner = np.zeros(scores.shape, bool)  # what lies on the window's edge may be the slope of a peak beyond it
+        bottom = scores.shape[0] - (window.y + window.height < film.shape[0])
+        right = scores.shape[1] - (window.x + window.width < film.shape[1])
+        inner[int(window.y > 0) : bottom, int(window.x > 0) : right] = True
+        for row, column in zip(*np.nonzero(inner & _is_peak(scores, 3)), strict=True):
+            found[window.y + int(row), window.x + int(column)] = float(scores[row, column])
+    ranked = sorted(found.items(), key=lambda one: (-one[1], one[0]))
+    if not ranked or ranked[0][1] < SURE:
+        best = f"{ranked[0][1]:.2f}" if ranked else "none"
+        raise UserError(f"{size} is nowhere on the film (best correlation {best})")
+    (top, left), score = ranked[0]
+    second = ranked[1][1] if len(ranked) > 1 else -1.0
+    if 1 - second < max(CLEAR, DISTINCT * (1 - score)):
+        raise UserError(f"{size} fits several places of the film (correlations {score:.3f} and {second:.3f})")
+    return Located(Box(left, top, width, height), "matched", score)
+
+
+def _parts(mask: np.ndarray, box: Box) -> list[tuple[Box, int]]:
+    """The connected parts of what is marked in `box`, diagonals too, and their areas in pixels."""
+    labels, count = ndimage.label(box.of(mask), np.ones((3, 3)))
+    areas = np.bincount(labels[labels > 0], minlength=count + 1)[1:]
+    return [
+        (Box(box.x + at[1].start, box.y + at[0].start, at[1].stop - at[1].start, at[0].stop - at[0].start), int(area))
+        for at, area in zip(ndimage.find_objects(labels), areas, strict=True)
+    ]
+
+
+def _agrees(box: Box, crop: tuple[int, ...], exact: bool) -> bool:
+    """Whether a box has a crop's size (height, width), if not `exact` but for 2 % of it or 2 pixels."""
+    return all(
+        abs(a - b) <= (0 if exact else max(2, 0.02 * b)) for a, b in zip((box.height, box.width), crop, strict=True)
+    )
+
+
+def _join(one: Box, other: Box) -> Box:
+    left, top = min(one.x, other.x), min(one.y, other.y)
+    right, bottom = (max(one.x + one.width, other.x + other.width), max(one.y + one.height, other.y + other.height))
+    return Box(left, top, right - left, bottom - top)
+
+
+def _smaller(image: np.ndarray, factor: int) -> np.ndarray:
+    rows, columns = (side // factor for side in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return blocks.mean((1, 3), np.float32) if factor > 1 else image
+
+
+def _alike(image: np.ndarray, crop: np.ndarray) -> float:
+    """The correlation of an image with a crop of about its size, both looked at coarsely."""
+    side = min(32, *image.shape, *crop.shape)
+    ours, theirs = (_mean_blocks(one, side) for one in (image, crop))
+    if ours.std() == 0 or theirs.std() == 0:
+        return 0.0
+    return float(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
+
+
+def _mean_blocks(image: np.ndarray, side: int) -> np.ndarray:
+    """An image as `side` × `side` averages."""
+    rows, columns = (np.arange(side) * length // side for length in image.shape)
+    sums = np.add.reduceat(np.add.reduceat(image.astype(np.float64), rows, 0), columns, 1)
+    counts = [np.diff(starts, append=length) for starts, length in zip((rows, columns), image.shape, strict=True)]
+    return sums / np.outer(*counts)
+
+
+def _is_peak(scores: np.ndarray, size: int) -> np.ndarray:
+    return scores == ndimage.maximum_filter(scores, size, mode="nearest")
+
+
+def _peaks(film: np.ndarray, crop: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """The `count` best places of a crop in a film, rows and columns, each the best of its neighbourhood."""
+    best: list[tuple[float, int, int]] = []
+    for top, scores in _correlate(film, crop):
+        rows, columns = np.nonzero(_is_peak(scores, 3) & (scores > 0))
+        order = np.argsort(-scores[rows, columns], kind="stable")[:count]
+        best += [(-float(scores[rows[i], columns[i]]), top + int(rows[i]), int(columns[i])) for i in order]
+    best = sorted(best)[:count]
+    return [(row, column) for score, row, column in best if score <= best[0][0] + _WORSE]
+
+
+def _correlate(film: np.ndarray, crop: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The normalised cross-correlation of a crop with every place of a film, a strip of rows at a time.
+
+    Each answer is the strip's first row and float64 (rows, columns); 0 where the film is flat.
+    """
+    height, width = crop.shape
+    middle = float(film.mean())
+    template = crop.astype(np.float64)
+    template -= template.mean()
+    length = float(np.sqrt((template**2).sum()))
+    flipped, pixels = template[::-1, ::-1], height * width
+    for top in range(0, film.shape[0] - height + 1, _STRIP):
+        strip = film[top : top + _STRIP + height - 1].astype(np.float64) - middle
+        sums, squares = (_box_sums(one, height, width) for one in (strip, strip**2))
+        spread = squares - sums**2 / pixels
+        product = signal.fftconvolve(strip, flipped, mode="valid")
+        told = spread > 0.05 * pixels  # grey values squared: what is less is flat, or rounding
+        yield top, np.where(told, np.clip(product / (np.sqrt(np.maximum(spread, 1e-3)) * length), -1, 1), 0)
+
+
+def _box_sums(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The sum over every rectangle of that size."""
+    sums = np.pad(image, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    return sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
