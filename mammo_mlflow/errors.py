@@ -10,6 +10,21 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """The error numbers of a disk, or a quota, that is full."""
 
 
+REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""The error numbers of a file that a system refuses to make, read or write, whatever the program."""
+
+
 class UserError(Exception):
     """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
 
