@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-from mammo_mlflow.errors import FULL_DISK, UserError, cut, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
 from mammo_mlflow.experiment import convert
+from mammo_mlflow.wording import first_line, scrubbed
 
 T = TypeVar("T")
 
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(found)
     except UserError as problem:
         for line in problem.lines:
-            sys.stderr.write(f"mammo_mlflow: {cut(' '.join(line.split()), LONGEST_LINE)}\n")
+            sys.stderr.write(f"mammo_mlflow: {cut(' '.join(scrubbed(line).split()), LONGEST_LINE)}\n")
         return EXIT_USER_ERROR
     except _Failed:
         return EXIT_FAILED
@@ -290,7 +291,8 @@ def _run(found: dict[str, Any]) -> int:
 @contextmanager
 def _failures() -> Iterator[None]:
     """What can fail past the user's hands, as a `_Failed` with one line in the log."""
-    from mammo_mlflow.tracking.store import TrackingError
+    from mammo_mlflow.databases import fault
+    from mammo_mlflow.tracking.store import UNAVAILABLE, TrackingError
     from mammo_mlflow.training.executors import JobFailed
 
     log = logging.getLogger(__name__)
@@ -299,13 +301,28 @@ def _failures() -> Iterator[None]:
     except JobFailed as problem:
         log.error("%s", problem)
         raise _Failed from None
+    except UserError:
+        raise
     except TrackingError as problem:
-        log.error("the tracking store refused a request: %s", str(problem).splitlines()[0])
-        raise _Failed from None
+        if problem.error_code != UNAVAILABLE:
+            log.error("the tracking store refused a request: %s", first_line(problem))
+            raise _Failed from None
+        said = fault(problem) or first_line(problem)
+        raise UserError(f"tracking store: expected one that can be read and written, found: {said}") from None
     except OSError as problem:
-        if problem.errno not in FULL_DISK:
+        if problem.errno in FULL_DISK:
+            raise UserError(f"expected room on the disk, found it full: {problem.filename or problem}") from None
+        if problem.errno in REFUSED and problem.filename:
+            raise expected(str(problem.filename), "a place that can be read and written", problem.strerror) from None
+        if getattr(problem, "request", None) is None:
             raise
-        raise UserError(f"expected room on the disk, found it full: {problem.filename or problem}") from None
+        log.error("the tracking server refused a request: %s", first_line(problem))  # artifacts go through requests
+        raise _Failed from None
+    except Exception as problem:
+        known = fault(problem)
+        if known is None:
+            raise
+        raise UserError(f"expected a database that can be read and written, found: {known}") from None
 
 
 def _ask(command: str, found: dict[str, Any]) -> int:

@@ -14,6 +14,21 @@ WORD, SENTENCE = 200, 1000
 """The characters of a value without blanks, and of a whole finding, that a message repeats."""
 
 
+REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""The error numbers of a file that a system refuses to make, read or write, whatever the program."""
+
+
 class UserError(Exception):
     """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
 from mammo_mlflow.tracking.resume import find_runs, writer_alive
-from mammo_mlflow.tracking.runs import TrackedRun, Writer, this_process
+from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_process
 
 ID = "id"
 LEVEL, PART = "mammo.level", "mammo.part"
@@ -34,7 +33,7 @@ class StudyRuns:
         if found is not None and found.info.status == "RUNNING" and self._others(found.data.tags["mammo.process"]):
             return writer.attach(found.info.run_id), False
         tags = {**self._shared, LEVEL: "study"}
-        if found is not None and (parent is not None or "MLFLOW_RUN_ID" not in os.environ):
+        if found is not None and (parent is not None or given_run() is None):
             return writer.reopen_run(found.info.run_id, parent, tags), True
         run = writer.start_run(name, parent=parent, tags=tags, params=params)
         if found is not None:

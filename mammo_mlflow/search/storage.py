@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import create_engine, inspect, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from mammo_mlflow.databases import (
+    Look,
+    NoAddress,
+    Unusable,
+    alone_with,
+    check_file_writable,
+    clear_parts,
+    fault,
+    file_of,
+    look_at_server,
+    make_whole,
+    parse,
+    wait_until_made,
+)
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.wording import first_line, scrubbed
 
 DEFAULT = "sqlite:///optuna.db"
 SQLITE_PATIENCE_SECONDS = 60
@@ -26,46 +38,61 @@ SERVER_LOCK = 0x6D616D6D6F
 
 
 class Storage:
-    """An open database of studies. Raises `UserError` where it cannot be reached or is none."""
+    """An open database of studies. Raises `UserError`, in seconds, where it cannot be reached or is none."""
 
     def __init__(self, url: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        self.url, self.shown = url, scrubbed(url)
+        self.secret = self.shown != url
         try:
-            parsed = make_url(url)
-        except (ArgumentError, ValueError):
-            shown = f"…@{url.rpartition('@')[2]}" if "@" in url else url  # what stands before may be a password
-            raise UserError(f"storage: expected a database URL such as {DEFAULT}, found '{shown}'") from None
-        self.url = url
-        self.shown = parsed.render_as_string(hide_password=True)
-        self._server = parsed.get_backend_name() == "postgresql"
-        sqlite = parsed.get_backend_name() == "sqlite"
-        # relative paths name another database in another directory
-        name = str(Path(parsed.database).resolve()) if sqlite and parsed.database else url
-        self._lock = (
-            Path(tempfile.gettempdir()) / f"mammo-studies-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
-        )
-        settings = {"connect_args": {"timeout": SQLITE_PATIENCE_SECONDS}} if sqlite else {"pool_pre_ping": True}
-        try:
+            parsed = parse(url)
+            self._server, self._file = parsed.get_backend_name() == "postgresql", file_of(parsed)
+            # relative paths name another database in another directory
+            self._name = url if self._file is None else str(self._file.resolve())
+            sqlite = parsed.get_backend_name() == "sqlite"
+            settings = {"connect_args": {"timeout": SQLITE_PATIENCE_SECONDS}} if sqlite else {"pool_pre_ping": True}
+            if not sqlite:
+                _check(look_at_server(parsed))
             self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
             with self.alone():  # its tables are made by one process
-                tables = inspect(self._engine).get_table_names()
-                if "alembic_version" in tables and "studies" not in tables:  # Optuna would add its own, then refuse
-                    raise RuntimeError("the tables of another program, MLflow's perhaps: each needs its own database")
+                if self._file is not None:
+                    _prepare(self._file)
                 self.rdb = RDBStorage(url, engine_kwargs=settings)
-        except (SQLAlchemyError, ImportError, RuntimeError) as problem:
-            first = str(getattr(problem, "orig", None) or problem).strip().splitlines()[0]
-            if self._server and isinstance(problem, ImportError):
-                first += " (pip install 'mammo-mlflow[postgresql]')"
-            raise UserError(f"storage: expected a database of studies at {self.shown}, found: {first}") from None
+        except NoAddress as problem:
+            raise UserError(f"storage: expected a database URL such as {DEFAULT}, found {problem}") from None
+        except (Unusable, SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as problem:
+            found = first_line(fault(problem) or problem, url)
+            raise UserError(f"storage: expected a database of studies at {self.shown}, found: {found}") from None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One coordinator at a time: on every machine with PostgreSQL, on this machine otherwise."""
         if not self._server:
-            with FileLock(self._lock, mode=0o666):
+            with alone_with("studies", self._name):
                 yield
             return
         with self._engine.connect() as connection:  # the server gives the lock back when this is closed
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SERVER_LOCK})
             yield
+
+
+def _prepare(file: Path) -> None:
+    """See that a SQLite file is one to keep studies in: made whole where there is none. Called alone."""
+    clear_parts(file)
+    if wait_until_made(file, lambda seen: seen.revision is not None) is None:
+        make_whole(file, _make)
+    found = wait_until_made(file, lambda seen: seen.revision is not None)
+    if found is not None:
+        _check(found)
+    check_file_writable(file)
+
+
+def _make(url: str) -> None:
+    RDBStorage(url).engine.dispose()
+
+
+def _check(found: Look) -> None:
+    """Raises `Unusable` for another program's database: Optuna would add its tables to those, then refuse them."""
+    if "alembic_version" in found.tables and "studies" not in found.tables:
+        raise Unusable("the tables of another program, MLflow's perhaps: each needs its own database")

@@ -41,6 +41,7 @@ from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.prepare import ensure_activations
 from mammo_mlflow.training.session import Session
+from mammo_mlflow.wording import in_words
 
 OWNER, SETTING, REASON, LINK = "process", "setting", "reason", "mlflow_run"
 POLL_SECONDS = 1.0
@@ -333,8 +334,8 @@ def write_note(what: optuna.Trial | optuna.Study, text: str) -> None:
 
 
 def last_line(error: Exception) -> str:
-    """What an error says, without the traceback that it may carry."""
-    return str(error).strip().splitlines()[-1]
+    """What an error says in words, without the traceback that it may carry."""
+    return in_words(str(error).strip().splitlines()[-1])
 
 
 def metric_name(objective: str) -> str:

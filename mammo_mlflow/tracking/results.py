@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import pandas as pd
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from mammo_mlflow.tracking.runs import given_run
 
 PAGE = 500
 """Runs asked for at once: a final run has over a hundred metrics."""
@@ -100,7 +101,7 @@ def count_runs(client: MlflowClient) -> Counter[tuple[str, bool]]:
     counts: Counter[tuple[str, bool]] = Counter()
     for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY):
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
-            if run.info.run_id != os.environ.get("MLFLOW_RUN_ID") and run.data.tags.get("mammo.family") not in OVER:
+            if run.info.run_id != given_run() and run.data.tags.get("mammo.family") not in OVER:
                 counts[run.info.status, any(name.startswith("mammo.") for name in run.data.tags)] += 1
     return counts
 

@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 
 import psutil
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
@@ -33,6 +34,11 @@ AWAY_CODES = (502, 503, 504)
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+
+def given_run() -> str | None:
+    """The id of the run that `mlflow run` made for this process; a blank one is none."""
+    return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
 def this_process() -> str:
@@ -48,16 +54,17 @@ class Writer:
         self.experiment_id = experiment_id
         self._tags = {**tags, "mammo.process": this_process()}
         self._runs: list[TrackedRun] = []
-        self._queue: list[Callable[[], object]] = []
+        self._queue: list[tuple[str | None, Callable[[], object]]] = []
+        self._gone: set[str] = set()
         self._metrics: dict[str, list[Metric]] = {}
         self._next_try = 0.0
         self._wait = FLUSH_SECONDS
         self.seconds = 0.0
 
-    def add(self, operation: Callable[[], object]) -> None:
-        """Queue an operation behind all metrics queued so far."""
+    def add(self, operation: Callable[[], object], run_id: str | None = None) -> None:
+        """Queue an operation behind all metrics queued so far, to be left out if the run it is about was deleted."""
         self._queue_metrics()
-        self._queue.append(operation)
+        self._queue.append((run_id, operation))
 
     def add_metrics(self, run_id: str, metrics: list[Metric]) -> None:
         """Queue metric points; they are sent together with others at the next flush."""
@@ -72,7 +79,7 @@ class Writer:
         self._queue_metrics()
         try:
             while self._queue:
-                self._queue[0]()
+                self._send(*self._queue[0])
                 self._queue.pop(0)
             self._wait = FLUSH_SECONDS
         except (MlflowException, OSError) as problem:
@@ -81,11 +88,27 @@ class Writer:
                 raise
             self._wait = min(2 * self._wait, 30.0)
             self._next_try = time.monotonic() + self._wait
-            _log.warning(
-                "tracking server away, %d writes kept: %s", len(self._queue), str(problem).splitlines()[0][:120]
-            )
+            _log.warning("tracking server away, %d writes kept: %s", len(self._queue), first_line(problem, most=120))
         finally:
             self.seconds += time.monotonic() - now
+
+    def _send(self, run_id: str | None, operation: Callable[[], object]) -> None:
+        """Do a queued operation, unless its run was deleted meanwhile: the others' runs go on without it."""
+        if run_id in self._gone:
+            return
+        try:
+            operation()
+        except (MlflowException, OSError) as problem:
+            if run_id is None or is_away(problem) or not self._was_deleted(run_id):
+                raise
+            self._gone.add(run_id)
+            _log.warning("run %s was deleted meanwhile: what it would have held is not written", run_id)
+
+    def _was_deleted(self, run_id: str) -> bool:
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE
+        except MlflowException as problem:
+            return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
     def drain(self) -> None:
         """Send everything now, waiting for the server up to ten minutes. Raises `UserError` after that."""
@@ -114,21 +137,21 @@ class Writer:
                     raise
                 if time.monotonic() > deadline:
                     raise _no_answer() from None
-                _log.warning("tracking server away: %s", str(problem).splitlines()[0][:120])
+                _log.warning("tracking server away: %s", first_line(problem, most=120))
                 time.sleep(FLUSH_SECONDS)
 
     def abandon(self, status: str, reason: str) -> None:
         """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
         for run in reversed(self._runs):
             if not run.finished:
-                run.set_tags({"mammo.reason": reason[:500]})
+                run.set_tags({"mammo.reason": scrubbed(reason)[:500]})
                 run.finish(status)
         while True:
             self._next_try = 0.0
             try:
                 self.flush()
             except (MlflowException, OSError) as problem:
-                _log.warning("not written: %s", str(problem).splitlines()[0][:120])
+                _log.warning("not written: %s", first_line(problem, most=120))
                 continue
             return
 
@@ -136,14 +159,16 @@ class Writer:
         for run_id, points in self._metrics.items():
             for start in range(0, len(points), METRICS_A_CALL):
                 part = points[start : start + METRICS_A_CALL]
-                self._queue.append(partial(self.client.log_batch, run_id, metrics=part))
+                self._queue.append((run_id, partial(self.client.log_batch, run_id, metrics=part)))
         self._metrics = {}
 
     def start_run(
         self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> TrackedRun:
         """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
-        given = os.environ.pop("MLFLOW_RUN_ID", None) if parent is None else None
+        given = given_run() if parent is None else None
+        if given is not None:
+            del os.environ["MLFLOW_RUN_ID"]
         all_tags = {**self._tags, **tags}
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent.id
@@ -151,17 +176,19 @@ class Writer:
             self.ask(lambda: self.client.update_run(given, name=name))
             found = self.ask(lambda: self.client.get_run(given))
         else:  # with its tags from the first moment, so that no kill leaves a run that nobody can bury
-            texts = {key: str(value) for key, value in all_tags.items()}
+            texts = {key: scrubbed(str(value)) for key, value in all_tags.items()}
             found = self.ask(lambda: self.client.create_run(self.experiment_id, tags=texts, run_name=name))
         run = TrackedRun(self, found)
         self._runs.append(run)
         known = (
             found.data.params
         )  # `mlflow run` logs the strings it was given; another spelling of one would be refused
-        new = {key: str(value) for key, value in params.items() if key not in known}
+        new = {key: scrubbed(str(value)) for key, value in params.items() if key not in known}
         if given is not None:
             run.set_tags(all_tags)
-        self.add(lambda: self.client.log_batch(run.id, params=[Param(key, value) for key, value in new.items()]))
+        self.add(
+            lambda: self.client.log_batch(run.id, params=[Param(key, value) for key, value in new.items()]), run.id
+        )
         self._next_try = 0.0
         self.flush()
         return run
@@ -180,11 +207,11 @@ class Writer:
 
     def move_run(self, run_id: str, parent: TrackedRun) -> None:
         """Queue that an earlier run is nested in another."""
-        self.add(lambda: self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.id))
+        self.add(lambda: self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.id), run_id)
 
     def link(self, run_id: str, experiment_id: str | None = None) -> str:
-        """The address of a run's page, on the tracking server or where `mlflow ui` serves by default."""
-        uri = self.client.tracking_uri
+        """The address of a run's page, on the tracking server (without user) or where `mlflow ui` serves by default."""
+        uri = scrubbed(self.client.tracking_uri)
         base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
@@ -206,22 +233,22 @@ class TrackedRun:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Queue tags."""
-        items = [RunTag(key, str(value)) for key, value in tags.items()]
-        self._writer.add(lambda: self._writer.client.log_batch(self.id, tags=items))
+        items = [RunTag(key, scrubbed(str(value))) for key, value in tags.items()]
+        self._add(lambda: self._writer.client.log_batch(self.id, tags=items))
 
     def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
         """Queue a data set as an input of the run."""
         dataset = Dataset(name, digest[:36], "local", source, None, profile)
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-        self._writer.add(lambda: self._writer.client.log_inputs(self.id, [entry]))
+        self._add(lambda: self._writer.client.log_inputs(self.id, [entry]))
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Queue a file as an artifact; it must stay until the queue is drained."""
-        self._writer.add(lambda: self._writer.client.log_artifact(self.id, str(path), folder))
+        self._add(lambda: self._writer.client.log_artifact(self.id, str(path), folder))
 
     def log_text(self, text: str, name: str) -> None:
         """Queue a text as an artifact."""
-        self._writer.add(lambda: self._writer.client.log_text(self.id, text, name))
+        self._add(lambda: self._writer.client.log_text(self.id, scrubbed(text), name))
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Queue a figure as a PNG artifact."""
@@ -234,13 +261,16 @@ class TrackedRun:
                 path.write_bytes(drawn.getvalue())
                 self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
 
-        self._writer.add(send)
+        self._add(send)
 
     def finish(self, status: str = "FINISHED") -> None:
         """Queue the end of the run: FINISHED, FAILED or KILLED."""
         if not self.finished:
             self.finished = True
-            self._writer.add(lambda: self._writer.client.set_terminated(self.id, status))
+            self._add(lambda: self._writer.client.set_terminated(self.id, status))
+
+    def _add(self, operation: Callable[[], object]) -> None:
+        self._writer.add(operation, self.id)
 
 
 def _no_answer() -> UserError:
@@ -251,6 +281,8 @@ def is_away(problem: MlflowException | OSError) -> bool:
     """Whether the server could not be reached (or SQLite was busy), as against a request it refused."""
     if isinstance(problem, MlflowException):
         text = str(problem)
+        if "(sqlite3." in text:  # a full disk, say: waiting does not help
+            return any(words in text for words in ("database is locked", "database table is locked"))
         known = ("failed with exception", "failed with timeout", "Max retries", "database is locked")
         return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
     answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s

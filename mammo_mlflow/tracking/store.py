@@ -1,62 +1,189 @@
-"""Opening the tracking store: once, under a lock, before anything fans out."""
+"""Opening the tracking store: looked at first, then once, under a lock, before anything fans out."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
-from filelock import FileLock
-from mlflow.entities import LifecycleStage
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
+from sqlalchemy.exc import SQLAlchemyError
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.databases import (
+    LOCK_SECONDS,
+    Unusable,
+    alone_with,
+    check_file_writable,
+    check_writable,
+    fault,
+    file_of,
+    look_at_server,
+    parse,
+)
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.tracking.local import check_tables, prepare
+from mammo_mlflow.tracking.runs import given_run
+from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 
 DEFAULT_EXPERIMENT = "mammo"
+DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
+"""The schemes of addresses that mean a database; MLflow knows all but `postgres`, which is said to be `postgresql`."""
+TRIES, PAUSE_SECONDS = 5, 1.0
 
 TrackingError = MlflowException
 """What the store raises for a request it refuses."""
+UNAVAILABLE = "TEMPORARILY_UNAVAILABLE"
+"""Its `error_code` where a database could not do what it was asked, as on a full disk."""
+
+T = TypeVar("T")
 
 
-def open_store() -> tuple[MlflowClient, str]:
-    """A client of the tracking store and the id of the experiment that runs go to.
+def open_client() -> MlflowClient:
+    """A client of the tracking store, to read from it: `MLFLOW_TRACKING_URI` or MLflow's default, `sqlite:///mlflow.db`.
 
-    The store is `MLFLOW_TRACKING_URI` or MLflow's default, `sqlite:///mlflow.db`. The experiment is that of the run
-    that `mlflow run` made, if any, else `MLFLOW_EXPERIMENT_NAME`, else `mammo`. Raises `UserError` where the store
-    does not answer.
+    A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the writer buffers and tries again itself
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the command shows its own progress
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password that is in it
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is said in a line here
+    for handler in logging.getLogger("mlflow").handlers:
+        handler.addFilter(NO_SECRETS)
     uri = mlflow.get_tracking_uri()
-    name = hashlib.sha256(store_id(uri).encode()).hexdigest()[:16]
-    try:
-        with FileLock(Path(tempfile.gettempdir()) / f"mammo-store-{name}.lock", mode=0o666):
-            client = MlflowClient(uri)
-            given = os.environ.get("MLFLOW_RUN_ID")
-            if given:
-                return client, client.get_run(given).info.experiment_id
-            wanted = os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT)
-            found = client.get_experiment_by_name(wanted)
-            if found is None:
-                return client, client.create_experiment(wanted)
-    except MlflowException as problem:
-        raise UserError(f"tracking store {uri}: expected an answer, found: {_first_line(problem)}") from None
-    if found.lifecycle_stage != LifecycleStage.ACTIVE:
-        raise UserError(f"MLFLOW_EXPERIMENT_NAME: expected an active experiment, found '{wanted}' deleted (restore it)")
-    return client, found.experiment_id
+    for one in dict.fromkeys((uri, mlflow.get_registry_uri())):
+        with _telling(one), alone_with("store", store_id(one), LOCK_SECONDS):
+            _prepare(one)
+    with _telling(uri):
+        return MlflowClient(uri)
+
+
+def open_store() -> tuple[MlflowClient, str]:
+    """A client of the tracking store and the id of the experiment that runs go to, to write to both.
+
+    The experiment is that of the run that `mlflow run` made, if any, else `MLFLOW_EXPERIMENT_ID`, else
+    `MLFLOW_EXPERIMENT_NAME`, else `mammo`, made where there is none. Raises `UserError` as `open_client` does, and
+    where store or artifacts cannot be written.
+    """
+    client = open_client()
+    uri = client.tracking_uri
+    with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
+        _check_writable(uri)
+        experiment = _patiently(lambda: _experiment(client))
+    _check_artifacts(experiment)
+    return client, experiment.experiment_id
 
 
 def store_id(uri: str) -> str:
     """A store by one name, however its SQLite file was spelled."""
-    file = uri.removeprefix("sqlite:///")
-    return uri if file == uri else f"sqlite:///{Path(file).resolve()}"
+    file = _file(uri)
+    return uri if file is None else f"sqlite:///{file.resolve()}"
 
 
-def _first_line(problem: Exception) -> str:
-    return str(problem).strip().splitlines()[0]
+def _file(uri: str) -> Path | None:
+    try:
+        return file_of(parse(uri)) if uri.startswith("sqlite") else None
+    except Unusable:
+        return None
+
+
+def _prepare(uri: str) -> None:
+    """See that a database is one that MLflow can open, whole; a server is asked who else uses it."""
+    if uri.partition(":")[0].partition("+")[0] not in DATABASES:
+        return
+    parsed = parse(uri)
+    file = file_of(parsed)
+    if file is not None:
+        prepare(file)
+    elif parsed.get_backend_name() != "sqlite":
+        check_tables(look_at_server(parsed))
+    elif not (parsed.database or "").startswith("file:"):
+        raise Unusable("one in memory, which ends with the command: sqlite:///mlflow.db is a file")
+
+
+def _patiently(request: Callable[[], T]) -> T:
+    """The answer to the first request; another client may be making the tables of a fresh database on a server."""
+    for _ in range(TRIES - 1):
+        try:
+            return request()
+        except SQLAlchemyError:
+            time.sleep(PAUSE_SECONDS)
+    return request()
+
+
+def _experiment(client: MlflowClient) -> Experiment:
+    run = given_run()
+    if run is not None:
+        found = client.get_run(run)
+        if found.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise expected("MLFLOW_RUN_ID", "an active run", f"'{run}', which is deleted")
+        return client.get_experiment(found.info.experiment_id)
+    key, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{end}", "").strip() for end in ("ID", "NAME"))
+    if key:
+        by_key = _active("MLFLOW_EXPERIMENT_ID", client.get_experiment(key))
+        if name and by_key.name != name:
+            raise expected("MLFLOW_EXPERIMENT_NAME", f"'{by_key.name}', as MLFLOW_EXPERIMENT_ID says", f"'{name}'")
+        return by_key
+    wanted = name or DEFAULT_EXPERIMENT
+    by_name = client.get_experiment_by_name(wanted)
+    if by_name is None:
+        try:
+            by_name = client.get_experiment(client.create_experiment(wanted))
+        except MlflowException as problem:  # another client made it at the same moment
+            by_name = client.get_experiment_by_name(wanted)
+            if by_name is None or problem.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    return _active("MLFLOW_EXPERIMENT_NAME", by_name)
+
+
+def _active(field: str, experiment: Experiment) -> Experiment:
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise UserError(f"{field}: expected an active experiment, found '{experiment.name}' deleted (restore it)")
+    return experiment
+
+
+def _check_writable(uri: str) -> None:
+    file = _file(uri)
+    if file is not None:
+        check_file_writable(file)
+
+
+def _check_artifacts(experiment: Experiment) -> None:
+    """Raises `UserError` where artifacts go to this machine's disk, and cannot be written there."""
+    where = experiment.artifact_location or ""
+    if not is_local_uri(where):
+        return
+    folder = Path(local_file_uri_to_path(where))
+    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    try:
+        check_writable(there)
+    except Unusable as problem:
+        raise expected(f"artifacts of experiment '{experiment.name}'", "a folder to write to", problem) from None
+
+
+@contextmanager
+def _telling(uri: str) -> Iterator[None]:
+    """Whatever a store raises, or the libraries below it, as a `UserError` in one line without a secret."""
+    field = f"tracking store {scrubbed(uri)}"
+    try:
+        yield
+    except UserError:
+        raise
+    except Unusable as problem:
+        raise expected(field, "a database of runs", first_line(problem, uri)) from None
+    except Exception as problem:
+        known = isinstance(problem, (MlflowException, OSError, ImportError))
+        said = first_line(problem, uri) if known else fault(problem)
+        if said is None:
+            raise
+        raise UserError(f"{field}: expected an answer, found: {scrubbed(said, uri)}") from None

@@ -11,6 +11,7 @@ import numpy as np
 
 from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec
 from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.wording import in_words
 
 Event = dict[str, Any]
 Emit = Callable[[Event], Any]
@@ -243,5 +244,5 @@ class Failure:
 
     @property
     def line(self) -> str:
-        """The reason in one line."""
-        return self.reason.strip().splitlines()[-1]
+        """The reason in one line, in words."""
+        return in_words(self.reason.strip().splitlines()[-1])

@@ -278,7 +278,7 @@ def same_data(options: Options, entry: str, values: Mapping[str, Any]) -> str:
     names = [f.name for f in fields(Options) if f.name in ("data", "preset", "cache_dir") or f.name[:8] == "phantom_"]
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(Options, name)}
     quoted = {name: shlex.quote(str(value)) for name, value in {**values, **given}.items()}
-    if "MLFLOW_RUN_ID" in os.environ:
+    if os.environ.get("MLFLOW_RUN_ID", "").strip():
         return f"mlflow run . -e {entry} {' '.join(f'-P {k}={v}' for k, v in quoted.items())} --env-manager local"
     spelled = {name.replace("_", "-"): value for name, value in quoted.items()}
     return f"python -m mammo_mlflow {entry} {' '.join(f'--{k} {v}' for k, v in spelled.items())}"

@@ -15,9 +15,10 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.training.jobs import ExplainJob, Job, PredictJob
+from mammo_mlflow.wording import in_words
 from mammo_mlflow.workflows.asking import Asked, find_pairs
 from mammo_mlflow.workflows.files import check_writable, target_file, written_whole
 from mammo_mlflow.workflows.options import FilmOptions, available_cores
@@ -46,7 +47,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         if file or not maps.parent.is_dir():
             raise expected("overlays", "a folder, or the name of one in a folder that exists", f"'{overlays}'")
         check_writable("overlays", maps if maps.is_dir() else maps.parent)
-    client, _ = open_store()
+    client = open_client()
     with tempfile.TemporaryDirectory() as folder, TerminalProgress() as progress:
         found = verified_model(client, model, Path(folder))
         sides = {name: ROWS[name] for name in found.made_of.inputs if name in ROWS}
@@ -62,7 +63,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
             try:
                 answers = np.asarray(_ask(workers, progress, "predict", TARGETS[found.made_of.kind], job))
             except JobFailed as problem:
-                reason = str(problem).strip().splitlines()[-1]
+                reason = in_words(str(problem).strip().splitlines()[-1])
                 raise expected("model", f"answers of {found.version}", reason) from None
             if overlays:
                 drawn = _explain_job(found, job, answers, maps)

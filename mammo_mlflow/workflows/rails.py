@@ -18,13 +18,14 @@ from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.store import TrackingError, open_store
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.training.fits import plan_dataset
 from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.session import Session
+from mammo_mlflow.wording import first_line, in_words, reason
 from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress
 
@@ -141,11 +142,14 @@ def ending_runs(writer: Writer) -> Iterator[None]:
     try:
         yield
     except (UserError, JobFailed) as problem:
-        writer.abandon("FAILED", str(problem).strip().splitlines()[-1])
+        writer.abandon("FAILED", in_words(str(problem).strip().splitlines()[-1]))
         raise
-    except (KeyboardInterrupt, SystemExit):
-        writer.abandon("KILLED", "interrupted")
+    except TrackingError as problem:
+        writer.abandon("FAILED", f"the tracking store refused a request: {first_line(problem)}")
+        raise
+    except (KeyboardInterrupt, SystemExit) as problem:
+        writer.abandon("KILLED", reason(problem))
         raise
     except BaseException as problem:
-        writer.abandon("FAILED", repr(problem))
+        writer.abandon("FAILED", reason(problem))
         raise

@@ -73,11 +73,10 @@ def steps(asked: ReproduceOptions) -> list[Step]:
 
 def run(asked: ReproduceOptions) -> None:
     """Run every step that no earlier command has finished. Raises `UserError`, and `JobFailed` for a failed step."""
-    given = os.environ.get("MLFLOW_RUN_ID")
     client, experiment_id = open_store()
-    surroundings = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-    if given:
-        surroundings["MLFLOW_EXPERIMENT_NAME"] = client.get_experiment(experiment_id).name
+    left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
+    surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
+    surroundings["MLFLOW_EXPERIMENT_ID"] = experiment_id
     todo = steps(asked)
     key = _key(asked)
     earlier = find_runs(client, {"mammo.family": "reproduce", "mammo.key": key}) if asked.resume else []

@@ -24,7 +24,7 @@ from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import LINK, Search, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.training.planner import Planner
 from mammo_mlflow.training.prepare import ensure_activations
@@ -42,6 +42,7 @@ STORED = ("unfrozen_layers", "pooling", "augmentation")
 JUDGED = ("views", "folds", "holdout")
 """How trials are judged, not what they are: the preset's for the paper's setting too."""
 ENOUGH = 1000
+HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
 
 _SHOWN = ("task", "family", "backbone", "weights", "phantom", "data_sha256", "folds_sha256")
 """The tags that a study shares with all its trials."""
@@ -66,6 +67,8 @@ def run(
             say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
             return
         storage = Storage(storage_url(search.storage))
+        if given_run() and storage.secret:
+            _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
         with open_session(bench, options, {}) as session:
             top = _top(session, papers[0]) if len(questions) > 1 else None
             closings = []

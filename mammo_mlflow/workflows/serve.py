@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.tracking.registry import verified_model
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.workflows.options import ServeOptions
 from mammo_mlflow.workflows.terminal import say
 
@@ -28,7 +28,7 @@ def run(model: str, asked: ServeOptions) -> int:
         except (OSError, UnicodeError) as problem:  # a host's name may have no encoding
             found = f"{asked.host}:{asked.port}: {getattr(problem, 'strerror', None) or problem}"
             raise expected("port", "a host and port to listen at", found) from None
-    client, _ = open_store()
+    client = open_client()
     with tempfile.TemporaryDirectory() as folder:
         found_model = verified_model(client, model, Path(folder))
         line = [sys.executable, "-m", "uvicorn", "--factory", "mammo_mlflow.tracking.serving:make_app"]

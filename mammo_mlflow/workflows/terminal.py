@@ -13,6 +13,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mammo_mlflow.wording import NO_SECRETS, scrubbed
+
 PLAIN_EVERY_SECONDS = 30.0
 
 _STDERR = Console(stderr=True)  # one for bars and log lines, or they write over one another
@@ -29,6 +31,7 @@ def set_up_logging(verbose: bool = False) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler.addFilter(NO_SECRETS)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mammo_mlflow").setLevel(logging.DEBUG if verbose else logging.INFO)
 
@@ -105,5 +108,5 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 def say(line: str) -> None:
     """A line of result on standard output."""
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(scrubbed(line) + "\n")
     sys.stdout.flush()

@@ -1,0 +1,75 @@
+"""How problems and addresses are put into words that may be shown and stored: one line, and no secret in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from urllib.parse import unquote
+
+from mammo_mlflow.errors import UserError
+
+_NOT = r"\s\"'<>"
+_USER = re.compile(rf"(?i)\b([a-z][a-z0-9+.-]*://)[^{_NOT}/?#]*@")
+# a password in the URL of a database may hold slashes, and who mistypes such a URL may leave out one of its own
+_DATABASE_USER = re.compile(rf"(?i)\b((?:postgres\w*|mysql|mariadb|mssql|oracle)(?:\+\w+)?:/{{0,2}})[^{_NOT}]*@")
+_IN_QUERY = re.compile(rf"(?i)([?&]\w*(?:passw(?:or)?d|pwd|token|secret|api_?key)=)[^{_NOT}&#]*")
+_PASSWORD = re.compile(r"[\w+.-]+:/*[^:/@]*:(.+)@")
+_HIDDEN = "***"
+
+
+def scrubbed(text: str, *uris: str) -> str:
+    """A text in which every URI has lost its user and password; those of `uris` are hidden wherever they stand."""
+    if "@" in text or "=" in text:
+        text = _IN_QUERY.sub(rf"\1{_HIDDEN}", _DATABASE_USER.sub(r"\1", _USER.sub(r"\1", text)))
+    for uri in uris:
+        for secret in filter(None, (match[1] for match in [_PASSWORD.match(uri)] if match)):
+            for spelled in {secret, unquote(secret)}:
+                text = re.sub(rf"(?<!\w){re.escape(spelled)}(?!\w)", _HIDDEN, text)
+    return text
+
+
+def first_line(problem: BaseException | str, *uris: str, most: int = 500) -> str:
+    """The first line of what an exception says, without secrets; what kind it is where it says nothing."""
+    lines = scrubbed(str(problem), *uris).strip().splitlines()
+    return lines[0].strip()[:most] if lines else f"an unexpected {_kind(type(problem).__name__)}"
+
+
+def reason(problem: BaseException) -> str:
+    """Why something ended, in words for a reader who has not seen the code: no traceback, no names of Python's."""
+    if isinstance(problem, (KeyboardInterrupt, SystemExit)):
+        return "interrupted"
+    if isinstance(problem, MemoryError):
+        return "out of memory"
+    if isinstance(problem, UserError):
+        return " ".join(scrubbed(str(problem)).split())
+    if isinstance(problem, OSError) and problem.strerror:
+        return f"{problem.filename}: {problem.strerror}" if problem.filename else problem.strerror
+    kind, said = _kind(type(problem).__name__), first_line(problem) if str(problem).strip() else ""
+    return f"an unexpected {kind}: {said}" if said else f"an unexpected {kind}"
+
+
+def in_words(last_line: str) -> str:
+    """The last line of a traceback or of a reason as a reason in words, e.g. of `ValueError: no rows`."""
+    found = re.match(r"(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Warning|Exit))(?:: (.*))?$", last_line)
+    if found is None:
+        return scrubbed(last_line)
+    said = f": {scrubbed(found[2])}" if found[2] else ""
+    return f"an unexpected {_kind(found[1])}{said}"
+
+
+class NoSecrets(logging.Filter):
+    """Lets every record of a log through, without the secrets that an address in it had."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Put the finished message in the place of its parts."""
+        record.msg, record.args = scrubbed(record.getMessage()), None
+        return True
+
+
+NO_SECRETS = NoSecrets()
+
+
+def _kind(name: str) -> str:
+    """The name of an exception's class in words: `ValueError` is a value error."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return " ".join(word if word.isupper() and len(word) > 1 else word.lower() for word in words.split())
