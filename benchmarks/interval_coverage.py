@@ -152,17 +152,17 @@ def cell(design: Design, sets: int, bootstraps: int, seed: int) -> tuple[dict[st
         labels, probabilities, patients = design.draw(rng)
         start = time.perf_counter()
         found = score_estimates(labels, probabilities, design.threshold, patients)
-        seconds[0] += (time.perf_counter() - start) / sets
+        seconds[0] += time.perf_counter() - start if number < bootstraps else 0
         for name, value in true.items():
             if not math.isnan(found[name].value):
                 ours[name].add(found[name].low, found[name].high, value)
         if number < bootstraps:
             start = time.perf_counter()
             ends = percentile_bootstrap(labels, probabilities, design.threshold, patients, rng)
-            seconds[1] += (time.perf_counter() - start) / bootstraps
+            seconds[1] += time.perf_counter() - start
             for name, value in true.items():
                 before[name].add(*ends[name], value)
-    return ours, before, seconds[1] / seconds[0]
+    return ours, before, seconds[1] / seconds[0] if bootstraps else math.nan
 
 
 def _cell(task: tuple[Design, int, int, int]) -> tuple[dict[str, Tally], dict[str, Tally], float]:

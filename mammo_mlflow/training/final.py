@@ -159,9 +159,17 @@ class Judged:
 
 
 def log_test(
-    session: Session, judged: Judged, run: TrackedRun, predicted: np.ndarray, threshold: float
+    session: Session,
+    judged: Judged,
+    run: TrackedRun,
+    predicted: np.ndarray,
+    threshold: float,
+    others: Mapping[str, Estimate] | None = None,
 ) -> pd.DataFrame:
-    """Log what probabilities (m,) of the test abnormalities are worth: metrics, figures and `test.parquet`."""
+    """Log what probabilities (m,) of the test abnormalities are worth: metrics, figures and `test.parquet`.
+
+    `others` are estimates of the same run, by name, logged with them: one tag says which have no interval, and why.
+    """
     split = judged.patch_set.test
     labels, groups = targets(split.types, judged.task).astype(int), split.patient_ids
     test = pd.DataFrame(
@@ -169,7 +177,7 @@ def log_test(
     )
     if groups is not None:
         test["patient_id"] = groups
-    found: dict[str, Estimate] = {}
+    found = dict(others or {})
     for prefix, at in (("test", 0.5), ("test_at_threshold", threshold)):
         estimates = score_estimates(labels, predicted, at, groups)
         found |= {f"{prefix}_{k}": v for k, v in estimates.items() if prefix == "test" or k not in THRESHOLD_FREE}

@@ -159,11 +159,11 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
     number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
     judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
-    test = log_test(session, judged, top, predicted, threshold)
+    nested = {f"nested_{method}": one.nested for method, one in joined.ensembles.items()}
+    nested[f"oof_{joined.objective.name.replace('=', '_')}"] = chosen.nested
+    test = log_test(session, judged, top, predicted, threshold, nested)
     on_test = _log_members_test(joined, top, test)
-    top.set_tags(
-        {"mammo.registered_name": name, "mammo.version": number, "mammo.intervals": cluster_note(joined.groups)}
-    )
+    top.set_tags({"mammo.registered_name": name, "mammo.version": number})
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.finish()
     writer.drain()
@@ -187,14 +187,9 @@ def _log_out_of_fold(session: Session, joined: Joined, top: TrackedRun, chosen: 
     }
     top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), "weights.csv")
     for method, one in joined.ensembles.items():
-        honest = one.nested
-        values = {"": honest.value, "_low": honest.low, "_high": honest.high}
-        top.log_metrics({f"nested_{method}{end}": value for end, value in values.items()})
         top.log_metrics({f"optimistic_{method}": one.chosen_on})
     alone = [joined.score(column) for column in joined.probabilities.T]
     top.log_metrics({f"member_{name}": value for name, value in zip(names, alone, strict=True)})
-    values = {"": chosen.nested.value, "_low": chosen.nested.low, "_high": chosen.nested.high}
-    top.log_metrics({f"oof_{objective.name.replace('=', '_')}{end}": value for end, value in values.items()})
     title = f"{top.name}: out of fold"
     accuracy = [joined.score(column, "accuracy") for column in joined.probabilities.T]
     counts = np.arange(1, len(names) + 1)

@@ -16,7 +16,7 @@ from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, no_loss
 from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate
-from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
+from mammo_mlflow.evaluation.metrics import Estimate, missing_intervals, stored_estimate
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
 from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
@@ -310,7 +310,10 @@ class _Decision:
         table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
         run.log_text(table.to_csv(index=False), "gates.csv")
         values = {"": best.score.value, "_low": best.score.low, "_high": best.score.high}
-        run.log_metrics({f"oof_{self._objective.name.replace('=', '_')}{end}": value for end, value in values.items()})
+        name = f"oof_{self._objective.name.replace('=', '_')}"
+        run.log_metrics({f"{name}{end}": value for end, value in values.items()})
+        if missing := missing_intervals({name: best.score}):
+            run.set_tags({"mammo.no_interval": missing})
 
     def _show(
         self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: Predictions | None

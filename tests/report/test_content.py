@@ -1,6 +1,7 @@
 """Which run stands for a row, and what is never mixed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 from support_store import REAL, Models
 
+from mammo_mlflow.report.comparing import subgroups
 from mammo_mlflow.report.content import gather
 from mammo_mlflow.report.rows import ACCURACY, AUC, OPTIMISTIC, VALIDATION
 from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
@@ -266,3 +268,29 @@ def test_tables_as_files(models, tmp_path):
     assert r"100 \% of a\_b" in latex and r"$\pm$" in latex
     columns = {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")}
     assert len(columns) == 1
+
+
+def test_a_figure_without_an_interval_says_why(models, tmp_path):
+    models.model(no_interval="test_roc_auc: fewer than 3 patients of a class")
+    (row,) = [one for _, rows in read(models, tmp_path).tables for one in rows if one.result]
+    assert "no interval of test roc_auc: fewer than 3 patients of a class" in row.notes
+
+
+def test_the_least_size_of_a_part_counts_patients(models, tmp_path):
+    """Thirty patients of one class, and of the other nine with four patches each: thirty-six patches are not enough."""
+    patients = np.append(np.repeat(np.arange(9), 4), 100 + np.arange(30))
+    labels = (patients < 100).astype(int)
+    test = pd.DataFrame({"label": labels, "probability": np.where(labels, 0.9, 0.1), "patient_id": patients})
+    models.model()
+    (model,) = read(models, tmp_path).tasks[0].models
+    model = replace(model, test=test)
+    groups = pd.DataFrame({"patient_id": patients, "view": "CC"})
+    assert subgroups([model], groups).empty
+    more = test.assign(patient_id=np.append(np.arange(36) // 3, patients[36:]))
+    (part,) = subgroups([replace(model, test=more)], groups).to_dict("records")
+    assert (part["patches"], part["patients"], part["class_1"]) == (66, 42, 36)
+    for name in ("roc_auc", "sensitivity", "specificity"):
+        low, high = (float(end) for end in part[name].split("[")[1].rstrip("]").split(", "))
+        assert part[name].startswith("1.000 ") and 0.6 < low < 0.95 and high == 1
+    (alone,) = subgroups([replace(model, test=test.drop(columns="patient_id"))], groups).to_dict("records")
+    assert alone["patients"] == ""
