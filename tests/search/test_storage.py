@@ -67,7 +67,9 @@ def test_files_that_are_no_database(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be taken for one" * 100)
     assert "notes.txt" in refused(f"sqlite:///{tmp_path}/notes.txt")
     assert "nowhere" in refused(f"sqlite:///{tmp_path}/nowhere/optuna.db")
-    assert "unable to open" in refused(f"sqlite:///{tmp_path}")
+    assert "a directory" in refused(f"sqlite:///{tmp_path}")
+    assert "did you mean 'sqlite:///optuna.db'" in refused("sqlite:/optuna.db")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["notes.txt"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -83,6 +85,19 @@ def test_mlflow_and_studies_do_not_share_a_database(tmp_path):
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert "studies" not in tables  # nothing was added before it was refused
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2])
+def test_a_command_killed_while_it_makes_the_database(tmp_path, cache, seconds):
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    code = "import sys; from mammo_mlflow.search.storage import Storage; print('x', flush=True); Storage(sys.argv[1])"
+    process = subprocess.Popen([sys.executable, "-c", code, url], env=environment(cache), stdout=subprocess.PIPE)
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    assert Storage(url).rdb.get_all_studies() == []
+    assert [one.name for one in tmp_path.iterdir()] == ["optuna.db"]
 
 
 def test_studies_are_opened_again(tmp_path, monkeypatch):

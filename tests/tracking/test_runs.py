@@ -1,15 +1,12 @@
 import os
-import socket
-import subprocess
 import time
-import urllib.request
+from pathlib import Path
 
-import psutil
 import pytest
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from support import environment
+from support import TrackingServer
 
 from mammo_mlflow.tracking import runs
 from mammo_mlflow.tracking.runs import Writer, this_process
@@ -97,6 +94,47 @@ def test_abandoned_runs_end_and_say_why(writer, client):
     assert "mammo.reason" not in found[done.id].data.tags
 
 
+def test_a_deleted_run_does_not_stop_its_sibling(writer, client, caplog):
+    parent = start(writer, "parent")
+    child, sibling = start(writer, "child", parent), start(writer, "sibling", parent)
+    writer.drain()
+    client.delete_run(child.id)
+    for run in (child, sibling):
+        run.log_metrics({"loss": 1.0})
+        run.set_tags({"mammo.late": "yes"})
+        run.log_text("text", "text.txt")
+        run.finish()
+    parent.finish()
+    writer.drain()
+    found = client.get_run(sibling.id)
+    assert found.info.status == client.get_run(parent.id).info.status == "FINISHED"
+    assert found.data.tags["mammo.late"] == "yes"
+    assert found.data.metrics == {"loss": 1.0}
+    assert caplog.text.count(f"run {child.id} was deleted meanwhile") == 1
+
+
+def test_a_run_that_is_gone_altogether_does_not_stop_its_sibling(writer, client):
+    run = start(writer)
+    writer.add(lambda: client.set_tag("f" * 32, "a", "b"), "f" * 32)
+    run.finish()
+    writer.drain()
+    assert client.get_run(run.id).info.status == "FINISHED"
+
+
+def test_nothing_that_is_stored_holds_a_password(writer, client, tmp_path):
+    uri = "http://me:geheim@tracker:5000"
+    run = start(writer, **{"mammo.where": uri})
+    run.set_tags({"mammo.link": f"{uri}/#/experiments/1"})
+    run.log_text(f"link,{uri}/a\n", "trials.csv")
+    writer.abandon("FAILED", f"no answer from postgresql://me:geheim@tracker/db?password=geheim ({'x' * 500}")
+    found = client.get_run(run.id)
+    assert found.data.tags["mammo.where"] == "http://tracker:5000"
+    assert found.data.tags["mammo.link"] == "http://tracker:5000/#/experiments/1"
+    assert found.data.tags["mammo.reason"].startswith("no answer from postgresql://tracker/db?password=***")
+    assert "geheim" not in Path(client.download_artifacts(run.id, "trials.csv", str(tmp_path))).read_text()
+    assert Writer(MlflowClient(uri), "1", {}).link("abc") == "http://tracker:5000/#/experiments/1/runs/abc"
+
+
 def test_a_refused_write_does_not_keep_runs_open(writer, client, tmp_path):
     run = start(writer)
     run.log_file(tmp_path / "gone.txt")
@@ -121,54 +159,10 @@ def test_the_run_of_mlflow_run_is_taken_over_once(writer, client, monkeypatch):
     assert found.data.tags["mammo.key"] == "k"
 
 
-class Server:
-    """A real tracking server that can be stopped and started again."""
-
-    def __init__(self, where):
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
-        self.where, self.uri = where, f"http://127.0.0.1:{self.port}"
-        self.family = []
-
-    def start(self):
-        arguments = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        arguments += ["--backend-store-uri", f"sqlite:///{self.where}/mlflow.db"]
-        arguments += ["--artifacts-destination", str(self.where / "artifacts")]
-        process = subprocess.Popen(
-            arguments,
-            cwd=self.where,
-            env=environment(self.where),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        one = psutil.Process(process.pid)
-        self.family = [one, *one.children(recursive=True)]
-
-    def stop(self):
-        for one in self.family:
-            if one.is_running():
-                one.kill()
-        psutil.wait_procs(self.family, timeout=10)
-        self.family = []
-
-    def _answers(self):
-        try:
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
-        except OSError:
-            return False
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    made = Server(tmp_path)
+    made = TrackingServer(tmp_path)
     made.start()
     yield made
     made.stop()
