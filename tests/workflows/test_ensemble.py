@@ -25,6 +25,7 @@ MEMBERS = (
     "mammo-mass_calc-siamese-vgg16",
 )
 NAME = "mammo-mass_calc-ensemble-selected"
+REFUSED = "patch 0: expected raw 16-bit values, whole numbers from 0 to 65535, found "
 ASKED = ("--task", "mass_calc", "--members", ",".join(MEMBERS), "--folds", "2", *PHANTOM)
 
 
@@ -271,7 +272,7 @@ def test_served_it_answers_a_thousand_patches_and_refuses_what_is_none(store, to
         table = pd.DataFrame({side: [np.ravel(one).astype(float).tolist() for one in many[side][3:5]] for side in many})
         client = ScoringServerClient("127.0.0.1", server.port)
         by_client = client.invoke(table).get_predictions()
-        assert len(client.invoke({"inputs": odd}).get_predictions()) == 3
+        assert len(client.invoke(json.dumps({"inputs": odd})).get_predictions()) == 3
         status, text = server.post({"inputs": many})
     assert status == 200
     assert set(json.loads(text)) == {"predictions"}
@@ -279,9 +280,6 @@ def test_served_it_answers_a_thousand_patches_and_refuses_what_is_none(store, to
     np.testing.assert_allclose(answers["probability"], stored[rows], atol=1e-5)
     np.testing.assert_allclose(by_client["probability"], stored[3:5], atol=1e-5)
     assert list(answers)[:2] == ["probability", "decision"]
-
-
-REFUSED = "patch 0: expected raw 16-bit values, whole numbers from 0 to 65535, found "
 
 
 def test_predict_refuses_what_the_server_does_with_the_same_line(run, store, top, phantom, tmp_path):
@@ -309,6 +307,7 @@ def test_predict_takes_whole_numbers_and_warns_of_other_scales(run, store, top, 
     tensor[0::2] = np.nan  # a model of patches alone looks at no baseline
     np.save(tmp_path / "alone.npy", tensor)
     predicted(f"{MEMBERS[0]}@candidate", tmp_path / "alone.npy", tmp_path / "alone.csv")
+    assert "(training patches reach " in pd.read_csv(tmp_path / "alone.csv")["warning"][3]
     table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     stored = store.frame(top, "test.parquet")["probability"]
     np.testing.assert_allclose(table["probability"][[0, 2]], stored[[0, 2]], atol=1e-5)
