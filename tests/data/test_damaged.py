@@ -2,17 +2,20 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mammo_mlflow.data.arrays import read_header
+from mammo_mlflow.data.cbis_ddsm.dicom import read_film
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 
 ARRAYS = ("train_tensor.npy", "train_labels.npy", "public_test_tensor.npy", "public_test_labels.npy")
 HEADER_BYTES = 128
+FIXTURE = Path(__file__).parent / "cbis_ddsm" / "fixture"
 
 
 @pytest.fixture
@@ -136,3 +139,21 @@ def test_a_pipe_is_not_waited_for(data, name):
     os.mkfifo(data / name)
     with pytest.raises(UserError, match=name):
         read_patch_set(data)
+
+
+def test_a_film_damaged_anywhere_is_a_line_or_nothing(tmp_path, capfd):
+    (whole, *_) = (one.read_bytes() for one in sorted(FIXTURE.rglob("1-1.dcm")))
+    rng = np.random.default_rng(1)
+    refused = 0
+    for number in range(120):
+        raw = bytearray(whole if number % 4 else whole[: int(rng.integers(len(whole)))])
+        for bit in rng.integers(0, min(len(raw), 2500) * 8, 3):
+            raw[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "film.dcm").write_bytes(raw)
+        try:
+            read_film(tmp_path / "film.dcm", "film.dcm")
+        except UserError as problem:
+            refused += 1
+            assert len(problem.lines) == 1
+    assert refused > 20
+    assert capfd.readouterr().err == ""
