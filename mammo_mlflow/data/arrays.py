@@ -160,6 +160,8 @@ def read_groups(path: Path) -> pd.DataFrame:
     """
     name = path.name
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise expected(name, "a file", "something else")
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [[value.strip() for value in row] for row in csv.reader(file, strict=True) if row]
     except UnicodeDecodeError:

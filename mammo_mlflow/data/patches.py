@@ -174,7 +174,7 @@ def _stated_size(path: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (ValueError, OSError, RecursionError):
         raise expected(f"{path}", "a JSON object", "something else") from None
     size = content.get("size") if isinstance(content, dict) else None

@@ -12,6 +12,8 @@ import yaml
 
 from mammo_mlflow.errors import Faults, expected
 
+MOST_BYTES = 100_000
+"""Of a search space; PyYAML takes minutes for what is much longer."""
 FOLDERS = (Path("search_spaces"), Path(__file__).parents[2] / "search_spaces")
 """Where spaces are looked for: under the current directory, then beside the package."""
 
@@ -22,6 +24,8 @@ KEYS = ("family", "backbone", "architecture", "parameters")
 def read_tree(path: Path, faults: list[str]) -> dict[str, Any]:
     """The mapping in a file. A key that comes twice is added to `faults`; raises `Faults` where there is no mapping."""
     try:
+        if path.stat().st_size > MOST_BYTES or not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise Faults([str(expected(str(path), f"a file of at most {MOST_BYTES:,} bytes", "something else"))])
         root = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
     except (FileNotFoundError, NotADirectoryError):
         there = {file.resolve(): str(file) for folder in reversed(FOLDERS) for file in folder.glob("*.yaml")}

@@ -199,9 +199,9 @@ def fetch_fit(session: Session, run_id: str, fit: Fit) -> FitResult | None:
                 return None
             probabilities = stored["probability"].to_numpy()
         vet_keras(folder / "tail.keras")
-    except (OSError, ValueError):
+        return FitResult(probabilities, tail=folder / "tail.keras", reused_from=run_id, **facts)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again
         return None
     except UserError as problem:
         _log.warning("%s of run %s is not used: %s", fit.name, run_id, problem)
         return None
-    return FitResult(probabilities, tail=folder / "tail.keras", reused_from=run_id, **facts)

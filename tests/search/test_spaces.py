@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -596,3 +597,39 @@ def test_a_file_that_may_not_be_read(tmp_path):
     path.chmod(0)
     with pytest.raises(Faults, match="expected a readable file, found Permission denied"):
         read_space(path, "pretrained", "vgg16")
+
+
+WILD = {
+    "laughs": "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "holding itself": "&a [*a]\n",
+    "deep lists": "[" * 40_000,
+    "deep mappings": "{a: " * 10_000,
+    "deep blocks": "".join(f"{' ' * depth}a:\n" for depth in range(400)),
+    "NUL": "family: \0",
+    "long": "family: " + "x" * 90_000,
+    "too long": "family: " + "x" * 200_000,
+    "twice": "family: pretrained\nfamily: pretrained\n",
+    "a tag": "!!python/object/apply:os.system [true]\n",
+    **{
+        f"{name} {value}": f"family: pretrained\nparameters:\n  {name}: {{low: 1, high: {value}}}\n"
+        for name in ("epochs", "learning_rate", "dropout")
+        for value in ("inf", ".inf", "nan", "1e999", "-1e999", "1" + "0" * 400, "9" * 5000, "0x10")
+    },
+}
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_wild_files_are_faults_of_a_line_each(tmp_path, name):
+    path = tmp_path / "space.yaml"
+    path.write_text(WILD[name], encoding="utf-8")
+    started = time.monotonic()
+    with pytest.raises(Faults) as refused:
+        read_space(path, "pretrained", "vgg16")
+    assert time.monotonic() - started < 10
+    assert all(line.startswith(str(path)) and len(line) < 1500 for line in refused.value.lines)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "space.yaml")
+    with pytest.raises(Faults, match="expected a file of at most 100,000 bytes"):
+        read_space(tmp_path / "space.yaml", "pretrained", "vgg16")

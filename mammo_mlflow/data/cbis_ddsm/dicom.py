@@ -20,10 +20,13 @@ from pydicom.uid import UID
 
 from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT
 from mammo_mlflow.errors import FULL_DISK, UserError, expected
+from mammo_mlflow.processes import silent_stderr
 
 SYNTHETIC = "mammo_mlflow synthetic"
 """The Manufacturer of films that a program drew: whatever is made of them is phantom data."""
 DECODERS = "pip install 'mammo-mlflow[dicom]'"
+RUST_PANIC = "PanicException"
+"""What a decoder in Rust raises on damaged data; it is no `Exception`, and its class is nowhere to be imported."""
 _TAGS = ["PatientID", "SeriesDescription", "SOPInstanceUID", "Rows", "Columns", "Manufacturer"]
 
 
@@ -133,7 +136,8 @@ def _read_pixels(path: Path, name: str) -> tuple[np.ndarray, pydicom.Dataset]:
         if int(found.get("NumberOfFrames", 1) or 1) != 1 or int(found.get("SamplesPerPixel", 1) or 1) != 1:
             raise expected(name, "one grey image", "several frames, or colours")
         _check_decoder(found.file_meta.get("TransferSyntaxUID"), name)
-        pixels = found.pixel_array
+        with silent_stderr():  # where a decoder in Rust fails it says so there, in many lines
+            pixels = found.pixel_array
     if pixels.ndim != 2:
         raise expected(name, "one grey image", f"pixels of shape {pixels.shape}")
     return pixels, found
@@ -169,6 +173,8 @@ def _quiet(name: str) -> Iterator[None]:
         if problem.errno is None:
             raise expected(name, "a whole DICOM file", "a damaged or truncated one") from None
         raise UserError(f"{name}: cannot be read: {problem.strerror}") from None
-    except Exception as problem:  # what a damaged file makes pydicom raise has no common class
+    except BaseException as problem:  # what a damaged file makes pydicom raise has no common class
+        if not isinstance(problem, Exception) and type(problem).__name__ != RUST_PANIC:
+            raise
         found = f"a damaged or truncated one ({type(problem).__name__})"
         raise expected(name, "a whole DICOM file", found) from None

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mammo_mlflow.processes import silent_stderr
 from mammo_mlflow.training.executors.process import COORDINATOR
 
 
@@ -35,18 +36,6 @@ def _watching_parent() -> Iterator[None]:
         watcher.join()  # no thread may be alive when the server forks
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the coordinator's to handle
-with _watching_parent(), _quiet():
+with _watching_parent(), silent_stderr():
     importlib.import_module("mammo_mlflow.training.fit")
