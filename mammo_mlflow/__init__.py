@@ -1,3 +1,3 @@
 """An experiment platform for mammography patch classification on MLflow and Optuna."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
