@@ -167,6 +167,9 @@ def test_the_mean_of_unskewed_losses_has_students_interval():
     assert (found.low, found.high) == pytest.approx((0.5 - reach, 0.5 + reach), rel=1e-9)
     skewed = mean_estimate(values**6, np.arange(62), 0.95)
     assert skewed.high - skewed.value > 1.2 * (skewed.value - skewed.low)
+    patients = np.array([*range(8), 7, 7, 7])  # eight, of whom one has most of the patches
+    assert mean_estimate(np.arange(8.0), np.arange(8), 0.95).reason == ""
+    assert mean_estimate(np.arange(11.0), patients, 0.95).reason == "fewer than 8 effective patients"
     assert mean_estimate(np.append(np.zeros(30), 5), np.arange(31), 0.99).low >= 0
 
 

@@ -113,7 +113,9 @@ def test_what_cannot_be_told_stands_without_an_interval_and_says_why():
     one_patient = score_estimates([0, 1, 1], [0.1, 0.2, 0.6], groups=["P_1"] * 3)
     assert str(one_patient["roc_auc"]) == "1.000 (no interval: fewer than 3 patients of a class)"
     assert str(one_patient["accuracy"]) == "0.667 (no interval: fewer than 3 patients)"
-    assert str(one_patient["brier"]) == f"{one_patient['brier'].value:.3f} (no interval: fewer than 3 patients)"
+    assert (
+        str(one_patient["brier"]) == f"{one_patient['brier'].value:.3f} (no interval: fewer than 8 effective patients)"
+    )
     two = score_estimates([0, 1], [0.2, 0.9])
     assert all(math.isnan(one.low) and math.isnan(one.high) and one.reason for one in two.values())
     equal = score_estimates(np.arange(40) % 2, np.full(40, 0.5))
@@ -127,7 +129,7 @@ def test_a_class_of_two_patients_has_no_interval_however_many_their_patches():
     groups = np.where(labels == 1, np.arange(90) % 2, 100 + np.arange(90))
     found = score_estimates(labels, p, groups=groups)
     without = {name for name, one in found.items() if math.isnan(one.low)}
-    assert without == {"roc_auc", "balanced_accuracy", "sensitivity"}
+    assert without == {"roc_auc", "balanced_accuracy", "sensitivity", "brier", "log_loss"}
 
 
 def test_a_metric_by_name_is_the_same_figure():
