@@ -27,6 +27,8 @@ from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note
 from mammo_mlflow.models.weights import COMPACT_DIR, Weights, find_weights
 
 FOLDS = 4
+TASK = "mass_calc"
+"""Any: folds are the same for both."""
 
 
 def read_features(backbone: str, weights: Weights, patches: np.ndarray) -> np.ndarray:
@@ -83,7 +85,7 @@ def main() -> None:
     set_threads(arguments.threads)
     data = read_patch_set(arguments.data)
     patients = data.train.patient_ids
-    folds = make_folds(data.train.types, patients, FOLDS, arguments.seed, data.train_duplicates)
+    folds = make_folds(data.train.types, patients, FOLDS, arguments.seed, TASK, data.train_duplicates)
     arrays = {path.name: np.load(path, mmap_mode="r", allow_pickle=False) for path in arguments.patches}
     for backbone in arguments.backbones:
         exact = find_weights(backbone, str(arguments.weights), phantom=False)

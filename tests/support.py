@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 ROOT = Path(__file__).parents[1]
@@ -230,6 +232,22 @@ class Store:
 
     def json(self, run, path):
         return json.loads(self.fetch(run, path).read_text())
+
+
+def keep_types(source, target, train, test=None):
+    """A copy of a data directory with the abnormalities of these types alone, in its test set those of `test`."""
+    target.mkdir(parents=True)
+    for file in source.glob("*.json"):
+        shutil.copy(file, target)
+    for stem, kinds in (("train", train), ("public_test", test or train)):
+        labels = np.load(source / f"{stem}_labels.npy")
+        kept = np.isin(labels[1::2], kinds)
+        for name in ("labels", "tensor"):
+            np.save(target / f"{stem}_{name}.npy", np.load(source / f"{stem}_{name}.npy")[np.repeat(kept, 2)])
+        header, *lines = (source / f"{stem}_groups.csv").read_text().splitlines()
+        text = "\n".join([header, *(line for line, keep in zip(lines, kept, strict=True) if keep)])
+        (target / f"{stem}_groups.csv").write_text(text + "\n")
+    return target
 
 
 @dataclass(frozen=True)

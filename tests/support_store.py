@@ -10,7 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
-from mammo_mlflow.evaluation.metrics import RATES, scores
+from mammo_mlflow.evaluation.metrics import RATES, missing_intervals, scores
 
 REAL = ("d" * 64, "e" * 64)
 """The sha256 of a data set's training and test data."""
@@ -89,6 +89,9 @@ class Models:
         metrics = {f"test_{name}{end}": getattr(found[name], of) for name in RATES for end, of in ENDS}
         metrics |= {f"test_at_threshold_{name}": value for name, value in scores(labels, p, 0.5).items()}
         metrics |= {"threshold": 0.5, "test_patches": len(labels)}
+        metrics = {name: value for name, value in metrics.items() if value == value}  # as the writer does
+        if missing := missing_intervals({f"test_{name}": one for name, one in found.items()}):
+            common["no_interval"] = missing
         folds = {"fold_accuracy_mean": 0.8 + 0.01 * skill, "fold_accuracy_sd": 0.02, "oof_roc_auc": 0.7 + 0.1 * skill}
         if family != "ensemble":  # whose members have theirs
             folds |= {"fit_seconds": 100.0 + self.count}

@@ -39,6 +39,27 @@ def targets(types: np.ndarray | Sequence[int], task: str) -> np.ndarray:
     return (kind // 2 if task == "mass_calc" else kind % 2).astype(np.int8)
 
 
+def lacking(types: np.ndarray | Sequence[int], task: str) -> str:
+    """What abnormalities of these types (n,) lack for a task, in words: `120 mass and no calcification`; "" if nothing.
+
+    A task needs both of its classes, of whichever types.
+    """
+    counts = np.bincount(targets(types, task), minlength=2)
+    if counts.all():
+        return ""
+    return " and ".join(f"{count or 'no'} {name}" for count, name in zip(counts, TASKS[task], strict=True))
+
+
+def check_classes(types: np.ndarray | Sequence[int], task: str, asked: str = "") -> None:
+    """Raise `UserError` where training abnormalities of these types (n,) are of one class of a task.
+
+    `asked` is what the line is about, by default the task.
+    """
+    if found := lacking(types, task):
+        both = " and ".join(TASKS[task])
+        raise expected(asked or task, f"{both} abnormalities in train_labels.npy", f"{found} abnormalities")
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """The patches of one side of a data set.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,8 +12,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from mammo_mlflow.data.patches import TASKS, TYPES, Split, targets
+from mammo_mlflow.data.patches import TASKS, TYPES, Split, check_classes, targets
 from mammo_mlflow.errors import UserError, expected
+
+_log = logging.getLogger(__name__)
 
 
 def make_folds(
@@ -19,32 +23,40 @@ def make_folds(
     patient_ids: np.ndarray | None,
     folds: int,
     seed: int,
+    task: str,
     duplicate_groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The fold of each training abnormality: int16 (n,), 0 to folds - 1, the same for both tasks.
+    """The fold of each training abnormality: int16 (n,), 0 to folds - 1.
 
     `types` (n,) are 1 to 4, `patient_ids` (n,) or None, `duplicate_groups` (n,) equal where pixels are
-    (`PatchSet.train_duplicates`). Folds are stratified by the four types; no patient and no duplicate is on two sides.
+    (`PatchSet.train_duplicates`). No patient and no duplicate is on two sides. Folds are stratified by the types that
+    there are, so that they are the same for both tasks; where `task` could not be answered on these, by its classes.
 
     Raises:
-        UserError: fewer than 2 folds, a type with too few patches or patients for them, or no balanced split was found.
+        UserError: fewer than 2 folds, a class of the task without a patch or with too few patches or patients for
+            them, or no balanced split was found.
     """
     types = np.asarray(types)
     if folds < 2:
         raise expected("folds", "at least 2", folds)
-    groups = _merge_groups(len(types), patient_ids, duplicate_groups)
+    check_classes(types, task)
+    groups, classes = _merge_groups(len(types), patient_ids, duplicate_groups), targets(types, task)
     unit = "patches" if patient_ids is None else "patients"
-    for kind, label in TYPES.items():
-        count = len(np.unique(groups[types == kind]))
+    for value, name in enumerate(TASKS[task]):
+        count = len(np.unique(groups[classes == value]))
         if count < folds:
-            raise expected("folds", f"at most {count}, the number of {unit} with a {label}", folds)
-    numbers = np.empty(len(types), np.int16)
-    grouped = len(np.unique(groups)) < len(types)
-    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-    for number, (_, held_out) in enumerate(splitter.split(types, types, groups if grouped else None)):
-        numbers[held_out] = number
-    _check_folds(numbers, types, groups, folds)
-    return numbers
+            wanted = f"at most {count} for {task}, the number of {unit} with a {name} abnormality"
+            raise expected("folds", wanted, folds)
+    counts = {kind: len(np.unique(groups[types == kind])) for kind in np.unique(types)}
+    few = [f"{count} with a {TYPES[kind]}" for kind, count in counts.items() if count < folds]
+    if few:
+        _log.warning("folds: too few %s for one in each of %d folds: %s", unit, folds, ", ".join(few))
+    if max(np.bincount(types)) >= folds:  # else scikit-learn has no split
+        numbers = _stratified(types, groups, folds, seed)
+        if not _without_class(numbers, classes, folds):
+            return _checked(numbers, classes, groups, folds, task)
+    _log.warning("folds: stratified by %s alone, and so for %s alone", " and ".join(TASKS[task]), task)
+    return _checked(_stratified(classes, groups, folds, seed), classes, groups, folds, task)
 
 
 def make_holdout(
@@ -52,14 +64,16 @@ def make_holdout(
     patient_ids: np.ndarray | None,
     share: float,
     seed: int,
+    task: str,
     duplicate_groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """A single split in the form of `make_folds`, int16 (n,): 0 where held out, about `share` of each type, else -1.
 
     Raises:
-        UserError: a class of a task would be missing on one side.
+        UserError: a class of the task would be missing on one side.
     """
-    _, held_out = inner_holdout(np.arange(len(types)), types, patient_ids, share, seed, duplicate_groups)
+    check_classes(types, task)
+    _, held_out = inner_holdout(np.arange(len(types)), types, patient_ids, task, share, seed, duplicate_groups)
     numbers = np.full(len(types), -1, np.int16)
     numbers[held_out] = 0
     return numbers
@@ -69,6 +83,7 @@ def inner_holdout(
     indices: np.ndarray,
     types: np.ndarray,
     patient_ids: np.ndarray | None,
+    task: str,
     fraction: float = 0.1,
     seed: int = 0,
     duplicate_groups: np.ndarray | None = None,
@@ -77,10 +92,11 @@ def inner_holdout(
 
     `indices` (m,) point into `types`, `patient_ids` and `duplicate_groups`, which are (n,) over all training
     abnormalities. Whole patients are drawn in random order as long as each brings the number of each type nearer to
-    `fraction` of it, at least one. Both results are sorted and together are `indices`.
+    `fraction` of it, at least one; of each class of the task, where types would leave a side without one. Both results
+    are sorted and together are `indices`.
 
     Raises:
-        UserError: the fraction is not between 0 and 1, or a class of a task would be missing on one side.
+        UserError: the fraction is not between 0 and 1, or a class of the task would be missing on one side.
     """
     if not 0 < fraction < 1:
         raise expected("fraction", "more than 0 and less than 1", fraction)
@@ -88,9 +104,23 @@ def inner_holdout(
     kinds = np.asarray(types)[indices]
     patients = None if patient_ids is None else np.asarray(patient_ids)[indices]
     copies = None if duplicate_groups is None else np.asarray(duplicate_groups)[indices]
-    groups = _merge_groups(len(indices), patients, copies)
+    groups, classes = _merge_groups(len(indices), patients, copies), targets(kinds, task)
+    for strata in (kinds - 1, classes):
+        held_out = _drawn(strata, groups, fraction, seed)
+        sides = [set(classes[held_out]), set(classes[~held_out])]
+        if all(len(side) == len(TASKS[task]) for side in sides):
+            return indices[~held_out], indices[held_out]
+    value = min({0, 1} - min(sides, key=len))
+    raise UserError(
+        f"inner holdout: {int((classes == value).sum())} {TASKS[task][value]} abnormalities in {len(indices)} are too "
+        "few to keep some to fit on and some for early stopping"
+    )
+
+
+def _drawn(strata: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which rows are held out, bool (m,): whole groups, about `fraction` of each of the `strata` (m,), 0 to 3."""
     counts = np.zeros((groups.max(initial=-1) + 1, len(TYPES)), np.int64)
-    np.add.at(counts, (groups, kinds - 1), 1)
+    np.add.at(counts, (groups, strata), 1)
     total = counts.sum(axis=0)
     wanted = np.where(total > 0, np.maximum(1, np.rint(fraction * total)), 0)
     order = np.random.default_rng(seed).permutation(len(counts))
@@ -102,16 +132,7 @@ def inner_holdout(
         rest = [group for group in order if counts[group, kind] and not chosen[group]]
         smallest = min(rest, key=lambda group: counts[group].sum())
         chosen[smallest] = True
-    held_out = chosen[groups]
-    for task, names in TASKS.items():
-        for value, name in enumerate(names):
-            is_class = targets(kinds, task) == value
-            if not (is_class & held_out).any() or not (is_class & ~held_out).any():
-                raise UserError(
-                    f"inner holdout: {int(is_class.sum())} {name} abnormalities in {len(indices)} are too few to keep "
-                    "some to fit on and some for early stopping"
-                )
-    return indices[~held_out], indices[held_out]
+    return chosen[groups]
 
 
 def folds_sha256(fold_numbers: np.ndarray) -> str:
@@ -142,12 +163,27 @@ def _merge_groups(count: int, patient_ids: np.ndarray | None, duplicate_groups: 
     return connected_components(graph, directed=False)[1][:count]
 
 
-def _check_folds(numbers: np.ndarray, types: np.ndarray, groups: np.ndarray, folds: int) -> None:
+def _stratified(strata: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Folds int16 (n,) of whole groups, each with about its share of every one of the `strata` (n,)."""
+    numbers = np.empty(len(strata), np.int16)
+    grouped = len(np.unique(groups)) < len(strata)
+    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # `make_folds` says it in its own words
+        for number, (_, held_out) in enumerate(splitter.split(strata, strata, groups if grouped else None)):
+            numbers[held_out] = number
+    return numbers
+
+
+def _without_class(numbers: np.ndarray, classes: np.ndarray, folds: int) -> list[tuple[int, int]]:
+    """The folds that lack a class, and the class."""
+    return [(fold, value) for fold in range(folds) for value in (0, 1) if value not in classes[numbers == fold]]
+
+
+def _checked(numbers: np.ndarray, classes: np.ndarray, groups: np.ndarray, folds: int, task: str) -> np.ndarray:
+    """The folds, where each holds its groups whole and has both classes of the task. Raises `UserError`."""
     if len(np.unique(np.stack([groups, numbers]), axis=1).T) != len(np.unique(groups)):
         raise UserError("folds: a patient or duplicate ended up in two folds")
-    for task, names in TASKS.items():
-        for number in range(folds):
-            present = np.unique(targets(types[numbers == number], task))
-            if len(present) < 2:
-                absent = " and no ".join(name for value, name in enumerate(names) if value not in present)
-                raise UserError(f"folds: fold {number} of {folds} has no {absent} patch; use fewer folds")
+    for fold, value in _without_class(numbers, classes, folds):
+        raise UserError(f"folds: fold {fold} of {folds} has no {TASKS[task][value]} patch; use fewer folds")
+    return numbers

@@ -23,7 +23,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 from scipy.stats import rankdata
 
-from .dependence import LEAST_PATIENTS, TOO_FEW, effective_number, exceedance_covariance, variance_freedom
+from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW, effective_number, exceedance_covariance, variance_freedom
 from .metrics import Estimate
 from .weighted import Floats, Ints, members
 
@@ -56,7 +56,7 @@ def auc_estimate(
     rows = members(labels, folds)
     parts = [_fold(labels[r], probabilities[r], patients[r], clusters) for r in rows if 0 < labels[r].sum() < len(r)]
     if not parts:
-        return Estimate(math.nan, math.nan, math.nan)
+        return Estimate(math.nan, math.nan, math.nan, reason=ONE_CLASS + (" in every fold" if len(rows) > 1 else ""))
     share = np.array([part.pairs for part in parts], float) / sum(part.pairs for part in parts)
     auc = float(share @ [part.auc for part in parts])
     fewest = min(len(np.unique(patients[labels == value])) for value in (0, 1))

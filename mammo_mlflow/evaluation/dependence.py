@@ -16,6 +16,7 @@ from .weighted import Floats, Ints
 LEAST_PATIENTS = 3
 """Patients without which a figure stands without an interval: of what it counts, of each class where it compares."""
 TOO_FEW = f"fewer than {LEAST_PATIENTS} patients"
+ONE_CLASS = "patches of one class"
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _MOST = 0.99

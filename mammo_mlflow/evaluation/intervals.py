@@ -23,13 +23,14 @@ import numpy.typing as npt
 
 from . import weighted
 from .auc_interval import auc_estimate
-from .dependence import LEAST_PATIENTS, TOO_FEW
+from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW
 from .mean_interval import mean_estimate
 from .metrics import RATES, Difference, Estimate
 from .rate_interval import rate_estimates, resampled_share
 from .weighted import Floats, Ints
 
 INDEPENDENT = "patches assumed independent"
+UNCALLED = "no patch is called class 1"
 
 BLOCK_CELLS = 400_000
 """Weights held at once (resamples × patches): 3 MB, which stays within a processor's cache."""
@@ -60,7 +61,8 @@ def score_estimates(
     found["roc_auc"] = auc_estimate(y, p, None, patients, confidence)
     found |= {name: mean_estimate(loss(y, p), patients, confidence) for name, loss in weighted.LOSSES.items()}
     points = weighted.rates(y, p, threshold)(np.ones((1, y.size)))
-    return {name: _at(float(points[name][0]), found[name]) for name in RATES}
+    undefined = {name: UNCALLED if name == "precision" else ONE_CLASS for name in RATES}
+    return {name: _at(float(points[name][0]), found[name], undefined[name]) for name in RATES}
 
 
 def fold_auc_estimate(
@@ -102,7 +104,8 @@ def metric_estimate(
     sizes = np.bincount(patients[y == 1])
     fewest = min(len(np.unique(patients[y == value])) for value in (0, 1))
     if math.isnan(value) or fewest < LEAST_PATIENTS or defined.size < 2:
-        return Estimate(value, math.nan, math.nan, reason="" if math.isnan(value) else f"{TOO_FEW} of a class")
+        reason = ONE_CLASS if math.isnan(value) else f"{TOO_FEW} of a class"
+        return Estimate(value, math.nan, math.nan, reason=reason)
     return Estimate(value, *resampled_share(value, float(defined.var(ddof=1)), sizes[sizes > 0], confidence))
 
 
@@ -181,9 +184,11 @@ def _folds(folds: npt.ArrayLike | None, n: int) -> Ints | None:
     return None if folds is None else weighted.codes("folds", folds, n)
 
 
-def _at(value: float, estimate: Estimate) -> Estimate:
-    """The estimate with the value that `metrics.scores` gives, to the last digit; undefined where that is."""
-    return Estimate(value, math.nan, math.nan) if math.isnan(value) else replace(estimate, value=value)
+def _at(value: float, estimate: Estimate, undefined: str) -> Estimate:
+    """The estimate with the value that `metrics.scores` gives, to the last digit; undefined where that is, and why."""
+    if math.isnan(value):
+        return Estimate(value, math.nan, math.nan, reason=undefined)
+    return replace(estimate, value=value)
 
 
 def _patients(groups: npt.ArrayLike | None, n: int) -> Ints:

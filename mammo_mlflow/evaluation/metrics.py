@@ -29,7 +29,7 @@ RATES = (
 class Estimate:
     """A value and the ends of its interval; NaN ends where no interval exists, a NaN value where it is undefined.
 
-    `reason`: why a defined value has no interval, where that is known.
+    `reason`: why there is no interval, or no value, where that is known.
     """
 
     value: float
@@ -38,10 +38,10 @@ class Estimate:
     reason: str = field(default="", kw_only=True)
 
     def __format__(self, spec: str) -> str:
-        """`0.812 [0.771, 0.850]`; `spec` formats each number (default `.3f`). An undefined value says so."""
+        """`0.812 [0.771, 0.850]`; `spec` formats each number (default `.3f`). An undefined value says so, or why."""
         spec = spec or ".3f"
         if math.isnan(self.value):
-            return "undefined"
+            return f"- ({self.reason})" if self.reason else "undefined"
         if math.isnan(self.low) or math.isnan(self.high):
             return f"{self.value:{spec}}" + (f" (no interval: {self.reason})" if self.reason else "")
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
@@ -52,7 +52,7 @@ class Estimate:
 
 
 def missing_intervals(estimates: Mapping[str, Estimate]) -> str:
-    """Which estimates stand without an interval and why, as one text: `test_roc_auc: reason; …`."""
+    """Which estimates have no interval, or no value, and why, as one text: `test_roc_auc: reason; …`."""
     return "; ".join(f"{name}: {one.reason}" for name, one in estimates.items() if one.reason)
 
 

@@ -23,7 +23,7 @@ import math
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from .dependence import LEAST_PATIENTS, TOO_FEW, effective_number, exceedance_covariance, patient_correlation
+from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW, effective_number, exceedance_covariance, patient_correlation
 from .metrics import Estimate
 from .weighted import Floats, Ints
 
@@ -86,7 +86,7 @@ def rate_estimates(
             if variance:
                 low, high = wilson(share, inner * (1 - inner) / variance, quantile)
             else:
-                reason = "patches of one class"  # whose precision is 0 or 1 whatever is decided
+                reason = ONE_CLASS  # whose precision is 0 or 1 whatever is decided
         found[name] = Estimate(*(_f1(x) if name == "f1" else x for x in (share, low, high)), reason=reason)
     return found
 

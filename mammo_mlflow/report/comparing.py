@@ -66,6 +66,9 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     best = max(known, key=lambda model: chosen_by[model.label]).label
     named = {m.label: m.label + (" [random weights]" if "random weights" in marks_of(m.result) else "") for m in models}
     phantom = " [phantom data]" if "phantom data" in marks_of(models[0].result) else ""
+    if one_class(models):
+        said = "The test set has patches of one class: no ROC AUC of it, and no difference of two, exists."
+        return [f"Best out-of-fold ROC AUC: {named[best]}{phantom}.", said]
     worse: list[str] = []
     same: list[str] = []
     unknown: list[str] = []
@@ -94,6 +97,11 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     within = int((pairs["delong_p_holm"] >= SIGNIFICANT).sum())
     sentences.append(f"Of all {len(pairs)} differences of ROC AUCs, {within} are within noise.")
     return sentences
+
+
+def one_class(models: Sequence[Model]) -> bool:
+    """Whether the test set has patches of one class only, so that what compares the two classes does not exist."""
+    return any(model.test["label"].nunique() < 2 for model in models)
 
 
 def subgroups(models: Sequence[Model], groups: pd.DataFrame | None) -> pd.DataFrame:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
+from mammo_mlflow.data.patches import TYPES, PatchSet, lacking, read_patch_set
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
@@ -123,6 +123,9 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
         _types(kept),
     )
     patch_set = wanted or _patch_set(store, chosen, warnings)
+    if patch_set is not None:
+        found = {name: lacking(patch_set.train.types, name) for name in TASKS}
+        store = replace(store, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)

@@ -16,6 +16,7 @@ from mammo_mlflow.data.patches import TASKS, TYPES, PatchSet
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.figures.style import joined
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
+from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Group, Task
 from mammo_mlflow.report.filling import Model, marks_of
 from mammo_mlflow.report.rows import WORDS
@@ -89,20 +90,21 @@ def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
     judged = {model.label: (*curves[model.label][:2], model.threshold) for model in group.models}
     told = "; ".join(f"{model.label} {_reached(model)}" for model in group.models)
     of_study = f" (the study's figure {group.figure})" if group.figure else ""
-    yield _Plan(
-        f"roc_{name}",
-        group.task,
-        f"ROC curves, {group.title.lower()}{of_study}",
-        f"ROC curves on the test set: {told}",
-        partial(figures.roc_curves, curves, title, note),
-    )
-    yield _Plan(
-        f"operating_{name}",
-        group.task,
-        f"Precision and recall, calibration and decision curves, {group.title.lower()}",
-        f"Three panels of curves on the test set, for {'; '.join(curves)}",
-        partial(figures.operating_curves, judged, title, note),
-    )
+    if not one_class(group.models):
+        yield _Plan(
+            f"roc_{name}",
+            group.task,
+            f"ROC curves, {group.title.lower()}{of_study}",
+            f"ROC curves on the test set: {told}",
+            partial(figures.roc_curves, curves, title, note),
+        )
+        yield _Plan(
+            f"operating_{name}",
+            group.task,
+            f"Precision and recall, calibration and decision curves, {group.title.lower()}",
+            f"Three panels of curves on the test set, for {'; '.join(curves)}",
+            partial(figures.operating_curves, judged, title, note),
+        )
     yield _Plan(
         f"confusion_{name}",
         group.task,

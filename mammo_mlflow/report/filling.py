@@ -41,6 +41,8 @@ class Cell:
     sd: float = math.nan
     paper: Figure | None = None
     comparable: bool = False
+    reason: str = ""
+    """Why there is no value where something was run."""
 
     @property
     def difference(self) -> float:
@@ -102,6 +104,13 @@ class Store:
     phantom: bool
     place: str
     types: Mapping[int, int] = field(default_factory=dict)
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    """What the training set, where it is known, lacks for a task."""
+
+    def unanswerable(self, row: Row) -> str:
+        """What the training set lacks for a row, which no command can then fill."""
+        tasks = TASKS if row.family == "conditioned" else (row.task,)
+        return next((self.lacking[task] for task in tasks if task in self.lacking), "")
 
     @property
     def is_the_papers(self) -> bool:
@@ -158,7 +167,9 @@ def fill(table: Table, store: Store) -> list[Filled]:
 
 
 def command(row: Row, store: Store) -> str:
-    """The command that fills a row, on the data set of the page."""
+    """The command that fills a row, on the data set of the page; "" where none can."""
+    if store.unanswerable(row):
+        return ""
     given = dict(row.parameters())
     if row.family == "scratch" and not (store.phantom and row.backbone == "m1_10fold"):
         given |= HOLDOUT if store.phantom else {"preset": "table"}
@@ -219,6 +230,8 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in contradictions(row))
     notes += tuple(f"the study's confusion matrix, {one}" for one in matrices(row))
     if not candidates:
+        if found := store.unanswerable(row):
+            notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
     missing = best.tag("no_interval")
@@ -226,7 +239,7 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
         column: stored_estimate(f"test_{name}", best.metrics, missing)
         for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
     }
-    measured = {column: Cell(one.value, one.low, one.high) for column, one in estimates.items()}
+    measured = {column: _cell(one) for column, one in estimates.items()}
     folds = store.metrics.get(best.cross_validation, {})
     if "fold_accuracy_mean" in folds:
         measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
@@ -268,12 +281,15 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
         members.append(found[0])
     frames = [store.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
+    if len(set(labels)) < 2:
+        said = ("no weights can be chosen on a test set of one class",)
+        return Filled(row, _cells(row, table, store, {}), "", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
     (chosen,) = grid(checked(p, labels, np.zeros(len(labels), int), None), parse_objectives("accuracy")[0])
     found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
     estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
-    measured = {column: Cell(one.value, one.low, one.high) for column, one in estimates.items()}
+    measured = {column: _cell(one) for column, one in estimates.items()}
     said += _without(estimates)
     weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
@@ -287,14 +303,22 @@ def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]
         paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
         cell = measured.get(column, Cell())
         cells[column] = Cell(
-            cell.value, cell.low, cell.high, cell.sd, paper, store.is_the_papers and column[1] == "test"
+            cell.value, cell.low, cell.high, cell.sd, paper, store.is_the_papers and column[1] == "test", cell.reason
         )
     return cells
 
 
+def _cell(one: Estimate) -> Cell:
+    return Cell(one.value, one.low, one.high, reason=one.reason)
+
+
 def _without(estimates: Mapping[Column, Estimate]) -> tuple[str, ...]:
-    """Which test figures stand without an interval, and why, as notes."""
-    return tuple(f"no interval of test {metric}: {one.reason}" for (metric, _), one in estimates.items() if one.reason)
+    """Which test figures do not exist or stand without an interval, and why, as notes."""
+    return tuple(
+        f"no {'' if math.isnan(one.value) else 'interval of '}test {metric}: {one.reason}"
+        for (metric, _), one in estimates.items()
+        if one.reason
+    )
 
 
 def _same_protocol(row: Row, result: Result) -> bool:

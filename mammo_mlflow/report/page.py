@@ -16,6 +16,7 @@ from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.evaluation.metrics import stored_estimate
+from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.differences import HEADER, differences
 from mammo_mlflow.report.drawing import Drawn
@@ -133,6 +134,7 @@ def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: 
         "title": WORDS[task.name],
         "classes": TASKS[task.name],
         "figures": [one for one in drawn if one.section == task.name],
+        "one_class": one_class(task.models),
         "critical": task.critical,
         "pairs": _cells(pairs),
         "pair_columns": list(PAIRS.values()),

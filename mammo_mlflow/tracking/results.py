@@ -85,7 +85,7 @@ def read_results(client: MlflowClient) -> list[Result]:
     found: dict[str, Result] = {}
     for query in ("tags.`mammo.fit` = 'final'", "tags.`mammo.family` = 'ensemble'"):
         for run in _search(client, f"{query} and attributes.status = 'FINISHED'"):
-            if all(run.data.tags.get(f"mammo.{name}") for name in NEEDED) and "test_roc_auc" in run.data.metrics:
+            if all(run.data.tags.get(f"mammo.{name}") for name in NEEDED) and "test_accuracy" in run.data.metrics:
                 result = _result(run)
                 earlier = found.get(result.model)
                 if earlier is None or result.ended < earlier.ended:

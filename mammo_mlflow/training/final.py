@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.patches import TASKS, PatchSet, targets
+from mammo_mlflow.data.patches import TASKS, PatchSet, lacking, targets
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
@@ -31,6 +32,8 @@ from mammo_mlflow.training.session import Session
 EXAMPLE_PATCHES = 2
 _COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", "mammo.no_interval")
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,10 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
             "figures/confusion_threshold.png",
         )
     curves = {judged.label: (labels, predicted, groups)}
-    run.log_figure(figures.roc_curves(curves, title, note), "figures/roc.png")
+    if missing := lacking(test["type"], judged.task):
+        _log.warning("%s: %s abnormalities: what compares the two classes is left out", title, missing)
+    else:
+        run.log_figure(figures.roc_curves(curves, title, note), "figures/roc.png")
     run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mammo_mlflow.data.patches import PatchSet, targets
+from mammo_mlflow.data.patches import PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.thresholds import parse_policy
@@ -47,12 +47,22 @@ class Planner:
         self._executor, self._cache, self._probe = executor, cache, probe
         self._weights: dict[tuple[str, str], Weights] = {}
         self._descriptions: dict[Network, Description] = {}
-        self._folds: dict[tuple[int, float, int], np.ndarray] = {}
+        self._folds: dict[tuple[int, float, int, str], np.ndarray] = {}
         self.find_sources: Callable[[Experiment, np.ndarray], Sources] | None = None
         """How the registered models that conditioned ones are built on are found."""
 
     def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
         """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
+        faults = dict[str, None]()  # what tasks lack and models that are missing are told all at once
+        for asked in experiments:
+            try:
+                if asked.family == "conditioned":
+                    check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
+                self.folds(asked.cv, asked.task)
+            except UserError as problem:
+                faults |= dict.fromkeys(problem.lines)
+        if faults:
+            raise Faults(faults)
         settled = []
         for wanted in experiments:
             experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
@@ -61,13 +71,13 @@ class Planner:
             if model.backbone in BACKBONES:
                 check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
             self._find_weights(experiment)
-            settled.append((experiment, self.folds(experiment.cv)))
+            settled.append((experiment, self.folds(experiment.cv, experiment.task)))
         own = [experiment for experiment, _ in settled if experiment.family != "conditioned"]
         if own:
             self._describe(own)
         for experiment in own:
             self._calibrate(experiment)
-        plans, faults = [], dict[str, None]()  # models that are missing are told all at once
+        plans = []
         for experiment, folds in settled:
             try:
                 plans.append(self._plan(experiment, folds))
@@ -98,15 +108,15 @@ class Planner:
             known = asked[0] in BACKBONES
             self._weights[asked] = find_weights(*asked, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
 
-    def folds(self, cv: CrossValidationSpec) -> np.ndarray:
-        """The folds (n,) of the training abnormalities. Raises `UserError` where there can be none."""
-        asked = (cv.folds, cv.holdout, cv.seed)
+    def folds(self, cv: CrossValidationSpec, task: str) -> np.ndarray:
+        """The folds (n,) of the training abnormalities. Raises `UserError` where there can be none for the task."""
+        asked = (cv.folds, cv.holdout, cv.seed, task)
         if asked not in self._folds:
             train, duplicates = self.patch_set.train, self.patch_set.train_duplicates
             if cv.holdout:
-                made = make_holdout(train.types, train.patient_ids, cv.holdout, cv.seed, duplicates)
+                made = make_holdout(train.types, train.patient_ids, cv.holdout, cv.seed, task, duplicates)
             else:
-                made = make_folds(train.types, train.patient_ids, cv.folds, cv.seed, duplicates)
+                made = make_folds(train.types, train.patient_ids, cv.folds, cv.seed, task, duplicates)
             self._folds[asked] = made
         return self._folds[asked]
 
@@ -234,7 +244,12 @@ def _plan(
             inner = everything[folds == fold]
         elif experiment.training.early_stop and fold is not None:
             rows, inner = inner_holdout(
-                rows, train.types, train.patient_ids, seed=seed, duplicate_groups=patch_set.train_duplicates
+                rows,
+                train.types,
+                train.patient_ids,
+                experiment.task,
+                seed=seed,
+                duplicate_groups=patch_set.train_duplicates,
             )
         length = experiment.final.final_epochs if fold is None else 0
         key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)

@@ -25,7 +25,7 @@ def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
     title = f"{rows[0][0].plan.experiment.task}: folds"
     top.log_figure(figures.fold_overview(scores, title, note), "figures/comparison.png")
     finals = {cv.plan.experiment.label: final.test for cv, final in rows if final is not None}
-    if len(finals) > 1:
+    if len(finals) > 1 and next(iter(finals.values()))["label"].nunique() > 1:
         groups = rows[0][0].plan.patch_set.test.patient_ids
         curves = {
             name: (test["label"].to_numpy(), test["probability"].to_numpy(), groups) for name, test in finals.items()

@@ -20,7 +20,7 @@ from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.weights import tuned
-from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import out_of_fold
@@ -108,12 +108,15 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
     parse_policy(asked.threshold)
     cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
     with open_bench(options, 1) as bench, open_session(bench, options, {}) as session:
-        folds, train = bench.planner.folds(cv), bench.patch_set.train
+        folds, train = bench.planner.folds(cv, task), bench.patch_set.train
         command = partial(same_data, options)
         members = find_members(session, bench.planner, task, asked.members, cv, folds, command)
         labels, groups = targets(train.types, task).astype(int), train.patient_ids
         predictions = matrix(members)
-        ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed, known=EVERY_METHOD)
+        try:
+            ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed, known=EVERY_METHOD)
+        except UserError as problem:
+            raise UserError(f"{task}: {problem}") from None
         joined = Joined(task, members, objectives[0], predictions, labels, folds, groups, ensembles)
         _finish(session, joined, asked)
 
@@ -279,7 +282,8 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
     groups = joined.members[0].plan.patch_set.test.patient_ids
     curves: dict[str, Any] = {"ensemble": (labels, predicted, groups)}
     curves |= {member.name: (labels, member.test, groups) for member in joined.members}
-    top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.note), "figures/roc_members.png")
+    if len(set(labels)) > 1:
+        top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.note), "figures/roc_members.png")
     best = joined.members[joined.best_member]
     names = "the ensemble", f"its best member ({best.name})"
     found = verdict(joined.objective, labels, predicted, best.test, None, groups, names=names)

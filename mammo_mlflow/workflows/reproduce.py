@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mammo_mlflow.data.patches import read_patch_set
+from mammo_mlflow.data.patches import PatchSet, check_classes, read_patch_set
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
+from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
@@ -118,9 +119,22 @@ def _key(asked: ReproduceOptions) -> str:
     data = "phantom"
     if asked.data != data:
         found = read_patch_set(Path(asked.data).expanduser())
+        _check_whole(found)
         data = f"{found.train_sha256} {found.test_sha256}"
     made_of = [asked.scale, SMALL if asked.scale == "small" else {}, data, VERSIONS]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+def _check_whole(data: PatchSet) -> None:
+    """Raise `Faults`, a line for each of the study's tasks that the data cannot answer."""
+    faults = []
+    for task in TASKS:
+        try:
+            check_classes(data.train.types, task)
+        except UserError as problem:
+            faults.append(str(problem))
+    if faults:
+        raise Faults(faults)
 
 
 def _call(line: list[str], surroundings: dict[str, str]) -> int:

@@ -181,7 +181,7 @@ def test_roc_marks_curves_of_different_assumptions_and_one_class():
     curves = {"a": (LABELS, P, None), "b": (LABELS, P, np.arange(80)), "c": ([1, 1], [0.2, 0.3], None)}
     figure = figures.roc_curves(curves, "Title")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels[0].endswith("(patches)") and labels[1].endswith("(patients)") and "undefined" in labels[2]
+    assert labels[0].endswith("(patches)") and labels[1].endswith("(patients)") and "patches of one class" in labels[2]
     assert len(figures.roc_curves({str(i): (LABELS, P, None) for i in range(4)}, "T").axes[0].collections) == 0
 
 

@@ -107,7 +107,9 @@ def test_a_perfect_separation_is_no_point():
 
 def test_what_cannot_be_told_stands_without_an_interval_and_says_why():
     one_class = score_estimates([1, 1, 1, 1], [0.9, 0.2, 0.6, 0.8])
-    assert str(one_class["roc_auc"]) == str(one_class["balanced_accuracy"]) == "undefined"
+    assert str(one_class["roc_auc"]) == str(one_class["balanced_accuracy"]) == "- (patches of one class)"
+    assert str(one_class["specificity"]) == "- (patches of one class)"
+    assert str(score_estimates([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])["precision"]) == "- (no patch is called class 1)"
     assert width(one_class["accuracy"]) > 0 and one_class["sensitivity"].low > 0
     assert str(one_class["precision"]) == "1.000 (no interval: patches of one class)"
     one_patient = score_estimates([0, 1, 1], [0.1, 0.2, 0.6], groups=["P_1"] * 3)

@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
+from support import keep_types
 from support_store import REAL, Models
 
+from mammo_mlflow.data.patches import read_patch_set
+from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.report.comparing import subgroups
 from mammo_mlflow.report.content import gather
+from mammo_mlflow.report.drawing import draw_all
 from mammo_mlflow.report.rows import ACCURACY, AUC, OPTIMISTIC, VALIDATION
 from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
 
@@ -294,3 +298,42 @@ def test_the_least_size_of_a_part_counts_patients(models, tmp_path):
         assert part[name].startswith("1.000 ") and 0.6 < low < 0.95 and high == 1
     (alone,) = subgroups([replace(model, test=test.drop(columns="patient_id"))], groups).to_dict("records")
     assert alone["patients"] == ""
+
+
+def test_a_test_set_of_one_class_leaves_out_what_does_not_exist_and_says_why(models, tmp_path):
+    one = {1: 60, 3: 40}  # benign all
+    for backbone in ("vgg16", "resnet50", "inceptionv3"):
+        models.model("benign_malignant", backbone=backbone, types=one, skill=len(backbone) / 10)
+        models.model("benign_malignant", backbone=backbone, types=one, unfrozen=1)
+    content = read(models, tmp_path)
+    found = row(content, "5.2", "VGG16")
+    assert 0 < found.cells[ACCURACY].value < 1 and math.isnan(found.cells[AUC].value)
+    assert "no test roc_auc: patches of one class" in found.notes
+    weighted = [of for _, rows in content.tables for of in rows if of.row.method == OPTIMISTIC]
+    assert any("no weights can be chosen on a test set of one class" in of.notes for of in weighted)
+    (task,) = (one for one in content.tasks if one.models)
+    assert task.critical[1].startswith("The test set has patches of one class")
+    assert task.pairs["delong_p"].isna().all() and task.pairs["mcnemar_p"].notna().all()
+    drawn = draw_all(content, tmp_path / "figures", lambda *_: None)
+    assert {figure.name.split("_")[0] for figure in drawn} == {"confusion", "cost"}
+    for table, rows in content.tables:
+        if table.number == "5.2":
+            assert "| - |" in as_markdown(table, rows, "")
+
+
+def test_rows_that_masses_alone_cannot_fill_say_so_in_place_of_a_command(models, tmp_path):
+    source = make_phantom(PhantomSettings(train=48, test=24, size=32), tmp_path / "cache")
+    data = read_patch_set(keep_types(source, tmp_path / "masses", (1, 2)))
+    dataset = (data.train_sha256, data.test_sha256)
+    types = {kind: int((data.test.types == kind).sum()) for kind in (1, 2)}
+    models.model("benign_malignant", types=types, phantom=True, dataset=dataset, data=data.directory)
+    content = read(models, tmp_path, data)
+    assert not content.store.is_the_papers
+    lacking = f"not to be had of these training data: {len(data.train)} mass and no calcification"
+    for table, rows in content.tables:
+        for one in rows:
+            if table.task == "mass_calc" or one.row.family == "conditioned":
+                assert (one.command, lacking in one.notes) == ("", one.row.method != OPTIMISTIC)
+            elif one.result is None:
+                assert one.command.startswith("mlflow run . -e")
+    draw_all(content, tmp_path / "figures", lambda *_: None)
