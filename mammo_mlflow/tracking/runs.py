@@ -146,14 +146,17 @@ class Writer:
             if not run.finished:
                 run.set_tags({"mammo.reason": scrubbed(reason)[:500]})
                 run.finish(status)
+        refused = []
         while True:
             self._next_try = 0.0
             try:
                 self.flush()
             except (MlflowException, OSError) as problem:
-                _log.warning("not written: %s", first_line(problem, most=120))
+                refused.append(first_line(problem, most=120))
                 continue
-            return
+            break
+        if refused:
+            _log.warning("%d of the last writes were refused: %s", len(refused), refused[0])
 
     def _queue_metrics(self) -> None:
         for run_id, points in self._metrics.items():

@@ -64,8 +64,8 @@ def open_client() -> MlflowClient:
     for one in dict.fromkeys((uri, mlflow.get_registry_uri())):
         with _telling(one), alone_with("store", store_id(one), LOCK_SECONDS):
             _prepare(one)
-    with _telling(uri):
-        return MlflowClient(uri)
+    with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
+        return _patiently(lambda: MlflowClient(uri))  # which makes the tables of a fresh database on a server
 
 
 def open_store() -> tuple[MlflowClient, str]:
