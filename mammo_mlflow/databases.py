@@ -100,8 +100,8 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
-def look(path: Path) -> Look | None:
-    """What a SQLite file holds; None where there is no file, or an empty one. Raises `Unusable` for anything else."""
+def is_filled(path: Path) -> bool:
+    """Whether there is a SQLite file that is not empty, told by its first bytes. Raises `Unusable` for another file."""
     try:
         kind = path.stat()
         if not stat.S_ISREG(kind.st_mode):
@@ -109,13 +109,18 @@ def look(path: Path) -> Look | None:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
     except FileNotFoundError:
-        return None
+        return False
     except OSError as problem:
         raise Unusable(f"{path}: {problem.strerror}") from None
-    if not start:
-        return None
-    if start != MAGIC:
+    if start not in (b"", MAGIC):
         raise Unusable("a file that is no SQLite database")
+    return bool(start)
+
+
+def look(path: Path) -> Look | None:
+    """What a SQLite file holds; None where there is no file, or an empty one. Raises `Unusable` for anything else."""
+    if not is_filled(path):
+        return None
     with open_file(path) as connection:
         tables = frozenset(name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'"))
         found = connection.execute("SELECT * FROM alembic_version").fetchone() if "alembic_version" in tables else None

@@ -20,9 +20,11 @@ from mammo_mlflow.databases import (
     Unusable,
     alone_with,
     check_file_writable,
+    check_writable,
     clear_parts,
     fault,
     file_of,
+    is_filled,
     look_at_server,
     make_whole,
     parse,
@@ -37,6 +39,18 @@ SERVER_LOCK = 0x6D616D6D6F
 """The lock of a database on a server; constant, for machines may reach the same one by different addresses."""
 
 
+def check_address(url: str) -> None:
+    """Raise `UserError` where no studies can be kept at `url`: what is known without opening or making a file."""
+    with _telling(url):
+        parsed = parse(url)
+        file = file_of(parsed)
+        if file is not None:
+            if not is_filled(file):
+                check_writable(file.absolute().parent)
+        elif parsed.get_backend_name() != "sqlite":
+            _check(look_at_server(parsed))
+
+
 class Storage:
     """An open database of studies. Raises `UserError`, in seconds, where it cannot be reached or is none."""
 
@@ -45,7 +59,7 @@ class Storage:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.url, self.shown = url, scrubbed(url)
         self.secret = self.shown != url
-        try:
+        with _telling(url):
             parsed = parse(url)
             self._server, self._file = parsed.get_backend_name() == "postgresql", file_of(parsed)
             # relative paths name another database in another directory
@@ -59,11 +73,6 @@ class Storage:
                 if self._file is not None:
                     _prepare(self._file)
                 self.rdb = RDBStorage(url, engine_kwargs=settings)
-        except NoAddress as problem:
-            raise UserError(f"storage: expected a database URL such as {DEFAULT}, found {problem}") from None
-        except (Unusable, SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as problem:
-            found = first_line(fault(problem) or problem, url)
-            raise UserError(f"storage: expected a database of studies at {self.shown}, found: {found}") from None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -75,6 +84,18 @@ class Storage:
         with self._engine.connect() as connection:  # the server gives the lock back when this is closed
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": SERVER_LOCK})
             yield
+
+
+@contextmanager
+def _telling(url: str) -> Iterator[None]:
+    """Whatever is wrong with a database of studies is a `UserError`, without a password."""
+    try:
+        yield
+    except NoAddress as problem:
+        raise UserError(f"storage: expected a database URL such as {DEFAULT}, found {problem}") from None
+    except (Unusable, SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as problem:
+        found = first_line(fault(problem) or problem, url)
+        raise UserError(f"storage: expected a database of studies at {scrubbed(url)}, found: {found}") from None
 
 
 def _prepare(file: Path) -> None:

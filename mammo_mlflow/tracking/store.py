@@ -26,6 +26,7 @@ from mammo_mlflow.databases import (
     check_writable,
     fault,
     file_of,
+    is_filled,
     look_at_server,
     parse,
 )
@@ -45,6 +46,17 @@ UNAVAILABLE = "TEMPORARILY_UNAVAILABLE"
 """Its `error_code` where a database could not do what it was asked, as on a full disk."""
 
 T = TypeVar("T")
+
+
+def check_store() -> None:
+    """Raise `UserError` for an address, a file or a folder that can be no store: what is known without opening it.
+
+    It is asked before work that the store is needed for at its end alone.
+    """
+    for uri in dict.fromkeys((mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
+        with _telling(uri):
+            if _is_database(uri) and (file := file_of(parse(uri))) is not None and not is_filled(file):
+                check_writable(next(folder for folder in file.absolute().parents if folder.is_dir()))
 
 
 def open_client() -> MlflowClient:
@@ -97,9 +109,13 @@ def _file(uri: str) -> Path | None:
         return None
 
 
+def _is_database(uri: str) -> bool:
+    return uri.partition(":")[0].partition("+")[0] in DATABASES
+
+
 def _prepare(uri: str) -> None:
     """See that a database is one that MLflow can open, whole; a server is asked who else uses it."""
-    if uri.partition(":")[0].partition("+")[0] not in DATABASES:
+    if not _is_database(uri):
         return
     parsed = parse(uri)
     file = file_of(parsed)

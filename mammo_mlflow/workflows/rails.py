@@ -18,7 +18,7 @@ from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
-from mammo_mlflow.tracking.store import TrackingError, open_store
+from mammo_mlflow.tracking.store import TrackingError, check_store, open_store
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.training.fits import plan_dataset
@@ -52,6 +52,7 @@ class Bench:
 @contextmanager
 def open_bench(options: Options, threads: int) -> Iterator[Bench]:
     """The checked data and all that plans need. `threads` are those of each fold. Raises `UserError`."""
+    check_store()
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
         progress = stack.enter_context(TerminalProgress())

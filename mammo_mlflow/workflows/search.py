@@ -21,7 +21,7 @@ from mammo_mlflow.search.question import Question, study_name
 from mammo_mlflow.search.runs import LEVEL, StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
-from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.search.storage import Storage, check_address
 from mammo_mlflow.search.study import LINK, Search, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
@@ -60,13 +60,15 @@ def run(
     questions = _questions(family, task, backbone, given, options, search)
     final = {"final": "refit", "final_epochs": 0, "threshold": "0.5"} | {k: given[k] for k in FINAL if k in given}
     build(questions[0].task, {**questions[0].paper, **final}, family)
+    database = storage_url(search.storage)
+    check_address(database)
     with open_bench(options, int(questions[0].base.get("threads", 1))) as bench:
         papers = bench.planner.plans([build(question.task, question.paper, family) for question in questions])
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
             return
-        storage = Storage(storage_url(search.storage))
+        storage = Storage(database)
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
         with open_session(bench, options, {}) as session:

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from support import environment
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.search.storage import Storage, check_address
 
 HOLD = """
 import sys, time
@@ -28,6 +28,10 @@ def refused(url):
     with pytest.raises(UserError) as raised:
         Storage(url)
     line = str(raised.value)
+    if "another program" not in line and "written" not in line:  # which is known once a file is opened
+        with pytest.raises(UserError) as early:
+            check_address(url)
+        assert str(early.value) == line
     assert "\n" not in line
     assert line.startswith("storage: expected a database ")
     assert "geheim" not in line

@@ -1,5 +1,6 @@
 """The tracking store: whatever stands at its address is one line or a whole store, in seconds."""
 
+import logging
 import os
 import shutil
 import signal
@@ -17,8 +18,9 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 from support import environment
 
+from mammo_mlflow.cli import main
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.tracking.store import open_client, open_store
+from mammo_mlflow.tracking.store import check_store, open_client, open_store
 
 OPEN = """
 from mammo_mlflow.tracking.store import open_store
@@ -40,6 +42,34 @@ def uri(client, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
     return uri
+
+
+@pytest.mark.parametrize("what", ["a text", "a directory", "an address"])
+def test_what_can_be_no_store_is_told_before_the_work_that_it_is_for(tmp_path, monkeypatch, capsys, what):
+    file = tmp_path / "mlflow.db"
+    if what == "a text":
+        file.write_text("hello")
+    elif what == "a directory":
+        file.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:/x.db" if what == "an address" else f"sqlite:///{file}")
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    monkeypatch.chdir(tmp_path)
+    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+    try:
+        code = main(["pretrained", "--task", "mass_calc", "--cache-dir", str(tmp_path / "cache")])
+    finally:
+        logging.root.handlers[:] = handlers
+        signal.signal(signal.SIGTERM, on_term)
+    assert code == 2
+    assert capsys.readouterr().err.startswith("mammo_mlflow: tracking store ")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_looking_makes_no_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    check_store()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_experiment_is_made_once(uri):
