@@ -103,10 +103,10 @@ def cut_short(data):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def few_malignant_calcifications(array):
+def few_calcifications(array):
     array = array.copy()
-    rows = np.flatnonzero(array == 4)
-    array[rows[3:]] = 3
+    rows = np.flatnonzero(array > 2)
+    array[rows[3:]] = 1
     return array
 
 
@@ -126,8 +126,8 @@ BAD_DATA = {
     "NaN label": (change("train_labels.npy", put(3, np.nan, float)), ["train_labels.npy: row 3", "finite", "nan"]),
     "odd and even": (change("train_labels.npy", lambda a: np.roll(a, 1)), ["train_labels.npy: row 0", "baseline"]),
     "too few of a class": (
-        change("train_labels.npy", few_malignant_calcifications),
-        ["folds", "calcification malignant", "at most", "4"],
+        change("train_labels.npy", few_calcifications),
+        ["folds: expected at most", "for mass_calc", "calcification", "found 4"],
     ),
 }
 

@@ -66,7 +66,7 @@ def test_streamed_jobs_are_asked_for_as_they_end_and_failures_are_answers(execut
         seen[job.target.split(":")[1], job.argument] = answer
     assert {seen["double", number] for number in (1, 2, 3, 50)} == {2, 4, 6, 100}
     assert (seen["mistake", 1].user, seen["mistake", 1].line) == (True, "folds: expected better")
-    assert (seen["crash", 1].user, seen["crash", 1].line) == (False, "RuntimeError: something broke")
+    assert (seen["crash", 1].user, seen["crash", 1].line) == (False, "an unexpected runtime error: something broke")
 
 
 def test_an_executor_at_work_takes_no_jobs_beside(processes):

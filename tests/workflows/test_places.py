@@ -113,8 +113,8 @@ def repository(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_searching_twice_by_a_git_uri_goes_on_with_one_study(tmp_path, cache, repository):
-    work, clones = tmp_path / "work", tmp_path / "clones"
+def test_searching_twice_by_a_git_uri_goes_on_with_one_study(tmp_path, tmp_path_factory, cache, repository):
+    work, clones = tmp_path / "work", tmp_path_factory.getbasetemp() / "t"  # a socket's path there has to be short
     work.mkdir()
     clones.mkdir()
     surroundings = environment(

@@ -348,17 +348,12 @@ def test_two_objectives_have_a_front_and_no_pruning(cli, tmp_path):
 # -- trials that do not end well
 
 
-GIANT = 10**12
-"""A width whose weights exceed what a processor can address: asking for them fails at once, whatever the machine."""
-
-
 def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache):
     found = space(
         tmp_path,
         "optimizer: {choices: [adam, sgd]}",
-        "learning_rate: {choices: [1e30], when: {optimizer: sgd}}",
-        f"dense: {{choices: [8, {GIANT}], when: {{optimizer: adam}}}}",
-        "unfrozen_layers: {choices: [0, 14], when: {optimizer: adam, dense: 8}}",
+        "learning_rate: {choices: [1e9], when: {optimizer: sgd}}",
+        "unfrozen_layers: {choices: [0, 14], when: {optimizer: adam}}",
         "batch_size: 4",
     )
     outcome = run_command(tmp_path, cache, *CHEAP, *found, *BARE, "--sampler", "grid", "--trials", "9", name="search")
@@ -373,15 +368,14 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache):
             assert reason == runs[trial.number].data.tags["mammo.reason"]
             assert len(reason.splitlines()) == 1
             assert f"trial {trial.number} failed: {reason}" in outcome.err
-            reasons[trial.params["optimizer"], trial.params.get("dense"), trial.params.get("unfrozen_layers")] = reason
-    assert len(reasons) == 3
-    assert "learning_rate: expected a loss that stays a number, found nan" in reasons["sgd", None, None]
-    assert "OOM" in reasons["adam", str(GIANT), None]
-    assert reasons["adam", "8", 14] == "unfrozen_layers: expected at most 13, the convolutions of vgg16, found 14"
+            reasons[trial.params["optimizer"], trial.params.get("unfrozen_layers")] = reason
+    assert len(reasons) == 2
+    assert "learning_rate: expected a loss that stays a number, found nan" in reasons["sgd", None]
+    assert reasons["adam", 14] == "unfrozen_layers: expected at most 13, the convolutions of vgg16, found 14"
     assert [trial.state for trial in study.trials].count(
         TrialState.COMPLETE
     ) == 2  # the paper's, and the one that works
-    assert f"{study.study_name}: 2 complete, 3 fail" in outcome.out
+    assert f"{study.study_name}: 2 complete, 2 fail" in outcome.out
 
 
 def test_a_pruned_trial_keeps_its_folds(cli, tmp_path):

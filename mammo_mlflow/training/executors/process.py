@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any, cast
 
+from mammo_mlflow.errors import expected
 from mammo_mlflow.processes import serve_parent
 from mammo_mlflow.training.executors.base import Executor, OnEvent
 from mammo_mlflow.training.executors.target import attempt
@@ -48,8 +50,14 @@ def start_server() -> ForkServerContext | SpawnContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     os.environ[COORDINATOR] = str(os.getpid())
-    forkserver.ensure_running()
-    del os.environ[COORDINATOR]
+    try:
+        forkserver.ensure_running()
+    except OSError as problem:
+        if "too long" not in str(problem):  # of a socket's name, which lies in the folder for temporary files
+            raise
+        raise expected("TMPDIR", "a folder with a path below 70 characters", tempfile.gettempdir()) from None
+    finally:
+        del os.environ[COORDINATOR]
     return context
 
 
