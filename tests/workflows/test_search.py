@@ -353,6 +353,7 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache):
         tmp_path,
         "optimizer: {choices: [adam, sgd]}",
         "learning_rate: {choices: [1e9], when: {optimizer: sgd}}",
+        "dense: {choices: [8-8-8-8-8-8], when: {optimizer: sgd}}",
         "unfrozen_layers: {choices: [0, 14], when: {optimizer: adam}}",
         "batch_size: 4",
     )
