@@ -69,13 +69,20 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     version = writer.ask(
         lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id)
     )
+    make_candidate(writer, name, int(version.version), tags.get("mammo.phantom") == "true")
+    return int(version.version)
+
+
+def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> None:
+    """Give a version the alias `candidate`, unless a later one has it, or phantom would replace real."""
+    client = writer.client
     try:
         present = writer.ask(lambda: client.get_model_version_by_alias(name, CANDIDATE))
     except MlflowException:
         present = None
-    if present is None or present.tags.get("mammo.phantom") == "true" or tags.get("mammo.phantom") != "true":
-        writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, version.version))
-    return int(version.version)
+    earlier = present is not None and int(present.version) < number
+    if present is None or (earlier and (present.tags.get("mammo.phantom") == "true" or not phantom)):
+        writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, str(number)))
 
 
 def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int] | None:

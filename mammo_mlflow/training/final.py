@@ -19,7 +19,7 @@ from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.tracking.compared import compared_tag
-from mammo_mlflow.tracking.registry import find_version, log_model, register, registered_run
+from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
@@ -236,6 +236,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
         if registered is None:
             return None
         found, number = registered
+        make_candidate(session.writer, name, number, cv.plan.patch_set.phantom)
         run = session.writer.reopen_run(found, None, {"mammo.registered_name": name, "mammo.version": str(number)})
         run.finish()
         session.writer.drain()

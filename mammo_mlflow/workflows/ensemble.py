@@ -32,7 +32,7 @@ from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
-from mammo_mlflow.tracking.registry import log_model, register, registered_run
+from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
@@ -234,6 +234,7 @@ def _model(
         if path is not None:
             _log.info("%s v%d was made of the same before and is reused", name, found[1])
             top.set_tags({"mammo.reused_from": found[0]})
+            make_candidate(writer, name, found[1], patch_set.phantom)  # the command that made it may have been killed
             if COMPARED in marks:  # a version made before the number was kept has none
                 tell_compared(writer, name, found[1], int(marks[COMPARED]))
             return found[1], pd.read_parquet(path)["probability"].to_numpy(np.float64)

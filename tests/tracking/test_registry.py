@@ -10,6 +10,7 @@ from mammo_mlflow.tracking.registry import (
     files_sha256,
     find_version,
     log_model,
+    make_candidate,
     register,
     verified_model,
 )
@@ -101,3 +102,13 @@ def test_a_model_whose_files_are_gone_says_so(client, add, tmp_path, empty):
     assert refused.value.lines == (
         f"model: expected the files of {add.name} v1 in the store, found none: they are gone",
     )
+
+
+def test_a_version_whose_command_was_killed_before_it_was_named_becomes_candidate(client, writer, add):
+    first = add(REAL)
+    client.delete_registered_model_alias(add.name, CANDIDATE)
+    make_candidate(writer, add.name, first, phantom=False)
+    assert int(client.get_model_version_by_alias(add.name, CANDIDATE).version) == first
+    second = add(REAL)
+    make_candidate(writer, add.name, first, phantom=False)  # a later one keeps it
+    assert int(client.get_model_version_by_alias(add.name, CANDIDATE).version) == second
