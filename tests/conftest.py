@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from support import SMALL, Finished, Outcome, Store, run_command
+from support import SMALL, Finished, Outcome, Pretended, Store, run_command
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
@@ -70,3 +70,11 @@ def finished(tmp_path_factory, cache, phantom):
     outcome = run_command(where, cache, *arguments)
     assert outcome.code == 0, outcome.err
     return Finished(where, cache, arguments, outcome, Store(where))
+
+
+@pytest.fixture(scope="session")
+def pretend(tmp_path_factory, cache, phantom):
+    """Runs commands in this process, their jobs answered by a script (`support.Pretended`)."""
+    own = tmp_path_factory.mktemp("pretended")
+    shutil.copytree(phantom, own / phantom.name)
+    return Pretended(own)

@@ -1,6 +1,9 @@
 """The command as a user types it, and the store it leaves."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,10 +15,16 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
+
+from mammo_mlflow.cli import main
+from mammo_mlflow.jobs.executors import EXECUTORS
+from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
 ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
@@ -65,6 +74,32 @@ def run_command(where, cache, *arguments, name="pretrained", **more):
     line, surroundings = command(*arguments, name=name), environment(cache, **more)
     done = subprocess.run(line, cwd=where, env=surroundings, capture_output=True, text=True, timeout=300)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class Pretended:
+    """Commands in this process whose jobs are answered by a script: run(where, "--task", …, name="search") -> Outcome.
+
+    Their cache is their own, since what lies in it is made up; `script` is the one of the last command.
+    """
+
+    def __init__(self, cache):
+        self.cache, self.script = cache, Script()
+
+    def __call__(self, where, *arguments, name="pretrained", script=None):
+        self.script = script or Script()
+        handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(where)
+                patch.setenv("MAMMO_CACHE_DIR", str(self.cache))
+                patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, self.script))
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    code = main([name, *arguments, "--executor", "scripted"])
+        finally:
+            logging.root.handlers[:] = handlers
+            signal.signal(signal.SIGTERM, on_term)
+        return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def wait_for(condition, seconds=120):

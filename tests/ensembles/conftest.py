@@ -1,21 +1,10 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.evaluation.objectives import parse_objectives
-
-
-def draw(n=120, members=3, seed=0, signal=1.0, decimals=8, folds=4, patches=2):
-    """Members that see the truth through noise, patients of some patches inside folds, folds calibrated differently."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, 2, n)
-    groups = np.arange(n) // patches
-    numbers = groups % folds
-    logits = signal * (labels[:, None] - 0.5) + 0.7 * random.normal(size=(n, 1)) + random.normal(size=(n, members))
-    logits += 0.5 * numbers[:, None]
-    return np.round(1 / (1 + np.exp(-logits)), decimals), labels, numbers, groups
+from mammo_mlflow.testing.combiners import draw
 
 
 @pytest.fixture
