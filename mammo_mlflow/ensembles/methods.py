@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy.typing as npt
 
 from ..errors import unknown_name
+from ..estimate import Estimate
 from ..evaluation.intervals import metric_estimate
-from ..evaluation.metrics import Estimate
 from ..evaluation.objectives import Objective
 from ..evaluation.weighted import Floats
 from .level1 import Level1

@@ -23,8 +23,8 @@ import math
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from ..estimate import Estimate
 from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW, effective_number, exceedance_covariance, patient_correlation
-from .metrics import Estimate
 from .weighted import Floats, Ints
 
 TRUST = 20.0

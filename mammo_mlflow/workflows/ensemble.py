@@ -293,8 +293,7 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
 
 
 def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
-    lead = found.lead
-    top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
+    top.log_metrics(found.lead.metrics(f"{prefix}lead"))
     if found.delong is not None:
         top.log_metrics({f"{prefix}delong_p": found.delong.p})
     top.set_tags({f"mammo.{prefix}verdict": found.sentence})

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from ..metrics import Estimate
+from ...estimate import Estimate
 from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, new_figure, tidy, wrap
 
 
