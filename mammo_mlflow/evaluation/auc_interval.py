@@ -22,9 +22,16 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 from scipy.stats import rankdata
 
-from ..estimate import Estimate
-from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW, effective_number, exceedance_covariance, variance_freedom
-from .weighted import Floats, Ints, members
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.dependence import (
+    LEAST_PATIENTS,
+    ONE_CLASS,
+    TOO_FEW,
+    effective_number,
+    exceedance_covariance,
+    variance_freedom,
+)
+from mammo_mlflow.evaluation.weighted import Floats, Ints, members
 
 _EDGE = 1e-12
 

@@ -14,9 +14,9 @@ import math
 import numpy as np
 from scipy.special import stdtrit
 
-from ..estimate import Estimate
-from .dependence import effective_number, variance_freedom
-from .weighted import Floats, Ints
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.dependence import effective_number, variance_freedom
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 MOST_SKEW = 1.5
 """Skewness is cut here: that of fewer than ten patients is mostly noise."""

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from mammo_mlflow.experiment import build
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.planner import Planner
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.planning.planner import Planner
 
 
 def probabilities(done):
