@@ -16,11 +16,11 @@ from mammo_mlflow.data.patches import targets
 from mammo_mlflow.experiment import (
     CONDITION,
     Experiment,
-    canonical_json,
 )
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.contracts import Cut, Description, Part
 from mammo_mlflow.models.weights import Weights
-from mammo_mlflow.planning.plan import ACTIVATIONS_VERSION, REFIT, Activations, Plan, sha256, stored_bytes
+from mammo_mlflow.planning.plan import ACTIVATIONS_VERSION, REFIT, Activations, Plan, stored_bytes
 from mammo_mlflow.tracking.registry import Version
 
 
@@ -67,7 +67,7 @@ class Source:
             facts["version"] = ACTIVATIONS_VERSION
         cut = Cut(0, plan.description.head, "float32")
         size = stored_bytes(cut, len(plan.labels), training.views)
-        key = sha256(canonical_json(facts))
+        key = json_sha256(facts)
         derived = Derived(plan, fit, self.tails[fit], prefixes, Activations(key, cut, size, key, None))
         return replace(derived, entry=replace(derived.entry, derived=derived))
 
@@ -94,7 +94,7 @@ class Sources:
         said = [source.plan.weights.label for source in self.all]
         label = "random" if "random" in said else ", ".join(dict.fromkeys(said))
         keys = [fit.key for source in self.all for fit in source.plan.fits]
-        identity = sha256(canonical_json(keys))
+        identity = json_sha256(keys)
         named = ", ".join(str(source.version) for source in self.all)
         return Weights("none", label, identity, named)
 

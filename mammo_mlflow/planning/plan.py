@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -21,8 +20,8 @@ from mammo_mlflow.experiment import (
     PATCH,
     ROWS,
     Experiment,
-    canonical_json,
 )
+from mammo_mlflow.files import json_sha256, sha256
 from mammo_mlflow.jobs.contracts import Cut, Description, Network
 from mammo_mlflow.models.weights import Weights
 
@@ -168,9 +167,9 @@ class Plan:
             line["rows"] = first
         # the same layer index means another layer under another pooling, where it is the features
         pooling = self.experiment.model.pooling if cut == self.description.features else None
-        key = canonical_json(line | {"cut": asdict(cut), "pooling": pooling})
+        key = json_sha256(line | {"cut": asdict(cut), "pooling": pooling})
         size = stored_bytes(cut, len(self.labels), training.views)
-        return Activations(sha256(key), cut, size, sha256(canonical_json(line)), pooling, first)
+        return Activations(key, cut, size, json_sha256(line), pooling, first)
 
     def tags(self) -> dict[str, str]:
         """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
@@ -198,11 +197,6 @@ class Plan:
     def folds_frame(self) -> pd.DataFrame:
         """The saved folds."""
         return folds_frame(self.patch_set.train, self.folds)
-
-
-def sha256(text: str) -> str:
-    """The sha256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def stored_bytes(cut: Cut, patches: int, views: int) -> int:
