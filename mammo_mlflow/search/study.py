@@ -232,7 +232,7 @@ class Search:
                 plan = self._planner.plans([build(self._question.task, setting, self._question.space.family)])[0]
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
-                    self._activations |= ensure_activations(self._side, [plan])
+                    self._activations |= ensure_activations(self._side, plan.activations())
             except FAILURES as error:
                 problem = last_line(error)
         first = {"mammo.preset": "paper"} if trial.number == 0 else {}

@@ -60,7 +60,7 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
 def _train(
     session: Session, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
 ) -> dict[str, FitResult]:
-    activations = ensure_activations(session, [plan])
+    activations = ensure_activations(session, plan.activations())
     # the refit's length may depend on where the folds stopped, so it then waits for them
     waves = [fits]
     if plan.experiment.training.early_stop:

@@ -17,7 +17,7 @@ from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
-from mammo_mlflow.jobs.contracts import AssembleJob, Part, PredictJob
+from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
 from mammo_mlflow.jobs.session import Session
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT, Plan
@@ -79,24 +79,24 @@ def make_final(
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
     directory = session.scratch / f"model-{run.id}"
-    sources = plan.sources
+    base = plan.base
     values = describe_ranges(plan.patch_set.train.patches, plan.sides)
     backbone = plan.experiment.model.backbone
     job = AssembleJob(
         name=f"{backbone} assembling",
-        part=Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
+        part=plan.part(tails),
         examples=_examples(plan),
         metadata={"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
         output=directory,
-        features=None if sources is None else sources.features.part,
-        condition=None if sources is None or sources.condition is None else sources.condition.part,
+        features=None if base is None else base.features,
+        condition=None if base is None else base.condition,
     )
     session.run_one(job)
     session.writer.drain()
     marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
     marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
-    if sources is not None:
-        marks |= compared_tag(session.writer, [source.version for source in sources.all])
+    if base is not None:
+        marks |= compared_tag(session.writer, base.versions)
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
         PredictJob(

@@ -49,7 +49,7 @@ def run_experiments(
         for plan in plans:  # a disk that is too small is found before any run exists
             if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
                 continue  # its activations will not be needed
-            missing = missing_activations(cache, plan)
+            missing = missing_activations(cache, plan.activations())
             for entry in plan.activations():
                 cache.find(entry.key)  # leased: it is not what makes room
             cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())

@@ -164,7 +164,7 @@ def _search(
     if owner:
         log_data(paper, top)
     _log.info("study '%s' in %s", question.name, storage.shown)
-    activations = ensure_activations(session, plans)
+    activations = ensure_activations(session, entries)
     if search.timeout:
         question = replace(question, deadline=time.monotonic() + search.timeout)
     work = Search(session, bench.side, bench.planner, storage, study, question, runs, top, activations)
