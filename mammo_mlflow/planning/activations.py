@@ -12,7 +12,7 @@ from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment, canonical_json
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import ActivationJob, Cut, Description, FeatureJob, Network
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.models.weights import Weights
 from mammo_mlflow.processes import keras_backend
 
@@ -100,7 +100,7 @@ def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Ac
     return list(found.values())
 
 
-def ensure_activations(session: Session, entries: Iterable[Activations]) -> dict[str, Path]:
+def ensure_activations(session: Workbench, entries: Iterable[Activations]) -> dict[str, Path]:
     """The files of all these entries, by key, leased to this process until the cache releases them.
 
     The shallowest is computed from the patches, deeper ones from it; pooled features from those that are not pooled.
@@ -131,7 +131,7 @@ def _depth(entry: Activations) -> tuple[int, bool, str]:
 
 
 def _read(
-    session: Session, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
+    session: Workbench, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
 ) -> dict[str, Any]:
     """What an entry's job is told to read."""
     if entry.below:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.figures import study_figures
@@ -63,7 +63,7 @@ class Closer:
 
     def __init__(
         self,
-        session: Session,
+        session: Workbench,
         planner: Planner,
         study: optuna.Study,
         question: Question,

@@ -18,7 +18,7 @@ from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_est
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT, Plan
 from mammo_mlflow.tracking.compared import compared_tag
@@ -50,7 +50,7 @@ class Final:
 
 
 def make_final(
-    session: Session, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
+    session: Workbench, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Final:
     """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished.
 
@@ -138,7 +138,7 @@ def _examples(plan: Plan) -> dict[str, np.ndarray]:
     return images | {name: values[:EXAMPLE_PATCHES, None] for name, values in plan.constants(train.types).items()}
 
 
-def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
+def _start(session: Workbench, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
     run = session.writer.start_run(
         f"{cv.plan.name} final",
         parent=cv.run,
@@ -162,7 +162,7 @@ class Judged:
 
 
 def log_test(
-    session: Session,
+    session: Workbench,
     judged: Judged,
     run: TrackedRun,
     predicted: np.ndarray,
@@ -223,7 +223,7 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
     run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
 
 
-def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
+def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
     """The final model that an earlier command registered, not made or tested again.
 
     Where it belongs to another cross-validation's run it is shown again, nested in this one's.
@@ -263,7 +263,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
     return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))
 
 
-def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
+def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
     missing = data.tags.get("mammo.no_interval", "")
     accuracy, roc_auc = (stored_estimate(f"test_{metric}", data.metrics, missing) for metric in ("accuracy", "roc_auc"))

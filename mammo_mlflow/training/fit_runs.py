@@ -12,7 +12,7 @@ import pandas as pd
 
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.planning.stored_fits import FOLDER, fetch_fit
 from mammo_mlflow.tracking.resume import finished_runs, finished_under
@@ -25,7 +25,7 @@ class FitRuns:
     """The fits of `plan`, as runs nested in `parent`. `label` opens their jobs' names, `tags` go on their runs."""
 
     def __init__(
-        self, session: Session, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
+        self, session: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
     ) -> None:
         self._session, self._plan, self._parent, self._label = session, plan, parent, label
         self._tags = tags or {}

@@ -17,13 +17,9 @@ def job_classes(parent=Job):
             yield from job_classes(kind)
 
 
-@pytest.mark.parametrize("kind", job_classes(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*job_classes()], ids=lambda kind: kind.__name__)
 def test_the_target_of_a_job_is_a_function_that_takes_it(kind):
     module, _, name = kind.target.partition(":")
     function = getattr(importlib.import_module(module), name)
     first, second = inspect.signature(function).parameters.values()
     assert (first.annotation, second.name) == (kind.__name__, "emit")
-
-
-def test_every_job_of_the_engine_is_found():
-    assert len(list(job_classes())) == 12
