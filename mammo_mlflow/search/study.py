@@ -282,7 +282,7 @@ class Search:
         if state == TrialState.FAIL:
             self._fail(work.trial, work.run, reason)
             return
-        log_scores(self._session, work.collect())
+        log_scores(work.collect())
         objectives = self._question.objectives
         values = work.values(objectives) if state == TrialState.COMPLETE else [work.reported]
         work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})

@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import psutil
 from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
@@ -249,6 +250,13 @@ class TrackedRun:
         """Queue a file as an artifact; it must stay until the queue is drained."""
         self._add(lambda: self._writer.client.log_artifact(self.id, str(path), folder))
 
+    def log_folder(self, folder: Path) -> None:
+        """Queue the files below a folder as artifacts of the same names; they must stay until the queue is drained."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                parent = str(path.parent.relative_to(folder))
+                self.log_file(path, None if parent == "." else parent)
+
     def log_text(self, text: str, name: str) -> None:
         """Queue a text as an artifact."""
         self._add(lambda: self._writer.client.log_text(self.id, scrubbed(text), name))
@@ -257,11 +265,17 @@ class TrackedRun:
         """Queue a figure as a PNG artifact."""
         drawn = BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
+        self._log_bytes(drawn.getvalue(), name)
 
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        """Queue a table as a Parquet artifact."""
+        self._log_bytes(table.to_parquet(), name)
+
+    def _log_bytes(self, content: bytes, name: str) -> None:
         def send() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / Path(name).name
-                path.write_bytes(drawn.getvalue())
+                path.write_bytes(content)
                 self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
 
         self._add(send)

@@ -44,7 +44,7 @@ def cross_validate(
     if missing:
         results |= _train(session, plan, runs, missing, results)
     cv = collect(plan, run, results)
-    log_scores(session, cv)
+    log_scores(cv)
     if figures:
         log_figures(cv)
     return cv
@@ -115,7 +115,7 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
     return pd.DataFrame(rows)
 
 
-def log_scores(session: Workbench, cv: CrossValidation) -> None:
+def log_scores(cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
     plan, run, results, oof, fold_scores = cv.plan, cv.run, cv.results, cv.oof, cv.fold_scores
     labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
@@ -137,11 +137,8 @@ def log_scores(session: Workbench, cv: CrossValidation) -> None:
             "fit_seconds": sum(result.seconds for result in results.values()),
         }
     )
-    folder = session.scratch / f"cv-{run.id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
-        frame.to_parquet(folder / f"{name}.parquet")
-        run.log_file(folder / f"{name}.parquet")
+    run.log_table(oof, "oof.parquet")
+    run.log_table(plan.folds_frame(), "folds.parquet")
 
 
 def log_figures(cv: CrossValidation) -> None:

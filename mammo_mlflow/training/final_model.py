@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -113,7 +112,7 @@ def make_final(
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
         run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.note), "figures/final_fit.png")
     judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.note)
-    test = log_test(session, judged, run, predicted, threshold)
+    test = log_test(judged, run, predicted, threshold)
     inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
     description = (
         f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
@@ -163,7 +162,6 @@ class Judged:
 
 
 def log_test(
-    session: Workbench,
     judged: Judged,
     run: TrackedRun,
     predicted: np.ndarray,
@@ -195,10 +193,7 @@ def log_test(
         run.log_metrics({f"test{end}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
     run.log_metrics({"test_patches": len(labels), "threshold": threshold})
     log_estimates(run, found, cluster_note(groups))
-    path = session.scratch / f"final-{run.id}" / "test.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    test.to_parquet(path)
-    run.log_file(path)
+    run.log_table(test, "test.parquet")
     _log_figures(judged, run, test, threshold)
     return test
 
@@ -253,10 +248,7 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
     run = _start(session, cv, key, **{"mammo.reused_from": found, **copied, **more})
     run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            parent = str(Path(path.relative_to(folder)).parent)
-            run.log_file(path, None if parent == "." else parent)
+    run.log_folder(folder)
     run.finish()
     session.writer.drain()
     return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))

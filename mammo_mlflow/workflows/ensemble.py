@@ -153,7 +153,7 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
         params={"task": joined.task, "family": "ensemble", **asdict(asked)},
     )
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
-    _log_out_of_fold(session, joined, top, chosen)
+    _log_out_of_fold(joined, top, chosen)
     settings = len(joined.ensembles) if asked.method == BEST else 1
     lead = _verdict(joined, chosen, settings)
     _log_verdict(top, "", lead)
@@ -167,7 +167,7 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
     nested = {f"nested_{method}": one.nested for method, one in joined.ensembles.items()}
     nested[f"oof_{joined.objective.name.replace('=', '_')}"] = chosen.nested
-    test = log_test(session, judged, top, predicted, threshold, nested)
+    test = log_test(judged, top, predicted, threshold, nested)
     on_test = _log_members_test(joined, top, test)
     top.set_tags({"mammo.registered_name": name, "mammo.version": number})
     top.log_metrics({"tracking_seconds": writer.seconds})
@@ -176,16 +176,13 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
 
 
-def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
     """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
-    folder = session.scratch / f"ensemble-{top.id}"
-    folder.mkdir(parents=True)
     frame = folds_frame(plan.patch_set.train, joined.folds)
     frame["label"], frame["probability"] = joined.labels, chosen.probabilities
-    for stem, table in (("oof", frame), ("folds", plan.folds_frame())):
-        table.to_parquet(folder / f"{stem}.parquet")
-        top.log_file(folder / f"{stem}.parquet")
+    top.log_table(frame, "oof.parquet")
+    top.log_table(plan.folds_frame(), "folds.parquet")
     header, rows = _method_rows(joined)
     top.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), "methods.csv")
     weights = {

@@ -146,10 +146,7 @@ def _log(writer: Writer, content: Content, staging: Path) -> None:
     tags = {"mammo.data_sha256": data, "mammo.test_sha256": test, "mammo.phantom": str(content.store.phantom).lower()}
     top: TrackedRun = writer.start_run("report", parent=None, tags=tags, params={})
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
-    for path in sorted(staging.rglob("*")):
-        if path.is_file():
-            parent = str(path.parent.relative_to(staging))
-            top.log_file(path, None if parent == "." else parent)
+    top.log_folder(staging)
     top.finish()
     writer.drain()
 
