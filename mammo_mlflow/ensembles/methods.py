@@ -13,8 +13,8 @@ from mammo_mlflow.ensembles.predictions import OutOfFold, check_objective, check
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
 from mammo_mlflow.ensembles.weights import Weights, average, greedy, grid, grid_fine
 from mammo_mlflow.errors import unknown_name
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import metric_estimate
-from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.weighted import Floats
 

@@ -89,7 +89,7 @@ def no_loss(rate: str, candidate: Predictions, champion: Predictions, bound: flo
     rows = candidate.labels == value
     after, before = (float((one.decided[rows] == value).mean()) for one in (candidate, champion))
     thresholds = f"at {candidate.threshold:.3g}, the champion's {before:.3f} at {champion.threshold:.3g}"
-    interval = f"{100 * RATES_CONFIDENCE:g} % interval of the difference [{gain.low:+.3f}, {gain.high:+.3f}]"
+    interval = f"{100 * RATES_CONFIDENCE:g} % interval of the difference {gain.interval('+.3f')}"
     said = f"{rate} {after:.3f} {thresholds}; {interval} ({resampling_note(candidate.groups)})"
     said += f", which must not lie below {-bound if bound else 0:g}"
     return Gate(rate, bool(gain.high >= -bound), said)

@@ -11,7 +11,8 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.workbench import Workbench
@@ -174,8 +175,7 @@ class Closer:
         values = {who: [objective.value(frame, 0.0) for frame in found] for who, found in frames.items()}
         best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
         difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
-        ends = {"": difference.value, "_low": difference.low, "_high": difference.high}
-        self._top.log_metrics({f"lead_fresh_seeds{end}": value for end, value in ends.items()})
+        self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return Fresh(values["best"], values["paper"], difference)
 
     def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:

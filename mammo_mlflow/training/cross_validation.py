@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from mammo_mlflow.estimate import log_estimates
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
-from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.activations import ensure_activations
@@ -130,7 +129,7 @@ def log_scores(session: Workbench, cv: CrossValidation) -> None:
         "oof_roc_auc": auc,
         "oof_pooled_roc_auc": pooled["roc_auc"],
     }
-    log_estimates(run, estimates, groups)
+    log_estimates(run, estimates, cluster_note(groups))
     run.set_tags({"mammo.oof_patches": len(oof)})
     run.log_metrics(
         {
@@ -143,14 +142,6 @@ def log_scores(session: Workbench, cv: CrossValidation) -> None:
     for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
         frame.to_parquet(folder / f"{name}.parquet")
         run.log_file(folder / f"{name}.parquet")
-
-
-def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: npt.ArrayLike | None) -> None:
-    """Log estimates by name, what their intervals assume, and which have none and why (`mammo.no_interval`)."""
-    for name, one in estimates.items():
-        run.log_metrics({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high})
-    missing = missing_intervals(estimates)
-    run.set_tags({"mammo.intervals": cluster_note(groups)} | ({"mammo.no_interval": missing} if missing else {}))
 
 
 def log_figures(cv: CrossValidation) -> None:

@@ -6,7 +6,6 @@ logistic regression.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +61,7 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
     for cv in same_folds:
         auc = fold_auc_estimate(**_columns(cv))
         chance = "chance is within its interval" if auc.low <= 0.5 <= auc.high else "its interval leaves chance out"
-        if math.isnan(auc.low) or math.isnan(auc.high):
+        if not auc.bounded:
             chance = "so that chance is neither within nor without"
         said.append(f"{cv.plan.experiment.label}: out-of-fold AUC {auc}, {chance}")
     for cv in same_folds[1:]:
@@ -71,8 +70,7 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
         columns = _columns(network)
         first, name = columns.pop("probabilities"), cv.plan.experiment.label
         adds = bootstrap_difference(first=first, second=cv.oof["probability"].to_numpy(), **columns)
-        values = {"": adds.value, "_low": adds.low, "_high": adds.high}
-        top.log_metrics({f"adds_to_{name}_oof_roc_auc{end}": value for end, value in values.items()})
+        top.log_metrics(adds.metrics(f"adds_to_{name}_oof_roc_auc"))
         said.append(f"{network.plan.experiment.label} less {name}: {adds:+.3f}")
     return said
 

@@ -29,11 +29,11 @@ from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
+from mammo_mlflow.experiment import CrossValidationSpec
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
-from mammo_mlflow.planning.plan import sha256
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
@@ -135,7 +135,7 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
         "method": method,
     }
     facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
-    key = sha256(canonical_json(facts))
+    key = json_sha256(facts)
     said = " [phantom]" if patch_set.phantom else ""
     said += " [random weights]" if "random weights" in (joined.note or "") else ""
     tags = {
@@ -298,8 +298,7 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
 
 
 def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
-    lead = found.lead
-    top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
+    top.log_metrics(found.lead.metrics(f"{prefix}lead"))
     if found.delong is not None:
         top.log_metrics({f"{prefix}delong_p": found.delong.p})
     top.set_tags({f"mammo.{prefix}verdict": found.sentence})

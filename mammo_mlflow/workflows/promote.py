@@ -14,9 +14,9 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, no_loss
 from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate
-from mammo_mlflow.evaluation.metrics import Estimate, missing_intervals, stored_estimate
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
 from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
@@ -59,7 +59,7 @@ class Challenge:
     predictions: Predictions | None
     compared: int = 1
     gates: list[Gate] = field(default_factory=list)
-    score: Estimate = field(default_factory=lambda: Estimate(float("nan"), float("nan"), float("nan")))
+    score: Estimate = field(default_factory=Estimate)
 
     @property
     def failed(self) -> Gate | None:
@@ -306,11 +306,7 @@ class _Decision:
         rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
         table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
         run.log_text(table.to_csv(index=False), "gates.csv")
-        values = {"": best.score.value, "_low": best.score.low, "_high": best.score.high}
-        name = f"oof_{self._objective.name.replace('=', '_')}"
-        run.log_metrics({f"{name}{end}": value for end, value in values.items()})
-        if missing := missing_intervals({name: best.score}):
-            run.set_tags({"mammo.no_interval": missing})
+        log_estimates(run, {f"oof_{self._objective.name.replace('=', '_')}": best.score})
 
     def _show(
         self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: Predictions | None
@@ -348,7 +344,7 @@ class _Decision:
         run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
         if run is None or not {"test_accuracy", "test_roc_auc"} & set(run.data.metrics):  # the latter may not exist
             return "-"
-        return str(stored_estimate("test_roc_auc", run.data.metrics, run.data.tags.get("mammo.no_interval", "")))
+        return str(Estimate.read("test_roc_auc", run.data.metrics, run.data.tags))
 
 
 @contextmanager

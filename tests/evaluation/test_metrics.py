@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.metrics import COUNTS, RATES, Estimate, fold_auc, mean_sd, out_of_fold, scores
+from mammo_mlflow.evaluation.metrics import COUNTS, RATES, fold_auc, mean_sd, out_of_fold, scores
 
 
 @pytest.fixture
@@ -145,13 +145,6 @@ def test_mean_sd():
     mean, sd = mean_sd([0.7])
     assert mean == 0.7 and math.isnan(sd)
     assert all(math.isnan(value) for value in mean_sd([]))
-
-
-def test_an_estimate_formats_itself():
-    assert str(Estimate(0.8124, 0.771, 0.85)) == "0.812 [0.771, 0.850]"
-    assert f"{Estimate(0.8124, 0.771, 0.85):.1f}" == "0.8 [0.8, 0.8]"
-    assert str(Estimate(0.8124, math.nan, math.nan)) == "0.812"
-    assert str(Estimate(math.nan, math.nan, math.nan)) == "undefined"
 
 
 @pytest.mark.parametrize(
