@@ -99,7 +99,7 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     network = before_head(keras.saving.load_model(job.tail, compile=False))
     total = len(np.load(job.tensor, mmap_mode="r")) // 2
     patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
-    stored = {name: StoredActivations(path) for name, path in (job.sources or {}).items()}
+    stored = {name: StoredActivations(path) for name, path in job.sources.items()}
 
     def read(rows: np.ndarray) -> Any:
         if stored:

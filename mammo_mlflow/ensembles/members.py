@@ -12,7 +12,7 @@ import pandas as pd
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import BACKBONES, NETWORKS, CrossValidationSpec
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.base_models import Source
 from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
 from mammo_mlflow.planning.plan import Plan
@@ -52,7 +52,7 @@ class Member:
 
 
 def find_members(
-    session: Session,
+    session: Workbench,
     planner: Planner,
     task: str,
     members: str,
@@ -103,7 +103,7 @@ def matrix(members: Sequence[Member]) -> Floats:
     return np.column_stack([member.source.out_of_fold for member in members])
 
 
-def _test(session: Session, source: Source) -> Floats:
+def _test(session: Workbench, source: Source) -> Floats:
     writer, run_id = session.writer, source.version.run_id
     target = session.scratch / f"member-{run_id}"
     path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "test.parquet", target))

@@ -17,7 +17,7 @@ from mammo_mlflow.experiment import (
     build,
     build_from_text,
 )
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.base_models import Source, Sources
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
 from mammo_mlflow.planning.planner import Planner
@@ -43,7 +43,7 @@ class Missing(UserError):  # noqa: N818 - beside `Faults`
 
 
 def find_source(
-    session: Session,
+    session: Workbench,
     planner: Planner,
     *,
     field: str,
@@ -61,7 +61,7 @@ def find_source(
     return _Search(session, planner, field, name, task, cv, folds, refit, command).find()
 
 
-def find_sources(session: Session, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
+def find_sources(session: Workbench, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
     """What finds the registered models of an experiment on its folds (n,).
 
     It raises `UserError` where one is missing or does not fit, with the `command` that makes it.
@@ -109,7 +109,7 @@ class _Search:
 
     def __init__(
         self,
-        session: Session,
+        session: Workbench,
         planner: Planner,
         field: str,
         name: str,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.contracts import FitResult
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Fit
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.vetting import vet_keras
@@ -21,7 +21,7 @@ FOLDER = "fit"
 _log = logging.getLogger(__name__)
 
 
-def fetch_fit(session: Session, run_id: str, fit: Fit) -> FitResult | None:
+def fetch_fit(session: Workbench, run_id: str, fit: Fit) -> FitResult | None:
     """A finished fit out of the store; None where its files are gone, those of other rows or not ours."""
     writer, target = session.writer, session.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, FOLDER, target))

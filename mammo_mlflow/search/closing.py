@@ -15,7 +15,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.figures import study_figures
@@ -64,7 +64,7 @@ class Closer:
 
     def __init__(
         self,
-        session: Session,
+        session: Workbench,
         planner: Planner,
         study: optuna.Study,
         question: Question,

@@ -14,7 +14,6 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from optuna.trial import FrozenTrial, TrialState
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build, canonical_json
 from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, Job, Suggestion
-from mammo_mlflow.jobs.executors import Executor, JobFailed
+from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.jobs.executors.base import raise_failure
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
@@ -75,12 +74,11 @@ def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
 
 
 class Search:
-    """One coordinator's work on a study. `side` draws architectures while `session`'s executor trains folds."""
+    """One coordinator's work on a study."""
 
     def __init__(
         self,
-        session: Session,
-        side: Executor,
+        session: Workbench,
         planner: Planner,
         storage: Storage,
         study: optuna.Study,
@@ -90,7 +88,6 @@ class Search:
         activations: Mapping[str, Path],
     ) -> None:
         self._session, self._planner, self._storage = session, planner, storage
-        self._side = replace(session, executor=side)
         self._study, self._question, self._runs, self._top = study, question, runs, top
         self._activations = dict(activations)
         self._open: dict[int, Work] = {}
@@ -221,7 +218,7 @@ class Search:
         def answer(_: Job[Any], event: Event) -> Any:
             return suggest(event.name, distribution(event.distribution)) if isinstance(event, Suggestion) else None
 
-        return values | self._side.run_one(job, answer)
+        return values | self._session.run_one(job, answer)
 
     # -- following a trial
 
@@ -232,7 +229,7 @@ class Search:
                 plan = self._planner.plans([build(self._question.task, setting, self._question.space.family)])[0]
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
-                    self._activations |= ensure_activations(self._side, [plan])
+                    self._activations |= ensure_activations(self._session, plan.activations())
             except FAILURES as error:
                 problem = last_line(error)
         first = {"mammo.preset": "paper"} if trial.number == 0 else {}

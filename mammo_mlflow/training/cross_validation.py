@@ -13,7 +13,7 @@ from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_cu
 from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -32,7 +32,7 @@ class CrossValidation:
 
 
 def cross_validate(
-    session: Session, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
+    session: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
 ) -> CrossValidation:
     """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give.
 
@@ -57,9 +57,9 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
 
 
 def _train(
-    session: Session, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
+    session: Workbench, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
 ) -> dict[str, FitResult]:
-    activations = ensure_activations(session, [plan])
+    activations = ensure_activations(session, plan.activations())
     # the refit's length may depend on where the folds stopped, so it then waits for them
     waves = [fits]
     if plan.experiment.training.early_stop:
@@ -115,7 +115,7 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
     return pd.DataFrame(rows)
 
 
-def log_scores(session: Session, cv: CrossValidation) -> None:
+def log_scores(session: Workbench, cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
     plan, run, results, oof, fold_scores = cv.plan, cv.run, cv.results, cv.oof, cv.fold_scores
     labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()

@@ -18,8 +18,8 @@ from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
-from mammo_mlflow.jobs.contracts import AssembleJob, Part, PredictJob
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT, Plan
 from mammo_mlflow.tracking.compared import compared_tag
@@ -51,7 +51,7 @@ class Final:
 
 
 def make_final(
-    session: Session, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
+    session: Workbench, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Final:
     """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished.
 
@@ -80,24 +80,24 @@ def make_final(
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
     directory = session.scratch / f"model-{run.id}"
-    sources = plan.sources
+    base = plan.base
     values = describe_ranges(plan.patch_set.train.patches, plan.sides)
     backbone = plan.experiment.model.backbone
     job = AssembleJob(
         name=f"{backbone} assembling",
-        part=Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
+        part=plan.part(tails),
         examples=_examples(plan),
         metadata={"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
         output=directory,
-        features=None if sources is None else sources.features.part,
-        condition=None if sources is None or sources.condition is None else sources.condition.part,
+        features=None if base is None else base.features,
+        condition=None if base is None else base.condition,
     )
     session.run_one(job)
     session.writer.drain()
     marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
     marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
-    if sources is not None:
-        marks |= compared_tag(session.writer, [source.version for source in sources.all])
+    if base is not None:
+        marks |= compared_tag(session.writer, base.versions)
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
         PredictJob(
@@ -139,7 +139,7 @@ def _examples(plan: Plan) -> dict[str, np.ndarray]:
     return images | {name: values[:EXAMPLE_PATCHES, None] for name, values in plan.constants(train.types).items()}
 
 
-def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
+def _start(session: Workbench, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
     run = session.writer.start_run(
         f"{cv.plan.name} final",
         parent=cv.run,
@@ -163,7 +163,7 @@ class Judged:
 
 
 def log_test(
-    session: Session,
+    session: Workbench,
     judged: Judged,
     run: TrackedRun,
     predicted: np.ndarray,
@@ -222,7 +222,7 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
     run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
 
 
-def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
+def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
     """The final model that an earlier command registered, not made or tested again.
 
     Where it belongs to another cross-validation's run it is shown again, nested in this one's.
@@ -262,7 +262,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
     return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))
 
 
-def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
+def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
     accuracy, roc_auc = (Estimate.read(f"test_{one}", data.metrics, data.tags) for one in ("accuracy", "roc_auc"))
     return Final(name, version, run_id, data.metrics["threshold"], accuracy, roc_auc, test)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.planning.stored_fits import FOLDER, fetch_fit
 from mammo_mlflow.tracking.resume import finished_runs, finished_under
@@ -24,7 +25,7 @@ class FitRuns:
     """The fits of `plan`, as runs nested in `parent`. `label` opens their jobs' names, `tags` go on their runs."""
 
     def __init__(
-        self, session: Session, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
+        self, session: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
     ) -> None:
         self._session, self._plan, self._parent, self._label = session, plan, parent, label
         self._tags = tags or {}
@@ -34,32 +35,12 @@ class FitRuns:
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
         """The job that trains this fit, with the activation files by key."""
-        plan = self._plan
-        features, tuned = (
-            {name: activations[entry.key] for name, entry in stage.items()} for stage in plan.inputs(fit)
-        )
-        head_epochs, tuning_epochs = fit_epochs(plan, fit)
         output = self._session.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
-        return FitJob(
-            name=self._label + fit.name,
-            experiment=plan.experiment,
-            network=plan.network,
-            weights=plan.weights,
-            tensor=plan.patch_set.directory / "train_tensor.npy",
-            labels=plan.labels,
-            train_rows=fit.train_rows,
-            validation_rows=fit.validation_rows,
-            inner_rows=fit.inner_rows,
-            epochs=head_epochs,
-            tuning_epochs=tuning_epochs,
-            seed=fit.seed,
-            description=plan.description,
-            output=output,
-            features=features,
-            tuned=tuned,
-            constants={} if plan.sources is None else plan.sources.constants(plan.patch_set.train.types),
+        features, tuned = (
+            {name: activations[entry.key] for name, entry in stage.items()} for stage in (fit.features, fit.tuned)
         )
+        return replace(fit.job, name=self._label + fit.name, output=output, features=features, tuned=tuned)
 
     def fit_of(self, job: FitJob) -> Fit:
         """The fit that a job of this object trains."""
@@ -130,13 +111,6 @@ class FitRuns:
         plan_dataset(plan, run, "training")
         self.run_ids[fit.name] = run.id
         return run
-
-
-def fit_epochs(plan: Plan, fit: Fit) -> tuple[int, int]:
-    """Epochs of the head and of fine tuning, before any early stop."""
-    training, final = plan.experiment.training, plan.experiment.final
-    head = final.final_epochs or training.epochs if fit.fold is None else training.epochs
-    return head, training.tuning_epochs
 
 
 def plan_dataset(plan: Plan, run: TrackedRun, context: str) -> None:

@@ -31,7 +31,7 @@ from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
 from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import sha256
 from mammo_mlflow.search.blending import study_weights
@@ -42,7 +42,7 @@ from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
-from mammo_mlflow.workflows.rails import open_bench, open_session
+from mammo_mlflow.workflows.rails import open_workbench
 from mammo_mlflow.workflows.terminal import say, show_table
 
 EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
@@ -110,10 +110,10 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         raise expected("objective", "one name", f"'{asked.objective}'")
     parse_policy(asked.threshold)
     cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
-    with open_bench(options, 1) as bench, open_session(bench, options, {}) as session:
-        folds, train = bench.planner.folds(cv, task), bench.patch_set.train
+    with open_workbench(options, 1) as (session, planner):
+        folds, train = planner.folds(cv, task), planner.patch_set.train
         command = partial(same_data, options)
-        members = find_members(session, bench.planner, task, asked.members, cv, folds, command)
+        members = find_members(session, planner, task, asked.members, cv, folds, command)
         labels, groups = targets(train.types, task).astype(int), train.patient_ids
         predictions = matrix(members)
         try:
@@ -124,7 +124,7 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         _finish(session, joined, asked)
 
 
-def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
+def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     writer, patch_set = session.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
@@ -176,7 +176,7 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
 
 
-def _log_out_of_fold(session: Session, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
     """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
     folder = session.scratch / f"ensemble-{top.id}"
@@ -219,7 +219,7 @@ def _log_out_of_fold(session: Session, joined: Joined, top: TrackedRun, chosen: 
 
 
 def _model(
-    session: Session,
+    session: Workbench,
     joined: Joined,
     chosen: Ensemble,
     top: TrackedRun,

@@ -15,7 +15,7 @@ from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.pruning import make_pruner, over_folds
 from mammo_mlflow.search.question import Question
@@ -69,7 +69,16 @@ class Laboratory:
         self.executor = Pretending()
         self.planner = Planner(patch_set, self.executor, cache)
         writer = Writer(client, experiment, {})
-        self.session = Session(writer, self.executor, cache, Silent(), where / "scratch", False, 1)
+        self.session = Workbench(
+            executor=self.executor,
+            side=self.executor,
+            cache=cache,
+            progress=Silent(),
+            workers=1,
+            cores=1,
+            resume=False,
+            open_store=lambda: (writer, where / "scratch"),
+        )
         self.storage = Storage(f"sqlite:///{where}/optuna.db")
 
     def study(self, sampler, pruner, seed):
