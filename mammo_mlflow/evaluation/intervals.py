@@ -66,22 +66,11 @@ def score_estimates(
     return {name: _at(float(points[name][0]), found[name], undefined[name]) for name in RATES}
 
 
-def fold_auc_estimate(
-    folds: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    groups: npt.ArrayLike | None = None,
-    confidence: float = 0.95,
-) -> Estimate:
-    """`metrics.fold_auc` with its interval. `folds`: (n,)."""
-    return metric_estimate("roc_auc", folds, labels, probabilities, groups, confidence)
-
-
 def metric_estimate(
     metric: str,
-    folds: npt.ArrayLike | None,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
+    folds: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,

@@ -42,17 +42,17 @@ def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float
     return {name: float(values[0]) for name, values in computed.items()}
 
 
-def fold_auc(folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def fold_auc(labels: npt.ArrayLike, probabilities: npt.ArrayLike, folds: npt.ArrayLike) -> float:
     """The out-of-fold ROC AUC: the mean of the folds' AUCs, each weighted by its positives × negatives.
 
     Every fold's model is calibrated differently, so that comparing probabilities across folds (the pooled AUC) is a
     diagnostic only. A fold of one class has no pair and weighs nothing; NaN where that holds for all.
     `folds`: (n,) of any values that identify a fold. Raises as `scores`.
     """
-    return out_of_fold("roc_auc", folds, labels, probabilities)
+    return out_of_fold("roc_auc", labels, probabilities, folds)
 
 
-def out_of_fold(metric: str, folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def out_of_fold(metric: str, labels: npt.ArrayLike, probabilities: npt.ArrayLike, folds: npt.ArrayLike) -> float:
     """A metric of out-of-fold predictions by its name in `weighted.statistic`; arguments and errors as `fold_auc`."""
     y, p = weighted.checked(labels, probabilities)
     return float(weighted.statistic(metric, y, p, weighted.codes("folds", folds, y.size))(np.ones((1, y.size)))[0])

@@ -13,12 +13,12 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
-from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
@@ -277,7 +277,8 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
         return Filled(row, _cells(row, table, store, {}), "", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
-    (chosen,) = grid(checked(p, labels, np.zeros(len(labels), int), None), parse_objectives("accuracy")[0])
+    said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
+    (chosen,) = grid(said_of, parse_objectives("accuracy")[0])
     found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
     estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
     measured = {column: Cell(**vars(one)) for column, one in estimates.items()}

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
@@ -172,7 +173,9 @@ class Closer:
                 cv = cross_validate(self._session, plan, run, f"fresh seed {seed} {who}", figures=False)
                 run.finish()
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
-        values = {who: [objective.value(frame, 0.0) for frame in found] for who, found in frames.items()}
+        values = {
+            who: [objective.value(OutOfFold.of_frame(frame), 0.0) for frame in found] for who, found in frames.items()
+        }
         best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
         difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
