@@ -12,6 +12,7 @@ import pandas as pd
 from ..errors import Faults, UserError, expected
 from ..evaluation.weighted import Floats
 from ..experiment import BACKBONES, NETWORKS, CrossValidationSpec
+from ..names import registered_name
 from ..presets import KEPT
 from ..tracking.resume import fetch_artifacts
 from ..training.plan import Plan
@@ -67,7 +68,7 @@ def find_members(
     Raises `UserError`: fewer than two, a name that is not registered, a model on other data or folds, a line for each.
     """
     of_set = members in SETS
-    prefix = f"mammo-{task}-"
+    prefix = f"{registered_name(task)}-"
     wanted = [f"{prefix}{name}" for name in SETS[members]] if of_set else [one.strip() for one in members.split(",")]
     if len(set(wanted)) < len(wanted):
         raise expected("members", "different names", f"'{members}'")

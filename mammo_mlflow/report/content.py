@@ -15,6 +15,7 @@ import pandas as pd
 from mammo_mlflow.data.patches import TYPES, PatchSet, lacking, read_patch_set
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.names import Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
 from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing, stopped_on_scored
 from mammo_mlflow.report.rows import BACKBONES, CONDITIONED, SCRATCH, Row, Table, tables
@@ -92,11 +93,11 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     if wanted is not None:
         chosen = (wanted.train_sha256, wanted.test_sha256)
     else:
-        newest = [(of[0].tag("phantom") == "true", -of[0].ended, key) for key, of in by_dataset.items()]
+        newest = [(of[0].tag(Tag.PHANTOM) == "true", -of[0].ended, key) for key, of in by_dataset.items()]
         chosen = min(newest)[2] if newest else ()
     mine = by_dataset.get(chosen, []) if chosen else []
     others = tuple(
-        (key, len(of), of[0].tag("phantom") == "true", of[0].data) for key, of in by_dataset.items() if key != chosen
+        (key, len(of), of[0].tag(Tag.PHANTOM) == "true", of[0].data) for key, of in by_dataset.items() if key != chosen
     )
     every = tables()
     stands = {one.run_id: one for table in every for row in table.rows for one in standing(row, mine)[:1]}
@@ -112,7 +113,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     place = next((one.data for one in mine if one.data), "")
-    phantom = bool(mine) and mine[0].tag("phantom") == "true"
+    phantom = bool(mine) and mine[0].tag(Tag.PHANTOM) == "true"
     store = Store(
         mine,
         kept,
@@ -129,7 +130,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     groups = None if patch_set is None else patch_set.test.groups
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
-    notes = {one.tag("intervals") for one in mine} - {""}
+    notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     patches = next((one.patches for one in mine if one.patches), 0) or 0
     return Content(
         chosen, store, filled, tasks, patches, " or ".join(sorted(notes)), patch_set, others, tuple(warnings)
@@ -138,7 +139,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
 
 def label_of(result: Result) -> str:
     """What a model is called in figures and comparisons."""
-    family, backbone = result.tag("family"), result.tag("backbone")
+    family, backbone = result.tag(Tag.FAMILY), result.tag(Tag.BACKBONE)
     if family == "scratch":
         return SCRATCH[backbone][0] if backbone in SCRATCH else backbone
     if family == "ensemble":
@@ -209,7 +210,7 @@ def _task(
         mine = tuple(
             model
             for model in models
-            if model.result.tag("family") == family and (tuned is None or model.result.tuned == tuned)
+            if model.result.tag(Tag.FAMILY) == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
             drawn.append(Group(name, title, numbers.get(name, ""), mine))

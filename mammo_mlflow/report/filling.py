@@ -19,6 +19,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.names import Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
@@ -128,22 +129,22 @@ def standing(row: Row, results: Sequence[Result]) -> list[Result]:
     found = [
         one
         for one in results
-        if (one.tag("task"), one.tag("family"), one.tag("backbone")) == (row.task, row.family, row.backbone)
-        and one.tag("control") in ("", "none")
-        and not one.tag("study")
+        if (one.tag(Tag.TASK), one.tag(Tag.FAMILY), one.tag(Tag.BACKBONE)) == (row.task, row.family, row.backbone)
+        and one.tag(Tag.CONTROL) in ("", "none")
+        and not one.tag(Tag.STUDY)
         and (row.tuned is None or one.tuned == row.tuned)
-        and (not row.method or one.tag("method") == row.method)
+        and (not row.method or one.tag(Tag.METHOD) == row.method)
     ]
     return sorted(found, key=lambda one: _rank(row, one))
 
 
 def other_settings(result: Result) -> list[str]:
     """What a run of one of the study's presets was given instead of the preset's values."""
-    preset, family = result.tag("preset"), result.tag("family")
+    preset, family = result.tag(Tag.PRESET), result.tag(Tag.FAMILY)
     if preset not in ("paper", "table") or family == "ensemble":
         return []
     try:
-        values = preset_values(preset, result.tag("backbone"), result.tag("task"), family)
+        values = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
     except UserError:
         return []
     kept = {name: value for name, value in values.items() if name in result.params and name not in OF_SOURCES}
@@ -155,7 +156,7 @@ def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
     return (
         not _same_protocol(row, result),
         random,
-        result.tag("preset") == "quick",
+        result.tag(Tag.PRESET) == "quick",
         bool(other_settings(result)),
         -result.ended,
     )
@@ -188,8 +189,8 @@ def command(row: Row, store: Store) -> str:
 
 def marks_of(result: Result) -> tuple[str, ...]:
     """What has to be said wherever a figure of it is shown."""
-    found = ["phantom data"] if result.tag("phantom") == "true" else []
-    if result.tag("weights") == "random" and result.tag("family") in TRAINED:
+    found = ["phantom data"] if result.tag(Tag.PHANTOM) == "true" else []
+    if result.tag(Tag.WEIGHTS) == "random" and result.tag(Tag.FAMILY) in TRAINED:
         found.append("random weights")
     if stopped_on_scored(result):
         found.append("optimistic validation")
@@ -234,7 +235,7 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
             notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
-    missing = best.tag("no_interval")
+    missing = best.tag(Tag.NO_INTERVAL)
     estimates = {
         column: stored_estimate(f"test_{name}", best.metrics, missing)
         for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
@@ -247,7 +248,7 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
     protocol = [] if _same_protocol(row, best) else ["on the common 4 folds, not the protocol of the study's table"]
-    if best.tag("preset") == "quick":
+    if best.tag(Tag.PRESET) == "quick":
         protocol.append("quick preset, not the study's settings")
     if changed := other_settings(best):
         protocol.append(f"not the study's settings: {', '.join(changed)}")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.evaluation.metrics import stored_estimate
+from mammo_mlflow.names import Tag
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.differences import HEADER, differences
@@ -103,7 +104,7 @@ def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mappin
                 "difference": difference(one.cells[ACCURACY]),
                 "patches": "" if one.patches is None else one.patches,
                 "runs": [
-                    (of.model, links.get(of.run_id, ""), of.tag("preset"))
+                    (of.model, links.get(of.run_id, ""), of.tag(Tag.PRESET))
                     for of in ((one.result,) if one.result else one.members)
                 ],
                 "others": one.others,
@@ -200,7 +201,7 @@ def _cell(name: str, value: object) -> str:
 
 
 def _estimate(result: Result | None, name: str) -> str:
-    return "undefined" if result is None else str(stored_estimate(name, result.metrics, result.tag("no_interval")))
+    return "undefined" if result is None else str(stored_estimate(name, result.metrics, result.tag(Tag.NO_INTERVAL)))
 
 
 def _embedded(path: Path) -> str:

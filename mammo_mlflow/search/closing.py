@@ -14,12 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
+from mammo_mlflow.names import SEARCHED, Tag, registered_name
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.study import SETTING, best_trial, metric_name
-from mammo_mlflow.tracking.compared import COMPARED, tell_compared
+from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
@@ -92,7 +93,7 @@ class Closer:
         verdict = fresh = None
         if paper is not None and best.number != 0 and question.objectives[0].name != SECONDS:
             verdict = self._judge(cv, trials[0], states)
-            self._top.set_tags({"mammo.verdict": verdict.sentence, "mammo.closing_version": VERSION})
+            self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
         return Closing(question, states, best, paper, final, fresh, verdict)
 
@@ -126,7 +127,7 @@ class Closer:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
             setting = json.loads(best.user_attrs[SETTING])
             self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), "best.json")
-            self._top.set_tags({"mammo.best_trial": best.number, **{f"best.{k}": v for k, v in best.params.items()}})
+            self._top.set_tags({Tag.BEST_TRIAL: best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
     def _make_best(self, best: FrozenTrial, compared: int) -> tuple[CrossValidation, Final | None]:
         """The best trial's cross-validation, its folds as they are, and the model that is registered for the study.
@@ -134,7 +135,7 @@ class Closer:
         Refit and final model are nested in the trial's own run.
         """
         plan = self._plan(best, **self._final)
-        marks = {**self._runs.tags, "mammo.trial": str(best.number), COMPARED: str(compared)}
+        marks = {**self._runs.tags, Tag.TRIAL: str(best.number), Tag.COMPARED: str(compared)}
         run = self._open("trial", str(best.number), plan.name, plan)
         cv = cross_validate(self._session, plan, run, "best")
         final = None
@@ -143,7 +144,7 @@ class Closer:
             # a version that an earlier closing registered may be the best of more by now
             tell_compared(self._session.writer, final.registered_name, final.version, compared)
             self._top.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
-            self._top.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
+            self._top.set_tags({Tag.REGISTERED_NAME: final.registered_name, Tag.VERSION: final.version})
         run.finish()
         self._session.writer.drain()
         return cv, final
@@ -183,7 +184,7 @@ class Closer:
         return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
 
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
-        tags = {**plan.tags(), "mammo.key": plan.key}
+        tags = {**plan.tags(), Tag.KEY: plan.key}
         return self._runs.open(level, part, name, self._top, tags, plan.experiment.flat())
 
 
@@ -195,4 +196,4 @@ def competed(states: Mapping[str, int]) -> int:
 def searched_name(plan: Plan) -> str:
     """The registered name of a study's best model, whether or not it is fine-tuned; that of a control says so."""
     experiment = plan.experiment
-    return f"mammo-{experiment.task}-{experiment.family}-{experiment.label}-searched"
+    return registered_name(experiment.task, experiment.family, experiment.label, SEARCHED)

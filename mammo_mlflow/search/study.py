@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build, canonical_json
+from mammo_mlflow.names import Tag
 from mammo_mlflow.search.architectures import DrawJob, distribution, start_draws
 from mammo_mlflow.search.question import KEY, Question, check_study
 from mammo_mlflow.search.runs import ID, StudyRuns
@@ -229,9 +230,9 @@ class Search:
                     self._activations |= ensure_activations(self._side, [plan])
             except FAILURES as error:
                 problem = last_line(error)
-        first = {"mammo.preset": "paper"} if trial.number == 0 else {}
-        tags = {**first, "mammo.trial": str(trial.number)}
-        tags |= {} if plan is None else {**plan.tags(), "mammo.key": plan.key}
+        first = {Tag.PRESET: "paper"} if trial.number == 0 else {}
+        tags = {**first, Tag.TRIAL: str(trial.number)}
+        tags |= {} if plan is None else {**plan.tags(), Tag.KEY: plan.key}
         params = setting if plan is None else plan.experiment.flat()
         name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
         run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
@@ -242,7 +243,7 @@ class Search:
         if plan is None:
             self._fail(trial, run, problem)
             return
-        marks = {**self._runs.tags, "mammo.trial": str(trial.number)}
+        marks = {**self._runs.tags, Tag.TRIAL: str(trial.number)}
         fits = FitRuns(self._session, plan, run, f"trial {trial.number} ", marks)
         results = fits.reuse(elsewhere=self._session.resume)
         waiting = deque(fit for fit in plan.fits if fit.name not in results)
@@ -282,12 +283,12 @@ class Search:
         objectives = self._question.objectives
         values = work.values(objectives) if state == TrialState.COMPLETE else [work.reported]
         work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})
-        work.run.set_tags({"mammo.trial_state": state.name})
+        work.run.set_tags({Tag.TRIAL_STATE: state.name})
         shown = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
         if state == TrialState.PRUNED:
-            work.run.set_tags({"mammo.reason": reason})
+            work.run.set_tags({Tag.REASON: reason})
             for run_id in work.runs.run_ids.values():
-                self._session.writer.attach(run_id).set_tags({"mammo.pruned": "true"})
+                self._session.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
             work.run.finish("KILLED")
             work.trial.set_user_attr(REASON, reason)
             shown = reason
@@ -298,7 +299,7 @@ class Search:
         _log.info("trial %d: %s%s", work.number, shown, self._standing())
 
     def _fail(self, trial: optuna.Trial, run: TrackedRun, reason: str) -> None:
-        run.set_tags({"mammo.reason": reason[:500], "mammo.trial_state": TrialState.FAIL.name})
+        run.set_tags({Tag.REASON: reason[:500], Tag.TRIAL_STATE: TrialState.FAIL.name})
         run.finish("FAILED")
         self._session.writer.drain()
         trial.set_user_attr(REASON, reason)

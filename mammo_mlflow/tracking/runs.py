@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.names import Tag
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -52,7 +53,7 @@ class Writer:
     def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
         self.client = client
         self.experiment_id = experiment_id
-        self._tags = {**tags, "mammo.process": this_process()}
+        self._tags = {**tags, Tag.PROCESS: this_process()}
         self._runs: list[TrackedRun] = []
         self._queue: list[tuple[str | None, Callable[[], object]]] = []
         self._gone: set[str] = set()
@@ -144,7 +145,7 @@ class Writer:
         """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
         for run in reversed(self._runs):
             if not run.finished:
-                run.set_tags({"mammo.reason": scrubbed(reason)[:500]})
+                run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
                 run.finish(status)
         refused = []
         while True:

@@ -22,6 +22,7 @@ from mlflow.models import Model
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.names import METADATA, TRAINING_VALUES
 from mammo_mlflow.pixels import PixelRange, read_ranges
 
 _ENVIRONMENT = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
@@ -32,9 +33,6 @@ _ENSEMBLE_FILES = {"ensemble.json", "level1.npz", "members.keras"}
 _ENSEMBLES = Path(__file__).parents[1] / "ensembles"
 KNOWN_CODE: dict[str, set[str]] = {"served.py": set(), "level1.py": set()}
 """The sha256 of what earlier versions of this project shipped in an ensemble, beside what this one ships."""
-
-TRAINING_VALUES = "training_values"
-"""Where a model's metadata have the values of its training patches (`pixels.describe_ranges`), under `mammo`."""
 
 _FIRST_ARRAYS = {
     "weights": "weights",
@@ -124,7 +122,7 @@ def _vet(path: Path) -> Vetted:
 
 def ranges_of_model(model: Model) -> dict[str, PixelRange]:
     """The values of a model's training patches by input, none where they were not stored."""
-    return read_ranges(((model.metadata or {}).get("mammo") or {}).get(TRAINING_VALUES))
+    return read_ranges(((model.metadata or {}).get(METADATA) or {}).get(TRAINING_VALUES))
 
 
 def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ import pandas as pd
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.fits import FitRuns
 from mammo_mlflow.training.jobs import FitResult, Job
@@ -133,7 +134,7 @@ def log_scores(session: Session, cv: CrossValidation) -> None:
         "oof_pooled_roc_auc": pooled["roc_auc"],
     }
     log_estimates(run, estimates, groups)
-    run.set_tags({"mammo.oof_patches": len(oof)})
+    run.set_tags({Tag.OOF_PATCHES: len(oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
@@ -152,7 +153,7 @@ def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: np
     for name, one in estimates.items():
         run.log_metrics({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high})
     missing = missing_intervals(estimates)
-    run.set_tags({"mammo.intervals": cluster_note(groups)} | ({"mammo.no_interval": missing} if missing else {}))
+    run.set_tags({Tag.INTERVALS: cluster_note(groups)} | ({Tag.NO_INTERVAL: missing} if missing else {}))
 
 
 def log_figures(cv: CrossValidation) -> None:

@@ -17,12 +17,12 @@ from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Tag
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
 from mammo_mlflow.training.fits import plan_dataset
 from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
@@ -30,7 +30,7 @@ from mammo_mlflow.training.plan import REFIT, Plan
 from mammo_mlflow.training.session import Session
 
 EXAMPLE_PATCHES = 2
-_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", "mammo.no_interval")
+_COPIED = (Tag.REGISTERED_NAME, Tag.VERSION, Tag.MODEL_ID, Tag.INTERVALS, Tag.NO_INTERVAL)
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def make_final(
     job = AssembleJob(
         Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
         _examples(plan),
-        {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
+        {METADATA: {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
         directory,
         None if sources is None else sources.features.part,
         None if sources is None or sources.condition is None else sources.condition.part,
@@ -92,8 +92,8 @@ def make_final(
     backbone = plan.experiment.model.backbone
     session.run_one(f"{backbone} assembling", "mammo_mlflow.training.assemble:assemble", job)
     session.writer.drain()
-    marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
-    marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
+    marks = {**plan.tags(), **more, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id}
+    marks |= {Tag.THRESHOLD: repr(threshold), Tag.THRESHOLD_TRANSFERRED: "true"}
     if sources is not None:
         marks |= compared_tag(session.writer, [source.version for source in sources.all])
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
@@ -120,9 +120,9 @@ def make_final(
     version = register(session.writer, registered, logged, run.id, marks, description)
     run.set_tags(
         {
-            "mammo.registered_name": registered,
-            "mammo.version": version,
-            "mammo.model_id": logged.model_id,
+            Tag.REGISTERED_NAME: registered,
+            Tag.VERSION: version,
+            Tag.MODEL_ID: logged.model_id,
         }
     )
     run.finish()
@@ -142,7 +142,7 @@ def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> Trac
     run = session.writer.start_run(
         f"{cv.plan.name} final",
         parent=cv.run,
-        tags={**cv.plan.tags(), "mammo.fit": "final", "mammo.key": key, "mammo.cv_run_id": cv.run.id, **tags},
+        tags={**cv.plan.tags(), Tag.FIT: "final", Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id, **tags},
         params=cv.plan.experiment.flat(),
     )
     plan_dataset(cv.plan, run, "training")
@@ -237,22 +237,22 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
             return None
         found, number = registered
         make_candidate(session.writer, name, number, cv.plan.patch_set.phantom)
-        run = session.writer.reopen_run(found, None, {"mammo.registered_name": name, "mammo.version": str(number)})
+        run = session.writer.reopen_run(found, None, {Tag.REGISTERED_NAME: name, Tag.VERSION: str(number)})
         run.finish()
         session.writer.drain()
     tags = ask(lambda: client.get_run(found)).data.tags
-    version = tags.get("mammo.version")
-    if tags.get("mammo.registered_name") != name or version is None:
+    version = tags.get(Tag.VERSION)
+    if tags.get(Tag.REGISTERED_NAME) != name or version is None:
         return None
     if not ask(lambda: find_version(client, name, int(version))):
         return None
     folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
     if folder is None or not (folder / "test.parquet").exists():
         return None
-    if tags["mammo.cv_run_id"] == cv.run.id:
+    if tags[Tag.CV_RUN_ID] == cv.run.id:
         return _read(session, found, name, int(version), pd.read_parquet(folder / "test.parquet"))
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
-    run = _start(session, cv, key, **{"mammo.reused_from": found, **copied, **more})
+    run = _start(session, cv, key, **{Tag.REUSED_FROM: found, **copied, **more})
     run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -265,6 +265,6 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
 
 def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
-    missing = data.tags.get("mammo.no_interval", "")
+    missing = data.tags.get(Tag.NO_INTERVAL, "")
     accuracy, roc_auc = (stored_estimate(f"test_{metric}", data.metrics, missing) for metric in ("accuracy", "roc_auc"))
     return Final(name, version, run_id, data.metrics["threshold"], accuracy, roc_auc, test)

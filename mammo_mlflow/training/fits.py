@@ -12,6 +12,7 @@ import pandas as pd
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import RATES, scores
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import vet_keras
@@ -85,7 +86,7 @@ class FitRuns:
     def fail(self, job: Job, reason: str) -> None:
         """End the run of a job that failed, saying why."""
         run = self._run(self.fit_of(job))
-        run.set_tags({"mammo.reason": reason})
+        run.set_tags({Tag.REASON: reason})
         run.finish("FAILED")
 
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
@@ -105,7 +106,7 @@ class FitRuns:
                 continue
             self.run_ids[fit.name] = found[fit.key]
             if fit.key not in own:
-                run = self._start(fit, **{"mammo.reused_from": found[fit.key]})
+                run = self._start(fit, **{Tag.REUSED_FROM: found[fit.key]})
                 for row in result.history:
                     run.log_metrics(
                         {k: float(v) for k, v in row.items() if k not in ("stage", "epoch")}, int(row["epoch"])
@@ -123,7 +124,7 @@ class FitRuns:
 
     def _start(self, fit: Fit, **tags: str) -> TrackedRun:
         plan = self._plan
-        marks = {"mammo.fit": fit.name, "mammo.key": fit.key, "mammo.cv_run_id": self._parent.id}
+        marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent.id}
         run = self._session.writer.start_run(
             f"{plan.name} {fit.name}",
             parent=self._parent,

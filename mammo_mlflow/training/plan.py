@@ -24,6 +24,7 @@ from mammo_mlflow.experiment import (
     canonical_json,
 )
 from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.names import Tag
 from mammo_mlflow.training.jobs import Cut, Description, Network
 
 if TYPE_CHECKING:
@@ -175,20 +176,20 @@ class Plan:
     def tags(self) -> dict[str, str]:
         """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
         return {
-            "mammo.task": self.experiment.task,
-            "mammo.family": self.experiment.family,
-            "mammo.backbone": self.experiment.model.backbone,
-            "mammo.unfrozen": str(self.experiment.model.unfrozen_layers),
-            "mammo.set": self.experiment.model_set,
-            "mammo.data_sha256": self.patch_set.train_sha256,
-            "mammo.test_sha256": self.patch_set.test_sha256,
-            "mammo.folds_sha256": folds_sha256(self.folds),
-            "mammo.control": self.experiment.cv.control,
-            "mammo.weights": self.weights.label,
-            "mammo.weights_source": self.weights.source,
-            "mammo.weights_sha256": self.weights.sha256,
-            "mammo.keras_backend": keras_backend(),
-            "mammo.phantom": str(self.patch_set.phantom).lower(),
+            Tag.TASK: self.experiment.task,
+            Tag.FAMILY: self.experiment.family,
+            Tag.BACKBONE: self.experiment.model.backbone,
+            Tag.UNFROZEN: str(self.experiment.model.unfrozen_layers),
+            Tag.SET: self.experiment.model_set,
+            Tag.DATA_SHA256: self.patch_set.train_sha256,
+            Tag.TEST_SHA256: self.patch_set.test_sha256,
+            Tag.FOLDS_SHA256: folds_sha256(self.folds),
+            Tag.CONTROL: self.experiment.cv.control,
+            Tag.WEIGHTS: self.weights.label,
+            Tag.WEIGHTS_SOURCE: self.weights.source,
+            Tag.WEIGHTS_SHA256: self.weights.sha256,
+            Tag.KERAS_BACKEND: keras_backend(),
+            Tag.PHANTOM: str(self.patch_set.phantom).lower(),
         }
 
     def final_key(self, registered: str) -> str:

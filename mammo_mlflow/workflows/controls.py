@@ -13,6 +13,7 @@ from typing import Any
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.evaluation.intervals import bootstrap_difference, fold_auc_estimate
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.names import Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
@@ -51,7 +52,7 @@ def run(family: str, task: str, backbone: str, control: str, given: dict[str, An
             experiments.append(build(task, preset_values("paper", "laws", task, "texture") | shared, "texture"))
         else:
             experiments.append(network.changed(control=one))
-    run_experiments(experiments, options, {"mammo.preset": preset}, _close)
+    run_experiments(experiments, options, {Tag.PRESET: preset}, _close)
 
 
 def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:

@@ -29,13 +29,13 @@ from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Tag, registered_name
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
-from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
+from mammo_mlflow.tracking.compared import compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.final import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.training.jobs import PredictJob
 from mammo_mlflow.training.plan import sha256
@@ -125,10 +125,10 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     writer, patch_set = session.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
-    name = f"mammo-{joined.task}-ensemble-{of_set}"
+    name = registered_name(joined.task, "ensemble", of_set)
     threshold = choose_threshold(asked.threshold, joined.labels, chosen.probabilities)
     facts: dict[str, Any] = {
-        "members": [member.source.version.tags["mammo.key"] for member in joined.members],
+        "members": [member.source.version.tags[Tag.KEY] for member in joined.members],
         "method": method,
     }
     facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
@@ -138,15 +138,15 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     tags = {
         tag: value
         for tag, value in joined.members[0].plan.tags().items()
-        if tag in ("mammo.task", "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256", "mammo.phantom")
+        if tag in (Tag.TASK, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.FOLDS_SHA256, Tag.PHANTOM)
     }
-    tags |= {"mammo.family": "ensemble", "mammo.backbone": of_set, "mammo.set": "ensemble", "mammo.method": method}
-    tags |= {"mammo.weights": "random" if "random" in said else "of its members", "mammo.control": "none"}
+    tags |= {Tag.FAMILY: "ensemble", Tag.BACKBONE: of_set, Tag.SET: "ensemble", Tag.METHOD: method}
+    tags |= {Tag.WEIGHTS: "random" if "random" in said else "of its members", Tag.CONTROL: "none"}
     versions = ", ".join(str(member.source.version) for member in joined.members)
     top = writer.start_run(
         f"{joined.task} ensemble {of_set}{said}",
         parent=None,
-        tags=tags | {"mammo.key": key, "mammo.members": versions},
+        tags=tags | {Tag.KEY: key, Tag.MEMBERS: versions},
         params={"task": joined.task, "family": "ensemble", **asdict(asked)},
     )
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
@@ -158,7 +158,7 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
         json.dumps({"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}),
         "threshold.json",
     )
-    marks = tags | {"mammo.key": key, "mammo.members": versions, "mammo.threshold": repr(threshold)}
+    marks = tags | {Tag.KEY: key, Tag.MEMBERS: versions, Tag.THRESHOLD: repr(threshold)}
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
     number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
     judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
@@ -166,7 +166,7 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     nested[f"oof_{joined.objective.name.replace('=', '_')}"] = chosen.nested
     test = log_test(session, judged, top, predicted, threshold, nested)
     on_test = _log_members_test(joined, top, test)
-    top.set_tags({"mammo.registered_name": name, "mammo.version": number})
+    top.set_tags({Tag.REGISTERED_NAME: name, Tag.VERSION: number})
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.finish()
     writer.drain()
@@ -233,10 +233,10 @@ def _model(
         path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], "test.parquet", target))
         if path is not None:
             _log.info("%s v%d was made of the same before and is reused", name, found[1])
-            top.set_tags({"mammo.reused_from": found[0]})
+            top.set_tags({Tag.REUSED_FROM: found[0]})
             make_candidate(writer, name, found[1], patch_set.phantom)  # the command that made it may have been killed
-            if COMPARED in marks:  # a version made before the number was kept has none
-                tell_compared(writer, name, found[1], int(marks[COMPARED]))
+            if Tag.COMPARED in marks:  # a version made before the number was kept has none
+                tell_compared(writer, name, found[1], int(marks[Tag.COMPARED]))
             return found[1], pd.read_parquet(path)["probability"].to_numpy(np.float64)
     level1 = session.scratch / f"level1-{top.id}.npz"
     chosen.level1.save(level1)
@@ -250,7 +250,7 @@ def _model(
         level1,
         threshold,
         {side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
-        {"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
+        {METADATA: {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
         directory,
     )
     session.run_one("ensemble assembling", "mammo_mlflow.ensembles.assemble:assemble", job)
@@ -297,7 +297,7 @@ def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
     top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
     if found.delong is not None:
         top.log_metrics({f"{prefix}delong_p": found.delong.p})
-    top.set_tags({f"mammo.{prefix}verdict": found.sentence})
+    top.set_tags({Tag.TEST_VERDICT if prefix else Tag.VERDICT: found.sentence})
 
 
 def _method_rows(joined: Joined) -> tuple[list[str], list[list[str]]]:

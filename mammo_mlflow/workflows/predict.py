@@ -13,6 +13,7 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.names import Tag
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
@@ -96,7 +97,7 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
     names = found.made_of.columns[2:] or (found.version.name,)
     file = "model.keras" if found.made_of.kind == "keras" else "members.keras"
     (network,) = found.path.rglob(file)
-    title = f"{found.version}: where '{TASKS[found.version.tags['mammo.task']][1]}' comes from"
+    title = f"{found.version}: where '{TASKS[found.version.tags[Tag.TASK]][1]}' comes from"
     note = "phantom data" if found.phantom else None
     return ExplainJob(
         network,

@@ -14,6 +14,7 @@ from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, 
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
@@ -36,7 +37,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
     client, experiment_id = open_store()
-    writer = Writer(client, experiment_id, {"mammo.family": "prepare"})
+    writer = Writer(client, experiment_id, {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
         top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
         writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, ()))
@@ -58,7 +59,7 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
     }
     metrics |= {re.sub(r"\W+", "_", f"left out {name}"): n for name, n in _reasons(made).items()}
     run.log_metrics({"films": made.films, **metrics})
-    run.set_tags({"mammo.phantom": str(made.synthetic).lower()})
+    run.set_tags({Tag.PHANTOM: str(made.synthetic).lower()})
     run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "figures/classes.png")
     for name in (LEFT_OUT_FILE, PREPARED_FILE, ATTRIBUTION_FILE, *(f"{stem}_groups.csv" for stem in SPLITS.values())):
         if (made.directory / name).exists():
@@ -69,7 +70,7 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
             run.log_figure(figures.patch_sheet(rows, name, note), f"sheets/{name.replace(' ', '_')}.png")
     if set(made.counts) == set(SPLITS):
         found = read_patch_set(made.directory)
-        run.set_tags({"mammo.data_sha256": found.train_sha256, "mammo.test_sha256": found.test_sha256})
+        run.set_tags({Tag.DATA_SHA256: found.train_sha256, Tag.TEST_SHA256: found.test_sha256})
         for warning in found.warnings:
             _log.warning("%s: %s", made.directory, warning)
 

@@ -20,9 +20,9 @@ from mammo_mlflow.evaluation.metrics import Estimate, missing_intervals, stored_
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
 from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
+from mammo_mlflow.names import CHAMPION, Tag, registered_name
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
-    FROM,
     candidates_of,
     champion_of,
     deciding,
@@ -31,7 +31,6 @@ from mammo_mlflow.tracking.promotion import (
     previous_of,
     promote,
     rolled_back,
-    task_model,
     what_it_is_not,
 )
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of, verified_model
@@ -98,7 +97,7 @@ class _Decision:
         if champion is None:
             raise expected("rollback", f"a champion of {self._task}", "none")
         verified_model(self._writer.client, _spelled(before), self._folder / "before")  # it can be served
-        run = self._start("rolled back", {"mammo.candidate": str(before)})
+        run = self._start("rolled back", {Tag.CANDIDATE: str(before)})
         self._writer.drain()
         go_back(self._writer.client, champion, before, run.id)
         self._end(run)
@@ -108,7 +107,7 @@ class _Decision:
         """Promote the best candidate that passes every gate, or leave all as it was."""
         challenges = self._challenges()
         champion = self._champion
-        if champion is not None and champion.tags.get("mammo.phantom") == "true" and not _phantom(challenges):
+        if champion is not None and champion.tags.get(Tag.PHANTOM) == "true" and not _phantom(challenges):
             say(f"the champion, {_named(champion)}, was trained on phantom data: nothing real to beat")
             champion = None
         rival = self._rival(champion)
@@ -139,7 +138,7 @@ class _Decision:
             spelled = [one.strip() for one in self._asked.candidate.split(",")]
             found = list({str(one): one for one in (find_model(client, name) for name in spelled)}.values())
             for version in found:
-                other = version.tags.get("mammo.task", "a task not known here")
+                other = version.tags.get(Tag.TASK, "a task not known here")
                 if other != self._task:
                     raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
                 if what_it_is_not(version):
@@ -169,7 +168,7 @@ class _Decision:
     def _predictions(self, version: Version) -> Predictions:
         """The stored out-of-fold predictions of a version, nested ones of an ensemble. Raises `UserError`."""
         writer = self._writer
-        run_id = version.tags.get("mammo.cv_run_id", version.run_id) or "-"
+        run_id = version.tags.get(Tag.CV_RUN_ID, version.run_id) or "-"
         path = None
         if writer.ask(lambda: find_run(writer.client, run_id)) is not None:
             path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", self._folder / run_id))
@@ -239,9 +238,7 @@ class _Decision:
     @staticmethod
     def _newest(challenges: Sequence[Challenge]) -> Version:
         """Without a champion: the newest real candidate, else the newest."""
-        return max(
-            (one.version for one in challenges), key=lambda v: (v.tags.get("mammo.phantom") != "true", v.created)
-        )
+        return max((one.version for one in challenges), key=lambda v: (v.tags.get(Tag.PHANTOM) != "true", v.created))
 
     def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: Predictions | None) -> Gate:
         """The candidate's predictions are there, and of the champion's patches and folds."""
@@ -282,10 +279,10 @@ class _Decision:
             f"{self._task} champion {outcome}",
             parent=None,
             tags={
-                "mammo.task": self._task,
-                "mammo.family": "promotion",
-                "mammo.decision": outcome,
-                "mammo.champion_before": before,
+                Tag.TASK: self._task,
+                Tag.FAMILY: "promotion",
+                Tag.DECISION: outcome,
+                Tag.CHAMPION_BEFORE: before,
                 **tags,
             },
             params={"task": self._task, **asdict(self._asked)},
@@ -300,10 +297,10 @@ class _Decision:
 
     def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None, budget: Budget | None) -> dict[str, str]:
         best = chosen or challenges[0]
-        tags = {"mammo.candidate": str(best.version), "mammo.phantom": best.version.tags.get("mammo.phantom", "false")}
+        tags = {Tag.CANDIDATE: str(best.version), Tag.PHANTOM: best.version.tags.get(Tag.PHANTOM, "false")}
         if budget is not None:
             tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
-        return tags if best.failed is None else {**tags, "mammo.failed_gate": best.failed.name}
+        return tags if best.failed is None else {**tags, Tag.FAILED_GATE: best.failed.name}
 
     def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:
         rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
@@ -313,7 +310,7 @@ class _Decision:
         name = f"oof_{self._objective.name.replace('=', '_')}"
         run.log_metrics({f"{name}{end}": value for end, value in values.items()})
         if missing := missing_intervals({name: best.score}):
-            run.set_tags({"mammo.no_interval": missing})
+            run.set_tags({Tag.NO_INTERVAL: missing})
 
     def _show(
         self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: Predictions | None
@@ -340,7 +337,7 @@ class _Decision:
             say(f"champion of {self._task}: {_named(self._champion)}, as before{why}")
             return
         say(f"champion of {self._task}: {_named(made)}, {_named(self._champion)} before")
-        uri = f"models:/{task_model(self._task)}@champion"
+        uri = f"models:/{registered_name(self._task)}@{CHAMPION}"
         say(f"predict:  python -m mammo_mlflow predict --model {uri} --input DIR --output out.csv")
         say(f"serve:    python -m mammo_mlflow serve --model {uri}")
         say(f"go back:  python -m mammo_mlflow promote --task {self._task} --rollback true")
@@ -351,7 +348,7 @@ class _Decision:
         run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
         if run is None or not {"test_accuracy", "test_roc_auc"} & set(run.data.metrics):  # the latter may not exist
             return "-"
-        return str(stored_estimate("test_roc_auc", run.data.metrics, run.data.tags.get("mammo.no_interval", "")))
+        return str(stored_estimate("test_roc_auc", run.data.metrics, run.data.tags.get(Tag.NO_INTERVAL, "")))
 
 
 @contextmanager
@@ -368,19 +365,19 @@ def _spelled(version: Version) -> str:
 
 
 def _anew(task: str) -> str:
-    return f"to start anew on other data, delete the alias 'champion' of {task_model(task)}"
+    return f"to start anew on other data, delete the alias '{CHAMPION}' of {registered_name(task)}"
 
 
 def _data(version: Version) -> tuple[str, ...]:
-    return tuple(version.tags.get(f"mammo.{name}", "") for name in ("data_sha256", "folds_sha256"))
+    return tuple(version.tags.get(name, "") for name in (Tag.DATA_SHA256, Tag.FOLDS_SHA256))
 
 
 def _phantom(challenges: Sequence[Challenge]) -> bool:
-    return all(one.version.tags.get("mammo.phantom") == "true" for one in challenges)
+    return all(one.version.tags.get(Tag.PHANTOM) == "true" for one in challenges)
 
 
 def _named(version: Version | None) -> str:
     """A champion by its version and what it was promoted from."""
     if version is None:
         return "none"
-    return f"{version} ({version.tags[FROM]})" if FROM in version.tags else str(version)
+    return f"{version} ({version.tags[Tag.PROMOTED_FROM]})" if Tag.PROMOTED_FROM in version.tags else str(version)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
+from mammo_mlflow.names import Tag
 from mammo_mlflow.report import differences
 from mammo_mlflow.report.content import Content, gather
 from mammo_mlflow.report.drawing import draw_all
@@ -46,7 +47,7 @@ def run(asked: ReportOptions) -> None:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         staging.chmod(0o755)
         try:
-            writer = Writer(client, experiment_id, {"mammo.family": "report"})
+            writer = Writer(client, experiment_id, {Tag.FAMILY: "report"})
             said = _about(content, wanted, {} if content.dataset and content.store.results else count_runs(client))
             _write(content, staging, Path(folder), said, writer, progress)
             with ending_runs(writer):
@@ -158,7 +159,7 @@ def _write(
 
 def _log(writer: Writer, content: Content, staging: Path) -> None:
     data, test = content.dataset or ("", "")
-    tags = {"mammo.data_sha256": data, "mammo.test_sha256": test, "mammo.phantom": str(content.store.phantom).lower()}
+    tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, Tag.PHANTOM: str(content.store.phantom).lower()}
     top: TrackedRun = writer.start_run("report", parent=None, tags=tags, params={})
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
     for path in sorted(staging.rglob("*")):

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from mammo_mlflow.experiment import Experiment
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate
@@ -78,8 +79,7 @@ def _run_all(session: Session, plans: Sequence[Plan], options: Options, closing:
             f"{first.experiment.task} {first.experiment.family} comparison"
             + (" [phantom]" if first.patch_set.phantom else ""),
             parent=None,
-            tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS}
-            | {"mammo.backbone": "all", "mammo.key": key},
+            tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {Tag.BACKBONE: "all", Tag.KEY: key},
             params={"task": first.experiment.task, "family": first.experiment.family, "seeds": options.seeds},
         )
         _tidy(session, top, plans, key)
@@ -97,12 +97,12 @@ def _run_all(session: Session, plans: Sequence[Plan], options: Options, closing:
     show_comparison(rows, said)
 
 
-_SHARED_TAGS = ("mammo.task", "mammo.family", "mammo.data_sha256", "mammo.test_sha256", "mammo.phantom")
+_SHARED_TAGS = (Tag.TASK, Tag.FAMILY, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.PHANTOM)
 
 
 def _start(session: Session, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
     run = session.writer.start_run(
-        plan.name, parent=parent, tags={**plan.tags(), "mammo.key": plan.key}, params=plan.experiment.flat()
+        plan.name, parent=parent, tags={**plan.tags(), Tag.KEY: plan.key}, params=plan.experiment.flat()
     )
     log_data(plan, run)
     return run
@@ -120,5 +120,5 @@ def _run_plan(session: Session, plan: Plan, run: TrackedRun) -> Outcome:
     final = make_final(session, cv) if plan.experiment.final.final != "none" else None
     if final is not None:
         run.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
-        run.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
+        run.set_tags({Tag.REGISTERED_NAME: final.registered_name, Tag.VERSION: final.version})
     return cv, final

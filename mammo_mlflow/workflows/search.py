@@ -14,11 +14,12 @@ import optuna
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.names import PREFIX, Tag
 from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.closing import Closer, Closing
 from mammo_mlflow.search.pruning import make_pruner
 from mammo_mlflow.search.question import Question, study_name
-from mammo_mlflow.search.runs import LEVEL, StudyRuns
+from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
@@ -44,7 +45,7 @@ JUDGED = ("views", "folds", "holdout")
 ENOUGH = 1000
 HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
 
-_SHOWN = ("task", "family", "backbone", "weights", "phantom", "data_sha256", "folds_sha256")
+_SHOWN = (Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA_SHA256, Tag.FOLDS_SHA256)
 """The tags that a study shares with all its trials."""
 
 _log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _search(
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
     session.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
-    tags = {f"mammo.{name}": paper.tags()[f"mammo.{name}"] for name in _SHOWN}
+    tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
     runs = StudyRuns(session.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
@@ -206,7 +207,7 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
 
 def _describe_study(study: optuna.Study, paper: Plan, link: str, search: SearchOptions) -> None:
     """What the dashboard shows beside the study's name."""
-    facts = {name: paper.tags()[f"mammo.{name}"] for name in _SHOWN}
+    facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
     for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
@@ -216,5 +217,5 @@ def _describe_study(study: optuna.Study, paper: Plan, link: str, search: SearchO
 def _top(session: Session, paper: Plan) -> TrackedRun:
     """The run above several studies."""
     said = " [phantom]" if paper.patch_set.phantom else ""
-    tags = {"mammo.phantom": paper.tags()["mammo.phantom"], LEVEL: "search"}
+    tags = {Tag.PHANTOM: paper.tags()[Tag.PHANTOM], Tag.LEVEL: "search"}
     return session.writer.start_run(f"search{said}", parent=None, tags=tags, params={})
