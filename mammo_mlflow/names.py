@@ -6,16 +6,16 @@ kept for good: what was stored under it would not be found under another.
 
 from __future__ import annotations
 
+# what every tag begins with
 PREFIX = "mammo."
-"""What every tag begins with."""
+# the MLflow experiment that runs go to where none is named
 EXPERIMENT = "mammo"
-"""The MLflow experiment that runs go to where none is named."""
+# where a logged model's metadata have what is known of it, and there the values of its training patches
 METADATA, TRAINING_VALUES = "mammo", "training_values"
-"""Where a logged model's metadata have what is known of it, and there the values of its training patches."""
+# the aliases of a model's newest version, of a task's champion, and of the champion before it
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-"""The aliases: of a model's newest version, of a task's champion, and of the champion before it."""
+# what ends the registered name of a study's model
 SEARCHED = "searched"
-"""What ends the registered name of a study's model."""
 
 
 class Tag:
@@ -79,6 +79,70 @@ class Tag:
     FILES_SHA256 = "mammo.files_sha256"
     # on the run of the whole study: the steps that are done
     STEPS = "mammo.steps"
+
+
+class Artifact:
+    """The files of runs, and of logged ensembles."""
+
+    # of a cross-validation, and of an ensemble, whose predictions are nested: a row for each training abnormality
+    OOF, FOLDS = "oof.parquet", "folds.parquet"
+    # of a fit, in its folder: predictions, history and costs, and what was trained
+    FIT, PREDICTIONS, FACTS, TAIL = "fit", "predictions.parquet", "fit.json", "tail.keras"
+    # of a final run, and of an ensemble: test predictions; the threshold, and what it was chosen on
+    TEST, THRESHOLD = "test.parquet", "threshold.json"
+    # of all of these, and of studies: the folder of figures
+    FIGURES = "figures"
+    # of runs that compare several
+    COMPARISON = "comparison.csv"
+    # of an ensemble
+    METHODS, WEIGHTS, DISAGREEMENT = "methods.csv", "weights.csv", "disagreement.csv"
+    # of a study
+    TRIALS, BEST = "trials.csv", "best.json"
+    # of a promotion
+    GATES = "gates.csv"
+    # of a logged ensemble: one Keras model of all members, level 1 as arrays, and names and threshold
+    MEMBERS, LEVEL1, ENSEMBLE = "members.keras", "level1.npz", "ensemble.json"
+
+
+class Metric:
+    """Metrics: their names, or what they begin with; `_low` and `_high` end those of an interval."""
+
+    # of the folds, by metric, each on its run, with `_mean` and `_sd` on that of the cross-validation
+    FOLD = "fold_"
+    # of out-of-fold predictions, by metric; `oof_roc_auc` is the mean of the folds' AUCs weighted by positive ×
+    # negative pairs, `oof_pooled_roc_auc` a diagnostic
+    OOF, OOF_ROC_AUC, OOF_POOLED_ROC_AUC = "oof_", "oof_roc_auc", "oof_pooled_roc_auc"
+    # of the test set, by metric, at 0.5 and at the stored threshold
+    TEST, TEST_ACCURACY, TEST_ROC_AUC, AT_THRESHOLD = "test_", "test_accuracy", "test_roc_auc", "test_at_threshold_"
+    # the same where a patient with abnormalities of both classes counts once for each
+    BY_PATIENT, BY_PATIENT_AT_THRESHOLD = "test_by_patient_", "test_by_patient_at_threshold_"
+    # how many patches and patients the test set has
+    TEST_PATCHES, TEST_PATIENTS = "test_patches", "test_patients"
+    # the threshold of the final model
+    THRESHOLD = "threshold"
+    # of a trial, by objective, with `_trials_mean` and `_sd` on the study
+    OBJECTIVE = "objective_"
+    # on a study: the best trial's objectives, and how many trials ended how
+    BEST, TRIALS = "best_", "trials_"
+    # on an ensemble, by method: nested, and where the method was chosen
+    NESTED, OPTIMISTIC = "nested_", "optimistic_"
+    # on an ensemble, by name: its members
+    MEMBER = "member_"
+    # on an ensemble, behind `test_` on the test set: its lead over the best member, and DeLong's p
+    LEAD, DELONG_P = "lead", "delong_p"
+    # seconds of the fits, on the cross-validation
+    FIT_SECONDS = "fit_seconds"
+
+
+class Attribute:
+    """What Optuna keeps of studies and trials, beside the facts that are shown of a study."""
+
+    # of a study: its id in the tags of runs, the key by which it is continued, and its space
+    ID, KEY, SPACE = "id", "key", "space"
+    # of a trial: who works on it, the whole experiment, the link to its run, and where it has one why it ended so
+    PROCESS, SETTING, LINK, REASON = "process", "setting", "mlflow_run", "reason"
+    # of the first trial: `paper`
+    PRESET = "preset"
 
 
 def registered_name(task: str, *parts: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mammo_mlflow import names
-from mammo_mlflow.names import registered_name
+from mammo_mlflow.names import Artifact, registered_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mammo_mlflow"
@@ -37,6 +37,13 @@ def test_no_module_spells_a_name_of_the_store():
     assert len(MODULES) > 100
     found = {str(path.relative_to(ROOT)): strays(path.read_text(encoding="utf-8")) for path in MODULES}
     assert {path: texts for path, texts in found.items() if texts} == {}
+
+
+def test_no_module_spells_a_file_of_the_store():
+    files = {value for key, value in vars(Artifact).items() if key.isupper() and "." in value}
+    served = {PACKAGE / "ensembles" / name for name in ("served.py", "level1.py")}  # which run without this package
+    for path in set(MODULES) - served:
+        assert not files & set(literals(path.read_text(encoding="utf-8"))), path
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import BACKBONES, NETWORKS, CrossValidationSpec
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import registered_name
+from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import Source
 from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
 from mammo_mlflow.planning.plan import Plan
@@ -107,7 +107,7 @@ def matrix(members: Sequence[Member]) -> Floats:
 def _test(session: Workbench, source: Source) -> Floats:
     writer, run_id = session.writer, source.version.run_id
     target = session.scratch / f"member-{run_id}"
-    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "test.parquet", target))
+    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
     if path is None:
-        raise expected("members", "a model with its test predictions", f"{source.version} without test.parquet")
+        raise expected("members", "a model with its test predictions", f"{source.version} without {Artifact.TEST}")
     return pd.read_parquet(path)["probability"].to_numpy(np.float64)

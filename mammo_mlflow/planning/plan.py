@@ -12,6 +12,7 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import PatchSet, targets
 from mammo_mlflow.data.splits import folds_frame, folds_sha256
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
 from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
 from mammo_mlflow.models.weights import Weights
@@ -86,21 +87,13 @@ class Plan:
         which += "" if experiment.cv.control == "none" else f" [control: {experiment.cv.control}]"
         which += f" {experiment.judged_by}" if experiment.cv.holdout or experiment.stops_on_scored else ""
         which += f" seed {seed}" if seed else ""
-        said = " [phantom]" if self.patch_set.phantom else ""
-        said += " [random weights]" if self.weights.label == "random" else ""
-        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{said}"
+        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{self.said.suffix}"
 
     @property
-    def note(self) -> str | None:
-        """What every figure of this experiment must say."""
-        said = ["phantom data: no medical result"] if self.patch_set.phantom else []
-        said += ["random weights"] if self.weights.label == "random" else []
-        control = self.experiment.cv.control
-        said += {"baseline": ["control: baseline patches alone"], "shuffled": ["control: shuffled labels"]}.get(
-            control, []
-        )
-        said += ["early stopping watched the scored patches: optimistic"] if self.experiment.stops_on_scored else []
-        return "; ".join(said) or None
+    def said(self) -> Disclosure:
+        """What has to be said of every figure of this experiment."""
+        weights, control, scored = self.weights.label, self.experiment.cv.control, self.experiment.stops_on_scored
+        return Disclosure.of(phantom=self.patch_set.phantom, weights=weights, control=control, scored=scored)
 
     @property
     def sides(self) -> dict[str, int]:
@@ -146,7 +139,7 @@ class Plan:
             Tag.WEIGHTS_SOURCE: self.weights.source,
             Tag.WEIGHTS_SHA256: self.weights.sha256,
             Tag.KERAS_BACKEND: keras_backend(),
-            Tag.PHANTOM: str(self.patch_set.phantom).lower(),
+            **self.said.tags,
         }
 
     def final_key(self, registered: str) -> str:

@@ -13,21 +13,20 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
+from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
 from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
-TRAINED = ("pretrained", "siamese", "conditioned", "ensemble")
-"""The families whose weights may be random where they should not."""
 OF_SOURCES = ("features_from", "condition_from")
 """Parameters that name versions, which differ from run to run."""
 
@@ -63,7 +62,7 @@ class Model:
     @property
     def threshold(self) -> float:
         """The decision threshold that was stored with it."""
-        return self.result.metrics.get("threshold", 0.5)
+        return self.result.metrics.get(Metric.THRESHOLD, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +151,9 @@ def other_settings(result: Result) -> list[str]:
 
 
 def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
-    random = "random weights" in marks_of(result)
     return (
         not _same_protocol(row, result),
-        random,
+        RANDOM in result.said,
         result.tag(Tag.PRESET) == "quick",
         bool(other_settings(result)),
         -result.ended,
@@ -185,25 +183,6 @@ def command(row: Row, store: Store) -> str:
         given["data"] = store.place or "DIR"
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"mlflow run . -e {row.family} {words} --env-manager local"
-
-
-def marks_of(result: Result) -> tuple[str, ...]:
-    """What has to be said wherever a figure of it is shown."""
-    found = ["phantom data"] if result.tag(Tag.PHANTOM) == "true" else []
-    if result.tag(Tag.WEIGHTS) == "random" and result.tag(Tag.FAMILY) in TRAINED:
-        found.append("random weights")
-    if stopped_on_scored(result):
-        found.append("optimistic validation")
-    return tuple(found)
-
-
-def stopped_on_scored(result: Result) -> bool:
-    """Whether early stopping watched the very patches that its validation figures are of."""
-    return result.params.get("early_stop_on") == "scored" and _stops_early(result)
-
-
-def _stops_early(result: Result) -> bool:
-    return result.params.get("early_stop", "0") not in ("0", "")
 
 
 def contradictions(row: Row) -> list[Figure]:
@@ -237,13 +216,14 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     best = candidates[0]
     missing = best.tag(Tag.NO_INTERVAL)
     estimates = {
-        column: stored_estimate(f"test_{name}", best.metrics, missing)
+        column: stored_estimate(f"{Metric.TEST}{name}", best.metrics, missing)
         for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
     }
     measured = {column: _cell(one) for column, one in estimates.items()}
     folds = store.metrics.get(best.cross_validation, {})
-    if "fold_accuracy_mean" in folds:
-        measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
+    mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
+    if not math.isnan(mean):
+        measured[VALIDATION] = Cell(mean, sd=sd)
     trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
@@ -252,18 +232,18 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
         protocol.append("quick preset, not the study's settings")
     if changed := other_settings(best):
         protocol.append(f"not the study's settings: {', '.join(changed)}")
-    if stopped_on_scored(best):
+    if SCORED in best.said:
         protocol.append("early stopping watched the patches of its validation figures, as in the study")
     if best.params.get("condition") == "class":
         protocol.append("given the class, as in the study, not the probability")
-    if TRAIN in measured and _stops_early(best):
+    if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
         protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
     return Filled(
         row,
         _cells(row, table, store, measured),
         command(row, store),
         best,
-        marks_of(best),
+        best.said.marks,
         (*protocol, *notes, *_without(estimates)),
         others=len(candidates) - 1,
     )
@@ -293,9 +273,9 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     measured = {column: _cell(one) for column, one in estimates.items()}
     said += _without(estimates)
     weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
-    marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
+    marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
-    return Filled(row, cells, "", None, (*marks, "optimistic"), (*said, weights), tuple(members))
+    return Filled(row, cells, "", None, marks, (*said, weights), tuple(members))
 
 
 def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:

@@ -7,11 +7,9 @@ from typing import Any
 
 import optuna
 
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Attribute, Tag
 from mammo_mlflow.tracking.resume import find_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_process
-
-ID = "id"
 
 
 class StudyRuns:
@@ -19,7 +17,7 @@ class StudyRuns:
 
     def __init__(self, writer: Writer, study: optuna.Study, tags: Mapping[str, str]) -> None:
         self._writer = writer
-        self.tags = {Tag.STUDY: study.study_name, Tag.STUDY_ID: study.user_attrs[ID]}
+        self.tags = {Tag.STUDY: study.study_name, Tag.STUDY_ID: study.user_attrs[Attribute.ID]}
         self._shared = {**tags, **self.tags}
 
     def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, Any]) -> tuple[TrackedRun, bool]:

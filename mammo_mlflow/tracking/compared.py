@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.tracking.registry import Version, find_model, find_run
 from mammo_mlflow.tracking.resume import find_runs
 from mammo_mlflow.tracking.runs import Writer
@@ -72,7 +72,7 @@ def _study(client: MlflowClient, version: Version) -> list[Run]:
 def _trials(client: MlflowClient, version: Version) -> int:
     runs = _study(client, version)
     metrics = runs[0].data.metrics if runs else {}
-    trials = int(metrics.get("trials_complete", 0) + metrics.get("trials_pruned", 0))
+    trials = int(metrics.get(f"{Metric.TRIALS}complete", 0) + metrics.get(f"{Metric.TRIALS}pruned", 0))
     if not trials:
         raise _unknown(version, "its study is gone")
     return trials
@@ -84,8 +84,8 @@ def _methods(client: MlflowClient, version: Version) -> int:
         raise _unknown(version, "its run is gone")
     if run.data.params.get("method") != "best":
         return 1
-    nested = [name for name in run.data.metrics if name.startswith("nested_") and not name.endswith(("_low", "_high"))]
-    return max(len(nested), 1)
+    nested = [name for name in run.data.metrics if name.startswith(Metric.NESTED)]
+    return max(sum(not name.endswith(("_low", "_high")) for name in nested), 1)
 
 
 def _named(client: MlflowClient, version: Version, names: str) -> list[Version]:

@@ -12,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.disclosure import PHANTOM, Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import CANDIDATE, Tag, registered_name
@@ -67,7 +68,7 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     version = writer.ask(
         lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id)
     )
-    make_candidate(writer, name, int(version.version), tags.get(Tag.PHANTOM) == "true")
+    make_candidate(writer, name, int(version.version), PHANTOM in Disclosure.read(tags, {}))
     return int(version.version)
 
 
@@ -79,7 +80,7 @@ def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> Non
     except MlflowException:
         present = None
     earlier = present is not None and int(present.version) < number
-    if present is None or (earlier and (present.tags.get(Tag.PHANTOM) == "true" or not phantom)):
+    if present is None or (earlier and (PHANTOM in version_of(present).said or not phantom)):
         writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, str(number)))
 
 
@@ -124,6 +125,11 @@ class Version:
     tags: dict[str, str]
     created: int
     """When, in milliseconds since 1970."""
+
+    @property
+    def said(self) -> Disclosure:
+        """What has to be said of its answers."""
+        return Disclosure.read(self.tags, {})
 
     def __str__(self) -> str:
         """Its name and number."""
@@ -186,7 +192,6 @@ class Verified:
     path: Path
     made_of: Vetted
     threshold: float
-    phantom: bool
 
 
 def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
@@ -215,7 +220,7 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     vetted = vet(path)
     if version.tags.get(Tag.TASK) not in TASKS:
         raise expected("model", f"{version} with the tag {Tag.TASK}", f"'{version.tags.get(Tag.TASK)}'")
-    return Verified(version, path, vetted, threshold_of(version), version.tags.get(Tag.PHANTOM) == "true")
+    return Verified(version, path, vetted, threshold_of(version))
 
 
 def threshold_of(version: Version) -> float:

@@ -14,7 +14,8 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mammo_mlflow.names import PREFIX, Tag
+from mammo_mlflow.disclosure import Disclosure
+from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
 from mammo_mlflow.tracking.runs import given_run
 
 PAGE = 500
@@ -44,6 +45,11 @@ class Result:
         return self.tags.get(name, "")
 
     @property
+    def said(self) -> Disclosure:
+        """What has to be said wherever a figure of it is shown."""
+        return Disclosure.read(self.tags, self.params)
+
+    @property
     def model(self) -> str:
         """Name and version of the registered model."""
         return f"{self.tag(Tag.REGISTERED_NAME)} v{self.tag(Tag.VERSION)}"
@@ -61,7 +67,7 @@ class Result:
     @property
     def patches(self) -> int | None:
         """The number of test patches, where it is stored."""
-        stored = self.metrics.get("test_patches", math.nan)
+        stored = self.metrics.get(Metric.TEST_PATCHES, math.nan)
         return None if math.isnan(stored) else int(stored)
 
     @property
@@ -86,7 +92,7 @@ def read_results(client: MlflowClient) -> list[Result]:
     found: dict[str, Result] = {}
     for query in (f"tags.`{Tag.FIT}` = 'final'", f"tags.`{Tag.FAMILY}` = 'ensemble'"):
         for run in _search(client, f"{query} and attributes.status = 'FINISHED'"):
-            if all(run.data.tags.get(name) for name in NEEDED) and "test_accuracy" in run.data.metrics:
+            if all(run.data.tags.get(name) for name in NEEDED) and Metric.TEST_ACCURACY in run.data.metrics:
                 result = _result(run)
                 earlier = found.get(result.model)
                 if earlier is None or result.ended < earlier.ended:
@@ -129,7 +135,7 @@ def predictions_of(client: MlflowClient, result: Result, folder: Path) -> pd.Dat
 
     None where they are gone, damaged, or hold what is no probability.
     """
-    path = fetch(client, result.run_id, "test.parquet", folder)
+    path = fetch(client, result.run_id, Artifact.TEST, folder)
     try:
         found = pd.DataFrame() if path is None else pd.read_parquet(path)
         if not set(found) >= COLUMNS or not found["probability"].between(0, 1).all() or not len(found):

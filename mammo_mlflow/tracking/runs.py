@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import psutil
 from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
@@ -24,7 +25,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -254,16 +255,22 @@ class TrackedRun:
         """Queue a text as an artifact."""
         self._add(lambda: self._writer.client.log_text(self.id, scrubbed(text), name))
 
-    def log_figure(self, figure: Figure, name: str) -> None:
-        """Queue a figure as a PNG artifact."""
+    def log_frame(self, frame: pd.DataFrame, name: str) -> None:
+        """Queue a table as an artifact in Parquet."""
+        self._log_bytes(frame.to_parquet(), name)
+
+    def log_figure(self, figure: Figure, name: str, folder: str = Artifact.FIGURES) -> None:
+        """Queue a figure as the artifact `folder/name.png`."""
         drawn = BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
+        self._log_bytes(drawn.getvalue(), f"{name}.png", folder)
 
+    def _log_bytes(self, content: bytes, name: str, folder: str | None = None) -> None:
         def send() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / Path(name).name
-                path.write_bytes(drawn.getvalue())
-                self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
+            with tempfile.TemporaryDirectory() as place:
+                path = Path(place) / name
+                path.write_bytes(content)
+                self._writer.client.log_artifact(self.id, str(path), folder)
 
         self._add(send)
 
@@ -272,6 +279,11 @@ class TrackedRun:
         if not self.finished:
             self.finished = True
             self._add(lambda: self._writer.client.set_terminated(self.id, status))
+
+    def close(self) -> None:
+        """End the run as FINISHED, and wait until all that was queued is sent."""
+        self.finish()
+        self._writer.drain()
 
     def _add(self, operation: Callable[[], object]) -> None:
         self._writer.add(operation, self.id)

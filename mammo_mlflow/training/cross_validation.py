@@ -15,7 +15,7 @@ from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, s
 from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -124,26 +124,23 @@ def log_scores(session: Workbench, cv: CrossValidation) -> None:
     groups = None if plan.patch_set.train.patient_ids is None else oof["patient_id"].to_numpy()
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
-        run.log_metrics({f"fold_{name}_mean": mean} | ({f"fold_{name}_sd": sd} if len(fold_scores) > 1 else {}))
+        run.log_metrics({f"{Metric.FOLD}{name}_mean": mean, f"{Metric.FOLD}{name}_sd": sd})
     pooled = score_estimates(labels, probabilities, groups=groups)
     auc = fold_auc_estimate(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
-    estimates = {f"oof_{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
-        "oof_roc_auc": auc,
-        "oof_pooled_roc_auc": pooled["roc_auc"],
+    estimates = {f"{Metric.OOF}{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
+        Metric.OOF_ROC_AUC: auc,
+        Metric.OOF_POOLED_ROC_AUC: pooled["roc_auc"],
     }
     log_estimates(run, estimates, groups)
     run.set_tags({Tag.OOF_PATCHES: len(oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
-            "fit_seconds": sum(result.seconds for result in results.values()),
+            Metric.FIT_SECONDS: sum(result.seconds for result in results.values()),
         }
     )
-    folder = session.scratch / f"cv-{run.id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
-        frame.to_parquet(folder / f"{name}.parquet")
-        run.log_file(folder / f"{name}.parquet")
+    run.log_frame(oof, Artifact.OOF)
+    run.log_frame(plan.folds_frame(), Artifact.FOLDS)
 
 
 def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: npt.ArrayLike | None) -> None:
@@ -159,12 +156,9 @@ def log_figures(cv: CrossValidation) -> None:
     plan, run, oof = cv.plan, cv.run, cv.oof
     labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
-    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
-    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png")
-    run.log_figure(
-        calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note),
-        "figures/calibration_oof.png",
-    )
+    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")
+    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.said.note), "roc_folds")
+    run.log_figure(calibration(labels, probabilities, f"{plan.name}: out of fold", plan.said.note), "calibration_oof")
 
 
 def _fold_curves(plan: Plan, oof: pd.DataFrame) -> dict[str, Any]:

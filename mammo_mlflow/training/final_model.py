@@ -19,7 +19,7 @@ from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import METADATA, TRAINING_VALUES, Tag
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT, Plan
 from mammo_mlflow.tracking.compared import compared_tag
@@ -48,6 +48,11 @@ class Final:
     roc_auc: Estimate
     test: pd.DataFrame
 
+    def tell(self, run: TrackedRun) -> None:
+        """Put its figures and its registered version on a run above its own."""
+        run.log_metrics({Metric.TEST_ACCURACY: self.accuracy.value, Metric.TEST_ROC_AUC: self.roc_auc.value})
+        run.set_tags({Tag.REGISTERED_NAME: self.registered_name, Tag.VERSION: self.version})
+
 
 def make_final(
     session: Workbench, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
@@ -74,7 +79,7 @@ def make_final(
         # chosen for the fold models; the refit, or their mean, may be calibrated differently
         "transferred": True,
     }
-    run.log_text(json.dumps(chosen, indent=1), "threshold.json")
+    run.log_text(json.dumps(chosen, indent=1), Artifact.THRESHOLD)
     tails = (
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
@@ -110,23 +115,16 @@ def make_final(
     )
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
-        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.note), "figures/final_fit.png")
-    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.note)
+        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.said.note), "final_fit")
+    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.said.note)
     test = log_test(session, judged, run, predicted, threshold)
     inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
     description = (
         f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
     )
     version = register(session.writer, registered, logged, run.id, marks, description)
-    run.set_tags(
-        {
-            Tag.REGISTERED_NAME: registered,
-            Tag.VERSION: version,
-            Tag.MODEL_ID: logged.model_id,
-        }
-    )
-    run.finish()
-    session.writer.drain()
+    run.set_tags({Tag.REGISTERED_NAME: registered, Tag.VERSION: version, Tag.MODEL_ID: logged.model_id})
+    run.close()
     return _read(session, run.id, registered, version, test)
 
 
@@ -181,25 +179,22 @@ def log_test(
     if groups is not None:
         test["patient_id"] = groups
     found = dict(others or {})
-    for prefix, at in (("test", 0.5), ("test_at_threshold", threshold)):
+    for prefix, at in ((Metric.TEST, 0.5), (Metric.AT_THRESHOLD, threshold)):
         estimates = score_estimates(labels, predicted, at, groups)
-        found |= {f"{prefix}_{k}": v for k, v in estimates.items() if prefix == "test" or k not in THRESHOLD_FREE}
-        run.log_metrics({f"{prefix}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
+        found |= {f"{prefix}{k}": v for k, v in estimates.items() if prefix == Metric.TEST or k not in THRESHOLD_FREE}
+        run.log_metrics({f"{prefix}{name}": scores(labels, predicted, at)[name] for name in COUNTS})
     if groups is not None:
         patients = per_patient(labels, predicted, groups)
         columns = [patients[name].to_numpy() for name in ("label", "probability", "patient_id")]
-        for prefix, at in (("test_by_patient", 0.5), ("test_by_patient_at_threshold", threshold)):
+        for prefix, at in ((Metric.BY_PATIENT, 0.5), (Metric.BY_PATIENT_AT_THRESHOLD, threshold)):
             estimates = score_estimates(columns[0], columns[1], at, columns[2])
             found |= {
-                f"{prefix}_{k}": v for k, v in estimates.items() if "threshold" not in prefix or k not in THRESHOLD_FREE
+                f"{prefix}{k}": v for k, v in estimates.items() if "threshold" not in prefix or k not in THRESHOLD_FREE
             }
-        run.log_metrics({"test_patients": patients["patient_id"].nunique()})
-    run.log_metrics({"test_patches": len(labels), "threshold": threshold})
+        run.log_metrics({Metric.TEST_PATIENTS: patients["patient_id"].nunique()})
+    run.log_metrics({Metric.TEST_PATCHES: len(labels), Metric.THRESHOLD: threshold})
     log_estimates(run, found, groups)
-    path = session.scratch / f"final-{run.id}" / "test.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    test.to_parquet(path)
-    run.log_file(path)
+    run.log_frame(test, Artifact.TEST)
     _log_figures(judged, run, test, threshold)
     return test
 
@@ -208,19 +203,16 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
     labels, predicted = test["label"].to_numpy(), test["probability"].to_numpy()
     groups, classes = judged.patch_set.test.patient_ids, TASKS[judged.task]
     title, note = f"{judged.name}: test", judged.note
-    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, title, note), "figures/confusion.png")
+    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, title, note), "confusion")
     if threshold != 0.5:
         at = f"{title} at the chosen threshold"
-        run.log_figure(
-            figures.confusion_matrix(labels, predicted, threshold, classes, at, note),
-            "figures/confusion_threshold.png",
-        )
+        run.log_figure(figures.confusion_matrix(labels, predicted, threshold, classes, at, note), "confusion_threshold")
     curves = {judged.label: (labels, predicted, groups)}
     if missing := lacking(test["type"], judged.task):
         _log.warning("%s: %s abnormalities: what compares the two classes is left out", title, missing)
     else:
-        run.log_figure(figures.roc_curves(curves, title, note), "figures/roc.png")
-    run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
+        run.log_figure(figures.roc_curves(curves, title, note), "roc")
+    run.log_figure(figures.calibration(labels, predicted, title, note), "calibration")
 
 
 def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
@@ -238,8 +230,7 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
         found, number = registered
         make_candidate(session.writer, name, number, cv.plan.patch_set.phantom)
         run = session.writer.reopen_run(found, None, {Tag.REGISTERED_NAME: name, Tag.VERSION: str(number)})
-        run.finish()
-        session.writer.drain()
+        run.close()
     tags = ask(lambda: client.get_run(found)).data.tags
     version = tags.get(Tag.VERSION)
     if tags.get(Tag.REGISTERED_NAME) != name or version is None:
@@ -247,10 +238,10 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
     if not ask(lambda: find_version(client, name, int(version))):
         return None
     folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
-    if folder is None or not (folder / "test.parquet").exists():
+    if folder is None or not (folder / Artifact.TEST).exists():
         return None
     if tags[Tag.CV_RUN_ID] == cv.run.id:
-        return _read(session, found, name, int(version), pd.read_parquet(folder / "test.parquet"))
+        return _read(session, found, name, int(version), pd.read_parquet(folder / Artifact.TEST))
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
     run = _start(session, cv, key, **{Tag.REUSED_FROM: found, **copied, **more})
     run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
@@ -258,13 +249,13 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
         if path.is_file():
             parent = str(Path(path.relative_to(folder)).parent)
             run.log_file(path, None if parent == "." else parent)
-    run.finish()
-    session.writer.drain()
-    return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))
+    run.close()
+    return _read(session, run.id, name, int(version), pd.read_parquet(folder / Artifact.TEST))
 
 
 def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
     missing = data.tags.get(Tag.NO_INTERVAL, "")
-    accuracy, roc_auc = (stored_estimate(f"test_{metric}", data.metrics, missing) for metric in ("accuracy", "roc_auc"))
-    return Final(name, version, run_id, data.metrics["threshold"], accuracy, roc_auc, test)
+    names = Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC
+    accuracy, roc_auc = (stored_estimate(metric, data.metrics, missing) for metric in names)
+    return Final(name, version, run_id, data.metrics[Metric.THRESHOLD], accuracy, roc_auc, test)

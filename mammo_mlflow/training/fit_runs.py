@@ -13,9 +13,9 @@ import pandas as pd
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
-from mammo_mlflow.planning.stored_fits import FOLDER, fetch_fit
+from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.resume import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
@@ -132,9 +132,9 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
     if len(labels):
         found = scores(labels, result.probabilities)
         # not under their plain names: `accuracy` is that of each training epoch
-        run.log_metrics({f"fold_{name}": found[name] for name in RATES})
+        run.log_metrics({f"{Metric.FOLD}{name}": found[name] for name in RATES})
         pd.DataFrame({"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}).to_parquet(
-            folder / "predictions.parquet"
+            folder / Artifact.PREDICTIONS
         )
     run.log_metrics(
         {
@@ -150,7 +150,7 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
         "training_seconds": result.training_seconds,
         "peak_memory": result.peak_memory,
     }
-    (folder / "fit.json").write_text(json.dumps(facts))
+    (folder / Artifact.FACTS).write_text(json.dumps(facts))
     for path in sorted(folder.iterdir()):
-        run.log_file(path, FOLDER)
+        run.log_file(path, Artifact.FIT)
     run.finish()

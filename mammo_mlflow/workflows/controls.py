@@ -13,7 +13,7 @@ from typing import Any
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.evaluation.intervals import bootstrap_difference, fold_auc_estimate
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
@@ -73,7 +73,7 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
         first, name = columns.pop("probabilities"), cv.plan.experiment.label
         adds = bootstrap_difference(first=first, second=cv.oof["probability"].to_numpy(), **columns)
         values = {"": adds.value, "_low": adds.low, "_high": adds.high}
-        top.log_metrics({f"adds_to_{name}_oof_roc_auc{end}": value for end, value in values.items()})
+        top.log_metrics({f"adds_to_{name}_{Metric.OOF_ROC_AUC}{end}": value for end, value in values.items()})
         said.append(f"{network.plan.experiment.label} less {name}: {adds:+.3f}")
     return said
 

@@ -16,6 +16,7 @@ import pandas as pd
 from mammo_mlflow import ensembles
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
+from mammo_mlflow.disclosure import RANDOM, Disclosure
 from mammo_mlflow.ensembles.disagreement import disagreement
 from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
@@ -32,7 +33,7 @@ from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
 from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import METADATA, TRAINING_VALUES, Tag, registered_name
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import sha256
 from mammo_mlflow.search.blending import study_weights
@@ -93,10 +94,9 @@ class Joined:
         return max(self.ensembles, key=lambda name: sign * self.ensembles[name].nested.value)
 
     @property
-    def note(self) -> str | None:
-        """What every figure of it must say."""
-        said = [part for member in self.members for part in (member.plan.note or "").split("; ") if part]
-        return "; ".join(dict.fromkeys(said)) or None
+    def said(self) -> Disclosure:
+        """What has to be said of every figure of it."""
+        return Disclosure.together(member.plan.said for member in self.members)
 
 
 def run(task: str, options: Options, asked: EnsembleOptions) -> None:
@@ -130,92 +130,75 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
     name = registered_name(joined.task, "ensemble", of_set)
     threshold = choose_threshold(asked.threshold, joined.labels, chosen.probabilities)
-    facts: dict[str, Any] = {
-        "members": [member.source.version.tags[Tag.KEY] for member in joined.members],
-        "method": method,
-    }
+    keys = [member.source.version.tags[Tag.KEY] for member in joined.members]
+    facts: dict[str, Any] = {"members": keys, "method": method}
     facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
     key = sha256(canonical_json(facts))
-    said = " [phantom]" if patch_set.phantom else ""
-    said += " [random weights]" if "random weights" in (joined.note or "") else ""
-    tags = {
-        tag: value
-        for tag, value in joined.members[0].plan.tags().items()
-        if tag in (Tag.TASK, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.FOLDS_SHA256, Tag.PHANTOM)
-    }
+    shared = (Tag.TASK, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.FOLDS_SHA256, Tag.PHANTOM)
+    tags = {tag: value for tag, value in joined.members[0].plan.tags().items() if tag in shared}
     tags |= {Tag.FAMILY: "ensemble", Tag.BACKBONE: of_set, Tag.SET: "ensemble", Tag.METHOD: method}
-    tags |= {Tag.WEIGHTS: "random" if "random" in said else "of its members", Tag.CONTROL: "none"}
+    tags |= {Tag.WEIGHTS: "random" if RANDOM in joined.said else "of its members", Tag.CONTROL: "none"}
     versions = ", ".join(str(member.source.version) for member in joined.members)
     top = writer.start_run(
-        f"{joined.task} ensemble {of_set}{said}",
+        f"{joined.task} ensemble {of_set}{joined.said.suffix}",
         parent=None,
         tags=tags | {Tag.KEY: key, Tag.MEMBERS: versions},
         params={"task": joined.task, "family": "ensemble", **asdict(asked)},
     )
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
-    _log_out_of_fold(session, joined, top, chosen)
+    _log_out_of_fold(joined, top, chosen)
     settings = len(joined.ensembles) if asked.method == BEST else 1
     lead = _verdict(joined, chosen, settings)
     _log_verdict(top, "", lead)
-    top.log_text(
-        json.dumps({"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}),
-        "threshold.json",
-    )
+    choice = {"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}
+    top.log_text(json.dumps(choice), Artifact.THRESHOLD)
     marks = tags | {Tag.KEY: key, Tag.MEMBERS: versions, Tag.THRESHOLD: repr(threshold)}
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
     number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
-    judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
-    nested = {f"nested_{method}": one.nested for method, one in joined.ensembles.items()}
-    nested[f"oof_{joined.objective.name.replace('=', '_')}"] = chosen.nested
+    judged = Judged(patch_set, joined.task, top.name, of_set, joined.said.note)
+    nested = {f"{Metric.NESTED}{method}": one.nested for method, one in joined.ensembles.items()}
+    nested[f"{Metric.OOF}{joined.objective.name.replace('=', '_')}"] = chosen.nested
     test = log_test(session, judged, top, predicted, threshold, nested)
     on_test = _log_members_test(joined, top, test)
     top.set_tags({Tag.REGISTERED_NAME: name, Tag.VERSION: number})
     top.log_metrics({"tracking_seconds": writer.seconds})
-    top.finish()
-    writer.drain()
+    top.close()
     _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
 
 
-def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
     """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
-    folder = session.scratch / f"ensemble-{top.id}"
-    folder.mkdir(parents=True)
     frame = folds_frame(plan.patch_set.train, joined.folds)
     frame["label"], frame["probability"] = joined.labels, chosen.probabilities
-    for stem, table in (("oof", frame), ("folds", plan.folds_frame())):
-        table.to_parquet(folder / f"{stem}.parquet")
-        top.log_file(folder / f"{stem}.parquet")
+    top.log_frame(frame, Artifact.OOF)
+    top.log_frame(plan.folds_frame(), Artifact.FOLDS)
     header, rows = _method_rows(joined)
-    top.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), "methods.csv")
+    top.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), Artifact.METHODS)
     weights = {
         method: one.level1.arrays["weights"] for method, one in joined.ensembles.items() if one.level1.kind == "weights"
     }
-    top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), "weights.csv")
+    top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), Artifact.WEIGHTS)
     for method, one in joined.ensembles.items():
-        top.log_metrics({f"optimistic_{method}": one.chosen_on})
+        top.log_metrics({f"{Metric.OPTIMISTIC}{method}": one.chosen_on})
     alone = [joined.score(column) for column in joined.probabilities.T]
-    top.log_metrics({f"member_{name}": value for name, value in zip(names, alone, strict=True)})
-    title = f"{top.name}: out of fold"
+    top.log_metrics({f"{Metric.MEMBER}{name}": value for name, value in zip(names, alone, strict=True)})
+    title, note = f"{top.name}: out of fold", joined.said.note
     accuracy = [joined.score(column, "accuracy") for column in joined.probabilities.T]
     counts = np.arange(1, len(names) + 1)
     averages = np.cumsum(joined.probabilities, axis=1) / counts
     together = [joined.score(column, "accuracy") for column in averages.T]
-    drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, joined.note)
-    top.log_figure(drawn, "figures/members_joining.png")
+    drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, note)
+    top.log_figure(drawn, "members_joining")
     compared = {method: (one.chosen_on, one.nested) for method, one in joined.ensembles.items()}
     best = names[joined.best_member], alone[joined.best_member]
-    top.log_figure(figures.methods_compared(compared, best, objective.name, title, joined.note), "figures/methods.png")
+    top.log_figure(figures.methods_compared(compared, best, objective.name, title, note), "methods")
     apart = disagreement(joined.labels, joined.probabilities)
-    top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), "disagreement.csv")
-    top.log_figure(
-        figures.disagreement_map(names, apart.different, f"{title}: decided differently at 0.5", joined.note),
-        "figures/disagreement.png",
-    )
-    top.log_figure(
-        figures.calibration(joined.labels, chosen.probabilities, f"{title}, nested", joined.note),
-        "figures/calibration_oof.png",
-    )
+    top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), Artifact.DISAGREEMENT)
+    at = f"{title}: decided differently at 0.5"
+    top.log_figure(figures.disagreement_map(names, apart.different, at, note), "disagreement")
+    nested = figures.calibration(joined.labels, chosen.probabilities, f"{title}, nested", note)
+    top.log_figure(nested, "calibration_oof")
 
 
 def _model(
@@ -233,7 +216,7 @@ def _model(
     found = writer.ask(lambda: registered_run(writer.client, name, key)) if session.resume else None
     if found is not None:
         target = session.scratch / f"reused-{found[0]}"
-        path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], "test.parquet", target))
+        path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], Artifact.TEST, target))
         if path is not None:
             _log.info("%s v%d was made of the same before and is reused", name, found[1])
             top.set_tags({Tag.REUSED_FROM: found[0]})
@@ -289,19 +272,19 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
     curves: dict[str, Any] = {"ensemble": (labels, predicted, groups)}
     curves |= {member.name: (labels, member.test, groups) for member in joined.members}
     if len(set(labels)) > 1:
-        top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.note), "figures/roc_members.png")
+        top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.said.note), "roc_members")
     best = joined.members[joined.best_member]
     names = "the ensemble", f"its best member ({best.name})"
     found = verdict(joined.objective, labels, predicted, best.test, None, groups, names=names)
-    _log_verdict(top, "test_", found)
+    _log_verdict(top, Metric.TEST, found)
     return found
 
 
 def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
-    lead = found.lead
-    top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
+    lead, name = found.lead, f"{prefix}{Metric.LEAD}"
+    top.log_metrics({name: lead.value, f"{name}_low": lead.low, f"{name}_high": lead.high})
     if found.delong is not None:
-        top.log_metrics({f"{prefix}delong_p": found.delong.p})
+        top.log_metrics({f"{prefix}{Metric.DELONG_P}": found.delong.p})
     top.set_tags({Tag.TEST_VERDICT if prefix else Tag.VERDICT: found.sentence})
 
 
@@ -317,12 +300,12 @@ def _method_rows(joined: Joined) -> tuple[list[str], list[list[str]]]:
 
 
 def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Verdict, uri: str) -> None:
-    phantom = " - PHANTOM DATA, no medical result" if joined.members[0].plan.patch_set.phantom else ""
     alone: Sequence[Sequence[str]] = [
         [member.name, f"{joined.score(column):.3f}", str(member.source.version)]
         for member, column in zip(joined.members, joined.probabilities.T, strict=True)
     ]
-    show_table(f"{joined.task}: members{phantom}", ["member", f"out-of-fold {joined.objective.name}", "version"], alone)
+    header = ["member", f"out-of-fold {joined.objective.name}", "version"]
+    show_table(f"{joined.task}: members{joined.said.title}", header, alone)
     show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.groups)}", *_method_rows(joined))
     picked = f", the best of {len(joined.ensembles)} by its nested figure, which that makes a little optimistic"
     say(f"registered: {method}{picked if of_all else ''}")

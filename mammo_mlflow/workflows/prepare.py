@@ -12,6 +12,7 @@ import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, Ingested, ingest
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
@@ -46,8 +47,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
         for warning in made.warnings:
             _log.warning("%s", warning)
         _log_all(top, made)
-        top.finish()
-        writer.drain()
+        top.close()
     _show(made)
 
 
@@ -59,15 +59,15 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
     }
     metrics |= {re.sub(r"\W+", "_", f"left out {name}"): n for name, n in _reasons(made).items()}
     run.log_metrics({"films": made.films, **metrics})
-    run.set_tags({Tag.PHANTOM: str(made.synthetic).lower()})
-    run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "figures/classes.png")
+    run.set_tags(Disclosure.of(phantom=made.synthetic).tags)
+    run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "classes")
     for name in (LEFT_OUT_FILE, PREPARED_FILE, ATTRIBUTION_FILE, *(f"{stem}_groups.csv" for stem in SPLITS.values())):
         if (made.directory / name).exists():
             run.log_file(made.directory / name)
     for split in made.counts:
         for title, rows in _sheets(made.directory, split):
             name = f"{split} {title}"
-            run.log_figure(figures.patch_sheet(rows, name, note), f"sheets/{name.replace(' ', '_')}.png")
+            run.log_figure(figures.patch_sheet(rows, name, note), name.replace(" ", "_"), "sheets")
     if set(made.counts) == set(SPLITS):
         found = read_patch_set(made.directory)
         run.set_tags({Tag.DATA_SHA256: found.train_sha256, Tag.TEST_SHA256: found.test_sha256})
@@ -108,5 +108,4 @@ def _show(made: Ingested) -> None:
         say("patients of the official test set are known from its case descriptions alone: were they there?")
     if not made.anew:
         say("it was there already, made of the same files with the same parameters")
-    if made.synthetic:
-        say("PHANTOM DATA: films that a program drew, no medical result")
+    say(Disclosure.of(phantom=made.synthetic).line("films that a program drew, "))

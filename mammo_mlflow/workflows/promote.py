@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.disclosure import PHANTOM, Disclosure
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, no_loss
 from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate
@@ -22,7 +23,7 @@ from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
-from mammo_mlflow.names import CHAMPION, Tag, registered_name
+from mammo_mlflow.names import CHAMPION, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
     candidates_of,
@@ -100,15 +101,15 @@ class _Decision:
         run = self._start("rolled back", {Tag.CANDIDATE: str(before)})
         self._writer.drain()
         go_back(self._writer.client, champion, before, run.id)
-        self._end(run)
+        run.close()
         say(f"champion of {self._task}: {_named(before)} again, {_named(self._champion)} before")
 
     def decide(self) -> None:
         """Promote the best candidate that passes every gate, or leave all as it was."""
         challenges = self._challenges()
         champion = self._champion
-        if champion is not None and champion.tags.get(Tag.PHANTOM) == "true" and not _phantom(challenges):
-            say(f"the champion, {_named(champion)}, was trained on phantom data: nothing real to beat")
+        if champion is not None and PHANTOM in champion.said and PHANTOM not in _said(challenges):
+            say(f"the champion, {_named(champion)}, was trained on {PHANTOM.mark}: nothing real to beat")
             champion = None
         rival = self._rival(champion)
         budget = self._judge(challenges, champion, rival)
@@ -119,7 +120,7 @@ class _Decision:
         made = None
         if chosen is not None:
             made = promote(self._writer.client, self._task, chosen.version, run.id)
-        self._end(run)
+        run.close()
         self._show(challenges, chosen, made, rival)
 
     def _rival(self, champion: Version | None) -> Predictions | None:
@@ -171,7 +172,7 @@ class _Decision:
         run_id = version.tags.get(Tag.CV_RUN_ID, version.run_id) or "-"
         path = None
         if writer.ask(lambda: find_run(writer.client, run_id)) is not None:
-            path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", self._folder / run_id))
+            path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, self._folder / run_id))
         if path is None:
             raise expected(f"{version}", "its out-of-fold predictions in the store", "none")
         try:
@@ -182,7 +183,8 @@ class _Decision:
             if groups is not None:
                 check_whole(codes("patient_id", groups, len(frame)), codes("fold", folds, len(frame)))
         except (OSError, ValueError, KeyError, TypeError, UserError) as problem:
-            raise expected(f"{version}: oof.parquet", "out-of-fold predictions", str(problem).split("\n")[0]) from None
+            found = str(problem).split("\n")[0]
+            raise expected(f"{version}: {Artifact.OOF}", "out-of-fold predictions", found) from None
         return Predictions(patches, labels, folds, groups, probabilities, threshold_of(version))
 
     def _judge(
@@ -238,7 +240,7 @@ class _Decision:
     @staticmethod
     def _newest(challenges: Sequence[Challenge]) -> Version:
         """Without a champion: the newest real candidate, else the newest."""
-        return max((one.version for one in challenges), key=lambda v: (v.tags.get(Tag.PHANTOM) != "true", v.created))
+        return max((one.version for one in challenges), key=lambda v: (PHANTOM not in v.said, v.created))
 
     def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: Predictions | None) -> Gate:
         """The candidate's predictions are there, and of the champion's patches and folds."""
@@ -271,30 +273,16 @@ class _Decision:
 
     def _start(self, outcome: str, tags: dict[str, str]) -> TrackedRun:
         """The run of the decision. It is FINISHED only where what it says has come to be."""
-        before = _named(self._champion)
-        run = self._writer.start_run(
-            f"{self._task} champion {outcome}",
-            parent=None,
-            tags={
-                Tag.TASK: self._task,
-                Tag.FAMILY: "promotion",
-                Tag.DECISION: outcome,
-                Tag.CHAMPION_BEFORE: before,
-                **tags,
-            },
-            params={"task": self._task, **asdict(self._asked)},
-        )
-        writer = self._writer
+        writer, params = self._writer, {"task": self._task, **asdict(self._asked)}
+        marks = {Tag.TASK: self._task, Tag.FAMILY: "promotion", Tag.DECISION: outcome}
+        marks |= {Tag.CHAMPION_BEFORE: _named(self._champion), **tags}
+        run = writer.start_run(f"{self._task} champion {outcome}", parent=None, tags=marks, params=params)
         writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, ()))
         return run
 
-    def _end(self, run: TrackedRun) -> None:
-        run.finish()
-        self._writer.drain()
-
     def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None, budget: Budget | None) -> dict[str, str]:
         best = chosen or challenges[0]
-        tags = {Tag.CANDIDATE: str(best.version), Tag.PHANTOM: best.version.tags.get(Tag.PHANTOM, "false")}
+        tags = {Tag.CANDIDATE: str(best.version), **best.version.said.tags}
         if budget is not None:
             tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
         return tags if best.failed is None else {**tags, Tag.FAILED_GATE: best.failed.name}
@@ -302,9 +290,9 @@ class _Decision:
     def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:
         rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
         table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
-        run.log_text(table.to_csv(index=False), "gates.csv")
+        run.log_text(table.to_csv(index=False), Artifact.GATES)
         values = {"": best.score.value, "_low": best.score.low, "_high": best.score.high}
-        name = f"oof_{self._objective.name.replace('=', '_')}"
+        name = f"{Metric.OOF}{self._objective.name.replace('=', '_')}"
         run.log_metrics({f"{name}{end}": value for end, value in values.items()})
         if missing := missing_intervals({name: best.score}):
             run.set_tags({Tag.NO_INTERVAL: missing})
@@ -312,7 +300,6 @@ class _Decision:
     def _show(
         self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: Predictions | None
     ) -> None:
-        phantom = " - PHANTOM DATA, no medical result" if _phantom(challenges) else ""
         rows = [
             [
                 str(one.version),
@@ -325,7 +312,7 @@ class _Decision:
         header = ["candidate", f"out-of-fold {self._objective.name}", "test roc_auc, no gate", "failed gate"]
         known = [one.predictions for one in challenges if one.predictions is not None]
         note = f", {cluster_note(known[0].groups)}" if known else ""
-        show_table(f"{self._task}: candidates{note}{phantom}", header, rows)
+        show_table(f"{self._task}: candidates{note}{_said(challenges).title}", header, rows)
         for gate in (chosen or challenges[0]).gates:
             say(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.said}")
         if chosen is None or made is None:
@@ -343,9 +330,10 @@ class _Decision:
         """The stored test figure, which no gate looks at."""
         writer = self._writer
         run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
-        if run is None or not {"test_accuracy", "test_roc_auc"} & set(run.data.metrics):  # the latter may not exist
+        tested = {Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC}  # the latter may not exist
+        if run is None or not tested & set(run.data.metrics):
             return "-"
-        return str(stored_estimate("test_roc_auc", run.data.metrics, run.data.tags.get(Tag.NO_INTERVAL, "")))
+        return str(stored_estimate(Metric.TEST_ROC_AUC, run.data.metrics, run.data.tags.get(Tag.NO_INTERVAL, "")))
 
 
 @contextmanager
@@ -369,8 +357,8 @@ def _data(version: Version) -> tuple[str, ...]:
     return tuple(version.tags.get(name, "") for name in (Tag.DATA_SHA256, Tag.FOLDS_SHA256))
 
 
-def _phantom(challenges: Sequence[Challenge]) -> bool:
-    return all(one.version.tags.get(Tag.PHANTOM) == "true" for one in challenges)
+def _said(challenges: Sequence[Challenge]) -> Disclosure:
+    return Disclosure.of(phantom=all(PHANTOM in one.version.said for one in challenges))
 
 
 def _named(version: Version | None) -> str:

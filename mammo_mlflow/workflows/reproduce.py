@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet, check_classes, read_patch_set
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
 from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
@@ -85,10 +86,8 @@ def run(asked: ReproduceOptions) -> None:
     done = {step for one in earlier for step in json.loads(one.data.tags.get(Tag.STEPS, "[]"))}
     writer = Writer(client, experiment_id, {Tag.FAMILY: "reproduce", Tag.KEY: key})
     with ending_runs(writer):
-        phantom = str(asked.data == "phantom").lower()
-        top = writer.start_run(
-            f"reproduce, {asked.scale}", parent=None, tags={Tag.PHANTOM: phantom}, params={"scale": asked.scale}
-        )
+        said = Disclosure.of(phantom=asked.data == "phantom")
+        top = writer.start_run(f"reproduce, {asked.scale}", parent=None, tags=said.tags, params={"scale": asked.scale})
         writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, {key}))
         begun, spent = time.monotonic(), 0.0
         for number, step in enumerate(todo, 1):
@@ -106,8 +105,7 @@ def run(asked: ReproduceOptions) -> None:
             top.log_metrics({"seconds": time.monotonic() - started}, step=number)
             top.set_tags({Tag.STEPS: json.dumps(sorted(done))})
             writer.drain()
-        top.finish()
-        writer.drain()
+        top.close()
     minutes, page = (time.monotonic() - begun) / 60, report_folder(asked.out)
     say(f"the study at scale {asked.scale}: {minutes:.0f} min; the report is in {page}")
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Tag
@@ -72,7 +73,7 @@ def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closin
         first, key = plans[0], hashlib.sha256("".join(plan.key for plan in plans).encode()).hexdigest()
         top = session.writer.start_run(
             f"{first.experiment.task} {first.experiment.family} comparison"
-            + (" [phantom]" if first.patch_set.phantom else ""),
+            + Disclosure.of(phantom=first.patch_set.phantom).suffix,
             parent=None,
             tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {Tag.BACKBONE: "all", Tag.KEY: key},
             params={"task": first.experiment.task, "family": first.experiment.family, "seeds": options.seeds},
@@ -87,8 +88,7 @@ def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closin
     log_comparison(top, rows)
     said = [] if closing is None else closing(top, rows)
     top.log_metrics({"tracking_seconds": session.writer.seconds})
-    top.finish()
-    session.writer.drain()
+    top.close()
     show_comparison(rows, said)
 
 
@@ -114,6 +114,5 @@ def _run_plan(session: Workbench, plan: Plan, run: TrackedRun) -> Outcome:
     cv = cross_validate(session, plan, run)
     final = make_final(session, cv) if plan.experiment.final.final != "none" else None
     if final is not None:
-        run.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
-        run.set_tags({Tag.REGISTERED_NAME: final.registered_name, Tag.VERSION: final.version})
+        final.tell(run)
     return cv, final

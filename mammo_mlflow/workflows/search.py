@@ -9,11 +9,12 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import PREFIX, Tag
+from mammo_mlflow.names import PREFIX, Attribute, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
@@ -25,7 +26,7 @@ from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
-from mammo_mlflow.search.study import LINK, Search, Study, is_full, open_study, write_note
+from mammo_mlflow.search.study import Search, Study, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
@@ -78,8 +79,7 @@ def run(
             closing = _search(session, planner, storage, named, paper, key, top, final, search)
             closings += [closing] if closing is not None else []
         if top is not None:
-            top.finish()
-            session.writer.drain()
+            top.close()
         show_studies(closings, storage.shown, papers[0])
 
 
@@ -181,10 +181,9 @@ def _search(
             return None
         work.run(wait=True)
     closer = Closer(session, planner, study, question, runs, top, final, search.fresh_seeds)
-    closing = closer.close(paper.note)
+    closing = closer.close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
-    top.finish()
-    writer.drain()
+    top.close()
     session.cache.release()
     return closing
 
@@ -205,7 +204,7 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
 def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions) -> None:
     """What the dashboard shows beside the study's name."""
     facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
-    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
+    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, Attribute.LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
@@ -213,6 +212,6 @@ def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions)
 
 def _top(session: Workbench, paper: Plan) -> TrackedRun:
     """The run above several studies."""
-    said = " [phantom]" if paper.patch_set.phantom else ""
-    tags = {Tag.PHANTOM: paper.tags()[Tag.PHANTOM], Tag.LEVEL: "search"}
-    return session.writer.start_run(f"search{said}", parent=None, tags=tags, params={})
+    said = Disclosure.of(phantom=paper.patch_set.phantom)
+    tags = {**said.tags, Tag.LEVEL: "search"}
+    return session.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})

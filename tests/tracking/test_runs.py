@@ -75,7 +75,7 @@ def test_files_texts_figures_and_data_sets(writer, client, tmp_path):
     (tmp_path / "a.txt").write_text("a")
     run.log_file(tmp_path / "a.txt", "folder")
     run.log_text("{}", "b.json")
-    run.log_figure(Figure(), "figures/c.png")
+    run.log_figure(Figure(), "c")
     run.log_dataset(name="phantom", digest="0" * 64, source="{}", profile="{}", context="training")
     writer.drain()
     assert {item.path for item in client.list_artifacts(run.id)} == {"folder", "b.json", "figures"}
