@@ -112,10 +112,12 @@ class Metric:
     # of out-of-fold predictions, by metric; `oof_roc_auc` is the mean of the folds' AUCs weighted by positive ×
     # negative pairs, `oof_pooled_roc_auc` a diagnostic
     OOF, OOF_ROC_AUC, OOF_POOLED_ROC_AUC = "oof_", "oof_roc_auc", "oof_pooled_roc_auc"
-    # of the test set, by metric, at 0.5 and at the stored threshold
-    TEST, TEST_ACCURACY, TEST_ROC_AUC, AT_THRESHOLD = "test_", "test_accuracy", "test_roc_auc", "test_at_threshold_"
+    # of the test set, by metric, decided at 0.5
+    TEST, TEST_ACCURACY, TEST_ROC_AUC = "test_", "test_accuracy", "test_roc_auc"
     # the same where a patient with abnormalities of both classes counts once for each
-    BY_PATIENT, BY_PATIENT_AT_THRESHOLD = "test_by_patient_", "test_by_patient_at_threshold_"
+    BY_PATIENT = "test_by_patient_"
+    # behind either: decided at the stored threshold
+    AT_THRESHOLD = "at_threshold_"
     # how many patches and patients the test set has
     TEST_PATCHES, TEST_PATIENTS = "test_patches", "test_patients"
     # the threshold of the final model

@@ -142,7 +142,7 @@ def label_of(result: Result) -> str:
     if family == "scratch":
         return SCRATCH[backbone][0] if backbone in SCRATCH else backbone
     if family == "ensemble":
-        return f"ensemble of {backbone}, {result.tag('method')}"
+        return f"ensemble of {backbone}, {result.tag(Tag.METHOD)}"
     if family == "conditioned":
         return f"conditioned {CONDITIONED.get(backbone, backbone)}"
     tuned = ", fine tuned" if result.tuned else ""

@@ -16,7 +16,6 @@ from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.disclosure import BANNER, PHANTOM
-from mammo_mlflow.evaluation.metrics import stored_estimate
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Task, label_of
@@ -28,6 +27,7 @@ from mammo_mlflow.report.writing import difference, header, layout, ours, papers
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
+_DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
 REPORT = "mlflow run . -e report -P data={} --env-manager local"
 PAIRS = {
     "first": "first",
@@ -149,9 +149,7 @@ def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: 
                 "link": links.get(model.result.run_id, ""),
                 "marks": model.result.said.marks,
                 "threshold": f"{model.threshold:.3f}",
-                "figures": [
-                    _estimate(model, f"{Metric.AT_THRESHOLD}{name}") for name in ("sensitivity", "specificity")
-                ],
+                "figures": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
             }
             for model in task.models
@@ -202,9 +200,7 @@ def _cell(name: str, value: object) -> str:
 
 
 def _estimate(model: Model | None, name: str) -> str:
-    if model is None:
-        return "undefined"
-    return str(stored_estimate(name, model.result.metrics, model.result.tag(Tag.NO_INTERVAL)))
+    return "undefined" if model is None else str(model.result.estimate(name))
 
 
 def _embedded(path: Path) -> str:

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.disclosure import Disclosure
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
 from mammo_mlflow.tracking.runs import given_run
 
@@ -58,6 +59,10 @@ class Result:
     def dataset(self) -> tuple[str, str]:
         """The sha256 of its training and its test data."""
         return self.tag(Tag.DATA_SHA256), self.tag(Tag.TEST_SHA256)
+
+    def estimate(self, name: str) -> Estimate:
+        """A figure of its run, with its interval."""
+        return Estimate.read(name, self.metrics, self.tags)
 
     @property
     def tuned(self) -> bool:

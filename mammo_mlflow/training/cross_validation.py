@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from mammo_mlflow.estimate import log_estimates
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
-from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
-from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
+from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
@@ -31,6 +32,11 @@ class CrossValidation:
     results: dict[str, FitResult]
     oof: pd.DataFrame
     fold_scores: pd.DataFrame
+
+    @cached_property
+    def predictions(self) -> OutOfFold:
+        """The out-of-fold predictions, checked."""
+        return OutOfFold.of_frame(self.oof)
 
 
 def cross_validate(
@@ -119,46 +125,35 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
 
 def log_scores(session: Workbench, cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
-    plan, run, results, oof, fold_scores = cv.plan, cv.run, cv.results, cv.oof, cv.fold_scores
-    labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
-    groups = None if plan.patch_set.train.patient_ids is None else oof["patient_id"].to_numpy()
+    plan, run, results, said, fold_scores = cv.plan, cv.run, cv.results, cv.predictions, cv.fold_scores
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
         run.log_metrics({f"{Metric.FOLD}{name}_mean": mean, f"{Metric.FOLD}{name}_sd": sd})
-    pooled = score_estimates(labels, probabilities, groups=groups)
-    auc = fold_auc_estimate(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
+    pooled = score_estimates(said.labels, said.probabilities, groups=said.groups)
     estimates = {f"{Metric.OOF}{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
-        Metric.OOF_ROC_AUC: auc,
+        Metric.OOF_ROC_AUC: said.estimate("roc_auc"),
         Metric.OOF_POOLED_ROC_AUC: pooled["roc_auc"],
     }
-    log_estimates(run, estimates, groups)
-    run.set_tags({Tag.OOF_PATCHES: len(oof)})
+    log_estimates(run, estimates, cluster_note(said.groups))
+    run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
             Metric.FIT_SECONDS: sum(result.seconds for result in results.values()),
         }
     )
-    run.log_frame(oof, Artifact.OOF)
+    run.log_frame(cv.oof, Artifact.OOF)
     run.log_frame(plan.folds_frame(), Artifact.FOLDS)
-
-
-def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: npt.ArrayLike | None) -> None:
-    """Log estimates by name, what their intervals assume, and which have none and why (`mammo.no_interval`)."""
-    for name, one in estimates.items():
-        run.log_metrics({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high})
-    missing = missing_intervals(estimates)
-    run.set_tags({Tag.INTERVALS: cluster_note(groups)} | ({Tag.NO_INTERVAL: missing} if missing else {}))
 
 
 def log_figures(cv: CrossValidation) -> None:
     """Draw the folds' training, ROC and calibration on its run."""
-    plan, run, oof = cv.plan, cv.run, cv.oof
-    labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
+    plan, run, oof, said = cv.plan, cv.run, cv.oof, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
     run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")
     run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.said.note), "roc_folds")
-    run.log_figure(calibration(labels, probabilities, f"{plan.name}: out of fold", plan.said.note), "calibration_oof")
+    at = f"{plan.name}: out of fold"
+    run.log_figure(calibration(said.labels, said.probabilities, at, plan.said.note), "calibration_oof")
 
 
 def _fold_curves(plan: Plan, oof: pd.DataFrame) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS, PatchSet, lacking, targets
+from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
-from mammo_mlflow.evaluation.intervals import score_estimates
-from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
+from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
+from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
@@ -26,7 +27,7 @@ from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
+from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.fit_runs import plan_dataset
 
 EXAMPLE_PATCHES = 2
@@ -178,22 +179,20 @@ def log_test(
     )
     if groups is not None:
         test["patient_id"] = groups
-    found = dict(others or {})
-    for prefix, at in ((Metric.TEST, 0.5), (Metric.AT_THRESHOLD, threshold)):
-        estimates = score_estimates(labels, predicted, at, groups)
-        found |= {f"{prefix}{k}": v for k, v in estimates.items() if prefix == Metric.TEST or k not in THRESHOLD_FREE}
-        run.log_metrics({f"{prefix}{name}": scores(labels, predicted, at)[name] for name in COUNTS})
+    judged_rows = {Metric.TEST: (labels, predicted, groups)}
     if groups is not None:
         patients = per_patient(labels, predicted, groups)
-        columns = [patients[name].to_numpy() for name in ("label", "probability", "patient_id")]
-        for prefix, at in ((Metric.BY_PATIENT, 0.5), (Metric.BY_PATIENT_AT_THRESHOLD, threshold)):
-            estimates = score_estimates(columns[0], columns[1], at, columns[2])
-            found |= {
-                f"{prefix}{k}": v for k, v in estimates.items() if "threshold" not in prefix or k not in THRESHOLD_FREE
-            }
+        judged_rows[Metric.BY_PATIENT] = tuple(patients[k].to_numpy() for k in ("label", "probability", "patient_id"))
         run.log_metrics({Metric.TEST_PATIENTS: patients["patient_id"].nunique()})
+    found, cuts = dict(others or {}), {"": 0.5, Metric.AT_THRESHOLD: threshold}
+    for name, (actual, answered, who) in judged_rows.items():
+        for end, at in cuts.items():
+            estimates = score_estimates(actual, answered, at, who)
+            found |= {f"{name}{end}{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
+    for end, at in cuts.items():
+        run.log_metrics({f"{Metric.TEST}{end}{name}": scores(labels, predicted, at)[name] for name in COUNTS})
     run.log_metrics({Metric.TEST_PATCHES: len(labels), Metric.THRESHOLD: threshold})
-    log_estimates(run, found, groups)
+    log_estimates(run, found, cluster_note(groups))
     run.log_frame(test, Artifact.TEST)
     _log_figures(judged, run, test, threshold)
     return test
@@ -255,7 +254,6 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
 
 def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
-    missing = data.tags.get(Tag.NO_INTERVAL, "")
     names = Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC
-    accuracy, roc_auc = (stored_estimate(metric, data.metrics, missing) for metric in names)
+    accuracy, roc_auc = (Estimate.read(one, data.metrics, data.tags) for one in names)
     return Final(name, version, run_id, data.metrics[Metric.THRESHOLD], accuracy, roc_auc, test)

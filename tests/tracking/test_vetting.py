@@ -19,8 +19,9 @@ from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import Artifact, Tag
-from mammo_mlflow.tracking.registry import files_sha256, log_model, register, verified_model
+from mammo_mlflow.tracking.registry import log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
 
 SIZE = 8
@@ -384,7 +385,7 @@ def test_hostile_and_broken_models_are_refused(client, registered, tmp_path, mon
 def test_other_files_than_those_registered_are_refused(client, registered, keras_model, tmp_path):
     uri = registered(keras_model)
     name, version = uri.removeprefix("models:/").split("/")
-    client.set_model_version_tag(name, version, Tag.FILES_SHA256, files_sha256(tmp_path))
+    client.set_model_version_tag(name, version, Tag.FILES_SHA256, tree_sha256(tmp_path))
     with pytest.raises(UserError, match="they were changed"):
         verified_model(client, uri, tmp_path / "taken")
     client.delete_model_version_tag(name, version, Tag.FILES_SHA256)
