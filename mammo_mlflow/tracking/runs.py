@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -53,7 +54,7 @@ class Writer:
     def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
         self.client = client
         self.experiment_id = experiment_id
-        self._tags = {**tags, "mammo.process": this_process()}
+        self._tags = {**tags, Tag.PROCESS: this_process()}
         self._runs: list[TrackedRun] = []
         self._queue: list[tuple[str | None, Callable[[], object]]] = []
         self._gone: set[str] = set()
@@ -145,7 +146,7 @@ class Writer:
         """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
         for run in reversed(self._runs):
             if not run.finished:
-                run.set_tags({"mammo.reason": scrubbed(reason)[:500]})
+                run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
                 run.finish(status)
         refused = []
         while True:
@@ -261,22 +262,22 @@ class TrackedRun:
         """Queue a text as an artifact."""
         self._add(lambda: self._writer.client.log_text(self.id, scrubbed(text), name))
 
-    def log_figure(self, figure: Figure, name: str) -> None:
-        """Queue a figure as a PNG artifact."""
-        drawn = BytesIO()
-        figure.savefig(drawn, format="png", dpi=150)
-        self._log_bytes(drawn.getvalue(), name)
-
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Queue a table as a Parquet artifact."""
         self._log_bytes(table.to_parquet(), name)
 
-    def _log_bytes(self, content: bytes, name: str) -> None:
+    def log_figure(self, figure: Figure, name: str, folder: str = Artifact.FIGURES) -> None:
+        """Queue a figure as the artifact `folder/name.png`."""
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+        self._log_bytes(drawn.getvalue(), f"{name}.png", folder)
+
+    def _log_bytes(self, content: bytes, name: str, folder: str | None = None) -> None:
         def send() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / Path(name).name
+            with tempfile.TemporaryDirectory() as place:
+                path = Path(place) / name
                 path.write_bytes(content)
-                self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
+                self._writer.client.log_artifact(self.id, str(path), folder)
 
         self._add(send)
 
@@ -285,6 +286,11 @@ class TrackedRun:
         if not self.finished:
             self.finished = True
             self._add(lambda: self._writer.client.set_terminated(self.id, status))
+
+    def close(self) -> None:
+        """End the run as FINISHED, and wait until all that was queued is sent."""
+        self.finish()
+        self._writer.drain()
 
     def _add(self, operation: Callable[[], object]) -> None:
         self._writer.add(operation, self.id)

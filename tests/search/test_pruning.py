@@ -22,7 +22,7 @@ from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import SETTING, Search, open_study
+from mammo_mlflow.search.study import Search, open_study
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.cross_validation import collect
 from mammo_mlflow.training.fit_runs import FitRuns
@@ -108,7 +108,7 @@ class Laboratory:
         (objective,) = parse_objectives("roc_auc")
         values = {}
         for trial in study.trials:
-            plan = self.plan(json.loads(trial.user_attrs[SETTING]))
+            plan = self.plan(json.loads(trial.user_attrs["setting"]))
             fits = FitRuns(self.session, plan, None, "")
             results = {fit.name: pretend_to_train(fits.job(fit, {}), None) for fit in plan.fits}
             values[trial.number] = objective.value(collect(plan, None, results).oof, 0.0)

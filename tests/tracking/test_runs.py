@@ -76,7 +76,7 @@ def test_files_texts_figures_and_data_sets(writer, client, tmp_path):
     (tmp_path / "a.txt").write_text("a")
     run.log_file(tmp_path / "a.txt", "folder")
     run.log_text("{}", "b.json")
-    run.log_figure(Figure(), "figures/c.png")
+    run.log_figure(Figure(), "c")
     table = pd.DataFrame({"patch": [0, 1], "probability": [0.25, 0.5]})
     run.log_table(table, "d.parquet")
     (tmp_path / "all" / "below").mkdir(parents=True)
