@@ -121,18 +121,20 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         _finish(session, joined, asked)
 
 
+def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
+    """What an ensemble is found by: the keys of its members, the method that was chosen, and what was asked."""
+    facts: dict[str, Any] = {"members": list(members), "method": method, "test": test_sha256}
+    return sha256(canonical_json(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION}))
+
+
 def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     writer, patch_set = session.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
     name = f"mammo-{joined.task}-ensemble-{of_set}"
     threshold = choose_threshold(asked.threshold, joined.labels, chosen.probabilities)
-    facts: dict[str, Any] = {
-        "members": [member.source.version.tags["mammo.key"] for member in joined.members],
-        "method": method,
-    }
-    facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
-    key = sha256(canonical_json(facts))
+    keys = [member.source.version.tags["mammo.key"] for member in joined.members]
+    key = ensemble_key(keys, method, asked, patch_set.test_sha256)
     said = " [phantom]" if patch_set.phantom else ""
     said += " [random weights]" if "random weights" in (joined.note or "") else ""
     tags = {
