@@ -15,12 +15,12 @@ from unittest.mock import patch
 import numpy as np
 
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.contracts import CalibrateJob, Cut, Description
+from mammo_mlflow.jobs.executors import Executor
+from mammo_mlflow.planning.base_models import Source, Sources
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import PRESETS, preset_values
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.executors.base import Executor
-from mammo_mlflow.training.jobs import CalibrateJob, Cut, Description
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.sources import Source, Sources
 from mammo_mlflow.workflows.ensemble import ensemble_key
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, SearchOptions
 from mammo_mlflow.workflows.search import _questions
@@ -63,11 +63,11 @@ class Described(Executor):
 
     def stream(self, next_job, on_event, on_idle):
         while (job := next_job()) is not None:
-            if isinstance(job.argument, CalibrateJob):
-                job.argument.target.touch()
+            if isinstance(job, CalibrateJob):
+                job.output.touch()
                 yield job, None
             else:
-                tuned = INNER if job.argument.network.model.unfrozen_layers else None
+                tuned = INNER if job.network.model.unfrozen_layers else None
                 yield job, Description(FEATURES, tuned, FEATURES.shape, 1000)
 
 
@@ -77,6 +77,7 @@ def planner(cache):
         types=np.tile([1, 2, 3, 4], PATCHES // 4), patient_ids=np.array([f"p{i // 4}" for i in range(PATCHES)])
     )
     data = SimpleNamespace(
+        directory=Path("data"),
         train=train,
         train_sha256="train",
         test_sha256="test",

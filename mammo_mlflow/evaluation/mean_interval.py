@@ -14,9 +14,9 @@ import math
 import numpy as np
 from scipy.special import stdtrit
 
-from .dependence import effective_number, variance_freedom
-from .metrics import Estimate
-from .weighted import Floats, Ints
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.dependence import effective_number, variance_freedom
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 MOST_SKEW = 1.5
 """Skewness is cut here: that of fewer than ten patients is mostly noise."""
@@ -36,10 +36,9 @@ def mean_estimate(values: Floats, patients: Ints, confidence: float) -> Estimate
     sizes = np.bincount(patients).astype(float)
     clusters, mean, effective = len(sizes), float(values.mean()), effective_number(sizes)
     if effective < LEAST_EFFECTIVE - 1e-9:
-        reason = f"fewer than {LEAST_EFFECTIVE} effective patients"
-        return Estimate(mean, math.nan, math.nan, reason=reason)
+        return Estimate(mean, reason=f"fewer than {LEAST_EFFECTIVE} effective patients")
     if np.ptp(values) < _EQUAL:
-        return Estimate(mean, math.nan, math.nan, reason="all losses are equal")
+        return Estimate(mean, reason="all losses are equal")
     residuals = np.bincount(patients, values) - sizes * mean
     moves = residuals / (len(values) - sizes)
     error = math.sqrt((clusters - 1) / clusters * float(moves @ moves))

@@ -9,12 +9,12 @@ import optuna
 from optuna.trial import TrialState
 
 from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.jobs.contracts import FitResult
+from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.search.pruning import over_folds
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, collect
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.jobs import FitResult
-from mammo_mlflow.training.plan import Fit, Plan
+from mammo_mlflow.training.fit_runs import FitRuns
 
 
 @dataclass
@@ -77,4 +77,4 @@ class Work:
 
 def _values(cv: CrossValidation, objectives: tuple[Objective, ...]) -> list[float]:
     seconds = sum(result.seconds for result in cv.results.values())
-    return [objective.value(cv.oof, seconds) for objective in objectives]
+    return [objective.value(cv.predictions, seconds) for objective in objectives]

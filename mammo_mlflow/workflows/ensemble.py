@@ -7,28 +7,32 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow import ensembles
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.ensembles.disagreement import disagreement
-from mammo_mlflow.ensembles.jobs import EnsembleJob
-from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
+from mammo_mlflow.ensembles.members import SETS, Member, find_members
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.weights import tuned
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
-from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
+from mammo_mlflow.experiment import CrossValidationSpec
+from mammo_mlflow.files import json_sha256
+from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
@@ -36,12 +40,9 @@ from mammo_mlflow.tracking.registry import log_model, make_candidate, register, 
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
-from mammo_mlflow.training.final import EXAMPLE_PATCHES, Judged, log_test
-from mammo_mlflow.training.jobs import PredictJob
-from mammo_mlflow.training.plan import sha256
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
-from mammo_mlflow.workflows.rails import open_bench, open_session
+from mammo_mlflow.workflows.rails import open_workbench
 from mammo_mlflow.workflows.terminal import say, show_table
 
 EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
@@ -52,20 +53,19 @@ OWN = "selected"
 CLOSE = 1e-4
 """How far a member's answers inside of the ensemble may be from its stored ones."""
 
+_SERVED = tuple(Path(ensembles.__file__).with_name(name) for name in ("served.py", "level1.py"))
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """The members' out-of-fold predictions (n, m) with labels, folds and patients (n,), and the ensembles of them."""
+    """The members, their out-of-fold predictions (n, m), and the ensembles of them."""
 
     task: str
     members: list[Member]
     objective: Objective
-    probabilities: Floats
-    labels: np.ndarray
-    folds: np.ndarray
-    groups: np.ndarray | None
+    data: OutOfFold
     ensembles: dict[str, Ensemble]
 
     @property
@@ -75,13 +75,13 @@ class Joined:
 
     def score(self, probabilities: Floats, metric: str | None = None) -> float:
         """The objective, or another metric, of predictions (n,) of these patches."""
-        return out_of_fold(metric or self.objective.name, self.folds, self.labels, probabilities)
+        return self.data.saying(probabilities).score(metric or self.objective.name)
 
     @property
     def best_member(self) -> int:
         """The member with the best score on the same folds, the first of equal ones."""
         sign = 1 if self.objective.direction == "maximize" else -1
-        return int(np.nanargmax([sign * self.score(column) for column in self.probabilities.T]))
+        return int(np.nanargmax([sign * self.score(column) for column in self.data.probabilities.T]))
 
     @property
     def best_method(self) -> str:
@@ -107,32 +107,32 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         raise expected("objective", "one name", f"'{asked.objective}'")
     parse_policy(asked.threshold)
     cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
-    with open_bench(options, 1) as bench, open_session(bench, options, {}) as session:
-        folds, train = bench.planner.folds(cv, task), bench.patch_set.train
-        command = partial(same_data, options)
-        members = find_members(session, bench.planner, task, asked.members, cv, folds, command)
-        labels, groups = targets(train.types, task).astype(int), train.patient_ids
-        predictions = matrix(members)
+    with open_workbench(options, 1) as (session, planner):
+        folds, train = planner.folds(cv, task), planner.patch_set.train
+        members = find_members(session, planner, task, asked.members, cv, folds, partial(same_data, options))
+        probabilities = np.column_stack([member.source.out_of_fold for member in members])
         try:
-            ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed, known=EVERY_METHOD)
+            data = OutOfFold(
+                labels=targets(train.types, task), probabilities=probabilities, folds=folds, groups=train.patient_ids
+            )
+            ensembles = choose(data, objectives[0], seed=asked.seed, known=EVERY_METHOD)
         except UserError as problem:
             raise UserError(f"{task}: {problem}") from None
-        joined = Joined(task, members, objectives[0], predictions, labels, folds, groups, ensembles)
-        _finish(session, joined, asked)
+        _finish(session, Joined(task, members, objectives[0], data, ensembles), asked)
 
 
 def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
     """What an ensemble is found by: the keys of its members, the method that was chosen, and what was asked."""
     facts: dict[str, Any] = {"members": list(members), "method": method, "test": test_sha256}
-    return sha256(canonical_json(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION}))
+    return json_sha256(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION})
 
 
-def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
+def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     writer, patch_set = session.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
     name = f"mammo-{joined.task}-ensemble-{of_set}"
-    threshold = choose_threshold(asked.threshold, joined.labels, chosen.probabilities)
+    threshold = choose_threshold(asked.threshold, joined.data.labels, chosen.probabilities)
     keys = [member.source.version.tags["mammo.key"] for member in joined.members]
     key = ensemble_key(keys, method, asked, patch_set.test_sha256)
     said = " [phantom]" if patch_set.phantom else ""
@@ -175,13 +175,13 @@ def _finish(session: Session, joined: Joined, asked: EnsembleOptions) -> None:
     _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
 
 
-def _log_out_of_fold(session: Session, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
     """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
     folder = session.scratch / f"ensemble-{top.id}"
     folder.mkdir(parents=True)
-    frame = folds_frame(plan.patch_set.train, joined.folds)
-    frame["label"], frame["probability"] = joined.labels, chosen.probabilities
+    frame = folds_frame(plan.patch_set.train, joined.data.folds)
+    frame["label"], frame["probability"] = joined.data.labels, chosen.probabilities
     for stem, table in (("oof", frame), ("folds", plan.folds_frame())):
         table.to_parquet(folder / f"{stem}.parquet")
         top.log_file(folder / f"{stem}.parquet")
@@ -193,32 +193,32 @@ def _log_out_of_fold(session: Session, joined: Joined, top: TrackedRun, chosen: 
     top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), "weights.csv")
     for method, one in joined.ensembles.items():
         top.log_metrics({f"optimistic_{method}": one.chosen_on})
-    alone = [joined.score(column) for column in joined.probabilities.T]
+    alone = [joined.score(column) for column in joined.data.probabilities.T]
     top.log_metrics({f"member_{name}": value for name, value in zip(names, alone, strict=True)})
     title = f"{top.name}: out of fold"
-    accuracy = [joined.score(column, "accuracy") for column in joined.probabilities.T]
+    accuracy = [joined.score(column, "accuracy") for column in joined.data.probabilities.T]
     counts = np.arange(1, len(names) + 1)
-    averages = np.cumsum(joined.probabilities, axis=1) / counts
+    averages = np.cumsum(joined.data.probabilities, axis=1) / counts
     together = [joined.score(column, "accuracy") for column in averages.T]
     drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, joined.note)
     top.log_figure(drawn, "figures/members_joining.png")
     compared = {method: (one.chosen_on, one.nested) for method, one in joined.ensembles.items()}
     best = names[joined.best_member], alone[joined.best_member]
     top.log_figure(figures.methods_compared(compared, best, objective.name, title, joined.note), "figures/methods.png")
-    apart = disagreement(joined.labels, joined.probabilities)
+    apart = disagreement(joined.data.labels, joined.data.probabilities)
     top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), "disagreement.csv")
     top.log_figure(
         figures.disagreement_map(names, apart.different, f"{title}: decided differently at 0.5", joined.note),
         "figures/disagreement.png",
     )
     top.log_figure(
-        figures.calibration(joined.labels, chosen.probabilities, f"{title}, nested", joined.note),
+        figures.calibration(joined.data.labels, chosen.probabilities, f"{title}, nested", joined.note),
         "figures/calibration_oof.png",
     )
 
 
 def _model(
-    session: Session,
+    session: Workbench,
     joined: Joined,
     chosen: Ensemble,
     top: TrackedRun,
@@ -247,20 +247,22 @@ def _model(
     values = describe_ranges(patch_set.train.patches, sides)
     directory = session.scratch / f"model-{top.id}"
     job = EnsembleJob(
-        tuple(member.source.part for member in joined.members),
-        tuple(joined.names),
-        level1,
-        threshold,
-        {side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
-        {"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
-        directory,
+        name="ensemble assembling",
+        code=_SERVED,
+        parts=tuple(member.source.part for member in joined.members),
+        names=tuple(joined.names),
+        level1=level1,
+        threshold=threshold,
+        examples={side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
+        metadata={"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
+        output=directory,
     )
-    session.run_one("ensemble assembling", "mammo_mlflow.ensembles.assemble:assemble", job)
+    session.run_one(job)
     writer.drain()
     logged = log_model(writer, top.id, "ensemble", directory, marks, session.scratch / f"fetched-{top.id}")
     tensor = patch_set.directory / "public_test_tensor.npy"
-    asked = PredictJob(logged.path, tensor, session.cores, sides)
-    answers = session.run_one("ensemble test", "mammo_mlflow.ensembles.assemble:answer", asked)
+    asked = AnswerJob(name="ensemble test", model=logged.path, tensor=tensor, threads=session.cores, sides=sides)
+    answers = session.run_one(asked)
     stored = np.column_stack([member.test for member in joined.members])
     apart = float(np.abs(answers[:, 2:] - stored).max())
     top.log_metrics({"member_test_difference_max": apart})
@@ -274,8 +276,8 @@ def _model(
 def _verdict(joined: Joined, chosen: Ensemble, settings: int) -> Verdict:
     best = joined.best_member
     names = f"the ensemble ({chosen.method}, nested)", f"its best member ({joined.names[best]})"
-    second = joined.probabilities[:, best]
-    arrays = joined.labels, chosen.probabilities, second, joined.folds, joined.groups
+    data, second = joined.data, joined.data.probabilities[:, best]
+    arrays = data.labels, chosen.probabilities, second, data.folds, data.groups
     return verdict(joined.objective, *arrays, names=names, compared=settings)
 
 
@@ -295,8 +297,7 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
 
 
 def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
-    lead = found.lead
-    top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
+    top.log_metrics(found.lead.metrics(f"{prefix}lead"))
     if found.delong is not None:
         top.log_metrics({f"{prefix}delong_p": found.delong.p})
     top.set_tags({f"mammo.{prefix}verdict": found.sentence})
@@ -317,10 +318,10 @@ def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Ver
     phantom = " - PHANTOM DATA, no medical result" if joined.members[0].plan.patch_set.phantom else ""
     alone: Sequence[Sequence[str]] = [
         [member.name, f"{joined.score(column):.3f}", str(member.source.version)]
-        for member, column in zip(joined.members, joined.probabilities.T, strict=True)
+        for member, column in zip(joined.members, joined.data.probabilities.T, strict=True)
     ]
     show_table(f"{joined.task}: members{phantom}", ["member", f"out-of-fold {joined.objective.name}", "version"], alone)
-    show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.groups)}", *_method_rows(joined))
+    show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.data.groups)}", *_method_rows(joined))
     picked = f", the best of {len(joined.ensembles)} by its nested figure, which that makes a little optimistic"
     say(f"registered: {method}{picked if of_all else ''}")
     say(lead.sentence)

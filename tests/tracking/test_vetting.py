@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import yaml
 
-from mammo_mlflow.ensembles.jobs import FACTS, LEVEL1, MEMBERS
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.tracking.flavor import save_answering_model, save_keras_model
-from mammo_mlflow.tracking.registry import FILES, files_sha256, log_model, register, verified_model
+from mammo_mlflow.files import tree_sha256
+from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS
+from mammo_mlflow.tracking.registry import FILES, log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
-from mammo_mlflow.training.backend import set_threads
 
 SIZE = 8
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}
@@ -384,7 +385,7 @@ def test_hostile_and_broken_models_are_refused(client, registered, tmp_path, mon
 def test_other_files_than_those_registered_are_refused(client, registered, keras_model, tmp_path):
     uri = registered(keras_model)
     name, version = uri.removeprefix("models:/").split("/")
-    client.set_model_version_tag(name, version, FILES, files_sha256(tmp_path))
+    client.set_model_version_tag(name, version, FILES, tree_sha256(tmp_path))
     with pytest.raises(UserError, match="they were changed"):
         verified_model(client, uri, tmp_path / "taken")
     client.delete_model_version_tag(name, version, FILES)

@@ -11,7 +11,7 @@ from support_keys import RELEASED, all_keys, experiments, keys_of, planner
 from mammo_mlflow import experiment
 from mammo_mlflow.ensembles import methods
 from mammo_mlflow.models import weights
-from mammo_mlflow.training import plan
+from mammo_mlflow.planning import activations
 
 THEN = json.loads(RELEASED.read_text())
 
@@ -54,7 +54,7 @@ def test_each_version_is_that_of_what_it_changes(monkeypatch, tmp_path):
     for module, name in ((weights, "RANDOM_WEIGHTS_VERSION"), (methods, "ENSEMBLE_VERSION")):
         monkeypatch.setattr(module, name, 99)
     assert moved() == set()
-    monkeypatch.setattr(plan, "ACTIVATIONS_VERSION", 99)
+    monkeypatch.setattr(activations, "ACTIVATIONS_VERSION", 99)
     assert moved() == {"activations"}
     monkeypatch.undo()
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")

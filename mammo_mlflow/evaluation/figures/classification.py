@@ -11,11 +11,22 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
-from .. import weighted
-from ..intervals import cluster_note, metric_estimate, roc_band
-from ..metrics import COUNTS, scores
-from ..weighted import Floats
-from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, line_style, new_figure, tidy, wrap
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.figures.style import (
+    INK,
+    QUIET,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    colour,
+    joined,
+    line_style,
+    new_figure,
+    tidy,
+    wrap,
+)
+from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate, roc_band
+from mammo_mlflow.evaluation.metrics import COUNTS, scores
+from mammo_mlflow.evaluation.weighted import Floats
 
 Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
 
@@ -76,7 +87,7 @@ def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None)
     assumed = {cluster_note(groups) for _, _, groups in curves.values()}
     labelled = {}
     for name, (labels, probabilities, groups) in curves.items():
-        auc = metric_estimate("roc_auc", None, labels, probabilities, groups)
+        auc = metric_estimate("roc_auc", labels, probabilities, None, groups)
         own = f" ({cluster_note(groups).split()[0]})" if len(assumed) > 1 else ""
         labelled[name] = wrap(f"{name}: AUC {auc}{own}", 4.5, TEXT_SIZE)
     shared = ", " + " or ".join(sorted(assumed, reverse=True))

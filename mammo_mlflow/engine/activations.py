@@ -1,0 +1,154 @@
+"""Prefix activations, in the child: many augmented views of each patch through the frozen layers, once.
+
+The file holds an array (n, views + 1, ...): index 0 is the plain patch (validation, test), 1 to `views` the augmented
+ones. bfloat16 values are stored as the uint16 of their bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import ml_dtypes
+import numpy as np
+
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.inputs import StoredActivations, all_views
+from mammo_mlflow.files import whole
+from mammo_mlflow.jobs.contracts import (
+    ActivationJob,
+    CalibrateJob,
+    Cut,
+    DescribeJob,
+    Description,
+    Emit,
+    FeatureJob,
+    Network,
+    StepsDone,
+)
+from mammo_mlflow.models.encoders import build_encoder
+from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
+from mammo_mlflow.models.siamese import before_head, joined_shape
+from mammo_mlflow.models.synthetic import calibration_patches
+
+BATCH = 32
+PROBE_PATCHES = 32
+
+
+def describe(job: DescribeJob, emit: Emit) -> Description:
+    """Where the network is cut; with `probe`, its speed on this machine."""
+    set_threads(job.threads)
+    network = job.network
+    base = encoder(network)
+    tuned = 0 if base.trainable_weights else None
+    if network.model.unfrozen_layers:
+        tuned = deepest_cut(base, network.model.unfrozen_layers)
+    speed = float("nan")
+    if job.probe:
+        patches = np.zeros((PROBE_PATCHES, network.image_size, network.image_size, 1), np.float32)
+        base.predict_on_batch(patches)
+        start = time.perf_counter()
+        base.predict_on_batch(patches)
+        speed = PROBE_PATCHES / (time.perf_counter() - start)
+    features = _cut(base, len(base.layers) - 1)
+    head = joined_shape(features.shape, len(network.sides), network.model.difference)
+    return Description(features, None if tuned is None else _cut(base, tuned), head, base.count_params(), speed)
+
+
+def calibrate(job: CalibrateJob, emit: Emit) -> None:
+    """Write calibrated random weights as a Keras weights file: in float32 and at one size, whatever uses them."""
+    set_threads(job.threads)
+    patches = calibration_patches()
+    base = build_base(job.backbone, patches.shape[1], "average", "float32")
+    calibrate_random(base, patches.astype(np.float32)[..., None])
+    with whole(job.output, alone=True) as part:
+        base.save_weights(part)
+
+
+def compute(job: ActivationJob, emit: Emit) -> None:
+    """Write the activations at `job.cut` to `job.output`; emits `progress` events (done, total patches).
+
+    View v of a pair has one transform for good, whatever the seed of the experiment, so that all seeds share the file.
+    """
+    emit(StepsDone(0, 1))
+    set_threads(job.threads)
+    base = encoder(job.network)
+    load_weights(base, job.weights)
+    network = prefix(base, job.cut.index, job.start)
+    patches = np.load(job.tensor, mmap_mode="r")[job.first :: 2]
+    stored = None if job.source is None else StoredActivations(job.source)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        if stored is None:
+            return all_views(patches, rows, job.views, job.augmentation)
+        return stored(rows).reshape(-1, *network.input_shape[1:])
+
+    _write(job.output, network, read, len(patches), job.views, job.cut, emit)
+
+
+def compute_features(job: FeatureJob, emit: Emit) -> None:
+    """Write what the head of a trained tail stands on to `job.output`, as `compute` does."""
+    emit(StepsDone(0, 1))
+    set_threads(job.threads)
+    network = before_head(keras.saving.load_model(job.tail, compile=False))
+    total = len(np.load(job.tensor, mmap_mode="r")) // 2
+    patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
+    stored = {name: StoredActivations(path) for name, path in job.sources.items()}
+
+    def read(rows: np.ndarray) -> Any:
+        if stored:
+            found = {name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()}
+        else:
+            found = {name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    _write(job.output, network, read, total, job.views, job.cut, emit)
+
+
+def storage_dtype(cut: Cut) -> type:
+    """What activations are stored as."""
+    return np.uint16 if cut.dtype == "bfloat16" else np.float32
+
+
+def encoder(network: Network) -> keras.Model:
+    """The encoder that a description is about, its weights not loaded yet."""
+    return build_encoder(network.family, network.model, network.image_size, network.precision)
+
+
+def _write(
+    target: Path,
+    network: keras.Model,
+    read: Callable[[np.ndarray], Any],
+    total: int,
+    views: int,
+    cut: Cut,
+    emit: Emit,
+) -> None:
+    """Write the answers of `network` to what `read` gives for each block of patches: all views of these rows."""
+    block = max(1, BATCH // (views + 1))
+    with target.open("wb") as file:
+        header = {"descr": np.dtype(storage_dtype(cut)).str, "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views + 1, *cut.shape)})
+        for start in range(0, total, block):
+            rows = np.arange(start, min(start + block, total))
+            seen = keras.tree.map_structure(lambda one: _padded(one, block * (views + 1)), read(rows))
+            out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(seen), "float32"))
+            file.write(_to_storage(out[: len(rows) * (views + 1)], cut).tobytes())
+            emit(StepsDone(int(rows[-1]) + 1, total))
+
+
+def _padded(batch: np.ndarray, size: int) -> np.ndarray:
+    """The same batch shape at every call, so that the graph is traced once."""
+    return np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)) if len(batch) < size else batch
+
+
+def _to_storage(values: np.ndarray, cut: Cut) -> np.ndarray:
+    return values.astype(ml_dtypes.bfloat16).view(np.uint16) if cut.dtype == "bfloat16" else values
+
+
+def _cut(base: keras.Model, index: int) -> Cut:
+    tensor: Any = base.layers[index].output
+    return Cut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))

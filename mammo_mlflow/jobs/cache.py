@@ -1,0 +1,159 @@
+"""The cache directory: phantom data, random weights and prefix activations, within a size limit.
+
+An entry is a directory under `activations/`, moved into place when whole. Its age is that of its `entry.json`, touched
+at each use; a lease file names the process that uses it, and leased entries of living processes are never evicted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+
+from mammo_mlflow.errors import FULL_DISK, UserError, expected
+from mammo_mlflow.files import PARTIAL, Taken, locked, whole
+from mammo_mlflow.tracking.resume import process_alive
+
+ACTIVATIONS = "activations.npy"
+
+_log = logging.getLogger(__name__)
+
+
+class Cache:
+    """A cache directory with a size limit in bytes. Raises `UserError` where it cannot be written."""
+
+    def __init__(self, root: Path | None = None, limit_gb: float = 20.0) -> None:
+        if limit_gb <= 0:
+            raise expected("cache_limit_gb", "a number above 0", limit_gb)
+        self.root = (root or default_root()).resolve()
+        self.limit = int(limit_gb * 1e9)
+        try:
+            self._entries.mkdir(parents=True, exist_ok=True)
+            self.locks.mkdir(exist_ok=True)
+        except OSError as problem:
+            raise UserError(
+                f"cache_dir: expected a directory that can be written, found {self.root}: {problem}"
+            ) from None
+
+    @property
+    def locks(self) -> Path:
+        """The directory of lock files."""
+        return self.root / "locks"
+
+    @property
+    def _entries(self) -> Path:
+        return self.root / "activations"
+
+    def find(self, key: str) -> Path | None:
+        """The activations of that key, leased to this process; None where there are none."""
+        entry = self._entries / key
+        with self.lock("evict"):  # between looking for leases and removing an entry nobody may take one
+            if not self.has(key):
+                return None
+            _lease(entry)
+            (entry / "entry.json").touch()
+        return entry / ACTIVATIONS
+
+    def release(self) -> None:
+        """Give up this process's leases."""
+        for lease in self._entries.glob(f"*/lease-{os.getpid()}-*"):
+            lease.unlink(missing_ok=True)
+
+    def has(self, key: str) -> bool:
+        """Whether the entry is there."""
+        return (self._entries / key / "entry.json").exists()
+
+    @contextmanager
+    def creating(self, key: str, facts: dict[str, Any]) -> Iterator[Path | None]:
+        """A temporary path to write the activations of `key` to; None where another process made them meanwhile.
+
+        The entry appears, whole, when the block ends without an error. Raises `UserError` on a full disk.
+        """
+        with self.lock(key):
+            if self.has(key):
+                yield None
+                return
+            try:
+                with whole(self._entries / key, alone=True) as entry:
+                    entry.mkdir()
+                    yield entry / ACTIVATIONS
+                    (entry / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
+                    _lease(entry)  # before anyone can see it, or it could be evicted before it is used
+            except OSError as problem:
+                raise disk_error(self.root, problem) from None
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """One process at a time; says so when it has to wait."""
+        return locked(self.locks / f"{name}.lock", "waiting for another process that makes the same cache entry", 1)
+
+    def make_room(self, needed: int, beside: int = 0) -> None:
+        """Evict the least recently used entries until `needed` more bytes fit the limit and the disk.
+
+        The disk must hold `beside` bytes too, for files that are no entries.
+
+        Raises `UserError` where they cannot.
+        """
+        if needed > self.limit:
+            raise expected("cache_limit_gb", f"at least {needed / 1e9:.2g} for these activations", self.limit / 1e9)
+        with self.lock("evict"):
+            self._remove_partial()
+            found = [e for e in self._entries.glob("*/entry.json") if e.parent.suffix != PARTIAL]
+            entries = sorted(found, key=lambda e: e.stat().st_mtime)
+            sizes = {e.parent: e.stat().st_size + (e.parent / ACTIVATIONS).stat().st_size for e in entries}
+            for entry in sizes:
+                full = sum(sizes[e] for e in sizes if e.exists()) + needed > self.limit
+                if (full or self._free() < needed + beside) and not _leased(entry):
+                    _log.info("evicting %s (%.2f GB) from the cache", entry.name[:12], sizes[entry] / 1e9)
+                    leaving = entry.with_name(f"{entry.name}{PARTIAL}")
+                    entry.replace(leaving)  # in one step: a kill half way through the removal leaves no half entry
+                    shutil.rmtree(leaving, ignore_errors=True)
+            kept = sum(sizes[e] for e in sizes if e.exists())
+        if kept + needed > self.limit:
+            raise expected(
+                "cache_limit_gb", f"at least {(kept + needed) / 1e9:.2g} (the rest is in use)", self.limit / 1e9
+            )
+        if self._free() < needed + beside:
+            wanted = f"{(needed + beside) / 1e9:.3f} GB free in {self.root}"
+            raise expected("cache_dir", wanted, f"{self._free() / 1e9:.3f} GB")
+
+    def _remove_partial(self) -> None:
+        """Remove what killed processes left half-written."""
+        for partial in self._entries.glob(f"*{PARTIAL}"):
+            with suppress(Taken), locked(self.locks / f"{partial.stem}.lock", Taken()):
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+
+def default_root() -> Path:
+    """`$MAMMO_CACHE_DIR`, else the user's cache directory."""
+    return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
+
+
+def disk_error(root: Path, problem: OSError) -> Exception:
+    """What to raise for an `OSError` while writing under `root`: a `UserError` where the disk or quota is full."""
+    if problem.errno in FULL_DISK:
+        return UserError(f"cache_dir: the disk of {root} is full: expected room for the activations, found none left")
+    return problem
+
+
+def _lease(entry: Path) -> None:
+    (entry / f"lease-{os.getpid()}-{int(psutil.Process().create_time())}").touch()
+
+
+def _leased(entry: Path) -> bool:
+    for lease in entry.glob("lease-*"):
+        _, pid, born = lease.name.split("-")
+        if process_alive(int(pid), int(born)):
+            return True
+        lease.unlink(missing_ok=True)
+    return False

@@ -1,0 +1,22 @@
+"""Jobs one after another in the coordinator itself: for tests and debuggers; memory is not given back between folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.target import attempt
+
+
+class InlineExecutor(Executor):
+    """Runs each job by a plain call; an exception of the job itself comes through `run` as it is."""
+
+    def stream(
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Generator[tuple[AnyJob, Any], None, None]:
+        """See `Executor.stream`."""
+        while (job := next_job()) is not None:
+            yield job, attempt(job, partial(on_event, job))
+            on_idle()

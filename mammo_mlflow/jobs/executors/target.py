@@ -1,0 +1,26 @@
+"""A job's function, found and called in the process that runs it."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from typing import Any
+
+from mammo_mlflow.errors import FULL_DISK, UserError
+from mammo_mlflow.jobs.contracts import Emit, Failure, Job
+
+
+def attempt(job: Job, emit: Emit) -> Any:
+    """The job's answer, or the `Failure` that its exception means."""
+    module, _, function = job.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)(job, emit)
+    except UserError as problem:
+        return Failure(str(problem), user=True, error=problem)
+    except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in FULL_DISK:
+            reason = f"{job.name}: expected room on the disk, found it full"
+            return Failure(reason, user=True, error=problem, fatal=True)
+        if isinstance(problem, MemoryError) or type(problem).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            return Failure(f"out of memory: {' '.join(str(problem).split())[:200]}", error=problem)
+        return Failure(traceback.format_exc(), error=problem)

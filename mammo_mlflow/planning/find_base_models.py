@@ -1,0 +1,220 @@
+"""Finding the registered models that conditioned models and ensembles are built on, with their folds and tails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mammo_mlflow.data.splits import folds_sha256
+from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.experiment import (
+    COMMON_FOLDS,
+    NETWORKS,
+    CrossValidationSpec,
+    Experiment,
+    build,
+    build_from_text,
+)
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.base_models import Source, Sources
+from mammo_mlflow.planning.plan import REFIT, Fit, Plan
+from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.planning.stored_fits import fetch_fit
+from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_models, find_run, registered_names
+from mammo_mlflow.tracking.resume import finished_runs
+
+_MADE_OF = ("weights_sha256", "folds_sha256", "keras_backend")
+"""The tags that say why a model found again is not what it was."""
+FAMILIES = ("pretrained", "scratch", "siamese")
+"""The families whose models a conditioned one can be built on."""
+
+Command = Callable[[str, Mapping[str, Any]], str]
+"""Spells the command of an entry point with these parameters, on the data of this command."""
+
+
+class Missing(UserError):  # noqa: N818 - beside `Faults`
+    """A model of that name is not registered; `brief` says how to make it, the whole also what there is instead."""
+
+    def __init__(self, brief: str, others: str) -> None:
+        self.brief = brief
+        super().__init__(brief + others)
+
+
+def find_source(
+    session: Workbench,
+    planner: Planner,
+    *,
+    field: str,
+    name: str,
+    task: str,
+    cv: CrossValidationSpec,
+    folds: np.ndarray,
+    command: Command,
+    refit: bool = True,
+) -> Source:
+    """The registered model of a task that `name` means, on the planner's data and `folds` (n,), those of `cv`.
+
+    Raises `UserError` about `field` where none fits, `Missing` where there is none of that name.
+    """
+    return _Search(session, planner, field, name, task, cv, folds, refit, command).find()
+
+
+def find_sources(session: Workbench, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
+    """What finds the registered models of an experiment on its folds (n,).
+
+    It raises `UserError` where one is missing or does not fit, with the `command` that makes it.
+    """
+    found: dict[tuple[str, str, str, str, bool], Source] = {}
+
+    def find(experiment: Experiment, folds: np.ndarray) -> Sources:
+        def one(field: str, task: str) -> Source:
+            name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
+            asked = field, name, task, folds_sha256(folds), refit
+            if asked not in found:
+                found[asked] = find_source(
+                    session,
+                    planner,
+                    field=field,
+                    name=name,
+                    task=task,
+                    cv=experiment.cv,
+                    folds=folds,
+                    command=command,
+                    refit=refit,
+                )
+            return found[asked]
+
+        wanted = {"features_from": "benign_malignant", "condition_from": "mass_calc"}
+        if experiment.model.backbone == "c":
+            del wanted["condition_from"]
+        sources, faults = [], list[str]()
+        for field, task in wanted.items():
+            try:
+                sources.append(one(field, task))
+            except UserError as problem:
+                faults += problem.lines
+        if faults:
+            raise Faults(faults)
+        if len(sources) == 1:
+            return Sources(sources[0], None)
+        return Sources(sources[0], sources[1], as_class=experiment.model.condition == "class")
+
+    return find
+
+
+class _Search:
+    """One registered model, looked for: `field` is the parameter that names it, `task` the one it has to answer."""
+
+    def __init__(
+        self,
+        session: Workbench,
+        planner: Planner,
+        field: str,
+        name: str,
+        task: str,
+        cv: CrossValidationSpec,
+        folds: np.ndarray,
+        refit: bool,
+        command: Command,
+    ) -> None:
+        self._session, self._planner, self._folds = session, planner, folds
+        self._field, self._name, self._task, self._cv, self._refit = field, name, task, cv, refit
+        self._bare = self._name.partition("@")[0].partition("/")[0]
+        entry = self._entry(self._bare)
+        self._make = None if entry is None else command(*entry)
+
+    def find(self) -> Source:
+        """The newest version that fits. Raises `UserError` where none does, about the likeliest."""
+        client, data = self._session.writer.client, self._planner.patch_set
+        ask = self._session.writer.ask
+        tags = {"mammo.data_sha256": data.train_sha256, "mammo.folds_sha256": folds_sha256(self._folds)}
+        versions = ask(lambda: find_models(client, self._name or "-", tags))
+        problems = []
+        for version in versions:
+            try:
+                return self._source(version)
+            except UserError as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+        names = ask(lambda: registered_names(client))
+        known = [name for name in names if self._entry(name) is not None]
+        makes = self._make and self._name in (self._bare, f"{self._bare}@{CANDIDATE}")
+        made = f"; make it with: {self._make}" if makes else ""
+        others = f"; registered for {self._task}: {', '.join(known)}" if known else ""
+        raise Missing(f"{self._field}: expected a registered model, found no '{self._name}'{made}", others)
+
+    def _source(self, version: Version) -> Source:
+        tags, data = version.tags, self._planner.patch_set
+        if tags.get("mammo.task") != self._task:
+            what = tags.get("mammo.task", "a task that is not known here")
+            raise self._wrong(f"a model for {self._task}", f"{version}, for {what}")
+        family, control = tags.get("mammo.family", "foreign"), tags.get("mammo.control", "none")
+        if family not in FAMILIES or control != "none":
+            kind = family if control == "none" else f"{control} control"
+            raise self._wrong(f"a model of {', '.join(FAMILIES)}, no control", f"{version}, a {kind} model")
+        if tags.get("mammo.data_sha256") != data.train_sha256:
+            raise self._wrong(f"a model trained on {data.directory}", f"{version}, trained on other data")
+        plan = self._plan(version)
+        if folds_sha256(plan.folds) != folds_sha256(self._folds):
+            cv = plan.experiment.cv
+            how = f"holdout={cv.holdout}" if cv.holdout else f"folds={cv.folds}"
+            raise self._wrong("a model with the folds of this command", f"{version} with {how}, seed={cv.seed}")
+        run_name = version.tags.get("mammo.registered_name", version.name)
+        if tags.get("mammo.key") != plan.final_key(run_name):
+            now = plan.tags()
+            other = [name for name in _MADE_OF if tags.get(f"mammo.{name}") != now[f"mammo.{name}"]]
+            differs = f"with other {' and '.join(other)}" if other else "by other code, or tested on other data"
+            raise self._wrong("a model of this code, data and weights", f"{version}, made {differs}")
+        needed = [fit for fit in plan.fits if fit.fold is not None or self._refit]
+        if self._refit and REFIT not in {fit.name for fit in needed}:
+            raise self._wrong("a model with final=refit", f"{version}, with final={plan.experiment.final.final}")
+        return self._fetched(version, plan, needed)
+
+    def _plan(self, version: Version) -> Plan:
+        """What it was trained by, planned again from the parameters of its run."""
+        writer = self._session.writer
+        run = writer.ask(lambda: find_run(writer.client, version.run_id))
+        if run is None:
+            raise self._wrong("a model whose run is in the store", f"{version} without its run")
+        try:
+            return self._planner.plans([build_from_text(run.data.params)])[0]
+        except UserError as problem:
+            raise self._wrong("a model that can be planned again", f"{version}: {problem}") from None
+
+    def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> Source:
+        writer = self._session.writer
+        runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
+        tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
+        for fit in needed:
+            result = fetch_fit(self._session, runs[fit.key], fit) if fit.key in runs else None
+            if result is None:
+                raise self._wrong("a model whose folds are in the store", f"{version} without {fit.name}")
+            tails[fit.name] = result.tail
+            out_of_fold[fit.validation_rows] = result.probabilities
+        return Source(self._field, version, plan, tails, out_of_fold)
+
+    def _wrong(self, wanted: str, found: str) -> UserError:
+        again = f"; make one with: {self._make}" if self._make else ""
+        return expected(self._field, wanted, f"{found}{again}")
+
+    def _entry(self, name: str) -> tuple[str, dict[str, Any]] | None:
+        """The entry point and its parameters that register a model of the task under this name, on these folds."""
+        cv = self._cv
+        own = {"folds": cv.folds} if cv.folds != COMMON_FOLDS else {}
+        own |= {"seed": cv.seed} if cv.seed else {}
+        for family in FAMILIES:
+            for backbone in NETWORKS[family]:
+                for tuned in ({}, {"unfrozen_layers": 1}):
+                    values = {"backbone": backbone, **tuned, **own}
+                    try:
+                        made = build(self._task, values, family).registered_name
+                    except UserError:  # nothing to unfreeze
+                        continue
+                    if made == name:
+                        return family, {"task": self._task, **values}
+                    if f"{made}-searched" == name:
+                        return "search", {"family": family, "task": self._task, "backbone": backbone, **own}
+        return None

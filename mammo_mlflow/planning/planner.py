@@ -1,0 +1,297 @@
+"""Making plans: everything an experiment needs is found and checked before any run exists."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammo_mlflow.data.patches import PatchSet, check_classes, targets
+from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
+from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.evaluation.thresholds import parse_policy
+from mammo_mlflow.experiment import (
+    FAMILIES,
+    FEATURES,
+    CrossValidationSpec,
+    Experiment,
+    ModelSpec,
+    TrainingSpec,
+)
+from mammo_mlflow.files import file_sha256, sha256
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
+from mammo_mlflow.jobs.executors import AnyJob, Executor
+from mammo_mlflow.models.backbones import BACKBONES, check_backbone
+from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
+from mammo_mlflow.planning.activations import frozen_activations
+from mammo_mlflow.planning.base_models import Sources
+from mammo_mlflow.planning.plan import REFIT, Fit, Plan
+from mammo_mlflow.processes import keras_backend
+
+RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
+
+_log = logging.getLogger(__name__)
+
+
+class Planner:
+    """Makes plans on one data set; what experiments share (weights, descriptions, folds) is found out once."""
+
+    def __init__(self, patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> None:
+        self.patch_set = patch_set
+        self._executor, self._cache, self._probe = executor, cache, probe
+        self._weights: dict[tuple[str, str], Weights] = {}
+        self._descriptions: dict[Network, Description] = {}
+        self._folds: dict[tuple[int, float, int, str], np.ndarray] = {}
+        self.find_sources: Callable[[Experiment, np.ndarray], Sources] | None = None
+        """How the registered models that conditioned ones are built on are found."""
+
+    def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
+        """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
+        faults = dict[str, None]()  # what tasks lack and models that are missing are told all at once
+        for asked in experiments:
+            try:
+                if asked.family == "conditioned":
+                    check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
+                self.folds(asked.cv, asked.task)
+            except UserError as problem:
+                faults |= dict.fromkeys(problem.lines)
+        if faults:
+            raise Faults(faults)
+        settled = []
+        for wanted in experiments:
+            experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
+            parse_policy(experiment.final.threshold)
+            model = experiment.model
+            if model.backbone in BACKBONES:
+                check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
+            self._find_weights(experiment)
+            settled.append((experiment, self.folds(experiment.cv, experiment.task)))
+        own = [experiment for experiment, _ in settled if experiment.family != "conditioned"]
+        if own:
+            self._describe(own)
+        for experiment in own:
+            self._calibrate(experiment)
+        plans = []
+        for experiment, folds in settled:
+            try:
+                plans.append(self._plan(experiment, folds))
+            except UserError as problem:
+                faults |= dict.fromkeys(problem.lines)
+        if faults:
+            raise Faults(faults)
+        return plans
+
+    def _plan(self, experiment: Experiment, folds: np.ndarray) -> Plan:
+        weights, data = self._weights[_asked_weights(experiment)], self.patch_set
+        if experiment.family != "conditioned":
+            description = self._descriptions[_shape_of(self._network(experiment))]
+            return _plan(experiment, data, weights, folds, description)
+        if self.find_sources is None:
+            raise expected(
+                "family", f"one of {', '.join(f for f in FAMILIES if f != 'conditioned')} here", "'conditioned'"
+            )
+        sources = self.find_sources(experiment, folds)
+        return _plan(experiment, data, sources.weights, folds, sources.description, sources)
+
+    def _network(self, experiment: Experiment) -> Network:
+        return _network(experiment, self.patch_set)
+
+    def _find_weights(self, experiment: Experiment) -> None:
+        asked = _asked_weights(experiment)
+        if asked not in self._weights:
+            known = asked[0] in BACKBONES
+            self._weights[asked] = find_weights(*asked, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
+
+    def folds(self, cv: CrossValidationSpec, task: str) -> np.ndarray:
+        """The folds (n,) of the training abnormalities. Raises `UserError` where there can be none for the task."""
+        asked = (cv.folds, cv.holdout, cv.seed, task)
+        if asked not in self._folds:
+            train, duplicates = self.patch_set.train, self.patch_set.train_duplicates
+            if cv.holdout:
+                made = make_holdout(train.types, train.patient_ids, cv.holdout, cv.seed, task, duplicates)
+            else:
+                made = make_folds(train.types, train.patient_ids, cv.folds, cv.seed, task, duplicates)
+            self._folds[asked] = made
+        return self._folds[asked]
+
+    def _describe(self, experiments: Sequence[Experiment]) -> None:
+        """One question for each distinct network; seeds, heads and learning rates share it."""
+        distinct = dict.fromkeys(_shape_of(self._network(experiment)) for experiment in experiments)
+        threads = experiments[0].training.threads
+        jobs = [
+            DescribeJob(name=f"describe {index}", network=network, threads=threads, probe=self._probe)
+            for index, network in enumerate(distinct)
+            if network not in self._descriptions
+        ]
+        for job, answer in self._run(jobs):
+            self._descriptions[job.network] = answer
+
+    def _calibrate(self, experiment: Experiment) -> None:
+        """Random weights made, once, into the cache: every process, fold and data set then reads the same file."""
+        asked, cache = _asked_weights(experiment), self._cache
+        weights = self._weights[asked]
+        if weights.kind != "random":
+            return
+        backbone = experiment.model.backbone
+        name = sha256(f"{weights.identity}-{backbone}")[:24]
+        target = cache.root / f"random-{backbone}-{name}.weights.h5"
+        with cache.lock(target.name):
+            if not target.exists():
+                cache.make_room(0, int(RANDOM_ROOM * BACKBONES[backbone].parameters))
+                if any(cache.root.glob(f"random-{backbone}-*.weights.h5")):
+                    _log.info("%s: folds with random weights of an earlier version are trained again", backbone)
+                threads = experiment.training.threads
+                list(self._run([CalibrateJob(name="calibrate", backbone=backbone, threads=threads, output=target)]))
+        self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
+
+    def _run(self, jobs: Sequence[AnyJob]) -> Iterator[tuple[AnyJob, Any]]:
+        return self._executor.run(jobs, lambda *_: None, lambda: None)
+
+
+def resolve_precision(wanted: str) -> str:
+    """`auto` is bfloat16 where the processor computes in it, float32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    try:
+        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    except OSError:
+        flags = platform.processor()
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
+
+
+def _asked_weights(experiment: Experiment) -> tuple[str, str]:
+    return experiment.model.backbone, experiment.model.weights
+
+
+def _shape_of(network: Network) -> Network:
+    """The network without what its cuts do not depend on: the head."""
+    model = network.model
+    kept = (
+        "backbone",
+        "pooling",
+        "unfrozen_layers",
+        "blocks",
+        "convolution_batch_norm",
+        "first_pool",
+        "pool_padding",
+        "pool_dropout",
+        "difference",
+    )
+    return replace(network, model=ModelSpec(**{name: getattr(model, name) for name in kept}))
+
+
+def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
+    sides = tuple(experiment.sides)
+    return Network(experiment.family, experiment.model, patch_set.image_size, experiment.training.precision, sides)
+
+
+def _keyed(experiment: Experiment) -> Experiment:
+    """The experiment as keys hash it: without what does not change results under it.
+
+    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model,
+    what early stopping would watch, or the momentum of an optimizer that has none.
+    """
+    training, unused = experiment.training, TrainingSpec()
+    if not experiment.model.unfrozen_layers:
+        training = replace(
+            training, tuning_epochs=unused.tuning_epochs, tuning_learning_rate=unused.tuning_learning_rate
+        )
+    if not training.early_stop:
+        training = replace(training, early_stop_on=unused.early_stop_on)
+    if training.optimizer != "sgd":
+        training = replace(training, momentum=unused.momentum)
+    if experiment.trained_whole:
+        training = replace(training, views=unused.views)
+    model = replace(experiment.model, weights="", features_from="", condition_from="")
+    if experiment.family == "conditioned" and model.backbone == "c":
+        model = replace(model, condition=ModelSpec().condition)  # it is given the true type, a class anyway
+    return replace(experiment, model=model, training=training)
+
+
+def _plan(
+    experiment: Experiment,
+    patch_set: PatchSet,
+    weights: Weights,
+    folds: np.ndarray,
+    description: Description,
+    sources: Sources | None = None,
+) -> Plan:
+    network, train, training, final = (
+        _network(experiment, patch_set),
+        patch_set.train,
+        experiment.training,
+        experiment.final,
+    )
+    facts = {"data": patch_set.train_sha256, "weights": weights.identity, "backend": keras_backend()}
+    keyed, labels, everything = _keyed(experiment), _labels(experiment, train.types), np.arange(len(folds))
+    features, tuned = frozen_activations(experiment, patch_set, network, weights, description)
+    fits = []
+    for fold in [*range(folds.max() + 1), *([None] if final.final == REFIT else [])]:
+        name = REFIT if fold is None else f"fold {fold + 1}"
+        seed = int(np.random.SeedSequence([experiment.cv.seed, 0 if fold is None else fold + 1]).generate_state(1)[0])
+        rows = everything if fold is None else everything[folds != fold]
+        held_out = inner = np.zeros(0, int)
+        if fold is not None:
+            held_out = everything[folds == fold]
+            if experiment.stops_on_scored:
+                inner = held_out
+            elif training.early_stop:
+                rows, inner = inner_holdout(
+                    rows,
+                    train.types,
+                    train.patient_ids,
+                    experiment.task,
+                    seed=seed,
+                    duplicate_groups=patch_set.train_duplicates,
+                )
+        if len(rows) == 0:
+            raise UserError(f"folds: expected training patches for {name}, found none")
+        length = final.final_epochs if fold is None else 0
+        job = FitJob(
+            name=name,
+            experiment=experiment,
+            network=network,
+            weights=weights,
+            tensor=patch_set.directory / "train_tensor.npy",
+            labels=labels,
+            train_rows=rows,
+            validation_rows=held_out,
+            inner_rows=inner,
+            epochs=length or training.epochs,
+            tuning_epochs=training.tuning_epochs,
+            seed=seed,
+            description=description,
+            constants={} if sources is None else sources.constants(train.types),
+        )
+        key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)
+        if sources is not None:
+            features = {FEATURES: sources.features.features(name, experiment)}
+        fits.append(Fit(name=name, fold=fold, key=key, job=job, features=features, tuned=tuned))
+    return Plan(
+        experiment=experiment,
+        patch_set=patch_set,
+        network=network,
+        weights=weights,
+        description=description,
+        folds=folds,
+        labels=labels,
+        fits=tuple(fits),
+        key=keyed.key(
+            "model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256
+        ),
+        base=None if sources is None else sources.parts,
+    )
+
+
+def _labels(experiment: Experiment, types: np.ndarray) -> np.ndarray:
+    """The target of each training abnormality (n,); in the control they are dealt out anew."""
+    labels = targets(types, experiment.task).astype(np.float32)
+    if experiment.cv.control == "shuffled":
+        return np.random.default_rng([experiment.cv.seed, len(labels)]).permutation(labels)
+    return labels
