@@ -121,6 +121,12 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         _finish(session, Joined(task, members, objectives[0], data, ensembles), asked)
 
 
+def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
+    """What an ensemble is found by: the keys of its members, the method that was chosen, and what was asked."""
+    facts: dict[str, Any] = {"members": list(members), "method": method, "test": test_sha256}
+    return json_sha256(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION})
+
+
 def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     writer, patch_set = session.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
@@ -128,9 +134,7 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     name = registered_name(joined.task, "ensemble", of_set)
     threshold = choose_threshold(asked.threshold, joined.data.labels, chosen.probabilities)
     keys = [member.source.version.tags[Tag.KEY] for member in joined.members]
-    facts: dict[str, Any] = {"members": keys, "method": method}
-    facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
-    key = json_sha256(facts)
+    key = ensemble_key(keys, method, asked, patch_set.test_sha256)
     shared = (Tag.TASK, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.FOLDS_SHA256, Tag.PHANTOM)
     tags = {tag: value for tag, value in joined.members[0].plan.tags().items() if tag in shared}
     tags |= {Tag.FAMILY: "ensemble", Tag.BACKBONE: of_set, Tag.SET: "ensemble", Tag.METHOD: method}
