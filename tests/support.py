@@ -75,6 +75,11 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+def unused_pid():
+    """A number that no process has."""
+    return next(pid for pid in range(2**22 - 1, 1, -1) if not psutil.pid_exists(pid))
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -5,7 +5,8 @@ import subprocess
 import h5py
 import numpy as np
 import pytest
-from support import ROOT, SMALL, command, environment, run_command
+from support import ROOT, SMALL, environment
+from support import command as line_of
 
 from mammo_mlflow.models.backbones import BACKBONES
 
@@ -217,11 +218,11 @@ def test_dry_run_tells_fits_time_and_disk_and_makes_no_run(cli, tmp_path):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_mistake_is_one_line_from_the_shell_too(tmp_path, cache):
-    refused(run_command(tmp_path, cache, *TASK, "--data", "nowhere"), tmp_path, "nowhere")
+def test_a_mistake_is_one_line_from_the_shell_too(command, tmp_path, cache):
+    refused(command(tmp_path, cache, *TASK, "--data", "nowhere"), tmp_path, "nowhere")
 
 
-def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(tmp_path, cache):
+def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(command, tmp_path, cache):
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -240,7 +241,7 @@ def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(tmp_path, cache):
     assert [run.info.status for run in runs] == ["FAILED"]
 
 
-def test_the_console_script_is_the_module():
-    shown = subprocess.run([*command("--help")], capture_output=True, text=True, cwd=ROOT)
+def test_the_console_script_is_the_module(command):
+    shown = subprocess.run([*line_of("--help")], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0
     assert "-m mammo_mlflow pretrained" in shown.stdout

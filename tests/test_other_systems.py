@@ -4,9 +4,10 @@ import shutil
 import subprocess
 
 import pytest
-from support import command, environment
+from support import command as line_of
+from support import environment
 
-from mammo_mlflow.training import loop, planner
+from mammo_mlflow.training import planner
 
 HIDE = 'mount --bind /proc "$1" && mount -t tmpfs none /proc && shift && exec "$@"'
 """Hides `/proc`, but for psutil, which asks macOS otherwise and is told where to look here."""
@@ -24,7 +25,7 @@ def may_hide(where):
     return subprocess.run([*hiding(where), "true"], capture_output=True).returncode == 0
 
 
-def test_commands_run_without_proc(tmp_path, cache):
+def test_commands_run_without_proc(command, tmp_path, cache):
     """Those that load no TensorFlow, whose build for Linux cannot do without."""
     hidden, here = tmp_path / "hidden", tmp_path / "here"
     if not may_hide(hidden):
@@ -34,7 +35,7 @@ def test_commands_run_without_proc(tmp_path, cache):
     surroundings = environment(cache, HIDDEN_PROC=str(hidden))
     surroundings["PYTHONPATH"] = f"{here}:{surroundings['PYTHONPATH']}"
     for name, arguments in (("report", []), ("request", ["--input", "phantom", "--output", "asked.json"])):
-        line = [*hiding(hidden), *command(*arguments, name=name)]
+        line = [*hiding(hidden), *line_of(*arguments, name=name)]
         done = subprocess.run(line, cwd=here, env=surroundings, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
@@ -46,6 +47,8 @@ def test_the_precision_is_float32_where_the_processor_is_not_told(monkeypatch):
     assert planner.resolve_precision("auto") == "float32"
 
 
-def test_memory_is_the_resident_set_where_nothing_finer_is_told(monkeypatch):
+def test_memory_is_the_resident_set_where_nothing_finer_is_told(keras, monkeypatch):
+    from mammo_mlflow.training import loop
+
     monkeypatch.setattr(loop.Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
     assert loop.private_memory() > 1_000_000

@@ -13,6 +13,8 @@ from mammo_mlflow.presets import preset_values
 from mammo_mlflow.training.backend import fast_batch_norm, fast_optimizer
 from mammo_mlflow.training.loop import OPTIMIZERS
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 ROOT = Path(__file__).parents[2]
 
 BATCH_NORM = 4

@@ -25,9 +25,10 @@ from mammo_mlflow.search.hypermodels import (
     draw,
 )
 from mammo_mlflow.search.spaces import ARCHITECTURES
-from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.executors import make_executor
 from mammo_mlflow.training.jobs import Job, Network
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 
 def head_job(shape=(8,), **values):
@@ -48,12 +49,6 @@ def scratch_job(size=32, sides=(PATCH,), **values):
 
 HEAD = head_job()
 JOBS = {"head": HEAD, "scratch": scratch_job()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 def answers(trial):
@@ -338,7 +333,7 @@ def test_an_unknown_architecture_is_named():
         draw(replace(HEAD, architecture="heads"), answers(FixedTrial({})))
 
 
-def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard():
+def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard(command):
     code = """
 import contextlib, io, sys, warnings
 sys.modules["tensorboard"] = None

@@ -263,7 +263,7 @@ def test_an_older_store_that_cannot_be_upgraded_stays_as_it_is(given, tmp_path):
 
 
 @pytest.fixture
-def opening(tmp_path, cache):
+def opening(tmp_path, cache, kill):
     """Starts a process that opens the store of the folder, and is about to when this returns."""
     started = []
 
@@ -282,7 +282,7 @@ def opening(tmp_path, cache):
 
     yield start
     for process in started:
-        process.kill()
+        kill(process)
         process.communicate()
 
 
@@ -319,7 +319,7 @@ def test_two_first_clients_at_once(opening, second):
         assert said.strip()
 
 
-def test_a_disk_that_is_full_while_the_store_is_made(tmp_path, cache):
+def test_a_disk_that_is_full_while_the_store_is_made(command, tmp_path, cache):
     if shutil.which("unshare") is None:
         pytest.skip("no unshare to mount a small disk with")
     (disk := tmp_path / "disk").mkdir()

@@ -21,7 +21,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.tracking.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.tracking.registry import FILES, files_sha256, log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
-from mammo_mlflow.training.backend import set_threads
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 SIZE = 8
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}
@@ -34,12 +35,6 @@ def network(columns=1, layer=None):
     x = x if layer is None else layer(x)
     outputs = keras.layers.Dense(columns, activation="sigmoid")(keras.layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, outputs)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from mlflow.tracking import MlflowClient
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.training.backend import set_threads
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.executors import make_executor
@@ -24,12 +23,6 @@ SMALL = {
     "batch_size": 8,
     "precision": "float32",
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 class Silent:
@@ -82,7 +75,7 @@ class Laboratory:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache):
+def laboratory(tmp_path_factory, phantom, cache, keras):
     return Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
 
 

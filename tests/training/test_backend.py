@@ -6,6 +6,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.training.backend import fast_batch_norm, fast_optimizer, set_threads
 from mammo_mlflow.training.loop import OPTIMIZERS
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 def test_threads_cannot_change_once_they_are_in_use(laboratory, frozen):
     set_threads(1)

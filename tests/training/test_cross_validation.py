@@ -16,6 +16,8 @@ from mammo_mlflow.training.cross_validation import log_estimates
 from mammo_mlflow.training.executors import make_executor
 from mammo_mlflow.training.planner import Planner
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 def probabilities(done):
     return done.oof["probability"].to_numpy()

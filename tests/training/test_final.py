@@ -7,6 +7,8 @@ from mammo_mlflow.training.assemble import assemble, predict
 from mammo_mlflow.training.final import make_final
 from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 @pytest.fixture(scope="module")
 def average(laboratory):

@@ -9,6 +9,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.training.gradcam import class_activation, explain
 from mammo_mlflow.training.jobs import ExplainJob
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SIZE = 12
 
 

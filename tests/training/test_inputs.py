@@ -8,6 +8,8 @@ from mammo_mlflow.training.backend import fastest_feed
 from mammo_mlflow.training.inputs import Constant, Inputs, Patches, StoredActivations, all_views, one_or_all
 from mammo_mlflow.training.loop import Batches
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 ROWS = np.arange(6)
 
 

@@ -9,6 +9,8 @@ from mammo_mlflow.experiment import TrainingSpec
 from mammo_mlflow.training.backend import fastest_feed
 from mammo_mlflow.training.loop import Batches, fit, private_memory
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 LABELS = np.arange(40) % 2
 ROWS = np.arange(4, 40)
 

@@ -1,14 +1,12 @@
 """From DICOM to answers: `prepare`, a family on what it made, and a registered model asked of a film."""
 
 import json
-import os
 import re
-import signal
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import Running, Store, run_command, wait_for
+from support import Running, Store, wait_for
 from support_collection import FILM, MASK, plan, published_path, write_collection
 
 ROWS = plan(80)
@@ -28,15 +26,15 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepared(where, cache):
+def prepared(where, cache, command, kill):
     """`prepare`, killed half way, and issued again."""
     arguments = ("--source", "collection", "--out", "patches", "--size", "32", "--workers", "2")
     running = Running(where, cache, *arguments, name="prepare")
     wait_for(lambda: running.process.poll() is not None or list(where.glob("patches.partial/films/*.npz")))
-    os.kill(running.process.pid, signal.SIGKILL)
+    kill(running.process)
     running.process.wait()
     killed = not (where / "patches").exists()
-    outcome = run_command(where, cache, *arguments, name="prepare")
+    outcome = command(where, cache, *arguments, name="prepare")
     assert outcome.code == 0, outcome.err
     return outcome, killed
 
@@ -47,9 +45,9 @@ def store(where, prepared):
 
 
 @pytest.fixture(scope="module")
-def trained(where, prepared, cache):
+def trained(where, prepared, cache, command):
     """`pretrained` on what `prepare` made."""
-    outcome = run_command(where, cache, "--task", "mass_calc", "--data", "patches", *QUICK)
+    outcome = command(where, cache, "--task", "mass_calc", "--data", "patches", *QUICK)
     assert outcome.code == 0, outcome.err
     return outcome
 
@@ -99,10 +97,10 @@ def test_folds_of_prepared_data_hold_patients_together(store, trained, where):
     assert "PHANTOM DATA" in trained.out
 
 
-def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, trained, tmp_path):
+def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, command, trained, tmp_path):
     whole = tmp_path / "whole.csv"
     ask = ("--model", f"models:/{NAME}@candidate", "--executor", "inline")
-    assert run_command(where, cache, *ask, "--input", "patches", "--output", str(whole), name="predict").code == 0
+    assert command(where, cache, *ask, "--input", "patches", "--output", str(whole), name="predict").code == 0
     groups = pd.read_csv(where / "patches" / "public_test_groups.csv")
     line = groups.iloc[3]
     film = where / "collection" / line["source_file"]
@@ -113,7 +111,7 @@ def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, trained, tmp_pa
     box = ",".join(line["box"].split())
     for place in (("--box", box), ("--mask", str(mask))):
         out = tmp_path / "film.csv"
-        outcome = run_command(where, cache, *ask, "--input", str(film), *place, "--output", str(out), name="predict")
+        outcome = command(where, cache, *ask, "--input", str(film), *place, "--output", str(out), name="predict")
         assert outcome.code == 0, outcome.err
         answer = pd.read_csv(out)
         assert answer["probability"].tolist() == pytest.approx([pd.read_csv(whole)["probability"][3]], abs=1e-6)
@@ -182,10 +180,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_line(where, prepared, cli, monkeypatch, name):
-    (command, *arguments), said = MISTAKES[name]
+    (asked, *arguments), said = MISTAKES[name]
     monkeypatch.chdir(where)
     arguments = [f"collection/{word}" if word == FILM_PATH else word for word in arguments]
-    outcome = cli(*arguments, command=command)
+    outcome = cli(*arguments, command=asked)
     assert outcome.code == 2
     (line,) = outcome.complaints
     assert re.search(said, line), line

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
-from support import Outcome, command, environment
+from support import Outcome, environment
+from support import command as line_of
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.errors import UserError
@@ -25,6 +26,8 @@ from mammo_mlflow.tracking.flavor import save_keras_model
 from mammo_mlflow.tracking.promotion import FROM, champion_of, deciding, promote, settle
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 N, FOLDS, SIZE = 400, 4, 8
 TASK_MODEL = "mammo-mass_calc"
@@ -331,7 +334,7 @@ with deciding(client, "mass_calc"):
 
 @pytest.mark.parametrize("call", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
+def test_killed_half_way_the_registry_is_as_before_or_after(place, kill, call, when):
     first = place.plant("a", predictions(1.0))
     place.promote()
     second = place.plant("b", predictions(2.5))
@@ -355,10 +358,10 @@ def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
         assert place.champion == second
 
 
-def test_two_promotions_at_once_leave_one_champion(place):
+def test_two_promotions_at_once_leave_one_champion(place, command):
     place.plant("a", predictions(1.5))
     best = place.plant("b", predictions(2.0))
-    line = command("--task", "mass_calc", name="promote")
+    line = line_of("--task", "mass_calc", name="promote")
     surroundings = environment(place.where, MLFLOW_TRACKING_URI=place.uri)
     both = [
         subprocess.Popen(

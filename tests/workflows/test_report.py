@@ -244,7 +244,7 @@ window.addEventListener("load", () => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1300, 500])
-def test_in_a_browser(report, tmp_path, width):
+def test_in_a_browser(command, report, tmp_path, width):
     models = Models(tmp_path)
     hold = {"folds": "4", "holdout": "0.3"}
     for backbone in ("m1", "m1_balanced", "m2"):

@@ -1,7 +1,6 @@
 """A password in the address of the tracking server, and what search, report and promotion leave of it: nothing."""
 
-import pytest
-from support import PHANTOM, TrackingServer, run_command
+from support import PHANTOM
 
 SETTING = ["--task", "mass_calc", "--backbone", "vgg16", "--weights", "random", *PHANTOM, "--folds", "2"]
 SETTING += ["--epochs", "1", "--views", "1", "--precision", "float32", "--dense", "16", "--unfrozen-layers", "0"]
@@ -15,15 +14,7 @@ parameters:
 SECRET = "ge-heim-9"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    made = TrackingServer(tmp_path_factory.mktemp("server"))
-    made.start()
-    yield made
-    made.stop()
-
-
-def test_no_password_is_left_anywhere(server, tmp_path, cache):
+def test_no_password_is_left_anywhere(server, command, tmp_path, cache):
     uri = server.uri.replace("://", f"://me:{SECRET}@")
     (tmp_path / "space.yaml").write_text(SPACE)
     said = []
@@ -33,10 +24,10 @@ def test_no_password_is_left_anywhere(server, tmp_path, cache):
         "promote": ["--task", "mass_calc", "--executor", "inline"],
     }
     for name, arguments in commands.items():
-        outcome = run_command(tmp_path, cache, *arguments, name=name, MLFLOW_TRACKING_URI=uri)
+        outcome = command(tmp_path, cache, *arguments, name=name, MLFLOW_TRACKING_URI=uri)
         assert outcome.code == 0, outcome.err
         said += [outcome.out, outcome.err]
-    away = run_command(tmp_path, cache, name="report", MLFLOW_TRACKING_URI=f"http://me:{SECRET}@127.0.0.1:9")
+    away = command(tmp_path, cache, name="report", MLFLOW_TRACKING_URI=f"http://me:{SECRET}@127.0.0.1:9")
     assert away.code == 2
     said += [away.out, away.err]
     assert SECRET not in "".join(said)
