@@ -5,14 +5,20 @@ import logging
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 from importlib.machinery import ModuleSpec
 
 import pytest
+from filelock import FileLock
+from mlflow.tracking import MlflowClient
+from sqlalchemy import Engine, event
 from support import SMALL, Finished, Outcome, Store, TrackingServer, run_command
+from support_store import Models
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.search.storage import Storage
 
 TIERS = {"command": "system", "server": "system", "keras": "keras", "simulation": "claim", "kill": "kill"}
 """The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
@@ -79,6 +85,40 @@ def _no_settings_of_the_user():
     patch.setenv("MAMMO_OFFLINE", "1")
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _databases_do_not_wait_for_the_disk():
+    """SQLite waits for the disk after every step, 5 to 20 ms; no test is about a power cut."""
+
+    def relax(connection, _):
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", relax)
+    yield
+    event.remove(Engine, "connect", relax)
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory):
+    """The folder of an empty `mlflow.db` and `optuna.db`, to be copied: to make their tables takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "empty.lock"):
+        if not (shared / "empty").exists():
+            (made := base / "making").mkdir()
+            MlflowClient(f"sqlite:///{made}/mlflow.db").search_experiments()
+            Storage(f"sqlite:///{made}/optuna.db")
+            made.rename(shared / "empty")
+    return shared / "empty"
+
+
+@pytest.fixture
+def models(empty, tmp_path):
+    """Writes finished models into a store of the test's own, made without training."""
+    shutil.copy(empty / "mlflow.db", tmp_path)
+    return Models(tmp_path)
 
 
 @pytest.fixture(scope="session")

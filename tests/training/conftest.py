@@ -1,5 +1,7 @@
 """Cross-validations on the small phantom, without the command around them."""
 
+import shutil
+
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -75,8 +77,9 @@ class Laboratory:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache, keras):
-    return Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
+def laboratory(tmp_path_factory, phantom, cache, empty, keras):
+    where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
+    return Laboratory(where, phantom, cache)
 
 
 @pytest.fixture(scope="session")

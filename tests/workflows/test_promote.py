@@ -119,17 +119,9 @@ def model(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """The file of a store without anything in it: making its tables takes seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
 def place(tmp_path, model, empty, monkeypatch):
-    shutil.copy(empty, tmp_path)
+    shutil.copy(empty / "mlflow.db", tmp_path)
     found = Place(tmp_path, model)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     monkeypatch.chdir(tmp_path)
