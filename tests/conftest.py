@@ -124,7 +124,7 @@ def models(empty, tmp_path):
 @pytest.fixture(scope="session")
 def keras():
     """Keras, of as many threads as inline executors ask for: TensorFlow takes their number once in a process."""
-    from mammo_mlflow.training.backend import set_threads
+    from mammo_mlflow.engine.backend import set_threads
 
     set_threads(1)
     return importlib.import_module("keras")

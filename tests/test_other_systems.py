@@ -7,7 +7,7 @@ import pytest
 from support import command as line_of
 from support import environment
 
-from mammo_mlflow.training import planner
+from mammo_mlflow.planning import planner
 
 HIDE = 'mount --bind /proc "$1" && mount -t tmpfs none /proc && shift && exec "$@"'
 """Hides `/proc`, but for psutil, which asks macOS otherwise and is told where to look here."""
@@ -48,7 +48,7 @@ def test_the_precision_is_float32_where_the_processor_is_not_told(monkeypatch):
 
 
 def test_memory_is_the_resident_set_where_nothing_finer_is_told(keras, monkeypatch):
-    from mammo_mlflow.training import loop
+    from mammo_mlflow.engine import loop
 
     monkeypatch.setattr(loop.Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
     assert loop.private_memory() > 1_000_000

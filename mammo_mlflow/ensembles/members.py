@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..errors import Faults, UserError, expected
-from ..evaluation.weighted import Floats
-from ..experiment import BACKBONES, NETWORKS, CrossValidationSpec
-from ..presets import KEPT
-from ..tracking.resume import fetch_artifacts
-from ..training.plan import Plan
-from ..training.planner import Planner
-from ..training.session import Session
-from ..training.sources import Command, Missing, Source, find_source
+from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.experiment import BACKBONES, NETWORKS, CrossValidationSpec
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.base_models import Source
+from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.presets import KEPT
+from mammo_mlflow.tracking.resume import fetch_artifacts
 
 FEWEST = 2
 
@@ -51,7 +52,7 @@ class Member:
 
 
 def find_members(
-    session: Session,
+    session: Workbench,
     planner: Planner,
     task: str,
     members: str,
@@ -102,7 +103,7 @@ def matrix(members: Sequence[Member]) -> Floats:
     return np.column_stack([member.source.out_of_fold for member in members])
 
 
-def _test(session: Session, source: Source) -> Floats:
+def _test(session: Workbench, source: Source) -> Floats:
     writer, run_id = session.writer, source.version.run_id
     target = session.scratch / f"member-{run_id}"
     path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "test.parquet", target))

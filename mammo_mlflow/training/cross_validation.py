@@ -13,12 +13,12 @@ import pandas as pd
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.jobs.contracts import FitJob, FitResult
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.activations import ensure_activations
+from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.jobs import FitResult, Job
-from mammo_mlflow.training.plan import Fit, Plan
-from mammo_mlflow.training.prepare import ensure_activations
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import FitRuns
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CrossValidation:
 
 
 def cross_validate(
-    session: Session, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
+    session: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
 ) -> CrossValidation:
     """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give.
 
@@ -58,9 +58,9 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
 
 
 def _train(
-    session: Session, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
+    session: Workbench, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
 ) -> dict[str, FitResult]:
-    activations = ensure_activations(session, [plan])
+    activations = ensure_activations(session, plan.activations())
     # the refit's length may depend on where the folds stopped, so it then waits for them
     waves = [fits]
     if plan.experiment.training.early_stop:
@@ -78,7 +78,7 @@ def _train(
     return results
 
 
-def _with_stop(plan: Plan, job: Job, results: dict[str, FitResult]) -> Job:
+def _with_stop(plan: Plan, job: FitJob, results: dict[str, FitResult]) -> FitJob:
     """The refit runs for the preset's number of epochs, or for the median of the epochs at which the folds stopped."""
     if not plan.experiment.training.early_stop or plan.experiment.final.final_epochs:
         return job
@@ -86,10 +86,8 @@ def _with_stop(plan: Plan, job: Job, results: dict[str, FitResult]) -> Job:
     if not stops:
         return job
     first = next(iter(stops[0]))
-    changes = {"epochs": int(np.median([stop[first] for stop in stops]))}
-    if "tuned" in stops[0]:
-        changes["tuning_epochs"] = int(np.median([stop["tuned"] for stop in stops]))
-    return replace(job, argument=replace(job.argument, **changes))
+    medians = {stage: int(np.median([stop[stage] for stop in stops])) for stage in stops[0]}
+    return replace(job, epochs=medians[first], tuning_epochs=medians.get("tuned", job.tuning_epochs))
 
 
 def _out_of_fold(plan: Plan, results: dict[str, FitResult]) -> pd.DataFrame:
@@ -118,7 +116,7 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
     return pd.DataFrame(rows)
 
 
-def log_scores(session: Session, cv: CrossValidation) -> None:
+def log_scores(session: Workbench, cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
     plan, run, results, oof, fold_scores = cv.plan, cv.run, cv.results, cv.oof, cv.fold_scores
     labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()

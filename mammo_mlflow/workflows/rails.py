@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,14 @@ from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.executors import JobFailed, make_executor
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import TrackingError, check_store, open_store
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
-from mammo_mlflow.training.fits import plan_dataset
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.wording import first_line, in_words, reason
 from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress
@@ -34,24 +34,14 @@ SHEET_ROWS = 2
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What a command plans with, before anything is written."""
-
-    cache: Cache
-    progress: TerminalProgress
-    patch_set: PatchSet
-    workers: int
-    threads: int
-    executor: Executor
-    side: Executor
-    """For the short jobs of planning, which go on while `executor` works."""
-    planner: Planner
-
-
 @contextmanager
-def open_bench(options: Options, threads: int) -> Iterator[Bench]:
-    """The checked data and all that plans need. `threads` are those of each fold. Raises `UserError`."""
+def open_workbench(
+    options: Options, threads: int, tags: Mapping[str, str] | None = None
+) -> Iterator[tuple[Workbench, Planner]]:
+    """All that a command works and plans with, on its checked data. `threads` are those of each fold.
+
+    `tags` go on every run. However the command ends, no run of it stays RUNNING. Raises `UserError`.
+    """
     check_store()
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
@@ -62,19 +52,27 @@ def open_bench(options: Options, threads: int) -> Iterator[Bench]:
         stack.callback(executor.close)
         stack.callback(side.close)
         stack.callback(cache.release)
-        planner = Planner(patch_set, side, cache, probe=options.dry_run)
-        yield Bench(cache, progress, patch_set, workers, threads, executor, side, planner)
 
+        @functools.cache
+        def open_writer() -> tuple[Writer, Path]:
+            client, experiment_id = open_store()
+            writer, scratch = Writer(client, experiment_id, tags or {}), stack.enter_context(_scratch(cache.root))
+            stack.enter_context(ending_runs(writer))
+            return writer, scratch
 
-@contextmanager
-def open_session(bench: Bench, options: Options, tags: Mapping[str, str]) -> Iterator[Session]:
-    """A session that writes to the store; `tags` go on every run. However it ends, no run of it stays RUNNING."""
-    client, experiment_id = open_store()
-    writer = Writer(client, experiment_id, tags)
-    # in one process TensorFlow's threads are set once, so that everything uses what the folds use
-    cores = available_cores() if options.executor == "process" else bench.threads
-    with _scratch(bench.cache.root) as scratch, ending_runs(writer):
-        yield Session(writer, bench.executor, bench.cache, bench.progress, scratch, options.resume, cores)
+        # in one process TensorFlow's threads are set once, so that everything uses what the folds use
+        cores = available_cores() if options.executor == "process" else threads
+        bench = Workbench(
+            executor=executor,
+            side=side,
+            cache=cache,
+            progress=progress,
+            workers=workers,
+            cores=cores,
+            resume=options.resume,
+            open_store=open_writer,
+        )
+        yield bench, Planner(patch_set, side, cache, probe=options.dry_run)
 
 
 def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> PatchSet:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 
 from mammo_mlflow.experiment import Experiment
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.activations import missing_activations
+from mammo_mlflow.planning.find_base_models import find_sources
+from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate
-from mammo_mlflow.training.final import make_final
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.prepare import missing_activations
-from mammo_mlflow.training.session import Session
-from mammo_mlflow.training.sources import find_sources
+from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import Options, same_data
-from mammo_mlflow.workflows.rails import log_data, open_bench, open_session
+from mammo_mlflow.workflows.rails import log_data, open_workbench
 
 Closing = Callable[[TrackedRun, Sequence[Outcome]], list[str]]
 """Logs what a command has to say beyond its table on the top run, and answers it in sentences."""
@@ -35,21 +34,17 @@ def run_experiments(
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    with open_bench(options, experiments[0].training.threads) as bench, ExitStack() as stack:
-        session = None
-        if any(experiment.family == "conditioned" for experiment in experiments):
-            session = stack.enter_context(open_session(bench, options, tags))
-            bench.planner.find_sources = find_sources(session, bench.planner, partial(same_data, options))
-        plans = bench.planner.plans(_seeded(experiments, options.seeds))
+    with open_workbench(options, experiments[0].training.threads, tags) as (session, planner):
+        planner.find_sources = find_sources(session, planner, partial(same_data, options))
+        plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
-            show_dry_run(plans, bench.cache, bench.workers)
+            show_dry_run(plans, session.cache, session.workers)
             return
-        session = session or stack.enter_context(open_session(bench, options, tags))
         client, cache = session.writer.client, session.cache
         for plan in plans:  # a disk that is too small is found before any run exists
             if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
                 continue  # its activations will not be needed
-            missing = missing_activations(cache, plan)
+            missing = missing_activations(cache, plan.activations())
             for entry in plan.activations():
                 cache.find(entry.key)  # leased: it is not what makes room
             cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())
@@ -66,7 +61,7 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     return repeated
 
 
-def _run_all(session: Session, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
+def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
     """One plan is the top run itself; several are nested in one that compares them."""
     if len(plans) == 1:
         top = _start(session, plans[0], None)
@@ -100,7 +95,7 @@ def _run_all(session: Session, plans: Sequence[Plan], options: Options, closing:
 _SHARED_TAGS = ("mammo.task", "mammo.family", "mammo.data_sha256", "mammo.test_sha256", "mammo.phantom")
 
 
-def _start(session: Session, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
+def _start(session: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
     run = session.writer.start_run(
         plan.name, parent=parent, tags={**plan.tags(), "mammo.key": plan.key}, params=plan.experiment.flat()
     )
@@ -108,14 +103,14 @@ def _start(session: Session, plan: Plan, parent: TrackedRun | None) -> TrackedRu
     return run
 
 
-def _tidy(session: Session, run: TrackedRun, plans: Sequence[Plan], key: str) -> None:
+def _tidy(session: Workbench, run: TrackedRun, plans: Sequence[Plan], key: str) -> None:
     writer, keys = session.writer, {key, *(plan.key for plan in plans)}
     buried = writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, keys))
     if buried:
         _log.info("%d runs of an interrupted command were marked KILLED", buried)
 
 
-def _run_plan(session: Session, plan: Plan, run: TrackedRun) -> Outcome:
+def _run_plan(session: Workbench, plan: Plan, run: TrackedRun) -> Outcome:
     cv = cross_validate(session, plan, run)
     final = make_final(session, cv) if plan.experiment.final.final != "none" else None
     if final is not None:

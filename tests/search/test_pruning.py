@@ -1,19 +1,22 @@
 """Pruning over folds: what it saves, and that the best trial is not lost to it."""
 
 import shutil
-from dataclasses import replace
 
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from support_jobs import pretend_to_train
+from support_jobs import PretendedFit, pretend_to_train
 
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.executors.inline import InlineExecutor
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.pruning import make_pruner, over_folds
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
@@ -22,17 +25,13 @@ from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import Search, open_study
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import collect
-from mammo_mlflow.training.executors.inline import InlineExecutor
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import FitRuns
 
 TRIALS, FOLDS, RATE = 20, 4, "learning_rate"
 SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-7, high: 1, log: true}\n"
 FIXED = {"weights": "random", "views": 0, "folds": FOLDS, "final": "none", "precision": "float32", "threads": 1}
-TRAINING = "mammo_mlflow.training.fit:run"
+TRAINING = "mammo_mlflow.engine.train:run"
 
 
 class Pretending(InlineExecutor):
@@ -47,7 +46,7 @@ class Pretending(InlineExecutor):
             if job is None or job.target != TRAINING:
                 return job
             self.trained += 1
-            return replace(job, target="support_jobs:pretend_to_train")
+            return PretendedFit(**vars(job))
 
         return super().stream(replaced, on_event, on_idle)
 
@@ -71,7 +70,16 @@ class Laboratory:
         self.executor = Pretending()
         self.planner = Planner(patch_set, self.executor, cache)
         writer = Writer(client, experiment, {})
-        self.session = Session(writer, self.executor, cache, Silent(), where / "scratch", False, 1)
+        self.session = Workbench(
+            executor=self.executor,
+            side=self.executor,
+            cache=cache,
+            progress=Silent(),
+            workers=1,
+            cores=1,
+            resume=False,
+            open_store=lambda: (writer, where / "scratch"),
+        )
         self.storage = Storage(f"sqlite:///{where}/optuna.db")
 
     def base(self, seed):
@@ -106,7 +114,7 @@ class Laboratory:
         fits = FitRuns(self.session, plan, None, "")
         results, found = {}, []
         for fit in plan.fits:
-            results[fit.name] = pretend_to_train(fits.job(fit, {}).argument, None)
+            results[fit.name] = pretend_to_train(fits.job(fit, {}), None)
             found.append(objective.value(collect(plan, None, results).oof, 0.0))
         return found
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from mammo_mlflow.ensembles.jobs import FACTS, LEVEL1, MEMBERS
+from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.tracking.flavor import save_answering_model, save_keras_model
+from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS
 from mammo_mlflow.tracking.registry import FILES, files_sha256, log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
 

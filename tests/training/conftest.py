@@ -7,12 +7,12 @@ from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.experiment import build, parameters
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import cross_validate
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
 
 SMALL = {
     "weights": "random",
@@ -52,7 +52,17 @@ class Laboratory:
         scratch = self.where / "scratch"
         scratch.mkdir(exist_ok=True)
         writer = Writer(self.client, self.experiment, {})
-        return Session(writer, make_executor(executor, workers), self.cache, Silent(), scratch, resume, 1)
+        made = make_executor(executor, workers)
+        return Workbench(
+            executor=made,
+            side=made,
+            cache=self.cache,
+            progress=Silent(),
+            workers=workers,
+            cores=1,
+            resume=resume,
+            open_store=lambda: (writer, scratch),
+        )
 
     def cross_validate(self, plan, session=None, figures=False):
         session = session or self.session()

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer, set_threads
+from mammo_mlflow.engine.loop import OPTIMIZERS
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.backend import fast_batch_norm, fast_optimizer, set_threads
-from mammo_mlflow.training.loop import OPTIMIZERS
 
 pytestmark = pytest.mark.usefixtures("keras")
 

@@ -12,9 +12,9 @@ import pytest
 
 from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.training.cross_validation import log_estimates
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.planner import Planner
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -131,7 +131,7 @@ def test_early_stopping_never_sees_the_scored_fold(laboratory):
     """Turning the labels of one fold round changes that fold's scores, and nothing about its training."""
     plan = laboratory.plan(seed=24, epochs=6, early_stop=1)
     fit = plan.fits[0]
-    assert len(fit.inner_rows)
+    assert len(fit.job.inner_rows)
     straight = laboratory.cross_validate(plan)
     labels = plan.labels.copy()
     labels[fit.validation_rows] = 1 - labels[fit.validation_rows]

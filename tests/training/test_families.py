@@ -128,7 +128,7 @@ def test_a_holdout_is_one_fold(laboratory):
     (fit,) = done.plan.fits
     assert (fit.name, fit.fold) == ("fold 1", 0)
     patients = laboratory.patch_set.train.patient_ids
-    parts = fit.train_rows, fit.inner_rows, fit.validation_rows
+    parts = fit.job.train_rows, fit.job.inner_rows, fit.validation_rows
     sides = [set(patients[rows]) for rows in parts]
     assert all(sides)
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
@@ -146,7 +146,7 @@ def test_a_holdout_is_one_fold(laboratory):
 
 def test_the_refit_beside_a_holdout_sees_every_patient(laboratory):
     _, refit = laboratory.plan(holdout=0.3, final="refit").fits
-    assert list(refit.train_rows) == list(range(48))
+    assert list(refit.job.train_rows) == list(range(48))
     assert not np.array_equal(laboratory.plan(holdout=0.3, seed=1).folds, laboratory.plan(holdout=0.3).folds)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mammo_mlflow.training.fit import class_weights
+from mammo_mlflow.engine.train import class_weights
 
 pytestmark = pytest.mark.usefixtures("keras")
 

@@ -1,5 +1,6 @@
 """The keys by which finished work is found again, pinned: whoever changes one sees it here."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from mammo_mlflow import experiment as experiments
 from mammo_mlflow.ensembles import methods
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.contracts import Cut, Description
 from mammo_mlflow.models import weights
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights
-from mammo_mlflow.training import plan as plans
-from mammo_mlflow.training.jobs import Cut, Description
-from mammo_mlflow.training.planner import _plan
+from mammo_mlflow.planning import activations as plans
+from mammo_mlflow.planning.planner import _plan
 
 PATCHES = 48
 IMAGENET = Weights("file", "imagenet", "w" * 64, "here")
@@ -80,6 +81,7 @@ def planned(family="pretrained", values=(), task="benign_malignant"):
         types=np.tile([1, 2, 3, 4], PATCHES // 4), patient_ids=np.array([f"p{i // 2}" for i in range(PATCHES)])
     )
     data = SimpleNamespace(
+        directory=Path("data"),
         train=train,
         train_sha256="train",
         test_sha256="test",

@@ -5,8 +5,8 @@ import pytest
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.planner import Planner, resolve_precision
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.planning.planner import Planner, resolve_precision
 
 
 def test_folds_and_refit(laboratory):
@@ -15,8 +15,8 @@ def test_folds_and_refit(laboratory):
     *folds, refit = plan.fits
     assert sorted(np.concatenate([fit.validation_rows for fit in folds])) == list(range(48))
     for fit in folds:
-        assert sorted([*fit.train_rows, *fit.validation_rows]) == list(range(48))
-    assert list(refit.train_rows) == list(range(48))
+        assert sorted([*fit.job.train_rows, *fit.validation_rows]) == list(range(48))
+    assert list(refit.job.train_rows) == list(range(48))
     assert len(refit.validation_rows) == 0
     assert len({fit.seed for fit in plan.fits}) == len({fit.key for fit in plan.fits}) == 4
 
@@ -26,10 +26,10 @@ def test_no_patient_is_on_two_sides_of_anything(laboratory, seed):
     patients = laboratory.patch_set.train.patient_ids
     assert len(set(patients)) < len(patients)
     for fit in laboratory.plan(early_stop=2, seed=seed, folds=3).fits:
-        sides = [set(patients[rows]) for rows in (fit.train_rows, fit.inner_rows, fit.validation_rows)]
+        sides = [set(patients[rows]) for rows in (fit.job.train_rows, fit.job.inner_rows, fit.validation_rows)]
         assert all(sides)
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-        rows = [*fit.train_rows, *fit.inner_rows, *fit.validation_rows]
+        rows = [*fit.job.train_rows, *fit.job.inner_rows, *fit.validation_rows]
         assert sorted(rows) == list(range(48))
 
 
@@ -38,9 +38,9 @@ def test_early_stopping_can_watch_what_is_scored(laboratory):
     plan = laboratory.plan(early_stop=2, early_stop_on="scored", folds=3, final="refit")
     *folds, refit = plan.fits
     for fit in folds:
-        np.testing.assert_array_equal(fit.inner_rows, fit.validation_rows)
-        assert sorted([*fit.train_rows, *fit.validation_rows]) == list(range(48))
-    assert len(refit.inner_rows) == 0
+        np.testing.assert_array_equal(fit.job.inner_rows, fit.validation_rows)
+        assert sorted([*fit.job.train_rows, *fit.validation_rows]) == list(range(48))
+    assert len(refit.job.inner_rows) == 0
     assert plan.note.endswith("early stopping watched the scored patches: optimistic")
     assert "stopped early on what is scored" in plan.name
     assert plan.tags()["mammo.set"] == "protocol"  # never brought to the gates of a champion
@@ -123,7 +123,7 @@ def test_random_weights_of_an_earlier_version_are_told(laboratory, tmp_path, cap
         def run(self, given, *_):
             for job in given:
                 jobs.append(job)
-                job.argument.target.write_bytes(b"weights")
+                job.output.write_bytes(b"weights")
                 yield job, None
 
     for earlier in (False, True):
@@ -134,7 +134,7 @@ def test_random_weights_of_an_earlier_version_are_told(laboratory, tmp_path, cap
         planner._find_weights(asked)
         planner._calibrate(asked)
         assert ("random weights of an earlier version" in caplog.text) == earlier
-    assert [job.argument.backbone for job in jobs] == ["vgg16", "vgg16"]
+    assert [job.backbone for job in jobs] == ["vgg16", "vgg16"]
 
 
 def test_patches_too_small_for_a_backbone(laboratory):

@@ -17,17 +17,17 @@ from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
+from mammo_mlflow.planning.plan import REFIT, Plan
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
-from mammo_mlflow.training.fits import plan_dataset
-from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
-from mammo_mlflow.training.plan import REFIT, Plan
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import plan_dataset
 
 EXAMPLE_PATCHES = 2
 _COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", "mammo.no_interval")
@@ -50,7 +50,7 @@ class Final:
 
 
 def make_final(
-    session: Session, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
+    session: Workbench, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Final:
     """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished.
 
@@ -79,34 +79,34 @@ def make_final(
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
     directory = session.scratch / f"model-{run.id}"
-    sources = plan.sources
+    base = plan.base
     values = describe_ranges(plan.patch_set.train.patches, plan.sides)
-    job = AssembleJob(
-        Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
-        _examples(plan),
-        {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
-        directory,
-        None if sources is None else sources.features.part,
-        None if sources is None or sources.condition is None else sources.condition.part,
-    )
     backbone = plan.experiment.model.backbone
-    session.run_one(f"{backbone} assembling", "mammo_mlflow.training.assemble:assemble", job)
+    job = AssembleJob(
+        name=f"{backbone} assembling",
+        part=plan.part(tails),
+        examples=_examples(plan),
+        metadata={"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
+        output=directory,
+        features=None if base is None else base.features,
+        condition=None if base is None else base.condition,
+    )
+    session.run_one(job)
     session.writer.drain()
     marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
     marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
-    if sources is not None:
-        marks |= compared_tag(session.writer, [source.version for source in sources.all])
+    if base is not None:
+        marks |= compared_tag(session.writer, base.versions)
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
-        f"{backbone} test",
-        "mammo_mlflow.training.assemble:predict",
         PredictJob(
-            logged.path,
-            plan.patch_set.directory / "public_test_tensor.npy",
-            session.cores,
-            plan.sides,
-            plan.constants(plan.patch_set.test.types),
-        ),
+            name=f"{backbone} test",
+            model=logged.path,
+            tensor=plan.patch_set.directory / "public_test_tensor.npy",
+            threads=session.cores,
+            sides=plan.sides,
+            constants=plan.constants(plan.patch_set.test.types),
+        )
     )
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
@@ -138,7 +138,7 @@ def _examples(plan: Plan) -> dict[str, np.ndarray]:
     return images | {name: values[:EXAMPLE_PATCHES, None] for name, values in plan.constants(train.types).items()}
 
 
-def _start(session: Session, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
+def _start(session: Workbench, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
     run = session.writer.start_run(
         f"{cv.plan.name} final",
         parent=cv.run,
@@ -162,7 +162,7 @@ class Judged:
 
 
 def log_test(
-    session: Session,
+    session: Workbench,
     judged: Judged,
     run: TrackedRun,
     predicted: np.ndarray,
@@ -223,7 +223,7 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
     run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
 
 
-def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
+def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
     """The final model that an earlier command registered, not made or tested again.
 
     Where it belongs to another cross-validation's run it is shown again, nested in this one's.
@@ -263,7 +263,7 @@ def _reuse(session: Session, cv: CrossValidation, key: str, name: str, more: Map
     return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))
 
 
-def _read(session: Session, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
+def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
     missing = data.tags.get("mammo.no_interval", "")
     accuracy, roc_auc = (stored_estimate(f"test_{metric}", data.metrics, missing) for metric in ("accuracy", "roc_auc"))

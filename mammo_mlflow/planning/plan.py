@@ -1,0 +1,157 @@
+"""What a cross-validation will do: its folds, weights, cuts, keys, and its fits with their jobs and cache entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.data.patches import PatchSet, targets
+from mammo_mlflow.data.splits import folds_frame, folds_sha256
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
+from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
+from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.planning.activations import Activations, sha256
+from mammo_mlflow.processes import keras_backend
+from mammo_mlflow.tracking.registry import Version
+
+REFIT = "refit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One fit: a fold (`fold 1` …) or the refit, which validates nothing. Rows index the training abnormalities.
+
+    `job` trains it, once it is told the files to read and to write: those of the cache entries `features`, of its first
+    stage, and `tuned`, of that of unfrozen layers.
+    """
+
+    name: str
+    fold: int | None
+    key: str
+    job: FitJob
+    features: Mapping[str, Activations]
+    tuned: Mapping[str, Activations]
+
+    @property
+    def validation_rows(self) -> np.ndarray:
+        """The rows that it predicts; none in the refit."""
+        return self.job.validation_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseParts:
+    """The registered models that a conditioned model is built on; without `condition` it is given the true type.
+
+    `as_class`: the condition is made a class. `sides` are the image inputs of both.
+    """
+
+    features: Part
+    condition: Part | None
+    as_class: bool
+    sides: dict[str, int]
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An experiment with everything it needs found and checked.
+
+    `folds` and `labels` (n,) are of the training abnormalities; `base` is what a conditioned model is built on.
+    """
+
+    experiment: Experiment
+    patch_set: PatchSet
+    network: Network
+    weights: Weights
+    description: Description
+    folds: np.ndarray
+    labels: np.ndarray
+    fits: tuple[Fit, ...]
+    key: str
+    base: BaseParts | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name; phantom data and random weights say so in it."""
+        experiment = self.experiment
+        unfrozen, seed = experiment.model.unfrozen_layers, experiment.cv.seed
+        which = f" last {unfrozen} unfrozen" if unfrozen else ""
+        which += " [condition: class]" if self.base is not None and self.base.as_class else ""
+        which += "" if experiment.cv.control == "none" else f" [control: {experiment.cv.control}]"
+        which += f" {experiment.judged_by}" if experiment.cv.holdout or experiment.stops_on_scored else ""
+        which += f" seed {seed}" if seed else ""
+        said = " [phantom]" if self.patch_set.phantom else ""
+        said += " [random weights]" if self.weights.label == "random" else ""
+        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{said}"
+
+    @property
+    def note(self) -> str | None:
+        """What every figure of this experiment must say."""
+        said = ["phantom data: no medical result"] if self.patch_set.phantom else []
+        said += ["random weights"] if self.weights.label == "random" else []
+        control = self.experiment.cv.control
+        said += {"baseline": ["control: baseline patches alone"], "shuffled": ["control: shuffled labels"]}.get(
+            control, []
+        )
+        said += ["early stopping watched the scored patches: optimistic"] if self.experiment.stops_on_scored else []
+        return "; ".join(said) or None
+
+    @property
+    def sides(self) -> dict[str, int]:
+        """The image inputs of the whole model, and the first of the rows each sees."""
+        return self.experiment.sides if self.base is None else self.base.sides
+
+    def constants(self, types: np.ndarray) -> dict[str, np.ndarray]:
+        """The inputs of the whole model that are numbers (n,), for abnormalities of these types."""
+        if self.base is None or self.base.condition is not None:
+            return {}
+        return {ABNORMALITY_TYPE: targets(types, "mass_calc").astype(np.float32)}
+
+    def part(self, tails: Iterable[Path]) -> Part:
+        """The trained model of these tails, to be built again."""
+        return Part(self.network, self.weights, self.description.trained.index, tuple(tails))
+
+    def activations(self) -> tuple[Activations, ...]:
+        """The cache entries it needs, the shallowest first; none when training on-line."""
+        found = [entry for fit in self.fits for entry in (*fit.tuned.values(), *fit.features.values())]
+        return tuple({entry.key: entry for entry in found}.values())
+
+    def scratch_bytes(self) -> int:
+        """About what the fits' tails and the final model, written and fetched back, take on the disk for a while."""
+        widths = (int(np.prod(self.description.head)), *self.experiment.model.widths, 1)
+        head = sum(below * above for below, above in pairwise(widths))
+        model = self.description.parameters + head
+        tail = model if self.description.tuned else head
+        return 4 * (tail * len(self.fits) + (0 if self.experiment.final.final == "none" else 2 * model))
+
+    def tags(self) -> dict[str, str]:
+        """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
+        return {
+            "mammo.task": self.experiment.task,
+            "mammo.family": self.experiment.family,
+            "mammo.backbone": self.experiment.model.backbone,
+            "mammo.unfrozen": str(self.experiment.model.unfrozen_layers),
+            "mammo.set": self.experiment.model_set,
+            "mammo.data_sha256": self.patch_set.train_sha256,
+            "mammo.test_sha256": self.patch_set.test_sha256,
+            "mammo.folds_sha256": folds_sha256(self.folds),
+            "mammo.control": self.experiment.cv.control,
+            "mammo.weights": self.weights.label,
+            "mammo.weights_source": self.weights.source,
+            "mammo.weights_sha256": self.weights.sha256,
+            "mammo.keras_backend": keras_backend(),
+            "mammo.phantom": str(self.patch_set.phantom).lower(),
+        }
+
+    def final_key(self, registered: str) -> str:
+        """What a final model of this experiment is found by, under the name that it is registered as."""
+        return sha256(f"final {self.key} {registered}")
+
+    def folds_frame(self) -> pd.DataFrame:
+        """The saved folds."""
+        return folds_frame(self.patch_set.train, self.folds)
