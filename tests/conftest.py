@@ -10,17 +10,18 @@ import sys
 from importlib.machinery import ModuleSpec
 
 import pytest
+import support
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine, event
-from support import SMALL, Finished, Outcome, Store, TrackingServer, run_command
+from support import SMALL, Finished, Outcome, Store, TrackingServer
 from support_store import Models
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.search.storage import Storage
 
-TIERS = {"command": "system", "server": "system", "keras": "keras", "simulation": "claim", "kill": "kill"}
+TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "kill"}
 """The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
 QUICK = f"not ({' or '.join(dict.fromkeys(TIERS.values()))})"
 
@@ -41,7 +42,7 @@ class NoKeras:
 
 
 def no_process(*arguments, **keywords):
-    pytest.fail("a test of the quick tier starts a process: let it take the fixture command, server or kill")
+    pytest.fail("a test of the quick tier starts a process: let it take the fixture system or kill")
 
 
 def pytest_addoption(parser):
@@ -131,13 +132,18 @@ def keras():
 
 
 @pytest.fixture(scope="session")
-def command():
-    """Runs a command as a process of its own: command(where, cache, "--task", …) -> Outcome."""
-    return run_command
+def system():
+    """Lets a test start processes: commands, servers, runs."""
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def run_command(system):
+    """Runs a command as a process of its own: run_command(where, cache, "--task", …) -> Outcome."""
+    return support.run_command
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, system):
     """A tracking server as a process of its own, which a test may stop and start again."""
     made = TrackingServer(tmp_path_factory.mktemp("server"))
     made.start()
@@ -197,10 +203,10 @@ def cli(tmp_path, cache, capsys, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, cache, phantom, command):
+def finished(tmp_path_factory, cache, phantom, run_command):
     """One whole run of the command on the small phantom, shared by every test that only looks."""
     where = tmp_path_factory.mktemp("finished")
     arguments = ("--task", "mass_calc", *SMALL, "--threshold", "youden")
-    outcome = command(where, cache, *arguments)
+    outcome = run_command(where, cache, *arguments)
     assert outcome.code == 0, outcome.err
     return Finished(where, cache, arguments, outcome, Store(where))

@@ -4,8 +4,7 @@ import shutil
 import subprocess
 
 import pytest
-from support import command as line_of
-from support import environment
+from support import command, environment
 
 from mammo_mlflow.planning import planner
 
@@ -25,7 +24,7 @@ def may_hide(where):
     return subprocess.run([*hiding(where), "true"], capture_output=True).returncode == 0
 
 
-def test_commands_run_without_proc(command, tmp_path, cache):
+def test_commands_run_without_proc(system, tmp_path, cache):
     """Those that load no TensorFlow, whose build for Linux cannot do without."""
     hidden, here = tmp_path / "hidden", tmp_path / "here"
     if not may_hide(hidden):
@@ -35,7 +34,7 @@ def test_commands_run_without_proc(command, tmp_path, cache):
     surroundings = environment(cache, HIDDEN_PROC=str(hidden))
     surroundings["PYTHONPATH"] = f"{here}:{surroundings['PYTHONPATH']}"
     for name, arguments in (("report", []), ("request", ["--input", "phantom", "--output", "asked.json"])):
-        line = [*hiding(hidden), *line_of(*arguments, name=name)]
+        line = [*hiding(hidden), *command(*arguments, name=name)]
         done = subprocess.run(line, cwd=here, env=surroundings, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr

@@ -100,8 +100,8 @@ def test_a_cache_directory_of_the_environment_is_looked_at_too(cli, monkeypatch)
     refused(cli(*TASK), "MAMMO_CACHE_DIR: expected a path that this system can hold")
 
 
-def test_a_name_that_is_not_utf8_is_a_line_from_the_shell_too(command, tmp_path, cache):
-    refused(command(tmp_path, cache, *TASK, "--data", os.fsdecode(b"caf\xe9")), "data: expected text in UTF-8")
+def test_a_name_that_is_not_utf8_is_a_line_from_the_shell_too(run_command, tmp_path, cache):
+    refused(run_command(tmp_path, cache, *TASK, "--data", os.fsdecode(b"caf\xe9")), "data: expected text in UTF-8")
     assert list(tmp_path.iterdir()) == []
 
 

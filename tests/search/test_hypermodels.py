@@ -335,7 +335,7 @@ def test_an_unknown_architecture_is_named():
         draw(replace(HEAD, architecture="heads"), answers(FixedTrial({})))
 
 
-def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard(command):
+def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard(system):
     code = """
 import contextlib, io, sys, warnings
 sys.modules["tensorboard"] = None

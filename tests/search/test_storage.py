@@ -118,7 +118,7 @@ def url(request, tmp_path):
 
 
 @pytest.fixture
-def holder(command, cache):
+def holder(system, cache):
     """Another process that holds a database alone for some seconds."""
     processes = []
 

@@ -319,7 +319,7 @@ def test_two_first_clients_at_once(opening, second):
         assert said.strip()
 
 
-def test_a_disk_that_is_full_while_the_store_is_made(command, tmp_path, cache):
+def test_a_disk_that_is_full_while_the_store_is_made(system, tmp_path, cache):
     if shutil.which("unshare") is None:
         pytest.skip("no unshare to mount a small disk with")
     (disk := tmp_path / "disk").mkdir()

@@ -139,7 +139,7 @@ assert cache.find("a").read_bytes() == b"whole"
 """
 
 
-def test_two_processes_make_an_entry_once(command, tmp_path):
+def test_two_processes_make_an_entry_once(system, tmp_path):
     mark = tmp_path / "mark"
     arguments = [sys.executable, "-c", MAKER, str(tmp_path / "cache"), str(mark)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -37,7 +37,7 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(where, cache, command):
+def run(where, cache, system):
     """A command in this process, which has TensorFlow already: run("ensemble", "--task", …) -> Outcome."""
     handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
 

@@ -26,7 +26,7 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepared(where, cache, command, kill):
+def prepared(where, cache, run_command, kill):
     """`prepare`, killed half way, and issued again."""
     arguments = ("--source", "collection", "--out", "patches", "--size", "32", "--workers", "2")
     running = Running(where, cache, *arguments, name="prepare")
@@ -34,7 +34,7 @@ def prepared(where, cache, command, kill):
     kill(running.process)
     running.process.wait()
     killed = not (where / "patches").exists()
-    outcome = command(where, cache, *arguments, name="prepare")
+    outcome = run_command(where, cache, *arguments, name="prepare")
     assert outcome.code == 0, outcome.err
     return outcome, killed
 
@@ -45,9 +45,9 @@ def store(where, prepared):
 
 
 @pytest.fixture(scope="module")
-def trained(where, prepared, cache, command):
+def trained(where, prepared, cache, run_command):
     """`pretrained` on what `prepare` made."""
-    outcome = command(where, cache, "--task", "mass_calc", "--data", "patches", *QUICK)
+    outcome = run_command(where, cache, "--task", "mass_calc", "--data", "patches", *QUICK)
     assert outcome.code == 0, outcome.err
     return outcome
 
@@ -97,10 +97,10 @@ def test_folds_of_prepared_data_hold_patients_together(store, trained, where):
     assert "PHANTOM DATA" in trained.out
 
 
-def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, command, trained, tmp_path):
+def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, run_command, trained, tmp_path):
     whole = tmp_path / "whole.csv"
     ask = ("--model", f"models:/{NAME}@candidate", "--executor", "inline")
-    assert command(where, cache, *ask, "--input", "patches", "--output", str(whole), name="predict").code == 0
+    assert run_command(where, cache, *ask, "--input", "patches", "--output", str(whole), name="predict").code == 0
     groups = pd.read_csv(where / "patches" / "public_test_groups.csv")
     line = groups.iloc[3]
     film = where / "collection" / line["source_file"]
@@ -111,7 +111,7 @@ def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, command, traine
     box = ",".join(line["box"].split())
     for place in (("--box", box), ("--mask", str(mask))):
         out = tmp_path / "film.csv"
-        outcome = command(where, cache, *ask, "--input", str(film), *place, "--output", str(out), name="predict")
+        outcome = run_command(where, cache, *ask, "--input", str(film), *place, "--output", str(out), name="predict")
         assert outcome.code == 0, outcome.err
         answer = pd.read_csv(out)
         assert answer["probability"].tolist() == pytest.approx([pd.read_csv(whole)["probability"][3]], abs=1e-6)
@@ -180,10 +180,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_one_line(where, prepared, cli, monkeypatch, name):
-    (asked, *arguments), said = MISTAKES[name]
+    (command, *arguments), said = MISTAKES[name]
     monkeypatch.chdir(where)
     arguments = [f"collection/{word}" if word == FILM_PATH else word for word in arguments]
-    outcome = cli(*arguments, command=asked)
+    outcome = cli(*arguments, command=command)
     assert outcome.code == 2
     (line,) = outcome.complaints
     assert re.search(said, line), line

@@ -263,8 +263,8 @@ def test_the_served_model_agrees_with_the_stored_predictions(finished, store, pa
     np.testing.assert_allclose(found[:, 0], stored, atol=1e-5)
 
 
-def test_issued_again_it_trains_nothing(finished: Finished, command, store, final):
-    outcome = command(finished.where, finished.cache, *finished.arguments)
+def test_issued_again_it_trains_nothing(finished: Finished, run_command, store, final):
+    outcome = run_command(finished.where, finished.cache, *finished.arguments)
     assert outcome.code == 0
     assert not re.search(r"fold \d: done|refit: done|activations: done|test: done", outcome.err)
     assert outcome.out == finished.outcome.out
@@ -314,7 +314,7 @@ def start(interrupted, cache, kill):
 LONG = ["--task", "mass_calc", *SMALL, "--epochs", "60", "--workers", "1"]
 
 
-def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, interrupted, cache, command, kill):
+def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, interrupted, cache, run_command, kill):
     arguments = [*LONG, "--views", "20"]  # activations of its own
     moments = {
         "the fork server starts": lambda one: len(one.family()) >= 2,
@@ -335,7 +335,7 @@ def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, i
     done = {run.data.tags["mammo.key"] for run in store.runs("FINISHED") if "mammo.fit" in run.data.tags}
     assert 4 <= len(done) <= 5
     before = store.tops()
-    outcome = command(interrupted, cache, *arguments)
+    outcome = run_command(interrupted, cache, *arguments)
     assert outcome.code == 0, outcome.err
     assert store.runs("RUNNING") == []
     *killed, last = store.tops()
@@ -374,7 +374,7 @@ def test_told_to_end_it_marks_its_runs(start, interrupted, cache, sent, code):
 
 
 @pytest.fixture
-def small_disk(tmp_path, command):
+def small_disk(tmp_path, system):
     """A file system of 2 MB."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -385,16 +385,16 @@ def small_disk(tmp_path, command):
 
 
 @pytest.mark.parametrize("free", [100_000, 1_000_000])
-def test_a_full_disk_is_one_line_and_no_run(tmp_path, small_disk, cache, command, free):
+def test_a_full_disk_is_one_line_and_no_run(tmp_path, small_disk, cache, run_command, free):
     """Too full for the phantom, and for the random weights."""
     (small_disk / "other").write_bytes(b"x" * (2 * 2**20 - free))
-    outcome = command(tmp_path / "here", cache, "--task", "mass_calc", *SMALL, "--cache-dir", str(small_disk))
+    outcome = run_command(tmp_path / "here", cache, "--task", "mass_calc", *SMALL, "--cache-dir", str(small_disk))
     assert outcome.code == 2
     assert len(outcome.complaints) == 1, outcome.err
     assert not (tmp_path / "here" / "mlflow.db").exists()
 
 
-def test_too_small_a_limit_is_one_line_and_no_run(cli, tmp_path):
+def test_too_small_a_limit_is_one_line_and_no_run(keras, cli, tmp_path):
     outcome = cli("--task", "mass_calc", *SMALL, "--executor", "inline", "--cache-limit-gb", "0.0000001")
     assert outcome.code == 2
     assert "cache_limit_gb" in outcome.complaints[0]

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
-from support import Outcome, environment
-from support import command as line_of
+from support import Outcome, command, environment
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.engine.flavor import save_keras_model
@@ -350,10 +349,10 @@ def test_killed_half_way_the_registry_is_as_before_or_after(place, kill, call, w
         assert place.champion == second
 
 
-def test_two_promotions_at_once_leave_one_champion(place, command):
+def test_two_promotions_at_once_leave_one_champion(place, system):
     place.plant("a", predictions(1.5))
     best = place.plant("b", predictions(2.0))
-    line = line_of("--task", "mass_calc", name="promote")
+    line = command("--task", "mass_calc", name="promote")
     surroundings = environment(place.where, MLFLOW_TRACKING_URI=place.uri)
     both = [
         subprocess.Popen(

@@ -82,7 +82,9 @@ def test_a_store_of_failed_runs_and_of_other_projects_says_so(models, report, pa
     assert said in page().text
 
 
-def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(models, report, page, tmp_path):
+def test_the_page_asks_for_nothing_its_links_lead_somewhere_and_all_is_written_and_logged(
+    models, report, page, tmp_path
+):
     fill(models)
     report()
     found = page()
@@ -96,20 +98,6 @@ def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(models, report, 
     assert all(len(image["alt"]) > 20 for image in shown)
     runs = [link for link in found.links if "/runs/" in link]
     assert runs and all(link.startswith("http://127.0.0.1:5000/#/experiments/") for link in runs)
-
-
-def test_the_page_says_where_it_differs_from_the_study(report, page):
-    report()
-    found = page()
-    assert "differences" in found.ids and "#differences" in found.links
-    text = html.unescape(found.text)
-    for one in differences():
-        assert all(f">{said}<" in text for said in (one.subject, one.study, one.here, one.why, one.way or "none"))
-
-
-def test_everything_is_written_as_files_and_logged(models, report, tmp_path):
-    fill(models)
-    report()
     folder = tmp_path / "report"
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
     assert figures == {path.stem for path in (folder / "figures").glob("*.svg")}
@@ -125,6 +113,15 @@ def test_everything_is_written_as_files_and_logged(models, report, tmp_path):
     (run,) = models.client.search_runs([models.experiment], "tags.`mammo.family` = 'report'")
     logged = {item.path for item in models.client.list_artifacts(run.info.run_id)}
     assert logged == {"index.html", "report.json", "figures", "tables"}
+
+
+def test_the_page_says_where_it_differs_from_the_study(report, page):
+    report()
+    found = page()
+    assert "differences" in found.ids and "#differences" in found.links
+    text = html.unescape(found.text)
+    for one in differences():
+        assert all(f">{said}<" in text for said in (one.subject, one.study, one.here, one.why, one.way or "none"))
 
 
 def test_phantom_data_and_random_weights_are_marked_everywhere(models, report, page, tmp_path):
@@ -177,7 +174,8 @@ def test_subgroups_and_patches_of_data_that_are_there(models, report, page, phan
 
 def test_an_earlier_report_is_replaced_and_nothing_else(models, report, page, tmp_path):
     report()
-    fill(models)
+    for backbone in ("vgg16", "resnet50"):
+        models.model(backbone=backbone)
     report()
     assert "has the best out-of-fold ROC AUC" in page().text
     notes = tmp_path / "report" / "my_notes.txt"
@@ -236,7 +234,7 @@ window.addEventListener("load", () => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1300, 500])
-def test_in_a_browser(models, command, report, tmp_path, width):
+def test_in_a_browser(models, system, report, tmp_path, width):
     hold = {"folds": "4", "holdout": "0.3"}
     for backbone in ("m1", "m1_balanced", "m2"):
         models.model(family="scratch", backbone=backbone, params=hold, skill=len(backbone) / 5, seed=len(backbone))

@@ -14,7 +14,7 @@ parameters:
 SECRET = "ge-heim-9"
 
 
-def test_no_password_is_left_anywhere(server, command, tmp_path, cache):
+def test_no_password_is_left_anywhere(server, run_command, tmp_path, cache):
     uri = server.uri.replace("://", f"://me:{SECRET}@")
     (tmp_path / "space.yaml").write_text(SPACE)
     said = []
@@ -24,10 +24,10 @@ def test_no_password_is_left_anywhere(server, command, tmp_path, cache):
         "promote": ["--task", "mass_calc", "--executor", "inline"],
     }
     for name, arguments in commands.items():
-        outcome = command(tmp_path, cache, *arguments, name=name, MLFLOW_TRACKING_URI=uri)
+        outcome = run_command(tmp_path, cache, *arguments, name=name, MLFLOW_TRACKING_URI=uri)
         assert outcome.code == 0, outcome.err
         said += [outcome.out, outcome.err]
-    away = command(tmp_path, cache, name="report", MLFLOW_TRACKING_URI=f"http://me:{SECRET}@127.0.0.1:9")
+    away = run_command(tmp_path, cache, name="report", MLFLOW_TRACKING_URI=f"http://me:{SECRET}@127.0.0.1:9")
     assert away.code == 2
     said += [away.out, away.err]
     assert SECRET not in "".join(said)
