@@ -51,6 +51,7 @@ def test_what_is_no_url(url):
 
 
 def test_a_server_that_does_not_answer():
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'mammo-mlflow[postgresql]'")
     assert "localhost" in refused("postgresql://me:geheim@localhost:1/studies")
 
 
@@ -111,7 +112,7 @@ def test_studies_are_opened_again(tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
+def url(request, tmp_path, system):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/optuna.db"
     return request.getfixturevalue("postgresql")()

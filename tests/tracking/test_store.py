@@ -137,7 +137,6 @@ def refused(*words):
         ("mysql://me:geheim@127.0.0.1/runs", ["pip install mysqlclient"]),
         ("mssql+pyodbc://me:geheim@127.0.0.1/runs", ["pip install pyodbc"]),
         ("postgres://me:geheim@127.0.0.1/runs", ["did you mean 'postgresql'?"]),
-        ("postgresql://me:geheim@127.0.0.1:1/runs", ["refused"]),
         ("htp://me:geheim@127.0.0.1:1", ["htp://127.0.0.1:1"]),
         ("file:///tmp/mlruns", ["sqlite:///mlflow.db"]),
     ],
@@ -146,6 +145,11 @@ def test_an_address_at_which_there_is_no_store(given, tmp_path, uri, words):
     given(uri)
     refused(*words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_server_that_is_not_there(given, tmp_path):
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'mammo-mlflow[postgresql]'")
+    test_an_address_at_which_there_is_no_store(given, tmp_path, "postgresql://me:geheim@127.0.0.1:1/runs", ["refused"])
 
 
 def optunas(path):
