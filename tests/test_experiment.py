@@ -6,7 +6,8 @@ from mammo_mlflow import experiment
 from mammo_mlflow.data.augmentation import POLICIES
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import build, canonical_json, parameters
+from mammo_mlflow.experiment import build, parameters
+from mammo_mlflow.files import canonical_json
 from mammo_mlflow.models.backbones import BACKBONES
 
 

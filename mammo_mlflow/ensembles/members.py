@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,11 +95,6 @@ def find_members(
     for line in missing:
         _log.info("%s", line)
     return found
-
-
-def matrix(members: Sequence[Member]) -> Floats:
-    """The members' out-of-fold predictions (n, m)."""
-    return np.column_stack([member.source.out_of_fold for member in members])
 
 
 def _test(session: Workbench, source: Source) -> Floats:

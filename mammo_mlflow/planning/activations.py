@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mammo_mlflow.data.patches import PatchSet
-from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment, canonical_json
+from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import ActivationJob, Cut, Description, FeatureJob, Network
 from mammo_mlflow.jobs.workbench import Workbench
@@ -76,10 +76,10 @@ def frozen_activations(
             first=first,
         )
         return Activations(
-            key=sha256(canonical_json(facts | {"cut": asdict(cut), "pooling": pooling})),
+            key=json_sha256(facts | {"cut": asdict(cut), "pooling": pooling}),
             cut=cut,
             bytes=cut.stored_bytes(len(patch_set.train.types), training.views),
-            line=sha256(canonical_json(facts)),
+            line=json_sha256(facts),
             pooling=pooling,
             job=job,
         )
@@ -141,8 +141,3 @@ def _read(
         return {}
     # flattened features are the layer before them in another shape
     return {"start": shallower.cut.index - (shallower.pooling == FLATTEN), "source": paths[shallower.key]}
-
-
-def sha256(text: str) -> str:
-    """The sha256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -16,11 +16,11 @@ from mammo_mlflow.data.patches import targets
 from mammo_mlflow.experiment import (
     CONDITION,
     Experiment,
-    canonical_json,
 )
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.contracts import Cut, Description, FeatureJob, Part
 from mammo_mlflow.models.weights import Weights
-from mammo_mlflow.planning.activations import ACTIVATIONS_VERSION, Activations, frozen_activations, sha256
+from mammo_mlflow.planning.activations import ACTIVATIONS_VERSION, Activations, frozen_activations
 from mammo_mlflow.planning.plan import REFIT, BaseParts, Plan
 from mammo_mlflow.tracking.registry import Version
 
@@ -54,7 +54,7 @@ class Source:
         facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
         if not below:  # else in their keys
             facts["version"] = ACTIVATIONS_VERSION
-        cut, key = Cut(0, plan.description.head, "float32"), sha256(canonical_json(facts))
+        cut, key = Cut(0, plan.description.head, "float32"), json_sha256(facts)
         job = FeatureJob(
             name=f"{plan.experiment.model.backbone} features {fit}",
             tail=self.tails[fit],
@@ -102,7 +102,7 @@ class Sources:
         said = [source.plan.weights.label for source in self.all]
         label = "random" if "random" in said else ", ".join(dict.fromkeys(said))
         keys = [fit.key for source in self.all for fit in source.plan.fits]
-        identity = sha256(canonical_json(keys))
+        identity = json_sha256(keys)
         named = ", ".join(str(source.version) for source in self.all)
         return Weights("none", label, identity, named)
 

@@ -13,9 +13,10 @@ import pandas as pd
 from mammo_mlflow.data.patches import PatchSet, targets
 from mammo_mlflow.data.splits import folds_frame, folds_sha256
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
+from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
 from mammo_mlflow.models.weights import Weights
-from mammo_mlflow.planning.activations import Activations, sha256
+from mammo_mlflow.planning.activations import Activations
 from mammo_mlflow.processes import keras_backend
 from mammo_mlflow.tracking.registry import Version
 

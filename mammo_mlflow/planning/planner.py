@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +23,12 @@ from mammo_mlflow.experiment import (
     ModelSpec,
     TrainingSpec,
 )
+from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
 from mammo_mlflow.jobs.executors import AnyJob, Executor
 from mammo_mlflow.models.backbones import BACKBONES, check_backbone
-from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, file_sha256, find_weights
+from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import Sources
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
@@ -139,7 +139,7 @@ class Planner:
         if weights.kind != "random":
             return
         backbone = experiment.model.backbone
-        name = hashlib.sha256(f"{weights.identity}-{backbone}".encode()).hexdigest()[:24]
+        name = sha256(f"{weights.identity}-{backbone}")[:24]
         target = cache.root / f"random-{backbone}-{name}.weights.h5"
         with cache.lock(target.name):
             if not target.exists():

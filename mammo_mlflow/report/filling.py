@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
-from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
-from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
@@ -32,17 +32,12 @@ OF_SOURCES = ("features_from", "condition_from")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A figure of this store and the study's. `low` and `high` are an interval, `sd` a deviation over folds."""
+class Cell(Estimate):
+    """A figure of this store, with its interval or `sd`, its deviation over folds, and the study's."""
 
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
     sd: float = math.nan
     paper: Figure | None = None
     comparable: bool = False
-    reason: str = ""
-    """Why there is no value where something was run."""
 
     @property
     def difference(self) -> float:
@@ -234,12 +229,8 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
             notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
-    missing = best.tag("no_interval")
-    estimates = {
-        column: stored_estimate(f"test_{name}", best.metrics, missing)
-        for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
-    }
-    measured = {column: _cell(one) for column, one in estimates.items()}
+    estimates = {ACCURACY: best.estimate("test_accuracy"), AUC: best.estimate("test_roc_auc")}
+    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
     folds = store.metrics.get(best.cross_validation, {})
     if "fold_accuracy_mean" in folds:
         measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
@@ -286,10 +277,11 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
         return Filled(row, _cells(row, table, store, {}), "", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
-    (chosen,) = grid(checked(p, labels, np.zeros(len(labels), int), None), parse_objectives("accuracy")[0])
+    said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
+    (chosen,) = grid(said_of, parse_objectives("accuracy")[0])
     found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
     estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
-    measured = {column: _cell(one) for column, one in estimates.items()}
+    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
     said += _without(estimates)
     weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
@@ -301,15 +293,9 @@ def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]
     cells = {}
     for column in table.columns:
         paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
-        cell = measured.get(column, Cell())
-        cells[column] = Cell(
-            cell.value, cell.low, cell.high, cell.sd, paper, store.is_the_papers and column[1] == "test", cell.reason
-        )
+        comparable = store.is_the_papers and column[1] == "test"
+        cells[column] = replace(measured.get(column, Cell()), paper=paper, comparable=comparable)
     return cells
-
-
-def _cell(one: Estimate) -> Cell:
-    return Cell(one.value, one.low, one.high, reason=one.reason)
 
 
 def _without(estimates: Mapping[Column, Estimate]) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
-from mammo_mlflow.evaluation.metrics import stored_estimate
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.differences import HEADER, differences
@@ -200,7 +199,7 @@ def _cell(name: str, value: object) -> str:
 
 
 def _estimate(result: Result | None, name: str) -> str:
-    return "undefined" if result is None else str(stored_estimate(name, result.metrics, result.tag("no_interval")))
+    return "undefined" if result is None else str(result.estimate(name))
 
 
 def _embedded(path: Path) -> str:

@@ -11,8 +11,10 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
@@ -171,11 +173,12 @@ class Closer:
                 cv = cross_validate(self._session, plan, run, f"fresh seed {seed} {who}", figures=False)
                 run.finish()
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
-        values = {who: [objective.value(frame, 0.0) for frame in found] for who, found in frames.items()}
+        values = {
+            who: [objective.value(OutOfFold.of_frame(frame), 0.0) for frame in found] for who, found in frames.items()
+        }
         best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
         difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
-        ends = {"": difference.value, "_low": difference.low, "_high": difference.high}
-        self._top.log_metrics({f"lead_fresh_seeds{end}": value for end, value in ends.items()})
+        self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return Fresh(values["best"], values["paper"], difference)
 
     def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:

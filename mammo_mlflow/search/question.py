@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ import optuna
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
-from mammo_mlflow.experiment import canonical_json, parameters
+from mammo_mlflow.experiment import parameters
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.spaces import SearchSpace
 
@@ -49,7 +49,7 @@ class Question:
             "objectives": [objective.name for objective in self.objectives],
             "folds": [fit.key for fit in paper.fits if fit.fold is not None],
         }
-        return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        return json_sha256(facts)
 
 
 def study_name(given: str, paper: Plan, key: str, several: bool) -> str:

@@ -23,7 +23,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import build, canonical_json
+from mammo_mlflow.experiment import build
+from mammo_mlflow.files import canonical_json
 from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, Job, Suggestion
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.jobs.executors.base import raise_failure

@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.estimate import HIGH, LOW
 from mammo_mlflow.tracking.registry import Version, find_model, find_run
 from mammo_mlflow.tracking.resume import find_runs
 from mammo_mlflow.tracking.runs import Writer
@@ -86,7 +87,7 @@ def _methods(client: MlflowClient, version: Version) -> int:
         raise _unknown(version, "its run is gone")
     if run.data.params.get("method") != "best":
         return 1
-    nested = [name for name in run.data.metrics if name.startswith("nested_") and not name.endswith(("_low", "_high"))]
+    nested = [name for name in run.data.metrics if name.startswith("nested_") and not name.endswith((LOW, HIGH))]
     return max(len(nested), 1)
 
 

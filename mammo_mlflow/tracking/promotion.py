@@ -6,19 +6,16 @@ A promotion makes a version that names the one before it, then moves the alias, 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from filelock import FileLock, Timeout
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
+from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_run, registered_names, version_of
 from mammo_mlflow.tracking.runs import is_away
 from mammo_mlflow.tracking.store import store_id
@@ -49,18 +46,10 @@ def task_model(task: str) -> str:
 @contextmanager
 def deciding(client: MlflowClient, task: str) -> Iterator[None]:
     """Alone on this host in deciding about a task's champion; what an earlier decision left undone is done first."""
-    name = hashlib.sha256(f"{store_id(client.tracking_uri)} {task}".encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"mammo-champion-{name}.lock", mode=0o666)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _log.info("another command decides about the champion of %s; waiting for it", task)
-        lock.acquire()
-    try:
+    waiting = f"another command decides about the champion of {task}; waiting for it"
+    with locked(shared_lock("champion", f"{store_id(client.tracking_uri)} {task}"), waiting, mode=0o666):
         settle(client, task_model(task))
         yield
-    finally:
-        lock.release()
 
 
 def champion_of(client: MlflowClient, task: str) -> Version | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.tracking.runs import Writer, is_away
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
@@ -41,7 +41,7 @@ def log_model(
     import mlflow.artifacts
 
     client = writer.client
-    sha256 = files_sha256(directory)
+    sha256 = tree_sha256(directory, DOWNLOAD_NOTE)
     all_tags = {**tags, FILES: sha256}
     model = writer.ask(
         lambda: client.create_logged_model(
@@ -92,17 +92,6 @@ def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int]
     if newest is None or find_run(client, newest.run_id or "") is None:
         return None
     return str(newest.run_id), int(newest.version)
-
-
-def files_sha256(directory: Path) -> str:
-    """One sha256 over the relative names and contents of a directory's files, but for MLflow's note of a download."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / DOWNLOAD_NOTE):
-        with path.open("rb") as file:
-            digest.update(
-                f"{path.relative_to(directory)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
-            )
-    return digest.hexdigest()
 
 
 def find_version(client: MlflowClient, name: str, version: int) -> bool:
@@ -207,7 +196,7 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     try:
         path = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(target)))
         gone = not any(one.is_file() and one.name != DOWNLOAD_NOTE for one in path.rglob("*"))
-        actual = files_sha256(path)
+        actual = tree_sha256(path, DOWNLOAD_NOTE)
     except (MlflowException, OSError) as problem:
         raise expected("model", f"the files of {version}", str(problem).splitlines()[0]) from None
     if gone:

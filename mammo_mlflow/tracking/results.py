@@ -14,6 +14,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.tracking.runs import given_run
 
 PAGE = 500
@@ -51,6 +52,10 @@ class Result:
     def dataset(self) -> tuple[str, str]:
         """The sha256 of its training and its test data."""
         return self.tag("data_sha256"), self.tag("test_sha256")
+
+    def estimate(self, name: str) -> Estimate:
+        """A figure of its run, with its interval."""
+        return Estimate.read(name, self.metrics, self.tags)
 
     @property
     def tuned(self) -> bool:

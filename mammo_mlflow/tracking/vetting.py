@@ -6,7 +6,6 @@ Lambda layers and classes from elsewhere are refused here, whoever registered th
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
@@ -22,6 +21,7 @@ from mlflow.models import Model
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.files import file_sha256
 from mammo_mlflow.pixels import PixelRange, read_ranges
 
 _ENVIRONMENT = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
@@ -217,8 +217,8 @@ def _check_files(found: set[str], allowed: set[str]) -> None:
 
 
 def _vet_code(path: Path, name: str, ours: str) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    known = KNOWN_CODE[ours] | {hashlib.sha256((_ENSEMBLES / ours).read_bytes()).hexdigest()}
+    digest = file_sha256(path)
+    known = KNOWN_CODE[ours] | {file_sha256(_ENSEMBLES / ours)}
     if digest not in known:
         raise expected(f"model: {name}", "this project's code", f"other code, sha256 {digest[:12]}")
 

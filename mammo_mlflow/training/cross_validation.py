@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from mammo_mlflow.estimate import log_estimates
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
-from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
-from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
+from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.activations import ensure_activations
@@ -30,6 +31,11 @@ class CrossValidation:
     results: dict[str, FitResult]
     oof: pd.DataFrame
     fold_scores: pd.DataFrame
+
+    @cached_property
+    def predictions(self) -> OutOfFold:
+        """The out-of-fold predictions, checked."""
+        return OutOfFold.of_frame(self.oof)
 
 
 def cross_validate(
@@ -118,20 +124,17 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
 
 def log_scores(session: Workbench, cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
-    plan, run, results, oof, fold_scores = cv.plan, cv.run, cv.results, cv.oof, cv.fold_scores
-    labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
-    groups = None if plan.patch_set.train.patient_ids is None else oof["patient_id"].to_numpy()
+    plan, run, results, said, fold_scores = cv.plan, cv.run, cv.results, cv.predictions, cv.fold_scores
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
         run.log_metrics({f"fold_{name}_mean": mean} | ({f"fold_{name}_sd": sd} if len(fold_scores) > 1 else {}))
-    pooled = score_estimates(labels, probabilities, groups=groups)
-    auc = fold_auc_estimate(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
+    pooled = score_estimates(said.labels, said.probabilities, groups=said.groups)
     estimates = {f"oof_{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
-        "oof_roc_auc": auc,
+        "oof_roc_auc": said.estimate("roc_auc"),
         "oof_pooled_roc_auc": pooled["roc_auc"],
     }
-    log_estimates(run, estimates, groups)
-    run.set_tags({"mammo.oof_patches": len(oof)})
+    log_estimates(run, estimates, cluster_note(said.groups))
+    run.set_tags({"mammo.oof_patches": len(cv.oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
@@ -140,28 +143,19 @@ def log_scores(session: Workbench, cv: CrossValidation) -> None:
     )
     folder = session.scratch / f"cv-{run.id}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
+    for name, frame in (("oof", cv.oof), ("folds", plan.folds_frame())):
         frame.to_parquet(folder / f"{name}.parquet")
         run.log_file(folder / f"{name}.parquet")
 
 
-def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: npt.ArrayLike | None) -> None:
-    """Log estimates by name, what their intervals assume, and which have none and why (`mammo.no_interval`)."""
-    for name, one in estimates.items():
-        run.log_metrics({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high})
-    missing = missing_intervals(estimates)
-    run.set_tags({"mammo.intervals": cluster_note(groups)} | ({"mammo.no_interval": missing} if missing else {}))
-
-
 def log_figures(cv: CrossValidation) -> None:
     """Draw the folds' training, ROC and calibration on its run."""
-    plan, run, oof = cv.plan, cv.run, cv.oof
-    labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
+    plan, run, oof, said = cv.plan, cv.run, cv.oof, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
     run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
     run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png")
     run.log_figure(
-        calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note),
+        calibration(said.labels, said.probabilities, f"{plan.name}: out of fold", plan.note),
         "figures/calibration_oof.png",
     )
 

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS, PatchSet, lacking, targets
+from mammo_mlflow.estimate import NO_INTERVAL, Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
-from mammo_mlflow.evaluation.intervals import score_estimates
-from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
+from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
+from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
@@ -26,11 +27,11 @@ from mammo_mlflow.tracking.registry import find_version, log_model, make_candida
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
-from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
+from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.fit_runs import plan_dataset
 
 EXAMPLE_PATCHES = 2
-_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", "mammo.no_interval")
+_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", NO_INTERVAL)
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 
 _log = logging.getLogger(__name__)
@@ -180,22 +181,20 @@ def log_test(
     )
     if groups is not None:
         test["patient_id"] = groups
-    found = dict(others or {})
-    for prefix, at in (("test", 0.5), ("test_at_threshold", threshold)):
-        estimates = score_estimates(labels, predicted, at, groups)
-        found |= {f"{prefix}_{k}": v for k, v in estimates.items() if prefix == "test" or k not in THRESHOLD_FREE}
-        run.log_metrics({f"{prefix}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
+    judged_rows = {"test": (labels, predicted, groups)}
     if groups is not None:
         patients = per_patient(labels, predicted, groups)
-        columns = [patients[name].to_numpy() for name in ("label", "probability", "patient_id")]
-        for prefix, at in (("test_by_patient", 0.5), ("test_by_patient_at_threshold", threshold)):
-            estimates = score_estimates(columns[0], columns[1], at, columns[2])
-            found |= {
-                f"{prefix}_{k}": v for k, v in estimates.items() if "threshold" not in prefix or k not in THRESHOLD_FREE
-            }
+        judged_rows["test_by_patient"] = tuple(patients[k].to_numpy() for k in ("label", "probability", "patient_id"))
         run.log_metrics({"test_patients": patients["patient_id"].nunique()})
+    found, cuts = dict(others or {}), {"": 0.5, "_at_threshold": threshold}
+    for name, (actual, answered, who) in judged_rows.items():
+        for end, at in cuts.items():
+            estimates = score_estimates(actual, answered, at, who)
+            found |= {f"{name}{end}_{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
+    for end, at in cuts.items():
+        run.log_metrics({f"test{end}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
     run.log_metrics({"test_patches": len(labels), "threshold": threshold})
-    log_estimates(run, found, groups)
+    log_estimates(run, found, cluster_note(groups))
     path = session.scratch / f"final-{run.id}" / "test.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     test.to_parquet(path)
@@ -265,6 +264,5 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
 
 def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
-    missing = data.tags.get("mammo.no_interval", "")
-    accuracy, roc_auc = (stored_estimate(f"test_{metric}", data.metrics, missing) for metric in ("accuracy", "roc_auc"))
+    accuracy, roc_auc = (Estimate.read(f"test_{one}", data.metrics, data.tags) for one in ("accuracy", "roc_auc"))
     return Final(name, version, run_id, data.metrics["threshold"], accuracy, roc_auc, test)

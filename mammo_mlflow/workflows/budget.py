@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
-from mammo_mlflow.experiment import canonical_json
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.tracking.promotion import DATA, ERROR, HANDED_ON, QUESTION, origin, spent_before
 from mammo_mlflow.tracking.registry import Version
 from mammo_mlflow.tracking.runs import Writer
@@ -53,7 +52,7 @@ def budget_of(
         "champion": [origin(champion), champion.run_id],
         "candidates": sorted([str(version), version.run_id, compared] for version, compared in candidates),
     }
-    question = hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+    question = json_sha256(facts)
     earlier = [Spent(*row) for row in writer.ask(lambda: spent_before(writer.client, task, data, phantom))]
     names = [one.question for one in earlier]
     number = names.index(question) + 1 if question in names else len(names) + 1

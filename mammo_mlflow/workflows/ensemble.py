@@ -17,23 +17,23 @@ from mammo_mlflow import ensembles
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.ensembles.disagreement import disagreement
-from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
+from mammo_mlflow.ensembles.members import SETS, Member, find_members
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.weights import tuned
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
-from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
+from mammo_mlflow.experiment import CrossValidationSpec
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.pixels import describe_ranges
-from mammo_mlflow.planning.plan import sha256
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
@@ -60,15 +60,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """The members' out-of-fold predictions (n, m) with labels, folds and patients (n,), and the ensembles of them."""
+    """The members, their out-of-fold predictions (n, m), and the ensembles of them."""
 
     task: str
     members: list[Member]
     objective: Objective
-    probabilities: Floats
-    labels: np.ndarray
-    folds: np.ndarray
-    groups: np.ndarray | None
+    data: OutOfFold
     ensembles: dict[str, Ensemble]
 
     @property
@@ -78,13 +75,13 @@ class Joined:
 
     def score(self, probabilities: Floats, metric: str | None = None) -> float:
         """The objective, or another metric, of predictions (n,) of these patches."""
-        return out_of_fold(metric or self.objective.name, self.folds, self.labels, probabilities)
+        return self.data.saying(probabilities).score(metric or self.objective.name)
 
     @property
     def best_member(self) -> int:
         """The member with the best score on the same folds, the first of equal ones."""
         sign = 1 if self.objective.direction == "maximize" else -1
-        return int(np.nanargmax([sign * self.score(column) for column in self.probabilities.T]))
+        return int(np.nanargmax([sign * self.score(column) for column in self.data.probabilities.T]))
 
     @property
     def best_method(self) -> str:
@@ -112,16 +109,16 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
     cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
     with open_workbench(options, 1) as (session, planner):
         folds, train = planner.folds(cv, task), planner.patch_set.train
-        command = partial(same_data, options)
-        members = find_members(session, planner, task, asked.members, cv, folds, command)
-        labels, groups = targets(train.types, task).astype(int), train.patient_ids
-        predictions = matrix(members)
+        members = find_members(session, planner, task, asked.members, cv, folds, partial(same_data, options))
+        probabilities = np.column_stack([member.source.out_of_fold for member in members])
         try:
-            ensembles = choose(predictions, labels, folds, groups, objectives[0], seed=asked.seed, known=EVERY_METHOD)
+            data = OutOfFold(
+                labels=targets(train.types, task), probabilities=probabilities, folds=folds, groups=train.patient_ids
+            )
+            ensembles = choose(data, objectives[0], seed=asked.seed, known=EVERY_METHOD)
         except UserError as problem:
             raise UserError(f"{task}: {problem}") from None
-        joined = Joined(task, members, objectives[0], predictions, labels, folds, groups, ensembles)
-        _finish(session, joined, asked)
+        _finish(session, Joined(task, members, objectives[0], data, ensembles), asked)
 
 
 def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
@@ -129,13 +126,13 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
     name = f"mammo-{joined.task}-ensemble-{of_set}"
-    threshold = choose_threshold(asked.threshold, joined.labels, chosen.probabilities)
+    threshold = choose_threshold(asked.threshold, joined.data.labels, chosen.probabilities)
     facts: dict[str, Any] = {
         "members": [member.source.version.tags["mammo.key"] for member in joined.members],
         "method": method,
     }
     facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
-    key = sha256(canonical_json(facts))
+    key = json_sha256(facts)
     said = " [phantom]" if patch_set.phantom else ""
     said += " [random weights]" if "random weights" in (joined.note or "") else ""
     tags = {
@@ -181,8 +178,8 @@ def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
     folder = session.scratch / f"ensemble-{top.id}"
     folder.mkdir(parents=True)
-    frame = folds_frame(plan.patch_set.train, joined.folds)
-    frame["label"], frame["probability"] = joined.labels, chosen.probabilities
+    frame = folds_frame(plan.patch_set.train, joined.data.folds)
+    frame["label"], frame["probability"] = joined.data.labels, chosen.probabilities
     for stem, table in (("oof", frame), ("folds", plan.folds_frame())):
         table.to_parquet(folder / f"{stem}.parquet")
         top.log_file(folder / f"{stem}.parquet")
@@ -194,26 +191,26 @@ def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen
     top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), "weights.csv")
     for method, one in joined.ensembles.items():
         top.log_metrics({f"optimistic_{method}": one.chosen_on})
-    alone = [joined.score(column) for column in joined.probabilities.T]
+    alone = [joined.score(column) for column in joined.data.probabilities.T]
     top.log_metrics({f"member_{name}": value for name, value in zip(names, alone, strict=True)})
     title = f"{top.name}: out of fold"
-    accuracy = [joined.score(column, "accuracy") for column in joined.probabilities.T]
+    accuracy = [joined.score(column, "accuracy") for column in joined.data.probabilities.T]
     counts = np.arange(1, len(names) + 1)
-    averages = np.cumsum(joined.probabilities, axis=1) / counts
+    averages = np.cumsum(joined.data.probabilities, axis=1) / counts
     together = [joined.score(column, "accuracy") for column in averages.T]
     drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, joined.note)
     top.log_figure(drawn, "figures/members_joining.png")
     compared = {method: (one.chosen_on, one.nested) for method, one in joined.ensembles.items()}
     best = names[joined.best_member], alone[joined.best_member]
     top.log_figure(figures.methods_compared(compared, best, objective.name, title, joined.note), "figures/methods.png")
-    apart = disagreement(joined.labels, joined.probabilities)
+    apart = disagreement(joined.data.labels, joined.data.probabilities)
     top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), "disagreement.csv")
     top.log_figure(
         figures.disagreement_map(names, apart.different, f"{title}: decided differently at 0.5", joined.note),
         "figures/disagreement.png",
     )
     top.log_figure(
-        figures.calibration(joined.labels, chosen.probabilities, f"{title}, nested", joined.note),
+        figures.calibration(joined.data.labels, chosen.probabilities, f"{title}, nested", joined.note),
         "figures/calibration_oof.png",
     )
 
@@ -277,8 +274,8 @@ def _model(
 def _verdict(joined: Joined, chosen: Ensemble, settings: int) -> Verdict:
     best = joined.best_member
     names = f"the ensemble ({chosen.method}, nested)", f"its best member ({joined.names[best]})"
-    second = joined.probabilities[:, best]
-    arrays = joined.labels, chosen.probabilities, second, joined.folds, joined.groups
+    data, second = joined.data, joined.data.probabilities[:, best]
+    arrays = data.labels, chosen.probabilities, second, data.folds, data.groups
     return verdict(joined.objective, *arrays, names=names, compared=settings)
 
 
@@ -298,8 +295,7 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
 
 
 def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
-    lead = found.lead
-    top.log_metrics({f"{prefix}lead": lead.value, f"{prefix}lead_low": lead.low, f"{prefix}lead_high": lead.high})
+    top.log_metrics(found.lead.metrics(f"{prefix}lead"))
     if found.delong is not None:
         top.log_metrics({f"{prefix}delong_p": found.delong.p})
     top.set_tags({f"mammo.{prefix}verdict": found.sentence})
@@ -320,10 +316,10 @@ def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Ver
     phantom = " - PHANTOM DATA, no medical result" if joined.members[0].plan.patch_set.phantom else ""
     alone: Sequence[Sequence[str]] = [
         [member.name, f"{joined.score(column):.3f}", str(member.source.version)]
-        for member, column in zip(joined.members, joined.probabilities.T, strict=True)
+        for member, column in zip(joined.members, joined.data.probabilities.T, strict=True)
     ]
     show_table(f"{joined.task}: members{phantom}", ["member", f"out-of-fold {joined.objective.name}", "version"], alone)
-    show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.groups)}", *_method_rows(joined))
+    show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.data.groups)}", *_method_rows(joined))
     picked = f", the best of {len(joined.ensembles)} by its nested figure, which that makes a little optimistic"
     say(f"registered: {method}{picked if of_all else ''}")
     say(lead.sentence)

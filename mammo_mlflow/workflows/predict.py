@@ -13,6 +13,7 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.files import check_writable, target_file, whole
 from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Job, PredictJob, StepsDone
 from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.pixels import odd_values, summarise
@@ -20,7 +21,6 @@ from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.wording import in_words
 from mammo_mlflow.workflows.asking import Asked, find_pairs
-from mammo_mlflow.workflows.files import check_writable, target_file, written_whole
 from mammo_mlflow.workflows.options import FilmOptions, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
@@ -131,5 +131,5 @@ def _write(found: Verified, answers: np.ndarray, asked: Asked, odd: dict[str, li
         table |= {"baseline_box": ["" if pair.baseline is None else str(pair.baseline_box) for pair in asked.cut]}
     sides = [[f"{side}: {reason}" if reason else "" for reason in reasons] for side, reasons in odd.items()]
     table["warning"] = ["; ".join(filter(None, told)) for told in zip(*sides, strict=True)]
-    with written_whole(target) as part:
+    with whole(target) as part:
         pd.DataFrame(table).to_csv(part, index=False)

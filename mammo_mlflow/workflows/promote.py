@@ -14,11 +14,11 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError, expected, unknown_name
-from mammo_mlflow.evaluation.gates import Gate, Predictions, better, calibrated, no_loss
-from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate
-from mammo_mlflow.evaluation.metrics import Estimate, missing_intervals, stored_estimate
+from mammo_mlflow.estimate import Estimate, log_estimates
+from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
+from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
-from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
@@ -56,10 +56,10 @@ class Challenge:
     """
 
     version: Version
-    predictions: Predictions | None
+    predictions: OutOfFold | None
     compared: int = 1
     gates: list[Gate] = field(default_factory=list)
-    score: Estimate = field(default_factory=lambda: Estimate(float("nan"), float("nan"), float("nan")))
+    score: Estimate = field(default_factory=Estimate)
 
     @property
     def failed(self) -> Gate | None:
@@ -123,7 +123,7 @@ class _Decision:
         self._end(run)
         self._show(challenges, chosen, made, rival)
 
-    def _rival(self, champion: Version | None) -> Predictions | None:
+    def _rival(self, champion: Version | None) -> OutOfFold | None:
         """The champion's predictions."""
         if champion is None:
             return None
@@ -158,15 +158,15 @@ class _Decision:
         for version in found:
             one = Challenge(version, None)
             try:
-                one.predictions = p = self._predictions(version)
-                one.score = metric_estimate(self._objective.name, p.folds, p.labels, p.probabilities, p.groups)
+                one.predictions = self._predictions(version)
+                one.score = one.predictions.estimate(self._objective.name)
             except UserError as problem:
                 one.gates.append(Gate("data", False, str(problem)))
             challenges.append(one)
         sign = 1 if self._objective.direction == "maximize" else -1
         return sorted(challenges, key=lambda one: np.nan_to_num(-sign * one.score.value, nan=np.inf))
 
-    def _predictions(self, version: Version) -> Predictions:
+    def _predictions(self, version: Version) -> OutOfFold:
         """The stored out-of-fold predictions of a version, nested ones of an ensemble. Raises `UserError`."""
         writer = self._writer
         run_id = version.tags.get("mammo.cv_run_id", version.run_id) or "-"
@@ -177,17 +177,12 @@ class _Decision:
             raise expected(f"{version}", "its out-of-fold predictions in the store", "none")
         try:
             frame = pd.read_parquet(path).sort_values("patch")
-            labels, probabilities = checked(frame["label"], frame["probability"])
-            patches, folds = frame["patch"].to_numpy(), frame["fold"].to_numpy()
-            groups = frame["patient_id"].to_numpy() if "patient_id" in frame else None
-            if groups is not None:
-                check_whole(codes("patient_id", groups, len(frame)), codes("fold", folds, len(frame)))
+            return OutOfFold.of_frame(frame, threshold_of(version))
         except (OSError, ValueError, KeyError, TypeError, UserError) as problem:
             raise expected(f"{version}: oof.parquet", "out-of-fold predictions", str(problem).split("\n")[0]) from None
-        return Predictions(patches, labels, folds, groups, probabilities, threshold_of(version))
 
     def _judge(
-        self, challenges: Sequence[Challenge], champion: Version | None, rival: Predictions | None
+        self, challenges: Sequence[Challenge], champion: Version | None, rival: OutOfFold | None
     ) -> Budget | None:
         """Bring every candidate to the gates; the last, a real prediction, only until one has passed them all.
 
@@ -229,7 +224,7 @@ class _Decision:
         standing = [(one.version, one.compared) for one in challenges if one.failed is None]
         return budget_of(writer, self._task, self._objective.name, champion, standing) if standing else None
 
-    def _better(self, one: Challenge, own: Predictions, rival: Predictions, budget: Budget) -> Gate:
+    def _better(self, one: Challenge, own: OutOfFold, rival: OutOfFold, budget: Budget) -> Gate:
         """The gate's figures also say what was compared, and the verdict of the study that the candidate is of."""
         gate = better(own, rival, self._objective, budget.error, budget.compared)
         verdict = self._writer.ask(lambda: verdict_of(self._writer.client, one.version))
@@ -243,7 +238,7 @@ class _Decision:
             (one.version for one in challenges), key=lambda v: (v.tags.get("mammo.phantom") != "true", v.created)
         )
 
-    def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: Predictions | None) -> Gate:
+    def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: OutOfFold | None) -> Gate:
         """The candidate's predictions are there, and of the champion's patches and folds."""
         whose = "the champion" if champion is not None else "the newest candidate"
         p = one.predictions
@@ -306,14 +301,10 @@ class _Decision:
         rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
         table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
         run.log_text(table.to_csv(index=False), "gates.csv")
-        values = {"": best.score.value, "_low": best.score.low, "_high": best.score.high}
-        name = f"oof_{self._objective.name.replace('=', '_')}"
-        run.log_metrics({f"{name}{end}": value for end, value in values.items()})
-        if missing := missing_intervals({name: best.score}):
-            run.set_tags({"mammo.no_interval": missing})
+        log_estimates(run, {f"oof_{self._objective.name.replace('=', '_')}": best.score})
 
     def _show(
-        self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: Predictions | None
+        self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: OutOfFold | None
     ) -> None:
         phantom = " - PHANTOM DATA, no medical result" if _phantom(challenges) else ""
         rows = [
@@ -348,7 +339,7 @@ class _Decision:
         run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
         if run is None or not {"test_accuracy", "test_roc_auc"} & set(run.data.metrics):  # the latter may not exist
             return "-"
-        return str(stored_estimate("test_roc_auc", run.data.metrics, run.data.tags.get("mammo.no_interval", "")))
+        return str(Estimate.read("test_roc_auc", run.data.metrics, run.data.tags))
 
 
 @contextmanager

@@ -7,16 +7,16 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.files import Taken, locked
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.executors import JobFailed, make_executor
 from mammo_mlflow.jobs.workbench import Workbench
@@ -119,14 +119,11 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
 def _scratch(root: Path) -> Iterator[Path]:
     """A directory for files on their way to the store, locked while in use; unlocked ones were left by a kill."""
     for old in root.glob("scratch-*.lock"):
-        try:
-            with FileLock(old).acquire(timeout=0):
-                shutil.rmtree(old.with_suffix(""), ignore_errors=True)
-                old.unlink(missing_ok=True)
-        except Timeout:
-            continue
+        with suppress(Taken), locked(old, Taken()):
+            shutil.rmtree(old.with_suffix(""), ignore_errors=True)
+            old.unlink(missing_ok=True)
     path = root / f"scratch-{uuid.uuid4().hex}"
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         path.mkdir()
         try:
             yield path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
+from mammo_mlflow.files import check_writable, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.report import differences
 from mammo_mlflow.report.content import Content, gather
@@ -21,7 +21,6 @@ from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.files import check_writable
 from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.rails import ending_runs, load_data
@@ -43,28 +42,14 @@ def run(asked: ReportOptions) -> None:
             options = Options(**{name: getattr(asked, name) for name in names})
             wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
         content = gather(client, wanted, Path(folder), progress.update)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        staging.chmod(0o755)
-        try:
+        with whole(target) as staging:
+            staging.mkdir()
             writer = Writer(client, experiment_id, {"mammo.family": "report"})
             said = _about(content, wanted, {} if content.dataset and content.store.results else count_runs(client))
             _write(content, staging, Path(folder), said, writer, progress)
             with ending_runs(writer):
                 _log(writer, content, staging)
-            _swap(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     _show(content, target, said)
-
-
-def _swap(staging: Path, target: Path) -> None:
-    """Give the finished folder its name; an earlier report goes only when this one is there."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.replace(old)
-    staging.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _target(out: str) -> Path:

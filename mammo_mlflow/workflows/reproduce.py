@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from mammo_mlflow.data.patches import PatchSet, check_classes, read_patch_set
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
 from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
+from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
@@ -122,7 +122,7 @@ def _key(asked: ReproduceOptions) -> str:
         _check_whole(found)
         data = f"{found.train_sha256} {found.test_sha256}"
     made_of = [asked.scale, SMALL if asked.scale == "small" else {}, data, VERSIONS]
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    return sha256(json.dumps(made_of))
 
 
 def _check_whole(data: PatchSet) -> None:

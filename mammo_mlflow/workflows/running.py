@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from mammo_mlflow.experiment import Experiment
+from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.find_base_models import find_sources
@@ -68,7 +68,7 @@ def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closin
         _tidy(session, top, plans, plans[0].key)
         rows = [_run_plan(session, plans[0], top)]
     else:
-        first, key = plans[0], hashlib.sha256("".join(plan.key for plan in plans).encode()).hexdigest()
+        first, key = plans[0], sha256("".join(plan.key for plan in plans))
         top = session.writer.start_run(
             f"{first.experiment.task} {first.experiment.family} comparison"
             + (" [phantom]" if first.patch_set.phantom else ""),

@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.calibration import calibration_error
-from mammo_mlflow.evaluation.gates import Predictions, better, calibrated, no_loss
+from mammo_mlflow.evaluation.gates import better, calibrated, no_loss
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import delong
 
 (AUC,) = parse_objectives("roc_auc")
@@ -24,7 +25,14 @@ def posterior(skill, seed, n=2000):
 
 def predicted(probabilities, labels, threshold=0.5):
     n = np.arange(len(labels))
-    return Predictions(n, labels, n // 2 % 4, n // 2, probabilities, threshold)
+    return OutOfFold(
+        labels=labels,
+        probabilities=probabilities,
+        folds=n // 2 % 4,
+        groups=n // 2,
+        patches=n,
+        threshold=threshold,
+    )
 
 
 def test_calibrated_probabilities_have_no_error_on_average(simulation):

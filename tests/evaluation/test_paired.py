@@ -65,7 +65,7 @@ def test_delong_equals_all_pairs_one_by_one(decimals, with_folds, with_groups):
     assert found.p == pytest.approx(2 * norm.sf(abs(value) / error), abs=1e-9)
     assert (found.low, found.high) == pytest.approx((value - 1.959964 * error, value + 1.959964 * error), abs=1e-6)
     of = np.zeros(120) if folds is None else folds
-    assert found.value == pytest.approx(fold_auc(of, labels, a) - fold_auc(of, labels, b))
+    assert found.value == pytest.approx(fold_auc(labels, a, of) - fold_auc(labels, b, of))
 
 
 def test_one_patch_a_patient_is_the_plain_form():

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
-from mammo_mlflow.evaluation.metrics import Difference
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.search.judging import compare, judge, simultaneous
 

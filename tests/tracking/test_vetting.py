@@ -18,8 +18,9 @@ import yaml
 from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS
-from mammo_mlflow.tracking.registry import FILES, files_sha256, log_model, register, verified_model
+from mammo_mlflow.tracking.registry import FILES, log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -379,7 +380,7 @@ def test_hostile_and_broken_models_are_refused(client, registered, tmp_path, mon
 def test_other_files_than_those_registered_are_refused(client, registered, keras_model, tmp_path):
     uri = registered(keras_model)
     name, version = uri.removeprefix("models:/").split("/")
-    client.set_model_version_tag(name, version, FILES, files_sha256(tmp_path))
+    client.set_model_version_tag(name, version, FILES, tree_sha256(tmp_path))
     with pytest.raises(UserError, match="they were changed"):
         verified_model(client, uri, tmp_path / "taken")
     client.delete_model_version_tag(name, version, FILES)

@@ -1,5 +1,4 @@
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.planning.planner import Planner
-from mammo_mlflow.training.cross_validation import log_estimates
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -159,16 +156,3 @@ def test_several_seeds_are_planned_together(laboratory):
 
 def frozen_values(seed):
     return {"weights": "random", "epochs": 2, "views": 2, "final": "none", "seed": seed}
-
-
-def test_a_figure_without_an_interval_is_named_with_its_reason():
-    logged, tags = {}, {}
-
-    class Run:
-        log_metrics = staticmethod(logged.update)
-        set_tags = staticmethod(tags.update)
-
-    told = {"a": Estimate(0.8, 0.7, 0.9), "b": Estimate(1.0, math.nan, math.nan, reason="fewer than 3 patients")}
-    log_estimates(Run(), told, ["P_1"])
-    assert (logged["a_low"], logged["b"]) == (0.7, 1) and math.isnan(logged["b_low"])
-    assert tags == {"mammo.intervals": "patients as clusters", "mammo.no_interval": "b: fewer than 3 patients"}

@@ -26,7 +26,7 @@ def probabilities(done):
 
 
 def auc(done):
-    return fold_auc(*(done.oof[name] for name in ("fold", "label", "probability")))
+    return fold_auc(*(done.oof[name] for name in ("label", "probability", "fold")))
 
 
 @pytest.mark.parametrize(

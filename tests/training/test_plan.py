@@ -18,7 +18,7 @@ def test_folds_and_refit(laboratory):
         assert sorted([*fit.job.train_rows, *fit.validation_rows]) == list(range(48))
     assert list(refit.job.train_rows) == list(range(48))
     assert len(refit.validation_rows) == 0
-    assert len({fit.seed for fit in plan.fits}) == len({fit.key for fit in plan.fits}) == 4
+    assert len({fit.job.seed for fit in plan.fits}) == len({fit.key for fit in plan.fits}) == 4
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -154,7 +154,7 @@ def test_members_on_one_base_share_it_in_the_model(store, top):
 def test_its_run_tells_members_methods_and_the_verdict(store, made, top):
     oof = store.frame(top, "oof.parquet")
     assert len(oof) == 48
-    found = out_of_fold("roc_auc", oof["fold"], oof["label"], oof["probability"])
+    found = out_of_fold("roc_auc", oof["label"], oof["probability"], oof["fold"])
     assert top.data.metrics["nested_greedy"] == pytest.approx(found)
     assert top.data.metrics["oof_roc_auc_low"] <= found <= top.data.metrics["oof_roc_auc_high"]
     assert {
