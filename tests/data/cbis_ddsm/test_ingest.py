@@ -101,7 +101,7 @@ def test_the_directory_passes_the_platforms_own_checks(made):
 
 
 @pytest.mark.parametrize(("layout", "workers", "seed"), [("nbia", 1, 5), ("flat", 2, 8), ("published", 3, 1)])
-def test_layout_order_and_workers_do_not_matter(made, tmp_path, layout, workers, seed):
+def test_layout_order_and_workers_do_not_matter(system, made, tmp_path, layout, workers, seed):
     root = tmp_path / "collection"
     write_collection(root, ROWS, layout, seed)
     for path in root.glob("*.csv"):  # rows in another order, in files of other names
