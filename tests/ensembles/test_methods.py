@@ -64,9 +64,9 @@ def test_nested_stacking_equals_the_plain_loop(made, objective):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_members_of_pure_noise_are_worth_chance(name, objective):
+def test_members_of_pure_noise_are_worth_chance(name, objective, simulation):
     honest, optimistic = [], []
-    for seed in range(NOISE_SEEDS):
+    for seed in simulation(NOISE_SEEDS):
         random = np.random.default_rng(seed)
         members, labels = random.random((160, 4)), random.permutation(np.arange(160) % 2)
         data = OutOfFold(labels=labels, probabilities=members, folds=np.arange(160) // 40)

@@ -102,8 +102,8 @@ def test_p_is_that_of_swapping_the_classifiers():
     assert found.p == pytest.approx(beyond / 1000, abs=0.03)
 
 
-def test_equal_classifiers_are_rejected_as_often_as_promised():
-    ps = [delong(*draw(n=120, seed=seed), np.arange(120) % 3).p for seed in range(400)]
+def test_equal_classifiers_are_rejected_as_often_as_promised(simulation):
+    ps = [delong(*draw(n=120, seed=seed), np.arange(120) % 3).p for seed in simulation(400)]
     assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.085  # 3 binomial standard errors
 
 

@@ -18,7 +18,7 @@ def job_classes(parent=Job):
 
 
 @pytest.mark.parametrize("kind", [*job_classes()], ids=lambda kind: kind.__name__)
-def test_the_target_of_a_job_is_a_function_that_takes_it(kind):
+def test_the_target_of_a_job_is_a_function_that_takes_it(keras, kind):
     module, _, name = kind.target.partition(":")
     function = getattr(importlib.import_module(module), name)
     first, second = inspect.signature(function).parameters.values()

@@ -7,7 +7,6 @@ import pytest
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from support import TrackingServer
 
 from mammo_mlflow.tracking import runs
 from mammo_mlflow.tracking.runs import Writer, this_process
@@ -175,16 +174,8 @@ def test_the_run_of_mlflow_run_is_taken_over_once(writer, client, monkeypatch):
     assert found.data.tags["mammo.key"] == "k"
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    made = TrackingServer(tmp_path)
-    made.start()
-    yield made
-    made.stop()
-
-
 def test_nothing_is_lost_while_the_server_is_away(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = MlflowClient(server.uri)
     writer = Writer(client, client.create_experiment("away"), {})
     parent = start(writer, "parent")

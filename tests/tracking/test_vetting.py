@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 
-from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
@@ -23,6 +22,8 @@ from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.registry import log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 SIZE = 8
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}
@@ -35,12 +36,6 @@ def network(columns=1, layer=None):
     x = x if layer is None else layer(x)
     outputs = keras.layers.Dense(columns, activation="sigmoid")(keras.layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, outputs)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 @pytest.fixture(scope="module")

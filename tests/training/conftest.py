@@ -1,10 +1,11 @@
 """Cross-validations on the small phantom, without the command around them."""
 
+import shutil
+
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.data.patches import read_patch_set
-from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.executors import make_executor
@@ -24,12 +25,6 @@ SMALL = {
     "batch_size": 8,
     "precision": "float32",
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 class Silent:
@@ -92,8 +87,9 @@ class Laboratory:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache):
-    return Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
+def laboratory(tmp_path_factory, phantom, cache, empty, keras):
+    where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
+    return Laboratory(where, phantom, cache)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from mammo_mlflow.engine.inputs import StoredActivations, augment
 from mammo_mlflow.models.network import build_base, load_weights, prefix
 from mammo_mlflow.planning.activations import ensure_activations
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 @pytest.fixture(scope="module")
 def made(laboratory, tuned):

@@ -13,6 +13,8 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.planning.planner import Planner
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 def probabilities(done):
     return done.oof["probability"].to_numpy()

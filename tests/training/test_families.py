@@ -11,6 +11,8 @@ from mammo_mlflow.data.patches import read_patch_set, targets
 from mammo_mlflow.evaluation.metrics import fold_auc
 from mammo_mlflow.experiment import ROWS
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SCRATCH = {"family": "scratch", "backbone": "m2", "blocks": "8/2,16", "dense_batch_norm": True, "pooling": "flatten"}
 PAIRS = {"family": "siamese", "backbone": "scratch", "blocks": "8/2,8"}
 TEXTURE = {"family": "texture", "backbone": "laws", "dense": "none", "batch_norm": True, "augmentation": "none"}

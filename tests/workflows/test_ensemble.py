@@ -18,6 +18,8 @@ from mammo_mlflow.cli import main
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.evaluation.metrics import out_of_fold
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 FEW = (*PHANTOM, "--epochs", "2", "--folds", "2", "--weights", "random", "--dense", "8", "--views", "2")
 MEMBERS = (
     "mammo-mass_calc-pretrained-vgg16",
@@ -35,7 +37,7 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(where, cache):
+def run(where, cache, system):
     """A command in this process, which has TensorFlow already: run("ensemble", "--task", …) -> Outcome."""
     handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
 

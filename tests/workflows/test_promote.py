@@ -27,6 +27,8 @@ from mammo_mlflow.tracking.promotion import champion_of, deciding, promote, sett
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 N, FOLDS, SIZE = 400, 4, 8
 TASK_MODEL = "mammo-mass_calc"
 LABELS = np.arange(N) % 2
@@ -117,17 +119,9 @@ def model(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """The file of a store without anything in it: making its tables takes seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
 def place(tmp_path, model, empty, monkeypatch):
-    shutil.copy(empty, tmp_path)
+    shutil.copy(empty / "mlflow.db", tmp_path)
     found = Place(tmp_path, model)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     monkeypatch.chdir(tmp_path)
@@ -332,7 +326,7 @@ with deciding(client, "mass_calc"):
 
 @pytest.mark.parametrize("call", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
+def test_killed_half_way_the_registry_is_as_before_or_after(place, kill, call, when):
     first = place.plant("a", predictions(1.0))
     place.promote()
     second = place.plant("b", predictions(2.5))
@@ -356,7 +350,7 @@ def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
         assert place.champion == second
 
 
-def test_two_promotions_at_once_leave_one_champion(place):
+def test_two_promotions_at_once_leave_one_champion(place, system):
     place.plant("a", predictions(1.5))
     best = place.plant("b", predictions(2.0))
     line = command("--task", "mass_calc", name="promote")
