@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from matplotlib.figure import Figure
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.jobs.executors import EXECUTORS
@@ -54,7 +55,7 @@ def environment(cache, **more):
     """The environment of a command run as a process of its own."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))},
         "MAMMO_CACHE_DIR": str(cache),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -79,21 +80,24 @@ def run_command(where, cache, *arguments, name="pretrained", **more):
 class Pretended:
     """Commands in this process whose jobs are answered by a script: run(where, "--task", …, name="search") -> Outcome.
 
-    Their cache is their own, since what lies in it is made up; `script` is the one of the last command.
+    Their cache is their own, since what lies in it is made up. Where there is no store yet they find the `empty` one;
+    figures are made but not drawn, which would take half of the time.
     """
 
-    def __init__(self, cache):
-        self.cache, self.script = cache, Script()
+    def __init__(self, cache, empty):
+        self.cache, self.empty = cache, empty
 
     def __call__(self, where, *arguments, name="pretrained", script=None):
-        self.script = script or Script()
+        if not (where / "mlflow.db").exists():
+            shutil.copytree(self.empty, where, dirs_exist_ok=True)
         handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
         out, err = io.StringIO(), io.StringIO()
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(where)
                 patch.setenv("MAMMO_CACHE_DIR", str(self.cache))
-                patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, self.script))
+                patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, script or Script()))
+                patch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                     code = main([name, *arguments, "--executor", "scripted"])
         finally:
@@ -108,6 +112,11 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def unused_pid():
+    """A number that no process has."""
+    return next(pid for pid in range(2**22 - 1, 1, -1) if not psutil.pid_exists(pid))
 
 
 def free_port():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 
 from mammo_mlflow.ensembles.methods import METHODS, choose
 from mammo_mlflow.ensembles.nested import nested
-from mammo_mlflow.ensembles.predictions import OutOfFold, checked
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.evaluation.intervals import metric_estimate
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 
 NOISE_SEEDS = 20
 (AUC,) = parse_objectives("roc_auc")
@@ -39,8 +40,9 @@ def draw(
 
 
 def drawn(**asked: Any) -> OutOfFold:
-    """The same, checked."""
-    return checked(*draw(**asked))
+    """The same, as they travel."""
+    probabilities, labels, folds, groups = draw(**asked)
+    return OutOfFold(labels=labels, probabilities=probabilities, folds=folds, groups=groups)
 
 
 class CombinerContract:
@@ -56,15 +58,19 @@ class CombinerContract:
         """Its name."""
         raise NotImplementedError
 
+    @pytest.fixture
+    def simulation(self) -> Callable[[int], Iterable[int]]:
+        """The seeds of so many repetitions."""
+        return range
+
     def test_it_gives_both_figures(self, method: str) -> None:
         data = drawn()
-        given = data.probabilities, data.labels, data.folds, data.groups
-        found = choose(*given, AUC, [method, "average"], resamples=50)
+        found = choose(data, AUC, [method, "average"], resamples=50)
         one, average = found[method], found["average"]
         assert one.method == method
         p = one.level1.predict(data.probabilities)
-        assert one.chosen_on == pytest.approx(out_of_fold("roc_auc", data.folds, data.labels, p))
-        honest = metric_estimate("roc_auc", data.folds, data.labels, one.probabilities, data.groups, resamples=50)
+        assert one.chosen_on == pytest.approx(out_of_fold("roc_auc", data.labels, p, data.folds))
+        honest = metric_estimate("roc_auc", data.labels, one.probabilities, data.folds, data.groups, resamples=50)
         assert one.nested == honest
         if self.beats_the_average:
             assert one.chosen_on >= average.chosen_on
@@ -76,14 +82,15 @@ class CombinerContract:
         one, two = (nested(METHODS[method], d, AUC, seed=0)[1] for d in (data, changed))
         np.testing.assert_array_equal(one[data.folds == 2], two[data.folds == 2])
 
-    def test_members_of_pure_noise_are_worth_chance(self, method: str) -> None:
+    def test_members_of_pure_noise_are_worth_chance(self, method: str, simulation: Any) -> None:
         honest, optimistic = [], []
-        for seed in range(NOISE_SEEDS):
+        for seed in simulation(NOISE_SEEDS):
             random = np.random.default_rng(seed)
-            data = checked(random.random((160, 4)), random.permutation(np.arange(160) % 2), np.arange(160) // 40, None)
+            members, labels = random.random((160, 4)), random.permutation(np.arange(160) % 2)
+            data = OutOfFold(labels=labels, probabilities=members, folds=np.arange(160) // 40)
             level1, p = nested(METHODS[method], data, AUC, seed)
-            honest.append(out_of_fold("roc_auc", data.folds, data.labels, p))
-            optimistic.append(out_of_fold("roc_auc", data.folds, data.labels, level1.predict(data.probabilities)))
+            honest.append(out_of_fold("roc_auc", data.labels, p, data.folds))
+            optimistic.append(out_of_fold("roc_auc", data.labels, level1.predict(data.probabilities), data.folds))
         error = np.std(honest, ddof=1) / np.sqrt(NOISE_SEEDS)
         assert 0.002 < error < 0.02
         assert abs(np.mean(honest) - 0.5) < 3.5 * error

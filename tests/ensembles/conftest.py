@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.testing.combiners import draw
+from mammo_mlflow.testing.combiners import drawn
 
 
 @pytest.fixture
 def made():
-    return lambda *args, **keywords: checked(*draw(*args, **keywords))
+    return drawn
 
 
 @pytest.fixture

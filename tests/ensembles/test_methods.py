@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -53,7 +55,7 @@ class TestStackers(StackerContract):
 
 def test_all_methods_are_given_in_the_order_of_the_table(made, objective):
     data = made()
-    found = choose(data.probabilities, data.labels, data.folds, data.groups, objective(), resamples=20)
+    found = choose(data, objective(), resamples=20)
     assert list(found) == list(METHODS)
 
 
@@ -80,9 +82,9 @@ def test_nested_stacking_equals_the_plain_loop(made, objective):
 def test_groups_are_optional_and_folds_may_be_any_names(made, objective):
     data = made()
     names = np.array(["d", "b", "a", "c"])[data.folds]
-    with_names = choose(data.probabilities, data.labels, names, None, objective(), ["greedy", "svm"], resamples=20)
-    with_numbers = choose(
-        data.probabilities, data.labels, data.folds, None, objective(), ["greedy", "svm"], resamples=20
+    with_names, with_numbers = (
+        choose(replace(data, folds=folds, groups=None), objective(), ["greedy", "svm"], resamples=20)
+        for folds in (names, data.folds)
     )
     for name, one in with_names.items():
         np.testing.assert_array_equal(one.probabilities, with_numbers[name].probabilities)
@@ -90,20 +92,19 @@ def test_groups_are_optional_and_folds_may_be_any_names(made, objective):
 
 def test_refusals(made, objective):
     data = made()
-    given = data.probabilities, data.labels, data.folds, data.groups
     with pytest.raises(UserError, match=r"^methods: unknown 'greed', did you mean 'greedy'\?"):
-        choose(*given, objective(), ["greed"])
+        choose(data, objective(), ["greed"])
     with pytest.raises(UserError, match=r"^objective: expected a metric of predictions, found 'seconds'$"):
-        choose(*given, objective("roc_auc,seconds").__class__("seconds", "minimize"))
+        choose(data, objective("roc_auc,seconds").__class__("seconds", "minimize"))
     with pytest.raises(UserError, match=r"^folds: expected at least 2 for nested cross-validation, found 1$"):
-        choose(data.probabilities, data.labels, np.zeros(120), None, objective(), ["average"])
+        choose(replace(data, folds=np.zeros(120)), objective(), ["average"])
     with pytest.raises(UserError, match=r"^folds: expected both classes without any one fold, found one class"):
-        choose(data.probabilities, data.labels, data.labels, None, objective(), ["average"])
+        choose(replace(data, folds=data.labels, groups=None), objective(), ["average"])
     with pytest.raises(UserError, match=r"^labels: expected patches of both classes, found 120 of class 1$"):
-        choose(data.probabilities, np.ones(120), data.folds, None, objective())
+        choose(replace(data, labels=np.ones(120)), objective())
     with pytest.raises(UserError, match=r"^probabilities: expected numbers in \[0, 1\], found 120 of 120"):
-        choose(data.probabilities * np.array([1, np.nan, 1]), data.labels, data.folds, None, objective())
+        data.saying(data.probabilities * np.array([1, np.nan, 1]))
     with pytest.raises(ValueError, match=r"^groups: expected every patient in one fold, found one in two$"):
-        choose(data.probabilities, data.labels, np.arange(120) % 2, data.groups, objective())
-    with pytest.raises(ValueError, match=r"^probabilities: expected \(n, m\), m > 0, found \(120,\)$"):
-        choose(data.probabilities[:, 0], data.labels, data.folds, None, objective())
+        replace(data, folds=np.arange(120) % 2)
+    with pytest.raises(ValueError, match=r"^probabilities: expected \(n,\) or \(n, m\), m > 0, found \(120, 0\)$"):
+        data.saying(data.probabilities[:, :0])

@@ -3,6 +3,8 @@ import pytest
 from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.testing.backbones import BackboneContract
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 class TestEveryBackbone(BackboneContract):
     @pytest.fixture(scope="class", params=BACKBONES)

@@ -18,6 +18,8 @@ from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.weights import Weights
 from mammo_mlflow.testing.backbones import SIZE, run, smooth_patches
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 @pytest.fixture(scope="module")
 def patches():

@@ -1,20 +1,12 @@
 import json
-import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlparse
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
-from mammo_mlflow.evaluation.metrics import Estimate
-from mammo_mlflow.experiment import build
-from mammo_mlflow.jobs.executors import make_executor
-from mammo_mlflow.planning.planner import Planner
-from mammo_mlflow.training.cross_validation import cross_validate, log_estimates
+pytestmark = pytest.mark.usefixtures("keras")
 
 
 def probabilities(done):
@@ -84,70 +76,16 @@ def test_fine_tuning_moves_the_convolution(tuned, frozen):
     assert all(not np.array_equal(kernels[0], other) for other in kernels[1:])
 
 
-def files(laboratory, done, fit):
-    return Path(urlparse(laboratory.fit_runs(done)[fit].info.artifact_uri).path) / "fit"
-
-
-def test_finished_folds_are_found_and_lost_or_damaged_ones_trained_again(scripted):
-    plan = scripted.plan(seed=21, final="refit", folds=4)
-    first = scripted.cross_validate(plan)
-    assert scripted.trained(first) == {"fold 1", "fold 2", "fold 3", "fold 4", "refit"}
-    again = scripted.cross_validate(plan, scripted.session(resume=True))
-    assert scripted.trained(again) == set()
-    np.testing.assert_array_equal(probabilities(again), probabilities(first))
-    for done in (first, again):
-        shutil.rmtree(files(scripted, done, "fold 2"))
-    (files(scripted, first, "fold 3") / "fit.json").write_text('{"history": [')
-    path = files(scripted, first, "fold 1") / "predictions.parquet"
-    frame = pd.read_parquet(path)
-    frame["patch"] += 1
-    frame.to_parquet(path)
-    third = scripted.cross_validate(plan, scripted.session(resume=True))
-    assert scripted.trained(third) == {"fold 1", "fold 2", "fold 3"}
-    np.testing.assert_allclose(probabilities(third), probabilities(first), atol=1e-6)
-
-
-def test_resume_can_be_turned_off(scripted):
-    first, again = scripted.run(), scripted.run()
-    assert scripted.trained(again) == {"fold 1", "fold 2"}
-    np.testing.assert_array_equal(probabilities(again), probabilities(first))
-
-
-def test_an_interrupted_refit_stops_where_the_folds_did(scripted):
-    """The folds' median stop counts folds that were finished before."""
-    plan = scripted.plan(seed=23, final="refit", epochs=12, early_stop=1, learning_rate=0.01)
-    whole = scripted.cross_validate(plan)
-    stops = [whole.results[f"fold {number}"].best_epochs["head"] for number in (1, 2)]
-    assert len(whole.results["refit"].history) == int(np.median(stops)) < 12
-    scripted.client.delete_run(scripted.fit_runs(whole)["refit"].info.run_id)
-    resumed = scripted.cross_validate(plan, scripted.session(resume=True))
-    assert scripted.trained(resumed) == {"refit"}
-    assert len(resumed.results["refit"].history) == len(whole.results["refit"].history)
-
-
-def test_a_fold_that_fails_leaves_the_others_to_be_found(scripted):
-    plan = scripted.plan(seed=25, folds=3)
-    scripted.script.fail["fold 2"] = KeyboardInterrupt()
-    session = scripted.session()
-    run = session.writer.start_run(plan.name, parent=None, tags={"mammo.key": plan.key}, params={})
-    with pytest.raises(KeyboardInterrupt):
-        cross_validate(session, plan, run, figures=False)
-    session.writer.abandon("KILLED", "interrupted")
-    scripted.script.fail.clear()
-    done = scripted.cross_validate(plan, scripted.session(resume=True))
-    assert scripted.trained(done) == {"fold 2", "fold 3"}
-    np.testing.assert_array_equal(probabilities(done), probabilities(scripted.run(seed=25, folds=3)))
-
-
 def test_early_stopping_never_sees_the_scored_fold(laboratory):
     """Turning the labels of one fold round changes that fold's scores, and nothing about its training."""
     plan = laboratory.plan(seed=24, epochs=6, early_stop=1)
     fit = plan.fits[0]
-    assert len(fit.inner_rows)
+    assert len(fit.job.inner_rows)
     straight = laboratory.cross_validate(plan)
     labels = plan.labels.copy()
     labels[fit.validation_rows] = 1 - labels[fit.validation_rows]
-    turned = laboratory.cross_validate(replace(plan, labels=labels))
+    fits = tuple(replace(fit, job=replace(fit.job, labels=labels)) for fit in plan.fits)
+    turned = laboratory.cross_validate(replace(plan, labels=labels, fits=fits))
     left, right = (done.results["fold 1"] for done in (straight, turned))
     np.testing.assert_allclose(left.probabilities, right.probabilities, atol=1e-6)
     assert left.best_epochs == right.best_epochs
@@ -160,27 +98,3 @@ def test_a_folds_files_say_what_happened(laboratory, frozen):
     facts = json.loads(Path(laboratory.client.download_artifacts(run.info.run_id, "fit/fit.json")).read_text())
     assert facts["history"] == frozen.results["fold 1"].history
     assert facts["best_epochs"] == {"head": 2}
-
-
-def test_several_seeds_are_planned_together(scripted):
-    experiments = [build("mass_calc", frozen_values(seed)) for seed in (0, 1)]
-    plans = Planner(scripted.patch_set, make_executor("scripted", 1), scripted.cache).plans(experiments)
-    assert [plan.experiment.cv.seed for plan in plans] == [0, 1]
-    assert not np.array_equal(plans[0].folds, plans[1].folds)
-
-
-def frozen_values(seed):
-    return {"weights": "random", "epochs": 2, "views": 2, "final": "none", "seed": seed}
-
-
-def test_a_figure_without_an_interval_is_named_with_its_reason():
-    logged, tags = {}, {}
-
-    class Run:
-        log_metrics = staticmethod(logged.update)
-        set_tags = staticmethod(tags.update)
-
-    told = {"a": Estimate(0.8, 0.7, 0.9), "b": Estimate(1.0, math.nan, math.nan, reason="fewer than 3 patients")}
-    log_estimates(Run(), told, ["P_1"])
-    assert (logged["a_low"], logged["b"]) == (0.7, 1) and math.isnan(logged["b_low"])
-    assert tags == {"mammo.intervals": "patients as clusters", "mammo.no_interval": "b: fewer than 3 patients"}

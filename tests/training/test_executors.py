@@ -11,6 +11,8 @@ from mammo_mlflow.jobs.executors import EXECUTORS, JobFailed, make_executor, pro
 from mammo_mlflow.testing.executors import Call, ExecutorContract, answers, calls, in_capitals
 from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
+pytestmark = pytest.mark.usefixtures("system")
+
 
 class TestEveryExecutor(ExecutorContract):
     @pytest.fixture(params=[*EXECUTORS, "scripted"])

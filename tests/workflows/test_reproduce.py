@@ -49,7 +49,7 @@ def test_every_row_of_the_studys_tables_has_its_step(scale):
             assert len(found) == 1, (table.number, row.label)
 
 
-def test_a_failed_step_is_told_and_the_next_command_goes_on_there(cli, monkeypatch, tmp_path):
+def test_a_failed_step_is_told_and_the_next_command_goes_on_there(system, cli, monkeypatch, tmp_path):
     """Steps are processes: here of a line of Python each, which makes a file where there is none yet."""
     todo = [Step("report", {"out": name}, 1) for name in ("first", "taken")]
     monkeypatch.setattr(Step, "name", property(lambda step: step.given["out"]))
@@ -75,7 +75,7 @@ def test_a_failed_step_is_told_and_the_next_command_goes_on_there(cli, monkeypat
     assert [run.info.status for run in store.runs(family="reproduce")] == ["FAILED", "FINISHED"]
 
 
-def test_a_real_step_is_a_command_in_the_same_store(cli, monkeypatch, tmp_path):
+def test_a_real_step_is_a_command_in_the_same_store(system, cli, monkeypatch, tmp_path):
     monkeypatch.setattr(reproduce, "steps", lambda _: [Step("report", {"out": str(tmp_path / "pages"), "data": ""}, 1)])
     outcome = cli(command="reproduce")
     assert outcome.code == 0, outcome.err
@@ -83,7 +83,7 @@ def test_a_real_step_is_a_command_in_the_same_store(cli, monkeypatch, tmp_path):
     assert [run.info.status for run in Store(tmp_path).tops()] == ["FINISHED", "FINISHED"]  # the study's, the report's
 
 
-def test_a_step_that_is_cut_off_ends_its_runs(cache, tmp_path):
+def test_a_step_that_is_cut_off_ends_its_runs(system, cache, tmp_path):
     running = Running(tmp_path, cache, name="reproduce")
     wait_for(lambda: running.said("step 1 of"))  # the store is whole by then
     wait_for(lambda: len(Store(tmp_path).runs("RUNNING", family="scratch")) > 0)

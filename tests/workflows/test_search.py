@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 from optuna.trial import TrialState
-from support import PHANTOM, Finished, Running, Store, run_command, wait_for
+from support import PHANTOM, Finished, Running, Store, wait_for
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.presets import preset_values
@@ -81,7 +81,7 @@ def agree(where):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, cache, phantom):
+def searched(tmp_path_factory, cache, phantom, run_command):
     """One whole study over learning rates and heads."""
     where = tmp_path_factory.mktemp("searched")
     arguments = (*FROZEN, *space(where, RATES, head="head"), "--fresh-seeds", "1", "--trials", "5")
@@ -215,7 +215,7 @@ UNDISTURBED = 3
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache, phantom):
+def undisturbed(tmp_path_factory, cache, phantom, run_command):
     """Params and values of the trials of a study that one worker made."""
     where = tmp_path_factory.mktemp("undisturbed")
     arguments = [*FROZEN, *space(where, *SIMPLE), *BARE, "--trials", str(UNDISTURBED), "--workers", "1"]
@@ -247,7 +247,7 @@ def rows(where):
 KILLS, TRIALS, MOST_ROWS = 10, 5, 300
 
 
-def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path, cache):
+def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path, cache, run_command, kill):
     arguments = [*FROZEN, *space(tmp_path, *SIMPLE), "--fresh-seeds", "1", "--trials", str(TRIALS)]
     moments = random.Random(0)
     killed = 0
@@ -259,7 +259,7 @@ def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path,
             assert running.process.returncode == 0, running.log.read_text()
             continue
         family = running.family()
-        running.process.kill()
+        kill(running.process)
         running.process.wait()
         killed += 1
         assert psutil.wait_procs(family, timeout=10)[1] == []

@@ -49,7 +49,7 @@ def is_registered(store, name, best):
     assert 0 <= top.metrics["test_roc_auc"] <= 1
 
 
-def test_a_network_trained_from_scratch_is_drawn_trained_and_registered(cli, tmp_path):
+def test_a_network_trained_from_scratch_is_drawn_trained_and_registered(keras, cli, tmp_path):
     """Drawn by KerasTuner, and trained."""
     arguments = ["--backbone", "m1", "--epochs", "1", "--trials", "2"]
     lines = ["family: scratch", "architecture: scratch", "parameters:", f"  {RATES}"]
