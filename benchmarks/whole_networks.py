@@ -25,8 +25,8 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.models.network import convolutions, read_compact
 from mammo_mlflow.search.architectures import DrawJob
 from mammo_mlflow.search.hypermodels import HeadHyperModel

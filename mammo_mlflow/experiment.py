@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from mammo_mlflow import checks
 from mammo_mlflow.errors import UserError, expected, unknown_name
-from mammo_mlflow.model_spec import BACKBONES as BACKBONES
 from mammo_mlflow.model_spec import CACHED, ENCODED, FAMILIES, FROZEN, NETWORKS, ModelSpec, parameter
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 

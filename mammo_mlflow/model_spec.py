@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mammo_mlflow import checks
+from mammo_mlflow.backbones import BACKBONES
 
-BACKBONES = ("vgg16", "resnet50", "inceptionv3")
 NETWORKS: dict[str, tuple[str, ...]] = {
-    "pretrained": BACKBONES,
+    "pretrained": tuple(BACKBONES),
     "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold", "m1_author"),
     "siamese": ("scratch", *BACKBONES),
     "conditioned": ("a", "b", "c"),

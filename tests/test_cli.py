@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import ROOT, SMALL, command, environment, run_command
 
-from mammo_mlflow.models.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES
 
 TASK = ["--task", "mass_calc"]
 INLINE = ["--executor", "inline"]

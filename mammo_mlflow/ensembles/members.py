@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..backbones import BACKBONES
 from ..errors import Faults, UserError, expected
 from ..evaluation.weighted import Floats
-from ..experiment import BACKBONES, NETWORKS, CrossValidationSpec
+from ..experiment import NETWORKS, CrossValidationSpec
 from ..presets import KEPT
 from ..tracking.resume import fetch_artifacts
 from ..training.plan import Plan

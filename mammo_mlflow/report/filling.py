@@ -21,7 +21,7 @@ from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
-from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
+from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, WEIGHTED, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
@@ -273,7 +273,7 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
     tuned = row.backbone == "tuned"
     members = []
-    for name in ("vgg16", "resnet50", "inceptionv3"):
+    for name in WEIGHTED:
         found = standing(Row("", row.task, "pretrained", name, tuned), store.results)
         if not found or found[0].run_id not in store.tests:
             missing = Row("", row.task, "pretrained", name, tuned)

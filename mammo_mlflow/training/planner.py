@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.data.patches import PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
 from mammo_mlflow.errors import Faults, UserError, expected
@@ -23,7 +24,6 @@ from mammo_mlflow.experiment import (
     ModelSpec,
     TrainingSpec,
 )
-from mammo_mlflow.models.backbones import BACKBONES, check_backbone
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, file_sha256, find_weights
 from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.executors import Executor

@@ -18,6 +18,7 @@ from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
 from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
+from mammo_mlflow.report.rows import SIAMESE
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
@@ -173,9 +174,9 @@ def _steps(asked: ReproduceOptions) -> Iterator[Step]:
             yield Step("scratch", {**of_task, "preset": "table"}, 20)
         yield Step("pretrained", of_task, 3.5)
         yield Step("pretrained", {**of_task, "unfrozen_layers": "1"}, 4.5)
-        for backbone in ("scratch", "vgg16", "resnet50"):  # InceptionV3 is in none of the study's tables
+        for backbone in SIAMESE:
             yield Step("siamese", {**of_task, "backbone": backbone}, 1.5)
-        for backbone in ("vgg16", "resnet50"):
+        for backbone in SIAMESE[1:]:
             yield Step("siamese", {**of_task, "backbone": backbone, "unfrozen_layers": "1"}, 2.5)
         for members in ("pretrained", "tuned"):
             for method in ("dense", "grid"):

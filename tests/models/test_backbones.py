@@ -1,8 +1,8 @@
 import keras
 import pytest
 
+from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.models.backbones import BACKBONES, check_backbone
 from mammo_mlflow.models.network import build_base, convolutions
 
 
