@@ -182,11 +182,13 @@ def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, A
 
 def process_cost() -> None:
     """What starting a process from the fork server and getting an answer costs."""
-    from mammo_mlflow.training.executors import make_executor
-    from mammo_mlflow.training.jobs import Job
+    from mammo_mlflow.jobs.contracts import DescribeJob, Network
+    from mammo_mlflow.jobs.executors import make_executor
+    from mammo_mlflow.model_spec import ModelSpec
 
     executor = make_executor("process", 1)
-    jobs = [Job(str(i), "operator:is_", i) for i in range(6)]
+    scratch = Network("scratch", ModelSpec(backbone="m1"), 32, "float32")
+    jobs = [DescribeJob(name=str(i), network=scratch, threads=1) for i in range(6)]
     list(executor.run(jobs[:1], lambda *_: None, lambda: None))  # starts the server
     start = time.perf_counter()
     list(executor.run(jobs[1:], lambda *_: None, lambda: None))

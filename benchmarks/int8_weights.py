@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of folds and resamples")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from mammo_mlflow.training.backend import set_threads
+    from mammo_mlflow.engine.backend import set_threads
 
     set_threads(arguments.threads)
     data = read_patch_set(arguments.data)

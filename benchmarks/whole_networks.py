@@ -26,14 +26,14 @@ import numpy as np
 import tensorflow as tf
 
 from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.engine.hypermodels import HeadHyperModel
+from mammo_mlflow.engine.loop import OPTIMIZERS
+from mammo_mlflow.engine.train import class_weights
 from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.jobs.contracts import Network
 from mammo_mlflow.models.network import convolutions, read_compact
 from mammo_mlflow.search.architectures import DrawJob
-from mammo_mlflow.search.hypermodels import HeadHyperModel
 from mammo_mlflow.search.spaces import find_space, read_space
-from mammo_mlflow.training.fit import class_weights
-from mammo_mlflow.training.jobs import Network
-from mammo_mlflow.training.loop import OPTIMIZERS
 
 WARM_UP = 2
 """Steps of a `fit` that are not timed: the first one traces the network."""

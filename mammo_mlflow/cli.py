@@ -242,7 +242,7 @@ def _run(found: dict[str, Any]) -> int:
     go_to_caller()
     check_texts(found)
     from mammo_mlflow.experiment import faults, parameters
-    from mammo_mlflow.training.executors.process import start_server
+    from mammo_mlflow.jobs.executors.process import start_server
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
     command = found["command"]
@@ -292,8 +292,8 @@ def _run(found: dict[str, Any]) -> int:
 def _failures() -> Iterator[None]:
     """What can fail past the user's hands, as a `_Failed` with one line in the log."""
     from mammo_mlflow.databases import fault
+    from mammo_mlflow.jobs.executors import JobFailed
     from mammo_mlflow.tracking.store import UNAVAILABLE, TrackingError
-    from mammo_mlflow.training.executors import JobFailed
 
     log = logging.getLogger(__name__)
     try:

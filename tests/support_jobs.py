@@ -3,60 +3,81 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.jobs import FitResult
+from mammo_mlflow.jobs.contracts import FitJob, FitResult, Job, StepsDone, Suggestion
 
 
-def double(argument, emit):
+@dataclass(frozen=True, kw_only=True)
+class Call(Job[Any]):
+    """Call a function of this module, which finds its `argument` in the job."""
+
+    function: str
+    argument: Any = None
+
+    @property
+    def target(self):
+        return f"support_jobs:{self.function}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretendedFit(FitJob):
+    """A fit whose answer is drawn."""
+
+    target = "support_jobs:pretend_to_train"
+
+
+def double(job, emit):
     for step in range(3):
-        emit({"kind": "progress", "done": step + 1, "total": 3})
-    return 2 * argument
+        emit(StepsDone(step + 1, 3))
+    return 2 * job.argument
 
 
-def ask_twice(argument, emit):
+def ask_twice(job, emit):
     """Asks the coordinator, and goes on with its answers."""
-    emit({"kind": "progress", "done": 0, "total": 2})
-    return [emit({"kind": "suggest", "name": f"{argument}{number}"}) for number in range(2)]
+    emit(StepsDone(0, 2))
+    return [emit(Suggestion(f"{job.argument}{number}", {})) for number in range(2)]
 
 
-def process_id(argument, emit):
+def process_id(job, emit):
     time.sleep(0.2)
     return os.getpid()
 
 
-def mistake(argument, emit):
+def mistake(job, emit):
     raise UserError("folds: expected better")
 
 
-def crash(argument, emit):
+def crash(job, emit):
     raise RuntimeError("something broke")
 
 
-def die(argument, emit):
+def die(job, emit):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def full(argument, emit):
+def full(job, emit):
     raise OSError(28, "No space left on device")
 
 
-def note_and_sleep(argument, emit):
+def note_and_sleep(job, emit):
     """Write the process id into the file `argument`, then sleep."""
-    path = Path(argument)
+    path = Path(job.argument)
     part = path.with_suffix(".part")
     part.write_text(str(os.getpid()))
     part.replace(path)
     time.sleep(60)
 
 
-def meet(argument, emit):
+def meet(job, emit):
     """Ends only once another job with the same directory is there at the same time."""
-    directory, name = argument
+    directory, name = job.argument
     (Path(directory) / name).touch()
     deadline = time.monotonic() + 20
     while len(list(Path(directory).iterdir())) < 2:

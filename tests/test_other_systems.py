@@ -6,7 +6,8 @@ import subprocess
 import pytest
 from support import command, environment
 
-from mammo_mlflow.training import loop, planner
+from mammo_mlflow.engine import loop
+from mammo_mlflow.planning import planner
 
 HIDE = 'mount --bind /proc "$1" && mount -t tmpfs none /proc && shift && exec "$@"'
 """Hides `/proc`, but for psutil, which asks macOS otherwise and is told where to look here."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..evaluation import weighted
-from ..evaluation.weighted import Floats
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.weighted import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..backbones import BACKBONES
-from ..errors import Faults, UserError, expected
-from ..evaluation.weighted import Floats
-from ..experiment import NETWORKS, CrossValidationSpec
-from ..presets import KEPT
-from ..tracking.resume import fetch_artifacts
-from ..training.plan import Plan
-from ..training.planner import Planner
-from ..training.session import Session
-from ..training.sources import Command, Missing, Source, find_source
+from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.base_models import Source
+from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.presets import KEPT
+from mammo_mlflow.tracking.resume import fetch_artifacts
 
 FEWEST = 2
 

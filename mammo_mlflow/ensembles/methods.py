@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from ..errors import unknown_name
-from ..evaluation.intervals import metric_estimate
-from ..evaluation.metrics import Estimate
-from ..evaluation.objectives import Objective
-from ..evaluation.weighted import Floats
-from .level1 import Level1
-from .nested import Method, each, nested
-from .predictions import OutOfFold, check_objective, checked
-from .stackers import STACKERS, check_stackable
-from .weights import Weights, average, greedy, grid, grid_fine
+from mammo_mlflow.ensembles.level1 import Level1
+from mammo_mlflow.ensembles.nested import Method, each, nested
+from mammo_mlflow.ensembles.predictions import OutOfFold, check_objective, checked
+from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
+from mammo_mlflow.ensembles.weights import Weights, average, greedy, grid, grid_fine
+from mammo_mlflow.errors import unknown_name
+from mammo_mlflow.evaluation.intervals import metric_estimate
+from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.weighted import Floats
 
 ENSEMBLE_VERSION = 3
 """The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import expected
-from ..evaluation import weighted
-from ..evaluation.metrics import out_of_fold
-from ..evaluation.objectives import SECONDS, Objective
-from ..evaluation.weighted import Floats, Ints
+from mammo_mlflow.errors import expected
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.objectives import SECONDS, Objective
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

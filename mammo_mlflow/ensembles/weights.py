@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import expected
-from ..evaluation.blends import Blends
-from ..evaluation.objectives import Objective
-from ..evaluation.weighted import Floats
-from .predictions import OutOfFold, check_objective
+from mammo_mlflow.ensembles.predictions import OutOfFold, check_objective
+from mammo_mlflow.errors import expected
+from mammo_mlflow.evaluation.blends import Blends
+from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.weighted import Floats
 
 PAPER_LEVELS = (0.0, 0.34, 0.67, 1.0)
 

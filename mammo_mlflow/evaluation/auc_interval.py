@@ -23,9 +23,16 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 from scipy.stats import rankdata
 
-from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW, effective_number, exceedance_covariance, variance_freedom
-from .metrics import Estimate
-from .weighted import Floats, Ints, members
+from mammo_mlflow.evaluation.dependence import (
+    LEAST_PATIENTS,
+    ONE_CLASS,
+    TOO_FEW,
+    effective_number,
+    exceedance_covariance,
+    variance_freedom,
+)
+from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.weighted import Floats, Ints, members
 
 _EDGE = 1e-12
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .weighted import LOG_LOSS_CLIP, SENSITIVITY_AT, Floats, Ints, members, ratio
+from mammo_mlflow.evaluation.weighted import LOG_LOSS_CLIP, SENSITIVITY_AT, Floats, Ints, members, ratio
 
 BLOCK_CELLS = 400_000
 """Blended probabilities held at once by a thread: 3 MB, which stays within a processor's cache."""

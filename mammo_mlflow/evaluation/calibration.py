@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from . import weighted
-from .weighted import Ints
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.weighted import Ints
 
 BINS = 15
 SMALLEST_BIN = 10

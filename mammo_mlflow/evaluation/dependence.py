@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from .weighted import Floats, Ints
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 LEAST_PATIENTS = 3
 """Patients without which a figure stands without an interval: of what it counts, of each class where it compares."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from .calibration import calibration_error
-from .intervals import bootstrap_difference, cluster_note, resampling_note
-from .objectives import Objective
-from .paired import delong
-from .weighted import Floats
+from mammo_mlflow.evaluation.calibration import calibration_error
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note, resampling_note
+from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.paired import delong
+from mammo_mlflow.evaluation.weighted import Floats
 
 RATES_CONFIDENCE = 0.9
 """Of the intervals of sensitivity and specificity: a loss is established with a one-sided error of 5 %."""

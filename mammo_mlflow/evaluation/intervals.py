@@ -21,13 +21,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from . import weighted
-from .auc_interval import auc_estimate
-from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW
-from .mean_interval import mean_estimate
-from .metrics import RATES, Difference, Estimate
-from .rate_interval import rate_estimates, resampled_share
-from .weighted import Floats, Ints
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.auc_interval import auc_estimate
+from mammo_mlflow.evaluation.dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW
+from mammo_mlflow.evaluation.mean_interval import mean_estimate
+from mammo_mlflow.evaluation.metrics import RATES, Difference, Estimate
+from mammo_mlflow.evaluation.rate_interval import rate_estimates, resampled_share
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 INDEPENDENT = "patches assumed independent"
 UNCALLED = "no patch is called class 1"

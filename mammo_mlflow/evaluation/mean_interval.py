@@ -14,9 +14,9 @@ import math
 import numpy as np
 from scipy.special import stdtrit
 
-from .dependence import effective_number, variance_freedom
-from .metrics import Estimate
-from .weighted import Floats, Ints
+from mammo_mlflow.evaluation.dependence import effective_number, variance_freedom
+from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 MOST_SKEW = 1.5
 """Skewness is cut here: that of fewer than ten patients is mostly noise."""

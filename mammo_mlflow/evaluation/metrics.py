@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from . import weighted
+from mammo_mlflow.evaluation import weighted
 
 COUNTS = ("true_negative", "false_positive", "false_negative", "true_positive")
 RATES = (

@@ -7,9 +7,9 @@ from typing import Literal
 
 import pandas as pd
 
-from ..errors import expected, unknown_name
-from .metrics import out_of_fold
-from .weighted import SENSITIVITY_AT
+from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT
 
 Direction = Literal["maximize", "minimize"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
-from . import weighted
-from .intervals import bootstrap_difference, resampling_note
-from .metrics import Difference
-from .objectives import Objective
-from .weighted import Floats, Ints
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, resampling_note
+from mammo_mlflow.evaluation.metrics import Difference
+from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 SIGNIFICANT = 0.05
 MOST_RESAMPLES = 20_000

@@ -23,9 +23,16 @@ import math
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from .dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW, effective_number, exceedance_covariance, patient_correlation
-from .metrics import Estimate
-from .weighted import Floats, Ints
+from mammo_mlflow.evaluation.dependence import (
+    LEAST_PATIENTS,
+    ONE_CLASS,
+    TOO_FEW,
+    effective_number,
+    exceedance_covariance,
+    patient_correlation,
+)
+from mammo_mlflow.evaluation.metrics import Estimate
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 TRUST = 20.0
 """Patients with errors at which the variance seen and the one expected count alike. Tried by simulation from 0 to

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError, expected, unknown_name
-from . import weighted
-from .weighted import Floats
+from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.weighted import Floats
 
 EXAMPLES = ("0.5", "youden", "sensitivity=0.9")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy.typing as npt
 import pandas as pd
 
-from . import weighted
+from mammo_mlflow.evaluation import weighted
 
 
 def per_patient(labels: npt.ArrayLike, probabilities: npt.ArrayLike, patient_ids: npt.ArrayLike) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..errors import expected
+from mammo_mlflow.errors import expected
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -14,6 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from mammo_mlflow.evaluation.metrics import Estimate, mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
 from mammo_mlflow.search.question import Question
@@ -23,10 +26,7 @@ from mammo_mlflow.tracking.compared import COMPARED, tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
-from mammo_mlflow.training.final import Final, make_final
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.final_model import Final, make_final
 
 VERSION = 2
 """Raised whenever a change of the code changes what a closing says of the same trials: of a study that was closed by

@@ -12,8 +12,8 @@ import optuna
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.experiment import canonical_json, parameters
+from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.spaces import SearchSpace
-from mammo_mlflow.training.plan import Plan
 
 KEY = "key"
 KEYED = ("dense_batch_norm", "holdout", "control")

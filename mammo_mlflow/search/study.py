@@ -19,12 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna import Study as Study  # what callers of this module are given
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build, canonical_json
-from mammo_mlflow.search.architectures import DrawJob, distribution, start_draws
+from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, Job, Suggestion
+from mammo_mlflow.jobs.executors import Executor, JobFailed
+from mammo_mlflow.jobs.executors.base import raise_failure
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.activations import ensure_activations
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.search.architectures import distribution, start_draws
 from mammo_mlflow.search.question import KEY, Question, check_study
 from mammo_mlflow.search.runs import ID, StudyRuns
 from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
@@ -33,14 +41,7 @@ from mammo_mlflow.search.work import Work
 from mammo_mlflow.tracking.resume import bury_dead_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, this_process
 from mammo_mlflow.training.cross_validation import log_scores
-from mammo_mlflow.training.executors import Executor, JobFailed
-from mammo_mlflow.training.executors.base import raise_failure
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.jobs import Event, Failure, Job
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.prepare import ensure_activations
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import FitRuns
 from mammo_mlflow.wording import in_words
 
 OWNER, SETTING, REASON, LINK = "process", "setting", "reason", "mlflow_run"
@@ -114,7 +115,7 @@ class Search:
 
     # -- giving out work
 
-    def _next_job(self) -> Job | None:
+    def _next_job(self) -> FitJob | None:
         # a pruner looks at each fold of a trial before the next one starts, while there are other trials to work on
         side_by_side = self._question.pruner is None
         while (job := self._fold_job(side_by_side)) is None:
@@ -122,7 +123,7 @@ class Search:
                 return self._fold_job(True)
         return job
 
-    def _fold_job(self, side_by_side: bool) -> Job | None:
+    def _fold_job(self, side_by_side: bool) -> FitJob | None:
         """The next fold of the first open trial that has one to give out."""
         for work in self._open.values():
             if work.waiting and work.ending is None and (side_by_side or not work.running):
@@ -210,12 +211,17 @@ class Search:
         # what the head stands on does not depend on what is unfrozen, nor may an impossible number hinder the draw
         frozen = {name: 0 for name in values if name == "unfrozen_layers"}
         plan = self._planner.plans([build(self._question.task, values | frozen, space.family)])[0]
-        job = DrawJob(space.architecture, plan.network, plan.description.head)
+        job = DrawJob(
+            name="architecture",
+            architecture=space.architecture,
+            network=plan.network,
+            head=plan.description.head,
+        )
 
-        def answer(_: Job, event: Event) -> Any:
-            return suggest(event["name"], distribution(event["distribution"]))
+        def answer(_: Job[Any], event: Event) -> Any:
+            return suggest(event.name, distribution(event.distribution)) if isinstance(event, Suggestion) else None
 
-        return values | self._side.run_one("architecture", "mammo_mlflow.search.hypermodels:draw", job, answer)
+        return values | self._side.run_one(job, answer)
 
     # -- following a trial
 
@@ -249,10 +255,10 @@ class Search:
         work = self._open[trial.number] = Work(trial, plan, run, fits, results, waiting)
         self._look(work)
 
-    def _on_event(self, job: Job, event: Event) -> None:
+    def _on_event(self, job: FitJob, event: Event) -> None:
         self._jobs[job.name].runs.on_event(job, event)
 
-    def _answered(self, job: Job, answer: Any) -> None:
+    def _answered(self, job: FitJob, answer: Any) -> None:
         work = self._jobs.pop(job.name)
         work.running -= 1
         if isinstance(answer, Failure):

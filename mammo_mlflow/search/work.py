@@ -9,12 +9,12 @@ import optuna
 from optuna.trial import TrialState
 
 from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.jobs.contracts import FitResult
+from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.search.pruning import over_folds
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, collect
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.jobs import FitResult
-from mammo_mlflow.training.plan import Fit, Plan
+from mammo_mlflow.training.fit_runs import FitRuns
 
 
 @dataclass

@@ -13,12 +13,12 @@ import pandas as pd
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.jobs.contracts import FitJob, FitResult
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.activations import ensure_activations
+from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.jobs import FitResult, Job
-from mammo_mlflow.training.plan import Fit, Plan
-from mammo_mlflow.training.prepare import ensure_activations
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import FitRuns
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _train(
     return results
 
 
-def _with_stop(plan: Plan, job: Job, results: dict[str, FitResult]) -> Job:
+def _with_stop(plan: Plan, job: FitJob, results: dict[str, FitResult]) -> FitJob:
     """The refit runs for the preset's number of epochs, or for the median of the epochs at which the folds stopped."""
     if not plan.experiment.training.early_stop or plan.experiment.final.final_epochs:
         return job
@@ -86,10 +86,8 @@ def _with_stop(plan: Plan, job: Job, results: dict[str, FitResult]) -> Job:
     if not stops:
         return job
     first = next(iter(stops[0]))
-    changes = {"epochs": int(np.median([stop[first] for stop in stops]))}
-    if "tuned" in stops[0]:
-        changes["tuning_epochs"] = int(np.median([stop["tuned"] for stop in stops]))
-    return replace(job, argument=replace(job.argument, **changes))
+    medians = {stage: int(np.median([stop[stage] for stop in stops])) for stage in stops[0]}
+    return replace(job, epochs=medians[first], tuning_epochs=medians.get("tuned", job.tuning_epochs))
 
 
 def _out_of_fold(plan: Plan, results: dict[str, FitResult]) -> pd.DataFrame:

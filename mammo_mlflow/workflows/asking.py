@@ -15,8 +15,8 @@ from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, pars
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
+from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.pixels import whole_numbers
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.workflows.options import FilmOptions, Options
 
 PHANTOM = "phantom"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.fits import fit_epochs
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.prepare import missing_activations
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.planning.activations import missing_activations
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.training.fit_runs import fit_epochs
 from mammo_mlflow.workflows.options import available_cores
 from mammo_mlflow.workflows.terminal import show_table
 

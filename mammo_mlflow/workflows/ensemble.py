@@ -7,15 +7,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow import ensembles
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.ensembles.disagreement import disagreement
-from mammo_mlflow.ensembles.jobs import EnsembleJob
 from mammo_mlflow.ensembles.members import SETS, Member, find_members, matrix
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
@@ -29,17 +30,17 @@ from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.evaluation.thresholds import choose_threshold, parse_policy
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import CrossValidationSpec, canonical_json
+from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
+from mammo_mlflow.jobs.session import Session
 from mammo_mlflow.pixels import describe_ranges
+from mammo_mlflow.planning.plan import sha256
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
-from mammo_mlflow.training.final import EXAMPLE_PATCHES, Judged, log_test
-from mammo_mlflow.training.jobs import PredictJob
-from mammo_mlflow.training.plan import sha256
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
 from mammo_mlflow.workflows.rails import open_bench, open_session
 from mammo_mlflow.workflows.terminal import say, show_table
@@ -51,6 +52,8 @@ OWN = "selected"
 """What an ensemble of members named one by one is called."""
 CLOSE = 1e-4
 """How far a member's answers inside of the ensemble may be from its stored ones."""
+
+_SERVED = tuple(Path(ensembles.__file__).with_name(name) for name in ("served.py", "level1.py"))
 
 _log = logging.getLogger(__name__)
 
@@ -245,20 +248,22 @@ def _model(
     values = describe_ranges(patch_set.train.patches, sides)
     directory = session.scratch / f"model-{top.id}"
     job = EnsembleJob(
-        tuple(member.source.part for member in joined.members),
-        tuple(joined.names),
-        level1,
-        threshold,
-        {side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
-        {"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
-        directory,
+        name="ensemble assembling",
+        code=_SERVED,
+        parts=tuple(member.source.part for member in joined.members),
+        names=tuple(joined.names),
+        level1=level1,
+        threshold=threshold,
+        examples={side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
+        metadata={"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
+        output=directory,
     )
-    session.run_one("ensemble assembling", "mammo_mlflow.ensembles.assemble:assemble", job)
+    session.run_one(job)
     writer.drain()
     logged = log_model(writer, top.id, "ensemble", directory, marks, session.scratch / f"fetched-{top.id}")
     tensor = patch_set.directory / "public_test_tensor.npy"
-    asked = PredictJob(logged.path, tensor, session.cores, sides)
-    answers = session.run_one("ensemble test", "mammo_mlflow.ensembles.assemble:answer", asked)
+    asked = AnswerJob(name="ensemble test", model=logged.path, tensor=tensor, threads=session.cores, sides=sides)
+    answers = session.run_one(asked)
     stored = np.column_stack([member.test for member in joined.members])
     apart = float(np.abs(answers[:, 2:] - stored).max())
     top.log_metrics({"member_test_difference_max": apart})

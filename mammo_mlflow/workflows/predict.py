@@ -13,22 +13,19 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Job, PredictJob, StepsDone
+from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
-from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
-from mammo_mlflow.training.jobs import ExplainJob, Job, PredictJob
 from mammo_mlflow.wording import in_words
 from mammo_mlflow.workflows.asking import Asked, find_pairs
 from mammo_mlflow.workflows.files import check_writable, target_file, written_whole
 from mammo_mlflow.workflows.options import FilmOptions, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
-TARGETS = {
-    "keras": "mammo_mlflow.training.assemble:predict",
-    "ensemble": "mammo_mlflow.ensembles.assemble:answer",
-}
-"""What asks a model of each kind (`Vetted.kind`), in a child."""
+_JOBS = {"keras": PredictJob, "ensemble": AnswerJob}
+"""What asks a model of each kind (`Vetted.kind`)."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,17 +54,18 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         (place := Path(folder, "asked")).mkdir()
         asked = find_pairs(source, film, found.made_of.image_size, need_baseline, place)
         threads = available_cores() if executor == "process" else 1  # TensorFlow takes them once in a process
-        job = PredictJob(found.path, asked.tensor, threads, sides)
+        job = _JOBS[found.made_of.kind](
+            name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
+        )
         workers = make_executor(executor, 1)
         try:
             try:
-                answers = np.asarray(_ask(workers, progress, "predict", TARGETS[found.made_of.kind], job))
+                answers = np.asarray(_ask(workers, progress, job))
             except JobFailed as problem:
                 reason = in_words(str(problem).strip().splitlines()[-1])
                 raise expected("model", f"answers of {found.version}", reason) from None
             if overlays:
-                drawn = _explain_job(found, job, answers, maps)
-                _ask(workers, progress, "overlays", "mammo_mlflow.training.gradcam:explain", drawn)
+                _ask(workers, progress, _explain_job(found, job, answers, maps))
         finally:
             workers.close()
         odd = _odd_values(found, job)
@@ -82,12 +80,12 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
 
 
-def _ask(workers: Executor, progress: TerminalProgress, name: str, target: str, argument: Any) -> Any:
-    ((_, answer),) = workers.run(
-        [Job(name, target, argument)],
-        lambda _, event: progress.update(name, event["done"], event["total"]),
-        lambda: None,
-    )
+def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Answer:
+    def show(_: Job[Any], event: Event) -> None:
+        if isinstance(event, StepsDone):
+            progress.update(job.name, event.done, event.total)
+
+    ((_, answer),) = workers.run([job], show, lambda: None)
     return answer
 
 
@@ -99,15 +97,16 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
     title = f"{found.version}: where '{TASKS[found.version.tags['mammo.task']][1]}' comes from"
     note = "phantom data" if found.phantom else None
     return ExplainJob(
-        network,
-        job.tensor,
-        job.threads,
-        job.sides,
-        names,
-        answers[:, None] if answers.ndim == 1 else answers[:, 2:],
-        title,
-        note,
-        target,
+        name="overlays",
+        model=network,
+        tensor=job.tensor,
+        threads=job.threads,
+        sides=job.sides,
+        names=names,
+        answers=answers[:, None] if answers.ndim == 1 else answers[:, 2:],
+        title=title,
+        note=note,
+        output=target,
     )
 
 

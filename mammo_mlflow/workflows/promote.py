@@ -20,6 +20,8 @@ from mammo_mlflow.evaluation.metrics import Estimate, missing_intervals, stored_
 from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
 from mammo_mlflow.evaluation.weighted import check_whole, checked, codes
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
+from mammo_mlflow.jobs.contracts import TryJob
+from mammo_mlflow.jobs.executors import Executor, make_executor
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
     FROM,
@@ -38,8 +40,6 @@ from mammo_mlflow.tracking.registry import Version, find_model, find_run, thresh
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.training.executors import Executor, make_executor
-from mammo_mlflow.training.jobs import Job
 from mammo_mlflow.workflows.budget import Budget, budget_of
 from mammo_mlflow.workflows.options import PromoteOptions
 from mammo_mlflow.workflows.rails import ending_runs
@@ -258,15 +258,12 @@ class _Decision:
             found = verified_model(self._writer.client, _spelled(version), self._folder / f"{version}")
             if ABNORMALITY_TYPE in found.made_of.inputs:
                 return Gate("signature", False, "it is asked with the true type of the abnormality")
-            ((_, given),) = executor.run(
-                [Job("try", "mammo_mlflow.training.assemble:try_out", found.path)], lambda *_: None, lambda: None
-            )
+            ((_, answer),) = executor.run([TryJob(name="try", model=found.path)], lambda *_: None, lambda: None)
         except UserError as problem:
             return Gate("signature", False, str(problem))
         except Exception as problem:  # whatever a model that somebody made raises, here or in the child
             said = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
             return Gate("signature", False, f"it cannot be asked: {said}")
-        answer: dict[str, np.ndarray] = given  # type: ignore[assignment]
         columns = found.made_of.columns or ("probability",)
         probability = np.asarray(answer.get("probability", []), np.float64)
         if tuple(answer) != columns or not probability.size or not ((probability >= 0) & (probability <= 1)).all():

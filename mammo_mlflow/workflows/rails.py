@@ -17,14 +17,14 @@ from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import TrackingError, check_store, open_store
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.executors import Executor, JobFailed, make_executor
-from mammo_mlflow.training.fits import plan_dataset
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.wording import first_line, in_words, reason
 from mammo_mlflow.workflows.options import Options, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
+from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.report import differences
 from mammo_mlflow.report.content import Content, gather
 from mammo_mlflow.report.drawing import draw_all
@@ -20,7 +21,6 @@ from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.workflows.files import check_writable
 from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder

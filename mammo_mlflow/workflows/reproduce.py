@@ -17,12 +17,12 @@ from mammo_mlflow.data.patches import PatchSet, check_classes, read_patch_set
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
 from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
+from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.report.rows import SIAMESE
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.training.executors import JobFailed
 from mammo_mlflow.workflows.options import ReproduceOptions
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.rails import ending_runs

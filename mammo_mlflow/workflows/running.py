@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from functools import partial
 
 from mammo_mlflow.experiment import Experiment
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.activations import missing_activations
+from mammo_mlflow.planning.find_base_models import find_sources
+from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate
-from mammo_mlflow.training.final import make_final
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.prepare import missing_activations
-from mammo_mlflow.training.session import Session
-from mammo_mlflow.training.sources import find_sources
+from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import Options, same_data

@@ -9,11 +9,13 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-import optuna
-
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.activations import ensure_activations
+from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.closing import Closer, Closing
 from mammo_mlflow.search.pruning import make_pruner
@@ -22,13 +24,9 @@ from mammo_mlflow.search.runs import LEVEL, StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
-from mammo_mlflow.search.study import LINK, Search, is_full, open_study, write_note
+from mammo_mlflow.search.study import LINK, Search, Study, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
-from mammo_mlflow.training.plan import Plan
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.prepare import ensure_activations
-from mammo_mlflow.training.session import Session
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
 from mammo_mlflow.workflows.places import storage_url
@@ -204,7 +202,7 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
             _log.warning("study: some trials will fail: %s", problem)
 
 
-def _describe_study(study: optuna.Study, paper: Plan, link: str, search: SearchOptions) -> None:
+def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions) -> None:
     """What the dashboard shows beside the study's name."""
     facts = {name: paper.tags()[f"mammo.{name}"] for name in _SHOWN}
     for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.closing import Closing
-from mammo_mlflow.training.plan import Plan
 from mammo_mlflow.workflows.terminal import say, show_table
 
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]

@@ -1,6 +1,6 @@
 import pytest
 
-from mammo_mlflow.training.backend import set_threads
+from mammo_mlflow.engine.backend import set_threads
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,13 +5,13 @@ import keras
 import numpy as np
 import pytest
 
+from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer
+from mammo_mlflow.engine.loop import OPTIMIZERS
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import ModelSpec, build
 from mammo_mlflow.models.network import build_head, build_whole
 from mammo_mlflow.models.scratch import build_scratch, parse_blocks
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.training.backend import fast_batch_norm, fast_optimizer
-from mammo_mlflow.training.loop import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,9 @@ from optuna.trial import FixedTrial
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
+from mammo_mlflow.models.drawn import block_counts, filters
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import block_counts, distribution, filters, start_draws, suggest
+from mammo_mlflow.search.architectures import distribution, start_draws, suggest
 
 DISTRIBUTIONS = [
     ({"kind": "categorical", "choices": ["a", "b"]}, CategoricalDistribution(["a", "b"]), "b"),

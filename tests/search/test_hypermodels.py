@@ -12,26 +12,30 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
-from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import BASELINE, NETWORKS, PATCH, TASKS, ModelSpec, build
-from mammo_mlflow.models.network import cut_points
-from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import STARTS, DrawJob, start_draws, suggest
-from mammo_mlflow.search.hypermodels import (
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.hypermodels import (
     HYPERMODELS,
     DrawnHyperParameters,
     HeadHyperModel,
     ScratchHyperModel,
     draw,
 )
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import BASELINE, NETWORKS, PATCH, TASKS, ModelSpec, build
+from mammo_mlflow.jobs.contracts import DrawJob, Network
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.models.network import cut_points
+from mammo_mlflow.presets import preset_values
+from mammo_mlflow.search.architectures import STARTS, start_draws, suggest
 from mammo_mlflow.search.spaces import ARCHITECTURES
-from mammo_mlflow.training.backend import set_threads
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.jobs import Job, Network
+
+
+def draw_job(architecture, network, head=()):
+    return DrawJob(name="draw", architecture=architecture, network=network, head=head)
 
 
 def head_job(shape=(8,), **values):
-    return DrawJob("head", Network("pretrained", ModelSpec(**values), 32, "float32"), shape)
+    return draw_job("head", Network("pretrained", ModelSpec(**values), 32, "float32"), shape)
 
 
 def setting(name, family="scratch", preset="paper"):
@@ -43,7 +47,7 @@ def scratch_job(size=32, sides=(PATCH,), **values):
     """A job for the network of M1, or the Siamese encoder's where there are two sides."""
     family, name = ("scratch", "m1") if len(sides) == 1 else ("siamese", "scratch")
     spec = build(TASKS[0], preset_values("paper", name, TASKS[0], family) | values, family).model
-    return DrawJob("scratch", Network(family, spec, size, "float32", sides), ())
+    return draw_job("scratch", Network(family, spec, size, "float32", sides))
 
 
 HEAD = head_job()
@@ -60,9 +64,8 @@ def answers(trial):
     """What the coordinator does with a draw's events."""
 
     def emit(event):
-        assert event["kind"] == "suggest"
-        assert json.loads(json.dumps(event)) == event
-        return suggest(trial, event["name"], event["distribution"])
+        assert json.loads(json.dumps(event.distribution)) == event.distribution
+        return suggest(trial, event.name, event.distribution)
 
     return emit
 
@@ -127,8 +130,7 @@ def test_a_study_starts_from_a_known_setting(study):
 def test_drawn_by_an_executor(name):
     values = {"dense": "64", "dropout": 0.1, "batch_norm": True}
     answer = answers(FixedTrial(start_draws("head", values)))
-    job = Job("draw", "mammo_mlflow.search.hypermodels:draw", HEAD)
-    assert list(make_executor(name, 1).run([job], lambda _, event: answer(event), lambda: None)) == [(job, values)]
+    assert list(make_executor(name, 1).run([HEAD], lambda _, event: answer(event), lambda: None)) == [(HEAD, values)]
 
 
 def test_kerastuners_own_hyperparameters_build_a_head_that_trains():
@@ -218,7 +220,7 @@ def test_every_setting_trained_from_scratch_is_drawn_again(family, name, preset)
     experiment = build(TASKS[0], preset_values(preset, name, TASKS[0], family), family)
     network = Network(family, experiment.model, 32, "float32", tuple(experiment.sides))
     trial = FixedTrial(start_draws("scratch", experiment.flat()))
-    values = draw(DrawJob("scratch", network, ()), answers(trial))
+    values = draw(draw_job("scratch", network), answers(trial))
     assert values == {name: experiment.flat()[name] for name in ARCHITECTURES["scratch"]}
 
 
@@ -239,7 +241,7 @@ def test_patches_too_small_for_a_known_setting_fail_the_draw():
     with pytest.raises(
         UserError, match="blocks: expected at most 3 pools for patches of 24 pixels, found '32/2-32-32,"
     ):
-        draw(scratch_job(24), lambda event: draws[event["name"]])
+        draw(scratch_job(24), lambda event: draws[event.name])
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,22 @@
 """Pruning over folds: what it saves, and that the best trial is not lost to it."""
 
 import json
-from dataclasses import replace
 
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from support_jobs import pretend_to_train
+from support_jobs import PretendedFit, pretend_to_train
 
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.executors.inline import InlineExecutor
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.pruning import make_pruner, over_folds
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
@@ -21,17 +24,13 @@ from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import SETTING, Search, open_study
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import collect
-from mammo_mlflow.training.executors.inline import InlineExecutor
-from mammo_mlflow.training.fits import FitRuns
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import FitRuns
 
 TRIALS, FOLDS = 20, 4
 SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-7, high: 1, log: true}\n"
 FIXED = {"weights": "random", "views": 0, "folds": FOLDS, "final": "none", "precision": "float32", "threads": 1}
-TRAINING = "mammo_mlflow.training.fit:run"
+TRAINING = "mammo_mlflow.engine.train:run"
 
 
 class Pretending(InlineExecutor):
@@ -46,7 +45,7 @@ class Pretending(InlineExecutor):
             if job is None or job.target != TRAINING:
                 return job
             self.trained += 1
-            return replace(job, target="support_jobs:pretend_to_train")
+            return PretendedFit(**vars(job))
 
         return super().stream(replaced, on_event, on_idle)
 
@@ -102,7 +101,7 @@ class Laboratory:
         for trial in study.trials:
             plan = self.plan(json.loads(trial.user_attrs[SETTING]))
             fits = FitRuns(self.session, plan, None, "")
-            results = {fit.name: pretend_to_train(fits.job(fit, {}).argument, None) for fit in plan.fits}
+            results = {fit.name: pretend_to_train(fits.job(fit, {}), None) for fit in plan.fits}
             values[trial.number] = objective.value(collect(plan, None, results).oof, 0.0)
             if trial.state == TrialState.COMPLETE:
                 assert trial.value == pytest.approx(values[trial.number])

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
-from mammo_mlflow.ensembles.jobs import FACTS, LEVEL1, MEMBERS
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.tracking.flavor import save_answering_model, save_keras_model
+from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS
 from mammo_mlflow.tracking.registry import FILES, files_sha256, log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
-from mammo_mlflow.training.backend import set_threads
 
 SIZE = 8
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}

@@ -4,14 +4,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.data.patches import read_patch_set
+from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.experiment import build, parameters
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.training.backend import set_threads
-from mammo_mlflow.training.cache import Cache
 from mammo_mlflow.training.cross_validation import cross_validate
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
 
 SMALL = {
     "weights": "random",

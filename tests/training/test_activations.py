@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.data.augmentation import draw_transforms
+from mammo_mlflow.engine.inputs import StoredActivations, augment
 from mammo_mlflow.models.network import build_base, load_weights, prefix
-from mammo_mlflow.training.inputs import StoredActivations, augment
-from mammo_mlflow.training.prepare import ensure_activations
+from mammo_mlflow.planning.activations import ensure_activations
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer, set_threads
+from mammo_mlflow.engine.loop import OPTIMIZERS
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.backend import fast_batch_norm, fast_optimizer, set_threads
-from mammo_mlflow.training.loop import OPTIMIZERS
 
 
 def test_threads_cannot_change_once_they_are_in_use(laboratory, frozen):

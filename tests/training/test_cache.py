@@ -9,7 +9,7 @@ import pytest
 from support import ROOT
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.jobs.cache import Cache
 
 KB = 1000
 
@@ -129,7 +129,7 @@ def test_the_directory_comes_from_the_environment(tmp_path, monkeypatch):
 MAKER = """
 import sys, time
 from pathlib import Path
-from mammo_mlflow.training.cache import Cache
+from mammo_mlflow.jobs.cache import Cache
 cache, mark = Cache(Path(sys.argv[1])), Path(sys.argv[2])
 with cache.creating("a", {}) as target:
     if target is not None:

@@ -12,9 +12,9 @@ import pytest
 
 from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.training.cross_validation import log_estimates
-from mammo_mlflow.training.executors import make_executor
-from mammo_mlflow.training.planner import Planner
 
 
 def probabilities(done):

@@ -5,10 +5,10 @@ import time
 
 import psutil
 import pytest
+from support_jobs import Call
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.executors import JobFailed, make_executor, process
-from mammo_mlflow.training.jobs import Job
+from mammo_mlflow.jobs.executors import JobFailed, make_executor, process
 
 NAMES = ("inline", "process")
 
@@ -32,7 +32,7 @@ def run(executor, jobs, on_event=lambda *_: None):
 
 
 def jobs(function, *arguments):
-    return [Job(f"job {i}", f"support_jobs:{function}", argument) for i, argument in enumerate(arguments)]
+    return [Call(name=f"job {i}", function=function, argument=argument) for i, argument in enumerate(arguments)]
 
 
 def test_every_job_is_answered_once(executor):
@@ -44,12 +44,12 @@ def test_every_job_is_answered_once(executor):
 
 def test_events_come_in_order_before_the_answer(executor):
     seen = []
-    for job, _ in executor.run(jobs("double", 1, 2), lambda job, event: seen.append((job.name, event["done"])), int):
+    for job, _ in executor.run(jobs("double", 1, 2), lambda job, event: seen.append((job.name, event.done)), int):
         assert [done for name, done in seen if name == job.name] == [1, 2, 3]
 
 
 def test_a_job_is_answered_what_it_asks(executor):
-    answers = run(executor, jobs("ask_twice", "a", "b"), lambda job, event: event.get("name", "").upper())
+    answers = run(executor, jobs("ask_twice", "a", "b"), lambda job, event: getattr(event, "name", "").upper())
     assert {job.argument: answer for job, answer in answers} == {"a": ["A0", "A1"], "b": ["B0", "B1"]}
 
 
@@ -63,7 +63,7 @@ def test_streamed_jobs_are_asked_for_as_they_end_and_failures_are_answers(execut
     for job, answer in executor.stream(next_job, lambda *_: None, lambda: None):
         if isinstance(answer, int) and answer == 6:
             waiting.extend(jobs("double", 50))
-        seen[job.target.split(":")[1], job.argument] = answer
+        seen[job.function, job.argument] = answer
     assert {seen["double", number] for number in (1, 2, 3, 50)} == {2, 4, 6, 100}
     assert (seen["mistake", 1].user, seen["mistake", 1].line) == (True, "folds: expected better")
     assert (seen["crash", 1].user, seen["crash", 1].line) == (False, "an unexpected runtime error: something broke")
@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_line(processes):
 
 
 def test_a_failure_ends_the_others(processes, tmp_path):
-    sleeper = Job("sleeper", "support_jobs:note_and_sleep", str(tmp_path / "pid"))
+    sleeper = Call(name="sleeper", function="note_and_sleep", argument=str(tmp_path / "pid"))
     running = processes.run([sleeper, *jobs("crash", 1)], lambda *_: None, lambda: None)
     with pytest.raises(JobFailed):
         list(running)
@@ -141,7 +141,7 @@ def test_a_failure_ends_the_others(processes, tmp_path):
 
 
 def test_giving_up_in_the_middle_ends_the_children(processes, tmp_path):
-    sleepers = [Job(n, "support_jobs:note_and_sleep", str(tmp_path / n)) for n in ("a", "b")]
+    sleepers = [Call(name=n, function="note_and_sleep", argument=str(tmp_path / n)) for n in ("a", "b")]
 
     def interrupt():
         if len(list(tmp_path.glob("[ab]"))) == 2:
@@ -156,7 +156,7 @@ def test_children_are_fresh_interpreters_where_forking_is_unsafe(monkeypatch):
     monkeypatch.setattr(process, "START", "spawn")
     executor = make_executor("process", 2)
     assert executor._context.get_start_method() == "spawn"
-    asked = lambda job, event: event.get("name", "").upper()  # noqa: E731
+    asked = lambda job, event: getattr(event, "name", "").upper()  # noqa: E731
     assert [answer for _, answer in run(executor, jobs("ask_twice", "a"), asked)] == [["A0", "A1"]]
     with pytest.raises(UserError, match="folds: expected better"):
         run(executor, jobs("mistake", 1))

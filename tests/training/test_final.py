@@ -2,10 +2,10 @@ import mlflow
 import numpy as np
 import pytest
 
-from mammo_mlflow.tracking.flavor import load_keras_model
-from mammo_mlflow.training.assemble import assemble, predict
-from mammo_mlflow.training.final import make_final
-from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
+from mammo_mlflow.engine.assembly import assemble, predict
+from mammo_mlflow.engine.flavor import load_keras_model
+from mammo_mlflow.jobs.contracts import AssembleJob, Part, PredictJob
+from mammo_mlflow.training.final_model import make_final
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,21 @@ def test_the_average_is_the_mean_of_its_tails(laboratory, average):
     for number, fit in enumerate(plan.fits):
         target = session.scratch / f"single-{number}"
         part = Part(plan.network, plan.weights, plan.description.tuned.index, (done.results[fit.name].tail,))
-        job = AssembleJob(part, {"patch": np.zeros((1, 32, 32, 1), np.uint16)}, {}, target)
+        job = AssembleJob(
+            name="assembling",
+            part=part,
+            examples={"patch": np.zeros((1, 32, 32, 1), np.uint16)},
+            metadata={},
+            output=target,
+        )
         assemble(job, lambda event: None)
-        job = PredictJob(target, laboratory.patch_set.directory / "public_test_tensor.npy", 1, plan.sides)
+        job = PredictJob(
+            name="test",
+            model=target,
+            tensor=laboratory.patch_set.directory / "public_test_tensor.npy",
+            threads=1,
+            sides=plan.sides,
+        )
         singles.append(predict(job, lambda event: None))
     np.testing.assert_allclose(np.mean(singles, axis=0), final.test["probability"], atol=1e-5)
     assert np.std(singles, axis=0).max() > 1e-4

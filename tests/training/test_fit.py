@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mammo_mlflow.training.fit import class_weights
+from mammo_mlflow.engine.train import class_weights
 
 
 def test_balanced_gives_each_class_the_others_share():

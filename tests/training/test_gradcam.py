@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import layers
 
+from mammo_mlflow.engine.gradcam import class_activation, explain
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.gradcam import class_activation, explain
-from mammo_mlflow.training.jobs import ExplainJob
+from mammo_mlflow.jobs.contracts import ExplainJob
 
 SIZE = 12
 
@@ -119,7 +119,18 @@ def test_a_figure_for_each_abnormality(tmp_path, patches):
     (tmp_path / "maps").mkdir()
     events = []
     network, pairs, maps = (tmp_path / name for name in ("model.keras", "pairs.npy", "maps"))
-    job = ExplainJob(network, pairs, 1, {"patch": 1}, ("m",), np.ones((3, 1)), "title", "note", maps)
+    job = ExplainJob(
+        name="overlays",
+        model=network,
+        tensor=pairs,
+        threads=1,
+        sides={"patch": 1},
+        names=("m",),
+        answers=np.ones((3, 1)),
+        title="title",
+        note="note",
+        output=maps,
+    )
     assert explain(job, events.append) == 3
     assert sorted(one.name for one in (tmp_path / "maps").iterdir()) == [f"row-{row:06d}.png" for row in (1, 3, 5)]
-    assert events[-1]["done"] == 3
+    assert events[-1].done == 3

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mammo_mlflow.training.backend import fastest_feed
-from mammo_mlflow.training.inputs import Constant, Inputs, Patches, StoredActivations, all_views, one_or_all
-from mammo_mlflow.training.loop import Batches
+from mammo_mlflow.engine.backend import fastest_feed
+from mammo_mlflow.engine.batches import Batches
+from mammo_mlflow.engine.inputs import Constant, Inputs, Patches, StoredActivations, all_views, one_or_all
 
 ROWS = np.arange(6)
 

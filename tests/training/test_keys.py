@@ -8,11 +8,11 @@ import pytest
 from mammo_mlflow import experiment as experiments
 from mammo_mlflow.ensembles import methods
 from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.contracts import Cut, Description
 from mammo_mlflow.models import weights
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights
-from mammo_mlflow.training import plan as plans
-from mammo_mlflow.training.jobs import Cut, Description
-from mammo_mlflow.training.planner import _plan
+from mammo_mlflow.planning import plan as plans
+from mammo_mlflow.planning.planner import _plan
 
 PATCHES = 48
 IMAGENET = Weights("file", "imagenet", "w" * 64, "here")

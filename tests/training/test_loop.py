@@ -5,9 +5,10 @@ import keras
 import numpy as np
 import pytest
 
+from mammo_mlflow.engine.backend import fastest_feed
+from mammo_mlflow.engine.batches import Batches
+from mammo_mlflow.engine.loop import fit, private_memory
 from mammo_mlflow.experiment import TrainingSpec
-from mammo_mlflow.training.backend import fastest_feed
-from mammo_mlflow.training.loop import Batches, fit, private_memory
 
 LABELS = np.arange(40) % 2
 ROWS = np.arange(4, 40)
@@ -117,12 +118,12 @@ def test_each_epoch_is_reported_as_it_ends():
     events = []
     inputs = (Store()(ROWS, np.zeros(len(ROWS), int)), LABELS[ROWS])
     history, kept, peak = train(model(), validation=inputs, start=5, stage="tuned", emit=events.append)
-    assert [event["epoch"] for event in events] == [row["epoch"] for row in history] == [6, 7, 8]
+    assert [event.epoch for event in events] == [row["epoch"] for row in history] == [6, 7, 8]
     assert {row["stage"] for row in history} == {"tuned"}
-    assert set(events[0]["figures"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert set(events[0].figures) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert kept == 3
     assert peak > 0
-    assert events[0]["time"] <= events[2]["time"]
+    assert events[0].time <= events[2].time
 
 
 def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
@@ -137,7 +138,7 @@ def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
         spec=spec,
         epochs=30,
         learning_rate=5e-3,
-        emit=lambda e: losses.append(e["figures"]["inner_loss"]),
+        emit=lambda e: losses.append(e.figures["inner_loss"]),
     )
     assert kept == int(np.argmin(losses)) + 1
     assert len(history) == kept + 2 < 30

@@ -5,8 +5,8 @@ import pytest
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.planner import Planner, resolve_precision
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.planning.planner import Planner, resolve_precision
 
 
 def test_folds_and_refit(laboratory):
@@ -123,7 +123,7 @@ def test_random_weights_of_an_earlier_version_are_told(laboratory, tmp_path, cap
         def run(self, given, *_):
             for job in given:
                 jobs.append(job)
-                job.argument.target.write_bytes(b"weights")
+                job.output.write_bytes(b"weights")
                 yield job, None
 
     for earlier in (False, True):
@@ -134,7 +134,7 @@ def test_random_weights_of_an_earlier_version_are_told(laboratory, tmp_path, cap
         planner._find_weights(asked)
         planner._calibrate(asked)
         assert ("random weights of an earlier version" in caplog.text) == earlier
-    assert [job.argument.backbone for job in jobs] == ["vgg16", "vgg16"]
+    assert [job.backbone for job in jobs] == ["vgg16", "vgg16"]
 
 
 def test_patches_too_small_for_a_backbone(laboratory):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.prepare import ensure_activations, missing_activations
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.planning.activations import ensure_activations, missing_activations
 
 
 class Recorded:
@@ -16,9 +16,9 @@ class Recorded:
         self.__dict__.update({name: getattr(session, name) for name in ("writer", "progress", "cores")}, cache=cache)
         self.starts, self._session = [], session
 
-    def run_one(self, name, target, job):
+    def run_one(self, job):
         self.starts.append((job.cut.index, job.start))
-        return self._session.run_one(name, target, job)
+        return self._session.run_one(job)
 
 
 def test_each_cut_is_computed_from_the_nearest_one_and_pooled_features_from_flat_ones(laboratory, tmp_path):

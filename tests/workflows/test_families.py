@@ -12,8 +12,8 @@ import pytest
 from support import PHANTOM, Outcome, Server, Store, environment, free_port
 
 from mammo_mlflow.cli import main
+from mammo_mlflow.engine.inputs import all_views
 from mammo_mlflow.models.siamese import before_head
-from mammo_mlflow.training.inputs import all_views
 
 FEW = (*PHANTOM, "--epochs", "2")
 ENCODER = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")

@@ -18,10 +18,10 @@ from mlflow.tracking import MlflowClient
 from support import Outcome, command, environment
 
 from mammo_mlflow.cli import main
+from mammo_mlflow.engine.flavor import save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.spending import ALPHA, share
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.flavor import save_keras_model
 from mammo_mlflow.tracking.promotion import FROM, champion_of, deciding, promote, settle
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer

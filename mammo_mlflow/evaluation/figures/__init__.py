@@ -1,11 +1,11 @@
 """Figures, each a matplotlib `Figure` without pyplot's global state; `save` writes one to a PNG."""
 
-from .classification import calibration, confusion_matrix, roc_curves
-from .ensembles import disagreement_map, members_joining, methods_compared
-from .overview import confusion_matrices, costs, operating_curves
-from .patches import activation_overlays, class_distribution, patch_sheet
-from .style import save
-from .training import fold_overview, training_curves
+from mammo_mlflow.evaluation.figures.classification import calibration, confusion_matrix, roc_curves
+from mammo_mlflow.evaluation.figures.ensembles import disagreement_map, members_joining, methods_compared
+from mammo_mlflow.evaluation.figures.overview import confusion_matrices, costs, operating_curves
+from mammo_mlflow.evaluation.figures.patches import activation_overlays, class_distribution, patch_sheet
+from mammo_mlflow.evaluation.figures.style import save
+from mammo_mlflow.evaluation.figures.training import fold_overview, training_curves
 
 __all__ = [
     "activation_overlays",

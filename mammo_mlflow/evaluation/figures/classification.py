@@ -11,11 +11,22 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
-from .. import weighted
-from ..intervals import cluster_note, metric_estimate, roc_band
-from ..metrics import COUNTS, scores
-from ..weighted import Floats
-from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, line_style, new_figure, tidy, wrap
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.figures.style import (
+    INK,
+    QUIET,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    colour,
+    joined,
+    line_style,
+    new_figure,
+    tidy,
+    wrap,
+)
+from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate, roc_band
+from mammo_mlflow.evaluation.metrics import COUNTS, scores
+from mammo_mlflow.evaluation.weighted import Floats
 
 Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
 

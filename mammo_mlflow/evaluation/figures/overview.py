@@ -9,10 +9,21 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from ..metrics import scores
-from ..weighted import Floats
-from .classification import draw_matrix
-from .style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, line_style, new_figure, tidy, wrap
+from mammo_mlflow.evaluation.figures.classification import draw_matrix
+from mammo_mlflow.evaluation.figures.style import (
+    INK,
+    QUIET,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    colour,
+    joined,
+    line_style,
+    new_figure,
+    tidy,
+    wrap,
+)
+from mammo_mlflow.evaluation.metrics import scores
+from mammo_mlflow.evaluation.weighted import Floats
 
 Judged = tuple[npt.ArrayLike, npt.ArrayLike, float]
 """Labels int (n,), probabilities float (n,), decision threshold."""

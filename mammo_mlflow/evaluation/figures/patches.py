@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from .style import QUIET, SMALL_SIZE, TEXT_SIZE, colour, new_figure, tidy, wrap
+from mammo_mlflow.evaluation.figures.style import QUIET, SMALL_SIZE, TEXT_SIZE, colour, new_figure, tidy, wrap
 
 
 def class_distribution(counts: dict[str, dict[str, int]], title: str, note: str | None = None) -> Figure:

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
-from ..metrics import mean_sd
-from ..weighted import Floats
-from .style import QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, new_figure, tidy, wrap
+from mammo_mlflow.evaluation.figures.style import QUIET, SMALL_SIZE, TEXT_SIZE, colour, joined, new_figure, tidy, wrap
+from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.evaluation.weighted import Floats
 
 OWN_COLOUR = 4
 """Up to so many histories have a colour each; more are thin lines around their mean."""

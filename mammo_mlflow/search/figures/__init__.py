@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import optuna
 from matplotlib.figure import Figure
 
-from .finished import finished_trials
-from .parameters import importance_shares, importances, parallel_coordinates, slices
-from .trials import history, pareto
+from mammo_mlflow.search.figures.finished import finished_trials
+from mammo_mlflow.search.figures.parameters import importance_shares, importances, parallel_coordinates, slices
+from mammo_mlflow.search.figures.trials import history, pareto
 
 __all__ = ["study_figures"]
 

@@ -24,8 +24,16 @@ from mammo_mlflow.evaluation.figures.style import (
     wrap,
 )
 from mammo_mlflow.evaluation.weighted import Floats
-
-from .finished import BEST_COLOUR, PAPER_COLOUR, SHADES, TRIAL_COLOUR, Finished, Parameter, better, mark
+from mammo_mlflow.search.figures.finished import (
+    BEST_COLOUR,
+    PAPER_COLOUR,
+    SHADES,
+    TRIAL_COLOUR,
+    Finished,
+    Parameter,
+    better,
+    mark,
+)
 
 ABSENT = -0.12
 """Where parallel coordinates show that a trial does not have a parameter, below the axis from 0 to 1."""

@@ -11,8 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from mammo_mlflow.evaluation.figures.style import QUIET, SMALL_SIZE, joined, new_figure, tidy
-
-from .finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, better, mark
+from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, better, mark
 
 
 def history(finished: Finished, note: str | None) -> Figure:

@@ -15,13 +15,9 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from mammo_mlflow.models.encoders import build_encoder
-from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
-from mammo_mlflow.models.siamese import before_head, joined_shape
-from mammo_mlflow.models.synthetic import calibration_patches
-from mammo_mlflow.training.backend import set_threads
-from mammo_mlflow.training.inputs import StoredActivations, all_views
-from mammo_mlflow.training.jobs import (
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.inputs import StoredActivations, all_views
+from mammo_mlflow.jobs.contracts import (
     ActivationJob,
     CalibrateJob,
     Cut,
@@ -30,7 +26,12 @@ from mammo_mlflow.training.jobs import (
     Emit,
     FeatureJob,
     Network,
+    StepsDone,
 )
+from mammo_mlflow.models.encoders import build_encoder
+from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
+from mammo_mlflow.models.siamese import before_head, joined_shape
+from mammo_mlflow.models.synthetic import calibration_patches
 
 BATCH = 32
 PROBE_PATCHES = 32
@@ -62,20 +63,20 @@ def calibrate(job: CalibrateJob, emit: Emit) -> None:
     patches = calibration_patches()
     base = build_base(job.backbone, patches.shape[1], "average", "float32")
     calibrate_random(base, patches.astype(np.float32)[..., None])
-    partial = job.target.with_name(f"partial-{job.target.name}")
+    partial = job.output.with_name(f"partial-{job.output.name}")
     try:
         base.save_weights(partial)
-        partial.replace(job.target)
+        partial.replace(job.output)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def compute(job: ActivationJob, emit: Emit) -> None:
-    """Write the activations at `job.cut` to `job.target`; emits `progress` events (done, total patches).
+    """Write the activations at `job.cut` to `job.output`; emits `progress` events (done, total patches).
 
     View v of a pair has one transform for good, whatever the seed of the experiment, so that all seeds share the file.
     """
-    emit({"kind": "progress", "done": 0, "total": 1})
+    emit(StepsDone(0, 1))
     set_threads(job.threads)
     base = encoder(job.network)
     load_weights(base, job.weights)
@@ -88,12 +89,12 @@ def compute(job: ActivationJob, emit: Emit) -> None:
             return all_views(patches, rows, job.views, job.augmentation)
         return stored(rows).reshape(-1, *network.input_shape[1:])
 
-    _write(job.target, network, read, len(patches), job.views, job.cut, emit)
+    _write(job.output, network, read, len(patches), job.views, job.cut, emit)
 
 
 def compute_features(job: FeatureJob, emit: Emit) -> None:
-    """Write what the head of a trained tail stands on to `job.target`, as `compute` does."""
-    emit({"kind": "progress", "done": 0, "total": 1})
+    """Write what the head of a trained tail stands on to `job.output`, as `compute` does."""
+    emit(StepsDone(0, 1))
     set_threads(job.threads)
     network = before_head(keras.saving.load_model(job.tail, compile=False))
     total = len(np.load(job.tensor, mmap_mode="r")) // 2
@@ -107,7 +108,7 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
             found = {name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()}
         return found if len(found) > 1 else next(iter(found.values()))
 
-    _write(job.target, network, read, total, job.views, job.cut, emit)
+    _write(job.output, network, read, total, job.views, job.cut, emit)
 
 
 def storage_dtype(cut: Cut) -> type:
@@ -139,7 +140,7 @@ def _write(
             seen = keras.tree.map_structure(lambda one: _padded(one, block * (views + 1)), read(rows))
             out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(seen), "float32"))
             file.write(_to_storage(out[: len(rows) * (views + 1)], cut).tobytes())
-            emit({"kind": "progress", "done": int(rows[-1]) + 1, "total": total})
+            emit(StepsDone(int(rows[-1]) + 1, total))
 
 
 def _padded(batch: np.ndarray, size: int) -> np.ndarray:

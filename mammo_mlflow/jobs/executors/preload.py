@@ -13,8 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mammo_mlflow.jobs.executors.process import COORDINATOR
 from mammo_mlflow.processes import silent_stderr
-from mammo_mlflow.training.executors.process import COORDINATOR
 
 
 @contextmanager
@@ -38,4 +38,4 @@ def _watching_parent() -> Iterator[None]:
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the coordinator's to handle
 with _watching_parent(), silent_stderr():
-    importlib.import_module("mammo_mlflow.training.fit")
+    importlib.import_module("mammo_mlflow.engine.train")

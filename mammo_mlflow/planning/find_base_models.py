@@ -1,40 +1,29 @@
-"""The registered models that a conditioned model is built on, found again with their folds and tails.
-
-In fold k the features come from the benign/malignant model that was trained without fold k, and the condition is the
-out-of-fold prediction of the mass/calcification model: no patch is described by a model that was trained on it. In the
-refit the features come from the registered model itself.
-"""
+"""Finding the registered models that conditioned models and ensembles are built on, with their folds and tails."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mammo_mlflow.data.patches import targets
 from mammo_mlflow.data.splits import folds_sha256
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.experiment import (
     COMMON_FOLDS,
-    CONDITION,
     NETWORKS,
     CrossValidationSpec,
     Experiment,
     build,
     build_from_text,
-    canonical_json,
 )
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.base_models import Source, Sources
+from mammo_mlflow.planning.plan import REFIT, Fit, Plan
+from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_models, find_run, registered_names
 from mammo_mlflow.tracking.resume import finished_runs
-from mammo_mlflow.training.fits import fetch_fit
-from mammo_mlflow.training.jobs import Cut, Description, Part
-from mammo_mlflow.training.plan import ACTIVATIONS_VERSION, REFIT, Activations, Fit, Plan, sha256, stored_bytes
-from mammo_mlflow.training.planner import Planner
-from mammo_mlflow.training.session import Session
 
 _MADE_OF = ("weights_sha256", "folds_sha256", "keras_backend")
 """The tags that say why a model found again is not what it was."""
@@ -43,96 +32,6 @@ FAMILIES = ("pretrained", "scratch", "siamese")
 
 Command = Callable[[str, Mapping[str, Any]], str]
 """Spells the command of an entry point with these parameters, on the data of this command."""
-
-
-@dataclass(frozen=True)
-class Derived:
-    """The features of one fit of a source, as a cache entry, and how they are computed."""
-
-    plan: Plan
-    fit: str
-    tail: Path
-    prefixes: dict[str, Activations]
-    entry: Activations
-
-
-@dataclass(frozen=True)
-class Source:
-    """A registered model: its plan, the tail of each of its fits, and its out-of-fold predictions (n,)."""
-
-    field: str
-    version: Version
-    plan: Plan
-    tails: dict[str, Path]
-    out_of_fold: np.ndarray
-
-    @property
-    def part(self) -> Part:
-        """The registered model, to be built again."""
-        return Part(self.plan.network, self.plan.weights, self.plan.description.trained.index, (self.tails[REFIT],))
-
-    def derived(self, fit: str, asked: Experiment) -> Derived:
-        """What the head of a fit's model stands on, in the views of `asked`."""
-        training = asked.training
-        changes = {"views": training.views, "augmentation": training.augmentation}
-        own = self.plan.experiment.flat()
-        changed = self.plan.experiment.changed(**{k: v for k, v in changes.items() if k in own})
-        plan = replace(self.plan, experiment=changed)
-        first, second = plan.inputs(plan.fits[0])
-        prefixes = second or first
-        # the features of frozen layers are the same in every fold
-        whose = "" if prefixes and not second else next(one.key for one in plan.fits if one.name == fit)
-        facts = {**changes, "of": [one.key for one in prefixes.values()], "whose": whose}
-        facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
-        if not prefixes:  # else in their keys
-            facts["version"] = ACTIVATIONS_VERSION
-        cut = Cut(0, plan.description.head, "float32")
-        size = stored_bytes(cut, len(plan.labels), training.views)
-        key = sha256(canonical_json(facts))
-        derived = Derived(plan, fit, self.tails[fit], prefixes, Activations(key, cut, size, key, None))
-        return replace(derived, entry=replace(derived.entry, derived=derived))
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a conditioned model is built on; without `condition` it is given the true type.
-
-    `as_class`: the condition is made a class, as `models.conditioned.class_of` does in the whole model.
-    """
-
-    features: Source
-    condition: Source | None
-    as_class: bool = False
-
-    @property
-    def all(self) -> tuple[Source, ...]:
-        """Both, or the one."""
-        return (self.features,) if self.condition is None else (self.features, self.condition)
-
-    @property
-    def weights(self) -> Weights:
-        """Which registered models these are, as the identity that keys hash; random weights are said on."""
-        said = [source.plan.weights.label for source in self.all]
-        label = "random" if "random" in said else ", ".join(dict.fromkeys(said))
-        keys = [fit.key for source in self.all for fit in source.plan.fits]
-        identity = sha256(canonical_json(keys))
-        named = ", ".join(str(source.version) for source in self.all)
-        return Weights("none", label, identity, named)
-
-    @property
-    def description(self) -> Description:
-        """What the head stands on: the features and, beside them, the condition."""
-        (width,) = self.features.plan.description.head
-        parameters = sum(source.plan.description.parameters for source in self.all)
-        speed = self.features.plan.description.patches_per_second
-        return Description(Cut(0, (width,), "float32"), None, (width + 1,), parameters, speed)
-
-    def constants(self, types: np.ndarray) -> dict[str, np.ndarray]:
-        """The condition (n,) of each training abnormality of these types, from a model that was not trained on it."""
-        if self.condition is None:
-            return {CONDITION: targets(types, "mass_calc").astype(np.float32)}
-        found = self.condition.out_of_fold
-        return {CONDITION: (found > 0.5).astype(np.float32) if self.as_class else found}
 
 
 class Missing(UserError):  # noqa: N818 - beside `Faults`

@@ -16,10 +16,8 @@ from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed, Float, Hy
 
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.models.encoders import build_encoder
-from mammo_mlflow.models.network import build_head, build_whole
-from mammo_mlflow.models.siamese import joined_shape
-from mammo_mlflow.search.architectures import (
+from mammo_mlflow.jobs.contracts import DrawJob, Emit, Suggestion
+from mammo_mlflow.models.drawn import (
     CONVOLUTIONS,
     DROPOUTS,
     HEAD_WIDTHS,
@@ -29,11 +27,12 @@ from mammo_mlflow.search.architectures import (
     POOL_DROPOUTS,
     SCRATCH_WIDTHS,
     STRIDE,
-    DrawJob,
     block_counts,
     filters,
 )
-from mammo_mlflow.training.jobs import Emit
+from mammo_mlflow.models.encoders import build_encoder
+from mammo_mlflow.models.network import build_head, build_whole
+from mammo_mlflow.models.siamese import joined_shape
 
 Suggest = Callable[[str, dict[str, Any]], Any]
 
@@ -168,15 +167,13 @@ HYPERMODELS: dict[str, type[DrawnModel]] = {"head": HeadHyperModel, "scratch": S
 def draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
     """Draw an architecture: the values of `ModelSpec`, such as {"dense": "256-64", "dropout": 0.2, …}.
 
-    `emit` answers {"kind": "suggest", "name", "distribution"} events with a value. The model is built, so that what
+    `emit` answers each `Suggestion` with a value. The model is built, so that what
     cannot be is known before it is trained. Raises `UserError` for that, and for an unknown architecture.
     """
     if job.architecture not in HYPERMODELS:
         raise unknown_name("architecture", job.architecture, HYPERMODELS)
     hypermodel = HYPERMODELS[job.architecture](job)
-    hp = DrawnHyperParameters(
-        lambda name, distribution: emit({"kind": "suggest", "name": name, "distribution": distribution})
-    )
+    hp = DrawnHyperParameters(lambda name, distribution: emit(Suggestion(name, distribution)))
     values = hypermodel.values(hp)  # before the build: an error of the answers is not one of the architecture
     try:
         hypermodel.build(hp)

@@ -17,17 +17,17 @@ from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, Estimate, scores, stored_estimate
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.jobs.contracts import AssembleJob, Part, PredictJob
+from mammo_mlflow.jobs.session import Session
 from mammo_mlflow.pixels import describe_ranges
+from mammo_mlflow.planning.plan import REFIT, Plan
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.cross_validation import CrossValidation, log_estimates
-from mammo_mlflow.training.fits import plan_dataset
-from mammo_mlflow.training.jobs import AssembleJob, Part, PredictJob
-from mammo_mlflow.training.plan import REFIT, Plan
-from mammo_mlflow.training.session import Session
+from mammo_mlflow.training.fit_runs import plan_dataset
 
 EXAMPLE_PATCHES = 2
 _COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", "mammo.no_interval")
@@ -81,16 +81,17 @@ def make_final(
     directory = session.scratch / f"model-{run.id}"
     sources = plan.sources
     values = describe_ranges(plan.patch_set.train.patches, plan.sides)
-    job = AssembleJob(
-        Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
-        _examples(plan),
-        {"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
-        directory,
-        None if sources is None else sources.features.part,
-        None if sources is None or sources.condition is None else sources.condition.part,
-    )
     backbone = plan.experiment.model.backbone
-    session.run_one(f"{backbone} assembling", "mammo_mlflow.training.assemble:assemble", job)
+    job = AssembleJob(
+        name=f"{backbone} assembling",
+        part=Part(plan.network, plan.weights, plan.description.trained.index, tuple(tails)),
+        examples=_examples(plan),
+        metadata={"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
+        output=directory,
+        features=None if sources is None else sources.features.part,
+        condition=None if sources is None or sources.condition is None else sources.condition.part,
+    )
+    session.run_one(job)
     session.writer.drain()
     marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
     marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
@@ -98,15 +99,14 @@ def make_final(
         marks |= compared_tag(session.writer, [source.version for source in sources.all])
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
     predicted = session.run_one(
-        f"{backbone} test",
-        "mammo_mlflow.training.assemble:predict",
         PredictJob(
-            logged.path,
-            plan.patch_set.directory / "public_test_tensor.npy",
-            session.cores,
-            plan.sides,
-            plan.constants(plan.patch_set.test.types),
-        ),
+            name=f"{backbone} test",
+            model=logged.path,
+            tensor=plan.patch_set.directory / "public_test_tensor.npy",
+            threads=session.cores,
+            sides=plan.sides,
+            constants=plan.constants(plan.patch_set.test.types),
+        )
     )
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from ..models.network import load_weights, prefix
-from ..tracking.flavor import load_answering_model, save_answering_model
-from ..training.activations import encoder
-from ..training.backend import set_threads
-from ..training.jobs import Emit, Part, PredictJob
-from .jobs import FACTS, LEVEL1, MEMBERS, EnsembleJob
+from mammo_mlflow.engine.activations import encoder
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.flavor import load_answering_model, save_answering_model
+from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS, AnswerJob, Emit, EnsembleJob, Part, StepsDone
+from mammo_mlflow.models.network import load_weights, prefix
 
-HERE = Path(__file__).parent
 BATCH = 32
 
 
 def assemble(job: EnsembleJob, emit: Emit) -> None:
     """Write the MLflow model directory: patches in, probability, decision and each member's probability out."""
-    folder = job.target.with_name(f"{job.target.name}-files")
+    folder = job.output.with_name(f"{job.output.name}-files")
     folder.mkdir(parents=True)
     members = join_members(job.parts)
     members.save(folder / MEMBERS)
     (folder / LEVEL1).write_bytes(job.level1.read_bytes())
     (folder / FACTS).write_text(json.dumps({"members": job.names, "threshold": job.threshold}))
     save_answering_model(
-        HERE / "served.py",
-        [HERE / "level1.py"],
+        job.code[0],
+        job.code[1:],
         {"ensemble": folder},
-        job.target,
+        job.output,
         job.examples,
         {"probability": float, "decision": int, **dict.fromkeys(job.names, float)},
         job.metadata,
@@ -97,9 +94,9 @@ def _encoder_of(part: Part) -> str:
     return f"{network.model.backbone} {network.model.pooling} {network.precision} {part.weights.identity}"
 
 
-def answer(job: PredictJob, emit: Emit) -> np.ndarray:
+def answer(job: AnswerJob, emit: Emit) -> np.ndarray:
     """The logged ensemble's answers (n, 2 + members) for every abnormality; emits `progress` events."""
-    emit({"kind": "progress", "done": 0, "total": 1})
+    emit(StepsDone(0, 1))
     set_threads(job.threads)
     model = load_answering_model(job.model)
     tensor = np.load(job.tensor, mmap_mode="r")
@@ -108,5 +105,5 @@ def answer(job: PredictJob, emit: Emit) -> np.ndarray:
         rows = slice(start, min(start + BATCH, total))
         batch = {name: np.asarray(tensor[first::2][rows])[..., None] for name, first in job.sides.items()}
         out.append(model.predict(batch if len(batch) > 1 else next(iter(batch.values()))).to_numpy(np.float64))
-        emit({"kind": "progress", "done": rows.stop, "total": total})
+        emit(StepsDone(rows.stop, total))
     return np.concatenate(out)

@@ -24,15 +24,15 @@ from mammo_mlflow.experiment import (
     ModelSpec,
     TrainingSpec,
 )
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, Network
+from mammo_mlflow.jobs.executors import AnyJob, Executor
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, file_sha256, find_weights
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.executors import Executor
-from mammo_mlflow.training.jobs import CalibrateJob, DescribeJob, Description, Job, Network
 
 if TYPE_CHECKING:
-    from mammo_mlflow.training.sources import Sources
+    from mammo_mlflow.planning.base_models import Sources
 
-from mammo_mlflow.training.plan import REFIT, Fit, Plan, keras_backend
+from mammo_mlflow.planning.plan import REFIT, Fit, Plan, keras_backend
 
 RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
 
@@ -125,16 +125,12 @@ class Planner:
         distinct = dict.fromkeys(_shape_of(self._network(experiment)) for experiment in experiments)
         threads = experiments[0].training.threads
         jobs = [
-            Job(
-                f"describe {index}",
-                "mammo_mlflow.training.activations:describe",
-                DescribeJob(network, threads, self._probe),
-            )
+            DescribeJob(name=f"describe {index}", network=network, threads=threads, probe=self._probe)
             for index, network in enumerate(distinct)
             if network not in self._descriptions
         ]
         for job, answer in self._run(jobs):
-            self._descriptions[job.argument.network] = answer
+            self._descriptions[job.network] = answer
 
     def _calibrate(self, experiment: Experiment) -> None:
         """Random weights made, once, into the cache: every process, fold and data set then reads the same file."""
@@ -150,11 +146,11 @@ class Planner:
                 cache.make_room(0, int(RANDOM_ROOM * BACKBONES[backbone].parameters))
                 if any(cache.root.glob(f"random-{backbone}-*.weights.h5")):
                     _log.info("%s: folds with random weights of an earlier version are trained again", backbone)
-                job = CalibrateJob(backbone, experiment.training.threads, target)
-                list(self._run([Job("calibrate", "mammo_mlflow.training.activations:calibrate", job)]))
+                threads = experiment.training.threads
+                list(self._run([CalibrateJob(name="calibrate", backbone=backbone, threads=threads, output=target)]))
         self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
+    def _run(self, jobs: Sequence[AnyJob]) -> Iterator[tuple[AnyJob, Any]]:
         return self._executor.run(jobs, lambda *_: None, lambda: None)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
+from typing import Any
 
-from mammo_mlflow.training.executors.base import Executor, OnEvent
-from mammo_mlflow.training.executors.target import attempt
-from mammo_mlflow.training.jobs import Job
+from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.target import attempt
 
 
 class InlineExecutor(Executor):
     """Runs each job by a plain call; an exception of the job itself comes through `run` as it is."""
 
     def stream(
-        self, next_job: Callable[[], Job | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[Job, object], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Generator[tuple[AnyJob, Any], None, None]:
         """See `Executor.stream`."""
         while (job := next_job()) is not None:
             yield job, attempt(job, partial(on_event, job))

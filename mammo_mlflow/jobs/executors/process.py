@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from mammo_mlflow.errors import expected
+from mammo_mlflow.jobs.contracts import Event, Failure, Job, Suggestion
+from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.processes import serve_parent
-from mammo_mlflow.training.executors.base import Executor, OnEvent
-from mammo_mlflow.training.executors.target import attempt
-from mammo_mlflow.training.jobs import QUESTIONS, Event, Failure, Job
 
 COORDINATOR = "MAMMO_COORDINATOR_PID"
 """Tells the fork server, while it still imports, whose end is its own."""
@@ -37,7 +37,7 @@ START = "forkserver" if sys.platform == "linux" else "spawn"
 
 OOM_SCORE = "500"
 
-PRELOAD = "mammo_mlflow.training.executors.preload"
+PRELOAD = "mammo_mlflow.jobs.executors.preload"
 
 
 def start_server() -> ForkServerContext | SpawnContext:
@@ -67,18 +67,18 @@ class ProcessExecutor(Executor):
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._context = start_server()
-        self._children: dict[Any, tuple[Job, Any]] = {}
+        self._children: dict[Any, tuple[Any, Any]] = {}
 
     def stream(
-        self, next_job: Callable[[], Job | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[Job, object], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Generator[tuple[AnyJob, Any], None, None]:
         """See `Executor.stream`."""
         if self._children:
             raise RuntimeError("the executor is at work already: jobs beside these need another one")
         try:
             while True:
-                while len(self._children) < self._workers and (job := next_job()) is not None:
-                    self._start(job)
+                while len(self._children) < self._workers and (asked := next_job()) is not None:
+                    self._start(asked)
                 if not self._children:
                     return
                 ready = wait(list(self._children), timeout=0.5)
@@ -87,7 +87,7 @@ class ProcessExecutor(Executor):
                     kind, content = self._receive(connection, process)
                     if kind == "event":
                         answer = on_event(job, content)
-                        if content["kind"] in QUESTIONS:
+                        if isinstance(content, Suggestion):
                             connection.send(answer)
                         continue
                     del self._children[connection]
@@ -134,7 +134,7 @@ def _child(job: Job, connection: Connection) -> None:
     def emit(event: Event) -> Any:
         with talking:
             connection.send(("event", event))
-            return connection.recv() if event["kind"] in QUESTIONS else None
+            return connection.recv() if isinstance(event, Suggestion) else None
 
     answer = attempt(job, emit)
     if isinstance(answer, Failure):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mammo_mlflow.experiment import BASELINE, ROWS
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.jobs import ActivationJob, FeatureJob
-from mammo_mlflow.training.plan import Activations, Plan
-from mammo_mlflow.training.session import Session
-from mammo_mlflow.training.sources import Derived
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.contracts import ActivationJob, FeatureJob
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.base_models import Derived
+from mammo_mlflow.planning.plan import Activations, Plan
 
 FLATTEN = "flatten"
 
@@ -63,20 +63,20 @@ def _compute(
     if source is not None:  # flattened features are the layer before them in another shape
         start = source.cut.index - (source.pooling == FLATTEN)
     job = ActivationJob(
-        plan.network,
-        plan.weights,
-        plan.patch_set.directory / "train_tensor.npy",
-        entry.cut,
-        plan.experiment.training.views,
-        plan.experiment.training.augmentation,
-        session.cores,
-        target,
-        start,
-        None if source is None else paths[source.key],
-        entry.first,
+        name=f"{plan.experiment.model.backbone} {'baseline ' if entry.first == ROWS[BASELINE] else ''}activations",
+        network=plan.network,
+        weights=plan.weights,
+        tensor=plan.patch_set.directory / "train_tensor.npy",
+        cut=entry.cut,
+        views=plan.experiment.training.views,
+        augmentation=plan.experiment.training.augmentation,
+        threads=session.cores,
+        output=target,
+        start=start,
+        source=None if source is None else paths[source.key],
+        first=entry.first,
     )
-    name = f"{plan.experiment.model.backbone} {'baseline ' if entry.first == ROWS[BASELINE] else ''}activations"
-    session.run_one(name, "mammo_mlflow.training.activations:compute", job)
+    session.run_one(job)
 
 
 def _derive(session: Session, plan: Plan, entry: Activations, derived: Derived, target: Path) -> None:
@@ -85,15 +85,15 @@ def _derive(session: Session, plan: Plan, entry: Activations, derived: Derived, 
     paths = ensure_activations(session, [derived.plan]) if prefixes else {}
     training = plan.experiment.training
     job = FeatureJob(
-        derived.tail,
-        plan.patch_set.directory / "train_tensor.npy",
-        derived.plan.sides,
-        {side: paths[one.key] for side, one in prefixes.items()} if prefixes else None,
-        entry.cut,
-        training.views,
-        training.augmentation,
-        session.cores,
-        target,
+        name=f"{derived.plan.experiment.model.backbone} features {derived.fit}",
+        tail=derived.tail,
+        tensor=plan.patch_set.directory / "train_tensor.npy",
+        sides=derived.plan.sides,
+        sources={side: paths[one.key] for side, one in prefixes.items()} if prefixes else None,
+        cut=entry.cut,
+        views=training.views,
+        augmentation=training.augmentation,
+        threads=session.cores,
+        output=target,
     )
-    name = f"{derived.plan.experiment.model.backbone} features {derived.fit}"
-    session.run_one(name, "mammo_mlflow.training.activations:compute_features", job)
+    session.run_one(job)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.contracts import Answer, Event, Job, StepsDone
+from mammo_mlflow.jobs.executors import AnyJob, Executor, OnEvent
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.training.cache import Cache
-from mammo_mlflow.training.executors import Executor, OnEvent
-from mammo_mlflow.training.jobs import Event, Job
 
 
 class Progress(Protocol):
@@ -33,19 +33,21 @@ class Session:
     resume: bool
     cores: int
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent | None = None) -> Iterator[tuple[Job, Any]]:
+    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent | None = None) -> Iterator[tuple[AnyJob, Any]]:
         """Run jobs, writing to the tracker meanwhile; `progress` events are shown under the job's name."""
         return self.executor.run(jobs, self._handler(on_event), self.writer.flush)
 
-    def stream(self, next_job: Callable[[], Job | None], on_event: OnEvent) -> Generator[tuple[Job, Any], None, None]:
+    def stream(
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent
+    ) -> Generator[tuple[AnyJob, Any], None, None]:
         """The same for jobs that are asked for while a worker is free; a failed job's answer is its `Failure`."""
         return self.executor.stream(next_job, self._handler(on_event), self.writer.flush)
 
     def _handler(self, on_event: OnEvent | None) -> OnEvent:
-        def handle(job: Job, event: Event) -> Any:
+        def handle(job: Job[Any], event: Event) -> Any:
             answer = None
-            if event["kind"] == "progress":
-                self.progress.update(job.name, event["done"], event["total"])
+            if isinstance(event, StepsDone):
+                self.progress.update(job.name, event.done, event.total)
             elif on_event is not None:
                 answer = on_event(job, event)
             self.writer.flush()
@@ -53,6 +55,7 @@ class Session:
 
         return handle
 
-    def run_one(self, name: str, target: str, argument: Any, on_event: OnEvent | None = None) -> Any:
+    def run_one(self, job: Job[Answer], on_event: OnEvent | None = None) -> Answer:
         """Run a single job and return its answer."""
-        return next(answer for _, answer in list(self.run([Job(name, target, argument)], on_event)))
+        ((_, answer),) = self.run([job], on_event)
+        return answer

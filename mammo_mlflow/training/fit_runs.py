@@ -7,19 +7,15 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import RATES, scores
-from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs, finished_under
+from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
+from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.planning.plan import Fit, Plan
+from mammo_mlflow.planning.stored_fits import FOLDER, fetch_fit
+from mammo_mlflow.tracking.resume import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.tracking.vetting import vet_keras
-from mammo_mlflow.training.jobs import Event, FitJob, FitResult, Job
-from mammo_mlflow.training.plan import Fit, Plan
-from mammo_mlflow.training.session import Session
-
-FOLDER = "fit"
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +32,7 @@ class FitRuns:
         self.run_ids: dict[str, str] = {}
         self._fits = {fit.name: fit for fit in plan.fits}
 
-    def job(self, fit: Fit, activations: Mapping[str, Path]) -> Job:
+    def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
         """The job that trains this fit, with the activation files by key."""
         plan = self._plan
         features, tuned = (
@@ -45,44 +41,45 @@ class FitRuns:
         head_epochs, tuning_epochs = fit_epochs(plan, fit)
         output = self._session.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
-        argument = FitJob(
-            plan.experiment,
-            plan.network,
-            plan.weights,
-            plan.patch_set.directory / "train_tensor.npy",
-            plan.labels,
-            fit.train_rows,
-            fit.validation_rows,
-            fit.inner_rows,
-            head_epochs,
-            tuning_epochs,
-            fit.seed,
-            plan.description,
-            output,
-            features,
-            tuned,
-            {} if plan.sources is None else plan.sources.constants(plan.patch_set.train.types),
+        return FitJob(
+            name=self._label + fit.name,
+            experiment=plan.experiment,
+            network=plan.network,
+            weights=plan.weights,
+            tensor=plan.patch_set.directory / "train_tensor.npy",
+            labels=plan.labels,
+            train_rows=fit.train_rows,
+            validation_rows=fit.validation_rows,
+            inner_rows=fit.inner_rows,
+            epochs=head_epochs,
+            tuning_epochs=tuning_epochs,
+            seed=fit.seed,
+            description=plan.description,
+            output=output,
+            features=features,
+            tuned=tuned,
+            constants={} if plan.sources is None else plan.sources.constants(plan.patch_set.train.types),
         )
-        return Job(self._label + fit.name, "mammo_mlflow.training.fit:run", argument)
 
-    def fit_of(self, job: Job) -> Fit:
+    def fit_of(self, job: FitJob) -> Fit:
         """The fit that a job of this object trains."""
         return self._fits[job.name.removeprefix(self._label)]
 
-    def on_event(self, job: Job, event: Event) -> None:
+    def on_event(self, job: FitJob, event: Event) -> None:
         """Log an epoch; the first one begins the run."""
-        total = job.argument.total_epochs
-        self._session.progress.update(job.name, min(event["epoch"], total - 1), total)
-        self._run(self.fit_of(job)).log_metrics(event["figures"], event["epoch"], event["time"])
+        total = job.total_epochs
+        if isinstance(event, EpochDone):
+            self._session.progress.update(job.name, min(event.epoch, total - 1), total)
+            self._run(self.fit_of(job)).log_metrics(event.figures, event.epoch, event.time)
 
-    def finish(self, job: Job, result: FitResult) -> None:
+    def finish(self, job: FitJob, result: FitResult) -> None:
         """Log what a job answered and end its run."""
-        fit, total = self.fit_of(job), job.argument.total_epochs
+        fit, total = self.fit_of(job), job.total_epochs
         self._session.progress.update(job.name, total, total)
         _log_fit(self._run(fit), self._plan, fit, result)
         self._session.writer.flush()
 
-    def fail(self, job: Job, reason: str) -> None:
+    def fail(self, job: FitJob, reason: str) -> None:
         """End the run of a job that failed, saying why."""
         run = self._run(self.fit_of(job))
         run.set_tags({"mammo.reason": reason})
@@ -182,26 +179,3 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
     for path in sorted(folder.iterdir()):
         run.log_file(path, FOLDER)
     run.finish()
-
-
-def fetch_fit(session: Session, run_id: str, fit: Fit) -> FitResult | None:
-    """A finished fit out of the store; None where its files are gone, those of other rows or not ours."""
-    writer, target = session.writer, session.scratch / f"reused-{fit.key}"
-    folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, FOLDER, target))
-    try:
-        if folder is None:
-            return None
-        facts = json.loads((folder / "fit.json").read_text())
-        probabilities = np.zeros(0)
-        if len(fit.validation_rows):
-            stored = pd.read_parquet(folder / "predictions.parquet")
-            if not np.array_equal(stored["patch"], fit.validation_rows):
-                return None
-            probabilities = stored["probability"].to_numpy()
-        vet_keras(folder / "tail.keras")
-        return FitResult(probabilities, tail=folder / "tail.keras", reused_from=run_id, **facts)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again
-        return None
-    except UserError as problem:
-        _log.warning("%s of run %s is not used: %s", fit.name, run_id, problem)
-        return None

@@ -1,11 +1,15 @@
-"""What a child process is asked for, and what it answers. Kept free of Keras: the coordinator makes and reads these."""
+"""What travels between the coordinator and its children: jobs, the events they send meanwhile, their answers.
+
+Kept free of Keras: the coordinator makes jobs and reads answers. A job class names the function of `engine/` that does
+it, and the type of that function's answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -13,19 +17,45 @@ from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec
 from mammo_mlflow.models.weights import Weights
 from mammo_mlflow.wording import in_words
 
-Event = dict[str, Any]
-Emit = Callable[[Event], Any]
-QUESTIONS = ("suggest",)
-"""The kinds of events that a job waits for an answer to."""
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Job:
-    """Work for an executor: `target` names a function `(argument, emit) -> answer` as `module:function`."""
+class StepsDone:
+    """A job has done so many of its steps (patches, epochs)."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch of a fit is over, the first one 1: its figures, and when it ended (seconds since 1970)."""
+
+    epoch: int
+    figures: Mapping[str, float]
+    time: float
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A question: a value for a hyperparameter, by its `distribution` (see `search.architectures.distribution`)."""
 
     name: str
-    target: str
-    argument: Any
+    distribution: Mapping[str, Any]
+
+
+Event = StepsDone | EpochDone | Suggestion
+Emit = Callable[[Event], Any]
+"""Sends an event; a `Suggestion` is answered by its value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[Answer]):
+    """Work for an executor, shown as `name`. `target` is its function `(job, emit) -> answer`, `module:function`."""
+
+    target: ClassVar[str]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -37,15 +67,6 @@ class Network:
     image_size: int
     precision: str
     sides: tuple[str, ...] = (PATCH,)
-
-
-@dataclass(frozen=True)
-class DescribeJob:
-    """Ask where a network is cut. With `probe`, also how fast it is (patches a second, on `threads` threads)."""
-
-    network: Network
-    threads: int
-    probe: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,22 +101,37 @@ class Description:
         return self.tuned or self.features
 
 
-@dataclass(frozen=True)
-class CalibrateJob:
-    """Make a backbone's random weights, whose signal survives, calibrated on synthetic patches; written to `target`."""
+@dataclass(frozen=True, kw_only=True)
+class DescribeJob(Job[Description]):
+    """Ask where a network is cut. With `probe`, also how fast it is (patches a second, on `threads` threads)."""
+
+    target = "mammo_mlflow.engine.activations:describe"
+
+    network: Network
+    threads: int
+    probe: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateJob(Job[None]):
+    """Make a backbone's random weights, whose signal survives, calibrated on synthetic patches; written to `output`."""
+
+    target = "mammo_mlflow.engine.activations:calibrate"
 
     backbone: str
     threads: int
-    target: Path
+    output: Path
 
 
-@dataclass(frozen=True)
-class ActivationJob:
+@dataclass(frozen=True, kw_only=True)
+class ActivationJob(Job[None]):
     """Compute the activations at `cut` of `views` augmented views, and the plain one, of each patch.
 
     The patches are those in every second row of `tensor`, the first in row `first`. `source` holds activations at the
     shallower cut `start`, or is None to start from the patches themselves.
     """
+
+    target = "mammo_mlflow.engine.activations:compute"
 
     network: Network
     weights: Weights
@@ -104,19 +140,21 @@ class ActivationJob:
     views: int
     augmentation: str
     threads: int
-    target: Path
+    output: Path
     start: int = 0
     source: Path | None = None
     first: int = ROWS[PATCH]
 
 
-@dataclass(frozen=True)
-class FeatureJob:
+@dataclass(frozen=True, kw_only=True)
+class FeatureJob(Job[None]):
     """Compute what the head of a trained `tail` stands on, for `views` augmented views and the plain one.
 
     `sources` are the activation files of its sides, or None where it takes patches: then `sides` are their first rows
     in `tensor`.
     """
+
+    target = "mammo_mlflow.engine.activations:compute_features"
 
     tail: Path
     tensor: Path
@@ -126,16 +164,32 @@ class FeatureJob:
     views: int
     augmentation: str
     threads: int
-    target: Path
+    output: Path
 
 
 @dataclass(frozen=True)
-class FitJob:
+class FitResult:
+    """What a fit answers: probabilities in the order of its validation rows, history, costs, and its tail."""
+
+    probabilities: np.ndarray
+    history: list[dict[str, float | str]]
+    best_epochs: dict[str, int]
+    seconds: float
+    peak_memory: int
+    tail: Path
+    training_seconds: float = 0.0
+    reused_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJob(Job[FitResult]):
     """Train one tail on some rows and predict others: a fold, or the refit (no validation rows).
 
     rows are indices of abnormality patches; labels (n,) cover all of them. `features` and `tuned` are activation
     files by the tail's inputs, empty where the training is on-line. `constants` are inputs of one number a row (n,).
     """
+
+    target = "mammo_mlflow.engine.train:run"
 
     experiment: Experiment
     network: Network
@@ -161,20 +215,6 @@ class FitJob:
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """What a fit answers: probabilities in the order of its validation rows, history, costs, and its tail."""
-
-    probabilities: np.ndarray
-    history: list[dict[str, float | str]]
-    best_epochs: dict[str, int]
-    seconds: float
-    peak_memory: int
-    tail: Path
-    training_seconds: float = 0.0
-    reused_from: str | None = None
-
-
-@dataclass(frozen=True)
 class Part:
     """A trained model: what its prefix is built from, and its tails, which are averaged."""
 
@@ -184,25 +224,29 @@ class Part:
     tails: tuple[Path, ...]
 
 
-@dataclass(frozen=True)
-class AssembleJob:
+@dataclass(frozen=True, kw_only=True)
+class AssembleJob(Job[None]):
     """Join prefix and tails into one Keras model and write it as an MLflow model directory.
 
     `examples` are patches (m, size, size, 1) or numbers (m, 1) by input. A conditioned model has a `part`
     without a prefix, on the features of `features` and on the answer of `condition` (None: on the true type).
     """
 
+    target = "mammo_mlflow.engine.assembly:assemble"
+
     part: Part
     examples: dict[str, np.ndarray]
     metadata: dict[str, Any]
-    target: Path
+    output: Path
     features: Part | None = None
     condition: Part | None = None
 
 
-@dataclass(frozen=True)
-class PredictJob:
+@dataclass(frozen=True, kw_only=True)
+class PredictJob(Job[np.ndarray]):
     """Load a logged model and predict every abnormality of a tensor file; `sides` and `constants` as in other jobs."""
+
+    target = "mammo_mlflow.engine.assembly:predict"
 
     model: Path
     tensor: Path
@@ -211,12 +255,30 @@ class PredictJob:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ExplainJob:
-    """Draw Grad-CAM maps of a Keras file's members `names` over every abnormality of a tensor file, into `target`.
+@dataclass(frozen=True, kw_only=True)
+class AnswerJob(PredictJob):
+    """Ask a logged ensemble about every abnormality of a tensor file: answers (n, 2 + members)."""
+
+    target = "mammo_mlflow.engine.ensemble:answer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TryJob(Job[dict[str, np.ndarray]]):
+    """Ask the model of a directory, as MLflow serves it, about its own input example: answers by column (n,)."""
+
+    target = "mammo_mlflow.engine.assembly:try_out"
+
+    model: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainJob(Job[int]):
+    """Draw Grad-CAM maps of a Keras file's members `names` over every abnormality of a tensor file, into `output`.
 
     `answers` (n, members) are what the members answered.
     """
+
+    target = "mammo_mlflow.engine.gradcam:explain"
 
     model: Path
     tensor: Path
@@ -226,7 +288,46 @@ class ExplainJob:
     answers: np.ndarray
     title: str
     note: str | None
-    target: Path
+    output: Path
+
+
+MEMBERS, LEVEL1, FACTS = "members.keras", "level1.npz", "ensemble.json"
+"""The files of a served ensemble: one Keras model of all members, level 1 as arrays, and names and threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleJob(Job[None]):
+    """Write the ensemble as an MLflow model directory `output`.
+
+    `code` is the script that answers and the modules beside it; `parts` are the members in the order of `names`;
+    `level1` is the file of arrays, `examples` patches (m, size, size, 1) by input. The threshold decides; `metadata`
+    is kept in the model.
+    """
+
+    target = "mammo_mlflow.engine.ensemble:assemble"
+
+    code: tuple[Path, ...]
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    level1: Path
+    threshold: float
+    examples: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+    output: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawJob(Job[dict[str, Any]]):
+    """Ask a child for one draw of an architecture; `network.model` holds what is not drawn.
+
+    `head` is the shape that the network's head stands on, where the architecture leaves the rest as it is.
+    """
+
+    target = "mammo_mlflow.engine.hypermodels:draw"
+
+    architecture: str
+    network: Network
+    head: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import PATCH
-
-if TYPE_CHECKING:
-    from mammo_mlflow.training.loop import Batches
 
 IN_MEMORY_BYTES = 256 * 2**20
 

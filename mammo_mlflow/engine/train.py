@@ -13,20 +13,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.backend import fast_batch_norm, set_threads
+from mammo_mlflow.engine.batches import Batches
+from mammo_mlflow.engine.inputs import Constant, Patches, Reader, StoredActivations, one_or_all
+from mammo_mlflow.engine.loop import EVALUATION_BATCH, diverged, fit, private_memory
 from mammo_mlflow.experiment import BASELINE
+from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
 from mammo_mlflow.models.conditioned import build_conditioned
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
-from mammo_mlflow.training.backend import fast_batch_norm, set_threads
-from mammo_mlflow.training.inputs import Constant, Patches, Reader, StoredActivations, one_or_all
-from mammo_mlflow.training.jobs import Emit, FitJob, FitResult
-from mammo_mlflow.training.loop import EVALUATION_BATCH, Batches, diverged, fit, private_memory
 
 
 def run(job: FitJob, emit: Emit) -> FitResult:
     """Train, predict the validation rows, save the tail; emits an `epoch` event after each epoch."""
     started = time.perf_counter()
-    emit({"kind": "progress", "done": 0, "total": job.total_epochs})
+    emit(StepsDone(0, job.total_epochs))
     training = job.experiment.training
     set_threads(training.threads)
     keras.utils.set_random_seed(job.seed)

@@ -23,11 +23,11 @@ from mammo_mlflow.experiment import (
     Experiment,
     canonical_json,
 )
+from mammo_mlflow.jobs.contracts import Cut, Description, Network
 from mammo_mlflow.models.weights import Weights
-from mammo_mlflow.training.jobs import Cut, Description, Network
 
 if TYPE_CHECKING:
-    from mammo_mlflow.training.sources import Derived, Sources
+    from mammo_mlflow.planning.base_models import Derived, Sources
 
 REFIT = "refit"
 ACTIVATIONS_VERSION = 2

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.training.jobs import Event, Failure, Job
+from mammo_mlflow.jobs.contracts import Event, Failure, Job
 
-OnEvent = Callable[[Job, Event], Any]
+AnyJob = TypeVar("AnyJob", bound=Job[Any])
+OnEvent = Callable[[Any, Event], Any]
 
 
 class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterrupt
@@ -21,19 +22,21 @@ class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterru
 class Executor(ABC):
     """Runs jobs. `on_event` is called in the coordinator for each event, `on_idle` each second while it waits.
 
-    A job that emits an event of a kind in `jobs.QUESTIONS` waits for what `on_event` returns.
+    A job that emits a `Suggestion` waits for what `on_event` returns.
     """
 
     @abstractmethod
     def stream(
-        self, next_job: Callable[[], Job | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[Job, object], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Generator[tuple[AnyJob, Any], None, None]:
         """Yield each job with its answer, or its `Failure`, as it ends; `next_job` is asked while a worker is free.
 
         Ends when `next_job` has none and nothing runs. Closing the iterator ends whatever still runs.
         """
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent, on_idle: Callable[[], None]) -> Iterator[tuple[Job, object]]:
+    def run(
+        self, jobs: Sequence[AnyJob], on_event: OnEvent, on_idle: Callable[[], None]
+    ) -> Iterator[tuple[AnyJob, Any]]:
         """Yield each job with its answer as it ends. Raises `UserError` or `JobFailed` for the first that fails."""
         waiting = deque(jobs)
         with closing(self.stream(lambda: waiting.popleft() if waiting else None, on_event, on_idle)) as ended:

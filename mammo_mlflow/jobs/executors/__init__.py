@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.training.executors.base import Executor, JobFailed, OnEvent
-from mammo_mlflow.training.executors.inline import InlineExecutor
-from mammo_mlflow.training.executors.process import ProcessExecutor
+from mammo_mlflow.jobs.executors.base import AnyJob, Executor, JobFailed, OnEvent
+from mammo_mlflow.jobs.executors.inline import InlineExecutor
+from mammo_mlflow.jobs.executors.process import ProcessExecutor
 
-__all__ = ["Executor", "JobFailed", "OnEvent", "make_executor"]
+__all__ = ["AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor"]
 
 
 def make_executor(name: str, workers: int) -> Executor:

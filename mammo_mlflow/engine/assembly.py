@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.activations import encoder
+from mammo_mlflow.engine.backend import set_threads
+from mammo_mlflow.engine.flavor import answer_example, load_keras_model, save_keras_model
+from mammo_mlflow.jobs.contracts import AssembleJob, Emit, Part, PredictJob, StepsDone, TryJob
 from mammo_mlflow.models.conditioned import join_condition
 from mammo_mlflow.models.network import join, load_weights
 from mammo_mlflow.models.siamese import before_head
-from mammo_mlflow.tracking.flavor import answer_example, load_keras_model, save_keras_model
-from mammo_mlflow.training.activations import encoder
-from mammo_mlflow.training.backend import set_threads
-from mammo_mlflow.training.jobs import AssembleJob, Emit, Part, PredictJob
 
 BATCH = 32
 
 
 def assemble(job: AssembleJob, emit: Emit) -> None:
-    """Write the MLflow model directory `job.target`: raw inputs in, as in `job.examples`, probability (n, 1) out."""
+    """Write the MLflow model directory `job.output`: raw inputs in, as in `job.examples`, probability (n, 1) out."""
     if job.features is None:
         model = build(job.part)
     else:
@@ -29,7 +27,7 @@ def assemble(job: AssembleJob, emit: Emit) -> None:
         features, as_class = build(job.features, features=True), network.model.condition == "class"
         model = join_condition(features, condition, tail, network.image_size, as_class)
     model.trainable = False
-    save_keras_model(model, job.target, job.examples, job.metadata)
+    save_keras_model(model, job.output, job.examples, job.metadata)
 
 
 def build(part: Part, features: bool = False) -> keras.Model:
@@ -42,7 +40,7 @@ def build(part: Part, features: bool = False) -> keras.Model:
 
 def predict(job: PredictJob, emit: Emit) -> np.ndarray:
     """Probabilities (n,) of every abnormality by the model in `job.model`; emits `progress` events."""
-    emit({"kind": "progress", "done": 0, "total": 1})
+    emit(StepsDone(0, 1))
     set_threads(job.threads)
     model = load_keras_model(job.model)
     tensor = np.load(job.tensor, mmap_mode="r")
@@ -53,10 +51,10 @@ def predict(job: PredictJob, emit: Emit) -> np.ndarray:
         batch |= {name: values[rows, None] for name, values in job.constants.items()}
         seen = batch if len(batch) > 1 else next(iter(batch.values()))
         out.append(model.predict(seen, batch_size=BATCH, verbose=0)[:, 0])
-        emit({"kind": "progress", "done": rows.stop, "total": total})
+        emit(StepsDone(rows.stop, total))
     return np.concatenate(out).astype(np.float64)
 
 
-def try_out(path: Path, emit: Emit) -> dict[str, np.ndarray]:
+def try_out(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
     """What a served model answers to its own input example, columns (n,)."""
-    return answer_example(path)
+    return answer_example(job.model)

@@ -14,11 +14,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.backend import gradients, last_dependent, set_threads
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.experiment import PATCH
-from mammo_mlflow.training.backend import gradients, last_dependent, set_threads
-from mammo_mlflow.training.jobs import Emit, ExplainJob
+from mammo_mlflow.jobs.contracts import Emit, ExplainJob, StepsDone
 
 BATCH = 8
 _NO_MAPS = (
@@ -45,10 +45,10 @@ def explain(job: ExplainJob, emit: Emit) -> int:
             answers = job.answers[start + offset]
             members = {name: (float(p), maps[offset]) for name, p, maps in zip(job.names, answers, found, strict=True)}
             figure = figures.activation_overlays(patch, members, f"{job.title}, row {row}", job.note)
-            part = job.target / f".row-{row:06d}.png"
+            part = job.output / f".row-{row:06d}.png"
             figure.savefig(part, format="png", dpi=100)
-            part.rename(job.target / f"row-{row:06d}.png")
-        emit({"kind": "progress", "done": rows.stop, "total": total})
+            part.rename(job.output / f"row-{row:06d}.png")
+        emit(StepsDone(rows.stop, total))
     return total
 
 

@@ -7,14 +7,14 @@ import traceback
 from typing import Any
 
 from mammo_mlflow.errors import FULL_DISK, UserError
-from mammo_mlflow.training.jobs import Emit, Failure, Job
+from mammo_mlflow.jobs.contracts import Emit, Failure, Job
 
 
 def attempt(job: Job, emit: Emit) -> Any:
     """The job's answer, or the `Failure` that its exception means."""
     module, _, function = job.target.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)(job.argument, emit)
+        return getattr(importlib.import_module(module), function)(job, emit)
     except UserError as problem:
         return Failure(str(problem), user=True, error=problem)
     except Exception as problem:
