@@ -19,16 +19,16 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.experiment import that_move
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, WEIGHTED, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
+"""The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
 TRAINED = ("pretrained", "siamese", "conditioned", "ensemble")
 """The families whose weights may be random where they should not."""
-OF_SOURCES = ("features_from", "condition_from")
-"""Parameters that name versions, which differ from run to run."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def other_settings(result: Result) -> list[str]:
         values = preset_values(preset, result.tag("backbone"), result.tag("task"), family)
     except UserError:
         return []
-    kept = {name: value for name, value in values.items() if name in result.params and name not in OF_SOURCES}
+    kept = {name: value for name, value in values.items() if name in result.params and name not in that_move("source")}
     return [f"{name}={result.params[name]}" for name, value in kept.items() if result.params[name] != str(value)]
 
 

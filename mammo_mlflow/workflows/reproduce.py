@@ -19,6 +19,7 @@ from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
+from mammo_mlflow.report.filling import HOLDOUT
 from mammo_mlflow.report.rows import SIAMESE
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
@@ -30,8 +31,6 @@ from mammo_mlflow.workflows.terminal import say
 
 SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}
 """What `scale=small` gives every command: a small phantom, a few epochs."""
-SMALL_SCRATCH = {"holdout": "0.3", "final": "fold_average"}
-"""The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
 
 ALWAYS = ("report",)
 """The commands that are repeated whatever was done before."""
@@ -168,7 +167,7 @@ def _steps(asked: ReproduceOptions) -> Iterator[Step]:
         of_task = {"task": task, **common}
         if small:
             for name in ("m1", "m1_balanced", "m1_early_stop", "m2"):
-                yield Step("scratch", {**of_task, "backbone": name, **SMALL_SCRATCH}, 1)
+                yield Step("scratch", {**of_task, "backbone": name, **HOLDOUT}, 1)
             yield Step("scratch", {**of_task, "backbone": "m1_10fold", "folds": "10"}, 2.5)
         else:
             yield Step("scratch", {**of_task, "preset": "table"}, 20)
