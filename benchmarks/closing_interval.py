@@ -42,7 +42,7 @@ def studies(number: int, k: int) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
         def scores(setting: int, settings: np.ndarray = settings) -> np.ndarray:
             return settings[setting] + math.sqrt(1 - SHARED - SETTING) * random.normal(size=n)
 
-        searched = [fold_auc(folds[0], labels, probabilities(scores(setting))) for setting in range(k)]
+        searched = [fold_auc(labels, probabilities(scores(setting)), folds[0]) for setting in range(k)]
         best = max(range(1, k), key=lambda setting: searched[setting])
         if searched[best] <= searched[0]:
             continue  # the paper's setting is the best, and there is nothing to compare

@@ -26,9 +26,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from mammo_mlflow.ensembles.methods import choose
-from mammo_mlflow.ensembles.predictions import OutOfFold, checked
 from mammo_mlflow.ensembles.weights import EXHAUSTIVE_MEMBERS, PAPER_LEVELS, candidates
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.workflows.ensemble import EVERY_METHOD
 
 FOLDS, PATIENT = 4, 8
@@ -72,14 +72,13 @@ def predictions(patches: int, members: int) -> OutOfFold:
     logits = 0.8 * (labels[:, None] - 0.5) + 0.7 * random.normal(size=(patches, 1))
     p = 1 / (1 + np.exp(-logits - random.normal(size=(patches, members))))
     groups = np.arange(patches) // PATIENT
-    return checked(p.astype(np.float32), labels, groups % FOLDS, groups)
+    return OutOfFold(labels=labels, probabilities=p.astype(np.float32), folds=groups % FOLDS, groups=groups)
 
 
 def measure(data: OutOfFold, method: str, objective: str, resamples: int) -> dict[str, float]:
     """A method's seconds, the peak memory after it in MB, and both of its figures."""
-    given = data.probabilities, data.labels, data.folds, data.groups
     start = time.perf_counter()
-    found = choose(*given, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[method]
+    found = choose(data, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[method]
     seconds = time.perf_counter() - start
     print(f"{method:>10} {seconds:6.2f} s  chosen on {found.chosen_on:.4f}, nested {found.nested:.4f}")
     return {"seconds": seconds, "peak_mb": peak(), "chosen_on": found.chosen_on, "nested": found.nested.value}

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mammo_mlflow.data.patches import TASKS, read_patch_set, targets
 from mammo_mlflow.data.splits import make_folds
-from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note, fold_auc_estimate
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note, metric_estimate
 from mammo_mlflow.models.weights import COMPACT_DIR, Weights, find_weights
 
 FOLDS = 4
@@ -104,8 +104,8 @@ def main() -> None:
                 "backbone": backbone,
                 "task": task,
                 "patches": len(labels),
-                "auc_float32": str(fold_auc_estimate(folds, labels, first, patients)),
-                "auc_int8": str(fold_auc_estimate(folds, labels, second, patients)),
+                "auc_float32": str(metric_estimate("roc_auc", labels, first, folds, patients)),
+                "auc_int8": str(metric_estimate("roc_auc", labels, second, folds, patients)),
                 "int8_less_float32": format(
                     bootstrap_difference(labels, second, first, folds, patients, seed=arguments.seed), ".4f"
                 ),

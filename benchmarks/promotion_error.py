@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import norm
 
-from mammo_mlflow.evaluation.gates import Predictions, better, no_loss
-from mammo_mlflow.evaluation.metrics import fold_auc
+from mammo_mlflow.evaluation.gates import better, no_loss
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
 
 (AUC,) = parse_objectives("roc_auc")
@@ -38,7 +38,7 @@ class Design:
     patches: int
     auc: float = 0.85
 
-    def settings(self, random: np.random.Generator, gains: list[float]) -> list[Predictions]:
+    def settings(self, random: np.random.Generator, gains: list[float]) -> list[OutOfFold]:
         """The champion and settings with these true leads over it, on one drawing of patients."""
         n = self.patches
         patients = np.arange(n) // 2
@@ -50,13 +50,18 @@ class Design:
         for gain in [0.0, *gains]:
             distance = math.sqrt(2) * norm.ppf(self.auc + gain)
             score = distance * (labels - 0.5) + common + own * random.normal(size=n)
-            made.append(Predictions(np.arange(n), labels, folds, patients, 1 / (1 + np.exp(-distance * score)), 0.5))
+            probabilities = 1 / (1 + np.exp(-distance * score))
+            made.append(
+                OutOfFold(
+                    labels=labels, probabilities=probabilities, folds=folds, groups=patients, patches=np.arange(n)
+                )
+            )
         return made
 
 
-def best_of(settings: list[Predictions]) -> Predictions:
+def best_of(settings: list[OutOfFold]) -> OutOfFold:
     """The setting with the best out-of-fold ROC AUC."""
-    return max(settings, key=lambda one: fold_auc(one.folds, one.labels, one.probabilities))
+    return max(settings, key=lambda one: one.score("roc_auc"))
 
 
 def equal(studies: int, patches: int, k: int) -> Row:
@@ -86,7 +91,7 @@ def looks(studies: int, first: float = 0.0) -> Row:
     return f"20 commands, an equal candidate each{after}, 350 patches", naive / studies, passed / studies
 
 
-def false_champion(drawn: list[Predictions], first: float, spend: bool) -> bool:
+def false_champion(drawn: list[OutOfFold], first: float, spend: bool) -> bool:
     """Whether a setting that is no better than the champion of the day takes its place."""
     champion, *candidates = drawn
     lacking = first > 0

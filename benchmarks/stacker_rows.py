@@ -20,9 +20,9 @@ from mammo_mlflow.ensembles import stackers
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.ensembles.methods import METHODS
 from mammo_mlflow.ensembles.nested import Method, each, nested
-from mammo_mlflow.ensembles.predictions import OutOfFold, checked
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 
 KINDS = ("equal", "unequal", "one good", "opposed", "weak")
 MEMBERS = (2, 5, 10)
@@ -44,7 +44,7 @@ def draw(kind: str, rows: int, members: int, seed: int) -> OutOfFold:
     elif kind == "opposed":
         own = 1.6 * (own - 0.9 * own.mean(axis=1, keepdims=True))
     logits = skill * (labels[:, None] - 0.5) + 0.7 * shared + own
-    return checked(1 / (1 + np.exp(-logits)), labels, patients % 4, patients)
+    return OutOfFold(labels=labels, probabilities=1 / (1 + np.exp(-logits)), folds=patients % 4, groups=patients)
 
 
 def neuron(glorot: bool, more_steps: bool) -> Method:
@@ -91,7 +91,7 @@ def main() -> None:
                 for seed in range(max(1, round(seeds * share))):
                     data = draw(kind, rows, members, seed)
                     predicted = [nested(method, data, objective, seed)[1] for method in COLUMNS.values()]
-                    found.append([out_of_fold("roc_auc", data.folds, data.labels, p) for p in predicted])
+                    found.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in predicted])
                 values = np.array(found)
                 cells = [f"{value:.3f}" for value in values.mean(axis=0)]
                 lowest = (values[:, -1] - values[:, 0]).min()

@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         cached, online = (out_of_fold(Path(name), views, options) for views in (8, 0))
     for seed, (first, second) in enumerate(zip(cached, online, strict=True)):
-        aucs = [fold_auc(part["fold"], part["label"], part["probability"]) for part in (first, second)]
+        aucs = [fold_auc(part["label"], part["probability"], part["fold"]) for part in (first, second)]
         print(f"seed {seed}: views=8 {aucs[0]:.4f}, views=0 {aucs[1]:.4f}, difference {aucs[0] - aucs[1]:+.4f}")
     both = pd.concat(cached, keys=range(len(cached)), names=["seed", "row"]).reset_index("seed")
     other = pd.concat(online)

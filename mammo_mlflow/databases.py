@@ -7,25 +7,23 @@ can open again, and MLflow tries for minutes to open what is no database. Here a
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 import socket
 import sqlite3
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from mammo_mlflow.files import locked, shared_lock, unwritable
 from mammo_mlflow.wording import first_line, scrubbed
 
 PACKAGES = {
@@ -156,19 +154,14 @@ def look_at_server(parsed: URL) -> Look:
 @contextmanager
 def alone_with(purpose: str, name: str, patience: float = -1) -> Iterator[None]:
     """One process of this machine at a time; `name` says with what. Raises `Unusable` after `patience` seconds."""
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    file = Path(tempfile.gettempdir()) / f"mammo-{purpose}-{digest}.lock"
-    lock = FileLock(file, mode=0o666)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        raise Unusable(f"another command that has been opening it for {patience:.0f} s") from None
-    except OSError as problem:
-        raise Unusable(f"no lock on it: {file}: {problem.strerror}") from None
-    try:
+    file = shared_lock(purpose, name)
+    taken = Unusable(f"another command that has been opening it for {patience:.0f} s")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(file, taken, patience, mode=0o666))
+        except OSError as problem:
+            raise Unusable(f"no lock on it: {file}: {problem.strerror}") from None
         yield
-    finally:
-        lock.release()
 
 
 def make_whole(path: Path, make: Callable[[str], object]) -> None:
@@ -191,11 +184,8 @@ def make_whole(path: Path, make: Callable[[str], object]) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raises `Unusable` where no file can be made in a folder, as beside a SQLite database that is written to."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as problem:
-        raise Unusable(f"{folder}: {problem.strerror}") from None
+    if why := unwritable(folder):
+        raise Unusable(f"{folder}: {why}")
 
 
 def check_file_writable(path: Path) -> None:

@@ -6,16 +6,16 @@ Each part is a dataclass whose fields are also the parameters of the command lin
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from mammo_mlflow import checks, roles
 from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import ModelSpec
+from mammo_mlflow.names import registered_name
 from mammo_mlflow.roles import FAMILIES, NETWORKS, parameter
 
 RESULTS_VERSION = 2
@@ -221,16 +221,16 @@ class Experiment:
         return self.training.early_stop > 0 and self.training.early_stop_on == "scored"
 
     @property
-    def _protocol(self) -> str:
-        folds = f"-{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
-        return ("-holdout" if self.cv.holdout else folds) + ("-scored-stop" if self.stops_on_scored else "")
+    def _protocol(self) -> list[str]:
+        folds = f"{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
+        return [*filter(None, ("holdout" if self.cv.holdout else folds, "scored-stop" if self.stops_on_scored else ""))]
 
     @property
     def registered_name(self) -> str:
         """The name of the registered model, e.g. `mammo-mass_calc-pretrained-vgg16-tuned`."""
-        control = "" if self.cv.control == "none" else f"-{self.cv.control}"
-        tuned = "-tuned" if self.model.unfrozen_layers else ""
-        return f"mammo-{self.task}-{self.family}-{self.model.backbone}{tuned}{self._protocol}{control}"
+        control = "" if self.cv.control == "none" else self.cv.control
+        tuned = "tuned" if self.model.unfrozen_layers else ""
+        return registered_name(self.task, self.family, self.model.backbone, tuned, *self._protocol, control)
 
     @property
     def label(self) -> str:
@@ -247,7 +247,7 @@ class Experiment:
         """A sha256 over the named parts of this experiment, the results version and `facts` (fingerprints, fold)."""
         body = {"task": self.task, "family": self.family, "results_version": RESULTS_VERSION, **facts}
         body |= {part: self._keyed(getattr(self, part)) for part in parts}
-        return hashlib.sha256(canonical_json(body).encode()).hexdigest()
+        return json_sha256(body)
 
     def _keyed(self, part: Any) -> dict[str, Any]:
         counted = [item for item in fields(part) if self.family in item.metadata["users"].families]
@@ -323,14 +323,3 @@ def build_from_text(texts: Mapping[str, str]) -> Experiment:
     kinds = {item.name: type(item.default) for item in parameters(family)}
     values = {name: convert(name, text, kinds[name]) for name, text in texts.items() if name in kinds}
     return build(texts.get("task", ""), values, family)
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same content."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")

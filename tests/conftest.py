@@ -1,15 +1,80 @@
-"""What tests share: a small phantom, the command as a user types it, and one whole run of it."""
+"""What tests share: the tiers, a small phantom, the command as a user types it, and one whole run of it."""
 
+import importlib
 import logging
 import os
 import shutil
 import signal
+import sqlite3
+import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
-from support import SMALL, Finished, Outcome, Store, run_command
+import support
+from filelock import FileLock
+from mlflow.tracking import MlflowClient
+from sqlalchemy import Engine, event
+from support import SMALL, Finished, Outcome, Store, TrackingServer
+from support_store import Models
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.search.storage import Storage
+
+TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "kill"}
+"""The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
+QUICK = f"not ({' or '.join(dict.fromkeys(TIERS.values()))})"
+
+
+class NoKeras:
+    """Stands before Keras while the quick tier runs: files that import it are left out, tests that do fail."""
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name in ("keras", "keras_tuner", "tensorflow") else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        if "PYTEST_CURRENT_TEST" in os.environ:
+            pytest.fail(f"a test of the quick tier imports {module.__name__}: let it take the fixture keras")
+        pytest.skip(f"imports {module.__name__}: pytest --everything", allow_module_level=True)
+
+
+def no_process(*arguments, **keywords):
+    pytest.fail("a test of the quick tier starts a process: let it take the fixture system or kill")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--everything", action="store_true", help="run all tests, not the quick tier alone")
+
+
+def pytest_configure(config):
+    for marker in dict.fromkeys(TIERS.values()):
+        fixtures = " or ".join(name for name, set_by_it in TIERS.items() if set_by_it == marker)
+        config.addinivalue_line("markers", f"{marker}: set by the fixture {fixtures}; see CONTRIBUTING.md")
+    option = config.option
+    named = option.everything or option.markexpr or config.args_source is config.ArgsSource.ARGS
+    if not named and not hasattr(config, "workerinput"):
+        option.markexpr = QUICK
+    if option.markexpr == QUICK:
+        sys.meta_path.insert(0, NoKeras())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for fixture in TIERS.keys() & set(item.fixturenames):
+            item.add_marker(TIERS[fixture])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with pytest.MonkeyPatch.context() as patch:
+        if not TIERS.keys() & set(item.fixturenames):
+            for start in ("subprocess.Popen.__init__", "multiprocessing.util.spawnv_passfds", "os.fork"):
+                patch.setattr(start, no_process)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +86,81 @@ def _no_settings_of_the_user():
     patch.setenv("MAMMO_OFFLINE", "1")
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _databases_do_not_wait_for_the_disk():
+    """SQLite waits for the disk after every step, 5 to 20 ms; no test is about a power cut."""
+
+    def relax(connection, _):
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", relax)
+    yield
+    event.remove(Engine, "connect", relax)
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory):
+    """The folder of an empty `mlflow.db` and `optuna.db`, to be copied: to make their tables takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / "empty.lock"):
+        if not (shared / "empty").exists():
+            (made := base / "making").mkdir()
+            MlflowClient(f"sqlite:///{made}/mlflow.db").search_experiments()
+            Storage(f"sqlite:///{made}/optuna.db")
+            made.rename(shared / "empty")
+    return shared / "empty"
+
+
+@pytest.fixture
+def models(empty, tmp_path):
+    """Writes finished models into a store of the test's own, made without training."""
+    shutil.copy(empty / "mlflow.db", tmp_path)
+    return Models(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def keras():
+    """Keras, of as many threads as inline executors ask for: TensorFlow takes their number once in a process."""
+    from mammo_mlflow.engine.backend import set_threads
+
+    set_threads(1)
+    return importlib.import_module("keras")
+
+
+@pytest.fixture(scope="session")
+def system():
+    """Lets a test start processes: commands, servers, runs."""
+
+
+@pytest.fixture(scope="session")
+def run_command(system):
+    """Runs a command as a process of its own: run_command(where, cache, "--task", …) -> Outcome."""
+    return support.run_command
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, system):
+    """A tracking server as a process of its own, which a test may stop and start again."""
+    made = TrackingServer(tmp_path_factory.mktemp("server"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def kill():
+    """Ends a process without a warning."""
+    return lambda process: process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def simulation():
+    """The seeds of so many repetitions."""
+    return range
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +203,7 @@ def cli(tmp_path, cache, capsys, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, cache, phantom):
+def finished(tmp_path_factory, cache, phantom, run_command):
     """One whole run of the command on the small phantom, shared by every test that only looks."""
     where = tmp_path_factory.mktemp("finished")
     arguments = ("--task", "mass_calc", *SMALL, "--threshold", "youden")

@@ -45,7 +45,7 @@ def environment(cache, **more):
     """The environment of a command run as a process of its own."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))},
         "MAMMO_CACHE_DIR": str(cache),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -73,6 +73,11 @@ def wait_for(condition, seconds=120):
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def unused_pid():
+    """A number that no process has."""
+    return next(pid for pid in range(2**22 - 1, 1, -1) if not psutil.pid_exists(pid))
 
 
 def free_port():

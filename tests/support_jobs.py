@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from mammo_mlflow.errors import UserError
@@ -100,7 +99,6 @@ def pretend_to_train(job, emit):
     sides = 2 * job.labels[job.validation_rows] - 1
     logits = quality * sides + np.random.default_rng(job.seed).normal(0, 1, len(sides))
     tail = job.output / "tail.keras"
-    inputs = keras.layers.Input((1,))
-    keras.Model(inputs, keras.layers.Dense(1)(inputs)).save(tail)
+    tail.write_bytes(b"nobody reads it")
     history = [{"stage": "head", "epoch": 0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}]
     return FitResult(1 / (1 + np.exp(-logits)), history, {"head": 1}, 1.0, 2**20, tail)

@@ -14,8 +14,9 @@ from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine import assembly, ensemble
 from mammo_mlflow.engine.activations import encoder
 from mammo_mlflow.ensembles import level1
-from mammo_mlflow.ensembles.methods import METHODS, choose
+from mammo_mlflow.ensembles.methods import choose
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
 from mammo_mlflow.jobs.contracts import LEVEL1, AssembleJob, EnsembleJob, Network, Part
 from mammo_mlflow.model_spec import CONDITIONS, POOLINGS
@@ -94,12 +95,13 @@ def save_ensembles(folder):
     rng = np.random.default_rng(0)
     labels, folds = np.arange(120) % 2, np.arange(120) // 2 % 4
     members = np.clip(0.3 + 0.4 * labels[:, None] + rng.normal(0, 0.2, (120, 3)), 0, 1)
+    data = OutOfFold(labels=labels, probabilities=members, folds=folds)
     names = ("pretrained vgg16", "pretrained vgg16 unfrozen_layers=1", "siamese scratch")
     made = [build(TASK, {"backbone": "vgg16", "unfrozen_layers": n, "dense": "8"}) for n in (0, 1)]
     made.append(build(TASK, preset_values("quick", "scratch", TASK, "siamese"), "siamese"))
     parts, folder = tuple(part(one, folder) for one in made), folder / "ensemble"
     (objective,) = parse_objectives("roc_auc")
-    for method, found in choose(members, labels, folds, None, objective, METHODS, resamples=10).items():
+    for method, found in choose(data, objective, resamples=10).items():
         arrays = folder.with_name(LEVEL1)
         found.level1.save(arrays)
         if not folder.exists():

@@ -10,7 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
-from mammo_mlflow.evaluation.metrics import RATES, missing_intervals, scores
+from mammo_mlflow.evaluation.metrics import scores
 
 REAL = ("d" * 64, "e" * 64)
 """The sha256 of a data set's training and test data."""
@@ -86,11 +86,11 @@ class Models:
             **tags,
         }
         found = score_estimates(labels, p, groups=groups)
-        metrics = {f"test_{name}{end}": getattr(found[name], of) for name in RATES for end, of in ENDS}
+        metrics = {key: value for name, one in found.items() for key, value in one.metrics(f"test_{name}").items()}
         metrics |= {f"test_at_threshold_{name}": value for name, value in scores(labels, p, 0.5).items()}
         metrics |= {"threshold": 0.5, "test_patches": len(labels)}
         metrics = {name: value for name, value in metrics.items() if value == value}  # as the writer does
-        if missing := missing_intervals({f"test_{name}": one for name, one in found.items()}):
+        if missing := "; ".join(f"test_{name}: {one.reason}" for name, one in found.items() if one.reason):
             common["no_interval"] = missing
         folds = {"fold_accuracy_mean": 0.8 + 0.01 * skill, "fold_accuracy_sd": 0.02, "oof_roc_auc": 0.7 + 0.1 * skill}
         if family != "ensemble":  # whose members have theirs
@@ -113,6 +113,3 @@ class Models:
                 frame.to_parquet(Path(folder) / "test.parquet")
                 self.client.log_artifact(key, str(Path(folder) / "test.parquet"))
         return key
-
-
-ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))

@@ -6,7 +6,6 @@ import subprocess
 import pytest
 from support import command, environment
 
-from mammo_mlflow.engine import loop
 from mammo_mlflow.planning import planner
 
 HIDE = 'mount --bind /proc "$1" && mount -t tmpfs none /proc && shift && exec "$@"'
@@ -25,7 +24,7 @@ def may_hide(where):
     return subprocess.run([*hiding(where), "true"], capture_output=True).returncode == 0
 
 
-def test_commands_run_without_proc(tmp_path, cache):
+def test_commands_run_without_proc(system, tmp_path, cache):
     """Those that load no TensorFlow, whose build for Linux cannot do without."""
     hidden, here = tmp_path / "hidden", tmp_path / "here"
     if not may_hide(hidden):
@@ -47,6 +46,8 @@ def test_the_precision_is_float32_where_the_processor_is_not_told(monkeypatch):
     assert planner.resolve_precision("auto") == "float32"
 
 
-def test_memory_is_the_resident_set_where_nothing_finer_is_told(monkeypatch):
+def test_memory_is_the_resident_set_where_nothing_finer_is_told(keras, monkeypatch):
+    from mammo_mlflow.engine import loop
+
     monkeypatch.setattr(loop.Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
     assert loop.private_memory() > 1_000_000

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support import SMALL, run_command
+from support import SMALL
 
 from mammo_mlflow.errors import cut, expected, unknown_name
 
@@ -100,7 +100,7 @@ def test_a_cache_directory_of_the_environment_is_looked_at_too(cli, monkeypatch)
     refused(cli(*TASK), "MAMMO_CACHE_DIR: expected a path that this system can hold")
 
 
-def test_a_name_that_is_not_utf8_is_a_line_from_the_shell_too(tmp_path, cache):
+def test_a_name_that_is_not_utf8_is_a_line_from_the_shell_too(run_command, tmp_path, cache):
     refused(run_command(tmp_path, cache, *TASK, "--data", os.fsdecode(b"caf\xe9")), "data: expected text in UTF-8")
     assert list(tmp_path.iterdir()) == []
 

@@ -185,12 +185,6 @@ def read_groups(path: Path) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header, dtype=str)
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def scan_tensor(path: Path, header: Header) -> Scan:
     """Read a checked tensor once, in blocks of a few MB, and hash the file and each abnormality on the way."""
     pixels = header.shape[1] * header.shape[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.arrays import Header, Scan, check_tensor, file_sha256, read_groups, read_types, scan_tensor
+from mammo_mlflow.data.arrays import Header, Scan, check_tensor, read_groups, read_types, scan_tensor
 from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.files import file_sha256, sha256
 
 IMAGE_SIZE = 150
 SPLITS = {"train": "train", "test": "public_test"}
@@ -283,4 +283,4 @@ def _hash_split(directory: Path, name: str, scan: Scan) -> dict[str, str]:
 
 
 def _joint_sha256(files: dict[str, str]) -> str:
-    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
+    return sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)))

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from mammo_mlflow.data import phantom_images as images
 from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.patches import SPLITS
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.files import locked, whole
 
 VERSION = 1  # raised when the same settings give other pixels, labels or groups
 NOTE = (
@@ -95,16 +95,11 @@ def make_phantom(
         free = shutil.disk_usage(target.parent).free
         if free < settings.bytes:
             raise expected("phantom", f"{settings.bytes / 1e9:.3f} GB free in {root}", f"{free / 1e9:.3f} GB")
-        with FileLock(target.with_name(f"{target.name}.lock")):
+        with locked(target.with_name(f"{target.name}.lock")):
             if not target.is_dir():
-                partial = target.with_name(f"{target.name}.partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                try:
-                    _write(settings, partial, progress)
-                    partial.replace(target)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
+                with whole(target, alone=True) as folder:
+                    folder.mkdir()
+                    _write(settings, folder, progress)
                 logger.info("made the phantom %s", target)
     except OSError as error:
         raise UserError(f"phantom: {target}: cannot be written: {error.strerror or error}") from None

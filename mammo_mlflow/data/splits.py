@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 
@@ -14,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from mammo_mlflow.data.patches import TASKS, TYPES, Split, check_classes, targets
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.files import sha256
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def _drawn(strata: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -
 
 def folds_sha256(fold_numbers: np.ndarray) -> str:
     """The sha256 of the fold numbers (n,) as little-endian int16, in hexadecimal."""
-    return hashlib.sha256(np.asarray(fold_numbers).astype("<i2").tobytes()).hexdigest()
+    return sha256(np.asarray(fold_numbers).astype("<i2").tobytes())
 
 
 def folds_frame(split: Split, fold_numbers: np.ndarray) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.inputs import StoredActivations, all_views
+from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import (
     ActivationJob,
     CalibrateJob,
@@ -63,12 +64,8 @@ def calibrate(job: CalibrateJob, emit: Emit) -> None:
     patches = calibration_patches()
     base = build_base(job.backbone, patches.shape[1], "average", "float32")
     calibrate_random(base, patches.astype(np.float32)[..., None])
-    partial = job.output.with_name(f"partial-{job.output.name}")
-    try:
-        base.save_weights(partial)
-        partial.replace(job.output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(job.output, alone=True) as part:
+        base.save_weights(part)
 
 
 def compute(job: ActivationJob, emit: Emit) -> None:
@@ -99,7 +96,7 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     network = before_head(keras.saving.load_model(job.tail, compile=False))
     total = len(np.load(job.tensor, mmap_mode="r")) // 2
     patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
-    stored = {name: StoredActivations(path) for name, path in (job.sources or {}).items()}
+    stored = {name: StoredActivations(path) for name, path in job.sources.items()}
 
     def read(rows: np.ndarray) -> Any:
         if stored:

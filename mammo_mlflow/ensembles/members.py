@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,8 @@ from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import Source
 from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
 from mammo_mlflow.planning.plan import Plan
@@ -53,7 +53,7 @@ class Member:
 
 
 def find_members(
-    session: Session,
+    session: Workbench,
     planner: Planner,
     task: str,
     members: str,
@@ -69,7 +69,7 @@ def find_members(
     Raises `UserError`: fewer than two, a name that is not registered, a model on other data or folds, a line for each.
     """
     of_set = members in SETS
-    prefix = f"mammo-{task}-"
+    prefix = f"{registered_name(task)}-"
     wanted = [f"{prefix}{name}" for name in SETS[members]] if of_set else [one.strip() for one in members.split(",")]
     if len(set(wanted)) < len(wanted):
         raise expected("members", "different names", f"'{members}'")
@@ -99,15 +99,10 @@ def find_members(
     return found
 
 
-def matrix(members: Sequence[Member]) -> Floats:
-    """The members' out-of-fold predictions (n, m)."""
-    return np.column_stack([member.source.out_of_fold for member in members])
-
-
-def _test(session: Session, source: Source) -> Floats:
+def _test(session: Workbench, source: Source) -> Floats:
     writer, run_id = session.writer, source.version.run_id
     target = session.scratch / f"member-{run_id}"
-    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "test.parquet", target))
+    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
     if path is None:
-        raise expected("members", "a model with its test predictions", f"{source.version} without test.parquet")
+        raise expected("members", "a model with its test predictions", f"{source.version} without {Artifact.TEST}")
     return pd.read_parquet(path)["probability"].to_numpy(np.float64)

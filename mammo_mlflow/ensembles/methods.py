@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy.typing as npt
-
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.ensembles.nested import Method, each, nested
-from mammo_mlflow.ensembles.predictions import OutOfFold, check_objective, checked
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
 from mammo_mlflow.ensembles.weights import Weights, average, greedy, grid, grid_fine
-from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.evaluation.intervals import metric_estimate
-from mammo_mlflow.evaluation.metrics import Estimate
-from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.objectives import Objective, check_metric
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
 
 ENSEMBLE_VERSION = 3
@@ -41,10 +38,7 @@ class Ensemble:
 
 
 def choose(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    folds: npt.ArrayLike,
-    groups: npt.ArrayLike | None,
+    data: OutOfFold,
     objective: Objective,
     methods: Sequence[str] | None = None,
     seed: int = 0,
@@ -53,28 +47,25 @@ def choose(
 ) -> dict[str, Ensemble]:
     """The ensemble of each method asked for, by its name in `known`, by default `METHODS`; all by default.
 
-    `probabilities` (n, m) are the members' out-of-fold predictions of patches with `labels` (n,), `folds` (n,) and
-    patients `groups` (n,) or None. Scores are the folds', as in `weighted.statistic`.
+    `data` are the predictions (n, m) of m members. Scores are the folds', as in `weighted.statistic`.
 
-    Raises UserError for an unknown method, `seconds` as objective, probabilities outside [0, 1], one fold, or too few
-    patients of a class; ValueError for arrays that do not fit together.
+    Raises UserError for an unknown method, `seconds` as objective, one class, one fold, or too few patients of a class.
     """
     table = METHODS if known is None else known
     names = list(table) if methods is None else list(methods)
     for name in names:
         if name not in table:
             raise unknown_name("methods", name, table)
-    check_objective(objective)
-    data = checked(probabilities, labels, folds, groups)
+    check_metric(objective)
+    if data.labels.min() == data.labels.max():
+        raise expected("labels", "patches of both classes", f"{data.labels.size} of class {data.labels[0]}")
     return {name: _ensemble(name, table[name], data, objective, seed, resamples) for name in names}
 
 
 def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, seed: int, resamples: int) -> Ensemble:
     level1, honest = nested(method, data, objective, seed)
-    estimate = metric_estimate(
-        objective.name, data.folds, data.labels, honest, data.groups, resamples=resamples, seed=seed
-    )
-    chosen_on = data.score(objective, level1.predict(data.probabilities))
+    estimate = data.saying(honest).estimate(objective.name, resamples, seed)
+    chosen_on = data.saying(level1.predict(data.probabilities)).score(objective.name)
     return Ensemble(name, level1, chosen_on, estimate, honest)
 
 

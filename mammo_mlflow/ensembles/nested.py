@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mammo_mlflow.ensembles.level1 import Level1
-from mammo_mlflow.ensembles.predictions import OutOfFold
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
 
 Method = Callable[[OutOfFold, Objective, int, Sequence[int | None]], list[Level1]]

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mammo_mlflow.ensembles.predictions import OutOfFold, check_objective
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.blends import Blends
-from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.objectives import Objective, check_metric
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
 
 PAPER_LEVELS = (0.0, 0.34, 0.67, 1.0)
@@ -127,7 +127,7 @@ class _Scorer:
     """Scores of weights over the questions of `left_out`; a gain is a score, or minus it where less is better."""
 
     def __init__(self, data: OutOfFold, objective: Objective, left_out: Sequence[int | None]) -> None:
-        check_objective(objective)
+        check_metric(objective)
         self._objective = objective
         self._sign = 1.0 if objective.direction == "maximize" else -1.0
         self._blends = Blends(objective.name, data.probabilities, data.labels, data.folds)

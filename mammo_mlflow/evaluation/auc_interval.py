@@ -15,7 +15,6 @@ BMC Medical Research Methodology 14:26.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 from scipy.stats import rankdata
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.dependence import (
     LEAST_PATIENTS,
     ONE_CLASS,
@@ -31,7 +31,6 @@ from mammo_mlflow.evaluation.dependence import (
     exceedance_covariance,
     variance_freedom,
 )
-from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.evaluation.weighted import Floats, Ints, members
 
 _EDGE = 1e-12
@@ -63,7 +62,7 @@ def auc_estimate(
     rows = members(labels, folds)
     parts = [_fold(labels[r], probabilities[r], patients[r], clusters) for r in rows if 0 < labels[r].sum() < len(r)]
     if not parts:
-        return Estimate(math.nan, math.nan, math.nan, reason=ONE_CLASS + (" in every fold" if len(rows) > 1 else ""))
+        return Estimate(reason=ONE_CLASS + (" in every fold" if len(rows) > 1 else ""))
     share = np.array([part.pairs for part in parts], float) / sum(part.pairs for part in parts)
     auc = float(share @ [part.auc for part in parts])
     fewest = min(len(np.unique(patients[labels == value])) for value in (0, 1))
@@ -75,7 +74,7 @@ def auc_estimate(
     elif all(part.tied for part in parts):
         reason = "all probabilities are equal"
     if reason:
-        return Estimate(auc, math.nan, math.nan, reason=reason)
+        return Estimate(auc, reason=reason)
     moves = np.tensordot(share, [part.moves for part in parts], 1)
     moved = moves.sum(axis=0)
     variance = (clusters - 1) / clusters * float(moved @ moved)

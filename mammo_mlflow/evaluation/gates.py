@@ -4,42 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.calibration import calibration_error
-from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note, resampling_note
+from mammo_mlflow.evaluation.intervals import cluster_note, resampling_note
 from mammo_mlflow.evaluation.objectives import Objective
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import delong
-from mammo_mlflow.evaluation.weighted import Floats
 
 RATES_CONFIDENCE = 0.9
 """Of the intervals of sensitivity and specificity: a loss is established with a one-sided error of 5 %."""
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Out-of-fold predictions of a model: `patch`, `labels`, `folds`, `probabilities` (n,), patients or None.
-
-    `threshold` is the one that was stored with the model.
-    """
-
-    patches: np.ndarray
-    labels: np.ndarray
-    folds: np.ndarray
-    groups: np.ndarray | None
-    probabilities: Floats
-    threshold: float
-
-    def same_patches(self, other: Predictions) -> bool:
-        """Whether both are of the same patches in the same folds."""
-        fields = ("patches", "labels", "folds")
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in fields)
-
-    @property
-    def decided(self) -> Floats:
-        """1 for each patch at or above the stored threshold, 0 for the others, (n,)."""
-        return (self.probabilities >= self.threshold).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -52,7 +26,7 @@ class Gate:
 
 
 def better(
-    candidate: Predictions, champion: Predictions, objective: Objective, error: float = 0.025, compared: int = 1
+    candidate: OutOfFold, champion: OutOfFold, objective: Objective, error: float = 0.025, compared: int = 1
 ) -> Gate:
     """The lead in the objective has an interval above 0, with a one-sided `error` over all settings `compared`.
 
@@ -62,7 +36,7 @@ def better(
     """
     first, second = (candidate, champion) if objective.direction == "maximize" else (champion, candidate)
     arrays = candidate.labels, first.probabilities, second.probabilities, candidate.folds, candidate.groups
-    lead = delong(*arrays) if objective.name == "roc_auc" else bootstrap_difference(*arrays, metric=objective.name)
+    lead = delong(*arrays) if objective.name == "roc_auc" else first.less(second, objective.name)
     note = cluster_note if objective.name == "roc_auc" else resampling_note
     reach = float(norm.isf(error / compared)) * lead.error
     width = f"{100 * (1 - 2 * error / compared):.6g} % interval"
@@ -71,25 +45,25 @@ def better(
     return Gate("better", bool(lead.value - reach > 0), said)
 
 
-def calibrated(candidate: Predictions, bound: float) -> Gate:
+def calibrated(candidate: OutOfFold, bound: float) -> Gate:
     """The calibration error is at most `bound`."""
     error = calibration_error(candidate.labels, candidate.probabilities)
     return Gate("calibrated", bool(error <= bound), f"calibration error {error:.3f}, at most {bound:g}")
 
 
-def no_loss(rate: str, candidate: Predictions, champion: Predictions, bound: float = 0.0) -> Gate:
+def no_loss(rate: str, candidate: OutOfFold, champion: OutOfFold, bound: float = 0.0) -> Gate:
     """The `rate`, sensitivity or specificity, at the stored thresholds is not established to be lower by over `bound`.
 
     The paired difference has a 90 % interval, patients resampled: the gate fails where all of it lies below `-bound`,
     which happens to an equal model in at most 5 %.
     """
-    arrays = candidate.labels, candidate.decided, champion.decided, None, candidate.groups
-    gain = bootstrap_difference(*arrays, confidence=RATES_CONFIDENCE, metric=rate)
+    decided = candidate.saying(candidate.decided)
+    gain = decided.less(champion.saying(champion.decided), rate, RATES_CONFIDENCE)
     value = {"sensitivity": 1, "specificity": 0}[rate]
     rows = candidate.labels == value
     after, before = (float((one.decided[rows] == value).mean()) for one in (candidate, champion))
     thresholds = f"at {candidate.threshold:.3g}, the champion's {before:.3f} at {champion.threshold:.3g}"
-    interval = f"{100 * RATES_CONFIDENCE:g} % interval of the difference [{gain.low:+.3f}, {gain.high:+.3f}]"
+    interval = f"{100 * RATES_CONFIDENCE:g} % interval of the difference {gain.interval('+.3f')}"
     said = f"{rate} {after:.3f} {thresholds}; {interval} ({resampling_note(candidate.groups)})"
     said += f", which must not lie below {-bound if bound else 0:g}"
     return Gate(rate, bool(gain.high >= -bound), said)

@@ -21,11 +21,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from mammo_mlflow.estimate import Difference, Estimate
 from mammo_mlflow.evaluation import weighted
 from mammo_mlflow.evaluation.auc_interval import auc_estimate
 from mammo_mlflow.evaluation.dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FEW
 from mammo_mlflow.evaluation.mean_interval import mean_estimate
-from mammo_mlflow.evaluation.metrics import RATES, Difference, Estimate
+from mammo_mlflow.evaluation.metrics import RATES
 from mammo_mlflow.evaluation.rate_interval import rate_estimates, resampled_share
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
@@ -65,22 +66,11 @@ def score_estimates(
     return {name: _at(float(points[name][0]), found[name], undefined[name]) for name in RATES}
 
 
-def fold_auc_estimate(
-    folds: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    groups: npt.ArrayLike | None = None,
-    confidence: float = 0.95,
-) -> Estimate:
-    """`metrics.fold_auc` with its interval. `folds`: (n,)."""
-    return metric_estimate("roc_auc", folds, labels, probabilities, groups, confidence)
-
-
 def metric_estimate(
     metric: str,
-    folds: npt.ArrayLike | None,
     labels: npt.ArrayLike,
     probabilities: npt.ArrayLike,
+    folds: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -105,7 +95,7 @@ def metric_estimate(
     fewest = min(len(np.unique(patients[y == value])) for value in (0, 1))
     if math.isnan(value) or fewest < LEAST_PATIENTS or defined.size < 2:
         reason = ONE_CLASS if math.isnan(value) else f"{TOO_FEW} of a class"
-        return Estimate(value, math.nan, math.nan, reason=reason)
+        return Estimate(value, reason=reason)
     return Estimate(value, *resampled_share(value, float(defined.var(ddof=1)), sizes[sizes > 0], confidence))
 
 
@@ -130,10 +120,9 @@ def bootstrap_difference(
     _, b = weighted.checked(labels, second)
     of_first, of_second = (weighted.statistic(metric, y, p, _folds(folds, y.size)) for p in (a, b))
     value, draws = _bootstrap(lambda w: of_first(w) - of_second(w), y.size, groups, resamples, seed)
-    estimate = _estimate(value, draws, confidence)
     defined = draws[np.isfinite(draws)]
-    error = float(defined.std(ddof=1)) if defined.size > 1 else math.nan
-    return Difference(estimate.value, estimate.low, estimate.high, error)
+    low, high = np.quantile(defined, _tails(confidence)).tolist() if defined.size else (math.nan, math.nan)
+    return Difference(value, low, high, float(defined.std(ddof=1)) if defined.size > 1 else math.nan)
 
 
 def roc_band(
@@ -172,14 +161,6 @@ def _bootstrap(
     return float(statistic(np.ones((1, n)))[0]), np.concatenate([np.empty(0), *draws])
 
 
-def _estimate(value: float, draws: Floats, confidence: float) -> Estimate:
-    defined = draws[np.isfinite(draws)]
-    if not defined.size:
-        return Estimate(value, math.nan, math.nan)
-    low, high = np.quantile(defined, _tails(confidence))
-    return Estimate(value, float(low), float(high))
-
-
 def _folds(folds: npt.ArrayLike | None, n: int) -> Ints | None:
     return None if folds is None else weighted.codes("folds", folds, n)
 
@@ -187,7 +168,7 @@ def _folds(folds: npt.ArrayLike | None, n: int) -> Ints | None:
 def _at(value: float, estimate: Estimate, undefined: str) -> Estimate:
     """The estimate with the value that `metrics.scores` gives, to the last digit; undefined where that is, and why."""
     if math.isnan(value):
-        return Estimate(value, math.nan, math.nan, reason=undefined)
+        return Estimate(value, reason=undefined)
     return replace(estimate, value=value)
 
 

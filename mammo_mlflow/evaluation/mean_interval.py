@@ -14,8 +14,8 @@ import math
 import numpy as np
 from scipy.special import stdtrit
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.dependence import effective_number, variance_freedom
-from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 MOST_SKEW = 1.5
@@ -36,10 +36,9 @@ def mean_estimate(values: Floats, patients: Ints, confidence: float) -> Estimate
     sizes = np.bincount(patients).astype(float)
     clusters, mean, effective = len(sizes), float(values.mean()), effective_number(sizes)
     if effective < LEAST_EFFECTIVE - 1e-9:
-        reason = f"fewer than {LEAST_EFFECTIVE} effective patients"
-        return Estimate(mean, math.nan, math.nan, reason=reason)
+        return Estimate(mean, reason=f"fewer than {LEAST_EFFECTIVE} effective patients")
     if np.ptp(values) < _EQUAL:
-        return Estimate(mean, math.nan, math.nan, reason="all losses are equal")
+        return Estimate(mean, reason="all losses are equal")
     residuals = np.bincount(patients, values) - sizes * mean
     moves = residuals / (len(values) - sizes)
     error = math.sqrt((clusters - 1) / clusters * float(moves @ moves))

@@ -1,10 +1,9 @@
-"""Point metrics of a binary classifier's probabilities, and the estimate that carries an interval."""
+"""Point metrics of a binary classifier's probabilities."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,51 +24,6 @@ RATES = (
 )
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value and the ends of its interval; NaN ends where no interval exists, a NaN value where it is undefined.
-
-    `reason`: why there is no interval, or no value, where that is known.
-    """
-
-    value: float
-    low: float
-    high: float
-    reason: str = field(default="", kw_only=True)
-
-    def __format__(self, spec: str) -> str:
-        """`0.812 [0.771, 0.850]`; `spec` formats each number (default `.3f`). An undefined value says so, or why."""
-        spec = spec or ".3f"
-        if math.isnan(self.value):
-            return f"- ({self.reason})" if self.reason else "undefined"
-        if math.isnan(self.low) or math.isnan(self.high):
-            return f"{self.value:{spec}}" + (f" (no interval: {self.reason})" if self.reason else "")
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
-
-    def __str__(self) -> str:
-        """The default format."""
-        return format(self)
-
-
-def missing_intervals(estimates: Mapping[str, Estimate]) -> str:
-    """Which estimates have no interval, or no value, and why, as one text: `test_roc_auc: reason; …`."""
-    return "; ".join(f"{name}: {one.reason}" for name, one in estimates.items() if one.reason)
-
-
-def stored_estimate(name: str, metrics: Mapping[str, float], missing: str) -> Estimate:
-    """The estimate that was stored as the metrics `name`, `_low` and `_high`, with its reason out of `missing`."""
-    reasons = dict(part.split(": ", 1) for part in missing.split("; ") if ": " in part)
-    value, low, high = (metrics.get(f"{name}{end}", math.nan) for end in ("", "_low", "_high"))
-    return Estimate(value, low, high, reason=reasons.get(name, ""))
-
-
-@dataclass(frozen=True)
-class Difference(Estimate):
-    """A difference of two values, with the standard deviation of its resamples; NaN where there are not two."""
-
-    error: float
-
-
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float = 0.5) -> dict[str, float]:
     """Every metric of `RATES` and `COUNTS`, by name.
 
@@ -88,17 +42,17 @@ def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float
     return {name: float(values[0]) for name, values in computed.items()}
 
 
-def fold_auc(folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def fold_auc(labels: npt.ArrayLike, probabilities: npt.ArrayLike, folds: npt.ArrayLike) -> float:
     """The out-of-fold ROC AUC: the mean of the folds' AUCs, each weighted by its positives × negatives.
 
     Every fold's model is calibrated differently, so that comparing probabilities across folds (the pooled AUC) is a
     diagnostic only. A fold of one class has no pair and weighs nothing; NaN where that holds for all.
     `folds`: (n,) of any values that identify a fold. Raises as `scores`.
     """
-    return out_of_fold("roc_auc", folds, labels, probabilities)
+    return out_of_fold("roc_auc", labels, probabilities, folds)
 
 
-def out_of_fold(metric: str, folds: npt.ArrayLike, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def out_of_fold(metric: str, labels: npt.ArrayLike, probabilities: npt.ArrayLike, folds: npt.ArrayLike) -> float:
     """A metric of out-of-fold predictions by its name in `weighted.statistic`; arguments and errors as `fold_auc`."""
     y, p = weighted.checked(labels, probabilities)
     return float(weighted.statistic(metric, y, p, weighted.codes("folds", folds, y.size))(np.ones((1, y.size)))[0])

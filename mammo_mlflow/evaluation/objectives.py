@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import pandas as pd
-
 from mammo_mlflow.errors import expected, unknown_name
-from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT
 
 Direction = Literal["maximize", "minimize"]
@@ -35,16 +33,21 @@ class Objective:
     name: str
     direction: Direction
 
-    def value(self, oof: pd.DataFrame, seconds: float) -> float:
+    def value(self, oof: OutOfFold, seconds: float) -> float:
         """The number of these folds, all or some; NaN where they leave it undefined, as folds of one class do.
 
-        `oof`: columns fold, label (0 or 1), probability; ROC AUC and sensitivity at a specificity are taken within
-        folds, the other metrics over all rows at a threshold of 0.5. `seconds`: training time of the same folds.
-        Raises UserError for probabilities outside [0, 1].
+        ROC AUC and sensitivity at a specificity are taken within folds, the other metrics over all rows at a threshold
+        of 0.5. `seconds`: training time of the same folds.
         """
         if self.name == SECONDS:
             return seconds
-        return out_of_fold(self.name, oof["fold"], oof["label"], oof["probability"])
+        return oof.score(self.name)
+
+
+def check_metric(objective: Objective) -> None:
+    """Raise UserError for an objective that is no metric of predictions."""
+    if objective.name == SECONDS:
+        raise expected("objective", "a metric of predictions", f"'{SECONDS}'")
 
 
 def parse_objectives(text: str) -> tuple[Objective, ...]:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
+from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation import weighted
 from mammo_mlflow.evaluation.intervals import bootstrap_difference, resampling_note
-from mammo_mlflow.evaluation.metrics import Difference
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
@@ -32,7 +32,7 @@ Outcome = Literal["better", "same", "worse", "unknown"]
 class DeLong(Difference):
     """A difference of two ROC AUCs with its normal interval and standard error, and `p`, two-sided, that it is 0."""
 
-    p: float
+    p: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def delong(
     parts = [_part(y[rows], a[rows], b[rows], cluster[rows]) for rows in weighted.members(y, fold)]
     pairs, differences, variances = np.array([part for part in parts if part[0]]).reshape(-1, 3).T
     if not pairs.sum():
-        return DeLong(math.nan, math.nan, math.nan, math.nan, math.nan)
+        return DeLong()
     share = pairs / pairs.sum()
     value, variance = float(share @ differences), float(share**2 @ variances)
     if variance < 0:  # the clusters' covariance term can outweigh the others in tiny samples
@@ -156,7 +156,7 @@ def _variance(labels: Ints, of_positive: Floats, of_negative: Floats, difference
 
 def _outcome(lead: Difference, test: DeLong | None) -> Outcome:
     p = 0.0 if test is None else test.p
-    if math.isnan(lead.low) or math.isnan(p):
+    if not lead.bounded or math.isnan(p):
         return "unknown"
     if p < SIGNIFICANT and lead.low > 0:
         return "better"
@@ -167,9 +167,9 @@ def _figures(metric: str, lead: Difference, test: DeLong | None, width: str, not
     if math.isnan(lead.value):
         return f"{metric} is undefined"
     text = f"lead in {metric} {lead.value:+.4f}"
-    if math.isnan(lead.low):
+    if not lead.bounded:
         return f"{text}, without an interval"
-    text += f", {width} [{lead.low:+.4f}, {lead.high:+.4f}] ({note})"
+    text += f", {width} {lead.interval('+.4f')} ({note})"
     if test is None:
         return text
     if math.isnan(test.p):

@@ -23,6 +23,7 @@ import math
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.dependence import (
     LEAST_PATIENTS,
     ONE_CLASS,
@@ -31,7 +32,6 @@ from mammo_mlflow.evaluation.dependence import (
     exceedance_covariance,
     patient_correlation,
 )
-from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 TRUST = 20.0

@@ -11,19 +11,18 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import psutil
-from filelock import FileLock, Timeout
 
 from mammo_mlflow.errors import FULL_DISK, UserError, expected
+from mammo_mlflow.files import PARTIAL, Taken, locked, whole
 from mammo_mlflow.tracking.resume import process_alive
 
 ACTIVATIONS = "activations.npy"
-PARTIAL = ".partial"
 
 _log = logging.getLogger(__name__)
 
@@ -82,32 +81,18 @@ class Cache:
             if self.has(key):
                 yield None
                 return
-            partial = self._entries / f"{key}{PARTIAL}"
-            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-            partial.mkdir()
             try:
-                yield partial / ACTIVATIONS
-                (partial / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
-                _lease(partial)  # before anyone can see it, or it could be evicted before it is used
-                partial.replace(self._entries / key)
+                with whole(self._entries / key, alone=True) as entry:
+                    entry.mkdir()
+                    yield entry / ACTIVATIONS
+                    (entry / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
+                    _lease(entry)  # before anyone can see it, or it could be evicted before it is used
             except OSError as problem:
                 raise disk_error(self.root, problem) from None
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """One process at a time; says so when it has to wait."""
-        lock = FileLock(self.locks / f"{name}.lock")
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            _log.info("waiting for another process that makes the same cache entry")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.locks / f"{name}.lock", "waiting for another process that makes the same cache entry", 1)
 
     def make_room(self, needed: int, beside: int = 0) -> None:
         """Evict the least recently used entries until `needed` more bytes fit the limit and the disk.
@@ -142,11 +127,8 @@ class Cache:
     def _remove_partial(self) -> None:
         """Remove what killed processes left half-written."""
         for partial in self._entries.glob(f"*{PARTIAL}"):
-            try:
-                with FileLock(self.locks / f"{partial.stem}.lock").acquire(timeout=0):
-                    shutil.rmtree(partial, ignore_errors=True)
-            except Timeout:
-                continue
+            with suppress(Taken), locked(self.locks / f"{partial.stem}.lock", Taken()):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _free(self) -> int:
         return shutil.disk_usage(self.root).free

@@ -19,6 +19,9 @@ from mammo_mlflow.wording import in_words
 
 Answer = TypeVar("Answer")
 
+UNSET = Path()
+"""The place of a file in a job that a plan carries; it is told as the job is given out."""
+
 
 @dataclass(frozen=True)
 class StepsDone:
@@ -81,6 +84,10 @@ class Cut:
         """The size of one stored activation."""
         return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4)
 
+    def stored_bytes(self, patches: int, views: int) -> int:
+        """The size of the stored activations of so many patches, each plain and in `views` augmented views."""
+        return self.bytes_per_view() * patches * (views + 1)
+
 
 @dataclass(frozen=True)
 class Description:
@@ -139,8 +146,8 @@ class ActivationJob(Job[None]):
     cut: Cut
     views: int
     augmentation: str
-    threads: int
-    output: Path
+    threads: int = 1
+    output: Path = UNSET
     start: int = 0
     source: Path | None = None
     first: int = ROWS[PATCH]
@@ -150,7 +157,7 @@ class ActivationJob(Job[None]):
 class FeatureJob(Job[None]):
     """Compute what the head of a trained `tail` stands on, for `views` augmented views and the plain one.
 
-    `sources` are the activation files of its sides, or None where it takes patches: then `sides` are their first rows
+    `sources` are the activation files of its sides, none where it takes patches: then `sides` are their first rows
     in `tensor`.
     """
 
@@ -159,12 +166,12 @@ class FeatureJob(Job[None]):
     tail: Path
     tensor: Path
     sides: dict[str, int]
-    sources: dict[str, Path] | None
     cut: Cut
     views: int
     augmentation: str
-    threads: int
-    output: Path
+    threads: int = 1
+    output: Path = UNSET
+    sources: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ class FitJob(Job[FitResult]):
     tuning_epochs: int
     seed: int
     description: Description
-    output: Path
+    output: Path = UNSET
     features: dict[str, Path] = field(default_factory=dict)
     tuned: dict[str, Path] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
@@ -291,7 +298,6 @@ class ExplainJob(Job[int]):
     output: Path
 
 
-MEMBERS, LEVEL1, FACTS = "members.keras", "level1.npz", "ensemble.json"
 """The files of a served ensemble: one Keras model of all members, level 1 as arrays, and names and threshold."""
 
 

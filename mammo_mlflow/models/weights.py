@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
+import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -21,6 +21,7 @@ import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.files import file_sha256, whole
 
 COMPACT_DIR = Path(__file__).parent / "compact"
 DOWNLOAD_TIMEOUT_S = 4.0
@@ -31,6 +32,10 @@ Their folds, and no others, are then trained again.
 """
 
 _log = logging.getLogger(__name__)
+
+
+class _Damaged(Exception):  # noqa: N818 - nobody is told of it
+    """A download is not what Keras offers."""
 
 
 @dataclass(frozen=True)
@@ -163,31 +168,18 @@ def _download(backbone: str) -> Path | None:
         return None
     row = BACKBONES[backbone]
     target = keras_cache() / row.keras_file
-    part: Path | None = None
     try:
         with urllib.request.urlopen(row.keras_url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
             _log.info("downloading %s", row.keras_url)
             target.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.md5(usedforsecurity=False)
-            with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-                part = Path(file.name)
-                while block := answer.read(1 << 20):
-                    digest.update(block)
-                    file.write(block)
-        if digest.hexdigest() != row.keras_md5:
-            _log.warning("%s: the download does not have Keras's checksum and is not used", row.keras_url)
-            return None
-        part.replace(target)
+            with whole(target) as part, part.open("w+b") as file:
+                shutil.copyfileobj(answer, file)
+                file.seek(0)
+                if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != row.keras_md5:
+                    raise _Damaged
         return target
+    except _Damaged:
+        _log.warning("%s: the download does not have Keras's checksum and is not used", row.keras_url)
     except OSError as problem:
         _log.info("no download of %s: %s", row.keras_file, problem)
-        return None
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None

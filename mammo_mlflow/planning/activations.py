@@ -1,48 +1,122 @@
-"""The activations that cross-validations need, made where they are missing, each from the nearest one at hand."""
+"""Cached activations: which entries a plan needs, and making those that are missing, each from the nearest at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from mammo_mlflow.experiment import BASELINE, ROWS
+from mammo_mlflow.data.patches import PatchSet
+from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
+from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import ActivationJob, FeatureJob
-from mammo_mlflow.jobs.session import Session
-from mammo_mlflow.planning.base_models import Derived
-from mammo_mlflow.planning.plan import Activations, Plan
+from mammo_mlflow.jobs.contracts import ActivationJob, Cut, Description, FeatureJob, Network
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.processes import keras_backend
 
+ACTIVATIONS_VERSION = 2
+"""The version of cached activations: raised where their files change, so that they are computed again.
+
+Where that gives fits other numbers, as another augmentation does, `RESULTS_VERSION` is raised too.
+"""
 FLATTEN = "flatten"
 
 
-def missing_activations(cache: Cache, plan: Plan) -> list[Activations]:
-    """The entries that a plan needs and the cache has not, those among them that others are computed from."""
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """One cache entry: the activations of every training abnormality, or of every baseline, at one cut.
+
+    `job` makes it, once it is told the files to read and to write. Entries of one `line` can be computed from one
+    another, the deeper from the shallower. `pooling` tells how features are pooled (None: an inner cut). `below` are
+    the entries, by input, that the features of a trained model are computed from.
+    """
+
+    key: str
+    cut: Cut
+    bytes: int
+    line: str
+    pooling: str | None
+    job: ActivationJob | FeatureJob
+    below: Mapping[str, Activations] = field(default_factory=dict)
+
+
+def frozen_activations(
+    experiment: Experiment, patch_set: PatchSet, network: Network, weights: Weights, description: Description
+) -> tuple[dict[str, Activations], dict[str, Activations]]:
+    """What a network's fits read in the first stage, and with unfrozen layers, by input; nothing when on-line."""
+    if experiment.views == 0:
+        return {}, {}
+
+    def entry(cut: Cut, first: int) -> Activations:
+        training = experiment.training
+        facts: dict[str, Any] = {
+            "data": patch_set.files["train_tensor.npy"],
+            "backbone": experiment.model.backbone,
+            "weights": weights.identity,
+            "augmentation": training.augmentation,
+            "views": training.views,
+            "precision": network.precision,
+            "backend": keras_backend(),
+            "results_version": ACTIVATIONS_VERSION,  # the name it had when one version counted for everything
+        }
+        if first != ROWS[PATCH]:
+            facts["rows"] = first
+        # the same layer index means another layer under another pooling, where it is the features
+        pooling = experiment.model.pooling if cut == description.features else None
+        job = ActivationJob(
+            name=f"{experiment.model.backbone} {'baseline ' if first == ROWS[BASELINE] else ''}activations",
+            network=network,
+            weights=weights,
+            tensor=patch_set.directory / "train_tensor.npy",
+            cut=cut,
+            views=training.views,
+            augmentation=training.augmentation,
+            first=first,
+        )
+        return Activations(
+            key=json_sha256(facts | {"cut": asdict(cut), "pooling": pooling}),
+            cut=cut,
+            bytes=cut.stored_bytes(len(patch_set.train.types), training.views),
+            line=json_sha256(facts),
+            pooling=pooling,
+            job=job,
+        )
+
+    first, second = (
+        {} if cut is None else {side: entry(cut, row) for side, row in experiment.sides.items()}
+        for cut in (description.features, description.tuned)
+    )
+    return first, second
+
+
+def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Activations]:
+    """Those of the entries that the cache has not, and what it has not of what they are computed from."""
     found: dict[str, Activations] = {}
-    for entry in plan.activations():
+    for entry in entries:
         if not cache.has(entry.key):
-            below = [] if entry.derived is None else missing_activations(cache, entry.derived.plan)
-            found |= {one.key: one for one in (*below, entry)}
+            found |= {one.key: one for one in (*missing_activations(cache, entry.below.values()), entry)}
     return list(found.values())
 
 
-def ensure_activations(session: Session, plans: Sequence[Plan]) -> dict[str, Path]:
-    """The activation files of all these plans, by key, leased to this process until the cache releases them.
+def ensure_activations(session: Workbench, entries: Iterable[Activations]) -> dict[str, Path]:
+    """The files of all these entries, by key, leased to this process until the cache releases them.
 
     The shallowest is computed from the patches, deeper ones from it; pooled features from those that are not pooled.
     """
-    wanted = {entry.key: (entry, plan) for plan in plans for entry in plan.activations()}
     paths: dict[str, Path] = {}
     ready: list[Activations] = []
-    for entry, plan in sorted(wanted.values(), key=lambda pair: _depth(pair[0])):
+    for entry in sorted({entry.key: entry for entry in entries}.values(), key=_depth):
         found = session.cache.find(entry.key)
         if found is None:
             session.cache.make_room(entry.bytes)
-            with session.cache.creating(entry.key, {"cut": entry.cut, "name": plan.name}) as target:
-                if target is not None and entry.derived is not None:
-                    _derive(session, plan, entry, entry.derived, target)
-                elif target is not None:
-                    sources = [one for one in ready if one.line == entry.line]
-                    _compute(session, plan, entry, sources[-1] if sources else None, paths, target)
+            facts = {"cut": entry.cut, "name": entry.job.name}
+            with session.cache.creating(entry.key, facts) as output:
+                if output is not None:
+                    shallower = [one for one in ready if one.line == entry.line]
+                    read = _read(session, entry, shallower[-1] if shallower else None, paths)
+                    session.run_one(replace(entry.job, **read, threads=session.cores, output=output))
             found = session.cache.find(entry.key)
             if found is None:
                 raise RuntimeError(f"the cache entry {entry.key[:12]} vanished")
@@ -56,44 +130,14 @@ def _depth(entry: Activations) -> tuple[int, bool, str]:
     return entry.cut.index, entry.pooling != FLATTEN, entry.key
 
 
-def _compute(
-    session: Session, plan: Plan, entry: Activations, source: Activations | None, paths: dict[str, Path], target: Path
-) -> None:
-    start = 0
-    if source is not None:  # flattened features are the layer before them in another shape
-        start = source.cut.index - (source.pooling == FLATTEN)
-    job = ActivationJob(
-        name=f"{plan.experiment.model.backbone} {'baseline ' if entry.first == ROWS[BASELINE] else ''}activations",
-        network=plan.network,
-        weights=plan.weights,
-        tensor=plan.patch_set.directory / "train_tensor.npy",
-        cut=entry.cut,
-        views=plan.experiment.training.views,
-        augmentation=plan.experiment.training.augmentation,
-        threads=session.cores,
-        output=target,
-        start=start,
-        source=None if source is None else paths[source.key],
-        first=entry.first,
-    )
-    session.run_one(job)
-
-
-def _derive(session: Session, plan: Plan, entry: Activations, derived: Derived, target: Path) -> None:
-    """What the head of a trained model stands on, from the activations that this model itself was trained on."""
-    prefixes = derived.prefixes
-    paths = ensure_activations(session, [derived.plan]) if prefixes else {}
-    training = plan.experiment.training
-    job = FeatureJob(
-        name=f"{derived.plan.experiment.model.backbone} features {derived.fit}",
-        tail=derived.tail,
-        tensor=plan.patch_set.directory / "train_tensor.npy",
-        sides=derived.plan.sides,
-        sources={side: paths[one.key] for side, one in prefixes.items()} if prefixes else None,
-        cut=entry.cut,
-        views=training.views,
-        augmentation=training.augmentation,
-        threads=session.cores,
-        output=target,
-    )
-    session.run_one(job)
+def _read(
+    session: Workbench, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
+) -> dict[str, Any]:
+    """What an entry's job is told to read."""
+    if entry.below:
+        files = ensure_activations(session, entry.below.values())
+        return {"sources": {side: files[one.key] for side, one in entry.below.items()}}
+    if shallower is None:
+        return {}
+    # flattened features are the layer before them in another shape
+    return {"start": shallower.cut.index - (shallower.pooling == FLATTEN), "source": paths[shallower.key]}

@@ -7,7 +7,7 @@ refit the features come from the registered model itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,13 @@ from mammo_mlflow.data.patches import targets
 from mammo_mlflow.experiment import (
     CONDITION,
     Experiment,
-    canonical_json,
 )
-from mammo_mlflow.jobs.contracts import Cut, Description, Part
+from mammo_mlflow.files import json_sha256
+from mammo_mlflow.jobs.contracts import Cut, Description, FeatureJob, Part
 from mammo_mlflow.models.weights import Weights
-from mammo_mlflow.planning.plan import ACTIVATIONS_VERSION, REFIT, Activations, Plan, sha256, stored_bytes
+from mammo_mlflow.planning.activations import ACTIVATIONS_VERSION, Activations, frozen_activations
+from mammo_mlflow.planning.plan import REFIT, BaseParts, Plan
 from mammo_mlflow.tracking.registry import Version
-
-
-@dataclass(frozen=True)
-class Derived:
-    """The features of one fit of a source, as a cache entry, and how they are computed."""
-
-    plan: Plan
-    fit: str
-    tail: Path
-    prefixes: dict[str, Activations]
-    entry: Activations
 
 
 @dataclass(frozen=True)
@@ -47,29 +37,35 @@ class Source:
 
     @property
     def part(self) -> Part:
-        """The registered model, to be built again."""
-        return Part(self.plan.network, self.plan.weights, self.plan.description.trained.index, (self.tails[REFIT],))
+        """The registered model, to be built again; without a tail where its refit is not asked for."""
+        return self.plan.part(tail for name, tail in self.tails.items() if name == REFIT)
 
-    def derived(self, fit: str, asked: Experiment) -> Derived:
-        """What the head of a fit's model stands on, in the views of `asked`."""
-        training = asked.training
+    def features(self, fit: str, asked: Experiment) -> Activations:
+        """What the head of a fit's model stands on, in the views of `asked`: a cache entry."""
+        plan, training = self.plan, asked.training
         changes = {"views": training.views, "augmentation": training.augmentation}
-        own = self.plan.experiment.flat()
-        changed = self.plan.experiment.changed(**{k: v for k, v in changes.items() if k in own})
-        plan = replace(self.plan, experiment=changed)
-        first, second = plan.inputs(plan.fits[0])
-        prefixes = second or first
+        own = plan.experiment.flat()
+        changed = plan.experiment.changed(**{k: v for k, v in changes.items() if k in own})
+        first, second = frozen_activations(changed, plan.patch_set, plan.network, plan.weights, plan.description)
+        below = second or first
         # the features of frozen layers are the same in every fold
-        whose = "" if prefixes and not second else next(one.key for one in plan.fits if one.name == fit)
-        facts = {**changes, "of": [one.key for one in prefixes.values()], "whose": whose}
+        whose = "" if below and not second else next(one.key for one in plan.fits if one.name == fit)
+        facts = {**changes, "of": [one.key for one in below.values()], "whose": whose}
         facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
-        if not prefixes:  # else in their keys
+        if not below:  # else in their keys
             facts["version"] = ACTIVATIONS_VERSION
-        cut = Cut(0, plan.description.head, "float32")
-        size = stored_bytes(cut, len(plan.labels), training.views)
-        key = sha256(canonical_json(facts))
-        derived = Derived(plan, fit, self.tails[fit], prefixes, Activations(key, cut, size, key, None))
-        return replace(derived, entry=replace(derived.entry, derived=derived))
+        cut, key = Cut(0, plan.description.head, "float32"), json_sha256(facts)
+        job = FeatureJob(
+            name=f"{plan.experiment.model.backbone} features {fit}",
+            tail=self.tails[fit],
+            tensor=plan.patch_set.directory / "train_tensor.npy",
+            sides=plan.sides,
+            cut=cut,
+            views=training.views,
+            augmentation=training.augmentation,
+        )
+        size = cut.stored_bytes(len(plan.labels), training.views)
+        return Activations(key=key, cut=cut, bytes=size, line=key, pooling=None, job=job, below=below)
 
 
 @dataclass(frozen=True)
@@ -89,12 +85,24 @@ class Sources:
         return (self.features,) if self.condition is None else (self.features, self.condition)
 
     @property
+    def parts(self) -> BaseParts:
+        """What a plan keeps of them."""
+        sides = {name: first for source in self.all for name, first in source.plan.sides.items()}
+        return BaseParts(
+            features=self.features.part,
+            condition=None if self.condition is None else self.condition.part,
+            as_class=self.as_class,
+            sides=dict(sorted(sides.items())),
+            versions=tuple(source.version for source in self.all),
+        )
+
+    @property
     def weights(self) -> Weights:
         """Which registered models these are, as the identity that keys hash; random weights are said on."""
         said = [source.plan.weights.label for source in self.all]
         label = "random" if "random" in said else ", ".join(dict.fromkeys(said))
         keys = [fit.key for source in self.all for fit in source.plan.fits]
-        identity = sha256(canonical_json(keys))
+        identity = json_sha256(keys)
         named = ", ".join(str(source.version) for source in self.all)
         return Weights("none", label, identity, named)
 

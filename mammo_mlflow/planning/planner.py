@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,21 +18,22 @@ from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import (
     FAMILIES,
+    FEATURES,
     CrossValidationSpec,
     Experiment,
     ModelSpec,
     parameters,
     that_move,
 )
+from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, Network
+from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
 from mammo_mlflow.jobs.executors import AnyJob, Executor
-from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, file_sha256, find_weights
-
-if TYPE_CHECKING:
-    from mammo_mlflow.planning.base_models import Sources
-
-from mammo_mlflow.planning.plan import REFIT, Fit, Plan, keras_backend
+from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
+from mammo_mlflow.planning.activations import frozen_activations
+from mammo_mlflow.planning.base_models import Sources
+from mammo_mlflow.planning.plan import REFIT, Fit, Plan
+from mammo_mlflow.processes import keras_backend
 
 RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
 
@@ -140,7 +140,7 @@ class Planner:
         if weights.kind != "random":
             return
         backbone = experiment.model.backbone
-        name = hashlib.sha256(f"{weights.identity}-{backbone}".encode()).hexdigest()[:24]
+        name = sha256(f"{weights.identity}-{backbone}")[:24]
         target = cache.root / f"random-{backbone}-{name}.weights.h5"
         with cache.lock(target.name):
             if not target.exists():
@@ -199,49 +199,70 @@ def _plan(
     description: Description,
     sources: Sources | None = None,
 ) -> Plan:
-    network = _network(experiment, patch_set)
-    train = patch_set.train
-    facts = {
-        "data": patch_set.train_sha256,
-        "weights": weights.identity,
-        "backend": keras_backend(),
-    }
-    keyed = _keyed(experiment)
+    network, train, training, final = (
+        _network(experiment, patch_set),
+        patch_set.train,
+        experiment.training,
+        experiment.final,
+    )
+    facts = {"data": patch_set.train_sha256, "weights": weights.identity, "backend": keras_backend()}
+    keyed, labels, everything = _keyed(experiment), _labels(experiment, train.types), np.arange(len(folds))
+    features, tuned = frozen_activations(experiment, patch_set, network, weights, description)
     fits = []
-    everything = np.arange(len(folds))
-    for fold in [*range(folds.max() + 1), *([None] if experiment.final.final == REFIT else [])]:
+    for fold in [*range(folds.max() + 1), *([None] if final.final == REFIT else [])]:
+        name = REFIT if fold is None else f"fold {fold + 1}"
         seed = int(np.random.SeedSequence([experiment.cv.seed, 0 if fold is None else fold + 1]).generate_state(1)[0])
         rows = everything if fold is None else everything[folds != fold]
-        inner = np.zeros(0, int)
-        if experiment.stops_on_scored and fold is not None:
-            inner = everything[folds == fold]
-        elif experiment.training.early_stop and fold is not None:
-            rows, inner = inner_holdout(
-                rows,
-                train.types,
-                train.patient_ids,
-                experiment.task,
-                seed=seed,
-                duplicate_groups=patch_set.train_duplicates,
-            )
-        length = experiment.final.final_epochs if fold is None else 0
+        held_out = inner = np.zeros(0, int)
+        if fold is not None:
+            held_out = everything[folds == fold]
+            if experiment.stops_on_scored:
+                inner = held_out
+            elif training.early_stop:
+                rows, inner = inner_holdout(
+                    rows,
+                    train.types,
+                    train.patient_ids,
+                    experiment.task,
+                    seed=seed,
+                    duplicate_groups=patch_set.train_duplicates,
+                )
+        if len(rows) == 0:
+            raise UserError(f"folds: expected training patches for {name}, found none")
+        length = final.final_epochs if fold is None else 0
+        job = FitJob(
+            name=name,
+            experiment=experiment,
+            network=network,
+            weights=weights,
+            tensor=patch_set.directory / "train_tensor.npy",
+            labels=labels,
+            train_rows=rows,
+            validation_rows=held_out,
+            inner_rows=inner,
+            epochs=length or training.epochs,
+            tuning_epochs=training.tuning_epochs,
+            seed=seed,
+            description=description,
+            constants={} if sources is None else sources.constants(train.types),
+        )
         key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)
-        held_out = everything[folds == fold] if fold is not None else np.zeros(0, int)
-        fits.append(Fit(REFIT if fold is None else f"fold {fold + 1}", fold, key, seed, rows, inner, held_out))
-    for fit in fits:
-        if len(fit.train_rows) == 0:
-            raise UserError(f"folds: expected training patches for {fit.name}, found none")
+        if sources is not None:
+            features = {FEATURES: sources.features.features(name, experiment)}
+        fits.append(Fit(name=name, fold=fold, key=key, job=job, features=features, tuned=tuned))
     return Plan(
-        experiment,
-        patch_set,
-        network,
-        weights,
-        description,
-        folds,
-        _labels(experiment, train.types),
-        tuple(fits),
-        keyed.key("model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256),
-        sources,
+        experiment=experiment,
+        patch_set=patch_set,
+        network=network,
+        weights=weights,
+        description=description,
+        folds=folds,
+        labels=labels,
+        fits=tuple(fits),
+        key=keyed.key(
+            "model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256
+        ),
+        base=None if sources is None else sources.parts,
     )
 
 

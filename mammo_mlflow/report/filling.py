@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,15 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
-from mammo_mlflow.ensembles.predictions import checked
+from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
-from mammo_mlflow.evaluation.metrics import Estimate, stored_estimate
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import that_move
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, WEIGHTED, Column, Row, Table
@@ -27,22 +29,15 @@ from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
 """The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
-TRAINED = ("pretrained", "siamese", "conditioned", "ensemble")
-"""The families whose weights may be random where they should not."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A figure of this store and the study's. `low` and `high` are an interval, `sd` a deviation over folds."""
+class Cell(Estimate):
+    """A figure of this store, with its interval or `sd`, its deviation over folds, and the study's."""
 
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
     sd: float = math.nan
     paper: Figure | None = None
     comparable: bool = False
-    reason: str = ""
-    """Why there is no value where something was run."""
 
     @property
     def difference(self) -> float:
@@ -62,7 +57,7 @@ class Model:
     @property
     def threshold(self) -> float:
         """The decision threshold that was stored with it."""
-        return self.result.metrics.get("threshold", 0.5)
+        return self.result.metrics.get(Metric.THRESHOLD, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,22 +123,22 @@ def standing(row: Row, results: Sequence[Result]) -> list[Result]:
     found = [
         one
         for one in results
-        if (one.tag("task"), one.tag("family"), one.tag("backbone")) == (row.task, row.family, row.backbone)
-        and one.tag("control") in ("", "none")
-        and not one.tag("study")
+        if (one.tag(Tag.TASK), one.tag(Tag.FAMILY), one.tag(Tag.BACKBONE)) == (row.task, row.family, row.backbone)
+        and one.tag(Tag.CONTROL) in ("", "none")
+        and not one.tag(Tag.STUDY)
         and (row.tuned is None or one.tuned == row.tuned)
-        and (not row.method or one.tag("method") == row.method)
+        and (not row.method or one.tag(Tag.METHOD) == row.method)
     ]
     return sorted(found, key=lambda one: _rank(row, one))
 
 
 def other_settings(result: Result) -> list[str]:
     """What a run of one of the study's presets was given instead of the preset's values."""
-    preset, family = result.tag("preset"), result.tag("family")
+    preset, family = result.tag(Tag.PRESET), result.tag(Tag.FAMILY)
     if preset not in ("paper", "table") or family == "ensemble":
         return []
     try:
-        values = preset_values(preset, result.tag("backbone"), result.tag("task"), family)
+        values = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
     except UserError:
         return []
     kept = {name: value for name, value in values.items() if name in result.params and name not in that_move("source")}
@@ -151,11 +146,10 @@ def other_settings(result: Result) -> list[str]:
 
 
 def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
-    random = "random weights" in marks_of(result)
     return (
         not _same_protocol(row, result),
-        random,
-        result.tag("preset") == "quick",
+        RANDOM in result.said,
+        result.tag(Tag.PRESET) == "quick",
         bool(other_settings(result)),
         -result.ended,
     )
@@ -184,25 +178,6 @@ def command(row: Row, store: Store) -> str:
         given["data"] = store.place or "DIR"
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"mlflow run . -e {row.family} {words} --env-manager local"
-
-
-def marks_of(result: Result) -> tuple[str, ...]:
-    """What has to be said wherever a figure of it is shown."""
-    found = ["phantom data"] if result.tag("phantom") == "true" else []
-    if result.tag("weights") == "random" and result.tag("family") in TRAINED:
-        found.append("random weights")
-    if stopped_on_scored(result):
-        found.append("optimistic validation")
-    return tuple(found)
-
-
-def stopped_on_scored(result: Result) -> bool:
-    """Whether early stopping watched the very patches that its validation figures are of."""
-    return result.params.get("early_stop_on") == "scored" and _stops_early(result)
-
-
-def _stops_early(result: Result) -> bool:
-    return result.params.get("early_stop", "0") not in ("0", "")
 
 
 def contradictions(row: Row) -> list[Figure]:
@@ -234,35 +209,32 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
             notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
-    missing = best.tag("no_interval")
-    estimates = {
-        column: stored_estimate(f"test_{name}", best.metrics, missing)
-        for column, name in ((ACCURACY, "accuracy"), (AUC, "roc_auc"))
-    }
-    measured = {column: _cell(one) for column, one in estimates.items()}
+    estimates = {ACCURACY: best.estimate(Metric.TEST_ACCURACY), AUC: best.estimate(Metric.TEST_ROC_AUC)}
+    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
     folds = store.metrics.get(best.cross_validation, {})
-    if "fold_accuracy_mean" in folds:
-        measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
+    mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
+    if not math.isnan(mean):
+        measured[VALIDATION] = Cell(mean, sd=sd)
     trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
     protocol = [] if _same_protocol(row, best) else ["on the common 4 folds, not the protocol of the study's table"]
-    if best.tag("preset") == "quick":
+    if best.tag(Tag.PRESET) == "quick":
         protocol.append("quick preset, not the study's settings")
     if changed := other_settings(best):
         protocol.append(f"not the study's settings: {', '.join(changed)}")
-    if stopped_on_scored(best):
+    if SCORED in best.said:
         protocol.append("early stopping watched the patches of its validation figures, as in the study")
     if best.params.get("condition") == "class":
         protocol.append("given the class, as in the study, not the probability")
-    if TRAIN in measured and _stops_early(best):
+    if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
         protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
     return Filled(
         row,
         _cells(row, table, store, measured),
         command(row, store),
         best,
-        marks_of(best),
+        best.said.marks,
         (*protocol, *notes, *_without(estimates)),
         others=len(candidates) - 1,
     )
@@ -286,30 +258,25 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
         return Filled(row, _cells(row, table, store, {}), "", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
-    (chosen,) = grid(checked(p, labels, np.zeros(len(labels), int), None), parse_objectives("accuracy")[0])
+    said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
+    (chosen,) = grid(said_of, parse_objectives("accuracy")[0])
     found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
     estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
-    measured = {column: _cell(one) for column, one in estimates.items()}
+    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
     said += _without(estimates)
-    weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
-    marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
+    weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
+    marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
-    return Filled(row, cells, "", None, (*marks, "optimistic"), (*said, weights), tuple(members))
+    return Filled(row, cells, "", None, marks, (*said, weights), tuple(members))
 
 
 def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:
     cells = {}
     for column in table.columns:
         paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
-        cell = measured.get(column, Cell())
-        cells[column] = Cell(
-            cell.value, cell.low, cell.high, cell.sd, paper, store.is_the_papers and column[1] == "test", cell.reason
-        )
+        comparable = store.is_the_papers and column[1] == "test"
+        cells[column] = replace(measured.get(column, Cell()), paper=paper, comparable=comparable)
     return cells
-
-
-def _cell(one: Estimate) -> Cell:
-    return Cell(one.value, one.low, one.high, reason=one.reason)
 
 
 def _without(estimates: Mapping[Column, Estimate]) -> tuple[str, ...]:

@@ -23,8 +23,8 @@ def ours(cell: Cell) -> str:
     """This store's figure: with its interval, or over folds with its deviation; `-` where what was run has none."""
     if math.isnan(cell.value):
         return "-" if cell.reason else ""
-    if not math.isnan(cell.low) and not math.isnan(cell.high):
-        return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+    if cell.bounded:
+        return str(cell)
     return f"{cell.value:.3f}" + ("" if math.isnan(cell.sd) else f" ± {cell.sd:.3f}")
 
 

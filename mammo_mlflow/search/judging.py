@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import norm
 
+from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
-from mammo_mlflow.evaluation.metrics import Difference
 from mammo_mlflow.evaluation.objectives import Objective
 
 CONFIDENCE = 0.95

@@ -77,4 +77,4 @@ class Work:
 
 def _values(cv: CrossValidation, objectives: tuple[Objective, ...]) -> list[float]:
     seconds = sum(result.seconds for result in cv.results.values())
-    return [objective.value(cv.oof, seconds) for objective in objectives]
+    return [objective.value(cv.predictions, seconds) for objective in objectives]

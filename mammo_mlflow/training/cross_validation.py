@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from mammo_mlflow.estimate import log_estimates
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
-from mammo_mlflow.evaluation.intervals import cluster_note, fold_auc_estimate, score_estimates
-from mammo_mlflow.evaluation.metrics import RATES, Estimate, mean_sd, missing_intervals, scores
+from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
+from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -31,9 +33,14 @@ class CrossValidation:
     oof: pd.DataFrame
     fold_scores: pd.DataFrame
 
+    @cached_property
+    def predictions(self) -> OutOfFold:
+        """The out-of-fold predictions, checked."""
+        return OutOfFold.of_frame(self.oof)
+
 
 def cross_validate(
-    session: Session, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
+    session: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
 ) -> CrossValidation:
     """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give.
 
@@ -45,7 +52,7 @@ def cross_validate(
     if missing:
         results |= _train(session, plan, runs, missing, results)
     cv = collect(plan, run, results)
-    log_scores(session, cv)
+    log_scores(cv)
     if figures:
         log_figures(cv)
     return cv
@@ -58,9 +65,9 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
 
 
 def _train(
-    session: Session, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
+    session: Workbench, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
 ) -> dict[str, FitResult]:
-    activations = ensure_activations(session, [plan])
+    activations = ensure_activations(session, plan.activations())
     # the refit's length may depend on where the folds stopped, so it then waits for them
     waves = [fits]
     if plan.experiment.training.early_stop:
@@ -116,54 +123,37 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
     return pd.DataFrame(rows)
 
 
-def log_scores(session: Session, cv: CrossValidation) -> None:
+def log_scores(cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
-    plan, run, results, oof, fold_scores = cv.plan, cv.run, cv.results, cv.oof, cv.fold_scores
-    labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
-    groups = None if plan.patch_set.train.patient_ids is None else oof["patient_id"].to_numpy()
+    plan, run, results, said, fold_scores = cv.plan, cv.run, cv.results, cv.predictions, cv.fold_scores
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
-        run.log_metrics({f"fold_{name}_mean": mean} | ({f"fold_{name}_sd": sd} if len(fold_scores) > 1 else {}))
-    pooled = score_estimates(labels, probabilities, groups=groups)
-    auc = fold_auc_estimate(oof["fold"].to_numpy(), labels, probabilities, groups=groups)
-    estimates = {f"oof_{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
-        "oof_roc_auc": auc,
-        "oof_pooled_roc_auc": pooled["roc_auc"],
+        run.log_metrics({f"{Metric.FOLD}{name}_mean": mean, f"{Metric.FOLD}{name}_sd": sd})
+    pooled = score_estimates(said.labels, said.probabilities, groups=said.groups)
+    estimates = {f"{Metric.OOF}{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
+        Metric.OOF_ROC_AUC: said.estimate("roc_auc"),
+        Metric.OOF_POOLED_ROC_AUC: pooled["roc_auc"],
     }
-    log_estimates(run, estimates, groups)
-    run.set_tags({"mammo.oof_patches": len(oof)})
+    log_estimates(run, estimates, cluster_note(said.groups))
+    run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
-            "fit_seconds": sum(result.seconds for result in results.values()),
+            Metric.FIT_SECONDS: sum(result.seconds for result in results.values()),
         }
     )
-    folder = session.scratch / f"cv-{run.id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("oof", oof), ("folds", plan.folds_frame())):
-        frame.to_parquet(folder / f"{name}.parquet")
-        run.log_file(folder / f"{name}.parquet")
-
-
-def log_estimates(run: TrackedRun, estimates: Mapping[str, Estimate], groups: npt.ArrayLike | None) -> None:
-    """Log estimates by name, what their intervals assume, and which have none and why (`mammo.no_interval`)."""
-    for name, one in estimates.items():
-        run.log_metrics({name: one.value, f"{name}_low": one.low, f"{name}_high": one.high})
-    missing = missing_intervals(estimates)
-    run.set_tags({"mammo.intervals": cluster_note(groups)} | ({"mammo.no_interval": missing} if missing else {}))
+    run.log_table(cv.oof, Artifact.OOF)
+    run.log_table(plan.folds_frame(), Artifact.FOLDS)
 
 
 def log_figures(cv: CrossValidation) -> None:
     """Draw the folds' training, ROC and calibration on its run."""
-    plan, run, oof = cv.plan, cv.run, cv.oof
-    labels, probabilities = oof["label"].to_numpy(), oof["probability"].to_numpy()
+    plan, run, oof, said = cv.plan, cv.run, cv.oof, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
-    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
-    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png")
-    run.log_figure(
-        calibration(labels, probabilities, f"{plan.name}: out of fold", plan.note),
-        "figures/calibration_oof.png",
-    )
+    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")
+    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.said.note), "roc_folds")
+    at = f"{plan.name}: out of fold"
+    run.log_figure(calibration(said.labels, said.probabilities, at, plan.said.note), "calibration_oof")
 
 
 def _fold_curves(plan: Plan, oof: pd.DataFrame) -> dict[str, Any]:

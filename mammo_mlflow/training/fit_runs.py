@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
-from mammo_mlflow.planning.stored_fits import FOLDER, fetch_fit
+from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.resume import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
@@ -24,7 +26,7 @@ class FitRuns:
     """The fits of `plan`, as runs nested in `parent`. `label` opens their jobs' names, `tags` go on their runs."""
 
     def __init__(
-        self, session: Session, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
+        self, session: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
     ) -> None:
         self._session, self._plan, self._parent, self._label = session, plan, parent, label
         self._tags = tags or {}
@@ -34,32 +36,12 @@ class FitRuns:
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
         """The job that trains this fit, with the activation files by key."""
-        plan = self._plan
-        features, tuned = (
-            {name: activations[entry.key] for name, entry in stage.items()} for stage in plan.inputs(fit)
-        )
-        head_epochs, tuning_epochs = fit_epochs(plan, fit)
         output = self._session.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
-        return FitJob(
-            name=self._label + fit.name,
-            experiment=plan.experiment,
-            network=plan.network,
-            weights=plan.weights,
-            tensor=plan.patch_set.directory / "train_tensor.npy",
-            labels=plan.labels,
-            train_rows=fit.train_rows,
-            validation_rows=fit.validation_rows,
-            inner_rows=fit.inner_rows,
-            epochs=head_epochs,
-            tuning_epochs=tuning_epochs,
-            seed=fit.seed,
-            description=plan.description,
-            output=output,
-            features=features,
-            tuned=tuned,
-            constants={} if plan.sources is None else plan.sources.constants(plan.patch_set.train.types),
+        features, tuned = (
+            {name: activations[entry.key] for name, entry in stage.items()} for stage in (fit.features, fit.tuned)
         )
+        return replace(fit.job, name=self._label + fit.name, output=output, features=features, tuned=tuned)
 
     def fit_of(self, job: FitJob) -> Fit:
         """The fit that a job of this object trains."""
@@ -82,7 +64,7 @@ class FitRuns:
     def fail(self, job: FitJob, reason: str) -> None:
         """End the run of a job that failed, saying why."""
         run = self._run(self.fit_of(job))
-        run.set_tags({"mammo.reason": reason})
+        run.set_tags({Tag.REASON: reason})
         run.finish("FAILED")
 
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
@@ -102,7 +84,7 @@ class FitRuns:
                 continue
             self.run_ids[fit.name] = found[fit.key]
             if fit.key not in own:
-                run = self._start(fit, **{"mammo.reused_from": found[fit.key]})
+                run = self._start(fit, **{Tag.REUSED_FROM: found[fit.key]})
                 for row in result.history:
                     run.log_metrics(
                         {k: float(v) for k, v in row.items() if k not in ("stage", "epoch")}, int(row["epoch"])
@@ -120,7 +102,7 @@ class FitRuns:
 
     def _start(self, fit: Fit, **tags: str) -> TrackedRun:
         plan = self._plan
-        marks = {"mammo.fit": fit.name, "mammo.key": fit.key, "mammo.cv_run_id": self._parent.id}
+        marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent.id}
         run = self._session.writer.start_run(
             f"{plan.name} {fit.name}",
             parent=self._parent,
@@ -130,13 +112,6 @@ class FitRuns:
         plan_dataset(plan, run, "training")
         self.run_ids[fit.name] = run.id
         return run
-
-
-def fit_epochs(plan: Plan, fit: Fit) -> tuple[int, int]:
-    """Epochs of the head and of fine tuning, before any early stop."""
-    training, final = plan.experiment.training, plan.experiment.final
-    head = final.final_epochs or training.epochs if fit.fold is None else training.epochs
-    return head, training.tuning_epochs
 
 
 def plan_dataset(plan: Plan, run: TrackedRun, context: str) -> None:
@@ -157,9 +132,9 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
     if len(labels):
         found = scores(labels, result.probabilities)
         # not under their plain names: `accuracy` is that of each training epoch
-        run.log_metrics({f"fold_{name}": found[name] for name in RATES})
+        run.log_metrics({f"{Metric.FOLD}{name}": found[name] for name in RATES})
         pd.DataFrame({"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}).to_parquet(
-            folder / "predictions.parquet"
+            folder / Artifact.PREDICTIONS
         )
     run.log_metrics(
         {
@@ -175,7 +150,7 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
         "training_seconds": result.training_seconds,
         "peak_memory": result.peak_memory,
     }
-    (folder / "fit.json").write_text(json.dumps(facts))
+    (folder / Artifact.FACTS).write_text(json.dumps(facts))
     for path in sorted(folder.iterdir()):
-        run.log_file(path, FOLDER)
+        run.log_file(path, Artifact.FIT)
     run.finish()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
-from mammo_mlflow.experiment import canonical_json
-from mammo_mlflow.tracking.promotion import DATA, ERROR, HANDED_ON, QUESTION, origin, spent_before
+from mammo_mlflow.files import json_sha256
+from mammo_mlflow.names import Tag
+from mammo_mlflow.tracking.promotion import origin, spent_before
 from mammo_mlflow.tracking.registry import Version
 from mammo_mlflow.tracking.runs import Writer
 
@@ -29,8 +29,8 @@ class Budget:
 
     def tags(self, promoted: int) -> dict[str, str]:
         """What the decision's run keeps. The error of a promoted candidate, of that many settings, is handed on."""
-        handed_on = repr(self.error * promoted / self.compared)
-        return {QUESTION: self.question, DATA: self.data, ERROR: repr(self.error), HANDED_ON: handed_on}
+        errors = {Tag.ERROR: repr(self.error), Tag.HANDED_ON: repr(self.error * promoted / self.compared)}
+        return {Tag.QUESTION: self.question, Tag.DATA_SHA256: self.data, **errors}
 
     def __str__(self) -> str:
         """The same in words."""
@@ -45,7 +45,7 @@ def budget_of(
 
     What was asked before has the error that it had.
     """
-    data, phantom = champion.tags.get(DATA, ""), champion.tags.get("mammo.phantom", "")
+    data, phantom = champion.tags.get(Tag.DATA_SHA256, ""), champion.tags.get(Tag.PHANTOM, "")
     facts = {
         "task": task,
         "objective": objective,
@@ -53,7 +53,7 @@ def budget_of(
         "champion": [origin(champion), champion.run_id],
         "candidates": sorted([str(version), version.run_id, compared] for version, compared in candidates),
     }
-    question = hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+    question = json_sha256(facts)
     earlier = [Spent(*row) for row in writer.ask(lambda: spent_before(writer.client, task, data, phantom))]
     names = [one.question for one in earlier]
     number = names.index(question) + 1 if question in names else len(names) + 1

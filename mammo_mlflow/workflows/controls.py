@@ -6,16 +6,14 @@ logistic regression.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.evaluation.intervals import bootstrap_difference, fold_auc_estimate
 from mammo_mlflow.experiment import NETWORKS, TASKS, build, that_move
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.workflows.comparison import Outcome
 from mammo_mlflow.workflows.families import settled
 from mammo_mlflow.workflows.options import Options, preset_of
@@ -51,7 +49,7 @@ def run(family: str, task: str, backbone: str, control: str, given: dict[str, An
             experiments.append(build(task, preset_values("paper", "laws", task, "texture") | shared, "texture"))
         else:
             experiments.append(network.changed(control=one))
-    run_experiments(experiments, options, {"mammo.preset": preset}, _close)
+    run_experiments(experiments, options, {Tag.PRESET: preset}, _close)
 
 
 def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
@@ -60,27 +58,15 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
     network = rows[0][0]
     same_folds = [cv for cv, _ in rows if cv.plan.experiment.cv.seed == network.plan.experiment.cv.seed]
     for cv in same_folds:
-        auc = fold_auc_estimate(**_columns(cv))
+        auc = cv.predictions.estimate("roc_auc")
         chance = "chance is within its interval" if auc.low <= 0.5 <= auc.high else "its interval leaves chance out"
-        if math.isnan(auc.low) or math.isnan(auc.high):
+        if not auc.bounded:
             chance = "so that chance is neither within nor without"
         said.append(f"{cv.plan.experiment.label}: out-of-fold AUC {auc}, {chance}")
     for cv in same_folds[1:]:
         if cv.plan.experiment.cv.control == "shuffled":  # its labels are others: no patch can be paired
             continue
-        columns = _columns(network)
-        first, name = columns.pop("probabilities"), cv.plan.experiment.label
-        adds = bootstrap_difference(first=first, second=cv.oof["probability"].to_numpy(), **columns)
-        values = {"": adds.value, "_low": adds.low, "_high": adds.high}
-        top.log_metrics({f"adds_to_{name}_oof_roc_auc{end}": value for end, value in values.items()})
+        name, adds = cv.plan.experiment.label, network.predictions.less(cv.predictions)
+        top.log_metrics(adds.metrics(f"adds_to_{name}_{Metric.OOF_ROC_AUC}"))
         said.append(f"{network.plan.experiment.label} less {name}: {adds:+.3f}")
     return said
-
-
-def _columns(cv: CrossValidation) -> dict[str, Any]:
-    oof = cv.oof
-    columns = {"folds": oof["fold"], "labels": oof["label"], "probabilities": oof["probability"]}
-    known = "patient_id" in oof
-    return {name: column.to_numpy() for name, column in columns.items()} | {
-        "groups": oof["patient_id"].to_numpy() if known else None
-    }

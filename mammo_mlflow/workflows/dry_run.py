@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.training.fit_runs import fit_epochs
 from mammo_mlflow.workflows.options import available_cores
 from mammo_mlflow.workflows.terminal import show_table
 
@@ -28,11 +27,11 @@ def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
     """
     rows = []
     for plan in plans:
-        missing = missing_activations(cache, plan)
+        missing = missing_activations(cache, plan.activations())
         experiment, training = plan.experiment, plan.experiment.training
         per_patch = len(plan.sides) / plan.description.patches_per_second
-        head = sum(fit_epochs(plan, fit)[0] for fit in plan.fits)
-        tuned = sum(fit_epochs(plan, fit)[1] for fit in plan.fits) if experiment.model.unfrozen_layers else 0
+        head = sum(fit.job.epochs for fit in plan.fits)
+        tuned = sum(fit.job.tuning_epochs for fit in plan.fits) if experiment.model.unfrozen_layers else 0
         if experiment.trained_whole:
             per_patch *= BACKWARD
         online = experiment.views == 0

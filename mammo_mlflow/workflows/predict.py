@@ -11,16 +11,18 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.disclosure import ASKED, PHANTOM
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
+from mammo_mlflow.files import check_writable, target_file, whole
 from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Job, PredictJob, StepsDone
 from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.wording import in_words
 from mammo_mlflow.workflows.asking import Asked, find_pairs
-from mammo_mlflow.workflows.files import check_writable, target_file, written_whole
 from mammo_mlflow.workflows.options import FilmOptions, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
@@ -76,8 +78,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {maps}")
-    if found.phantom:
-        say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
+    say(found.version.said.line(ASKED))
 
 
 def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Answer:
@@ -92,10 +93,10 @@ def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Ans
 def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: Path) -> ExplainJob:
     target.mkdir(exist_ok=True)
     names = found.made_of.columns[2:] or (found.version.name,)
-    file = "model.keras" if found.made_of.kind == "keras" else "members.keras"
+    file = "model.keras" if found.made_of.kind == "keras" else Artifact.MEMBERS
     (network,) = found.path.rglob(file)
-    title = f"{found.version}: where '{TASKS[found.version.tags['mammo.task']][1]}' comes from"
-    note = "phantom data" if found.phantom else None
+    title = f"{found.version}: where '{TASKS[found.version.tags[Tag.TASK]][1]}' comes from"
+    note = PHANTOM.mark if PHANTOM in found.version.said else None
     return ExplainJob(
         name="overlays",
         model=network,
@@ -131,5 +132,5 @@ def _write(found: Verified, answers: np.ndarray, asked: Asked, odd: dict[str, li
         table |= {"baseline_box": ["" if pair.baseline is None else str(pair.baseline_box) for pair in asked.cut]}
     sides = [[f"{side}: {reason}" if reason else "" for reason in reasons] for side, reasons in odd.items()]
     table["warning"] = ["; ".join(filter(None, told)) for told in zip(*sides, strict=True)]
-    with written_whole(target) as part:
+    with whole(target) as part:
         pd.DataFrame(table).to_csv(part, index=False)

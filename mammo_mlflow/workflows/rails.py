@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.files import Taken, locked
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.executors import JobFailed, make_executor
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
@@ -34,24 +34,14 @@ SHEET_ROWS = 2
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What a command plans with, before anything is written."""
-
-    cache: Cache
-    progress: TerminalProgress
-    patch_set: PatchSet
-    workers: int
-    threads: int
-    executor: Executor
-    side: Executor
-    """For the short jobs of planning, which go on while `executor` works."""
-    planner: Planner
-
-
 @contextmanager
-def open_bench(options: Options, threads: int) -> Iterator[Bench]:
-    """The checked data and all that plans need. `threads` are those of each fold. Raises `UserError`."""
+def open_workbench(
+    options: Options, threads: int, tags: Mapping[str, str] | None = None
+) -> Iterator[tuple[Workbench, Planner]]:
+    """All that a command works and plans with, on its checked data. `threads` are those of each fold.
+
+    `tags` go on every run. However the command ends, no run of it stays RUNNING. Raises `UserError`.
+    """
     check_store()
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
@@ -62,19 +52,27 @@ def open_bench(options: Options, threads: int) -> Iterator[Bench]:
         stack.callback(executor.close)
         stack.callback(side.close)
         stack.callback(cache.release)
-        planner = Planner(patch_set, side, cache, probe=options.dry_run)
-        yield Bench(cache, progress, patch_set, workers, threads, executor, side, planner)
 
+        @functools.cache
+        def open_writer() -> tuple[Writer, Path]:
+            client, experiment_id = open_store()
+            writer, scratch = Writer(client, experiment_id, tags or {}), stack.enter_context(_scratch(cache.root))
+            stack.enter_context(ending_runs(writer))
+            return writer, scratch
 
-@contextmanager
-def open_session(bench: Bench, options: Options, tags: Mapping[str, str]) -> Iterator[Session]:
-    """A session that writes to the store; `tags` go on every run. However it ends, no run of it stays RUNNING."""
-    client, experiment_id = open_store()
-    writer = Writer(client, experiment_id, tags)
-    # in one process TensorFlow's threads are set once, so that everything uses what the folds use
-    cores = available_cores() if options.executor == "process" else bench.threads
-    with _scratch(bench.cache.root) as scratch, ending_runs(writer):
-        yield Session(writer, bench.executor, bench.cache, bench.progress, scratch, options.resume, cores)
+        # in one process TensorFlow's threads are set once, so that everything uses what the folds use
+        cores = available_cores() if options.executor == "process" else threads
+        bench = Workbench(
+            executor=executor,
+            side=side,
+            cache=cache,
+            progress=progress,
+            workers=workers,
+            cores=cores,
+            resume=options.resume,
+            open_store=open_writer,
+        )
+        yield bench, Planner(patch_set, side, cache, probe=options.dry_run)
 
 
 def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> PatchSet:
@@ -101,10 +99,8 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
     """Log the data set of a plan, its classes and some of its patches on a run."""
     plan_dataset(plan, run, "training")
     patch_set = plan.patch_set
-    run.log_figure(
-        figures.class_distribution(patch_set.class_counts(), "Abnormalities of each class", plan.note),
-        "figures/classes.png",
-    )
+    counts, note = patch_set.class_counts(), plan.said.note
+    run.log_figure(figures.class_distribution(counts, "Abnormalities of each class", note), "classes")
     sheet = []
     for kind in sorted(set(patch_set.train.types.tolist())):
         for row in np.flatnonzero(patch_set.train.types == kind)[:SHEET_ROWS]:
@@ -112,23 +108,18 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
             sheet.append(
                 (name, np.asarray(patch_set.train.baseline[row]), np.asarray(patch_set.train.abnormality[row]))
             )
-    run.log_figure(
-        figures.patch_sheet(sheet, "Training patches beside their baselines", plan.note), "figures/patches.png"
-    )
+    run.log_figure(figures.patch_sheet(sheet, "Training patches beside their baselines", note), "patches")
 
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
     """A directory for files on their way to the store, locked while in use; unlocked ones were left by a kill."""
     for old in root.glob("scratch-*.lock"):
-        try:
-            with FileLock(old).acquire(timeout=0):
-                shutil.rmtree(old.with_suffix(""), ignore_errors=True)
-                old.unlink(missing_ok=True)
-        except Timeout:
-            continue
+        with suppress(Taken), locked(old, Taken()):
+            shutil.rmtree(old.with_suffix(""), ignore_errors=True)
+            old.unlink(missing_ok=True)
     path = root / f"scratch-{uuid.uuid4().hex}"
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         path.mkdir()
         try:
             yield path

@@ -10,8 +10,8 @@ import numpy as np
 
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
+from mammo_mlflow.files import target_file, whole
 from mammo_mlflow.workflows.asking import find_pairs
-from mammo_mlflow.workflows.files import target_file, written_whole
 from mammo_mlflow.workflows.options import RequestOptions
 from mammo_mlflow.workflows.terminal import say
 
@@ -30,7 +30,7 @@ def run(source: str, output: str, asked: RequestOptions) -> None:
         pairs = np.load(found.tensor, mmap_mode="r", allow_pickle=False)
         sides = {name: pairs[ROWS[name] :: 2, :, :, None].tolist() for name in inputs}
     body = {"inputs": sides if len(inputs) > 1 else sides[PATCH]}
-    with written_whole(target) as part:
+    with whole(target) as part:
         part.write_text(json.dumps(body), encoding="utf-8")
     say(f"{len(sides[PATCH])} abnormalities, {' and '.join(inputs)}: {target}")
     say(f"curl localhost:5001/invocations -H 'Content-Type: application/json' -d @{target}")

@@ -9,10 +9,12 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, FinalSpec, build, that_move
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import PREFIX, Attribute, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
@@ -20,17 +22,17 @@ from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.closing import Closer, Closing
 from mammo_mlflow.search.pruning import make_pruner
 from mammo_mlflow.search.question import Question, study_name
-from mammo_mlflow.search.runs import LEVEL, StudyRuns
+from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
-from mammo_mlflow.search.study import LINK, Search, Study, is_full, open_study, write_note
+from mammo_mlflow.search.study import Search, Study, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
 from mammo_mlflow.workflows.places import storage_url
-from mammo_mlflow.workflows.rails import Bench, log_data, open_bench, open_session
+from mammo_mlflow.workflows.rails import log_data, open_workbench
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
 
@@ -41,7 +43,7 @@ JUDGED = that_move("judging", "place")
 ENOUGH = 1000
 HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
 
-_SHOWN = ("task", "family", "backbone", "weights", "phantom", "data_sha256", "folds_sha256")
+_SHOWN = (Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA_SHA256, Tag.FOLDS_SHA256)
 """The tags that a study shares with all its trials."""
 
 _log = logging.getLogger(__name__)
@@ -59,27 +61,25 @@ def run(
     build(questions[0].task, {**questions[0].paper, **final}, family)
     database = storage_url(search.storage)
     check_address(database)
-    with open_bench(options, int(questions[0].base.get("threads", 1))) as bench:
-        papers = bench.planner.plans([build(question.task, question.paper, family) for question in questions])
+    with open_workbench(options, int(questions[0].base.get("threads", 1))) as (session, planner):
+        papers = planner.plans([build(question.task, question.paper, family) for question in questions])
         if options.dry_run:
-            show_dry_run(papers, bench.cache, bench.workers)
+            show_dry_run(papers, session.cache, session.workers)
             say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
             return
         storage = Storage(database)
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
-        with open_session(bench, options, {}) as session:
-            top = _top(session, papers[0]) if len(questions) > 1 else None
-            closings = []
-            for question, paper in zip(questions, papers, strict=True):
-                key = question.key(paper)
-                named = replace(question, name=study_name(search.study, paper, key, several=len(questions) > 1))
-                closing = _search(bench, session, storage, named, paper, key, top, final, search)
-                closings += [closing] if closing is not None else []
-            if top is not None:
-                top.finish()
-                session.writer.drain()
-            show_studies(closings, storage.shown, papers[0])
+        top = _top(session, papers[0]) if len(questions) > 1 else None
+        closings = []
+        for question, paper in zip(questions, papers, strict=True):
+            key = question.key(paper)
+            named = replace(question, name=study_name(search.study, paper, key, several=len(questions) > 1))
+            closing = _search(session, planner, storage, named, paper, key, top, final, search)
+            closings += [closing] if closing is not None else []
+        if top is not None:
+            top.close()
+        show_studies(closings, storage.shown, papers[0])
 
 
 def _questions(
@@ -134,8 +134,8 @@ def _complete(task: str, values: Mapping[str, Any], family: str) -> dict[str, An
 
 
 def _search(
-    bench: Bench,
-    session: Session,
+    session: Workbench,
+    planner: Planner,
     storage: Storage,
     question: Question,
     paper: Plan,
@@ -147,11 +147,11 @@ def _search(
     """Work on one study and end it; None where another coordinator is the one to end it."""
     study = open_study(storage, question, key)
     on_line = not paper.activations()  # then there are none to be made for any trial
-    plans = [] if is_full(study, question) or on_line else [paper, *_possible(bench.planner, question)]
+    plans = [] if is_full(study, question) or on_line else [paper, *_possible(planner, question)]
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
     session.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
-    tags = {f"mammo.{name}": paper.tags()[f"mammo.{name}"] for name in _SHOWN}
+    tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
     runs = StudyRuns(session.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
@@ -163,10 +163,10 @@ def _search(
     if owner:
         log_data(paper, top)
     _log.info("study '%s' in %s", question.name, storage.shown)
-    activations = ensure_activations(session, plans)
+    activations = ensure_activations(session, entries)
     if search.timeout:
         question = replace(question, deadline=time.monotonic() + search.timeout)
-    work = Search(session, bench.side, bench.planner, storage, study, question, runs, top, activations)
+    work = Search(session, planner, storage, study, question, runs, top, activations)
     work.run(wait=owner)
     if work.exhausted:
         _log.info("study '%s': every set of the space was tried", question.name)
@@ -179,11 +179,10 @@ def _search(
         if not owner:
             return None
         work.run(wait=True)
-    closer = Closer(session, bench.planner, study, question, runs, top, final, search.fresh_seeds)
-    closing = closer.close(paper.note)
+    closer = Closer(session, planner, study, question, runs, top, final, search.fresh_seeds)
+    closing = closer.close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
-    top.finish()
-    writer.drain()
+    top.close()
     session.cache.release()
     return closing
 
@@ -203,15 +202,15 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
 
 def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions) -> None:
     """What the dashboard shows beside the study's name."""
-    facts = {name: paper.tags()[f"mammo.{name}"] for name in _SHOWN}
-    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
+    facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
+    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, Attribute.LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
 
 
-def _top(session: Session, paper: Plan) -> TrackedRun:
+def _top(session: Workbench, paper: Plan) -> TrackedRun:
     """The run above several studies."""
-    said = " [phantom]" if paper.patch_set.phantom else ""
-    tags = {"mammo.phantom": paper.tags()["mammo.phantom"], LEVEL: "search"}
-    return session.writer.start_run(f"search{said}", parent=None, tags=tags, params={})
+    said = Disclosure.of(phantom=paper.patch_set.phantom)
+    tags = {**said.tags, Tag.LEVEL: "search"}
+    return session.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})

@@ -104,7 +104,7 @@ def ask(root, barrier, answers):
     answers.put(str(make_phantom(SMALL, root)))
 
 
-def test_processes_that_ask_at_once_get_one_whole_directory(made, tmp_path):
+def test_processes_that_ask_at_once_get_one_whole_directory(system, made, tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(3), context.Queue()
     workers = [context.Process(target=ask, args=(tmp_path, barrier, answers)) for _ in range(3)]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mammo_mlflow.ensembles.predictions import checked
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 
 
 def draw(n=120, members=3, seed=0, signal=1.0, decimals=8, folds=4, patches=2):
@@ -18,9 +18,13 @@ def draw(n=120, members=3, seed=0, signal=1.0, decimals=8, folds=4, patches=2):
     return np.round(1 / (1 + np.exp(-logits)), decimals), labels, numbers, groups
 
 
+def out_of_fold(probabilities, labels, folds, groups):
+    return OutOfFold(labels=labels, probabilities=probabilities, folds=folds, groups=groups)
+
+
 @pytest.fixture
 def made():
-    return lambda *args, **keywords: checked(*draw(*args, **keywords))
+    return lambda *args, **keywords: out_of_fold(*draw(*args, **keywords))
 
 
 @pytest.fixture

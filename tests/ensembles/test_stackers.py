@@ -114,26 +114,26 @@ ROWS_SEEDS = 8
 
 
 @pytest.mark.parametrize("rows", [96, 240])
-def test_dense_on_few_rows_is_worth_the_average(rows, made, objective):
+def test_dense_on_few_rows_is_worth_the_average(rows, made, objective, simulation):
     """A quick form of benchmarks/stacker_rows.py."""
     figures = []
-    for seed in range(ROWS_SEEDS):
+    for seed in simulation(ROWS_SEEDS):
         data = made(n=rows, members=3, seed=seed, signal=2.4)
         each = [nested(METHODS[name], data, objective(), seed)[1] for name in ("average", "dense")]
-        figures.append([out_of_fold("roc_auc", data.folds, data.labels, p) for p in each])
+        figures.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in each])
     average, found = np.mean(figures, axis=0)
     assert average > 0.85
     assert found > average - 0.02
 
 
-def test_dense_on_few_rows_finds_the_one_good_member(made, objective):
+def test_dense_on_few_rows_finds_the_one_good_member(made, objective, simulation):
     """The weights can leave their start: noise beside one good member is given up."""
     figures = []
-    for seed in range(ROWS_SEEDS):
+    for seed in simulation(ROWS_SEEDS):
         data = made(n=240, members=2, seed=seed, signal=2.4)
         data.probabilities[:, 1] = np.random.default_rng(seed).random(240)
         each = [nested(METHODS[name], data, objective(), seed)[1] for name in ("average", "dense")]
-        figures.append([out_of_fold("roc_auc", data.folds, data.labels, p) for p in each])
+        figures.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in each])
     average, found = np.mean(figures, axis=0)
     assert found > average + 0.02
 

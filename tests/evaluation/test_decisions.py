@@ -38,11 +38,11 @@ def test_equal_decisions_and_patients_that_cancel():
     assert mcnemar(a, ~a, [0, 0, 1, 1]).p == 1
 
 
-def test_it_rejects_as_often_as_promised():
+def test_it_rejects_as_often_as_promised(simulation):
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(150), 2)
     rejected = 0
-    for _ in range(400):
+    for _ in simulation(400):
         shared = rng.normal(size=150)[patients]  # patches of a patient are alike
         a, b = (shared + 0.4 * rng.normal(size=300) > -0.5 for _ in range(2))
         rejected += mcnemar(a, b, patients).p < 0.05

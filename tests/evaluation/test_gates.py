@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.calibration import calibration_error
-from mammo_mlflow.evaluation.gates import Predictions, better, calibrated, no_loss
+from mammo_mlflow.evaluation.gates import better, calibrated, no_loss
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import delong
 
 (AUC,) = parse_objectives("roc_auc")
@@ -24,11 +25,18 @@ def posterior(skill, seed, n=2000):
 
 def predicted(probabilities, labels, threshold=0.5):
     n = np.arange(len(labels))
-    return Predictions(n, labels, n // 2 % 4, n // 2, probabilities, threshold)
+    return OutOfFold(
+        labels=labels,
+        probabilities=probabilities,
+        folds=n // 2 % 4,
+        groups=n // 2,
+        patches=n,
+        threshold=threshold,
+    )
 
 
-def test_calibrated_probabilities_have_no_error_on_average():
-    squares = [calibration_error(*posterior(1.5, seed, 300)) ** 2 for seed in range(60)]
+def test_calibrated_probabilities_have_no_error_on_average(simulation):
+    squares = [calibration_error(*posterior(1.5, seed, 300)) ** 2 for seed in simulation(60)]
     assert np.mean(squares) < 0.002  # ECE² without the correction averages about 0.008
 
 
@@ -68,10 +76,10 @@ def test_the_interval_is_delongs_and_wider_for_many_settings():
         assert low == pytest.approx(wanted.value - norm.isf(error / k) * wanted.error, abs=1e-4)
 
 
-def test_no_candidate_of_noise_beats_the_champion():
+def test_no_candidate_of_noise_beats_the_champion(simulation):
     """Twenty candidates of no skill against a champion of none, forty times: about one passes."""
     passed = 0
-    for seed in range(40):
+    for seed in simulation(40):
         random = np.random.default_rng(seed)
         labels = random.integers(0, 2, 200)
         champion, *others = (predicted(random.random(200), labels) for _ in range(21))
@@ -100,10 +108,10 @@ def test_a_threshold_that_calls_everything_positive_does_not_pass():
     assert gate.said.startswith("specificity 0.000 at 1e-09, the champion's 0.8")
 
 
-def test_equal_models_keep_their_rates_and_great_losses_are_seen():
+def test_equal_models_keep_their_rates_and_great_losses_are_seen(simulation):
     """Models of equal skill that differ in chance: a comparison of points stops half of them."""
     n, kept, seen, points = 350, 0, 0, 0
-    for seed in range(40):
+    for seed in simulation(40):
         random = np.random.default_rng(seed)
         labels = random.integers(0, 2, n)
         first, second = (

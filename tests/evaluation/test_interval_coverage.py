@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def benchmark(simulation):
     spec = importlib.util.spec_from_file_location("interval_coverage", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -17,7 +17,6 @@ from mammo_mlflow.evaluation.dependence import (
     variance_freedom,
 )
 from mammo_mlflow.evaluation.mean_interval import mean_estimate
-from mammo_mlflow.evaluation.metrics import Estimate, missing_intervals, stored_estimate
 from mammo_mlflow.evaluation.rate_interval import rate_estimates, wilson
 
 
@@ -171,18 +170,3 @@ def test_the_mean_of_unskewed_losses_has_students_interval():
     assert mean_estimate(np.arange(8.0), np.arange(8), 0.95).reason == ""
     assert mean_estimate(np.arange(11.0), patients, 0.95).reason == "fewer than 8 effective patients"
     assert mean_estimate(np.append(np.zeros(30), 5), np.arange(31), 0.99).low >= 0
-
-
-def test_reasons_are_stored_and_read():
-    estimates = {
-        "test_accuracy": Estimate(0.8, 0.7, 0.9),
-        "test_roc_auc": Estimate(0.9, math.nan, math.nan, reason="fewer than 3 patients of a class"),
-        "test_brier": Estimate(0.25, math.nan, math.nan, reason="all losses are equal"),
-    }
-    text = missing_intervals(estimates)
-    assert text == "test_roc_auc: fewer than 3 patients of a class; test_brier: all losses are equal"
-    metrics = {"test_accuracy": 0.8, "test_accuracy_low": 0.7, "test_accuracy_high": 0.9, "test_roc_auc": 0.9}
-    assert stored_estimate("test_accuracy", metrics, text) == estimates["test_accuracy"]
-    assert str(stored_estimate("test_roc_auc", metrics, text)) == str(estimates["test_roc_auc"])
-    assert str(stored_estimate("test_roc_auc", metrics, "")) == "0.900"
-    assert str(stored_estimate("test_recall", metrics, text)) == "undefined"

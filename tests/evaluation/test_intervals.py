@@ -11,7 +11,6 @@ from mammo_mlflow.evaluation import intervals
 from mammo_mlflow.evaluation.intervals import (
     bootstrap_difference,
     cluster_note,
-    fold_auc_estimate,
     metric_estimate,
     resampling_note,
     roc_band,
@@ -139,19 +138,19 @@ def test_a_metric_by_name_is_the_same_figure():
     groups, folds = np.arange(90) // 2, np.arange(90) // 2 % 3
     found = score_estimates(labels, p, groups=groups)
     for name in RATES:
-        assert metric_estimate(name, None, labels, p, groups) == found[name]
-    assert metric_estimate("brier", folds, labels, p, groups) == found["brier"]
+        assert metric_estimate(name, labels, p, None, groups) == found[name]
+    assert metric_estimate("brier", labels, p, folds, groups) == found["brier"]
     with pytest.raises(ValueError, match="metric"):
-        metric_estimate("nonsense", None, labels, p)
+        metric_estimate("nonsense", labels, p)
 
 
 def test_fold_auc_interval_ignores_the_folds_calibration():
     labels, p = draw(400)
     folds = np.arange(400) % 2
     shifted = np.where(folds == 1, 0.6 + 0.4 * p, 0.4 * p)
-    plain, moved = (fold_auc_estimate(folds, labels, q) for q in (p, shifted))
+    plain, moved = (metric_estimate("roc_auc", labels, q, folds) for q in (p, shifted))
     assert moved == plain
-    assert plain.value == pytest.approx(fold_auc(folds, labels, p))
+    assert plain.value == pytest.approx(fold_auc(labels, p, folds))
     parts = [(labels[folds == f], p[folds == f]) for f in (0, 1)]
     pairs = np.array([y.sum() * (1 - y).sum() for y, _ in parts])
     sd = math.sqrt(sum((w / pairs.sum() * delong_sd(*part)) ** 2 for w, part in zip(pairs, parts, strict=True)))
@@ -162,30 +161,30 @@ def test_fold_auc_interval_ignores_the_folds_calibration():
 def test_one_fold_is_none_and_a_fold_of_one_class_weighs_nothing():
     labels, p = draw(80)
     alone = score_estimates(labels, p)["roc_auc"]
-    assert fold_auc_estimate(np.zeros(80), labels, p) == alone
-    more = (np.append(np.zeros(80), [1] * 5), np.append(labels, [1] * 5), np.append(p, np.full(5, 0.3)))
-    assert fold_auc_estimate(*more).value == pytest.approx(alone.value)
-    assert width(fold_auc_estimate(*more)) == pytest.approx(width(alone), rel=0.02)
+    assert metric_estimate("roc_auc", labels, p, np.zeros(80)) == alone
+    more = (np.append(labels, [1] * 5), np.append(p, np.full(5, 0.3)), np.append(np.zeros(80), [1] * 5))
+    assert metric_estimate("roc_auc", *more).value == pytest.approx(alone.value)
+    assert width(metric_estimate("roc_auc", *more)) == pytest.approx(width(alone), rel=0.02)
 
 
 def test_a_fold_with_one_patient_of_a_class_leaves_no_interval():
     labels, p = draw(80)
     folds = np.zeros(80, int)
     folds[np.append(np.flatnonzero(labels == 1)[:1], np.flatnonzero(labels == 0)[:5])] = 1
-    found = fold_auc_estimate(folds, labels, p)
+    found = metric_estimate("roc_auc", labels, p, folds)
     assert (math.isnan(found.low), found.reason) == (True, "one patient of a class in a fold")
 
 
 def test_a_sensitivity_at_a_specificity_has_a_wider_interval_than_at_a_known_threshold():
     labels, p = draw(336)
     at = "sensitivity_at_specificity=0.9"
-    found = metric_estimate(at, None, labels, p)
+    found = metric_estimate(at, labels, p)
     known = score_estimates(labels, p, np.quantile(p[labels == 0], 0.9))["sensitivity"]
     assert found.low < found.value < found.high and width(found) > 1.1 * width(known)
-    assert metric_estimate(at, None, labels, p, seed=1) != found
-    perfect = metric_estimate(at, None, labels, labels * 0.8 + 0.1, np.arange(336) // 4)
+    assert metric_estimate(at, labels, p, None, seed=1) != found
+    perfect = metric_estimate(at, labels, labels * 0.8 + 0.1, None, np.arange(336) // 4)
     assert 0.85 < perfect.low < perfect.value == perfect.high == 1
-    assert "patients of a class" in metric_estimate(at, None, [0, 1, 1], [0.1, 0.8, 0.9]).reason
+    assert "patients of a class" in metric_estimate(at, [0, 1, 1], [0.1, 0.8, 0.9], None).reason
 
 
 def test_differences_follow_the_seed_and_not_the_blocks(monkeypatch):
@@ -256,7 +255,7 @@ def test_a_resample_counts_as_repeated_rows(metric):
     weights = np.random.default_rng(1).integers(0, 3, (4, 90))
     found = intervals.weighted.statistic(metric, labels, p, folds)(weights.astype(float))
     for row, times in enumerate(weights):
-        repeated = [array.repeat(times) for array in (folds, labels, p)]
+        repeated = [array.repeat(times) for array in (labels, p, folds)]
         assert found[row] == pytest.approx(out_of_fold(metric, *repeated))
 
 
@@ -266,12 +265,12 @@ def test_a_difference_of_any_metric_and_its_standard_error(metric):
     folds, worse = np.arange(300) % 3, np.clip(p + np.random.default_rng(2).normal(0, 0.2, 300), 0, 1)
     found = bootstrap_difference(labels, p, worse, folds, metric=metric)
     assert found.value == pytest.approx(
-        out_of_fold(metric, folds, labels, p) - out_of_fold(metric, folds, labels, worse)
+        out_of_fold(metric, labels, p, folds) - out_of_fold(metric, labels, worse, folds)
     )
     assert found.low < found.value < found.high
     assert found.error == pytest.approx(width(found) / (2 * 1.95996), rel=0.15)
-    alone = metric_estimate(metric, folds, labels, p)
-    assert alone.low < alone.value == out_of_fold(metric, folds, labels, p) < alone.high
+    alone = metric_estimate(metric, labels, p, folds)
+    assert alone.low < alone.value == out_of_fold(metric, labels, p, folds) < alone.high
 
 
 def test_a_difference_of_one_patient_has_no_error():

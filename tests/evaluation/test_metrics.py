@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.metrics import COUNTS, RATES, Estimate, fold_auc, mean_sd, out_of_fold, scores
+from mammo_mlflow.evaluation.metrics import COUNTS, RATES, fold_auc, mean_sd, out_of_fold, scores
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_fold_auc_by_hand():
     folds = ["a"] * 4 + ["b"] * 2 + ["c"] * 2
     labels = [0, 1, 0, 1, 0, 1, 0, 1]
     p = [0.10, 0.15, 0.20, 0.25, 0.90, 0.95, 0.5, 0.5]
-    assert fold_auc(folds, labels, p) == pytest.approx(4.5 / 6)
+    assert fold_auc(labels, p, folds) == pytest.approx(4.5 / 6)
     assert sk.roc_auc_score(labels, p) == pytest.approx((1 + 2 + 4 + 2.5) / 16)  # calibration spoils the pooled one
 
 
@@ -92,12 +92,12 @@ def test_fold_auc_is_the_pair_weighted_mean(sample):
     parts = [(sk.roc_auc_score(labels[folds == f], p[folds == f]), labels[folds == f]) for f in range(7)]
     weights = [y.sum() * (1 - y).sum() for _, y in parts]
     assert len(set(weights)) > 1
-    assert fold_auc(folds, labels, p) == pytest.approx(np.average([auc for auc, _ in parts], weights=weights))
+    assert fold_auc(labels, p, folds) == pytest.approx(np.average([auc for auc, _ in parts], weights=weights))
 
 
 def test_a_fold_of_one_class_weighs_nothing():
-    assert fold_auc([0, 0, 1, 1], [0, 1, 1, 1], [0.2, 0.7, 0.1, 0.1]) == 1
-    assert math.isnan(fold_auc([0, 0, 1, 1], [0, 0, 1, 1], [0.2, 0.7, 0.1, 0.1]))
+    assert fold_auc([0, 1, 1, 1], [0.2, 0.7, 0.1, 0.1], [0, 0, 1, 1]) == 1
+    assert math.isnan(fold_auc([0, 0, 1, 1], [0.2, 0.7, 0.1, 0.1], [0, 0, 1, 1]))
 
 
 def sensitivity_by_sklearn(labels, p, specificity):
@@ -113,7 +113,7 @@ def test_sensitivity_at_a_specificity_is_the_folds_weighted_by_positives(sample,
     wanted = np.average(
         [sensitivity_by_sklearn(*part, specificity) for part in parts], weights=[y.sum() for y, _ in parts]
     )
-    found = out_of_fold(f"sensitivity_at_specificity={specificity}", folds, labels, p)
+    found = out_of_fold(f"sensitivity_at_specificity={specificity}", labels, p, folds)
     assert found == pytest.approx(wanted)
     assert 0 < found < 1
 
@@ -123,21 +123,21 @@ def test_sensitivity_at_a_specificity_by_hand():
     negatives, positives = [0.1 * n for n in range(10)], [0.95, 0.85, 0.75, 0.2]
     folds, labels = ["a"] * 14, [0] * 10 + [1] * 4
     # one false alarm in ten, 0.9, is a specificity of 0.9: 0.95 and 0.85 are found
-    assert out_of_fold(metric, folds, labels, negatives + positives) == 0.5
+    assert out_of_fold(metric, labels, negatives + positives, folds) == 0.5
     # a positive tied with the second false alarm is not
-    assert out_of_fold(metric, folds, labels, [*negatives, 0.95, 0.8, 0.75, 0.2]) == 0.25
+    assert out_of_fold(metric, labels, [*negatives, 0.95, 0.8, 0.75, 0.2], folds) == 0.25
     # a fold without negatives weighs nothing, one without positives neither
-    more = [*folds, "b", "b", "c"], [*labels, 1, 1, 0], [*negatives, *positives, 0.9, 0.9, 1.0]
+    more = [*labels, 1, 1, 0], [*negatives, *positives, 0.9, 0.9, 1.0], [*folds, "b", "b", "c"]
     assert out_of_fold(metric, *more) == 0.5
-    assert math.isnan(out_of_fold(metric, ["b", "b", "c"], [1, 1, 0], [0.9, 0.9, 0.1]))
+    assert math.isnan(out_of_fold(metric, [1, 1, 0], [0.9, 0.9, 0.1], ["b", "b", "c"]))
 
 
 def test_rates_of_folds_are_pooled(sample):
     labels, p = sample
     for name in ("accuracy", "balanced_accuracy", "log_loss"):
-        assert out_of_fold(name, np.arange(200) % 7, labels, p) == scores(labels, p)[name]
+        assert out_of_fold(name, labels, p, np.arange(200) % 7) == scores(labels, p)[name]
     with pytest.raises(ValueError, match="acuracy"):
-        out_of_fold("acuracy", np.arange(200) % 7, labels, p)
+        out_of_fold("acuracy", labels, p, np.arange(200) % 7)
 
 
 def test_mean_sd():
@@ -145,13 +145,6 @@ def test_mean_sd():
     mean, sd = mean_sd([0.7])
     assert mean == 0.7 and math.isnan(sd)
     assert all(math.isnan(value) for value in mean_sd([]))
-
-
-def test_an_estimate_formats_itself():
-    assert str(Estimate(0.8124, 0.771, 0.85)) == "0.812 [0.771, 0.850]"
-    assert f"{Estimate(0.8124, 0.771, 0.85):.1f}" == "0.8 [0.8, 0.8]"
-    assert str(Estimate(0.8124, math.nan, math.nan)) == "0.812"
-    assert str(Estimate(math.nan, math.nan, math.nan)) == "undefined"
 
 
 @pytest.mark.parametrize(
@@ -173,4 +166,4 @@ def test_wrong_input_is_refused(labels, p, error):
 @pytest.mark.parametrize("folds", [[0], [0, None], [0.0, math.nan]])
 def test_wrong_folds_are_refused(folds):
     with pytest.raises(ValueError, match="folds"):
-        fold_auc(folds, [0, 1], [0.1, 0.9])
+        fold_auc([0, 1], [0.1, 0.9], folds)

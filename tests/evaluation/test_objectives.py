@@ -9,6 +9,7 @@ import pytest
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import fold_auc, out_of_fold, scores
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 
 
 @pytest.fixture
@@ -21,9 +22,9 @@ def oof():
 
 def test_objectives_by_name(oof):
     pooled = scores(oof["label"], oof["probability"])
-    sensitivity = out_of_fold("sensitivity_at_specificity=0.8", oof["fold"], oof["label"], oof["probability"])
+    sensitivity = out_of_fold("sensitivity_at_specificity=0.8", oof["label"], oof["probability"], oof["fold"])
     wanted = {
-        "roc_auc": ("maximize", fold_auc(oof["fold"], oof["label"], oof["probability"])),
+        "roc_auc": ("maximize", fold_auc(oof["label"], oof["probability"], oof["fold"])),
         "accuracy": ("maximize", pooled["accuracy"]),
         "balanced_accuracy": ("maximize", pooled["balanced_accuracy"]),
         "log_loss": ("minimize", pooled["log_loss"]),
@@ -31,13 +32,17 @@ def test_objectives_by_name(oof):
     }
     for name, (direction, value) in wanted.items():
         (objective,) = parse_objectives(name)
-        assert (objective.name, objective.direction, objective.value(oof, 5.0)) == (name, direction, value)
+        assert (objective.name, objective.direction, objective.value(OutOfFold.of_frame(oof), 5.0)) == (
+            name,
+            direction,
+            value,
+        )
 
 
 def test_a_second_objective_and_spaces():
     first, second = parse_objectives(" sensitivity_at_specificity = .90 , seconds ")
     assert first.name == "sensitivity_at_specificity=0.9"
-    assert (second.name, second.direction, second.value(pd.DataFrame(), 12.5)) == ("seconds", "minimize", 12.5)
+    assert (second.name, second.direction, second.value(None, 12.5)) == ("seconds", "minimize", 12.5)
     names = [objective.name for objective in parse_objectives("roc_auc,log_loss")]
     assert names == ["roc_auc", "log_loss"]
 
@@ -45,9 +50,9 @@ def test_a_second_objective_and_spaces():
 def test_running_values_of_the_folds_so_far(oof):
     (objective,) = parse_objectives("roc_auc")
     some = oof[oof["fold"] < 2]
-    assert objective.value(some, 1.0) == fold_auc(some["fold"], some["label"], some["probability"])
-    assert objective.value(some, 1.0) != objective.value(oof, 1.0)
-    assert math.isnan(objective.value(some[some["label"] == 1], 1.0))
+    assert objective.value(OutOfFold.of_frame(some), 1.0) == fold_auc(some["label"], some["probability"], some["fold"])
+    assert objective.value(OutOfFold.of_frame(some), 1.0) != objective.value(OutOfFold.of_frame(oof), 1.0)
+    assert math.isnan(objective.value(OutOfFold.of_frame(some[some["label"] == 1]), 1.0))
 
 
 @pytest.mark.parametrize(

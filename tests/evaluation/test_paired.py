@@ -65,7 +65,7 @@ def test_delong_equals_all_pairs_one_by_one(decimals, with_folds, with_groups):
     assert found.p == pytest.approx(2 * norm.sf(abs(value) / error), abs=1e-9)
     assert (found.low, found.high) == pytest.approx((value - 1.959964 * error, value + 1.959964 * error), abs=1e-6)
     of = np.zeros(120) if folds is None else folds
-    assert found.value == pytest.approx(fold_auc(of, labels, a) - fold_auc(of, labels, b))
+    assert found.value == pytest.approx(fold_auc(labels, a, of) - fold_auc(labels, b, of))
 
 
 def test_one_patch_a_patient_is_the_plain_form():
@@ -102,8 +102,8 @@ def test_p_is_that_of_swapping_the_classifiers():
     assert found.p == pytest.approx(beyond / 1000, abs=0.03)
 
 
-def test_equal_classifiers_are_rejected_as_often_as_promised():
-    ps = [delong(*draw(n=120, seed=seed), np.arange(120) % 3).p for seed in range(400)]
+def test_equal_classifiers_are_rejected_as_often_as_promised(simulation):
+    ps = [delong(*draw(n=120, seed=seed), np.arange(120) % 3).p for seed in simulation(400)]
     assert 0.02 < np.mean(np.array(ps) < 0.05) < 0.085  # 3 binomial standard errors
 
 

@@ -1,10 +1,16 @@
 """The error of false champions, spent over decisions; the simulations are those of `benchmarks/promotion_error.py`."""
 
 import numpy as np
-import promotion_error as simulated
 import pytest
 
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of, share
+
+
+@pytest.fixture
+def simulated(simulation):
+    import promotion_error
+
+    return promotion_error
 
 
 def test_the_shares_add_up_to_one():
@@ -38,19 +44,19 @@ def test_a_decision_without_a_known_error_counts_as_one():
     assert error_of("b", [Spent("a", None, 0.0)]) == pytest.approx(ALPHA * share(2))
 
 
-def test_the_best_of_ten_equal_settings_is_not_promoted():
+def test_the_best_of_ten_equal_settings_is_not_promoted(simulated):
     _, naive, passed = simulated.equal(300, 350, 10)
     assert naive > 0.08  # what the gate is for: the one that knows nothing of the ten errs this often
     assert passed <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / 300)
 
 
-def test_twenty_commands_with_equal_candidates_err_no_more_than_one():
+def test_twenty_commands_with_equal_candidates_err_no_more_than_one(simulated):
     _, naive, passed = simulated.looks(80)
     assert naive > 0.06
     assert passed <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / 80)
 
 
-def test_a_better_one_of_ten_is_found_nearly_as_often_as_by_the_whole_error():
+def test_a_better_one_of_ten_is_found_nearly_as_often_as_by_the_whole_error(simulated):
     _, plain, passed = simulated.found(200, 350, 0.05, 10)
     assert plain > 0.2
     assert passed >= 0.8 * plain

@@ -5,6 +5,8 @@ from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.models.network import build_base, convolutions
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_table_says_what_keras_builds(name):

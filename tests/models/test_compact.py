@@ -10,6 +10,8 @@ import pytest
 from mammo_mlflow.models.network import build_base, load_weights, read_compact
 from mammo_mlflow.models.weights import COMPACT_DIR, Weights
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "quantise_weights.py"
 QUANTISED = ["vgg16", "resnet50"]
 

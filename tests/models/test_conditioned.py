@@ -9,6 +9,8 @@ from mammo_mlflow.models.scratch import build_scratch
 from mammo_mlflow.models.siamese import before_head
 from mammo_mlflow.tracking.vetting import vet_keras
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SIZE = 16
 ALONE, PAIR = (PATCH,), (BASELINE, PATCH)
 CUTS = {"frozen": -1, "tuned": 4, "whole": 0}

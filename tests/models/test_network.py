@@ -25,6 +25,8 @@ from mammo_mlflow.models.network import (
 from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SIZE = 75
 
 

@@ -13,6 +13,8 @@ from mammo_mlflow.models.network import build_head, build_whole
 from mammo_mlflow.models.scratch import build_scratch, parse_blocks
 from mammo_mlflow.presets import preset_values
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 ROOT = Path(__file__).parents[2]
 
 BATCH_NORM = 4

@@ -16,6 +16,8 @@ from mammo_mlflow.models.network import (
 from mammo_mlflow.models.siamese import FORMS, JOINED, before_head, join_sides, joined_shape
 from mammo_mlflow.presets import preset_values
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SIDES = (BASELINE, PATCH)
 SIZE = 32
 SCRATCH = ModelSpec("scratch", blocks="4/2-4,6", pooling="flatten", dense="32")

@@ -7,6 +7,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.models.network import convolutions, cut_points, deepest_cut, prefix
 from mammo_mlflow.models.texture import FEATURES, MINIMUM_SIZE, build_texture
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SIZE = 40
 ENERGIES = 9
 LEVEL, EDGE, SPOT, RIPPLE = [1, 4, 6, 4, 1], [-1, -2, 0, 2, 1], [-1, 0, 2, 0, -1], [1, -4, 6, -4, 1]

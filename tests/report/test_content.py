@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 from support import keep_types
-from support_store import REAL, Models
+from support_store import REAL
 
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
@@ -31,11 +31,6 @@ def row(content, number, label, task=None):
             if (table.number, one.row.label) == (number, label) and task in (None, table.task):
                 return one
     raise LookupError(label)
-
-
-@pytest.fixture
-def models(tmp_path):
-    return Models(tmp_path)
 
 
 def test_a_row_has_the_runs_own_figures_beside_the_studys(models, tmp_path):

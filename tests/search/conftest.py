@@ -15,8 +15,9 @@ PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: in
 
 
 @pytest.fixture(scope="session")
-def postgresql():
+def postgresql(system):
     """Makes an empty database on a server on a free port and gives its URL, as often as it is called."""
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'mammo-mlflow[postgresql]'")
     if not PROGRAMS or not (PROGRAMS[-1] / "initdb").exists():
         pytest.skip("no PostgreSQL: apt-get install postgresql (the tests start a server of their own)")
     programs = PROGRAMS[-1]

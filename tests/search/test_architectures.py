@@ -130,7 +130,7 @@ def test_an_unknown_architecture_is_named():
         start_draws("heads", {})
 
 
-def test_the_coordinators_side_needs_neither_keras_nor_keras_tuner():
+def test_the_coordinators_side_needs_neither_keras_nor_keras_tuner(system):
     heavy = {"keras", "keras_tuner", "tensorflow"}
     code = f"import sys, mammo_mlflow.search.architectures; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,6 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
-from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.hypermodels import (
     HYPERMODELS,
     DrawnHyperParameters,
@@ -28,6 +27,8 @@ from mammo_mlflow.models.network import cut_points
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.search.architectures import STARTS, start_draws, suggest
 from mammo_mlflow.search.spaces import ARCHITECTURES
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 
 def draw_job(architecture, network, head=()):
@@ -52,12 +53,6 @@ def scratch_job(size=32, sides=(PATCH,), **values):
 
 HEAD = head_job()
 JOBS = {"head": HEAD, "scratch": scratch_job()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 def answers(trial):
@@ -340,7 +335,7 @@ def test_an_unknown_architecture_is_named():
         draw(replace(HEAD, architecture="heads"), answers(FixedTrial({})))
 
 
-def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard():
+def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard(system):
     code = """
 import contextlib, io, sys, warnings
 sys.modules["tensorboard"] = None

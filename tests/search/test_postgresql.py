@@ -85,7 +85,7 @@ class Together:
 
 
 @pytest.fixture
-def together(tmp_path, cache, phantom, postgresql):
+def together(tmp_path, cache, phantom, postgresql, kill):
     """Starts two coordinators at once, whose study is to have so many trials."""
     started = []
 

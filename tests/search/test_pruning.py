@@ -1,6 +1,6 @@
 """Pruning over folds: what it saves, and that the best trial is not lost to it."""
 
-import json
+import shutil
 
 import optuna
 import pytest
@@ -15,19 +15,20 @@ from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.pruning import make_pruner, over_folds
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
+from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
 from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import SETTING, Search, open_study
+from mammo_mlflow.search.study import Search, open_study
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.cross_validation import collect
 from mammo_mlflow.training.fit_runs import FitRuns
 
-TRIALS, FOLDS = 20, 4
+TRIALS, FOLDS, RATE = 20, 4, "learning_rate"
 SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-7, high: 1, log: true}\n"
 FIXED = {"weights": "random", "views": 0, "folds": FOLDS, "final": "none", "precision": "float32", "threads": 1}
 TRAINING = "mammo_mlflow.engine.train:run"
@@ -69,13 +70,25 @@ class Laboratory:
         self.executor = Pretending()
         self.planner = Planner(patch_set, self.executor, cache)
         writer = Writer(client, experiment, {})
-        self.session = Session(writer, self.executor, cache, Silent(), where / "scratch", False, 1)
+        self.session = Workbench(
+            executor=self.executor,
+            side=self.executor,
+            cache=cache,
+            progress=Silent(),
+            workers=1,
+            cores=1,
+            resume=False,
+            open_store=lambda: (writer, where / "scratch"),
+        )
         self.storage = Storage(f"sqlite:///{where}/optuna.db")
+
+    def base(self, seed):
+        flat = build("mass_calc", {"backbone": "vgg16", RATE: 3e-4, "seed": seed, **FIXED}).flat()
+        return {name: value for name, value in flat.items() if name not in ("task", "family")}
 
     def study(self, sampler, pruner, seed):
         """The study, and how many folds were trained."""
-        flat = build("mass_calc", {"backbone": "vgg16", "learning_rate": 3e-4, "seed": seed, **FIXED}).flat()
-        base = {name: value for name, value in flat.items() if name not in ("task", "family")}
+        base = self.base(seed)
         objectives = parse_objectives("roc_auc")
         made = make_pruner(pruner, len(objectives), FOLDS)
         name = f"{sampler} {pruner} {seed}"
@@ -94,44 +107,88 @@ class Laboratory:
     def plan(self, setting):
         return self.planner.plans([build("mass_calc", setting)])[0]
 
-    def best_of_all(self, study):
-        """The number of the trial that is best when every one has all its folds."""
+    def values(self, setting):
+        """The objective after one fold, after two, and so on to all of a trial with this setting."""
         (objective,) = parse_objectives("roc_auc")
-        values = {}
-        for trial in study.trials:
-            plan = self.plan(json.loads(trial.user_attrs[SETTING]))
-            fits = FitRuns(self.session, plan, None, "")
-            results = {fit.name: pretend_to_train(fits.job(fit, {}), None) for fit in plan.fits}
-            values[trial.number] = objective.value(collect(plan, None, results).oof, 0.0)
-            if trial.state == TrialState.COMPLETE:
-                assert trial.value == pytest.approx(values[trial.number])
-        return max(values, key=values.get)
+        plan = self.plan(setting)
+        fits = FitRuns(self.session, plan, None, "")
+        results, found = {}, []
+        for fit in plan.fits:
+            results[fit.name] = pretend_to_train(fits.job(fit, {}), None)
+            found.append(objective.value(collect(plan, None, results).predictions, 0.0))
+        return found
+
+    def simulated(self, sampler, seed):
+        """The study as `study` makes it, in memory; every trial's values, had all its folds been trained."""
+        base = self.base(seed)
+        made = optuna.create_study(direction="maximize", sampler=Stored(), pruner=make_pruner("auto", 1, FOLDS))
+        proposer = Proposer(sampler, seed, None)
+        values = []
+        for number in range(TRIALS):
+            trial, known = made.ask(), {} if number else {RATE: base[RATE]}
+            preview, setting = proposer.propose(
+                made,
+                made.trials[number],
+                [other.params for other in made.trials[:number]],
+                lambda suggest: self.space.draw(base, lambda item: suggest(item.name, distribution_of(item))),
+                known,
+                known_only=not number,
+            )
+            made.sampler.values = preview.params
+            trial.suggest_float(RATE, low=1e-7, high=1, log=True)
+            values.append(self.values(setting))
+            for step, value in enumerate(values[-1], 1):
+                trial.report(value, step)
+                if step < FOLDS and trial.should_prune():
+                    made.tell(trial, state=TrialState.PRUNED)
+                    break
+            else:
+                made.tell(trial, values[-1][-1])
+        return made, [one[-1] for one in values]
 
 
 @pytest.fixture(scope="module")
-def laboratory(tmp_path_factory):
-    return Laboratory(tmp_path_factory.mktemp("pruning"))
+def laboratory(tmp_path_factory, empty, keras):
+    return Laboratory(shutil.copytree(empty, tmp_path_factory.mktemp("pruning") / "where"))
 
 
 @pytest.mark.parametrize(("sampler", "seeds"), [("random", 10), ("tpe", 2)])
-def test_pruning_saves_a_third_of_the_folds_and_keeps_the_best_trial(laboratory, sampler, seeds):
+def test_pruning_saves_a_third_of_the_folds_and_keeps_the_best_trial(laboratory, simulation, sampler, seeds):
     shares = []
-    for seed in range(seeds):
-        study, trained = laboratory.study(sampler, "auto", seed)
-        assert len(study.trials) == TRIALS
-        best = laboratory.best_of_all(study)
+    for seed in simulation(seeds):
+        study, values = laboratory.simulated(sampler, seed)
+        best = values.index(max(values))
         assert study.trials[best].state == TrialState.COMPLETE, f"seed {seed} lost the best trial"
         assert study.best_trial.number == best
-        shares.append(1 - trained / (TRIALS * FOLDS))
+        shares.append(1 - sum(map(trained_folds, study.trials)) / (TRIALS * FOLDS))
     assert sum(shares) / len(shares) >= 0.3
 
 
-def test_without_a_pruner_every_fold_is_trained_and_the_same_trials_are_drawn(laboratory):
+def trained_folds(trial):
+    return len(trial.intermediate_values)
+
+
+def seen(study):
+    return [(trial.state, trial.params, trial.intermediate_values) for trial in study.trials]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_study_in_both_stores_goes_as_the_simulated_one(laboratory, simulation, sampler):
+    study, trained = laboratory.study(sampler, "auto", 0)
+    wanted, values = laboratory.simulated(sampler, 0)
+    assert seen(study) == seen(wanted)
+    assert len(study.trials) == TRIALS
+    assert trained == sum(map(trained_folds, study.trials)) < TRIALS * FOLDS
+    assert study.best_trial.number == values.index(max(values))
+
+
+def test_without_a_pruner_every_fold_is_trained_and_the_same_trials_are_drawn(laboratory, simulation):
     study, trained = laboratory.study("random", "none", 0)
     assert trained == TRIALS * FOLDS
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
-    assert study.best_trial.number == laboratory.best_of_all(study)
-    pruned, _ = laboratory.study("random", "median", 0)
+    pruned, values = laboratory.simulated("random", 0)
+    assert [trial.value for trial in study.trials] == pytest.approx(values)
+    assert study.best_trial.number == values.index(max(values))
     assert [trial.params for trial in pruned.trials] == [trial.params for trial in study.trials]
 
 

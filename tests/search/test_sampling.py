@@ -1,6 +1,7 @@
 """Samplers: each draws from a space as its file says, goes on where it was stopped, and repeats nothing."""
 
 import importlib.util
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +99,10 @@ class Drawn:
 
 
 @pytest.fixture
-def drawn(tmp_path):
+def drawn(tmp_path, empty):
     """A study of a space's text; `stored` is the name of its SQLite file, where it has one."""
     made = []
+    shutil.copy(empty / "optuna.db", tmp_path)
 
     def make(text, sampler, seed=0, stored=None, **more):
         made.append(sampler)

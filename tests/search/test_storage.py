@@ -1,7 +1,6 @@
 """The database of studies: every bad one is a line without a password, and one coordinator at a time holds it."""
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -52,6 +51,7 @@ def test_what_is_no_url(url):
 
 
 def test_a_server_that_does_not_answer():
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'mammo-mlflow[postgresql]'")
     assert "localhost" in refused("postgresql://me:geheim@localhost:1/studies")
 
 
@@ -92,13 +92,13 @@ def test_mlflow_and_studies_do_not_share_a_database(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2])
-def test_a_command_killed_while_it_makes_the_database(tmp_path, cache, seconds):
+def test_a_command_killed_while_it_makes_the_database(kill, tmp_path, cache, seconds):
     url = f"sqlite:///{tmp_path}/optuna.db"
     code = "import sys; from mammo_mlflow.search.storage import Storage; print('x', flush=True); Storage(sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", code, url], env=environment(cache), stdout=subprocess.PIPE)
     process.stdout.readline()
     time.sleep(seconds)
-    process.kill()
+    kill(process)
     process.communicate()
     assert Storage(url).rdb.get_all_studies() == []
     assert [one.name for one in tmp_path.iterdir()] == ["optuna.db"]
@@ -112,14 +112,14 @@ def test_studies_are_opened_again(tmp_path, monkeypatch):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
+def url(request, tmp_path, system):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/optuna.db"
     return request.getfixturevalue("postgresql")()
 
 
 @pytest.fixture
-def holder(cache):
+def holder(system, cache):
     """Another process that holds a database alone for some seconds."""
     processes = []
 
@@ -146,10 +146,10 @@ def test_one_coordinator_at_a_time(url, holder):
     assert process.wait(60) == 0
 
 
-def test_a_killed_coordinator_holds_nothing(url, holder):
+def test_a_killed_coordinator_holds_nothing(url, holder, kill):
     storage = Storage(url)
     process = holder(url, 100)
-    process.send_signal(signal.SIGKILL)
+    kill(process)
     process.wait()
     began = time.monotonic()
     with storage.alone():

@@ -1,3 +1,5 @@
+import shutil
+
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
@@ -6,9 +8,10 @@ from mammo_mlflow.tracking.runs import Writer
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory):
+def client(tmp_path_factory, empty):
     """A SQLite tracking store."""
     where = tmp_path_factory.mktemp("store")
+    shutil.copy(empty / "mlflow.db", where)
     made = MlflowClient(f"sqlite:///{where}/mlflow.db")
     made.where = where
     return made

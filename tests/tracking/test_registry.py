@@ -5,9 +5,9 @@ from urllib.request import url2pathname
 import pytest
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.tracking.registry import (
     CANDIDATE,
-    files_sha256,
     find_version,
     log_model,
     make_candidate,
@@ -84,9 +84,9 @@ def test_files_hash_to_names_and_contents(tmp_path):
     for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(text)
-    assert files_sha256(tmp_path / "a") == files_sha256(tmp_path / "b") != files_sha256(tmp_path / "c")
+    assert tree_sha256(tmp_path / "a") == tree_sha256(tmp_path / "b") != tree_sha256(tmp_path / "c")
     (tmp_path / "b" / "file").rename(tmp_path / "b" / "other")
-    assert files_sha256(tmp_path / "a") != files_sha256(tmp_path / "b")
+    assert tree_sha256(tmp_path / "a") != tree_sha256(tmp_path / "b")
 
 
 @pytest.mark.parametrize("empty", [True, False])

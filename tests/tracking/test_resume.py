@@ -1,8 +1,8 @@
 import os
 import socket
-import subprocess
-import sys
 import time
+
+from support import unused_pid
 
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import this_process
@@ -18,9 +18,7 @@ def make(client, experiment, key, status="FINISHED", **tags):
 
 def gone():
     """Who a process was that is no more."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return f"{socket.gethostname()}:{ended.pid}:{int(time.time())}"
+    return f"{socket.gethostname()}:{unused_pid()}:{int(time.time())}"
 
 
 def test_only_finished_runs_count(client, experiment):

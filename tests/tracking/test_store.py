@@ -137,7 +137,6 @@ def refused(*words):
         ("mysql://me:geheim@127.0.0.1/runs", ["pip install mysqlclient"]),
         ("mssql+pyodbc://me:geheim@127.0.0.1/runs", ["pip install pyodbc"]),
         ("postgres://me:geheim@127.0.0.1/runs", ["did you mean 'postgresql'?"]),
-        ("postgresql://me:geheim@127.0.0.1:1/runs", ["refused"]),
         ("htp://me:geheim@127.0.0.1:1", ["htp://127.0.0.1:1"]),
         ("file:///tmp/mlruns", ["sqlite:///mlflow.db"]),
     ],
@@ -146,6 +145,11 @@ def test_an_address_at_which_there_is_no_store(given, tmp_path, uri, words):
     given(uri)
     refused(*words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_server_that_is_not_there(given, tmp_path):
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'mammo-mlflow[postgresql]'")
+    test_an_address_at_which_there_is_no_store(given, tmp_path, "postgresql://me:geheim@127.0.0.1:1/runs", ["refused"])
 
 
 def optunas(path):
@@ -263,7 +267,7 @@ def test_an_older_store_that_cannot_be_upgraded_stays_as_it_is(given, tmp_path):
 
 
 @pytest.fixture
-def opening(tmp_path, cache):
+def opening(tmp_path, cache, kill):
     """Starts a process that opens the store of the folder, and is about to when this returns."""
     started = []
 
@@ -282,7 +286,7 @@ def opening(tmp_path, cache):
 
     yield start
     for process in started:
-        process.kill()
+        kill(process)
         process.communicate()
 
 
@@ -319,7 +323,7 @@ def test_two_first_clients_at_once(opening, second):
         assert said.strip()
 
 
-def test_a_disk_that_is_full_while_the_store_is_made(tmp_path, cache):
+def test_a_disk_that_is_full_while_the_store_is_made(system, tmp_path, cache):
     if shutil.which("unshare") is None:
         pytest.skip("no unshare to mount a small disk with")
     (disk := tmp_path / "disk").mkdir()

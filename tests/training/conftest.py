@@ -1,14 +1,15 @@
 """Cross-validations on the small phantom, without the command around them."""
 
+import shutil
+
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.data.patches import read_patch_set
-from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.executors import make_executor
-from mammo_mlflow.jobs.session import Session
+from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.cross_validation import cross_validate
@@ -24,12 +25,6 @@ SMALL = {
     "batch_size": 8,
     "precision": "float32",
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """TensorFlow takes its number of threads once in a process: the one that inline executors ask for."""
-    set_threads(1)
 
 
 class Silent:
@@ -57,7 +52,17 @@ class Laboratory:
         scratch = self.where / "scratch"
         scratch.mkdir(exist_ok=True)
         writer = Writer(self.client, self.experiment, {})
-        return Session(writer, make_executor(executor, workers), self.cache, Silent(), scratch, resume, 1)
+        made = make_executor(executor, workers)
+        return Workbench(
+            executor=made,
+            side=made,
+            cache=self.cache,
+            progress=Silent(),
+            workers=workers,
+            cores=1,
+            resume=resume,
+            open_store=lambda: (writer, scratch),
+        )
 
     def cross_validate(self, plan, session=None, figures=False):
         session = session or self.session()
@@ -82,8 +87,9 @@ class Laboratory:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache):
-    return Laboratory(tmp_path_factory.mktemp("laboratory"), phantom, cache)
+def laboratory(tmp_path_factory, phantom, cache, empty, keras):
+    where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
+    return Laboratory(where, phantom, cache)
 
 
 @pytest.fixture(scope="session")

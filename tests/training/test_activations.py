@@ -7,11 +7,13 @@ from mammo_mlflow.engine.inputs import StoredActivations, augment
 from mammo_mlflow.models.network import build_base, load_weights, prefix
 from mammo_mlflow.planning.activations import ensure_activations
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 @pytest.fixture(scope="module")
 def made(laboratory, tuned):
     """The plan of unfrozen VGG16, and its two activation files: before the last convolution, and the features."""
-    paths = ensure_activations(laboratory.session(), [tuned.plan])
+    paths = ensure_activations(laboratory.session(), tuned.plan.activations())
     return tuned.plan, [StoredActivations(paths[entry.key]) for entry in tuned.plan.activations()]
 
 
@@ -57,7 +59,7 @@ def test_bfloat16_is_stored_in_two_bytes_and_close(laboratory, made):
     found = []
     for plan in (low, exact):
         (entry,) = plan.activations()
-        path = ensure_activations(laboratory.session(), [plan])[entry.key]
+        path = ensure_activations(laboratory.session(), plan.activations())[entry.key]
         assert path.stat().st_size == pytest.approx(entry.bytes, abs=1000)
         found.append(StoredActivations(path)(np.arange(48), np.zeros(48, int)))
     assert low.activations()[0].bytes * 2 == exact.activations()[0].bytes

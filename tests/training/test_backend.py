@@ -6,6 +6,8 @@ from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer, set_thr
 from mammo_mlflow.engine.loop import OPTIMIZERS
 from mammo_mlflow.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 def test_threads_cannot_change_once_they_are_in_use(laboratory, frozen):
     set_threads(1)

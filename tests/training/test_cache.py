@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, unused_pid
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.cache import Cache
@@ -70,11 +70,9 @@ def test_entries_in_use_are_spared(cache):
 
 
 def test_a_lease_of_a_dead_process_does_not_count(cache):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     for number, key in enumerate("abc"):
         add(cache, key, age=100 - number)
-    lease(cache, "a", ended.pid, int(time.time()))
+    lease(cache, "a", unused_pid(), int(time.time()))
     lease(cache, "b", os.getpid(), 1)  # the same number, another process long ago
     add(cache, "d", 6 * KB)
     assert [key for key in "abcd" if cache.has(key)] == ["c", "d"]
@@ -141,7 +139,7 @@ assert cache.find("a").read_bytes() == b"whole"
 """
 
 
-def test_two_processes_make_an_entry_once(tmp_path):
+def test_two_processes_make_an_entry_once(system, tmp_path):
     mark = tmp_path / "mark"
     arguments = [sys.executable, "-c", MAKER, str(tmp_path / "cache"), str(mark)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -1,5 +1,4 @@
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_mlflow.evaluation.metrics import Estimate
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.planning.planner import Planner
-from mammo_mlflow.training.cross_validation import log_estimates
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 
 def probabilities(done):
@@ -129,11 +128,12 @@ def test_early_stopping_never_sees_the_scored_fold(laboratory):
     """Turning the labels of one fold round changes that fold's scores, and nothing about its training."""
     plan = laboratory.plan(seed=24, epochs=6, early_stop=1)
     fit = plan.fits[0]
-    assert len(fit.inner_rows)
+    assert len(fit.job.inner_rows)
     straight = laboratory.cross_validate(plan)
     labels = plan.labels.copy()
     labels[fit.validation_rows] = 1 - labels[fit.validation_rows]
-    turned = laboratory.cross_validate(replace(plan, labels=labels))
+    fits = tuple(replace(fit, job=replace(fit.job, labels=labels)) for fit in plan.fits)
+    turned = laboratory.cross_validate(replace(plan, labels=labels, fits=fits))
     left, right = (done.results["fold 1"] for done in (straight, turned))
     np.testing.assert_allclose(left.probabilities, right.probabilities, atol=1e-6)
     assert left.best_epochs == right.best_epochs
@@ -157,16 +157,3 @@ def test_several_seeds_are_planned_together(laboratory):
 
 def frozen_values(seed):
     return {"weights": "random", "epochs": 2, "views": 2, "final": "none", "seed": seed}
-
-
-def test_a_figure_without_an_interval_is_named_with_its_reason():
-    logged, tags = {}, {}
-
-    class Run:
-        log_metrics = staticmethod(logged.update)
-        set_tags = staticmethod(tags.update)
-
-    told = {"a": Estimate(0.8, 0.7, 0.9), "b": Estimate(1.0, math.nan, math.nan, reason="fewer than 3 patients")}
-    log_estimates(Run(), told, ["P_1"])
-    assert (logged["a_low"], logged["b"]) == (0.7, 1) and math.isnan(logged["b_low"])
-    assert tags == {"mammo.intervals": "patients as clusters", "mammo.no_interval": "b: fewer than 3 patients"}

@@ -10,6 +10,8 @@ from support_jobs import Call
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.executors import JobFailed, make_executor, process
 
+pytestmark = pytest.mark.usefixtures("system")
+
 NAMES = ("inline", "process")
 
 

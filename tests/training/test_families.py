@@ -11,6 +11,8 @@ from mammo_mlflow.data.patches import read_patch_set, targets
 from mammo_mlflow.evaluation.metrics import fold_auc
 from mammo_mlflow.experiment import ROWS
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SCRATCH = {"family": "scratch", "backbone": "m2", "blocks": "8/2,16", "dense_batch_norm": True, "pooling": "flatten"}
 PAIRS = {"family": "siamese", "backbone": "scratch", "blocks": "8/2,8"}
 TEXTURE = {"family": "texture", "backbone": "laws", "dense": "none", "batch_norm": True, "augmentation": "none"}
@@ -24,7 +26,7 @@ def probabilities(done):
 
 
 def auc(done):
-    return fold_auc(*(done.oof[name] for name in ("fold", "label", "probability")))
+    return fold_auc(*(done.oof[name] for name in ("label", "probability", "fold")))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_holdout_is_one_fold(laboratory):
     (fit,) = done.plan.fits
     assert (fit.name, fit.fold) == ("fold 1", 0)
     patients = laboratory.patch_set.train.patient_ids
-    parts = fit.train_rows, fit.inner_rows, fit.validation_rows
+    parts = fit.job.train_rows, fit.job.inner_rows, fit.validation_rows
     sides = [set(patients[rows]) for rows in parts]
     assert all(sides)
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
@@ -144,7 +146,7 @@ def test_a_holdout_is_one_fold(laboratory):
 
 def test_the_refit_beside_a_holdout_sees_every_patient(laboratory):
     _, refit = laboratory.plan(holdout=0.3, final="refit").fits
-    assert list(refit.train_rows) == list(range(48))
+    assert list(refit.job.train_rows) == list(range(48))
     assert not np.array_equal(laboratory.plan(holdout=0.3, seed=1).folds, laboratory.plan(holdout=0.3).folds)
 
 

@@ -7,6 +7,8 @@ from mammo_mlflow.engine.flavor import load_keras_model
 from mammo_mlflow.jobs.contracts import AssembleJob, Part, PredictJob
 from mammo_mlflow.training.final_model import make_final
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 @pytest.fixture(scope="module")
 def average(laboratory):

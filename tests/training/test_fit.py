@@ -3,6 +3,8 @@ import pytest
 
 from mammo_mlflow.engine.train import class_weights
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 
 def test_balanced_gives_each_class_the_others_share():
     found = class_weights("balanced", np.array([1, 1, 1, 0]))

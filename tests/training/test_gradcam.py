@@ -9,6 +9,8 @@ from mammo_mlflow.engine.gradcam import class_activation, explain
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.contracts import ExplainJob
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 SIZE = 12
 
 

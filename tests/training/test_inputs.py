@@ -8,6 +8,8 @@ from mammo_mlflow.engine.backend import fastest_feed
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.inputs import Constant, Inputs, Patches, StoredActivations, all_views, one_or_all
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 ROWS = np.arange(6)
 
 

@@ -10,6 +10,8 @@ from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.loop import fit, private_memory
 from mammo_mlflow.experiment import TrainingSpec
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 LABELS = np.arange(40) % 2
 ROWS = np.arange(4, 40)
 

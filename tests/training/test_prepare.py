@@ -1,7 +1,6 @@
 """Activations come from the nearest ones at hand, and are the same from wherever they come."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -25,7 +24,7 @@ def test_each_cut_is_computed_from_the_nearest_one_and_pooled_features_from_flat
     plans = [laboratory.plan(pooling=pooling) for pooling in ("average", "max", "flatten")]
     plans += [laboratory.plan(pooling="average", unfrozen_layers=unfrozen) for unfrozen in (3, 1)]
     recorded = Recorded(laboratory.session(), Cache(tmp_path / "together"))
-    together = ensure_activations(recorded, plans)
+    together = ensure_activations(recorded, [entry for plan in plans for entry in plan.activations()])
     features = plans[0].description.features.index
     inner = sorted(plan.description.tuned.index for plan in plans[3:])
     assert recorded.starts == [
@@ -37,7 +36,7 @@ def test_each_cut_is_computed_from_the_nearest_one_and_pooled_features_from_flat
     ]
     alone = Recorded(laboratory.session(), Cache(tmp_path / "alone"))
     for plan in plans[:2]:
-        for key, path in ensure_activations(alone, [plan]).items():
+        for key, path in ensure_activations(alone, plan.activations()).items():
             np.testing.assert_allclose(np.load(path), np.load(together[key]), rtol=1e-5, atol=1e-6)
 
 
@@ -45,10 +44,9 @@ def test_what_is_missing_counts_what_it_is_computed_from(laboratory, tmp_path):
     """The features of a trained model, which are computed from the activations of its frozen layers."""
     source = laboratory.plan()
     (below,) = source.activations()
-    features = replace(below, key="features", derived=SimpleNamespace(plan=source))
-    plan = SimpleNamespace(activations=lambda: (features,))
+    features = replace(below, key="features", below={"patch": below})
     cache = Cache(tmp_path / "empty")
-    assert [entry.key for entry in missing_activations(cache, plan)] == [below.key, "features"]
+    assert [entry.key for entry in missing_activations(cache, [features])] == [below.key, "features"]
     filled = Recorded(laboratory.session(), cache)
-    ensure_activations(filled, [source])
-    assert [entry.key for entry in missing_activations(cache, plan)] == ["features"]
+    ensure_activations(filled, source.activations())
+    assert [entry.key for entry in missing_activations(cache, [features])] == ["features"]

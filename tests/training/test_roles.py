@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,7 +59,12 @@ def plan(made, identity="weights"):
     """Its plan, whose weights are these, on data of which nothing but the hashes counts."""
     rows = np.arange(PATCHES)
     train = SimpleNamespace(types=rows % 4 + 1, patient_ids=np.array([f"p{row // 2}" for row in rows]))
-    hashes = {"train_sha256": "train", "test_sha256": "test", "files": {"train_tensor.npy": "tensor"}}
+    hashes = {
+        "train_sha256": "train",
+        "test_sha256": "test",
+        "files": {"train_tensor.npy": "tensor"},
+        "directory": Path("data"),
+    }
     data = SimpleNamespace(train=train, image_size=32, train_duplicates=rows, **hashes)
     tuned = Cut(9 - made.model.unfrozen_layers, (4, 4, 64), "float32") if made.model.unfrozen_layers else None
     described = Description(Cut(9, (512,), "float32"), tuned, (512,), 1000)
@@ -73,7 +79,7 @@ def seen(made):
     """
     found = plan(made)
     folds = [fit for fit in found.fits if fit.fold is not None]
-    rows = [[one.tolist() for one in (fit.train_rows, fit.inner_rows, fit.validation_rows)] for fit in folds]
+    rows = [[one.tolist() for one in (fit.job.train_rows, fit.job.inner_rows, fit.validation_rows)] for fit in folds]
     entries = () if made.family == "conditioned" else plan(made, made.model.weights).activations()
     moved = {"activations": [entry.key for entry in entries], "judging": (found.labels.tolist(), made.sides, rows)}
     return [fit.key for fit in folds], found.key, moved

@@ -38,12 +38,12 @@ def test_what_masses_alone_cannot_answer_is_one_line(cli, masses, tmp_path, comm
 
 def test_every_task_that_lacks_a_class_has_its_line(cli, phantom, tmp_path):
     benign = keep_types(phantom, tmp_path / "benign", (1,))
-    outcome = cli("--data", str(benign), "--task", "all", "--trials", "2", command="search")
+    outcome = cli("--data", str(benign), "--task", "all", "--trials", "2", "--executor", "inline", command="search")
     assert outcome.code == 2
     assert [line.split(": ")[1] for line in outcome.complaints] == ["mass_calc", "benign_malignant"]
 
 
-def test_masses_alone_are_learnt_and_a_test_set_of_one_class_is_reported(cli, phantom, tmp_path):
+def test_masses_alone_are_learnt_and_a_test_set_of_one_class_is_reported(cli, keras, phantom, tmp_path):
     data = keep_types(phantom, tmp_path / "masses", (1, 2), test=(2,))
     arguments = ["--task", "benign_malignant", "--data", str(data), "--folds", "2", "--executor", "inline"]
     numbers = ["--backbone", "vgg16", "--weights", "random", "--epochs", "1", "--views", "1"]

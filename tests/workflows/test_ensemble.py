@@ -18,6 +18,8 @@ from mammo_mlflow.cli import main
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.evaluation.metrics import out_of_fold
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 FEW = (*PHANTOM, "--epochs", "2", "--folds", "2", "--weights", "random", "--dense", "8", "--views", "2")
 MEMBERS = (
     "mammo-mass_calc-pretrained-vgg16",
@@ -35,7 +37,7 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(where, cache):
+def run(where, cache, system):
     """A command in this process, which has TensorFlow already: run("ensemble", "--task", …) -> Outcome."""
     handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
 
@@ -152,7 +154,7 @@ def test_members_on_one_base_share_it_in_the_model(store, top):
 def test_its_run_tells_members_methods_and_the_verdict(store, made, top):
     oof = store.frame(top, "oof.parquet")
     assert len(oof) == 48
-    found = out_of_fold("roc_auc", oof["fold"], oof["label"], oof["probability"])
+    found = out_of_fold("roc_auc", oof["label"], oof["probability"], oof["fold"])
     assert top.data.metrics["nested_greedy"] == pytest.approx(found)
     assert top.data.metrics["oof_roc_auc_low"] <= found <= top.data.metrics["oof_roc_auc_high"]
     assert {

@@ -15,6 +15,8 @@ from mammo_mlflow.cli import main
 from mammo_mlflow.engine.inputs import all_views
 from mammo_mlflow.models.siamese import before_head
 
+pytestmark = pytest.mark.usefixtures("keras")
+
 FEW = (*PHANTOM, "--epochs", "2")
 ENCODER = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")
 SOURCES = {
@@ -40,7 +42,7 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(where, cache):
+def run(where, cache, system):
     """A command in this process, which has TensorFlow already: run("siamese", "--task", …) -> Outcome."""
     handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
 

@@ -73,7 +73,7 @@ def from_a_project(project, work, how, **surroundings):
 
 
 @pytest.mark.parametrize("how", ["{python}", "true && {python}", "true; {python}; true"])
-def test_a_command_goes_where_mlflow_run_was_called(tmp_path, how):
+def test_a_command_goes_where_mlflow_run_was_called(system, tmp_path, how):
     project, work = tmp_path / "project", tmp_path / "work"
     project.mkdir()
     work.mkdir()
@@ -97,7 +97,7 @@ def test_a_temporary_clone_without_a_known_caller_is_noticed(tmp_path, monkeypat
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path, system):
     """The project as a git repository without the shipped weights."""
     where = tmp_path / "repository"
     shutil.copytree(

@@ -1,14 +1,12 @@
 """From DICOM to answers: `prepare`, a family on what it made, and a registered model asked of a film."""
 
 import json
-import os
 import re
-import signal
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import Running, Store, run_command, wait_for
+from support import Running, Store, wait_for
 from support_collection import FILM, MASK, plan, published_path, write_collection
 
 ROWS = plan(80)
@@ -28,12 +26,12 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prepared(where, cache):
+def prepared(where, cache, run_command, kill):
     """`prepare`, killed half way, and issued again."""
     arguments = ("--source", "collection", "--out", "patches", "--size", "32", "--workers", "2")
     running = Running(where, cache, *arguments, name="prepare")
     wait_for(lambda: running.process.poll() is not None or list(where.glob("patches.partial/films/*.npz")))
-    os.kill(running.process.pid, signal.SIGKILL)
+    kill(running.process)
     running.process.wait()
     killed = not (where / "patches").exists()
     outcome = run_command(where, cache, *arguments, name="prepare")
@@ -47,7 +45,7 @@ def store(where, prepared):
 
 
 @pytest.fixture(scope="module")
-def trained(where, prepared, cache):
+def trained(where, prepared, cache, run_command):
     """`pretrained` on what `prepare` made."""
     outcome = run_command(where, cache, "--task", "mass_calc", "--data", "patches", *QUICK)
     assert outcome.code == 0, outcome.err
@@ -99,7 +97,7 @@ def test_folds_of_prepared_data_hold_patients_together(store, trained, where):
     assert "PHANTOM DATA" in trained.out
 
 
-def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, trained, tmp_path):
+def test_a_model_is_asked_of_a_film_by_box_or_mask(where, cache, run_command, trained, tmp_path):
     whole = tmp_path / "whole.csv"
     ask = ("--model", f"models:/{NAME}@candidate", "--executor", "inline")
     assert run_command(where, cache, *ask, "--input", "patches", "--output", str(whole), name="predict").code == 0

@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
-from support import SMALL, Finished, Running, Server, Store, environment, free_port, run_command, wait_for
+from support import SMALL, Finished, Running, Server, Store, environment, free_port, wait_for
 
 TAGS = {
     "task": "mass_calc",
@@ -238,7 +238,7 @@ def at_the_store(store):
     mlflow.set_tracking_uri(None)
 
 
-def test_the_loaded_models_agree_with_the_stored_predictions(at_the_store, patches, stored):
+def test_the_loaded_models_agree_with_the_stored_predictions(keras, at_the_store, patches, stored):
     mlflow = at_the_store
     keras_model = mlflow.keras.load_model(f"models:/{NAME}/1")
     assert keras_model.input.shape[1:] == (32, 32, 1)
@@ -263,7 +263,7 @@ def test_the_served_model_agrees_with_the_stored_predictions(finished, store, pa
     np.testing.assert_allclose(found[:, 0], stored, atol=1e-5)
 
 
-def test_issued_again_it_trains_nothing(finished: Finished, store, final):
+def test_issued_again_it_trains_nothing(finished: Finished, run_command, store, final):
     outcome = run_command(finished.where, finished.cache, *finished.arguments)
     assert outcome.code == 0
     assert not re.search(r"fold \d: done|refit: done|activations: done|test: done", outcome.err)
@@ -297,7 +297,7 @@ def interrupted(tmp_path_factory, cache, phantom):
 
 
 @pytest.fixture
-def start(interrupted, cache):
+def start(interrupted, cache, kill):
     """Start a command there; none outlives the test."""
     started = []
 
@@ -307,14 +307,14 @@ def start(interrupted, cache):
 
     yield begin
     for one in started:
-        one.process.kill()
+        kill(one.process)
         one.process.wait()
 
 
 LONG = ["--task", "mass_calc", *SMALL, "--epochs", "60", "--workers", "1"]
 
 
-def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, interrupted, cache):
+def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, interrupted, cache, run_command, kill):
     arguments = [*LONG, "--views", "20"]  # activations of its own
     moments = {
         "the fork server starts": lambda one: len(one.family()) >= 2,
@@ -327,7 +327,7 @@ def test_killed_at_any_moment_it_leaves_nobody_and_goes_on_where_it_was(start, i
         wait_for(lambda one=running, reached=reached: reached(one))
         family = running.family()
         assert family, moment
-        running.process.kill()
+        kill(running.process)
         running.process.wait()
         _, alive = psutil.wait_procs(family, timeout=30)
         assert alive == [], moment
@@ -374,7 +374,7 @@ def test_told_to_end_it_marks_its_runs(start, interrupted, cache, sent, code):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(tmp_path, system):
     """A file system of 2 MB."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -385,7 +385,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("free", [100_000, 1_000_000])
-def test_a_full_disk_is_one_line_and_no_run(tmp_path, small_disk, cache, free):
+def test_a_full_disk_is_one_line_and_no_run(tmp_path, small_disk, cache, run_command, free):
     """Too full for the phantom, and for the random weights."""
     (small_disk / "other").write_bytes(b"x" * (2 * 2**20 - free))
     outcome = run_command(tmp_path / "here", cache, "--task", "mass_calc", *SMALL, "--cache-dir", str(small_disk))
@@ -394,7 +394,7 @@ def test_a_full_disk_is_one_line_and_no_run(tmp_path, small_disk, cache, free):
     assert not (tmp_path / "here" / "mlflow.db").exists()
 
 
-def test_too_small_a_limit_is_one_line_and_no_run(cli, tmp_path):
+def test_too_small_a_limit_is_one_line_and_no_run(keras, cli, tmp_path):
     outcome = cli("--task", "mass_calc", *SMALL, "--executor", "inline", "--cache-limit-gb", "0.0000001")
     assert outcome.code == 2
     assert "cache_limit_gb" in outcome.complaints[0]

@@ -21,10 +21,13 @@ from mammo_mlflow.cli import main
 from mammo_mlflow.engine.flavor import save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.spending import ALPHA, share
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.promotion import FROM, champion_of, deciding, promote, settle
+from mammo_mlflow.tracking.promotion import champion_of, deciding, promote, settle
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
+
+pytestmark = pytest.mark.usefixtures("keras")
 
 N, FOLDS, SIZE = 400, 4, 8
 TASK_MODEL = "mammo-mass_calc"
@@ -80,7 +83,7 @@ class Place:
     def champion(self):
         """What the champion was promoted from."""
         found = champion_of(self.client, "mass_calc")
-        return None if found is None else found.tags[FROM]
+        return None if found is None else found.tags[Tag.PROMOTED_FROM]
 
     @property
     def previous(self):
@@ -116,17 +119,9 @@ def model(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """The file of a store without anything in it: making its tables takes seconds."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
 def place(tmp_path, model, empty, monkeypatch):
-    shutil.copy(empty, tmp_path)
+    shutil.copy(empty / "mlflow.db", tmp_path)
     found = Place(tmp_path, model)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     monkeypatch.chdir(tmp_path)
@@ -252,7 +247,7 @@ def test_an_old_champion_named_again_is_a_decision_as_any_other(place):
     assert place.champion == "mammo-mass_calc-b v1"
     version = version_of(place.client.get_model_version(TASK_MODEL, "1"))
     made = promote(place.client, "mass_calc", version, "")
-    assert made.tags[FROM] == first
+    assert made.tags[Tag.PROMOTED_FROM] == first
     assert made.tags["mammo.previous"] == "2"
 
 
@@ -331,7 +326,7 @@ with deciding(client, "mass_calc"):
 
 @pytest.mark.parametrize("call", ["create_model_version", "set_registered_model_alias", "set_model_version_tag"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
+def test_killed_half_way_the_registry_is_as_before_or_after(place, kill, call, when):
     first = place.plant("a", predictions(1.0))
     place.promote()
     second = place.plant("b", predictions(2.5))
@@ -355,7 +350,7 @@ def test_killed_half_way_the_registry_is_as_before_or_after(place, call, when):
         assert place.champion == second
 
 
-def test_two_promotions_at_once_leave_one_champion(place):
+def test_two_promotions_at_once_leave_one_champion(place, system):
     place.plant("a", predictions(1.5))
     best = place.plant("b", predictions(2.0))
     line = command("--task", "mass_calc", name="promote")

@@ -8,7 +8,6 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from support_store import Models
 
 from mammo_mlflow.report.differences import differences
 from mammo_mlflow.report.rows import tables
@@ -72,8 +71,7 @@ def test_an_empty_store_says_so_and_shows_the_commands(report, page):
     assert found.images == [{"alt": "", "src": "data:,"}]
 
 
-def test_a_store_of_failed_runs_and_of_other_projects_says_so(report, page, tmp_path):
-    models = Models(tmp_path)
+def test_a_store_of_failed_runs_and_of_other_projects_says_so(models, report, page, tmp_path):
     for status in ("FAILED", "KILLED"):
         models.run({"family": "pretrained", "task": "mass_calc"}, status=status)
     models.client.create_run(models.experiment, tags={"somebody": "else"})
@@ -84,8 +82,10 @@ def test_a_store_of_failed_runs_and_of_other_projects_says_so(report, page, tmp_
     assert said in page().text
 
 
-def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(report, page, tmp_path):
-    fill(Models(tmp_path))
+def test_the_page_asks_for_nothing_its_links_lead_somewhere_and_all_is_written_and_logged(
+    models, report, page, tmp_path
+):
+    fill(models)
     report()
     found = page()
     assert all(address.startswith("data:") for address in found.asked)
@@ -98,21 +98,6 @@ def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(report, page, tm
     assert all(len(image["alt"]) > 20 for image in shown)
     runs = [link for link in found.links if "/runs/" in link]
     assert runs and all(link.startswith("http://127.0.0.1:5000/#/experiments/") for link in runs)
-
-
-def test_the_page_says_where_it_differs_from_the_study(report, page):
-    report()
-    found = page()
-    assert "differences" in found.ids and "#differences" in found.links
-    text = html.unescape(found.text)
-    for one in differences():
-        assert all(f">{said}<" in text for said in (one.subject, one.study, one.here, one.why, one.way or "none"))
-
-
-def test_everything_is_written_as_files_and_logged(report, tmp_path):
-    models = Models(tmp_path)
-    fill(models)
-    report()
     folder = tmp_path / "report"
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
     assert figures == {path.stem for path in (folder / "figures").glob("*.svg")}
@@ -130,8 +115,16 @@ def test_everything_is_written_as_files_and_logged(report, tmp_path):
     assert logged == {"index.html", "report.json", "figures", "tables"}
 
 
-def test_phantom_data_and_random_weights_are_marked_everywhere(report, page, tmp_path):
-    models = Models(tmp_path)
+def test_the_page_says_where_it_differs_from_the_study(report, page):
+    report()
+    found = page()
+    assert "differences" in found.ids and "#differences" in found.links
+    text = html.unescape(found.text)
+    for one in differences():
+        assert all(f">{said}<" in text for said in (one.subject, one.study, one.here, one.why, one.way or "none"))
+
+
+def test_phantom_data_and_random_weights_are_marked_everywhere(models, report, page, tmp_path):
     fill(models, phantom=True, weights="random")
     outcome = report()
     assert "PHANTOM DATA" in outcome.out
@@ -152,8 +145,7 @@ def text_of(svg):
     return " ".join(re.findall(r"<!-- (.*?) -->", svg.read_text(), re.DOTALL))
 
 
-def test_two_data_sets_are_told_apart(report, page, tmp_path):
-    models = Models(tmp_path)
+def test_two_data_sets_are_told_apart(models, report, page, tmp_path):
     fill(models)
     models.model(dataset=("1" * 64, "2" * 64), types={1: 20, 2: 20, 3: 20, 4: 20}, data="/somewhere")
     outcome = report()
@@ -161,12 +153,11 @@ def test_two_data_sets_are_told_apart(report, page, tmp_path):
     assert "mlflow run . -e report -P data=" in page().text
 
 
-def test_subgroups_and_patches_of_data_that_are_there(report, page, phantom, tmp_path):
+def test_subgroups_and_patches_of_data_that_are_there(models, report, page, phantom, tmp_path):
     from mammo_mlflow.data.patches import read_patch_set
 
     found = read_patch_set(phantom)
     types = [int(kind) for kind in found.test.types]
-    models = Models(tmp_path)
     counts = {kind: types.count(kind) for kind in (1, 2, 3, 4)}
     models.model(
         phantom=True, dataset=(found.train_sha256, found.test_sha256), types=counts, patients=False, data=phantom
@@ -181,9 +172,10 @@ def test_subgroups_and_patches_of_data_that_are_there(report, page, phantom, tmp
     assert "No model has been finished on" in report("--data", str(other)).out
 
 
-def test_an_earlier_report_is_replaced_and_nothing_else(report, page, tmp_path):
+def test_an_earlier_report_is_replaced_and_nothing_else(models, report, page, tmp_path):
     report()
-    fill(Models(tmp_path))
+    for backbone in ("vgg16", "resnet50"):
+        models.model(backbone=backbone)
     report()
     assert "has the best out-of-fold ROC AUC" in page().text
     notes = tmp_path / "report" / "my_notes.txt"
@@ -205,16 +197,14 @@ def test_a_link_to_an_earlier_report_stays_one(cli, tmp_path):
         assert (tmp_path / f"to-{name}").is_symlink() and (tmp_path / name / "index.html").exists()
 
 
-def test_reports_and_the_run_they_are_started_in_are_no_runs(report, tmp_path, monkeypatch):
-    models = Models(tmp_path)
+def test_reports_and_the_run_they_are_started_in_are_no_runs(models, report, tmp_path, monkeypatch):
     run = models.client.create_run(models.experiment)
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     assert "The store is empty" in report().out
     assert "The store is empty" in report().out
 
 
-def test_names_are_no_markup_and_commands_are_quoted(report, page, tmp_path):
-    models = Models(tmp_path)
+def test_names_are_no_markup_and_commands_are_quoted(models, report, page, tmp_path):
     models.model(weights="<script>alert(1)</script>", intervals="<b>x</b>")
     models.model(dataset=("1" * 64, "2" * 64), data="/my data/<i>x</i>")
     report()
@@ -244,8 +234,7 @@ window.addEventListener("load", () => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1300, 500])
-def test_in_a_browser(report, tmp_path, width):
-    models = Models(tmp_path)
+def test_in_a_browser(models, system, report, tmp_path, width):
     hold = {"folds": "4", "holdout": "0.3"}
     for backbone in ("m1", "m1_balanced", "m2"):
         models.model(family="scratch", backbone=backbone, params=hold, skill=len(backbone) / 5, seed=len(backbone))

@@ -48,7 +48,7 @@ def test_every_row_of_the_studys_tables_has_its_step(scale):
             assert len(found) == 1, (table.number, row.label)
 
 
-def test_a_failed_step_is_told_and_the_next_command_goes_on_there(cli, monkeypatch, tmp_path):
+def test_a_failed_step_is_told_and_the_next_command_goes_on_there(system, cli, monkeypatch, tmp_path):
     good = Step("report", {"out": str(tmp_path / "first")}, 1)
     bad = Step("report", {"out": str(tmp_path / "taken")}, 1)
     (tmp_path / "taken").mkdir()
@@ -73,7 +73,7 @@ def test_a_failed_step_is_told_and_the_next_command_goes_on_there(cli, monkeypat
     assert [run.info.status for run in store.runs(family="reproduce")] == ["FAILED", "FINISHED"]
 
 
-def test_a_step_that_is_cut_off_ends_its_runs(cache, tmp_path):
+def test_a_step_that_is_cut_off_ends_its_runs(system, cache, tmp_path):
     running = Running(tmp_path, cache, name="reproduce")
     wait_for(lambda: running.said("step 1 of"))  # the store is whole by then
     wait_for(lambda: len(Store(tmp_path).runs("RUNNING", family="scratch")) > 0)

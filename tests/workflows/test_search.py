@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 from optuna.trial import TrialState
-from support import PHANTOM, Finished, Running, Store, run_command, wait_for
+from support import PHANTOM, Finished, Running, Store, wait_for
 
 from mammo_mlflow.presets import preset_values
 
@@ -76,7 +76,7 @@ def agree(where):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, cache, phantom):
+def searched(tmp_path_factory, cache, phantom, run_command):
     """One whole study over learning rates and heads."""
     where = tmp_path_factory.mktemp("searched")
     arguments = (*FROZEN, *space(where, RATES, head="head"), "--fresh-seeds", "1", "--trials", "5")
@@ -203,7 +203,7 @@ def test_the_closing_table(searched):
     assert sorted(run.data.tags["mammo.part"] for run in fresh) == ["best 1", "paper 1"]
 
 
-def test_issued_again_it_trains_nothing_and_with_more_trials_it_goes_on(searched, cache):
+def test_issued_again_it_trains_nothing_and_with_more_trials_it_goes_on(searched, cache, run_command):
     store, before = searched.store, {run.info.run_id for run in searched.store.runs()}
     again = run_command(searched.where, cache, *searched.arguments, name="search")
     assert again.code == 0, again.err
@@ -231,7 +231,7 @@ UNDISTURBED = 3
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache, phantom):
+def undisturbed(tmp_path_factory, cache, phantom, run_command):
     """Params and values of the trials of a study that one worker made."""
     where = tmp_path_factory.mktemp("undisturbed")
     arguments = [*FROZEN, *space(where, *SIMPLE), *BARE, "--trials", str(UNDISTURBED), "--workers", "1"]
@@ -244,7 +244,7 @@ def results(where):
     return [(trial.params, trial.values) for trial in study_of(where).trials]
 
 
-def test_one_worker_and_one_seed_give_the_same_study(undisturbed, cli, tmp_path):
+def test_one_worker_and_one_seed_give_the_same_study(keras, undisturbed, cli, tmp_path):
     arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", str(UNDISTURBED), "--workers", "1"]
     outcome = cli(*arguments, command="search")
     assert outcome.code == 0, outcome.err
@@ -271,7 +271,7 @@ def rows(where):
 KILLS, TRIALS, MOST_ROWS = 10, 5, 300
 
 
-def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path, cache):
+def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path, cache, run_command, kill):
     arguments = [*FROZEN, *space(tmp_path, *SIMPLE), "--fresh-seeds", "1", "--trials", str(TRIALS)]
     moments = random.Random(0)
     killed = 0
@@ -283,7 +283,7 @@ def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path,
             assert running.process.returncode == 0, running.log.read_text()
             continue
         family = running.family()
-        running.process.kill()
+        kill(running.process)
         running.process.wait()
         killed += 1
         assert psutil.wait_procs(family, timeout=10)[1] == []
@@ -312,7 +312,7 @@ def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path,
     assert store.client.get_model_version_by_alias(NAME, "candidate").version == valid.version
 
 
-def test_pretrained_with_trials_is_the_same_study(cli, tmp_path):
+def test_pretrained_with_trials_is_the_same_study(keras, cli, tmp_path):
     arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", "2"]
     first, second = cli(*arguments), cli(*arguments, command="search")
     assert first.code == second.code == 0, first.err + second.err
@@ -322,7 +322,7 @@ def test_pretrained_with_trials_is_the_same_study(cli, tmp_path):
     assert len(study_of(tmp_path).trials) == 2
 
 
-def test_when_the_time_is_over_no_trial_begins(cli, tmp_path):
+def test_when_the_time_is_over_no_trial_begins(keras, cli, tmp_path):
     arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", "0", "--timeout", "0.01"]
     outcome = cli(*arguments, command="search")
     assert outcome.code == 0, outcome.err
@@ -331,7 +331,7 @@ def test_when_the_time_is_over_no_trial_begins(cli, tmp_path):
     nothing_runs(tmp_path)
 
 
-def test_two_objectives_have_a_front_and_no_pruning(cli, tmp_path):
+def test_two_objectives_have_a_front_and_no_pruning(keras, cli, tmp_path):
     arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", "3"]
     outcome = cli(*arguments, "--objective", "roc_auc,seconds", command="search")
     assert outcome.code == 0, outcome.err
@@ -348,7 +348,7 @@ def test_two_objectives_have_a_front_and_no_pruning(cli, tmp_path):
 # -- trials that do not end well
 
 
-def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache):
+def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache, run_command):
     found = space(
         tmp_path,
         "optimizer: {choices: [adam, sgd]}",
@@ -379,7 +379,7 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache):
     assert f"{study.study_name}: 2 complete, 2 fail" in outcome.out
 
 
-def test_a_pruned_trial_keeps_its_folds(cli, tmp_path):
+def test_a_pruned_trial_keeps_its_folds(keras, cli, tmp_path):
     # the grid's order has the two rates that are plainly too high after four other trials
     found = space(tmp_path, "learning_rate: {choices: [10, 20, 1e-5, 5e-5, 1e-4]}", "optimizer: adam")
     arguments = [*FROZEN, *INLINE, *found, *BARE, "--sampler", "grid", "--trials", "6", "--pruner", "median"]

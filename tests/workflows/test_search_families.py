@@ -16,7 +16,7 @@ RATES = "learning_rate: {low: 1e-4, high: 1e-2, log: true}"
 
 
 @pytest.fixture
-def searched(cli, tmp_path):
+def searched(keras, cli, tmp_path):
     """Makes a study of a space with these lines and gives its trials' parameters and settings, and the store."""
 
     def search(*arguments, lines, command="search"):

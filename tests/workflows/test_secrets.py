@@ -1,7 +1,6 @@
 """A password in the address of the tracking server, and what search, report and promotion leave of it: nothing."""
 
-import pytest
-from support import PHANTOM, TrackingServer, run_command
+from support import PHANTOM
 
 SETTING = ["--task", "mass_calc", "--backbone", "vgg16", "--weights", "random", *PHANTOM, "--folds", "2"]
 SETTING += ["--epochs", "1", "--views", "1", "--precision", "float32", "--dense", "16", "--unfrozen-layers", "0"]
@@ -15,15 +14,7 @@ parameters:
 SECRET = "ge-heim-9"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    made = TrackingServer(tmp_path_factory.mktemp("server"))
-    made.start()
-    yield made
-    made.stop()
-
-
-def test_no_password_is_left_anywhere(server, tmp_path, cache):
+def test_no_password_is_left_anywhere(server, run_command, tmp_path, cache):
     uri = server.uri.replace("://", f"://me:{SECRET}@")
     (tmp_path / "space.yaml").write_text(SPACE)
     said = []

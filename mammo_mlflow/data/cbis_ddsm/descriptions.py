@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.data.patches import PREPARED_FILE
 from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.files import sha256
 
 SPLITS = {"train": "Training", "test": "Test"}
 """The word for each split in the collection's PatientIDs."""
@@ -134,7 +134,7 @@ def read_descriptions(folder: Path) -> Descriptions:
     warnings: list[str] = []
     faults: list[str] = []
     lacking_columns: list[str] = []
-    seen: dict[bytes, str] = {}
+    seen: dict[str, str] = {}
     paths = [path for path, _ in walk(folder) if path.suffix.lower() == ".csv"]
     for path in paths:
         name = path.relative_to(folder).as_posix()
@@ -154,7 +154,7 @@ def read_descriptions(folder: Path) -> Descriptions:
             continue
         if table is None:
             continue
-        digest = hashlib.sha256(content).digest()
+        digest = sha256(content)
         if digest in seen:
             warnings.append(f"{name}: the same file as {seen[digest]}, read once")
             continue

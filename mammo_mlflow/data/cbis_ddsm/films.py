@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -21,6 +19,7 @@ from mammo_mlflow.data.cbis_ddsm.locating import Unlocated
 from mammo_mlflow.data.cbis_ddsm.marking import Mark, find_mark
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.files import sha256, whole
 
 VERSION = 1
 """Raised when the same films give other patches."""
@@ -64,7 +63,7 @@ class Task:
     def file(self) -> Path:
         """Where the patches go; the name tells what they are made of."""
         content = json.dumps([VERSION, asdict(self.cut), asdict(self.film)], sort_keys=True)
-        return self.target / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.npz"
+        return self.target / f"{sha256(content)[:32]}.npz"
 
 
 def cut_film(task: Task) -> tuple[Answer, ...]:
@@ -77,15 +76,10 @@ def cut_film(task: Task) -> tuple[Answer, ...]:
             kept = json.loads(stored["answers"].tobytes())
         if kept["whole"]:
             return tuple(Answer(**one) for one in kept["answers"])
-    patches, answers, whole = _cut(task)
-    partial = task.file.with_name(f"{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            said = json.dumps({"whole": whole, "answers": [asdict(one) for one in answers]})
-            np.savez(file, patches=patches, answers=np.frombuffer(said.encode(), np.uint8))
-        partial.replace(task.file)
-    finally:
-        partial.unlink(missing_ok=True)
+    patches, answers, every = _cut(task)
+    said = json.dumps({"whole": every, "answers": [asdict(one) for one in answers]})
+    with whole(task.file) as part:
+        np.savez(part, patches=patches, answers=np.frombuffer(said.encode(), np.uint8))
     return answers
 
 

@@ -16,16 +16,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from mammo_mlflow.data.arrays import file_sha256, write_split
+from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, no_dicom, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import Settings
-from mammo_mlflow.data.cbis_ddsm.walking import STAGING
 from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.files import PARTIAL, file_sha256, locked
 from mammo_mlflow.processes import serve_parent
 
 FILMS, WHOLE, LOCK = "films", "whole", "lock"
@@ -200,7 +199,7 @@ def _excluded(rows: Sequence[Abnormality], settings: Settings) -> list[tuple[Abn
 @contextmanager
 def _alone(out: Path) -> Iterator[Path]:
     """The staging folder beside `out`, for this process alone; it goes when the block ends well."""
-    staging = out.with_name(f"{out.name}{STAGING}")
+    staging = out.with_name(f"{out.name}{PARTIAL}")
     try:
         (staging / FILMS).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -208,21 +207,14 @@ def _alone(out: Path) -> Iterator[Path]:
     foreign = [path.name for path in staging.iterdir() if path.name not in (FILMS, WHOLE, LOCK)]
     if foreign:
         raise expected("out", f"nothing but an ingest's own files in '{staging}'", f"'{foreign[0]}'")
-    lock = FileLock(staging / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"out: another command is making '{out}'") from None
-    try:
-        yield staging
-    except BaseException:
-        if not any((staging / FILMS).glob("*.npz")):
-            shutil.rmtree(staging, ignore_errors=True)
-        raise
-    else:
+    with locked(staging / LOCK, UserError(f"out: another command is making '{out}'")):
+        try:
+            yield staging
+        except BaseException:
+            if not any((staging / FILMS).glob("*.npz")):
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
         shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        lock.release()
 
 
 def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:

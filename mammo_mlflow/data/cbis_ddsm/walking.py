@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-STAGING = ".partial"
-"""How the folders end in which ingests keep what is not finished."""
+from mammo_mlflow.files import PARTIAL
+
 LITTER = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "@eadir"}
 """What systems leave on disks and in archives, in lower case; so is all whose name begins with a dot."""
 
@@ -40,7 +40,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
                 if not entry.is_dir():
                     if entry.is_file():
                         yield path, None
-                elif not (entry.name.endswith(STAGING) and (path / "lock").exists()):
+                elif not (entry.name.endswith(PARTIAL) and (path / "lock").exists()):
                     below.append(path)
             except OSError as problem:
                 yield path, problem

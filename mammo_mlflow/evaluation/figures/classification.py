@@ -87,7 +87,7 @@ def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None)
     assumed = {cluster_note(groups) for _, _, groups in curves.values()}
     labelled = {}
     for name, (labels, probabilities, groups) in curves.items():
-        auc = metric_estimate("roc_auc", None, labels, probabilities, groups)
+        auc = metric_estimate("roc_auc", labels, probabilities, None, groups)
         own = f" ({cluster_note(groups).split()[0]})" if len(assumed) > 1 else ""
         labelled[name] = wrap(f"{name}: AUC {auc}{own}", 4.5, TEXT_SIZE)
     shared = ", " + " or ".join(sorted(assumed, reverse=True))

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.figures.style import INK, QUIET, SMALL_SIZE, TEXT_SIZE, colour, new_figure, tidy, wrap
-from mammo_mlflow.evaluation.metrics import Estimate
 
 
 def members_joining(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import textwrap
-import uuid
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mammo_mlflow.files import whole
 
 DPI = 150
 
@@ -84,11 +85,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        figure.savefig(partial, format="png", dpi=DPI)
-        partial.replace(target)
+        with whole(target) as part:
+            figure.savefig(part, format="png", dpi=DPI)
     finally:
-        partial.unlink(missing_ok=True)
         figure.clear()
     return target

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -102,7 +101,7 @@ def test_the_directory_passes_the_platforms_own_checks(made):
 
 
 @pytest.mark.parametrize(("layout", "workers", "seed"), [("nbia", 1, 5), ("flat", 2, 8), ("published", 3, 1)])
-def test_layout_order_and_workers_do_not_matter(made, tmp_path, layout, workers, seed):
+def test_layout_order_and_workers_do_not_matter(system, made, tmp_path, layout, workers, seed):
     root = tmp_path / "collection"
     write_collection(root, ROWS, layout, seed)
     for path in root.glob("*.csv"):  # rows in another order, in files of other names
@@ -251,7 +250,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_at_ten_moments_it_ends_with_the_same_bytes(made, published, tmp_path):
+def test_killed_at_ten_moments_it_ends_with_the_same_bytes(made, published, kill, tmp_path):
     script, out = tmp_path / "killer.py", tmp_path / "out"
     script.write_text(KILLER)
     line = [sys.executable, str(script), str(published), str(out)]
@@ -261,7 +260,7 @@ def test_killed_at_ten_moments_it_ends_with_the_same_bytes(made, published, tmp_
         for _ in itertools.islice(process.stdout, moment):
             pass
         time.sleep(random.Random(moment).random() / 50)
-        os.kill(process.pid, signal.SIGKILL)  # not its workers, which have to end by themselves
+        kill(process)  # not its workers, which have to end by themselves
         process.wait()
         process.stdout.read()  # ends when the last of them has gone
         assert not out.exists() or content(out) == content(made.directory)

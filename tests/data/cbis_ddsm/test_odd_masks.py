@@ -90,7 +90,7 @@ def test_rescued_patches_are_those_of_whole_masks(made, plain):
         assert all(one.tobytes() in held for one in patches)
 
 
-def test_workers_do_not_matter(source, made, tmp_path):
+def test_workers_do_not_matter(system, source, made, tmp_path):
     assert content(run(source, tmp_path / "out", workers=2).directory) == content(made.directory)
 
 
@@ -222,7 +222,7 @@ def test_one_film_and_an_odd_mask(tmp_path, kind):
     assert word in pair.note
 
 
-def test_an_interrupted_command_ends_with_the_same_bytes(source, made, tmp_path, monkeypatch):
+def test_an_interrupted_command_ends_with_the_same_bytes(system, source, made, tmp_path, monkeypatch):
     from mammo_mlflow.data.cbis_ddsm import ingest as module
 
     monkeypatch.setattr(module, "_write", lambda *_: 1 / 0)

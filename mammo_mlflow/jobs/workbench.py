@@ -1,4 +1,4 @@
-"""What a coordinator holds while it works: the writer, the executor, the cache, and who to tell of progress."""
+"""What a command works with: executors, cache, progress and, from its first use on, the store."""
 
 from __future__ import annotations
 
@@ -21,17 +21,33 @@ class Progress(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Session:
-    """Everything a workflow needs beside its plan."""
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """Everything a command needs beside its plans.
 
-    writer: Writer
+    `executor` runs lists and streams of jobs, `side` single ones, which may be asked for meanwhile. `open_store` gives
+    the writer and a directory for files on their way to the store, and is asked once: planning alone opens nothing.
+    `cores` are for single jobs, `workers` the jobs at once. Where `resume`, finished fits and models are found again.
+    """
+
     executor: Executor
+    side: Executor
     cache: Cache
     progress: Progress
-    scratch: Path
-    resume: bool
+    workers: int
     cores: int
+    resume: bool
+    open_store: Callable[[], tuple[Writer, Path]]
+
+    @property
+    def writer(self) -> Writer:
+        """The one that writes to the store."""
+        return self.open_store()[0]
+
+    @property
+    def scratch(self) -> Path:
+        """A directory for files on their way to the store."""
+        return self.open_store()[1]
 
     def run(self, jobs: Sequence[AnyJob], on_event: OnEvent | None = None) -> Iterator[tuple[AnyJob, Any]]:
         """Run jobs, writing to the tracker meanwhile; `progress` events are shown under the job's name."""
@@ -56,6 +72,6 @@ class Session:
         return handle
 
     def run_one(self, job: Job[Answer], on_event: OnEvent | None = None) -> Answer:
-        """Run a single job and return its answer."""
-        ((_, answer),) = self.run([job], on_event)
+        """Run a single job, beside whatever else runs, and return its answer."""
+        ((_, answer),) = self.side.run([job], self._handler(on_event), self.writer.flush)
         return answer

@@ -1,0 +1,112 @@
+"""Out-of-fold predictions as they travel: labels, probabilities, folds and patients, checked once."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.estimate import Difference, Estimate
+from mammo_mlflow.evaluation import weighted
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, metric_estimate
+from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.weighted import Floats, Ints
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OutOfFold:
+    """What models said of patches that they were not trained on; arrays of any kind in, these out.
+
+    `labels` int64 (n,) of 0 and 1; `probabilities` float64 (n,), or (n, m) of m members; `folds` int64 (n,), numbered
+    from 0 in the order of their names; `groups` int64 (n,), the patients, or None where they are not known; `patches`
+    (n,) are the rows of the training set. `threshold` is the one that goes with the model.
+
+    Raises ValueError for arrays that do not fit together or a patient in two folds, UserError for probabilities
+    outside [0, 1].
+    """
+
+    labels: Ints
+    probabilities: Floats
+    folds: Ints
+    groups: Ints | None = None
+    patches: Ints | None = None
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        given = np.asarray(self.probabilities, np.float64)
+        if given.ndim not in (1, 2) or given.shape[-1] == 0:
+            raise ValueError(f"probabilities: expected (n,) or (n, m), m > 0, found {given.shape}")
+        for column in given.reshape(len(given), -1).T:
+            labels, _ = weighted.checked(self.labels, column)
+        weighted.codes("folds", self.folds, labels.size)  # its checks; the numbers are to ascend as the folds' names do
+        folds = np.unique(np.asarray(self.folds), return_inverse=True)[1].astype(np.int64)
+        found = {"labels": labels, "probabilities": given, "folds": folds}
+        if self.groups is not None:
+            found["groups"] = patients = weighted.codes("groups", self.groups, labels.size)
+            weighted.check_whole(patients, folds)
+        for name, array in found.items():
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame, threshold: float = 0.5) -> OutOfFold:
+        """From columns label, probability, fold and, where they are there, patient_id and patch."""
+        more = {name: frame[column] for name, column in _OPTIONAL.items() if column in frame}
+        return cls(
+            labels=frame["label"],
+            probabilities=frame["probability"],
+            folds=frame["fold"],
+            threshold=threshold,
+            **more,
+        )
+
+    @property
+    def members(self) -> int:
+        """The number m of models."""
+        return 1 if self.probabilities.ndim == 1 else self.probabilities.shape[1]
+
+    @property
+    def units(self) -> Ints:
+        """What stays together when rows are split, (n,): patients, or patches where patients are not known."""
+        return np.arange(len(self.labels)) if self.groups is None else self.groups
+
+    @property
+    def decided(self) -> Floats:
+        """1 for each patch at or above the threshold, 0 for the others, of the shape of the probabilities."""
+        return (self.probabilities >= self.threshold).astype(np.float64)
+
+    def saying(self, probabilities: Floats) -> OutOfFold:
+        """The same patches with other probabilities."""
+        return replace(self, probabilities=probabilities)
+
+    def without(self, fold: int | None) -> OutOfFold:
+        """The rows of the other folds, whose numbers stay; all rows for None."""
+        if fold is None:
+            return self
+        part, rest = copy(self), self.folds != fold
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray):
+                object.__setattr__(part, name, array[rest])
+        return part
+
+    def same_patches(self, other: OutOfFold) -> bool:
+        """Whether both are of the same patches in the same folds."""
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("patches", "labels", "folds"))
+
+    def score(self, metric: str) -> float:
+        """A metric by its name in `weighted.statistic`, within folds where it compares patches."""
+        return out_of_fold(metric, self.labels, self.probabilities, self.folds)
+
+    def estimate(self, metric: str, resamples: int = 2000, seed: int = 0) -> Estimate:
+        """The metric with its interval (`intervals.metric_estimate`)."""
+        arrays = self.labels, self.probabilities, self.folds, self.groups
+        return metric_estimate(metric, *arrays, resamples=resamples, seed=seed)
+
+    def less(self, other: OutOfFold, metric: str = "roc_auc", confidence: float = 0.95) -> Difference:
+        """The metric minus that of `other` on the same patches, paired (`intervals.bootstrap_difference`)."""
+        arrays = self.labels, self.probabilities, other.probabilities, self.folds, self.groups
+        return bootstrap_difference(*arrays, confidence=confidence, metric=metric)
+
+
+_OPTIONAL = {"groups": "patient_id", "patches": "patch"}

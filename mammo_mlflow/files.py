@@ -1,0 +1,136 @@
+"""Files: whole or not there, told apart by their sha256, and one process at a time with what is shared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mammo_mlflow.errors import expected
+
+PARTIAL = ".partial"
+"""How the names of folders end that hold what is being made."""
+
+_log = logging.getLogger(__name__)
+
+
+class Taken(Exception):  # noqa: N818 - no error
+    """Another process holds a lock."""
+
+
+@contextmanager
+def whole(target: Path, alone: bool = False) -> Iterator[Path]:
+    """A path to make a file or a folder at, of the name of `target`, which gets that place when the block ends well.
+
+    Nothing stays of what fails. A folder that is there goes when the new one is there. `alone`: no other process makes
+    `target` at the same time, so that what a killed one left is found, and removed.
+    """
+    beside = target.with_name(f"{target.name}{PARTIAL}" if alone else f".{uuid.uuid4().hex}{PARTIAL}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    part, old = beside / target.name, target.with_name(f".{target.name}.old")
+    try:
+        yield part
+        if target.is_dir():  # a folder with files cannot be replaced in one step
+            shutil.rmtree(old, ignore_errors=True)
+            target.replace(old)
+            part.replace(target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            part.replace(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def target_file(field: str, name: str) -> Path:
+    """The absolute path of a file that a user wants written. Raises `UserError` where there can be none."""
+    target = Path(name).expanduser().absolute()
+    if not name or target.is_dir() or not target.parent.is_dir():
+        raise expected(field, "a file in a directory that exists", f"'{name}'")
+    check_writable(field, target.parent)
+    return target
+
+
+def check_writable(field: str, folder: Path) -> None:
+    """Raises `UserError` where nothing can be written in a folder."""
+    if why := unwritable(folder):
+        raise expected(field, "a place that can be written to", f"'{folder}': {why}")
+
+
+def unwritable(folder: Path) -> str:
+    """Why no file can be made in a folder, as the system says it; "" where one can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as problem:
+        return problem.strerror or str(problem)
+
+
+@contextmanager
+def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: int = -1) -> Iterator[None]:
+    """One process at a time between taking and leaving the lock `file`.
+
+    Where another one still has it after `patience` seconds, below 0 for ever, an exception `taken` is raised; a text
+    is logged, and it goes on waiting.
+    """
+    lock = FileLock(file, mode=mode)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        if isinstance(taken, Exception):
+            raise taken from None
+        if taken:
+            _log.info("%s", taken)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def shared_lock(purpose: str, name: str) -> Path:
+    """The lock file on this machine, whoever its user is, of what `name` identifies."""
+    return Path(tempfile.gettempdir()) / f"mammo-{purpose}-{sha256(name)[:16]}.lock"
+
+
+def sha256(content: str | bytes) -> str:
+    """The sha256 of a text or of bytes, in hexadecimal."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def json_sha256(content: Any) -> str:
+    """The sha256 of data, the same for the same content."""
+    return sha256(canonical_json(content))
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_sha256(folder: Path, *left_out: str) -> str:
+    """One sha256 over the relative names and contents of the files below a folder, but for those `left_out`."""
+    files = {path: str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return sha256("".join(f"{name}\0{file_sha256(path)}\0" for path, name in files.items() if name not in left_out))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the same text for the same content."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
