@@ -42,8 +42,15 @@ NUMBERS = """
 WITHOUT_THE_PAPERS = NUMBERS.replace("low: 0.0, high: 0.9}", "low: 0.1, high: 0.4}")
 """The paper's dropout of 0.5 is outside."""
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="pip install torch")
-EACH = [pytest.param(name, marks=needs_torch if name == "gp" else ()) for name in SAMPLERS]
+
+def each(*names):
+    """Samplers, skipped where their package is missing."""
+    missing = {name for name, row in SAMPLERS.items() if row.package and not importlib.util.find_spec(row.package)}
+    skipped = pytest.mark.skipif(True, reason="pip install its package")
+    return [pytest.param(name, marks=skipped if name in missing else ()) for name in names]
+
+
+EACH = each(*SAMPLERS)
 
 
 @dataclass
@@ -217,7 +224,7 @@ def test_the_first_trial_keeps_of_the_paper_what_the_space_contains(drawn):
 
 
 @pytest.mark.parametrize("text", [NUMBERS, WITHOUT_THE_PAPERS], ids=["inside", "outside"])
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", pytest.param("gp", marks=needs_torch)])
+@pytest.mark.parametrize("sampler", each("tpe", "cmaes", "gp"))
 def test_a_sampler_that_learns_draws_better_than_chance(drawn, sampler, text):
     """Each trial has a sampler of its own: what it has learnt has to come from the study."""
     count = 24 if sampler == "gp" else 60
@@ -246,7 +253,7 @@ def test_qmc_spreads_its_draws_evenly(drawn, text):
         assert sorted(np.floor(16 * (values - low) / (high - low))) == list(range(16))
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", pytest.param("gp", marks=needs_torch)])
+@pytest.mark.parametrize("sampler", each("tpe", "random", "qmc", "gp"))
 def test_two_objectives(drawn, sampler, recwarn, capfd):
     study = drawn(MIXED, sampler, directions=("minimize", "maximize"))
     check_sampler(sampler, 2)

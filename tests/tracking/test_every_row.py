@@ -5,7 +5,7 @@ from mammo_mlflow.engine.flavor import answer_example
 from mammo_mlflow.tracking.vetting import CLASSES, vet
 
 
-def test_a_model_of_every_row_of_every_table_is_saved_vetted_loaded_and_answers(tmp_path):
+def test_a_model_of_every_row_of_every_table_is_saved_vetted_loaded_and_answers(tmp_path, keras):
     """And vetting allows what they are made of, nothing else: after a new row, `python tests/support_models.py`."""
     set_threads(1)
     found = set()

@@ -113,7 +113,7 @@ def test_what_does_not_count_is_in_no_key(family, backbone):
 
 
 @pytest.fixture(scope="module")
-def description():
+def description(keras):
     """What a child says of the whole of a network, where nothing is left out as not moving the cut."""
     from mammo_mlflow.engine.activations import describe
 
