@@ -18,12 +18,13 @@ from mammo_mlflow.ensembles.methods import choose
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
-from mammo_mlflow.jobs.contracts import LEVEL1, AssembleJob, EnsembleJob, Network, Part
+from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, Network, Part
 from mammo_mlflow.model_spec import CONDITIONS, POOLINGS
 from mammo_mlflow.models.conditioned import build_conditioned
 from mammo_mlflow.models.network import build_head, build_tail, deepest_cut, suffix
 from mammo_mlflow.models.siamese import joined_shape
 from mammo_mlflow.models.weights import NO_WEIGHTS
+from mammo_mlflow.names import Artifact
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.vetting import CLASSES_FILE, classes
 
@@ -102,7 +103,7 @@ def save_ensembles(folder):
     parts, folder = tuple(part(one, folder) for one in made), folder / "ensemble"
     (objective,) = parse_objectives("roc_auc")
     for method, found in choose(data, objective, resamples=10).items():
-        arrays = folder.with_name(LEVEL1)
+        arrays = folder.with_name(Artifact.LEVEL1)
         found.level1.save(arrays)
         if not folder.exists():
             job = EnsembleJob(
@@ -118,7 +119,7 @@ def save_ensembles(folder):
             )
             ensemble.assemble(job, None)
         else:
-            next(folder.rglob(LEVEL1)).write_bytes(arrays.read_bytes())
+            next(folder.rglob(Artifact.LEVEL1)).write_bytes(arrays.read_bytes())
         yield method, folder
 
 
