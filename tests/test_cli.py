@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from support import ROOT, SMALL, command, environment
 
+<<<<<<< HEAD
 from mammo_mlflow.cli import COMMANDS
 from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.testing.commands import CommandContract
+=======
+from mammo_mlflow.backbones import BACKBONES
+>>>>>>> roles
 
 TASK = ["--task", "mass_calc"]
 MISTAKES = {

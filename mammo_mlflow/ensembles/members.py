@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import BACKBONES, NETWORKS, CrossValidationSpec
+from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import Source

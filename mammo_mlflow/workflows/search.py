@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.experiment import NETWORKS, TASKS, FinalSpec, build, that_move
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import PREFIX, Attribute, Tag
 from mammo_mlflow.planning.activations import ensure_activations
@@ -36,10 +36,9 @@ from mammo_mlflow.workflows.rails import log_data, open_workbench
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
 
-FINAL = ("final", "final_epochs", "threshold")
-STORED = ("unfrozen_layers", "pooling", "augmentation")
-"""The searched parameters that decide which activations are needed."""
-JUDGED = ("views", "folds", "holdout")
+FINAL = that_move("final")
+STORED = that_move("activations")
+JUDGED = that_move("judging", "place")
 """How trials are judged, not what they are: the preset's for the paper's setting too."""
 ENOUGH = 1000
 HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
@@ -58,7 +57,7 @@ def run(
     Raises `UserError` before anything is made for everything that can be known by then.
     """
     questions = _questions(family, task, backbone, given, options, search)
-    final = {"final": "refit", "final_epochs": 0, "threshold": "0.5"} | {k: given[k] for k in FINAL if k in given}
+    final = asdict(FinalSpec()) | {k: given[k] for k in FINAL if k in given}
     build(questions[0].task, {**questions[0].paper, **final}, family)
     database = storage_url(search.storage)
     check_address(database)
