@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 from support import ROOT, SMALL, command, environment
 
-<<<<<<< HEAD
-from mammo_mlflow.cli import COMMANDS
-from mammo_mlflow.models.backbones import BACKBONES
-from mammo_mlflow.testing.commands import CommandContract
-=======
 from mammo_mlflow.backbones import BACKBONES
->>>>>>> roles
+from mammo_mlflow.cli import COMMANDS
+from mammo_mlflow.testing.commands import CommandContract
 
 TASK = ["--task", "mass_calc"]
 MISTAKES = {

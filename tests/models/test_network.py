@@ -1,11 +1,9 @@
 import hashlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.models.network import (
@@ -22,58 +20,10 @@ from mammo_mlflow.testing.backbones import SIZE, run, smooth_patches
 
 pytestmark = pytest.mark.usefixtures("keras")
 
-<<<<<<< HEAD
 
 @pytest.fixture(scope="module")
 def patches():
     return smooth_patches()
-=======
-SIZE = 75
-
-
-def run(model, inputs):
-    """The model's answer in inference mode, without the seconds that tracing a graph takes."""
-    return keras.ops.convert_to_numpy(keras.ops.cast(model(np.asarray(inputs, np.float32), training=False), "float32"))
-
-
-@pytest.fixture(scope="module")
-def patches():
-    rng = np.random.default_rng(0)
-    smooth = rng.normal(30000, 6000, (8, 5, 5)).repeat(15, axis=1).repeat(15, axis=2)
-    noisy = smooth + rng.normal(0, 1500, (8, SIZE, SIZE))
-    return np.clip(noisy, 0, 65535).astype(np.uint16)[..., None]
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def base(request, patches):
-    """A backbone of 75-pixel patches with random weights that were calibrated."""
-    made = build_base(request.param, SIZE, "average", "float32")
-    calibrate_random(made, patches.astype(np.float32))
-    return made
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_input_scaling_is_keras_own(name, patches):
-    made = build_base(name, SIZE, "average", "float32")
-    scaled = keras.Model(made.input, made.get_layer("input_scaling").output)
-    extremes = np.concatenate([patches, np.zeros_like(patches[:1]), np.full_like(patches[:1], 65535)])
-    rgb = np.repeat(extremes.astype(np.float64) / 257, 3, axis=-1)
-    module = sys.modules[getattr(keras.applications, BACKBONES[name].application).__module__]
-    wanted = module.preprocess_input(rgb.astype(np.float32), data_format="channels_last")
-    np.testing.assert_allclose(run(scaled, extremes), wanted, atol=1e-6 * np.ptp(wanted))
-
-
-def test_everything_is_frozen(base):
-    assert base.trainable_variables == []
-
-
-def test_features_of_random_weights_do_not_vanish(base, patches):
-    features = run(base, patches)
-    assert np.isfinite(features).all()
-    assert features.std(axis=0).max() > 0.05
-    assert (features.std(axis=0) > 1e-3).mean() > 0.3
-    assert np.abs(features).max() < 1e3
->>>>>>> roles
 
 
 def test_calibration_is_what_keeps_them(patches):

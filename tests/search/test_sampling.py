@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.errors import UserError
-<<<<<<< HEAD
 from mammo_mlflow.search.sampling import SAMPLERS, check_sampler
 from mammo_mlflow.testing.samplers import (
     NUMBERS,
@@ -18,49 +17,6 @@ from mammo_mlflow.testing.samplers import (
     draw_from,
     loss,
 )
-=======
-from mammo_mlflow.experiment import build
-from mammo_mlflow.search.sampling import SAMPLERS, Proposer, Stored, check_sampler, distribution_of
-from mammo_mlflow.search.spaces import read_space
-from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import _store
-
-PAPER = {k: v for k, v in build("mass_calc", {"backbone": "vgg16"}).flat().items() if k not in ("task", "family")}
-MIXED = """
-  optimizer: {choices: [adam, sgd]}
-  momentum: {low: 0.5, high: 0.95, step: 0.1, when: {optimizer: sgd}}
-  learning_rate: {low: 1e-5, high: 1e-2, log: true}
-  batch_size: {low: 16, high: 60, step: 16}
-  unfrozen_layers: {low: 0, high: 3}
-  tuning_learning_rate: {low: 1e-7, high: 1e-4, log: true, when: {unfrozen_layers: {low: 1}}}
-"""
-TWELVE = """
-  optimizer: {choices: [adam, sgd]}
-  momentum: {low: 0.1, high: 0.5, step: 0.2, when: {optimizer: sgd}}
-  unfrozen_layers: {low: 0, high: 2}
-"""
-FRACTIONS = """
-  dropout: {low: 0.1, high: 0.6, step: 0.1}
-  momentum: {low: 0.1, high: 0.9, step: 0.2}
-"""
-NUMBERS = """
-  learning_rate: {low: 1e-5, high: 1e-1, log: true}
-  momentum: {low: 0.0, high: 0.99}
-  dropout: {low: 0.0, high: 0.9}
-"""
-WITHOUT_THE_PAPERS = NUMBERS.replace("low: 0.0, high: 0.9}", "low: 0.1, high: 0.4}")
-"""The paper's dropout of 0.5 is outside."""
-
-
-def each(*names):
-    """Samplers, skipped where their package is missing."""
-    missing = {name for name, row in SAMPLERS.items() if row.package and not importlib.util.find_spec(row.package)}
-    skipped = pytest.mark.skipif(True, reason="pip install its package")
-    return [pytest.param(name, marks=skipped if name in missing else ()) for name in names]
-
-
-EACH = each(*SAMPLERS)
->>>>>>> roles
 
 
 class Shipped(SamplerContract):
@@ -129,19 +85,6 @@ def test_the_first_trial_keeps_of_the_paper_what_the_space_contains(drawn):
     assert study.params == [{name: PAPER[name] for name in ("learning_rate", "unfrozen_layers")}]
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize("text", [NUMBERS, WITHOUT_THE_PAPERS], ids=["inside", "outside"])
-@pytest.mark.parametrize("sampler", each("tpe", "cmaes", "gp"))
-def test_a_sampler_that_learns_draws_better_than_chance(drawn, sampler, text):
-    """Each trial has a sampler of its own: what it has learnt has to come from the study."""
-    count = 24 if sampler == "gp" else 60
-    study, chance = drawn(text, sampler), drawn(text, "random")
-    learnt, drawn_blindly = (np.array([loss(values) for values in one.trials(count, loss)]) for one in (study, chance))
-    assert np.median(learnt[-count // 3 :]) < np.median(drawn_blindly[-count // 3 :]) / 3
-
-
->>>>>>> roles
 def test_cmaes_hands_its_state_from_generation_to_generation(drawn):
     pytest.importorskip("cmaes")
     study = drawn(NUMBERS, "cmaes")
@@ -163,19 +106,6 @@ def test_qmc_spreads_its_draws_evenly(drawn, text):
         assert sorted(np.floor(16 * (values - low) / (high - low))) == list(range(16))
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize("sampler", each("tpe", "random", "qmc", "gp"))
-def test_two_objectives(drawn, sampler, recwarn, capfd):
-    study = drawn(MIXED, sampler, directions=("minimize", "maximize"))
-    check_sampler(sampler, 2)
-    study.trials(14, value=lambda values: values["learning_rate"])
-    assert len({params["learning_rate"] for params in study.params}) == 14
-    assert not recwarn.list
-    assert capfd.readouterr().err == ""
-
-
->>>>>>> roles
 def test_cmaes_takes_one_objective_only():
     pytest.importorskip("cmaes")
     check_sampler("cmaes", 1)
