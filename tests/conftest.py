@@ -14,7 +14,7 @@ import support
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine, event
-from support import SMALL, Finished, Outcome, Store, TrackingServer
+from support import SMALL, Finished, Outcome, Pretended, Store, TrackingServer
 from support_store import Models
 
 from mammo_mlflow.cli import main
@@ -210,3 +210,11 @@ def finished(tmp_path_factory, cache, phantom, run_command):
     outcome = run_command(where, cache, *arguments)
     assert outcome.code == 0, outcome.err
     return Finished(where, cache, arguments, outcome, Store(where))
+
+
+@pytest.fixture(scope="session")
+def pretend(tmp_path_factory, phantom, empty):
+    """Runs commands in this process, their jobs answered by a script (`support.Pretended`)."""
+    cache = tmp_path_factory.mktemp("pretended")
+    shutil.copytree(phantom, cache / phantom.name)
+    return Pretended(cache, empty)

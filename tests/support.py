@@ -1,6 +1,9 @@
 """The command as a user types it, and the store it leaves."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,10 +15,17 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
+from matplotlib.figure import Figure
+
+from mammo_mlflow.cli import main
+from mammo_mlflow.jobs.executors import EXECUTORS
+from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
 ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
@@ -65,6 +75,35 @@ def run_command(where, cache, *arguments, name="pretrained", **more):
     line, surroundings = command(*arguments, name=name), environment(cache, **more)
     done = subprocess.run(line, cwd=where, env=surroundings, capture_output=True, text=True, timeout=300)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class Pretended:
+    """Commands in this process whose jobs are answered by a script: run(where, "--task", …, name="search") -> Outcome.
+
+    Their cache is their own, since what lies in it is made up. Where there is no store yet they find the `empty` one;
+    figures are made but not drawn, which would take half of the time.
+    """
+
+    def __init__(self, cache, empty):
+        self.cache, self.empty = cache, empty
+
+    def __call__(self, where, *arguments, name="pretrained", script=None):
+        if not (where / "mlflow.db").exists():
+            shutil.copytree(self.empty, where, dirs_exist_ok=True)
+        handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(where)
+                patch.setenv("MAMMO_CACHE_DIR", str(self.cache))
+                patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, script or Script()))
+                patch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    code = main([name, *arguments, "--executor", "scripted"])
+        finally:
+            logging.root.handlers[:] = handlers
+            signal.signal(signal.SIGTERM, on_term)
+        return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def wait_for(condition, seconds=120):

@@ -5,24 +5,10 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mammo_mlflow.errors import UserError
-from mammo_mlflow.jobs.contracts import FitJob, FitResult, Job, StepsDone, Suggestion
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call(Job[Any]):
-    """Call a function of this module, which finds its `argument` in the job."""
-
-    function: str
-    argument: Any = None
-
-    @property
-    def target(self):
-        return f"support_jobs:{self.function}"
+from mammo_mlflow.jobs.contracts import FitJob, FitResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +18,9 @@ class PretendedFit(FitJob):
     target = "support_jobs:pretend_to_train"
 
 
-def double(job, emit):
-    for step in range(3):
-        emit(StepsDone(step + 1, 3))
-    return 2 * job.argument
-
-
-def ask_twice(job, emit):
-    """Asks the coordinator, and goes on with its answers."""
-    emit(StepsDone(0, 2))
-    return [emit(Suggestion(f"{job.argument}{number}", {})) for number in range(2)]
-
-
 def process_id(job, emit):
     time.sleep(0.2)
     return os.getpid()
-
-
-def mistake(job, emit):
-    raise UserError("folds: expected better")
-
-
-def crash(job, emit):
-    raise RuntimeError("something broke")
 
 
 def die(job, emit):

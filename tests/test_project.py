@@ -6,22 +6,17 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-import pytest
 import yaml
 
 from mammo_mlflow.cli import make_parser
 from mammo_mlflow.experiment import parameters
+from mammo_mlflow.testing.commands import options
 from mammo_mlflow.workflows.options import NOT_OF_ENSEMBLES, EnsembleOptions, Options, SearchOptions
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 README = (ROOT / "README.md").read_text()
-
-
-def options(command):
-    actions = make_parser().sub_parsers[command]._actions
-    return {action.dest: action for action in actions if action.dest != "help"}
 
 
 def command_lines():
@@ -36,22 +31,6 @@ def test_conda_installs_what_pyproject_asks_for():
     assert sorted(pip) == sorted(PYPROJECT["project"]["dependencies"])
     python = next(entry for entry in conda["dependencies"] if isinstance(entry, str) and entry.startswith("python="))
     assert f">={python.removeprefix('python=')}," in PYPROJECT["project"]["requires-python"]
-
-
-@pytest.mark.parametrize("name", PROJECT["entry_points"])
-def test_entry_points_run_commands_with_options_that_exist(name):
-    entry = PROJECT["entry_points"][name]
-    words = shlex.split(entry["command"])
-    assert words[:3] == ["python", "-m", "mammo_mlflow"]
-    command = words[3]
-    assert command == "pretrained" if name == "main" else command == name
-    given = dict(zip(words[4::2], words[5::2], strict=True))
-    assert given == {f"--{parameter.replace('_', '-')}": f"{{{parameter}}}" for parameter in entry["parameters"]}
-    known = options(command)
-    for parameter, declared in entry["parameters"].items():
-        assert parameter in known
-        assert str(declared.get("default")) == str(known[parameter].default)
-        assert ("default" not in declared) == known[parameter].required
 
 
 def test_every_parameter_is_an_option_and_nothing_else_is():

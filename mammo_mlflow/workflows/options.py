@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,7 +13,11 @@ from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.presets import PRESETS
 
-EXECUTORS = ("process", "inline")
+
+def _executors() -> Collection[str]:
+    from mammo_mlflow.jobs.executors import EXECUTORS  # brings NumPy, which `--help` has no need of
+
+    return EXECUTORS
 
 
 def _parameter(default: Any, help: str) -> Any:
@@ -54,7 +58,7 @@ class Options:
         """Check what can be checked without touching anything."""
         problems: list[UserError] = []
         for name, choices in (
-            ("executor", EXECUTORS),
+            ("executor", _executors()),
             ("preset", ("auto", *PRESETS)),
             ("duplicates", ("warn", "error")),
         ):
@@ -146,8 +150,8 @@ class PromoteOptions:
             raise expected("calibration", "a number in (0, 1]", self.calibration)
         if not 0 <= self.specificity_loss < 1:
             raise expected("specificity_loss", "a number in [0, 1)", self.specificity_loss)
-        if self.executor not in EXECUTORS:
-            raise unknown_name("executor", self.executor, EXECUTORS)
+        if self.executor not in _executors():
+            raise unknown_name("executor", self.executor, _executors())
 
 
 @dataclass(frozen=True)

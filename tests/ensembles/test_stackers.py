@@ -138,22 +138,6 @@ def test_dense_on_few_rows_finds_the_one_good_member(made, objective, simulation
     assert found > average + 0.02
 
 
-@pytest.mark.parametrize("name", STACKERS)
-def test_the_same_seed_gives_the_same_model(name, made):
-    data = made()
-    one, two = (STACKERS[name](data.probabilities, data.labels, data.units, 1) for _ in range(2))
-    for array, same in zip(one.arrays.values(), two.arrays.values(), strict=True):
-        np.testing.assert_array_equal(array, same)
-
-
-@pytest.mark.parametrize("name", STACKERS)
-def test_a_constant_member_does_no_harm(name, made):
-    data = made()
-    data.probabilities[:, 1] = 0.5
-    p = STACKERS[name](data.probabilities, data.labels, data.groups, 0).predict(data.probabilities)
-    assert np.isfinite(p).all()
-
-
 def test_too_few_patients():
     with pytest.raises(UserError, match=r"^labels: expected at least 3 patients .* of each class .*, found 2$"):
         check_stackable(np.array([0, 0, 0, 1, 1, 1]), np.array([1, 2, 3, 4, 4, 5]))

@@ -1,77 +1,29 @@
 import hashlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.models.network import (
     build_base,
     build_head,
-    build_tail,
     calibrate_random,
-    convolutions,
-    cut_points,
     deepest_cut,
-    join,
     load_weights,
-    prefix,
-    suffix,
     unfreeze,
 )
 from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.testing.backbones import SIZE, run, smooth_patches
 
 pytestmark = pytest.mark.usefixtures("keras")
-
-SIZE = 75
-
-
-def run(model, inputs):
-    """The model's answer in inference mode, without the seconds that tracing a graph takes."""
-    return keras.ops.convert_to_numpy(keras.ops.cast(model(np.asarray(inputs, np.float32), training=False), "float32"))
 
 
 @pytest.fixture(scope="module")
 def patches():
-    rng = np.random.default_rng(0)
-    smooth = rng.normal(30000, 6000, (8, 5, 5)).repeat(15, axis=1).repeat(15, axis=2)
-    noisy = smooth + rng.normal(0, 1500, (8, SIZE, SIZE))
-    return np.clip(noisy, 0, 65535).astype(np.uint16)[..., None]
-
-
-@pytest.fixture(scope="module", params=BACKBONES)
-def base(request, patches):
-    """A backbone of 75-pixel patches with random weights that were calibrated."""
-    made = build_base(request.param, SIZE, "average", "float32")
-    calibrate_random(made, patches.astype(np.float32))
-    return made
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_input_scaling_is_keras_own(name, patches):
-    made = build_base(name, SIZE, "average", "float32")
-    scaled = keras.Model(made.input, made.get_layer("input_scaling").output)
-    extremes = np.concatenate([patches, np.zeros_like(patches[:1]), np.full_like(patches[:1], 65535)])
-    rgb = np.repeat(extremes.astype(np.float64) / 257, 3, axis=-1)
-    module = sys.modules[getattr(keras.applications, BACKBONES[name].application).__module__]
-    wanted = module.preprocess_input(rgb.astype(np.float32), data_format="channels_last")
-    np.testing.assert_allclose(run(scaled, extremes), wanted, atol=1e-6 * np.ptp(wanted))
-
-
-def test_everything_is_frozen(base):
-    assert base.trainable_variables == []
-
-
-def test_features_of_random_weights_do_not_vanish(base, patches):
-    features = run(base, patches)
-    assert np.isfinite(features).all()
-    assert features.std(axis=0).max() > 0.05
-    assert (features.std(axis=0) > 1e-3).mean() > 0.3
-    assert np.abs(features).max() < 1e3
+    return smooth_patches()
 
 
 def test_calibration_is_what_keeps_them(patches):
@@ -111,46 +63,6 @@ def test_random_weights_calibrated_on_synthetic_patches_serve_others(patches):
         assert (features.std(axis=0) > 1e-3).mean() > 0.3
 
 
-def test_prefix_and_rest_are_the_whole_at_every_cut(base, patches):
-    """A sample of all cuts, the first, the deepest and those before the last convolutions among them."""
-    whole, cuts = run(base, patches[:2]), cut_points(base)
-    chosen = {cuts[0], cuts[1], cuts[len(cuts) // 3], cuts[len(cuts) // 2], cuts[-1]}
-    chosen |= {deepest_cut(base, n) for n in (1, 3)}
-    for cut in chosen:
-        carried = run(prefix(base, cut), patches[:2])
-        if cut < len(base.layers) - 1:
-            carried = run(keras.Model(base.layers[cut].output, base.output), carried)
-        np.testing.assert_allclose(carried, whole, rtol=1e-4, atol=1e-5)
-
-
-def test_a_deeper_prefix_starts_at_a_shallower_one(base, patches):
-    first, second = deepest_cut(base, 3), deepest_cut(base, 0)
-    direct = run(prefix(base, second), patches[:2])
-    halfway = run(prefix(base, first), patches[:2])
-    stepped = run(prefix(base, second, first), halfway)
-    np.testing.assert_allclose(stepped, direct, rtol=1e-4, atol=1e-5)
-
-
-def later_inputs(base, cut):
-    """The tensors that layers after the cut take from layers up to it."""
-    position = {id(layer): index for index, layer in enumerate(base.layers)}
-    return {
-        position[id(parent.operation)]
-        for layer in base.layers[cut + 1 :]
-        for node in layer._inbound_nodes
-        for parent in node.parent_nodes
-        if position.get(id(parent.operation), cut + 1) <= cut
-    }
-
-
-def test_cuts_keep_blocks_whole(base):
-    cuts = cut_points(base)
-    assert cuts[-1] == len(base.layers) - 1
-    assert all(later_inputs(base, cut) <= {cut} for cut in cuts)
-    others = set(range(len(base.layers))) - set(cuts)
-    assert all(later_inputs(base, index) != {index} for index in others if index > 2)
-
-
 @pytest.mark.parametrize(
     ("name", "unfrozen", "layer"),
     [
@@ -177,19 +89,6 @@ def test_more_layers_than_there_are():
         deepest_cut(made, 14)
 
 
-@pytest.mark.parametrize("unfrozen", [0, 1, 2, 5])
-def test_unfreeze_counts_in_layer_order_and_spares_batch_norm(base, unfrozen):
-    try:
-        unfreeze(base, unfrozen)
-        trained = [layer for layer in base.layers if layer.trainable_weights]
-        wanted = [layer for layer in base.layers if isinstance(layer, keras.layers.Conv2D)]
-        assert trained == wanted[len(wanted) - unfrozen :]
-        assert len(trained) == unfrozen
-    finally:
-        for index in convolutions(base):
-            base.layers[index].trainable = False
-
-
 def test_batch_norm_stays_in_inference_while_its_neighbours_train(patches):
     made = build_base("resnet50", SIZE, "average", "float32")
     calibrate_random(made, patches.astype(np.float32))
@@ -203,29 +102,6 @@ def test_batch_norm_stays_in_inference_while_its_neighbours_train(patches):
     for layer, old in zip(norms, before, strict=True):
         np.testing.assert_array_equal(np.concatenate([array.ravel() for array in layer.get_weights()]), old)
     assert not np.array_equal(made.get_layer("conv5_block3_3_conv").get_weights()[0], kernel)
-
-
-@pytest.mark.parametrize("unfrozen", [0, 1])
-def test_join_puts_a_tail_back_on_its_prefix(base, patches, unfrozen):
-    spec = ModelSpec(base.name, dense="8", unfrozen_layers=unfrozen)
-    head = build_head(base.output.shape[1:], spec)
-    cut = deepest_cut(base, unfrozen)
-    tail = build_tail(suffix(base, cut), head)
-    wanted = run(keras.Model(base.input, head(base.output)), patches[:3])
-    joined = join(base, cut, [tail])
-    np.testing.assert_allclose(run(joined, patches[:3]), wanted, rtol=1e-4, atol=1e-6)
-    assert joined.output.shape[1:] == (1,)
-
-
-def test_join_averages_several_tails(base, patches):
-    spec = ModelSpec(base.name, dense="8")
-    cut = deepest_cut(base, 0)
-    features = run(prefix(base, cut), patches[:3])
-    tails = [build_head(base.output.shape[1:], spec) for _ in range(3)]
-    each = [run(tail, features) for tail in tails]
-    assert np.std(each, axis=0).max() > 1e-4
-    joined = run(join(base, cut, tails), patches[:3])
-    np.testing.assert_allclose(joined, np.mean(each, axis=0), rtol=1e-4, atol=1e-6)
 
 
 def test_the_head_is_what_was_asked_for():

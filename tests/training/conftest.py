@@ -1,6 +1,7 @@
 """Cross-validations on the small phantom, without the command around them."""
 
 import shutil
+from functools import partial
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -8,9 +9,10 @@ from mlflow.tracking import MlflowClient
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.jobs.executors import EXECUTORS, make_executor
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.cross_validation import cross_validate
 
@@ -37,22 +39,22 @@ class Silent:
 class Laboratory:
     """Plans and cross-validates on the phantom, into one tracking store."""
 
-    def __init__(self, where, phantom, cache):
-        self.where, self.patch_set, self.cache = where, read_patch_set(phantom), Cache(cache)
+    def __init__(self, where, phantom, cache, executor="inline"):
+        self.where, self.patch_set, self.cache, self.executor = where, read_patch_set(phantom), Cache(cache), executor
         self.client = MlflowClient(f"sqlite:///{where}/mlflow.db")
         self.experiment = self.client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
 
     def plan(self, task="mass_calc", family="pretrained", patch_set=None, **values):
         known = {item.name for item in parameters(family)}
         small = {name: value for name, value in SMALL.items() if name in known}
-        planner = Planner(patch_set or self.patch_set, make_executor("inline", 1), self.cache)
+        planner = Planner(patch_set or self.patch_set, make_executor(self.executor, 1), self.cache)
         return planner.plans([build(task, small | values, family)])[0]
 
-    def session(self, executor="inline", workers=1, resume=False):
+    def session(self, executor=None, workers=1, resume=False):
         scratch = self.where / "scratch"
         scratch.mkdir(exist_ok=True)
         writer = Writer(self.client, self.experiment, {})
-        made = make_executor(executor, workers)
+        made = make_executor(executor or self.executor, workers)
         return Workbench(
             executor=made,
             side=made,
@@ -90,6 +92,17 @@ class Laboratory:
 def laboratory(tmp_path_factory, phantom, cache, empty, keras):
     where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
     return Laboratory(where, phantom, cache)
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory, phantom, empty):
+    """Where fits are scripted, by its `script`."""
+    where = shutil.copytree(empty, tmp_path_factory.mktemp("scripted") / "where")
+    made = Laboratory(where, phantom, where / "cache", "scripted")
+    made.script = Script()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, made.script))
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,10 @@
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlparse
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
-
-from mammo_mlflow.experiment import build
-from mammo_mlflow.jobs.executors import make_executor
-from mammo_mlflow.planning.planner import Planner
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -83,47 +76,6 @@ def test_fine_tuning_moves_the_convolution(tuned, frozen):
     assert all(not np.array_equal(kernels[0], other) for other in kernels[1:])
 
 
-def files(laboratory, done, fit):
-    return Path(urlparse(laboratory.fit_runs(done)[fit].info.artifact_uri).path) / "fit"
-
-
-def test_finished_folds_are_found_and_lost_or_damaged_ones_trained_again(laboratory):
-    plan = laboratory.plan(seed=21, final="refit", folds=4)
-    first = laboratory.cross_validate(plan)
-    assert laboratory.trained(first) == {"fold 1", "fold 2", "fold 3", "fold 4", "refit"}
-    again = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert laboratory.trained(again) == set()
-    np.testing.assert_array_equal(probabilities(again), probabilities(first))
-    for done in (first, again):
-        shutil.rmtree(files(laboratory, done, "fold 2"))
-    (files(laboratory, first, "fold 3") / "fit.json").write_text('{"history": [')
-    path = files(laboratory, first, "fold 1") / "predictions.parquet"
-    frame = pd.read_parquet(path)
-    frame["patch"] += 1
-    frame.to_parquet(path)
-    third = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert laboratory.trained(third) == {"fold 1", "fold 2", "fold 3"}
-    np.testing.assert_allclose(probabilities(third), probabilities(first), atol=1e-6)
-
-
-def test_resume_can_be_turned_off(laboratory, frozen):
-    again = laboratory.run()
-    assert laboratory.trained(again) == {"fold 1", "fold 2"}
-    np.testing.assert_allclose(probabilities(again), probabilities(frozen), atol=1e-6)
-
-
-def test_an_interrupted_refit_stops_where_the_folds_did(laboratory):
-    """The folds' median stop counts folds that were finished before."""
-    plan = laboratory.plan(seed=23, final="refit", epochs=12, early_stop=1, learning_rate=0.01)
-    whole = laboratory.cross_validate(plan)
-    stops = [whole.results[f"fold {number}"].best_epochs["head"] for number in (1, 2)]
-    assert len(whole.results["refit"].history) == int(np.median(stops)) < 12
-    laboratory.client.delete_run(laboratory.fit_runs(whole)["refit"].info.run_id)
-    resumed = laboratory.cross_validate(plan, laboratory.session(resume=True))
-    assert laboratory.trained(resumed) == {"refit"}
-    assert len(resumed.results["refit"].history) == len(whole.results["refit"].history)
-
-
 def test_early_stopping_never_sees_the_scored_fold(laboratory):
     """Turning the labels of one fold round changes that fold's scores, and nothing about its training."""
     plan = laboratory.plan(seed=24, epochs=6, early_stop=1)
@@ -146,14 +98,3 @@ def test_a_folds_files_say_what_happened(laboratory, frozen):
     facts = json.loads(Path(laboratory.client.download_artifacts(run.info.run_id, "fit/fit.json")).read_text())
     assert facts["history"] == frozen.results["fold 1"].history
     assert facts["best_epochs"] == {"head": 2}
-
-
-def test_several_seeds_are_planned_together(laboratory):
-    experiments = [build("mass_calc", frozen_values(seed)) for seed in (0, 1)]
-    plans = Planner(laboratory.patch_set, make_executor("inline", 1), laboratory.cache).plans(experiments)
-    assert [plan.experiment.cv.seed for plan in plans] == [0, 1]
-    assert not np.array_equal(plans[0].folds, plans[1].folds)
-
-
-def frozen_values(seed):
-    return {"weights": "random", "epochs": 2, "views": 2, "final": "none", "seed": seed}

@@ -394,8 +394,8 @@ def test_a_full_disk_is_one_line_and_no_run(tmp_path, small_disk, cache, run_com
     assert not (tmp_path / "here" / "mlflow.db").exists()
 
 
-def test_too_small_a_limit_is_one_line_and_no_run(keras, cli, tmp_path):
-    outcome = cli("--task", "mass_calc", *SMALL, "--executor", "inline", "--cache-limit-gb", "0.0000001")
+def test_too_small_a_limit_is_one_line_and_no_run(pretend, tmp_path):
+    outcome = pretend(tmp_path, "--task", "mass_calc", *SMALL, "--cache-limit-gb", "0.0000001")
     assert outcome.code == 2
     assert "cache_limit_gb" in outcome.complaints[0]
     assert len(outcome.complaints) == 1

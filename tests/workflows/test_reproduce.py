@@ -1,6 +1,7 @@
 """The whole study as steps: commands that exist, in order, taken up where they ended."""
 
 import json
+import sys
 
 import pytest
 from support import Running, Store, wait_for
@@ -49,28 +50,37 @@ def test_every_row_of_the_studys_tables_has_its_step(scale):
 
 
 def test_a_failed_step_is_told_and_the_next_command_goes_on_there(system, cli, monkeypatch, tmp_path):
-    good = Step("report", {"out": str(tmp_path / "first")}, 1)
-    bad = Step("report", {"out": str(tmp_path / "taken")}, 1)
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.txt").write_text("precious")
-    todo = [Step("report", {**good.given, "data": ""}, 1), bad]
-    monkeypatch.setattr(Step, "name", property(lambda step: step.given["out"].rsplit("/", 1)[1]))
+    """Steps are processes: here of a line of Python each, which makes a file where there is none yet."""
+    todo = [Step("report", {"out": name}, 1) for name in ("first", "taken")]
+    monkeypatch.setattr(Step, "name", property(lambda step: step.given["out"]))
+    monkeypatch.setattr(
+        Step, "line", property(lambda step: [sys.executable, "-c", f"open('{step.given['out']}', 'x')"])
+    )
     monkeypatch.setattr(reproduce, "steps", lambda _: todo)
     monkeypatch.setattr(reproduce, "ALWAYS", ())
+    (tmp_path / "taken").write_text("precious")
     failed = cli(command="reproduce")
     assert failed.code == 1
-    assert "step 2, taken, ended with code 2" in failed.err
+    assert "step 2, taken, ended with code 1" in failed.err
     store = Store(tmp_path)
     (first,) = store.runs(family="reproduce")
     assert first.info.status == "FAILED"
     assert json.loads(first.data.tags["mammo.steps"]) == ["first"]
-    (tmp_path / "taken" / "thesis.txt").unlink()
-    (tmp_path / "first" / "index.html").unlink()
+    (tmp_path / "taken").unlink()
+    (tmp_path / "first").unlink()
     again = cli(command="reproduce")
     assert again.code == 0, again.err
-    assert (tmp_path / "taken" / "index.html").exists()
-    assert not (tmp_path / "first" / "index.html").exists()  # that step was done
+    assert (tmp_path / "taken").exists()
+    assert not (tmp_path / "first").exists()  # that step was done
     assert [run.info.status for run in store.runs(family="reproduce")] == ["FAILED", "FINISHED"]
+
+
+def test_a_real_step_is_a_command_in_the_same_store(system, cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "steps", lambda _: [Step("report", {"out": str(tmp_path / "pages"), "data": ""}, 1)])
+    outcome = cli(command="reproduce")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "pages" / "index.html").exists()
+    assert [run.info.status for run in Store(tmp_path).tops()] == ["FINISHED", "FINISHED"]  # the study's, the report's
 
 
 def test_a_step_that_is_cut_off_ends_its_runs(system, cache, tmp_path):

@@ -1,8 +1,10 @@
 """Studies as a user meets them: their tables, what Optuna and MLflow hold of them, and what befalls them on the way."""
 
 import json
+import os
 import random
 import re
+import socket
 import sqlite3
 from contextlib import closing
 
@@ -14,7 +16,10 @@ import pytest
 from optuna.trial import TrialState
 from support import PHANTOM, Finished, Running, Store, wait_for
 
+from mammo_mlflow.errors import UserError
 from mammo_mlflow.presets import preset_values
+from mammo_mlflow.search.study import OWNER
+from mammo_mlflow.testing.scripted import Script
 
 DATA = ["--task", "mass_calc", "--backbone", "vgg16", "--weights", "random", *PHANTOM]
 CHEAP = [*DATA, "--folds", "2", "--epochs", "1", "--views", "1", "--pooling", "average", "--precision", "float32"]
@@ -203,27 +208,6 @@ def test_the_closing_table(searched):
     assert sorted(run.data.tags["mammo.part"] for run in fresh) == ["best 1", "paper 1"]
 
 
-def test_issued_again_it_trains_nothing_and_with_more_trials_it_goes_on(searched, cache, run_command):
-    store, before = searched.store, {run.info.run_id for run in searched.store.runs()}
-    again = run_command(searched.where, cache, *searched.arguments, name="search")
-    assert again.code == 0, again.err
-    assert ": done in" not in again.err
-    assert again.out == searched.outcome.out
-    assert {run.info.run_id for run in store.runs()} == before
-    assert len(store.client.search_model_versions(f"name = '{NAME}'")) == 1
-    values = [trial.value for trial in study_of(searched.where).trials]
-    more = run_command(searched.where, cache, *searched.arguments[:-1], "7", "--pruner", "none", name="search")
-    assert more.code == 0, more.err
-    study, _, runs = agree(searched.where)
-    nothing_runs(searched.where)
-    assert len(study.trials) == 7
-    assert [trial.value for trial in study.trials[:5]] == values
-    trained = re.findall(r"trial (\d+) fold \d: done", more.err)
-    assert sorted(trained) == ["5", "5", "6", "6"]
-    assert len(store.tops()) == 1
-    assert {runs[number].info.run_id for number in range(5)} <= before
-
-
 # -- the same draws, whatever happens
 
 
@@ -242,14 +226,6 @@ def undisturbed(tmp_path_factory, cache, phantom, run_command):
 
 def results(where):
     return [(trial.params, trial.values) for trial in study_of(where).trials]
-
-
-def test_one_worker_and_one_seed_give_the_same_study(keras, undisturbed, cli, tmp_path):
-    arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", str(UNDISTURBED), "--workers", "1"]
-    outcome = cli(*arguments, command="search")
-    assert outcome.code == 0, outcome.err
-    assert results(tmp_path) == undisturbed
-    assert len(undisturbed) == UNDISTURBED
 
 
 def rows(where):
@@ -312,29 +288,106 @@ def test_killed_ten_times_it_ends_as_if_it_never_had_been(undisturbed, tmp_path,
     assert store.client.get_model_version_by_alias(NAME, "candidate").version == valid.version
 
 
-def test_pretrained_with_trials_is_the_same_study(keras, cli, tmp_path):
-    arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", "2"]
-    first, second = cli(*arguments), cli(*arguments, command="search")
-    assert first.code == second.code == 0, first.err + second.err
+# -- what the coordinator makes of its trials, whose fits are scripted
+
+
+@pytest.fixture
+def search(pretend, tmp_path):
+    """A command in the test's own directory, its fits scripted: search("--trials", "3", name="search", script=…)."""
+
+    def run(*arguments, name="search", where=tmp_path, code=0, script=None):
+        outcome = pretend(where, *arguments, name=name, script=script)
+        assert outcome.code == code, outcome.err
+        assert outcome.complaints == []
+        return outcome
+
+    return run
+
+
+def test_issued_again_it_trains_nothing_and_with_more_trials_it_goes_on(search, tmp_path):
+    arguments = [*FROZEN, *space(tmp_path, RATES, head="head"), "--fresh-seeds", "1", "--workers", "2", "--trials"]
+    first, store = search(*arguments, "5"), Store(tmp_path)
+    before = {run.info.run_id for run in store.runs()}
+    assert len(store.runs(level="fresh")) == 2
+    script = Script()
+    again = search(*arguments, "5", script=script)
+    assert (script.fits, again.out) == ([], first.out)
+    assert ": done in" not in again.err
+    assert {run.info.run_id for run in store.runs()} == before
+    assert len(store.client.search_model_versions(f"name = '{NAME}'")) == 1
+    values = [trial.value for trial in study_of(tmp_path).trials]
+    more = search(*arguments, "7", "--pruner", "none", script=script)
+    study, _, runs = agree(tmp_path)
+    nothing_runs(tmp_path)
+    assert len(study.trials) == 7
+    assert [trial.value for trial in study.trials[:5]] == values
+    trained = re.findall(r"trial (\d+) fold \d: done", more.err)
+    assert sorted(trained) == ["5", "5", "6", "6"]
+    assert len(store.tops()) == 1
+    assert {runs[number].info.run_id for number in range(5)} <= before
+
+
+def test_one_worker_and_one_seed_give_the_same_study(search, tmp_path):
+    found = []
+    for name in ("one", "other"):
+        where = tmp_path / name
+        arguments = [*FROZEN, *space(where, *SIMPLE), *BARE, "--trials", "5", "--workers", "1"]
+        search(*arguments, where=where)
+        found.append(results(where))
+    assert found[0] == found[1]
+    assert len({json.dumps(params) for params, _ in found[0]}) == 5
+
+
+def test_folds_that_end_in_another_order_make_the_same_study(search, tmp_path):
+    """With a pruner a trial is looked at fold by fold, several trials side by side."""
+    found = []
+    for name, order in (("first", lambda waiting: 0), ("last", lambda waiting: -1)):
+        where = tmp_path / name
+        arguments = [*FROZEN, *space(where, *SIMPLE), *BARE, "--trials", "6", "--sampler", "random", "--folds", "4"]
+        search(*arguments, "--pruner", "none", "--workers", "3", where=where, script=Script(order=order))
+        found.append(results(where))
+        agree(where)
+    assert found[0] == found[1]
+
+
+def test_interrupted_between_folds_it_goes_on_as_if_it_never_had_been(search, tmp_path, pretend):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    given = [*FROZEN, *BARE, "--trials", "4", "--workers", "1"]
+    search(*given, *space(straight, *SIMPLE), where=straight)
+    script = Script(fail={"trial 1 fold 2": KeyboardInterrupt()})
+    outcome = pretend(stopped, *given, *space(stopped, *SIMPLE), name="search", script=script)
+    assert outcome.code == 130, outcome.err
+    assert [trial.state for trial in study_of(stopped).trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert Store(stopped).runs("RUNNING") == []
+    study = study_of(stopped)  # the process that it was interrupted in is this one, and lives on
+    study._storage.set_trial_user_attr(study.trials[1]._trial_id, OWNER, f"{socket.gethostname()}:{os.getpid()}:0")
+    script = Script()
+    search(*given, "--space", str(stopped / "space.yaml"), where=stopped, script=script)
+    assert results(stopped) == results(straight)
+    assert [name for name in script.fits if "trial 1" in name] == ["trial 1 fold 2"]
+    nothing_runs(stopped)
+    agree(stopped)
+
+
+def test_pretrained_with_trials_is_the_same_study(search, tmp_path):
+    arguments = [*FROZEN, *space(tmp_path, *SIMPLE), *BARE, "--trials", "2"]
+    first, second = search(*arguments, name="pretrained"), search(*arguments)
     assert first.out == second.out
     assert "fold 1: done" in first.err
     assert "fold 1: done" not in second.err
     assert len(study_of(tmp_path).trials) == 2
 
 
-def test_when_the_time_is_over_no_trial_begins(keras, cli, tmp_path):
-    arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", "0", "--timeout", "0.01"]
-    outcome = cli(*arguments, command="search")
-    assert outcome.code == 0, outcome.err
+def test_when_the_time_is_over_no_trial_begins(search, tmp_path):
+    script = Script(delay={"fold 2": 0.5})
+    search(*FROZEN, *space(tmp_path, *SIMPLE), *BARE, "--trials", "0", "--timeout", "0.4", script=script)
     study, _, _ = agree(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
     nothing_runs(tmp_path)
 
 
-def test_two_objectives_have_a_front_and_no_pruning(keras, cli, tmp_path):
-    arguments = [*FROZEN, *INLINE, *space(tmp_path, *SIMPLE), *BARE, "--trials", "3"]
-    outcome = cli(*arguments, "--objective", "roc_auc,seconds", command="search")
-    assert outcome.code == 0, outcome.err
+def test_two_objectives_have_a_front_and_no_pruning(search, tmp_path):
+    search(*FROZEN, *space(tmp_path, *SIMPLE), *BARE, "--trials", "3", "--objective", "roc_auc,seconds")
     study, store, runs = agree(tmp_path)
     assert study.metric_names == ["roc_auc", "seconds"]
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
@@ -348,18 +401,17 @@ def test_two_objectives_have_a_front_and_no_pruning(keras, cli, tmp_path):
 # -- trials that do not end well
 
 
-def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache, run_command):
+def test_a_trial_that_fails_says_why_and_the_study_goes_on(search, tmp_path):
+    """A fit that finds a mistake, one that breaks, and a trial that cannot be planned."""
     found = space(
         tmp_path,
         "optimizer: {choices: [adam, sgd]}",
-        "learning_rate: {choices: [1e9], when: {optimizer: sgd}}",
-        "dense: {choices: [8-8-8-8-8-8], when: {optimizer: sgd}}",
+        "momentum: {choices: [0.5, 0.7], when: {optimizer: sgd}}",
         "unfrozen_layers: {choices: [0, 14], when: {optimizer: adam}}",
-        "batch_size: 4",
     )
-    outcome = run_command(tmp_path, cache, *CHEAP, *found, *BARE, "--sampler", "grid", "--trials", "9", name="search")
-    assert outcome.code == 0, outcome.err
-    assert outcome.complaints == []
+    told = "learning_rate: expected a loss that stays a number, found nan; a lower rate may help"
+    script = Script(fail={"trial 1 fold 1": UserError(told), "trial 2 fold 2": RuntimeError("something broke")})
+    outcome = search(*CHEAP, *found, *BARE, "--sampler", "grid", "--trials", "9", script=script)
     nothing_runs(tmp_path)
     study, _, runs = agree(tmp_path)
     reasons = {}
@@ -369,22 +421,23 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path, cache, run_
             assert reason == runs[trial.number].data.tags["mammo.reason"]
             assert len(reason.splitlines()) == 1
             assert f"trial {trial.number} failed: {reason}" in outcome.err
-            reasons[trial.params["optimizer"], trial.params.get("unfrozen_layers")] = reason
-    assert len(reasons) == 2
-    assert "learning_rate: expected a loss that stays a number, found nan" in reasons["sgd", None]
-    assert reasons["adam", 14] == "unfrozen_layers: expected at most 13, the convolutions of vgg16, found 14"
-    assert [trial.state for trial in study.trials].count(
-        TrialState.COMPLETE
-    ) == 2  # the paper's, and the one that works
-    assert f"{study.study_name}: 2 complete, 2 fail" in outcome.out
+            reasons[trial.number] = reason
+    planned = next(trial for trial in study.trials if trial.params.get("unfrozen_layers") == 14)
+    assert reasons == {
+        1: f"fold 1: {told}",
+        2: "fold 2: an unexpected runtime error: something broke",
+        planned.number: "unfrozen_layers: expected at most 13, the convolutions of vgg16, found 14",
+    }
+    others = {trial.state for trial in study.trials if trial.number not in reasons}
+    assert others == {TrialState.COMPLETE}
+    assert f"{study.study_name}: {len(study.trials) - 3} complete, 3 fail" in outcome.out
 
 
-def test_a_pruned_trial_keeps_its_folds(keras, cli, tmp_path):
+def test_a_pruned_trial_keeps_its_folds(search, tmp_path):
     # the grid's order has the two rates that are plainly too high after four other trials
     found = space(tmp_path, "learning_rate: {choices: [10, 20, 1e-5, 5e-5, 1e-4]}", "optimizer: adam")
-    arguments = [*FROZEN, *INLINE, *found, *BARE, "--sampler", "grid", "--trials", "6", "--pruner", "median"]
-    outcome = cli(*arguments, "--objective", "log_loss", command="search")
-    assert outcome.code == 0, outcome.err
+    arguments = [*FROZEN, *found, *BARE, "--sampler", "grid", "--trials", "6", "--pruner", "median"]
+    outcome = search(*arguments, "--objective", "log_loss", "--workers", "1")
     study, store, runs = agree(tmp_path)
     nothing_runs(tmp_path)
     pruned = {trial.params["learning_rate"] for trial in study.trials if trial.state == TrialState.PRUNED}

@@ -11,26 +11,31 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.presets import preset_values
 
 CHEAP = ["--task", "mass_calc", *PHANTOM, "--folds", "2", "--precision", "float32"]
-CHEAP += ["--executor", "inline", "--fresh-seeds", "0"]
+CHEAP += ["--fresh-seeds", "0"]
 RATES = "learning_rate: {low: 1e-4, high: 1e-2, log: true}"
 
 
+def found_in(where, outcome):
+    """The trials' parameters and settings of a study that ended well, its store and its best trial."""
+    assert outcome.code == 0, outcome.err
+    assert outcome.complaints == []
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{where}/optuna.db")
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    trials = [(trial.params, json.loads(trial.user_attrs["setting"])) for trial in study.trials]
+    store = Store(where)
+    assert {run.info.status for run in store.runs()} == {"FINISHED"}
+    assert len(store.runs(level="trial")) == len(trials)
+    return trials, store, study.best_trial
+
+
 @pytest.fixture
-def searched(keras, cli, tmp_path):
-    """Makes a study of a space with these lines and gives its trials' parameters and settings, and the store."""
+def searched(pretend, tmp_path):
+    """Makes a study of a space with these lines, its fits and draws scripted, and gives what is in its store."""
 
     def search(*arguments, lines, command="search"):
         (tmp_path / "space.yaml").write_text("\n".join(lines))
-        outcome = cli(*CHEAP, *arguments, "--space", "space.yaml", command=command)
-        assert outcome.code == 0, outcome.err
-        assert outcome.complaints == []
-        study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/optuna.db")
-        assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
-        trials = [(trial.params, json.loads(trial.user_attrs["setting"])) for trial in study.trials]
-        store = Store(tmp_path)
-        assert {run.info.status for run in store.runs()} == {"FINISHED"}
-        assert len(store.runs(level="trial")) == len(trials)
-        return trials, store, study.best_trial
+        outcome = pretend(tmp_path, *CHEAP, *arguments, "--space", "space.yaml", name=command)
+        return found_in(tmp_path, outcome)
 
     return search
 
@@ -44,10 +49,13 @@ def is_registered(store, name, best):
     assert 0 <= top.metrics["test_roc_auc"] <= 1
 
 
-def test_a_network_trained_from_scratch_is_drawn_trained_and_registered(searched):
+def test_a_network_trained_from_scratch_is_drawn_trained_and_registered(keras, cli, tmp_path):
+    """Drawn by KerasTuner, and trained."""
     arguments = ["--backbone", "m1", "--epochs", "1", "--trials", "2"]
     lines = ["family: scratch", "architecture: scratch", "parameters:", f"  {RATES}"]
-    trials, store, best = searched(*arguments, lines=lines, command="scratch")
+    (tmp_path / "space.yaml").write_text("\n".join(lines))
+    outcome = cli(*CHEAP, *arguments, "--executor", "inline", "--space", "space.yaml", command="scratch")
+    trials, store, best = found_in(tmp_path, outcome)
     params, setting = trials[0]
     paper = preset_values("paper", "m1", "mass_calc", "scratch")
     assert {name: setting[name] for name in ("blocks", "dense", "dropout")} == {

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.jobs.executors.base import AnyJob, Executor, JobFailed, OnEvent
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
 
-__all__ = ["AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor"]
+__all__ = ["EXECUTORS", "AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor"]
+
+EXECUTORS: dict[str, Callable[[int], Executor]] = {
+    "process": ProcessExecutor,
+    "inline": lambda workers: InlineExecutor(),
+}
+"""By name, what makes an executor of so many workers."""
 
 
 def make_executor(name: str, workers: int) -> Executor:
     """The executor of that name. Raises `UserError` for an unknown one."""
-    if name == "inline":
-        return InlineExecutor()
-    if name == "process":
-        return ProcessExecutor(workers)
-    raise unknown_name("executor", name, ("inline", "process"))
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS)
+    return EXECUTORS[name](workers)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from mammo_mlflow.errors import FULL_DISK, UserError
 from mammo_mlflow.jobs.contracts import Emit, Failure, Job
 
 
-def attempt(job: Job, emit: Emit) -> Any:
-    """The job's answer, or the `Failure` that its exception means."""
+def call(job: Job, emit: Emit) -> Any:
+    """The job's answer, by the function that it names."""
     module, _, function = job.target.partition(":")
+    return getattr(importlib.import_module(module), function)(job, emit)
+
+
+def attempt(job: Job, emit: Emit, function: Callable[[Any, Emit], Any] = call) -> Any:
+    """What `function` answers to the job, or the `Failure` that its exception means."""
     try:
-        return getattr(importlib.import_module(module), function)(job, emit)
+        return function(job, emit)
     except UserError as problem:
         return Failure(str(problem), user=True, error=problem)
     except Exception as problem:

@@ -1,0 +1,172 @@
+"""What every backbone of `BACKBONES` keeps: `class TestMine(BackboneContract)`, with a fixture `name`, runs it all."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mammo_mlflow.backbones import BACKBONES, check_backbone
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.models.network import (
+    build_base,
+    build_head,
+    build_tail,
+    calibrate_random,
+    convolutions,
+    cut_points,
+    deepest_cut,
+    join,
+    prefix,
+    suffix,
+    unfreeze,
+)
+
+SIZE = 75
+"""Of the patches, in pixels."""
+
+
+def run(model: keras.Model, inputs: Any) -> np.ndarray:
+    """The model's answer in inference mode, without the seconds that tracing a graph takes."""
+    return keras.ops.convert_to_numpy(keras.ops.cast(model(np.asarray(inputs, np.float32), training=False), "float32"))
+
+
+def smooth_patches() -> np.ndarray:
+    """Patches (8, size, size, 1) of soft blocks and noise."""
+    rng = np.random.default_rng(0)
+    smooth = rng.normal(30000, 6000, (8, 5, 5)).repeat(15, axis=1).repeat(15, axis=2)
+    noisy = smooth + rng.normal(0, 1500, (8, SIZE, SIZE))
+    return np.clip(noisy, 0, 65535).astype(np.uint16)[..., None]
+
+
+class BackboneContract:
+    """A backbone is what its row says, scales its input as Keras does, and can be cut anywhere and joined again."""
+
+    @pytest.fixture(scope="class")
+    def name(self) -> str:
+        """Its name."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def patches(self) -> np.ndarray:
+        """What it is shown."""
+        return smooth_patches()
+
+    @pytest.fixture(scope="class")
+    def base(self, name: str, patches: np.ndarray) -> keras.Model:
+        """It, with random weights that were calibrated."""
+        made = build_base(name, SIZE, "average", "float32")
+        calibrate_random(made, patches.astype(np.float32))
+        return made
+
+    def test_its_row_says_what_keras_builds(self, name: str) -> None:
+        row = BACKBONES[name]
+        application = getattr(keras.applications, row.application)
+        assert row.parameters == application(include_top=False, weights=None).count_params()
+        assert row.convolutions == len(convolutions(build_base(name, row.minimum_size, "average", "float32")))
+        assert row.keras_file.endswith("notop.h5")
+        assert row.keras_url.startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
+
+    def test_smallest_patches_and_most_unfrozen_layers(self, name: str) -> None:
+        row = BACKBONES[name]
+        check_backbone(name, row.minimum_size, row.convolutions)
+        with pytest.raises(UserError, match=f"backbone: {name} expected patches of at least {row.minimum_size}"):
+            check_backbone(name, row.minimum_size - 1, 0)
+        with pytest.raises(UserError, match=f"unfrozen_layers: expected at most {row.convolutions}"):
+            check_backbone(name, row.minimum_size, row.convolutions + 1)
+        with pytest.raises(ValueError, match="size"):
+            getattr(keras.applications, row.application)(
+                include_top=False, weights=None, input_shape=(row.minimum_size - 1, row.minimum_size - 1, 3)
+            )
+
+    def test_input_scaling_is_keras_own(self, name: str, patches: np.ndarray) -> None:
+        made = build_base(name, SIZE, "average", "float32")
+        scaled = keras.Model(made.input, made.get_layer("input_scaling").output)
+        extremes = np.concatenate([patches, np.zeros_like(patches[:1]), np.full_like(patches[:1], 65535)])
+        rgb = np.repeat(extremes.astype(np.float64) / 257, 3, axis=-1)
+        application = getattr(keras.applications, BACKBONES[name].application)
+        preprocess = sys.modules[application.__module__].preprocess_input
+        wanted = preprocess(rgb.astype(np.float32), data_format="channels_last")
+        np.testing.assert_allclose(run(scaled, extremes), wanted, atol=1e-6 * np.ptp(wanted))
+
+    def test_everything_is_frozen(self, base: keras.Model) -> None:
+        assert base.trainable_variables == []
+
+    def test_features_of_random_weights_do_not_vanish(self, base: keras.Model, patches: np.ndarray) -> None:
+        features = run(base, patches)
+        assert np.isfinite(features).all()
+        assert features.std(axis=0).max() > 0.05
+        assert (features.std(axis=0) > 1e-3).mean() > 0.3
+        assert np.abs(features).max() < 1e3
+
+    def test_prefix_and_rest_are_the_whole_at_every_cut(self, base: keras.Model, patches: np.ndarray) -> None:
+        """A sample of all cuts, the first, the deepest and those before the last convolutions among them."""
+        whole, cuts = run(base, patches[:2]), cut_points(base)
+        chosen = {cuts[0], cuts[1], cuts[len(cuts) // 3], cuts[len(cuts) // 2], cuts[-1]}
+        chosen |= {deepest_cut(base, n) for n in (1, 3)}
+        for cut in chosen:
+            carried = run(prefix(base, cut), patches[:2])
+            if cut < len(base.layers) - 1:
+                carried = run(keras.Model(base.layers[cut].output, base.output), carried)
+            np.testing.assert_allclose(carried, whole, rtol=1e-4, atol=1e-5)
+
+    def test_a_deeper_prefix_starts_at_a_shallower_one(self, base: keras.Model, patches: np.ndarray) -> None:
+        first, second = deepest_cut(base, 3), deepest_cut(base, 0)
+        direct = run(prefix(base, second), patches[:2])
+        halfway = run(prefix(base, first), patches[:2])
+        stepped = run(prefix(base, second, first), halfway)
+        np.testing.assert_allclose(stepped, direct, rtol=1e-4, atol=1e-5)
+
+    def test_cuts_keep_blocks_whole(self, base: keras.Model) -> None:
+        cuts = cut_points(base)
+        assert cuts[-1] == len(base.layers) - 1
+        assert all(_later_inputs(base, cut) <= {cut} for cut in cuts)
+        others = set(range(len(base.layers))) - set(cuts)
+        assert all(_later_inputs(base, index) != {index} for index in others if index > 2)
+
+    @pytest.mark.parametrize("unfrozen", [0, 1, 2, 5])
+    def test_unfreeze_counts_in_layer_order_and_spares_batch_norm(self, base: keras.Model, unfrozen: int) -> None:
+        try:
+            unfreeze(base, unfrozen)
+            trained = [layer for layer in base.layers if layer.trainable_weights]
+            wanted = [layer for layer in base.layers if isinstance(layer, keras.layers.Conv2D)]
+            assert trained == wanted[len(wanted) - unfrozen :]
+            assert len(trained) == unfrozen
+        finally:
+            for index in convolutions(base):
+                base.layers[index].trainable = False
+
+    @pytest.mark.parametrize("unfrozen", [0, 1])
+    def test_join_puts_a_tail_back_on_its_prefix(self, base: keras.Model, patches: np.ndarray, unfrozen: int) -> None:
+        head = build_head(base.output.shape[1:], ModelSpec(base.name, dense="8", unfrozen_layers=unfrozen))
+        cut = deepest_cut(base, unfrozen)
+        tail = build_tail(suffix(base, cut), head)
+        wanted = run(keras.Model(base.input, head(base.output)), patches[:3])
+        joined = join(base, cut, [tail])
+        np.testing.assert_allclose(run(joined, patches[:3]), wanted, rtol=1e-4, atol=1e-6)
+        assert joined.output.shape[1:] == (1,)
+
+    def test_join_averages_several_tails(self, base: keras.Model, patches: np.ndarray) -> None:
+        cut = deepest_cut(base, 0)
+        features = run(prefix(base, cut), patches[:3])
+        tails = [build_head(base.output.shape[1:], ModelSpec(base.name, dense="8")) for _ in range(3)]
+        each = [run(tail, features) for tail in tails]
+        assert np.std(each, axis=0).max() > 1e-4
+        joined = run(join(base, cut, tails), patches[:3])
+        np.testing.assert_allclose(joined, np.mean(each, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def _later_inputs(base: keras.Model, cut: int) -> set[int]:
+    """The layers up to the cut whose tensors layers after it take."""
+    position = {id(layer): index for index, layer in enumerate(base.layers)}
+    return {
+        position[id(parent.operation)]
+        for layer in base.layers[cut + 1 :]
+        for node in layer._inbound_nodes
+        for parent in node.parent_nodes
+        if position.get(id(parent.operation), cut + 1) <= cut
+    }

@@ -1,0 +1,236 @@
+"""What every sampler of `SAMPLERS` keeps: `class TestMine(SamplerContract)`, with its name, runs it on one of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from mammo_mlflow.experiment import build
+from mammo_mlflow.search.sampling import SAMPLERS, Proposer, Stored, check_sampler, distribution_of
+from mammo_mlflow.search.spaces import SearchSpace, read_space
+from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.search.study import _store
+
+PAPER = {k: v for k, v in build("mass_calc", {"backbone": "vgg16"}).flat().items() if k not in ("task", "family")}
+"""The setting that a study starts from."""
+MIXED = """
+  optimizer: {choices: [adam, sgd]}
+  momentum: {low: 0.5, high: 0.95, step: 0.1, when: {optimizer: sgd}}
+  learning_rate: {low: 1e-5, high: 1e-2, log: true}
+  batch_size: {low: 16, high: 60, step: 16}
+  unfrozen_layers: {low: 0, high: 3}
+  tuning_learning_rate: {low: 1e-7, high: 1e-4, log: true, when: {unfrozen_layers: {low: 1}}}
+"""
+TWELVE = """
+  optimizer: {choices: [adam, sgd]}
+  momentum: {low: 0.1, high: 0.5, step: 0.2, when: {optimizer: sgd}}
+  unfrozen_layers: {low: 0, high: 2}
+"""
+FRACTIONS = """
+  dropout: {low: 0.1, high: 0.6, step: 0.1}
+  momentum: {low: 0.1, high: 0.9, step: 0.2}
+"""
+NUMBERS = """
+  learning_rate: {low: 1e-5, high: 1e-1, log: true}
+  momentum: {low: 0.0, high: 0.99}
+  dropout: {low: 0.0, high: 0.9}
+"""
+WITHOUT_THE_PAPERS = NUMBERS.replace("low: 0.0, high: 0.9}", "low: 0.1, high: 0.4}")
+"""The paper's dropout of 0.5 is outside."""
+
+Values = dict[str, Any]
+
+
+@dataclass
+class Drawn:
+    """A study whose trials are drawn and stored as a coordinator does it, and told a value at once."""
+
+    space: SearchSpace
+    sampler: str
+    seed: int
+    storage: BaseStorage
+    directions: tuple[Literal["minimize", "maximize"], ...] = ("minimize",)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        """Begin, or go on as another process does."""
+        self.study = optuna.create_study(
+            storage=self.storage,
+            study_name="study",
+            sampler=Stored(),
+            directions=self.directions,
+            load_if_exists=True,
+        )
+        self.proposer = Proposer(self.sampler, self.seed, self.space.points(PAPER))
+
+    def propose(self, trial: optuna.Trial) -> Any:
+        """What a trial draws, and the values that this makes."""
+        others = [other.params for other in self.study.trials if other.number != trial.number]
+        frozen = self.study.trials[trial.number]
+        known = {item.name: PAPER[item.name] for item in self.space.parameters} if trial.number == 0 else {}
+        return self.proposer.propose(self.study, frozen, others, self._draw, known, known_only=trial.number == 0)
+
+    def _draw(self, suggest: Callable[..., Any]) -> Values:
+        return self.space.draw(PAPER, lambda item: suggest(item.name, distribution_of(item)))
+
+    def trial(self, value: Callable[[Values], float] = lambda values: 0.0) -> Values:
+        """One more trial, told its value; the values that it drew."""
+        trial = self.study.ask()
+        preview, values = self.propose(trial)
+        assert isinstance(self.study.sampler, Stored)
+        self.study.sampler.values = preview.params
+        for name, drawn_from in preview.distributions.items():
+            _store(trial, name, drawn_from)
+        told = value(values)
+        self.study.tell(trial, [told] if len(self.directions) == 1 else [told, -told])
+        assert self.study.trials[trial.number].params == preview.params
+        return values
+
+    def trials(self, count: int, value: Callable[[Values], float] = lambda values: 0.0) -> list[Values]:
+        """So many more trials."""
+        return [self.trial(value) for _ in range(count)]
+
+    @property
+    def params(self) -> list[Values]:
+        """What each trial drew."""
+        return [trial.params for trial in self.study.trials]
+
+
+def loss(values: Values) -> float:
+    """Least at a learning rate of 1e-4, momentum 0.3 and dropout 0.2."""
+    rate, momentum = np.log10(values["learning_rate"]) + 4, values["momentum"] - 0.3
+    return float(rate**2 + (4 * momentum) ** 2 + (4 * (values["dropout"] - 0.2)) ** 2)
+
+
+def draw_from(folder: Path) -> Callable[..., Drawn]:
+    """Makes studies of a space's text, `stored` the name of a SQLite file, if it is to have one."""
+
+    def make(text: str, sampler: str, seed: int = 0, stored: str | None = None, **more: Any) -> Drawn:
+        path = folder / f"space{len(list(folder.glob('space*')))}.yaml"
+        path.write_text(f"family: pretrained\nparameters:\n{text}", encoding="utf-8")
+        storage = Storage(f"sqlite:///{folder}/{stored}").rdb if stored else InMemoryStorage()
+        return Drawn(read_space(path, "pretrained", "vgg16"), sampler, seed, storage, **more)
+
+    return make
+
+
+class SamplerContract:
+    """A sampler draws from a space as its file says, goes on where it was stopped, and repeats nothing."""
+
+    sampler: str
+    """Its name."""
+    finite = False
+    """Whether it needs a space whose sets can be counted."""
+    learns = 0
+    """The trials after which it draws better than chance; 0: it never does."""
+    objectives = 2
+    """The most objectives that it takes."""
+    draws_again = True
+    """Whether a trial that was cut off while it was drawn is drawn again as it was."""
+
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        package = SAMPLERS[self.sampler].package
+        if package and importlib.util.find_spec(package) is None:
+            pytest.skip(f"pip install {package}")
+
+    @pytest.fixture
+    def drawn(self, tmp_path: Path) -> Callable[..., Drawn]:
+        """Makes studies: drawn(TWELVE, "tpe", seed)."""
+        return draw_from(tmp_path)
+
+    def test_it_draws_what_the_space_allows(self, drawn: Any, recwarn: Any, capfd: Any) -> None:
+        if self.finite:
+            pytest.skip("the space has no end")
+        study = drawn(MIXED, self.sampler, stored="optuna.db")
+        for values in study.trials(16, value=lambda values: values["learning_rate"]):
+            build("mass_calc", values)
+        for params in study.params[1:]:
+            expected = {"optimizer", "learning_rate", "batch_size", "unfrozen_layers"}
+            expected |= {"momentum"} if params["optimizer"] == "sgd" else set()
+            expected |= {"tuning_learning_rate"} if params["unfrozen_layers"] else set()
+            assert params.keys() == expected
+            by_name = {item.name: item for item in study.space.parameters}
+            assert all(by_name[name].contains(value) for name, value in params.items()), params
+        assert len({params["learning_rate"] for params in study.params[1:]}) > 8
+        assert not recwarn.list
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize("text", [MIXED, TWELVE], ids=["mixed", "twelve"])
+    def test_a_study_goes_on_as_it_would_have(self, drawn: Any, text: str, tmp_path: Path) -> None:
+        if self.finite and text == MIXED:
+            pytest.skip("the space has no end")
+
+        def value(values: Values) -> float:
+            return float(values["learning_rate"] * (1 + values["unfrozen_layers"]) + values["momentum"])
+
+        straight, other = (drawn(text, self.sampler, seed) for seed in (3, 4))
+        stopped = drawn(text, self.sampler, 3, stored="optuna.db")
+        straight.trials(12, value)
+        other.trials(12, value)
+        for count in (1, 5, 6):
+            stopped.storage = Storage(f"sqlite:///{tmp_path}/optuna.db").rdb
+            stopped.open()
+            stopped.trials(count, value)
+        assert stopped.params == straight.params
+        assert stopped.params != other.params
+
+    def test_a_trial_that_was_cut_off_is_drawn_again_as_it_was(self, drawn: Any) -> None:
+        if not self.draws_again:
+            pytest.skip("it says that it does not")
+        study = drawn(TWELVE, self.sampler)
+        study.trials(4)
+        trial = study.study.ask()
+        first = study.propose(trial)
+        study.open()
+        assert study.propose(trial)[1] == first[1]
+
+    @pytest.mark.parametrize(("text", "count"), [(TWELVE, 12), (FRACTIONS, 30)], ids=["twelve", "fractions"])
+    def test_no_set_is_drawn_twice_and_every_one_is_drawn(
+        self, drawn: Any, text: str, count: int, recwarn: Any, capfd: Any
+    ) -> None:
+        study = drawn(text, self.sampler)
+        first = study.trials(1) and study.params[0]
+        whole = first in study.space.points(PAPER)  # else the paper's setting is no point of the space
+        for _ in range(count - whole):
+            assert not study.proposer.exhausted(study.params)
+            study.trial(lambda values: values["momentum"])
+        assert study.proposer.exhausted(study.params)
+        tried = [tuple(sorted(params.items())) for params in study.params]
+        assert len(set(tried)) == len(tried)
+        points = {tuple(sorted(point.items())) for point in study.space.points(PAPER)}
+        assert set(tried[0 if whole else 1 :]) == points
+        assert not recwarn.list
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize("text", [NUMBERS, WITHOUT_THE_PAPERS], ids=["inside", "outside"])
+    def test_one_that_learns_draws_better_than_chance(self, drawn: Any, text: str) -> None:
+        """Each trial has a sampler of its own: what it has learnt has to come from the study."""
+        if not self.learns:
+            pytest.skip("it says that it does not")
+        found, blind = (
+            np.array([loss(values) for values in drawn(text, name).trials(self.learns, loss)])
+            for name in (self.sampler, "random")
+        )
+        last = -self.learns // 3
+        assert np.median(found[last:]) < np.median(blind[last:]) / 3
+
+    def test_two_objectives(self, drawn: Any, recwarn: Any, capfd: Any) -> None:
+        if self.objectives < 2 or self.finite:
+            pytest.skip("it takes one alone, or the space has no end")
+        study = drawn(MIXED, self.sampler, directions=("minimize", "maximize"))
+        check_sampler(self.sampler, 2)
+        study.trials(14, value=lambda values: values["learning_rate"])
+        assert len({params["learning_rate"] for params in study.params}) == 14
+        assert not recwarn.list
+        assert capfd.readouterr().err == ""
