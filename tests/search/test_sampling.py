@@ -99,10 +99,10 @@ class Drawn:
 
 
 @pytest.fixture
-def drawn(tmp_path, empty):
+def drawn(tmp_path, empty_stores):
     """A study of a space's text; `stored` is the name of its SQLite file, where it has one."""
     made = []
-    shutil.copy(empty / "optuna.db", tmp_path)
+    shutil.copy(empty_stores / "optuna.db", tmp_path)
 
     def make(text, sampler, seed=0, stored=None, **more):
         made.append(sampler)
