@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
+from mammo_mlflow.names import Tag
+
 LOW, HIGH = "_low", "_high"
 """How the metrics end that hold the ends of an interval."""
-NO_INTERVAL = "mammo.no_interval"
 
 
 class Run(Protocol):
@@ -37,7 +38,7 @@ class Estimate:
     @classmethod
     def read(cls, name: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> Self:
         """The estimate that was logged as `name` on the run of these metrics and tags; undefined where none was."""
-        reasons = dict(part.split(": ", 1) for part in tags.get(NO_INTERVAL, "").split("; ") if ": " in part)
+        reasons = dict(part.split(": ", 1) for part in tags.get(Tag.NO_INTERVAL, "").split("; ") if ": " in part)
         found = (metrics.get(f"{name}{end}", math.nan) for end in ("", LOW, HIGH))
         return cls(*found, reason=reasons.get(name, ""))
 
@@ -83,5 +84,5 @@ def log_estimates(run: Run, estimates: Mapping[str, Estimate], assumed: str = ""
     for name, one in estimates.items():
         run.log_metrics(one.metrics(name))
     missing = "; ".join(f"{name}: {one.reason}" for name, one in estimates.items() if one.reason)
-    if tags := {tag: said for tag, said in (("mammo.intervals", assumed), (NO_INTERVAL, missing)) if said}:
+    if tags := {tag: said for tag, said in ((Tag.INTERVALS, assumed), (Tag.NO_INTERVAL, missing)) if said}:
         run.set_tags(tags)

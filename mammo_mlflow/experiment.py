@@ -16,6 +16,7 @@ from mammo_mlflow.files import json_sha256
 from mammo_mlflow.model_spec import BACKBONES as BACKBONES
 from mammo_mlflow.model_spec import CACHED, ENCODED, FAMILIES, FROZEN, NETWORKS, ModelSpec, parameter
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
+from mammo_mlflow.names import registered_name
 
 RESULTS_VERSION = 2
 """The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.
@@ -217,16 +218,16 @@ class Experiment:
         return self.training.early_stop > 0 and self.training.early_stop_on == "scored"
 
     @property
-    def _protocol(self) -> str:
-        folds = f"-{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
-        return ("-holdout" if self.cv.holdout else folds) + ("-scored-stop" if self.stops_on_scored else "")
+    def _protocol(self) -> list[str]:
+        folds = f"{self.cv.folds}folds" if self.family == "scratch" and self.cv.folds != COMMON_FOLDS else ""
+        return [*filter(None, ("holdout" if self.cv.holdout else folds, "scored-stop" if self.stops_on_scored else ""))]
 
     @property
     def registered_name(self) -> str:
         """The name of the registered model, e.g. `mammo-mass_calc-pretrained-vgg16-tuned`."""
-        control = "" if self.cv.control == "none" else f"-{self.cv.control}"
-        tuned = "-tuned" if self.model.unfrozen_layers else ""
-        return f"mammo-{self.task}-{self.family}-{self.model.backbone}{tuned}{self._protocol}{control}"
+        control = "" if self.cv.control == "none" else self.cv.control
+        tuned = "tuned" if self.model.unfrozen_layers else ""
+        return registered_name(self.task, self.family, self.model.backbone, tuned, *self._protocol, control)
 
     @property
     def label(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import BACKBONES, FAMILIES, NETWORKS, TASKS
+from mammo_mlflow.names import registered_name
 
 Values = dict[str, Any]
 Table = dict[tuple[str, str, str], Values]
@@ -179,13 +180,13 @@ _CONDITIONED: Values = {
 def _sources(approach: str, tuned: str) -> Values:
     """ResNet50 for the features, VGG16 for the condition: of Siamese networks, or (B) of those without baselines."""
     family = "pretrained" if approach == "b" else "siamese"
-    features = f"mammo-benign_malignant-{family}-resnet50{tuned}"
-    condition = "" if approach == "c" else f"mammo-mass_calc-{family}-vgg16{tuned}"
+    features = registered_name("benign_malignant", family, "resnet50", tuned)
+    condition = "" if approach == "c" else registered_name("mass_calc", family, "vgg16", tuned)
     return {"features_from": features, "condition_from": condition}
 
 
 _CHAPTER_8: Table = {
-    ("conditioned", approach, "benign_malignant"): _CONDITIONED | _sources(approach, "-tuned")
+    ("conditioned", approach, "benign_malignant"): _CONDITIONED | _sources(approach, "tuned")
     for approach in NETWORKS["conditioned"]
 }
 """`python -m mammo_mlflow conditioned --preset paper --backbone APPROACH --data DIR`.

@@ -12,8 +12,9 @@ from keras import layers
 from mammo_mlflow.engine.activations import encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import load_answering_model, save_answering_model
-from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS, AnswerJob, Emit, EnsembleJob, Part, StepsDone
+from mammo_mlflow.jobs.contracts import AnswerJob, Emit, EnsembleJob, Part, StepsDone
 from mammo_mlflow.models.network import load_weights, prefix
+from mammo_mlflow.names import Artifact
 
 BATCH = 32
 
@@ -23,9 +24,9 @@ def assemble(job: EnsembleJob, emit: Emit) -> None:
     folder = job.output.with_name(f"{job.output.name}-files")
     folder.mkdir(parents=True)
     members = join_members(job.parts)
-    members.save(folder / MEMBERS)
-    (folder / LEVEL1).write_bytes(job.level1.read_bytes())
-    (folder / FACTS).write_text(json.dumps({"members": job.names, "threshold": job.threshold}))
+    members.save(folder / Artifact.MEMBERS)
+    (folder / Artifact.LEVEL1).write_bytes(job.level1.read_bytes())
+    (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": job.names, "threshold": job.threshold}))
     save_answering_model(
         job.code[0],
         job.code[1:],

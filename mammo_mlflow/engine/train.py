@@ -22,6 +22,7 @@ from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
 from mammo_mlflow.models.conditioned import build_conditioned
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
+from mammo_mlflow.names import Artifact
 
 
 def run(job: FitJob, emit: Emit) -> FitResult:
@@ -71,7 +72,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
         probabilities = model.predict(validation[0], batch_size=EVALUATION_BATCH, verbose=0)[:, 0].astype(np.float64)
         if not np.isfinite(probabilities).all():
             raise diverged("predictions that are not numbers after the last epoch")
-    path = job.output / "tail.keras"
+    path = job.output / Artifact.TAIL
     network.tail(model).save(path)
     return FitResult(
         probabilities, history, kept, time.perf_counter() - started, max(peak, private_memory()), path, trained

@@ -12,6 +12,7 @@ from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import BACKBONES, NETWORKS, CrossValidationSpec
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import Source
 from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
 from mammo_mlflow.planning.plan import Plan
@@ -67,7 +68,7 @@ def find_members(
     Raises `UserError`: fewer than two, a name that is not registered, a model on other data or folds, a line for each.
     """
     of_set = members in SETS
-    prefix = f"mammo-{task}-"
+    prefix = f"{registered_name(task)}-"
     wanted = [f"{prefix}{name}" for name in SETS[members]] if of_set else [one.strip() for one in members.split(",")]
     if len(set(wanted)) < len(wanted):
         raise expected("members", "different names", f"'{members}'")
@@ -100,7 +101,7 @@ def find_members(
 def _test(session: Workbench, source: Source) -> Floats:
     writer, run_id = session.writer, source.version.run_id
     target = session.scratch / f"member-{run_id}"
-    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "test.parquet", target))
+    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
     if path is None:
-        raise expected("members", "a model with its test predictions", f"{source.version} without test.parquet")
+        raise expected("members", "a model with its test predictions", f"{source.version} without {Artifact.TEST}")
     return pd.read_parquet(path)["probability"].to_numpy(np.float64)

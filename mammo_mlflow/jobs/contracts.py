@@ -298,7 +298,6 @@ class ExplainJob(Job[int]):
     output: Path
 
 
-MEMBERS, LEVEL1, FACTS = "members.keras", "level1.npz", "ensemble.json"
 """The files of a served ensemble: one Keras model of all members, level 1 as arrays, and names and threshold."""
 
 

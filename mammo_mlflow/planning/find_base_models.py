@@ -18,14 +18,15 @@ from mammo_mlflow.experiment import (
     build_from_text,
 )
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import CANDIDATE, PREFIX, SEARCHED, Tag
 from mammo_mlflow.planning.base_models import Source, Sources
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.planning.stored_fits import fetch_fit
-from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_models, find_run, registered_names
+from mammo_mlflow.tracking.registry import Version, find_models, find_run, registered_names
 from mammo_mlflow.tracking.resume import finished_runs
 
-_MADE_OF = ("weights_sha256", "folds_sha256", "keras_backend")
+_MADE_OF = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256, Tag.KERAS_BACKEND)
 """The tags that say why a model found again is not what it was."""
 FAMILIES = ("pretrained", "scratch", "siamese")
 """The families whose models a conditioned one can be built on."""
@@ -129,7 +130,7 @@ class _Search:
         """The newest version that fits. Raises `UserError` where none does, about the likeliest."""
         client, data = self._session.writer.client, self._planner.patch_set
         ask = self._session.writer.ask
-        tags = {"mammo.data_sha256": data.train_sha256, "mammo.folds_sha256": folds_sha256(self._folds)}
+        tags = {Tag.DATA_SHA256: data.train_sha256, Tag.FOLDS_SHA256: folds_sha256(self._folds)}
         versions = ask(lambda: find_models(client, self._name or "-", tags))
         problems = []
         for version in versions:
@@ -148,24 +149,24 @@ class _Search:
 
     def _source(self, version: Version) -> Source:
         tags, data = version.tags, self._planner.patch_set
-        if tags.get("mammo.task") != self._task:
-            what = tags.get("mammo.task", "a task that is not known here")
+        if tags.get(Tag.TASK) != self._task:
+            what = tags.get(Tag.TASK, "a task that is not known here")
             raise self._wrong(f"a model for {self._task}", f"{version}, for {what}")
-        family, control = tags.get("mammo.family", "foreign"), tags.get("mammo.control", "none")
+        family, control = tags.get(Tag.FAMILY, "foreign"), tags.get(Tag.CONTROL, "none")
         if family not in FAMILIES or control != "none":
             kind = family if control == "none" else f"{control} control"
             raise self._wrong(f"a model of {', '.join(FAMILIES)}, no control", f"{version}, a {kind} model")
-        if tags.get("mammo.data_sha256") != data.train_sha256:
+        if tags.get(Tag.DATA_SHA256) != data.train_sha256:
             raise self._wrong(f"a model trained on {data.directory}", f"{version}, trained on other data")
         plan = self._plan(version)
         if folds_sha256(plan.folds) != folds_sha256(self._folds):
             cv = plan.experiment.cv
             how = f"holdout={cv.holdout}" if cv.holdout else f"folds={cv.folds}"
             raise self._wrong("a model with the folds of this command", f"{version} with {how}, seed={cv.seed}")
-        run_name = version.tags.get("mammo.registered_name", version.name)
-        if tags.get("mammo.key") != plan.final_key(run_name):
+        run_name = version.tags.get(Tag.REGISTERED_NAME, version.name)
+        if tags.get(Tag.KEY) != plan.final_key(run_name):
             now = plan.tags()
-            other = [name for name in _MADE_OF if tags.get(f"mammo.{name}") != now[f"mammo.{name}"]]
+            other = [tag.removeprefix(PREFIX) for tag in _MADE_OF if tags.get(tag) != now[tag]]
             differs = f"with other {' and '.join(other)}" if other else "by other code, or tested on other data"
             raise self._wrong("a model of this code, data and weights", f"{version}, made {differs}")
         needed = [fit for fit in plan.fits if fit.fold is not None or self._refit]
@@ -215,6 +216,6 @@ class _Search:
                         continue
                     if made == name:
                         return family, {"task": self._task, **values}
-                    if f"{made}-searched" == name:
+                    if f"{made}-{SEARCHED}" == name:
                         return "search", {"family": family, "task": self._task, "backbone": backbone, **own}
         return None

@@ -12,10 +12,12 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import PatchSet, targets
 from mammo_mlflow.data.splits import folds_frame, folds_sha256
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
 from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import Activations
 from mammo_mlflow.processes import keras_backend
 from mammo_mlflow.tracking.registry import Version
@@ -86,21 +88,13 @@ class Plan:
         which += "" if experiment.cv.control == "none" else f" [control: {experiment.cv.control}]"
         which += f" {experiment.judged_by}" if experiment.cv.holdout or experiment.stops_on_scored else ""
         which += f" seed {seed}" if seed else ""
-        said = " [phantom]" if self.patch_set.phantom else ""
-        said += " [random weights]" if self.weights.label == "random" else ""
-        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{said}"
+        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{self.said.suffix}"
 
     @property
-    def note(self) -> str | None:
-        """What every figure of this experiment must say."""
-        said = ["phantom data: no medical result"] if self.patch_set.phantom else []
-        said += ["random weights"] if self.weights.label == "random" else []
-        control = self.experiment.cv.control
-        said += {"baseline": ["control: baseline patches alone"], "shuffled": ["control: shuffled labels"]}.get(
-            control, []
-        )
-        said += ["early stopping watched the scored patches: optimistic"] if self.experiment.stops_on_scored else []
-        return "; ".join(said) or None
+    def said(self) -> Disclosure:
+        """What has to be said of every figure of this experiment."""
+        weights, control, scored = self.weights.label, self.experiment.cv.control, self.experiment.stops_on_scored
+        return Disclosure.of(phantom=self.patch_set.phantom, weights=weights, control=control, scored=scored)
 
     @property
     def sides(self) -> dict[str, int]:
@@ -133,20 +127,20 @@ class Plan:
     def tags(self) -> dict[str, str]:
         """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
         return {
-            "mammo.task": self.experiment.task,
-            "mammo.family": self.experiment.family,
-            "mammo.backbone": self.experiment.model.backbone,
-            "mammo.unfrozen": str(self.experiment.model.unfrozen_layers),
-            "mammo.set": self.experiment.model_set,
-            "mammo.data_sha256": self.patch_set.train_sha256,
-            "mammo.test_sha256": self.patch_set.test_sha256,
-            "mammo.folds_sha256": folds_sha256(self.folds),
-            "mammo.control": self.experiment.cv.control,
-            "mammo.weights": self.weights.label,
-            "mammo.weights_source": self.weights.source,
-            "mammo.weights_sha256": self.weights.sha256,
-            "mammo.keras_backend": keras_backend(),
-            "mammo.phantom": str(self.patch_set.phantom).lower(),
+            Tag.TASK: self.experiment.task,
+            Tag.FAMILY: self.experiment.family,
+            Tag.BACKBONE: self.experiment.model.backbone,
+            Tag.UNFROZEN: str(self.experiment.model.unfrozen_layers),
+            Tag.SET: self.experiment.model_set,
+            Tag.DATA_SHA256: self.patch_set.train_sha256,
+            Tag.TEST_SHA256: self.patch_set.test_sha256,
+            Tag.FOLDS_SHA256: folds_sha256(self.folds),
+            Tag.CONTROL: self.experiment.cv.control,
+            Tag.WEIGHTS: self.weights.label,
+            Tag.WEIGHTS_SOURCE: self.weights.source,
+            Tag.WEIGHTS_SHA256: self.weights.sha256,
+            Tag.KERAS_BACKEND: keras_backend(),
+            **self.said.tags,
         }
 
     def final_key(self, registered: str) -> str:

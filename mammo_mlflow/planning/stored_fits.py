@@ -11,11 +11,11 @@ import pandas as pd
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.contracts import FitResult
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact
 from mammo_mlflow.planning.plan import Fit
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.vetting import vet_keras
 
-FOLDER = "fit"
 """Where the files of a fit lie in its run."""
 
 _log = logging.getLogger(__name__)
@@ -24,19 +24,19 @@ _log = logging.getLogger(__name__)
 def fetch_fit(session: Workbench, run_id: str, fit: Fit) -> FitResult | None:
     """A finished fit out of the store; None where its files are gone, those of other rows or not ours."""
     writer, target = session.writer, session.scratch / f"reused-{fit.key}"
-    folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, FOLDER, target))
+    folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.FIT, target))
     try:
         if folder is None:
             return None
-        facts = json.loads((folder / "fit.json").read_text())
+        facts = json.loads((folder / Artifact.FACTS).read_text())
         probabilities = np.zeros(0)
         if len(fit.validation_rows):
-            stored = pd.read_parquet(folder / "predictions.parquet")
+            stored = pd.read_parquet(folder / Artifact.PREDICTIONS)
             if not np.array_equal(stored["patch"], fit.validation_rows):
                 return None
             probabilities = stored["probability"].to_numpy()
-        vet_keras(folder / "tail.keras")
-        return FitResult(probabilities, tail=folder / "tail.keras", reused_from=run_id, **facts)
+        vet_keras(folder / Artifact.TAIL)
+        return FitResult(probabilities, tail=folder / Artifact.TAIL, reused_from=run_id, **facts)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again
         return None
     except UserError as problem:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.disclosure import PHANTOM, RANDOM, Disclosure, Fact
 from mammo_mlflow.evaluation.decisions import holm, mcnemar
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.paired import SIGNIFICANT, delong
-from mammo_mlflow.report.filling import Model, marks_of
+from mammo_mlflow.report.filling import Model
 
 FEWEST = 10
 """Patients of each class that a subgroup needs for a figure; patches where patients are not known."""
@@ -64,8 +65,8 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     if len(known) < 2:
         return []
     best = max(known, key=lambda model: chosen_by[model.label]).label
-    named = {m.label: m.label + (" [random weights]" if "random weights" in marks_of(m.result) else "") for m in models}
-    phantom = " [phantom data]" if "phantom data" in marks_of(models[0].result) else ""
+    named = {m.label: m.label + _said(RANDOM, m) for m in models}
+    phantom = _said(PHANTOM, models[0])
     if one_class(models):
         said = "The test set has patches of one class: no ROC AUC of it, and no difference of two, exists."
         return [f"Best out-of-fold ROC AUC: {named[best]}{phantom}.", said]
@@ -154,7 +155,11 @@ def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 def _marks(*models: Model) -> str:
     """What has to be said of the figures of models."""
-    return "; ".join(dict.fromkeys(mark for model in models for mark in marks_of(model.result)))
+    return "; ".join(Disclosure.together(model.result.said for model in models).marks)
+
+
+def _said(fact: Fact, model: Model) -> str:
+    return f" [{fact.mark}]" if fact in model.result.said else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TYPES, PatchSet, lacking, read_patch_set
+from mammo_mlflow.disclosure import PHANTOM, SCORED, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
-from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing, stopped_on_scored
+from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
 from mammo_mlflow.report.rows import BACKBONES, CONDITIONED, SCRATCH, Row, Table, tables
 from mammo_mlflow.tracking.results import Result, fit_metrics, metrics_of, predictions_of, read_results
 
@@ -74,9 +76,9 @@ class Content:
     warnings: tuple[str, ...]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What every figure has to say."""
-        return ("phantom data: no medical result",) if self.store.phantom else ()
+    def said(self) -> Disclosure:
+        """What every figure has to say of the data."""
+        return Disclosure.of(phantom=self.store.phantom)
 
 
 def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
@@ -92,12 +94,10 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     if wanted is not None:
         chosen = (wanted.train_sha256, wanted.test_sha256)
     else:
-        newest = [(of[0].tag("phantom") == "true", -of[0].ended, key) for key, of in by_dataset.items()]
+        newest = [(PHANTOM in of[0].said, -of[0].ended, key) for key, of in by_dataset.items()]
         chosen = min(newest)[2] if newest else ()
     mine = by_dataset.get(chosen, []) if chosen else []
-    others = tuple(
-        (key, len(of), of[0].tag("phantom") == "true", of[0].data) for key, of in by_dataset.items() if key != chosen
-    )
+    others = tuple((key, len(of), PHANTOM in of[0].said, of[0].data) for key, of in by_dataset.items() if key != chosen)
     every = tables()
     stands = {one.run_id: one for table in every for row in table.rows for one in standing(row, mine)[:1]}
     stands |= {one.run_id: one for one in _members(every, mine)}
@@ -112,7 +112,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     place = next((one.data for one in mine if one.data), "")
-    phantom = bool(mine) and mine[0].tag("phantom") == "true"
+    phantom = bool(mine) and PHANTOM in mine[0].said
     store = Store(
         mine,
         kept,
@@ -129,7 +129,7 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     groups = None if patch_set is None else patch_set.test.groups
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
-    notes = {one.tag("intervals") for one in mine} - {""}
+    notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     patches = next((one.patches for one in mine if one.patches), 0) or 0
     return Content(
         chosen, store, filled, tasks, patches, " or ".join(sorted(notes)), patch_set, others, tuple(warnings)
@@ -138,11 +138,11 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
 
 def label_of(result: Result) -> str:
     """What a model is called in figures and comparisons."""
-    family, backbone = result.tag("family"), result.tag("backbone")
+    family, backbone = result.tag(Tag.FAMILY), result.tag(Tag.BACKBONE)
     if family == "scratch":
         return SCRATCH[backbone][0] if backbone in SCRATCH else backbone
     if family == "ensemble":
-        return f"ensemble of {backbone}, {result.tag('method')}"
+        return f"ensemble of {backbone}, {result.tag(Tag.METHOD)}"
     if family == "conditioned":
         return f"conditioned {CONDITIONED.get(backbone, backbone)}"
     tuned = ", fine tuned" if result.tuned else ""
@@ -209,7 +209,7 @@ def _task(
         mine = tuple(
             model
             for model in models
-            if model.result.tag("family") == family and (tuned is None or model.result.tuned == tuned)
+            if model.result.tag(Tag.FAMILY) == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
             drawn.append(Group(name, title, numbers.get(name, ""), mine))
@@ -222,7 +222,7 @@ def _task(
 
 
 def _seconds(result: Result, store: Store) -> float:
-    return store.metrics.get(result.cross_validation, {}).get("fit_seconds", math.nan)
+    return store.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
 
 
 def _out_of_fold(result: Result, store: Store) -> float:
@@ -230,7 +230,7 @@ def _out_of_fold(result: Result, store: Store) -> float:
 
     Hold-outs have none of all patients, and one of patches that early stopping watched is not to be compared.
     """
-    if result.holdout or stopped_on_scored(result):
+    if result.holdout or SCORED in result.said:
         return math.nan
     metrics = store.metrics.get(result.cross_validation, {})
-    return float(metrics.get("oof_roc_auc", np.nan))
+    return float(metrics.get(Metric.OOF_ROC_AUC, np.nan))

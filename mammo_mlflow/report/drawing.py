@@ -13,12 +13,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mammo_mlflow.data.patches import TASKS, TYPES, PatchSet
+from mammo_mlflow.disclosure import RANDOM
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.figures.style import joined
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Group, Task
-from mammo_mlflow.report.filling import Model, marks_of
+from mammo_mlflow.report.filling import Model
 from mammo_mlflow.report.rows import WORDS
 
 DPI = 100
@@ -127,7 +128,7 @@ def _cost(task: Task, content: Content) -> _Plan:
 
 
 def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
-    note = joined(*content.notes)
+    note = content.said.note
     counts = patch_set.class_counts()
     yield _Plan(
         "classes",
@@ -174,9 +175,9 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
 
 def _note(content: Content, models: tuple[Model, ...]) -> str | None:
     """Phantom data and random weights are said on every figure that shows them."""
-    random = [model.label for model in models if "random weights" in marks_of(model.result)]
-    said = f"random weights: {'; '.join(random)}" if random else None
-    return joined(*content.notes, said)
+    random = [model.label for model in models if RANDOM in model.result.said]
+    said = f"{RANDOM.note}: {'; '.join(random)}" if random else None
+    return joined(content.said.note, said)
 
 
 def _reached(model: Model) -> str:

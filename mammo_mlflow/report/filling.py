@@ -13,20 +13,20 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
+from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
 from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
 from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
-TRAINED = ("pretrained", "siamese", "conditioned", "ensemble")
-"""The families whose weights may be random where they should not."""
 OF_SOURCES = ("features_from", "condition_from")
 """Parameters that name versions, which differ from run to run."""
 
@@ -57,7 +57,7 @@ class Model:
     @property
     def threshold(self) -> float:
         """The decision threshold that was stored with it."""
-        return self.result.metrics.get("threshold", 0.5)
+        return self.result.metrics.get(Metric.THRESHOLD, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,22 +123,22 @@ def standing(row: Row, results: Sequence[Result]) -> list[Result]:
     found = [
         one
         for one in results
-        if (one.tag("task"), one.tag("family"), one.tag("backbone")) == (row.task, row.family, row.backbone)
-        and one.tag("control") in ("", "none")
-        and not one.tag("study")
+        if (one.tag(Tag.TASK), one.tag(Tag.FAMILY), one.tag(Tag.BACKBONE)) == (row.task, row.family, row.backbone)
+        and one.tag(Tag.CONTROL) in ("", "none")
+        and not one.tag(Tag.STUDY)
         and (row.tuned is None or one.tuned == row.tuned)
-        and (not row.method or one.tag("method") == row.method)
+        and (not row.method or one.tag(Tag.METHOD) == row.method)
     ]
     return sorted(found, key=lambda one: _rank(row, one))
 
 
 def other_settings(result: Result) -> list[str]:
     """What a run of one of the study's presets was given instead of the preset's values."""
-    preset, family = result.tag("preset"), result.tag("family")
+    preset, family = result.tag(Tag.PRESET), result.tag(Tag.FAMILY)
     if preset not in ("paper", "table") or family == "ensemble":
         return []
     try:
-        values = preset_values(preset, result.tag("backbone"), result.tag("task"), family)
+        values = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
     except UserError:
         return []
     kept = {name: value for name, value in values.items() if name in result.params and name not in OF_SOURCES}
@@ -146,11 +146,10 @@ def other_settings(result: Result) -> list[str]:
 
 
 def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
-    random = "random weights" in marks_of(result)
     return (
         not _same_protocol(row, result),
-        random,
-        result.tag("preset") == "quick",
+        RANDOM in result.said,
+        result.tag(Tag.PRESET) == "quick",
         bool(other_settings(result)),
         -result.ended,
     )
@@ -179,25 +178,6 @@ def command(row: Row, store: Store) -> str:
         given["data"] = store.place or "DIR"
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"mlflow run . -e {row.family} {words} --env-manager local"
-
-
-def marks_of(result: Result) -> tuple[str, ...]:
-    """What has to be said wherever a figure of it is shown."""
-    found = ["phantom data"] if result.tag("phantom") == "true" else []
-    if result.tag("weights") == "random" and result.tag("family") in TRAINED:
-        found.append("random weights")
-    if stopped_on_scored(result):
-        found.append("optimistic validation")
-    return tuple(found)
-
-
-def stopped_on_scored(result: Result) -> bool:
-    """Whether early stopping watched the very patches that its validation figures are of."""
-    return result.params.get("early_stop_on") == "scored" and _stops_early(result)
-
-
-def _stops_early(result: Result) -> bool:
-    return result.params.get("early_stop", "0") not in ("0", "")
 
 
 def contradictions(row: Row) -> list[Figure]:
@@ -229,31 +209,32 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
             notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
     best = candidates[0]
-    estimates = {ACCURACY: best.estimate("test_accuracy"), AUC: best.estimate("test_roc_auc")}
+    estimates = {ACCURACY: best.estimate(Metric.TEST_ACCURACY), AUC: best.estimate(Metric.TEST_ROC_AUC)}
     measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
     folds = store.metrics.get(best.cross_validation, {})
-    if "fold_accuracy_mean" in folds:
-        measured[VALIDATION] = Cell(folds["fold_accuracy_mean"], sd=folds.get("fold_accuracy_sd", math.nan))
+    mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
+    if not math.isnan(mean):
+        measured[VALIDATION] = Cell(mean, sd=sd)
     trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
     protocol = [] if _same_protocol(row, best) else ["on the common 4 folds, not the protocol of the study's table"]
-    if best.tag("preset") == "quick":
+    if best.tag(Tag.PRESET) == "quick":
         protocol.append("quick preset, not the study's settings")
     if changed := other_settings(best):
         protocol.append(f"not the study's settings: {', '.join(changed)}")
-    if stopped_on_scored(best):
+    if SCORED in best.said:
         protocol.append("early stopping watched the patches of its validation figures, as in the study")
     if best.params.get("condition") == "class":
         protocol.append("given the class, as in the study, not the probability")
-    if TRAIN in measured and _stops_early(best):
+    if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
         protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
     return Filled(
         row,
         _cells(row, table, store, measured),
         command(row, store),
         best,
-        marks_of(best),
+        best.said.marks,
         (*protocol, *notes, *_without(estimates)),
         others=len(candidates) - 1,
     )
@@ -283,10 +264,10 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
     measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
     said += _without(estimates)
-    weights = ", ".join(f"{one.tag('backbone')} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
-    marks = tuple(dict.fromkeys(mark for one in members for mark in marks_of(one)))
+    weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
+    marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
-    return Filled(row, cells, "", None, (*marks, "optimistic"), (*said, weights), tuple(members))
+    return Filled(row, cells, "", None, marks, (*said, weights), tuple(members))
 
 
 def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:

@@ -15,17 +15,19 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
+from mammo_mlflow.disclosure import BANNER, PHANTOM
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.differences import HEADER, differences
 from mammo_mlflow.report.drawing import Drawn
-from mammo_mlflow.report.filling import Filled, marks_of
+from mammo_mlflow.report.filling import Filled, Model
 from mammo_mlflow.report.rows import ACCURACY, WORDS, Column, Table
 from mammo_mlflow.report.writing import difference, header, layout, ours, papers
-from mammo_mlflow.tracking.results import Result
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
+_DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
 REPORT = "mlflow run . -e report -P data={} --env-manager local"
 PAIRS = {
     "first": "first",
@@ -54,6 +56,7 @@ def render(
     template = environment.get_template("page.html")
     return template.render(
         content=content,
+        banner=BANNER if content.store.phantom else "",
         said=[*said, *content.warnings],
         summary=[_summary(task, content) for task in content.tasks if task.models],
         tables=[_table(table, rows, content, links) for table, rows in content.tables],
@@ -75,8 +78,8 @@ def _summary(task: Task, content: Content) -> dict[str, Any]:
     return {
         "task": WORDS[task.name],
         "best": best.label if best else "",
-        "marks": marks_of(best.result) if best else (),
-        "figures": {name: _estimate(best.result if best else None, f"test_{name}") for name in ("accuracy", "roc_auc")},
+        "marks": best.result.said.marks if best else (),
+        "figures": {name: _estimate(best, f"{Metric.TEST}{name}") for name in ("accuracy", "roc_auc")},
         "filled": filled,
         "rows": rows_of,
         "critical": task.critical[-1] if task.critical else "",
@@ -102,7 +105,7 @@ def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mappin
                 "difference": difference(one.cells[ACCURACY]),
                 "patches": "" if one.patches is None else one.patches,
                 "runs": [
-                    (of.model, links.get(of.run_id, ""), of.tag("preset"))
+                    (of.model, links.get(of.run_id, ""), of.tag(Tag.PRESET))
                     for of in ((one.result,) if one.result else one.members)
                 ],
                 "others": one.others,
@@ -144,11 +147,9 @@ def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: 
                 "label": model.label,
                 "name": model.result.model,
                 "link": links.get(model.result.run_id, ""),
-                "marks": marks_of(model.result),
+                "marks": model.result.said.marks,
                 "threshold": f"{model.threshold:.3f}",
-                "figures": [
-                    _estimate(model.result, f"test_at_threshold_{name}") for name in ("sensitivity", "specificity")
-                ],
+                "figures": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
             }
             for model in task.models
@@ -173,7 +174,7 @@ def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, Any]:
             (
                 test[:12],
                 count,
-                phantom,
+                PHANTOM.mark if phantom else "",
                 f"mlflow run . -e report -P data={shlex.quote(place or 'DIR')} --env-manager local",
             )
             for (_, test), count, phantom, place in content.others
@@ -198,8 +199,8 @@ def _cell(name: str, value: object) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _estimate(result: Result | None, name: str) -> str:
-    return "undefined" if result is None else str(result.estimate(name))
+def _estimate(model: Model | None, name: str) -> str:
+    return "undefined" if model is None else str(model.result.estimate(name))
 
 
 def _embedded(path: Path) -> str:

@@ -17,14 +17,15 @@ from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.study import SETTING, best_trial, metric_name
-from mammo_mlflow.tracking.compared import COMPARED, tell_compared
+from mammo_mlflow.search.study import best_trial, metric_name
+from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
@@ -86,7 +87,7 @@ class Closer:
         best = best_trial(self._study)
         self._log_trials(trials, states, best)
         for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
-            self._top.log_figure(figure, f"figures/{name}.png")
+            self._top.log_figure(figure, name)
         if best is None:
             return Closing(question, states, None, None, None, None, None)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
@@ -94,7 +95,7 @@ class Closer:
         verdict = fresh = None
         if paper is not None and best.number != 0 and question.objectives[0].name != SECONDS:
             verdict = self._judge(cv, trials[0], states)
-            self._top.set_tags({"mammo.verdict": verdict.sentence, "mammo.closing_version": VERSION})
+            self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
         return Closing(question, states, best, paper, final, fresh, verdict)
 
@@ -105,16 +106,16 @@ class Closer:
                 attrs=("number", "state", "values", "params", "user_attrs", "duration")
             )
         table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
-        table = table.drop(columns=[SETTING], errors="ignore")
-        self._top.log_text(table.to_csv(index=False), "trials.csv")
-        metrics = {f"trials_{name.lower()}": float(count) for name, count in states.items()}
+        table = table.drop(columns=[Attribute.SETTING], errors="ignore")
+        self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
+        metrics = {f"{Metric.TRIALS}{name.lower()}": float(count) for name, count in states.items()}
         for index, objective in enumerate(self._question.objectives):
             found = [trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE]
             mean, sd = mean_sd(found)
             name = metric_name(objective.name)
             metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
             if best is not None:
-                metrics[f"best_{name}"] = best.values[index]
+                metrics[f"{Metric.BEST}{name}"] = best.values[index]
         base = self._question.base
         folds = 1 if base.get("holdout") else int(base["folds"])
         trained = sum(
@@ -126,9 +127,9 @@ class Closer:
         self._top.log_metrics(metrics)
         if best is not None:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
-            setting = json.loads(best.user_attrs[SETTING])
-            self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), "best.json")
-            self._top.set_tags({"mammo.best_trial": best.number, **{f"best.{k}": v for k, v in best.params.items()}})
+            setting = json.loads(best.user_attrs[Attribute.SETTING])
+            self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), Artifact.BEST)
+            self._top.set_tags({Tag.BEST_TRIAL: best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
     def _make_best(self, best: FrozenTrial, compared: int) -> tuple[CrossValidation, Final | None]:
         """The best trial's cross-validation, its folds as they are, and the model that is registered for the study.
@@ -136,7 +137,7 @@ class Closer:
         Refit and final model are nested in the trial's own run.
         """
         plan = self._plan(best, **self._final)
-        marks = {**self._runs.tags, "mammo.trial": str(best.number), COMPARED: str(compared)}
+        marks = {**self._runs.tags, Tag.TRIAL: str(best.number), Tag.COMPARED: str(compared)}
         run = self._open("trial", str(best.number), plan.name, plan)
         cv = cross_validate(self._session, plan, run, "best")
         final = None
@@ -144,17 +145,15 @@ class Closer:
             final = make_final(self._session, cv, searched_name(plan), marks)
             # a version that an earlier closing registered may be the best of more by now
             tell_compared(self._session.writer, final.registered_name, final.version, compared)
-            self._top.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
-            self._top.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
-        run.finish()
-        self._session.writer.drain()
+            final.tell(self._top)
+        run.close()
         return cv, final
 
     def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> Verdict:
         writer, trials = self._session.writer, competed(states)
         run_id = self._runs.find("trial", str(paper.number)) or ""
         target = self._session.scratch / f"oof-{run_id}"
-        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", target))
+        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, target))
         if path is None:
             return judge(float("nan"), float("nan"), trials)
         found = compare(self._question.objectives[0], best.oof, pd.read_parquet(path))
@@ -182,11 +181,11 @@ class Closer:
         return Fresh(values["best"], values["paper"], difference)
 
     def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:
-        setting = json.loads(trial.user_attrs[SETTING])
+        setting = json.loads(trial.user_attrs[Attribute.SETTING])
         return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
 
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
-        tags = {**plan.tags(), "mammo.key": plan.key}
+        tags = {**plan.tags(), Tag.KEY: plan.key}
         return self._runs.open(level, part, name, self._top, tags, plan.experiment.flat())
 
 
@@ -198,4 +197,4 @@ def competed(states: Mapping[str, int]) -> int:
 def searched_name(plan: Plan) -> str:
     """The registered name of a study's best model, whether or not it is fine-tuned; that of a control says so."""
     experiment = plan.experiment
-    return f"mammo-{experiment.task}-{experiment.family}-{experiment.label}-searched"
+    return registered_name(experiment.task, experiment.family, experiment.label, SEARCHED)

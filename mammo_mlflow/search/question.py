@@ -12,10 +12,10 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.experiment import parameters
 from mammo_mlflow.files import json_sha256
+from mammo_mlflow.names import Attribute
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.spaces import SearchSpace
 
-KEY = "key"
 KEYED = ("dense_batch_norm", "holdout", "control")
 """The parameters added to families before studies had keys, which hold them whatever their value."""
 
@@ -61,14 +61,12 @@ def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
     what = f"{experiment.task} {experiment.family} {experiment.model.backbone}"
     if given:
         return f"{given} {what}" if several else given
-    said = " [phantom]" if paper.patch_set.phantom else ""
-    said += " [random weights]" if paper.weights.label == "random" else ""
-    return f"{what}{said} {key[:6]}"
+    return f"{what}{paper.said.suffix} {key[:6]}"
 
 
 def check_study(study: optuna.Study, key: str, objectives: Sequence[Objective]) -> None:
     """Raise `UserError` where a study of this name asks something else."""
-    found = study.user_attrs.get(KEY)
+    found = study.user_attrs.get(Attribute.KEY)
     if found not in (None, key) or [d.name.lower() for d in study.directions] != [o.direction for o in objectives]:
         wanted = "the name of a new study, or of one with the same data, folds, space and objective"
         raise expected("study", wanted, f"'{study.study_name}'")

@@ -7,11 +7,9 @@ from typing import Any
 
 import optuna
 
+from mammo_mlflow.names import Attribute, Tag
 from mammo_mlflow.tracking.resume import find_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_process
-
-ID = "id"
-LEVEL, PART = "mammo.level", "mammo.part"
 
 
 class StudyRuns:
@@ -19,7 +17,7 @@ class StudyRuns:
 
     def __init__(self, writer: Writer, study: optuna.Study, tags: Mapping[str, str]) -> None:
         self._writer = writer
-        self.tags = {"mammo.study": study.study_name, "mammo.study_id": study.user_attrs[ID]}
+        self.tags = {Tag.STUDY: study.study_name, Tag.STUDY_ID: study.user_attrs[Attribute.ID]}
         self._shared = {**tags, **self.tags}
 
     def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, Any]) -> tuple[TrackedRun, bool]:
@@ -29,10 +27,10 @@ class StudyRuns:
         study's and takes over the trials.
         """
         writer = self._writer
-        found = self._find({LEVEL: "study"})
-        if found is not None and found.info.status == "RUNNING" and self._others(found.data.tags["mammo.process"]):
+        found = self._find({Tag.LEVEL: "study"})
+        if found is not None and found.info.status == "RUNNING" and self._others(found.data.tags[Tag.PROCESS]):
             return writer.attach(found.info.run_id), False
-        tags = {**self._shared, LEVEL: "study"}
+        tags = {**self._shared, Tag.LEVEL: "study"}
         if found is not None and (parent is not None or given_run() is None):
             return writer.reopen_run(found.info.run_id, parent, tags), True
         run = writer.start_run(name, parent=parent, tags=tags, params=params)
@@ -40,8 +38,8 @@ class StudyRuns:
             old = found.info.run_id
             for child in writer.ask(lambda: find_runs(writer.client, {"mlflow.parentRunId": old})):
                 writer.move_run(child.info.run_id, run)
-            writer.ask(lambda: writer.client.set_tag(old, LEVEL, "study continued elsewhere"))
-            writer.ask(lambda: writer.client.set_tag(old, "mammo.continued_by", run.id))
+            writer.ask(lambda: writer.client.set_tag(old, Tag.LEVEL, "study continued elsewhere"))
+            writer.ask(lambda: writer.client.set_tag(old, Tag.CONTINUED_BY, run.id))
             if found.info.status == "RUNNING":
                 writer.ask(lambda: writer.client.set_terminated(old, "KILLED"))
         return run, True
@@ -49,7 +47,7 @@ class StudyRuns:
     def owned_elsewhere(self, run: TrackedRun) -> bool:
         """Whether another living coordinator is the one to end the study's run."""
         tags = self._writer.ask(lambda: self._writer.client.get_run(run.id)).data.tags
-        return self._others(tags["mammo.process"])
+        return self._others(tags[Tag.PROCESS])
 
     def open(
         self,
@@ -65,7 +63,7 @@ class StudyRuns:
 
         `new` says that there can be none yet.
         """
-        marks = {**self._shared, **tags, LEVEL: level, PART: part}
+        marks = {**self._shared, **tags, Tag.LEVEL: level, Tag.PART: part}
         found = None if new else self.find(level, part)
         if found is not None:
             return self._writer.reopen_run(found, parent, marks)
@@ -73,11 +71,11 @@ class StudyRuns:
 
     def find(self, level: str, part: str) -> str | None:
         """The id of the run of a part of the study; None where there is none."""
-        found = self._find({LEVEL: level, PART: part})
+        found = self._find({Tag.LEVEL: level, Tag.PART: part})
         return None if found is None else found.info.run_id
 
     def _find(self, marks: Mapping[str, str]) -> Any:
-        marks = {"mammo.study_id": self.tags["mammo.study_id"], **marks}
+        marks = {Tag.STUDY_ID: self.tags[Tag.STUDY_ID], **marks}
         runs = self._writer.ask(lambda: find_runs(self._writer.client, marks))
         return runs[0] if runs else None
 

@@ -29,12 +29,13 @@ from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, Job, Su
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.jobs.executors.base import raise_failure
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Attribute, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.question import KEY, Question, check_study
-from mammo_mlflow.search.runs import ID, StudyRuns
+from mammo_mlflow.search.question import Question, check_study
+from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.work import Work
@@ -44,7 +45,6 @@ from mammo_mlflow.training.cross_validation import log_scores
 from mammo_mlflow.training.fit_runs import FitRuns
 from mammo_mlflow.wording import in_words
 
-OWNER, SETTING, REASON, LINK = "process", "setting", "reason", "mlflow_run"
 POLL_SECONDS = 1.0
 FAILURES = (UserError, JobFailed)
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -64,13 +64,13 @@ def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
             load_if_exists=True,
         )
         check_study(study, key, question.objectives)
-        if ID not in study.user_attrs:
+        if Attribute.ID not in study.user_attrs:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names([objective.name for objective in question.objectives])
-            study.set_user_attr(KEY, key)
-            study.set_user_attr("space", canonical_json(question.space.facts()))
-            study.set_user_attr(ID, uuid.uuid4().hex)
+            study.set_user_attr(Attribute.KEY, key)
+            study.set_user_attr(Attribute.SPACE, canonical_json(question.space.facts()))
+            study.set_user_attr(Attribute.ID, uuid.uuid4().hex)
     return study
 
 
@@ -145,7 +145,7 @@ class Search:
                 trial = self._study.ask()
             else:
                 return False
-            trial.set_user_attr(OWNER, this_process())
+            trial.set_user_attr(Attribute.PROCESS, this_process())
             self._started.add(trial.number)
             try:
                 setting, problem = self._settle(trial), ""
@@ -157,7 +157,8 @@ class Search:
     def _is_cut_off(self, trial: FrozenTrial) -> bool:
         if trial.state != TrialState.RUNNING or trial.number in self._started:
             return False
-        owner = trial.user_attrs.get(OWNER)  # set under the lock that is held here: without one, its process died
+        # set under the lock that is held here: without one, its process died
+        owner = trial.user_attrs.get(Attribute.PROCESS)
         return owner is None or not writer_alive(owner)
 
     def _may_ask(self) -> bool:
@@ -175,8 +176,8 @@ class Search:
     def _settle(self, trial: optuna.Trial) -> dict[str, Any]:
         """The trial's values, drawn and stored where that is not done yet."""
         frozen = self._trials()[trial.number]
-        if SETTING in frozen.user_attrs:
-            return json.loads(frozen.user_attrs[SETTING])
+        if Attribute.SETTING in frozen.user_attrs:
+            return json.loads(frozen.user_attrs[Attribute.SETTING])
         question, first = self._question, trial.number == 0
         known = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
         if first:
@@ -190,8 +191,8 @@ class Search:
             _store(trial, name, drawn_from)
         if first:
             values = dict(question.paper)
-            trial.set_user_attr("preset", "paper")
-        trial.set_user_attr(SETTING, canonical_json(values))
+            trial.set_user_attr(Attribute.PRESET, "paper")
+        trial.set_user_attr(Attribute.SETTING, canonical_json(values))
         return values
 
     def _paper_draws(self) -> dict[str, Any]:
@@ -233,20 +234,20 @@ class Search:
                     self._activations |= ensure_activations(self._session, plan.activations())
             except FAILURES as error:
                 problem = last_line(error)
-        first = {"mammo.preset": "paper"} if trial.number == 0 else {}
-        tags = {**first, "mammo.trial": str(trial.number)}
-        tags |= {} if plan is None else {**plan.tags(), "mammo.key": plan.key}
+        first = {Tag.PRESET: "paper"} if trial.number == 0 else {}
+        tags = {**first, Tag.TRIAL: str(trial.number)}
+        tags |= {} if plan is None else {**plan.tags(), Tag.KEY: plan.key}
         params = setting if plan is None else plan.experiment.flat()
         name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
         run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
         link = self._session.writer.link(run.id)
-        trial.set_user_attr(LINK, link)
+        trial.set_user_attr(Attribute.LINK, link)
         what = ": the paper's setting" if trial.number == 0 else ""
         write_note(trial, f"[MLflow run]({link}){what}")
         if plan is None:
             self._fail(trial, run, problem)
             return
-        marks = {**self._runs.tags, "mammo.trial": str(trial.number)}
+        marks = {**self._runs.tags, Tag.TRIAL: str(trial.number)}
         fits = FitRuns(self._session, plan, run, f"trial {trial.number} ", marks)
         results = fits.reuse(elsewhere=self._session.resume)
         waiting = deque(fit for fit in plan.fits if fit.name not in results)
@@ -282,18 +283,18 @@ class Search:
         if state == TrialState.FAIL:
             self._fail(work.trial, work.run, reason)
             return
-        log_scores(self._session, work.collect())
+        log_scores(work.collect())
         objectives = self._question.objectives
         values = work.values(objectives) if state == TrialState.COMPLETE else [work.reported]
         work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})
-        work.run.set_tags({"mammo.trial_state": state.name})
+        work.run.set_tags({Tag.TRIAL_STATE: state.name})
         shown = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
         if state == TrialState.PRUNED:
-            work.run.set_tags({"mammo.reason": reason})
+            work.run.set_tags({Tag.REASON: reason})
             for run_id in work.runs.run_ids.values():
-                self._session.writer.attach(run_id).set_tags({"mammo.pruned": "true"})
+                self._session.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
             work.run.finish("KILLED")
-            work.trial.set_user_attr(REASON, reason)
+            work.trial.set_user_attr(Attribute.REASON, reason)
             shown = reason
         else:
             work.run.finish()
@@ -302,10 +303,10 @@ class Search:
         _log.info("trial %d: %s%s", work.number, shown, self._standing())
 
     def _fail(self, trial: optuna.Trial, run: TrackedRun, reason: str) -> None:
-        run.set_tags({"mammo.reason": reason[:500], "mammo.trial_state": TrialState.FAIL.name})
+        run.set_tags({Tag.REASON: reason[:500], Tag.TRIAL_STATE: TrialState.FAIL.name})
         run.finish("FAILED")
         self._session.writer.drain()
-        trial.set_user_attr(REASON, reason)
+        trial.set_user_attr(Attribute.REASON, reason)
         self._study.tell(trial, state=TrialState.FAIL)
         _log.warning("trial %d failed: %s", trial.number, reason)
 
@@ -344,7 +345,7 @@ def last_line(error: Exception) -> str:
 
 def metric_name(objective: str) -> str:
     """The name of an objective as a metric of the tracker, which takes no `=`."""
-    return f"objective_{objective.replace('=', '_')}"
+    return f"{Metric.OBJECTIVE}{objective.replace('=', '_')}"
 
 
 def _store(trial: optuna.Trial, name: str, drawn_from: BaseDistribution) -> None:

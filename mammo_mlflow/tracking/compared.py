@@ -10,12 +10,10 @@ from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.estimate import HIGH, LOW
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.tracking.registry import Version, find_model, find_run
 from mammo_mlflow.tracking.resume import find_runs
 from mammo_mlflow.tracking.runs import Writer
-
-COMPARED = "mammo.compared"
-"""The tag with that number, on versions."""
 
 
 def compared_of(client: MlflowClient, version: Version) -> int:
@@ -26,31 +24,31 @@ def compared_of(client: MlflowClient, version: Version) -> int:
     one, made before it was kept, it is told from their runs. Raises `UserError` with the command that makes it anew
     where those are gone.
     """
-    stored = version.tags.get(COMPARED)
+    stored = version.tags.get(Tag.COMPARED)
     if stored is not None:
         if not stored.isdecimal() or not int(stored):
-            raise expected(f"{version}: {COMPARED}", "a whole number above 0", f"'{stored}'")
+            raise expected(f"{version}: {Tag.COMPARED}", "a whole number above 0", f"'{stored}'")
         return int(stored)
-    family = version.tags.get("mammo.family")
-    if "mammo.study_id" in version.tags:
+    family = version.tags.get(Tag.FAMILY)
+    if Tag.STUDY_ID in version.tags:
         return _trials(client, version)
     if family == "ensemble":
-        members = _named(client, version, version.tags.get("mammo.members", ""))
+        members = _named(client, version, version.tags.get(Tag.MEMBERS, ""))
         return _methods(client, version) * chosen_among(client, members)
     if family == "conditioned":
-        return chosen_among(client, _named(client, version, version.tags.get("mammo.weights_source", "")))
+        return chosen_among(client, _named(client, version, version.tags.get(Tag.WEIGHTS_SOURCE, "")))
     return 1
 
 
 def tell_compared(writer: Writer, name: str, number: int, compared: int) -> None:
     """Put the number on a version."""
-    writer.ask(lambda: writer.client.set_model_version_tag(name, str(number), COMPARED, str(compared)))
+    writer.ask(lambda: writer.client.set_model_version_tag(name, str(number), Tag.COMPARED, str(compared)))
 
 
 def compared_tag(writer: Writer, parts: Sequence[Version], settings: int = 1) -> dict[str, str]:
     """The tag of the best of so many `settings` of a model made of `parts`; nothing where a part's number is gone."""
     try:
-        return {COMPARED: str(settings * writer.ask(lambda: chosen_among(writer.client, parts)))}
+        return {Tag.COMPARED: str(settings * writer.ask(lambda: chosen_among(writer.client, parts)))}
     except UserError:
         return {}
 
@@ -62,20 +60,20 @@ def chosen_among(client: MlflowClient, parts: Sequence[Version]) -> int:
 
 def verdict_of(client: MlflowClient, version: Version) -> str:
     """What the study of a version says of its best setting; "" for a version of no study, or of one that is gone."""
-    if "mammo.study_id" not in version.tags:
+    if Tag.STUDY_ID not in version.tags:
         return ""
     runs = _study(client, version)
-    return runs[0].data.tags.get("mammo.verdict", "") if runs else ""
+    return runs[0].data.tags.get(Tag.VERDICT, "") if runs else ""
 
 
 def _study(client: MlflowClient, version: Version) -> list[Run]:
-    return find_runs(client, {"mammo.study_id": version.tags["mammo.study_id"], "mammo.level": "study"})
+    return find_runs(client, {Tag.STUDY_ID: version.tags[Tag.STUDY_ID], Tag.LEVEL: "study"})
 
 
 def _trials(client: MlflowClient, version: Version) -> int:
     runs = _study(client, version)
     metrics = runs[0].data.metrics if runs else {}
-    trials = int(metrics.get("trials_complete", 0) + metrics.get("trials_pruned", 0))
+    trials = int(metrics.get(f"{Metric.TRIALS}complete", 0) + metrics.get(f"{Metric.TRIALS}pruned", 0))
     if not trials:
         raise _unknown(version, "its study is gone")
     return trials
@@ -87,7 +85,7 @@ def _methods(client: MlflowClient, version: Version) -> int:
         raise _unknown(version, "its run is gone")
     if run.data.params.get("method") != "best":
         return 1
-    nested = [name for name in run.data.metrics if name.startswith("nested_") and not name.endswith((LOW, HIGH))]
+    nested = [name for name in run.data.metrics if name.startswith(Metric.NESTED) and not name.endswith((LOW, HIGH))]
     return max(len(nested), 1)
 
 
@@ -100,12 +98,12 @@ def _named(client: MlflowClient, version: Version, names: str) -> list[Version]:
 
 
 def _unknown(version: Version, why: str) -> UserError:
-    family, searched = version.tags.get("mammo.family", ""), "mammo.study_id" in version.tags
-    given = {"task": version.tags.get("mammo.task", "TASK")}
+    family, searched = version.tags.get(Tag.FAMILY, ""), Tag.STUDY_ID in version.tags
+    given = {"task": version.tags.get(Tag.TASK, "TASK")}
     if family == "ensemble":
-        given["members"] = version.tags.get("mammo.members", "").replace(" v", "/").replace(", ", ",") or "SET"
+        given["members"] = version.tags.get(Tag.MEMBERS, "").replace(" v", "/").replace(", ", ",") or "SET"
     else:
-        given["backbone"] = version.tags.get("mammo.backbone", "BACKBONE")
+        given["backbone"] = version.tags.get(Tag.BACKBONE, "BACKBONE")
     if searched and family != "pretrained":
         given["family"] = family
     words = " ".join(f"--{name} {value}" for name, value in given.items())

@@ -16,21 +16,11 @@ from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import locked, shared_lock
-from mammo_mlflow.tracking.registry import CANDIDATE, Version, find_run, registered_names, version_of
+from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
+from mammo_mlflow.tracking.registry import Version, find_run, registered_names, version_of
 from mammo_mlflow.tracking.runs import is_away
 from mammo_mlflow.tracking.store import store_id
 
-CHAMPION, PREVIOUS = "champion", "previous"
-BEFORE = "mammo.previous"
-"""On a version: the number of the champion before it, or nothing."""
-FROM = "mammo.promoted_from"
-DECIDED_BY = "mammo.decided_by"
-"""On a version: the run of the decision that made it champion, if it came to that."""
-WAS_CHAMPION = "mammo.was_champion"
-LEFT = "mammo.rolled_back"
-"""On a version: someone went back from it."""
-QUESTION, DATA, ERROR, HANDED_ON = "mammo.question", "mammo.data_sha256", "mammo.error", "mammo.error_handed_on"
-"""On the run of a decision that compared candidates with a champion: a hash of what it asked, data, and errors."""
 MOST_DECISIONS = 50_000
 Asked = tuple[str, float | None, float]
 """The question of a decision, the error that it could spend, where known, and what it handed on to the next."""
@@ -38,48 +28,43 @@ Asked = tuple[str, float | None, float]
 _log = logging.getLogger(__name__)
 
 
-def task_model(task: str) -> str:
-    """The registered model of a task, whose versions are its champions."""
-    return f"mammo-{task}"
-
-
 @contextmanager
 def deciding(client: MlflowClient, task: str) -> Iterator[None]:
     """Alone on this host in deciding about a task's champion; what an earlier decision left undone is done first."""
     waiting = f"another command decides about the champion of {task}; waiting for it"
     with locked(shared_lock("champion", f"{store_id(client.tracking_uri)} {task}"), waiting, mode=0o666):
-        settle(client, task_model(task))
+        settle(client, registered_name(task))
         yield
 
 
 def champion_of(client: MlflowClient, task: str) -> Version | None:
     """The task's champion, if it has one."""
-    return _by_alias(client, task_model(task), CHAMPION)
+    return _by_alias(client, registered_name(task), CHAMPION)
 
 
 def candidates_of(client: MlflowClient, task: str) -> list[Version]:
     """The `candidate` of each registered model of the task that could be champion."""
-    names = [name for name in registered_names(client) if name.startswith(f"{task_model(task)}-")]
+    names = [name for name in registered_names(client) if name.startswith(f"{registered_name(task)}-")]
     found = [version for name in names if (version := _by_alias(client, name, CANDIDATE)) is not None]
     return [one for one in found if not what_it_is_not(one)]
 
 
 def what_it_is_not(version: Version) -> str:
     """Why a version could not be champion: a control, or a protocol that only serves a table; "" where it could."""
-    control = version.tags.get("mammo.control", "none")
+    control = version.tags.get(Tag.CONTROL, "none")
     if control != "none":
         return f"a {control} control"
-    return "a model for a table of the paper" if version.tags.get("mammo.set") == "protocol" else ""
+    return "a model for a table of the paper" if version.tags.get(Tag.SET) == "protocol" else ""
 
 
 def origin(version: Version) -> str:
     """What a champion was promoted from, as `name v3`; any other version is its own origin."""
-    return version.tags.get(FROM, str(version))
+    return version.tags.get(Tag.PROMOTED_FROM, str(version))
 
 
 def rolled_back(client: MlflowClient, task: str) -> set[str]:
     """The origins of the champions that someone went back from."""
-    return {origin(one) for one in _versions(client, task_model(task)) if LEFT in one.tags}
+    return {origin(one) for one in _versions(client, registered_name(task)) if Tag.ROLLED_BACK in one.tags}
 
 
 def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str) -> list[Asked]:
@@ -90,7 +75,7 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
     experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ALL)]
     runs = client.search_runs(
         experiments,
-        f"tags.`mammo.family` = 'promotion' and tags.`mammo.task` = '{task}'",
+        f"tags.`{Tag.FAMILY}` = 'promotion' and tags.`{Tag.TASK}` = '{task}'",
         run_view_type=ViewType.ALL,
         max_results=MOST_DECISIONS,
         order_by=["attributes.start_time ASC"],
@@ -98,29 +83,31 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
     found: dict[str, Asked] = {}
     for run in runs:
         tags = run.data.tags
-        known = QUESTION in tags
+        known = Tag.QUESTION in tags
         # decisions made before errors were counted: those with a champion to beat, on the same kind of data
-        earlier = tags.get("mammo.champion_before", "none") != "none" and tags.get("mammo.phantom", "") == phantom
-        if tags.get("mammo.decision") == "rolled back" or not (tags.get(DATA) == data_sha256 if known else earlier):
+        earlier = tags.get(Tag.CHAMPION_BEFORE, "none") != "none" and tags.get(Tag.PHANTOM, "") == phantom
+        outcome, same = tags.get(Tag.DECISION), tags.get(Tag.DATA_SHA256) == data_sha256
+        if outcome == "rolled back" or not (same if known else earlier):
             continue
-        question, promoted = tags.get(QUESTION, run.info.run_id), tags.get("mammo.decision") == "promoted"
-        handed_on = float(tags.get(HANDED_ON, 0)) if promoted and run.info.status == "FINISHED" else 0.0
+        question, done = tags.get(Tag.QUESTION, run.info.run_id), run.info.status == "FINISHED"
+        handed_on = float(tags.get(Tag.HANDED_ON, 0)) if outcome == "promoted" and done else 0.0
         before = found.get(question, ("", None, 0.0))
-        found[question] = question, float(tags[ERROR]) if known else None, max(handed_on, before[2])
+        found[question] = question, float(tags[Tag.ERROR]) if known else None, max(handed_on, before[2])
     return list(found.values())
 
 
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
     """Make a candidate the champion, by the decision of a run."""
-    name, before = task_model(task), champion_of(client, task)
+    name, before = registered_name(task), champion_of(client, task)
     try:
         client.create_registered_model(name, description=f"the champion of {task}, in the alias '{CHAMPION}'")
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    kept = {tag: value for tag, value in candidate.tags.items() if tag not in (BEFORE, WAS_CHAMPION, LEFT)}
-    tags = {**kept, FROM: origin(candidate), DECIDED_BY: decision}
-    tags |= {BEFORE: str(before.number)} if before is not None else {}
+    own = (Tag.PREVIOUS, Tag.WAS_CHAMPION, Tag.ROLLED_BACK)
+    kept = {tag: value for tag, value in candidate.tags.items() if tag not in own}
+    tags = {**kept, Tag.PROMOTED_FROM: origin(candidate), Tag.DECIDED_BY: decision}
+    tags |= {Tag.PREVIOUS: str(before.number)} if before is not None else {}
     source = str(client.get_model_version(candidate.name, str(candidate.number)).source)
     model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
     made = client.create_model_version(name, source, candidate.run_id, tags=tags, model_id=model_id)
@@ -140,8 +127,8 @@ def previous_of(client: MlflowClient, task: str) -> Version:
 
 def go_back(client: MlflowClient, champion: Version, before: Version, decision: str) -> None:
     """Make an earlier champion the champion again in place of the present one, by the decision of a run."""
-    client.set_model_version_tag(before.name, str(before.number), DECIDED_BY, decision)
-    client.set_model_version_tag(champion.name, str(champion.number), LEFT, "true")
+    client.set_model_version_tag(before.name, str(before.number), Tag.DECIDED_BY, decision)
+    client.set_model_version_tag(champion.name, str(champion.number), Tag.ROLLED_BACK, "true")
     client.set_registered_model_alias(before.name, CHAMPION, str(before.number))
     settle(client, before.name)
 
@@ -150,21 +137,21 @@ def settle(client: MlflowClient, name: str) -> None:
     """Do what a decision that moved `champion`, or was stopped before it could, has left undone."""
     champion = _by_alias(client, name, CHAMPION)
     for orphan in _versions(client, name):
-        stopped = DECIDED_BY in orphan.tags and WAS_CHAMPION not in orphan.tags
+        stopped = Tag.DECIDED_BY in orphan.tags and Tag.WAS_CHAMPION not in orphan.tags
         if stopped and (champion is None or orphan.number != champion.number):
             client.delete_model_version(name, str(orphan.number))
     if champion is None:
         return
-    if WAS_CHAMPION not in champion.tags:
-        client.set_model_version_tag(name, str(champion.number), WAS_CHAMPION, "true")
-    if LEFT in champion.tags:  # nobody did
-        client.delete_model_version_tag(name, str(champion.number), LEFT)
-    wanted, present = champion.tags.get(BEFORE), _by_alias(client, name, PREVIOUS)
+    if Tag.WAS_CHAMPION not in champion.tags:
+        client.set_model_version_tag(name, str(champion.number), Tag.WAS_CHAMPION, "true")
+    if Tag.ROLLED_BACK in champion.tags:  # nobody did
+        client.delete_model_version_tag(name, str(champion.number), Tag.ROLLED_BACK)
+    wanted, present = champion.tags.get(Tag.PREVIOUS), _by_alias(client, name, PREVIOUS)
     if wanted is not None and (present is None or present.number != int(wanted)) and _exists(client, name, wanted):
         client.set_registered_model_alias(name, PREVIOUS, wanted)
     elif present is not None and (wanted is None or present.number != int(wanted)):
         client.delete_registered_model_alias(name, PREVIOUS)
-    run = find_run(client, champion.tags.get(DECIDED_BY) or "-")
+    run = find_run(client, champion.tags.get(Tag.DECIDED_BY) or "-")
     if run is not None and run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED")
 

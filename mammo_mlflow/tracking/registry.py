@@ -11,15 +11,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.disclosure import PHANTOM, Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.files import tree_sha256
+from mammo_mlflow.names import CANDIDATE, Tag, registered_name
 from mammo_mlflow.tracking.runs import Writer, is_away
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
-CANDIDATE = "candidate"
-FILES = "mammo.files_sha256"
-"""The tag with the sha256 of a model's files, as they were when it was registered."""
 DOWNLOAD_NOTE = "registered_model_meta"
 """What MLflow adds to the files of a registered model that it fetches: the name and version."""
 
@@ -42,7 +41,7 @@ def log_model(
 
     client = writer.client
     sha256 = tree_sha256(directory, DOWNLOAD_NOTE)
-    all_tags = {**tags, FILES: sha256}
+    all_tags = {**tags, Tag.FILES_SHA256: sha256}
     model = writer.ask(
         lambda: client.create_logged_model(
             writer.experiment_id, name=name, source_run_id=run_id, tags=all_tags, model_type="keras"
@@ -65,11 +64,11 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     except MlflowException as problem:
         if problem.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    marks = {**tags, FILES: logged.sha256}
+    marks = {**tags, Tag.FILES_SHA256: logged.sha256}
     version = writer.ask(
         lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id)
     )
-    make_candidate(writer, name, int(version.version), tags.get("mammo.phantom") == "true")
+    make_candidate(writer, name, int(version.version), PHANTOM in Disclosure.read(tags, {}))
     return int(version.version)
 
 
@@ -81,13 +80,13 @@ def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> Non
     except MlflowException:
         present = None
     earlier = present is not None and int(present.version) < number
-    if present is None or (earlier and (present.tags.get("mammo.phantom") == "true" or not phantom)):
+    if present is None or (earlier and (PHANTOM in version_of(present).said or not phantom)):
         writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, str(number)))
 
 
 def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int] | None:
     """The run and version that were registered under this `mammo.key`, the newest; None where the run is gone too."""
-    found = client.search_model_versions(f"name = '{name}' and tags.`mammo.key` = '{key}'")
+    found = client.search_model_versions(f"name = '{name}' and tags.`{Tag.KEY}` = '{key}'")
     newest = max(found, key=lambda version: int(version.version), default=None)
     if newest is None or find_run(client, newest.run_id or "") is None:
         return None
@@ -115,6 +114,11 @@ class Version:
     tags: dict[str, str]
     created: int
     """When, in milliseconds since 1970."""
+
+    @property
+    def said(self) -> Disclosure:
+        """What has to be said of its answers."""
+        return Disclosure.read(self.tags, {})
 
     def __str__(self) -> str:
         """Its name and number."""
@@ -152,7 +156,7 @@ def find_model(client: MlflowClient, uri: str) -> Version:
 
     Raises `UserError` where there is none.
     """
-    found = find_models(client, uri.removeprefix("models:/"), {"mammo.none": "-"})
+    found = find_models(client, uri.removeprefix("models:/"), {Tag.KEY: "-"})
     if not found:
         raise expected("model", "a registered model as models:/NAME/VERSION or models:/NAME@ALIAS", f"'{uri}'")
     return found[0]
@@ -177,7 +181,6 @@ class Verified:
     path: Path
     made_of: Vetted
     threshold: float
-    phantom: bool
 
 
 def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
@@ -190,7 +193,7 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
 
     version = find_model(client, uri)
     source = str(client.get_model_version(version.name, str(version.number)).source)
-    wanted = version.tags.get(FILES)
+    wanted = version.tags.get(Tag.FILES_SHA256)
     if wanted is None:
         raise expected("model", "one that this project registered", f"{version}, without the sha256 of its files")
     try:
@@ -204,14 +207,14 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     if actual != wanted:
         raise expected("model", f"files of {version} with sha256 {wanted[:12]}", f"{actual[:12]}: they were changed")
     vetted = vet(path)
-    if version.tags.get("mammo.task") not in TASKS:
-        raise expected("model", f"{version} with the tag mammo.task", f"'{version.tags.get('mammo.task')}'")
-    return Verified(version, path, vetted, threshold_of(version), version.tags.get("mammo.phantom") == "true")
+    if version.tags.get(Tag.TASK) not in TASKS:
+        raise expected("model", f"{version} with the tag {Tag.TASK}", f"'{version.tags.get(Tag.TASK)}'")
+    return Verified(version, path, vetted, threshold_of(version))
 
 
 def threshold_of(version: Version) -> float:
     """The threshold that was stored with a version. Raises `UserError` where it is no probability."""
-    text = version.tags.get("mammo.threshold", "0.5")
+    text = version.tags.get(Tag.THRESHOLD, "0.5")
     try:
         threshold = float(text)
     except ValueError:
@@ -225,7 +228,7 @@ def registered_names(client: MlflowClient) -> list[str]:
     """The names of all registered models of this project."""
     found, token = [], None
     while True:
-        page = client.search_registered_models("name LIKE 'mammo-%'", page_token=token)
+        page = client.search_registered_models(f"name LIKE '{registered_name('%')}'", page_token=token)
         found += [model.name for model in page]
         token = page.token
         if not token:

@@ -14,13 +14,15 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
 from mammo_mlflow.tracking.runs import given_run
 
 PAGE = 500
 """Runs asked for at once: a final run has over a hundred metrics."""
 IDS_A_CALL = 100
-NEEDED = ("registered_name", "version", "data_sha256", "test_sha256", "task", "family", "backbone")
+NEEDED = (Tag.REGISTERED_NAME, Tag.VERSION, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.TASK, Tag.FAMILY, Tag.BACKBONE)
 """The tags without which a model can stand for nothing."""
 OVER = ("report", "reproduce")
 """The families of runs that are over others."""
@@ -40,18 +42,23 @@ class Result:
     data: str
 
     def tag(self, name: str) -> str:
-        """The value of the tag `mammo.<name>`, or nothing."""
-        return self.tags.get(f"mammo.{name}", "")
+        """The value of a tag, or nothing."""
+        return self.tags.get(name, "")
+
+    @property
+    def said(self) -> Disclosure:
+        """What has to be said wherever a figure of it is shown."""
+        return Disclosure.read(self.tags, self.params)
 
     @property
     def model(self) -> str:
         """Name and version of the registered model."""
-        return f"{self.tag('registered_name')} v{self.tag('version')}"
+        return f"{self.tag(Tag.REGISTERED_NAME)} v{self.tag(Tag.VERSION)}"
 
     @property
     def dataset(self) -> tuple[str, str]:
         """The sha256 of its training and its test data."""
-        return self.tag("data_sha256"), self.tag("test_sha256")
+        return self.tag(Tag.DATA_SHA256), self.tag(Tag.TEST_SHA256)
 
     def estimate(self, name: str) -> Estimate:
         """A figure of its run, with its interval."""
@@ -60,12 +67,12 @@ class Result:
     @property
     def tuned(self) -> bool:
         """Whether convolutions were unfrozen."""
-        return self.tag("unfrozen") not in ("", "0")
+        return self.tag(Tag.UNFROZEN) not in ("", "0")
 
     @property
     def patches(self) -> int | None:
         """The number of test patches, where it is stored."""
-        stored = self.metrics.get("test_patches", math.nan)
+        stored = self.metrics.get(Metric.TEST_PATCHES, math.nan)
         return None if math.isnan(stored) else int(stored)
 
     @property
@@ -79,7 +86,7 @@ class Result:
     @property
     def cross_validation(self) -> str:
         """The id of the run of its cross-validation; an ensemble's is its own."""
-        return self.tag("cv_run_id") or self.run_id
+        return self.tag(Tag.CV_RUN_ID) or self.run_id
 
 
 def read_results(client: MlflowClient) -> list[Result]:
@@ -88,9 +95,9 @@ def read_results(client: MlflowClient) -> list[Result]:
     A model that a later command took over has a run there too: the first one, which tested it, stands for it.
     """
     found: dict[str, Result] = {}
-    for query in ("tags.`mammo.fit` = 'final'", "tags.`mammo.family` = 'ensemble'"):
+    for query in (f"tags.`{Tag.FIT}` = 'final'", f"tags.`{Tag.FAMILY}` = 'ensemble'"):
         for run in _search(client, f"{query} and attributes.status = 'FINISHED'"):
-            if all(run.data.tags.get(f"mammo.{name}") for name in NEEDED) and "test_accuracy" in run.data.metrics:
+            if all(run.data.tags.get(name) for name in NEEDED) and Metric.TEST_ACCURACY in run.data.metrics:
                 result = _result(run)
                 earlier = found.get(result.model)
                 if earlier is None or result.ended < earlier.ended:
@@ -106,8 +113,8 @@ def count_runs(client: MlflowClient) -> Counter[tuple[str, bool]]:
     counts: Counter[tuple[str, bool]] = Counter()
     for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY):
         for run in client.search_runs([experiment.experiment_id], max_results=1000):
-            if run.info.run_id != given_run() and run.data.tags.get("mammo.family") not in OVER:
-                counts[run.info.status, any(name.startswith("mammo.") for name in run.data.tags)] += 1
+            if run.info.run_id != given_run() and run.data.tags.get(Tag.FAMILY) not in OVER:
+                counts[run.info.status, any(name.startswith(PREFIX) for name in run.data.tags)] += 1
     return counts
 
 
@@ -125,7 +132,7 @@ def metrics_of(client: MlflowClient, run_ids: Iterable[str]) -> dict[str, dict[s
 def fit_metrics(client: MlflowClient, cross_validation: str) -> dict[str, dict[str, float]]:
     """The metrics of a cross-validation's fits, by name (`fold 1` …, `refit`)."""
     query = f"tags.`mlflow.parentRunId` = '{cross_validation}'"
-    return {run.data.tags.get("mammo.fit", ""): dict(run.data.metrics) for run in _search(client, query)}
+    return {run.data.tags.get(Tag.FIT, ""): dict(run.data.metrics) for run in _search(client, query)}
 
 
 def predictions_of(client: MlflowClient, result: Result, folder: Path) -> pd.DataFrame | None:
@@ -133,7 +140,7 @@ def predictions_of(client: MlflowClient, result: Result, folder: Path) -> pd.Dat
 
     None where they are gone, damaged, or hold what is no probability.
     """
-    path = fetch(client, result.run_id, "test.parquet", folder)
+    path = fetch(client, result.run_id, Artifact.TEST, folder)
     try:
         found = pd.DataFrame() if path is None else pd.read_parquet(path)
         if not set(found) >= COLUMNS or not found["probability"].between(0, 1).all() or not len(found):

@@ -11,6 +11,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.runs import is_away
 
 CLOCK_SECONDS = 3.0
@@ -24,7 +25,7 @@ def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
     for key in keys:
         runs = client.search_runs(
             experiments,
-            f"tags.`mammo.key` = '{key}' and attributes.status = 'FINISHED'",
+            f"tags.`{Tag.KEY}` = '{key}' and attributes.status = 'FINISHED'",
             max_results=1,
             order_by=["attributes.start_time ASC"],  # the first is the original, later ones reuse it
         )
@@ -38,7 +39,7 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dic
     runs = client.search_runs(
         [experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
     )
-    return {run.data.tags["mammo.key"]: run.info.run_id for run in runs if "mammo.key" in run.data.tags}
+    return {run.data.tags[Tag.KEY]: run.info.run_id for run in runs if Tag.KEY in run.data.tags}
 
 
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
@@ -66,19 +67,19 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     """
     host = socket.gethostname()
     running = client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.`mammo.process` LIKE '{host}:%'"
+        [experiment_id], f"attributes.status = 'RUNNING' and tags.`{Tag.PROCESS}` LIKE '{host}:%'"
     )
     buried = 0
     for run in running:
-        if run.info.run_id == continued_by or writer_alive(run.data.tags["mammo.process"]):
+        if run.info.run_id == continued_by or writer_alive(run.data.tags[Tag.PROCESS]):
             continue
         client.set_terminated(run.info.run_id, "KILLED")
         buried += 1
     for key in keys:
-        killed = client.search_runs([experiment_id], f"tags.`mammo.key` = '{key}' and attributes.status = 'KILLED'")
+        killed = client.search_runs([experiment_id], f"tags.`{Tag.KEY}` = '{key}' and attributes.status = 'KILLED'")
         for run in killed:
-            if "mammo.continued_by" not in run.data.tags:
-                client.set_tag(run.info.run_id, "mammo.continued_by", continued_by)
+            if Tag.CONTINUED_BY not in run.data.tags:
+                client.set_tag(run.info.run_id, Tag.CONTINUED_BY, continued_by)
     return buried
 
 

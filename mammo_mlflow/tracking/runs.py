@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import psutil
 from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
@@ -24,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -52,7 +54,7 @@ class Writer:
     def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
         self.client = client
         self.experiment_id = experiment_id
-        self._tags = {**tags, "mammo.process": this_process()}
+        self._tags = {**tags, Tag.PROCESS: this_process()}
         self._runs: list[TrackedRun] = []
         self._queue: list[tuple[str | None, Callable[[], object]]] = []
         self._gone: set[str] = set()
@@ -144,7 +146,7 @@ class Writer:
         """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
         for run in reversed(self._runs):
             if not run.finished:
-                run.set_tags({"mammo.reason": scrubbed(reason)[:500]})
+                run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
                 run.finish(status)
         refused = []
         while True:
@@ -249,20 +251,33 @@ class TrackedRun:
         """Queue a file as an artifact; it must stay until the queue is drained."""
         self._add(lambda: self._writer.client.log_artifact(self.id, str(path), folder))
 
+    def log_folder(self, folder: Path) -> None:
+        """Queue the files below a folder as artifacts of the same names; they must stay until the queue is drained."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                parent = str(path.parent.relative_to(folder))
+                self.log_file(path, None if parent == "." else parent)
+
     def log_text(self, text: str, name: str) -> None:
         """Queue a text as an artifact."""
         self._add(lambda: self._writer.client.log_text(self.id, scrubbed(text), name))
 
-    def log_figure(self, figure: Figure, name: str) -> None:
-        """Queue a figure as a PNG artifact."""
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        """Queue a table as a Parquet artifact."""
+        self._log_bytes(table.to_parquet(), name)
+
+    def log_figure(self, figure: Figure, name: str, folder: str = Artifact.FIGURES) -> None:
+        """Queue a figure as the artifact `folder/name.png`."""
         drawn = BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
+        self._log_bytes(drawn.getvalue(), f"{name}.png", folder)
 
+    def _log_bytes(self, content: bytes, name: str, folder: str | None = None) -> None:
         def send() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / Path(name).name
-                path.write_bytes(drawn.getvalue())
-                self._writer.client.log_artifact(self.id, str(path), str(Path(name).parent) if "/" in name else None)
+            with tempfile.TemporaryDirectory() as place:
+                path = Path(place) / name
+                path.write_bytes(content)
+                self._writer.client.log_artifact(self.id, str(path), folder)
 
         self._add(send)
 
@@ -271,6 +286,11 @@ class TrackedRun:
         if not self.finished:
             self.finished = True
             self._add(lambda: self._writer.client.set_terminated(self.id, status))
+
+    def close(self) -> None:
+        """End the run as FINISHED, and wait until all that was queued is sent."""
+        self.finish()
+        self._writer.drain()
 
     def _add(self, operation: Callable[[], object]) -> None:
         self._writer.add(operation, self.id)

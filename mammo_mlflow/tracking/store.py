@@ -31,11 +31,11 @@ from mammo_mlflow.databases import (
     parse,
 )
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.names import EXPERIMENT
 from mammo_mlflow.tracking.local import check_tables, prepare
 from mammo_mlflow.tracking.runs import given_run
 from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 
-DEFAULT_EXPERIMENT = "mammo"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 """The schemes of addresses that mean a database; MLflow knows all but `postgres`, which is said to be `postgresql`."""
 TRIES, PAUSE_SECONDS = 5, 1.0
@@ -150,7 +150,7 @@ def _experiment(client: MlflowClient) -> Experiment:
         if name and by_key.name != name:
             raise expected("MLFLOW_EXPERIMENT_NAME", f"'{by_key.name}', as MLFLOW_EXPERIMENT_ID says", f"'{name}'")
         return by_key
-    wanted = name or DEFAULT_EXPERIMENT
+    wanted = name or EXPERIMENT
     by_name = client.get_experiment_by_name(wanted)
     if by_name is None:
         try:

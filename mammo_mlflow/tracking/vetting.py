@@ -22,19 +22,17 @@ from mlflow.models import Model
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.files import file_sha256
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact
 from mammo_mlflow.pixels import PixelRange, read_ranges
 
 _ENVIRONMENT = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 _EXAMPLES = {"input_example.json", "serving_input_example.json"}
 _KERAS_FILES = {"data/keras_module.txt", "data/model.keras"}
 _ENSEMBLE_CODE = {"served.py": "served.py", "code/level1.py": "level1.py"}
-_ENSEMBLE_FILES = {"ensemble.json", "level1.npz", "members.keras"}
+_ENSEMBLE_FILES = {Artifact.ENSEMBLE, Artifact.LEVEL1, Artifact.MEMBERS}
 _ENSEMBLES = Path(__file__).parents[1] / "ensembles"
 KNOWN_CODE: dict[str, set[str]] = {"served.py": set(), "level1.py": set()}
 """The sha256 of what earlier versions of this project shipped in an ensemble, beside what this one ships."""
-
-TRAINING_VALUES = "training_values"
-"""Where a model's metadata have the values of its training patches (`pixels.describe_ranges`), under `mammo`."""
 
 _FIRST_ARRAYS = {
     "weights": "weights",
@@ -105,11 +103,11 @@ def _vet(path: Path) -> Vetted:
         _check_files(files, _ENVIRONMENT | _EXAMPLES | set(_ENSEMBLE_CODE) | {f"{folder}/{n}" for n in _ENSEMBLE_FILES})
         for file, ours in _ENSEMBLE_CODE.items():
             _vet_code(path / file, file, ours)
-        members = _vet_facts(path / folder / "ensemble.json")
-        joined = _vet_arrays(path / folder / "level1.npz")
+        members = _vet_facts(path / folder / Artifact.ENSEMBLE)
+        joined = _vet_arrays(path / folder / Artifact.LEVEL1)
         if joined != len(members):
-            raise expected("model: level1.npz", f"the {len(members)} members of ensemble.json", joined)
-        archive = path / folder / "members.keras"
+            raise expected(f"model: {Artifact.LEVEL1}", f"the {len(members)} members of {Artifact.ENSEMBLE}", joined)
+        archive = path / folder / Artifact.MEMBERS
     else:
         raise expected("model: MLmodel: loader_module", "that of a Keras model or of an ensemble", f"'{loader}'")
     examples = model.saved_input_example_info or {}
@@ -124,7 +122,7 @@ def _vet(path: Path) -> Vetted:
 
 def ranges_of_model(model: Model) -> dict[str, PixelRange]:
     """The values of a model's training patches by input, none where they were not stored."""
-    return read_ranges(((model.metadata or {}).get("mammo") or {}).get(TRAINING_VALUES))
+    return read_ranges(((model.metadata or {}).get(METADATA) or {}).get(TRAINING_VALUES))
 
 
 def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:
@@ -225,7 +223,7 @@ def _vet_code(path: Path, name: str, ours: str) -> None:
 
 def _vet_arrays(path: Path) -> int:
     """Arrays of numbers and texts, a pickled one is not read; answers how many members they are for."""
-    with _one_line("model: level1.npz"), np.load(path, allow_pickle=False) as file:
+    with _one_line(f"model: {Artifact.LEVEL1}"), np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
         first = _FIRST_ARRAYS[str(arrays["kind"])]
         return int(arrays[first].shape[-1])
@@ -233,13 +231,13 @@ def _vet_arrays(path: Path) -> int:
 
 def _vet_facts(path: Path) -> tuple[str, ...]:
     """The names of the members."""
-    with _one_line("model: ensemble.json"):
+    with _one_line(f"model: {Artifact.ENSEMBLE}"):
         facts = json.loads(path.read_text())
         names = facts["members"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise expected("model: ensemble.json: members", "names", str(names)[:40])
+            raise expected(f"model: {Artifact.ENSEMBLE}: members", "names", str(names)[:40])
         if not 0 <= float(facts["threshold"]) <= 1:
-            raise expected("model: ensemble.json: threshold", "a number in [0, 1]", facts["threshold"])
+            raise expected(f"model: {Artifact.ENSEMBLE}: threshold", "a number in [0, 1]", facts["threshold"])
         return tuple(names)
 
 

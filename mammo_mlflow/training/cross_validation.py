@@ -16,6 +16,7 @@ from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.jobs.contracts import FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -51,7 +52,7 @@ def cross_validate(
     if missing:
         results |= _train(session, plan, runs, missing, results)
     cv = collect(plan, run, results)
-    log_scores(session, cv)
+    log_scores(cv)
     if figures:
         log_figures(cv)
     return cv
@@ -122,42 +123,37 @@ def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -
     return pd.DataFrame(rows)
 
 
-def log_scores(session: Workbench, cv: CrossValidation) -> None:
+def log_scores(cv: CrossValidation) -> None:
     """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
     plan, run, results, said, fold_scores = cv.plan, cv.run, cv.results, cv.predictions, cv.fold_scores
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
-        run.log_metrics({f"fold_{name}_mean": mean} | ({f"fold_{name}_sd": sd} if len(fold_scores) > 1 else {}))
+        run.log_metrics({f"{Metric.FOLD}{name}_mean": mean, f"{Metric.FOLD}{name}_sd": sd})
     pooled = score_estimates(said.labels, said.probabilities, groups=said.groups)
-    estimates = {f"oof_{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
-        "oof_roc_auc": said.estimate("roc_auc"),
-        "oof_pooled_roc_auc": pooled["roc_auc"],
+    estimates = {f"{Metric.OOF}{name}": pooled[name] for name in RATES if name != "roc_auc"} | {
+        Metric.OOF_ROC_AUC: said.estimate("roc_auc"),
+        Metric.OOF_POOLED_ROC_AUC: pooled["roc_auc"],
     }
     log_estimates(run, estimates, cluster_note(said.groups))
-    run.set_tags({"mammo.oof_patches": len(cv.oof)})
+    run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(
         {
             "peak_memory_mb": max(result.peak_memory for result in results.values()) / 2**20,
-            "fit_seconds": sum(result.seconds for result in results.values()),
+            Metric.FIT_SECONDS: sum(result.seconds for result in results.values()),
         }
     )
-    folder = session.scratch / f"cv-{run.id}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in (("oof", cv.oof), ("folds", plan.folds_frame())):
-        frame.to_parquet(folder / f"{name}.parquet")
-        run.log_file(folder / f"{name}.parquet")
+    run.log_table(cv.oof, Artifact.OOF)
+    run.log_table(plan.folds_frame(), Artifact.FOLDS)
 
 
 def log_figures(cv: CrossValidation) -> None:
     """Draw the folds' training, ROC and calibration on its run."""
     plan, run, oof, said = cv.plan, cv.run, cv.oof, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
-    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.note), "figures/folds.png")
-    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.note), "figures/roc_folds.png")
-    run.log_figure(
-        calibration(said.labels, said.probabilities, f"{plan.name}: out of fold", plan.note),
-        "figures/calibration_oof.png",
-    )
+    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")
+    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.said.note), "roc_folds")
+    at = f"{plan.name}: out of fold"
+    run.log_figure(calibration(said.labels, said.probabilities, at, plan.said.note), "calibration_oof")
 
 
 def _fold_curves(plan: Plan, oof: pd.DataFrame) -> dict[str, Any]:

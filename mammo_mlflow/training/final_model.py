@@ -6,13 +6,12 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS, PatchSet, lacking, targets
-from mammo_mlflow.estimate import NO_INTERVAL, Estimate, log_estimates
+from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
@@ -20,18 +19,18 @@ from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT, Plan
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.fit_runs import plan_dataset
 
 EXAMPLE_PATCHES = 2
-_COPIED = ("mammo.registered_name", "mammo.version", "mammo.model_id", "mammo.intervals", NO_INTERVAL)
+_COPIED = (Tag.REGISTERED_NAME, Tag.VERSION, Tag.MODEL_ID, Tag.INTERVALS, Tag.NO_INTERVAL)
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 
 _log = logging.getLogger(__name__)
@@ -48,6 +47,11 @@ class Final:
     accuracy: Estimate
     roc_auc: Estimate
     test: pd.DataFrame
+
+    def tell(self, run: TrackedRun) -> None:
+        """Put its figures and its registered version on a run above its own."""
+        run.log_metrics({Metric.TEST_ACCURACY: self.accuracy.value, Metric.TEST_ROC_AUC: self.roc_auc.value})
+        run.set_tags({Tag.REGISTERED_NAME: self.registered_name, Tag.VERSION: self.version})
 
 
 def make_final(
@@ -75,7 +79,7 @@ def make_final(
         # chosen for the fold models; the refit, or their mean, may be calibrated differently
         "transferred": True,
     }
-    run.log_text(json.dumps(chosen, indent=1), "threshold.json")
+    run.log_text(json.dumps(chosen, indent=1), Artifact.THRESHOLD)
     tails = (
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
@@ -87,15 +91,15 @@ def make_final(
         name=f"{backbone} assembling",
         part=plan.part(tails),
         examples=_examples(plan),
-        metadata={"mammo": {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
+        metadata={METADATA: {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
         output=directory,
         features=None if base is None else base.features,
         condition=None if base is None else base.condition,
     )
     session.run_one(job)
     session.writer.drain()
-    marks = {**plan.tags(), **more, "mammo.key": key, "mammo.cv_run_id": cv.run.id}
-    marks |= {"mammo.threshold": repr(threshold), "mammo.threshold_transferred": "true"}
+    marks = {**plan.tags(), **more, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id}
+    marks |= {Tag.THRESHOLD: repr(threshold), Tag.THRESHOLD_TRANSFERRED: "true"}
     if base is not None:
         marks |= compared_tag(session.writer, base.versions)
     logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
@@ -111,23 +115,16 @@ def make_final(
     )
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
-        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.note), "figures/final_fit.png")
-    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.note)
-    test = log_test(session, judged, run, predicted, threshold)
+        run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.said.note), "final_fit")
+    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.said.note)
+    test = log_test(judged, run, predicted, threshold)
     inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
     description = (
         f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
     )
     version = register(session.writer, registered, logged, run.id, marks, description)
-    run.set_tags(
-        {
-            "mammo.registered_name": registered,
-            "mammo.version": version,
-            "mammo.model_id": logged.model_id,
-        }
-    )
-    run.finish()
-    session.writer.drain()
+    run.set_tags({Tag.REGISTERED_NAME: registered, Tag.VERSION: version, Tag.MODEL_ID: logged.model_id})
+    run.close()
     return _read(session, run.id, registered, version, test)
 
 
@@ -143,7 +140,7 @@ def _start(session: Workbench, cv: CrossValidation, key: str, **tags: str) -> Tr
     run = session.writer.start_run(
         f"{cv.plan.name} final",
         parent=cv.run,
-        tags={**cv.plan.tags(), "mammo.fit": "final", "mammo.key": key, "mammo.cv_run_id": cv.run.id, **tags},
+        tags={**cv.plan.tags(), Tag.FIT: "final", Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id, **tags},
         params=cv.plan.experiment.flat(),
     )
     plan_dataset(cv.plan, run, "training")
@@ -163,7 +160,6 @@ class Judged:
 
 
 def log_test(
-    session: Workbench,
     judged: Judged,
     run: TrackedRun,
     predicted: np.ndarray,
@@ -181,24 +177,21 @@ def log_test(
     )
     if groups is not None:
         test["patient_id"] = groups
-    judged_rows = {"test": (labels, predicted, groups)}
+    judged_rows = {Metric.TEST: (labels, predicted, groups)}
     if groups is not None:
         patients = per_patient(labels, predicted, groups)
-        judged_rows["test_by_patient"] = tuple(patients[k].to_numpy() for k in ("label", "probability", "patient_id"))
-        run.log_metrics({"test_patients": patients["patient_id"].nunique()})
-    found, cuts = dict(others or {}), {"": 0.5, "_at_threshold": threshold}
+        judged_rows[Metric.BY_PATIENT] = tuple(patients[k].to_numpy() for k in ("label", "probability", "patient_id"))
+        run.log_metrics({Metric.TEST_PATIENTS: patients["patient_id"].nunique()})
+    found, cuts = dict(others or {}), {"": 0.5, Metric.AT_THRESHOLD: threshold}
     for name, (actual, answered, who) in judged_rows.items():
         for end, at in cuts.items():
             estimates = score_estimates(actual, answered, at, who)
-            found |= {f"{name}{end}_{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
+            found |= {f"{name}{end}{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
     for end, at in cuts.items():
-        run.log_metrics({f"test{end}_{name}": scores(labels, predicted, at)[name] for name in COUNTS})
-    run.log_metrics({"test_patches": len(labels), "threshold": threshold})
+        run.log_metrics({f"{Metric.TEST}{end}{name}": scores(labels, predicted, at)[name] for name in COUNTS})
+    run.log_metrics({Metric.TEST_PATCHES: len(labels), Metric.THRESHOLD: threshold})
     log_estimates(run, found, cluster_note(groups))
-    path = session.scratch / f"final-{run.id}" / "test.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    test.to_parquet(path)
-    run.log_file(path)
+    run.log_table(test, Artifact.TEST)
     _log_figures(judged, run, test, threshold)
     return test
 
@@ -207,19 +200,16 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
     labels, predicted = test["label"].to_numpy(), test["probability"].to_numpy()
     groups, classes = judged.patch_set.test.patient_ids, TASKS[judged.task]
     title, note = f"{judged.name}: test", judged.note
-    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, title, note), "figures/confusion.png")
+    run.log_figure(figures.confusion_matrix(labels, predicted, 0.5, classes, title, note), "confusion")
     if threshold != 0.5:
         at = f"{title} at the chosen threshold"
-        run.log_figure(
-            figures.confusion_matrix(labels, predicted, threshold, classes, at, note),
-            "figures/confusion_threshold.png",
-        )
+        run.log_figure(figures.confusion_matrix(labels, predicted, threshold, classes, at, note), "confusion_threshold")
     curves = {judged.label: (labels, predicted, groups)}
     if missing := lacking(test["type"], judged.task):
         _log.warning("%s: %s abnormalities: what compares the two classes is left out", title, missing)
     else:
-        run.log_figure(figures.roc_curves(curves, title, note), "figures/roc.png")
-    run.log_figure(figures.calibration(labels, predicted, title, note), "figures/calibration.png")
+        run.log_figure(figures.roc_curves(curves, title, note), "roc")
+    run.log_figure(figures.calibration(labels, predicted, title, note), "calibration")
 
 
 def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
@@ -236,33 +226,29 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
             return None
         found, number = registered
         make_candidate(session.writer, name, number, cv.plan.patch_set.phantom)
-        run = session.writer.reopen_run(found, None, {"mammo.registered_name": name, "mammo.version": str(number)})
-        run.finish()
-        session.writer.drain()
+        run = session.writer.reopen_run(found, None, {Tag.REGISTERED_NAME: name, Tag.VERSION: str(number)})
+        run.close()
     tags = ask(lambda: client.get_run(found)).data.tags
-    version = tags.get("mammo.version")
-    if tags.get("mammo.registered_name") != name or version is None:
+    version = tags.get(Tag.VERSION)
+    if tags.get(Tag.REGISTERED_NAME) != name or version is None:
         return None
     if not ask(lambda: find_version(client, name, int(version))):
         return None
     folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
-    if folder is None or not (folder / "test.parquet").exists():
+    if folder is None or not (folder / Artifact.TEST).exists():
         return None
-    if tags["mammo.cv_run_id"] == cv.run.id:
-        return _read(session, found, name, int(version), pd.read_parquet(folder / "test.parquet"))
+    if tags[Tag.CV_RUN_ID] == cv.run.id:
+        return _read(session, found, name, int(version), pd.read_parquet(folder / Artifact.TEST))
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
-    run = _start(session, cv, key, **{"mammo.reused_from": found, **copied, **more})
+    run = _start(session, cv, key, **{Tag.REUSED_FROM: found, **copied, **more})
     run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            parent = str(Path(path.relative_to(folder)).parent)
-            run.log_file(path, None if parent == "." else parent)
-    run.finish()
-    session.writer.drain()
-    return _read(session, run.id, name, int(version), pd.read_parquet(folder / "test.parquet"))
+    run.log_folder(folder)
+    run.close()
+    return _read(session, run.id, name, int(version), pd.read_parquet(folder / Artifact.TEST))
 
 
 def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
     data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
-    accuracy, roc_auc = (Estimate.read(f"test_{one}", data.metrics, data.tags) for one in ("accuracy", "roc_auc"))
-    return Final(name, version, run_id, data.metrics["threshold"], accuracy, roc_auc, test)
+    names = Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC
+    accuracy, roc_auc = (Estimate.read(one, data.metrics, data.tags) for one in names)
+    return Final(name, version, run_id, data.metrics[Metric.THRESHOLD], accuracy, roc_auc, test)

@@ -13,8 +13,9 @@ import pandas as pd
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
-from mammo_mlflow.planning.stored_fits import FOLDER, fetch_fit
+from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.resume import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
@@ -63,7 +64,7 @@ class FitRuns:
     def fail(self, job: FitJob, reason: str) -> None:
         """End the run of a job that failed, saying why."""
         run = self._run(self.fit_of(job))
-        run.set_tags({"mammo.reason": reason})
+        run.set_tags({Tag.REASON: reason})
         run.finish("FAILED")
 
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
@@ -83,7 +84,7 @@ class FitRuns:
                 continue
             self.run_ids[fit.name] = found[fit.key]
             if fit.key not in own:
-                run = self._start(fit, **{"mammo.reused_from": found[fit.key]})
+                run = self._start(fit, **{Tag.REUSED_FROM: found[fit.key]})
                 for row in result.history:
                     run.log_metrics(
                         {k: float(v) for k, v in row.items() if k not in ("stage", "epoch")}, int(row["epoch"])
@@ -101,7 +102,7 @@ class FitRuns:
 
     def _start(self, fit: Fit, **tags: str) -> TrackedRun:
         plan = self._plan
-        marks = {"mammo.fit": fit.name, "mammo.key": fit.key, "mammo.cv_run_id": self._parent.id}
+        marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent.id}
         run = self._session.writer.start_run(
             f"{plan.name} {fit.name}",
             parent=self._parent,
@@ -131,9 +132,9 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
     if len(labels):
         found = scores(labels, result.probabilities)
         # not under their plain names: `accuracy` is that of each training epoch
-        run.log_metrics({f"fold_{name}": found[name] for name in RATES})
+        run.log_metrics({f"{Metric.FOLD}{name}": found[name] for name in RATES})
         pd.DataFrame({"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}).to_parquet(
-            folder / "predictions.parquet"
+            folder / Artifact.PREDICTIONS
         )
     run.log_metrics(
         {
@@ -149,7 +150,7 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
         "training_seconds": result.training_seconds,
         "peak_memory": result.peak_memory,
     }
-    (folder / "fit.json").write_text(json.dumps(facts))
+    (folder / Artifact.FACTS).write_text(json.dumps(facts))
     for path in sorted(folder.iterdir()):
-        run.log_file(path, FOLDER)
+        run.log_file(path, Artifact.FIT)
     run.finish()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
 from mammo_mlflow.files import json_sha256
-from mammo_mlflow.tracking.promotion import DATA, ERROR, HANDED_ON, QUESTION, origin, spent_before
+from mammo_mlflow.names import Tag
+from mammo_mlflow.tracking.promotion import origin, spent_before
 from mammo_mlflow.tracking.registry import Version
 from mammo_mlflow.tracking.runs import Writer
 
@@ -28,8 +29,8 @@ class Budget:
 
     def tags(self, promoted: int) -> dict[str, str]:
         """What the decision's run keeps. The error of a promoted candidate, of that many settings, is handed on."""
-        handed_on = repr(self.error * promoted / self.compared)
-        return {QUESTION: self.question, DATA: self.data, ERROR: repr(self.error), HANDED_ON: handed_on}
+        errors = {Tag.ERROR: repr(self.error), Tag.HANDED_ON: repr(self.error * promoted / self.compared)}
+        return {Tag.QUESTION: self.question, Tag.DATA_SHA256: self.data, **errors}
 
     def __str__(self) -> str:
         """The same in words."""
@@ -44,7 +45,7 @@ def budget_of(
 
     What was asked before has the error that it had.
     """
-    data, phantom = champion.tags.get(DATA, ""), champion.tags.get("mammo.phantom", "")
+    data, phantom = champion.tags.get(Tag.DATA_SHA256, ""), champion.tags.get(Tag.PHANTOM, "")
     facts = {
         "task": task,
         "objective": objective,

@@ -10,6 +10,7 @@ import pandas as pd
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.names import Artifact
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.final_model import Final
@@ -21,21 +22,19 @@ Outcome = tuple[CrossValidation, Final | None]
 def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
     """Figures and, for several outcomes, a table and metrics on the top run."""
     scores = pd.concat([cv.fold_scores for cv, _ in rows], ignore_index=True)
-    note = "; ".join(sorted({cv.plan.note for cv, _ in rows if cv.plan.note})) or None
+    note = "; ".join(sorted({cv.plan.said.note for cv, _ in rows if cv.plan.said.note})) or None
     title = f"{rows[0][0].plan.experiment.task}: folds"
-    top.log_figure(figures.fold_overview(scores, title, note), "figures/comparison.png")
+    top.log_figure(figures.fold_overview(scores, title, note), "comparison")
     finals = {cv.plan.experiment.label: final.test for cv, final in rows if final is not None}
     if len(finals) > 1 and next(iter(finals.values()))["label"].nunique() > 1:
         groups = rows[0][0].plan.patch_set.test.patient_ids
         curves = {
             name: (test["label"].to_numpy(), test["probability"].to_numpy(), groups) for name, test in finals.items()
         }
-        top.log_figure(
-            figures.roc_curves(curves, f"{rows[0][0].plan.experiment.task}: test", note), "figures/comparison_roc.png"
-        )
+        top.log_figure(figures.roc_curves(curves, f"{rows[0][0].plan.experiment.task}: test", note), "comparison_roc")
     if len(rows) > 1:
         header, cells = _table(rows)
-        top.log_text(pd.DataFrame(cells, columns=header).to_csv(index=False), "comparison.csv")
+        top.log_text(pd.DataFrame(cells, columns=header).to_csv(index=False), Artifact.COMPARISON)
         for name, part in scores.groupby("backbone", sort=False):
             top.log_metrics(
                 {
@@ -85,11 +84,10 @@ def _mean(mean: float, sd: float) -> str:
 def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
     """The closing table on standard output, what its figures are, `said`, and where to look next."""
     plan = rows[0][0].plan
-    phantom = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
     test = plan.patch_set.test
     header, cells = _table(rows)
     judged = ", ".join(dict.fromkeys(cv.plan.experiment.judged_by for cv, _ in rows))
-    show_table(f"{plan.experiment.task}, {judged}{phantom}", header, cells)
+    show_table(f"{plan.experiment.task}, {judged}{plan.said.title}", header, cells)
     say(
         f"fold figures: mean ± sd; test figures on {len(test)} patches, decided at 0.5, with 95 % intervals "
         f"({cluster_note(test.patient_ids)})"

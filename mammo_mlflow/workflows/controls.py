@@ -11,6 +11,7 @@ from typing import Any
 
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.workflows.comparison import Outcome
@@ -48,7 +49,7 @@ def run(family: str, task: str, backbone: str, control: str, given: dict[str, An
             experiments.append(build(task, preset_values("paper", "laws", task, "texture") | shared, "texture"))
         else:
             experiments.append(network.changed(control=one))
-    run_experiments(experiments, options, {"mammo.preset": preset}, _close)
+    run_experiments(experiments, options, {Tag.PRESET: preset}, _close)
 
 
 def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
@@ -66,6 +67,6 @@ def _close(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
         if cv.plan.experiment.cv.control == "shuffled":  # its labels are others: no patch can be paired
             continue
         name, adds = cv.plan.experiment.label, network.predictions.less(cv.predictions)
-        top.log_metrics(adds.metrics(f"adds_to_{name}_oof_roc_auc"))
+        top.log_metrics(adds.metrics(f"adds_to_{name}_{Metric.OOF_ROC_AUC}"))
         said.append(f"{network.plan.experiment.label} less {name}: {adds:+.3f}")
     return said

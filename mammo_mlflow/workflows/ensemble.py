@@ -16,6 +16,7 @@ import pandas as pd
 from mammo_mlflow import ensembles
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
+from mammo_mlflow.disclosure import RANDOM, Disclosure
 from mammo_mlflow.ensembles.disagreement import disagreement
 from mammo_mlflow.ensembles.members import SETS, Member, find_members
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
@@ -33,13 +34,13 @@ from mammo_mlflow.experiment import CrossValidationSpec
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
-from mammo_mlflow.tracking.compared import COMPARED, compared_tag, tell_compared
+from mammo_mlflow.tracking.compared import compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.tracking.vetting import TRAINING_VALUES
 from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
 from mammo_mlflow.workflows.rails import open_workbench
@@ -90,10 +91,9 @@ class Joined:
         return max(self.ensembles, key=lambda name: sign * self.ensembles[name].nested.value)
 
     @property
-    def note(self) -> str | None:
-        """What every figure of it must say."""
-        said = [part for member in self.members for part in (member.plan.note or "").split("; ") if part]
-        return "; ".join(dict.fromkeys(said)) or None
+    def said(self) -> Disclosure:
+        """What has to be said of every figure of it."""
+        return Disclosure.together(member.plan.said for member in self.members)
 
 
 def run(task: str, options: Options, asked: EnsembleOptions) -> None:
@@ -121,98 +121,85 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         _finish(session, Joined(task, members, objectives[0], data, ensembles), asked)
 
 
+def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
+    """What an ensemble is found by: the keys of its members, the method that was chosen, and what was asked."""
+    facts: dict[str, Any] = {"members": list(members), "method": method, "test": test_sha256}
+    return json_sha256(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION})
+
+
 def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     writer, patch_set = session.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
-    name = f"mammo-{joined.task}-ensemble-{of_set}"
+    name = registered_name(joined.task, "ensemble", of_set)
     threshold = choose_threshold(asked.threshold, joined.data.labels, chosen.probabilities)
-    facts: dict[str, Any] = {
-        "members": [member.source.version.tags["mammo.key"] for member in joined.members],
-        "method": method,
-    }
-    facts |= {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION, "test": patch_set.test_sha256}
-    key = json_sha256(facts)
-    said = " [phantom]" if patch_set.phantom else ""
-    said += " [random weights]" if "random weights" in (joined.note or "") else ""
-    tags = {
-        tag: value
-        for tag, value in joined.members[0].plan.tags().items()
-        if tag in ("mammo.task", "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256", "mammo.phantom")
-    }
-    tags |= {"mammo.family": "ensemble", "mammo.backbone": of_set, "mammo.set": "ensemble", "mammo.method": method}
-    tags |= {"mammo.weights": "random" if "random" in said else "of its members", "mammo.control": "none"}
+    keys = [member.source.version.tags[Tag.KEY] for member in joined.members]
+    key = ensemble_key(keys, method, asked, patch_set.test_sha256)
+    shared = (Tag.TASK, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.FOLDS_SHA256, Tag.PHANTOM)
+    tags = {tag: value for tag, value in joined.members[0].plan.tags().items() if tag in shared}
+    tags |= {Tag.FAMILY: "ensemble", Tag.BACKBONE: of_set, Tag.SET: "ensemble", Tag.METHOD: method}
+    tags |= {Tag.WEIGHTS: "random" if RANDOM in joined.said else "of its members", Tag.CONTROL: "none"}
     versions = ", ".join(str(member.source.version) for member in joined.members)
     top = writer.start_run(
-        f"{joined.task} ensemble {of_set}{said}",
+        f"{joined.task} ensemble {of_set}{joined.said.suffix}",
         parent=None,
-        tags=tags | {"mammo.key": key, "mammo.members": versions},
+        tags=tags | {Tag.KEY: key, Tag.MEMBERS: versions},
         params={"task": joined.task, "family": "ensemble", **asdict(asked)},
     )
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
-    _log_out_of_fold(session, joined, top, chosen)
+    _log_out_of_fold(joined, top, chosen)
     settings = len(joined.ensembles) if asked.method == BEST else 1
     lead = _verdict(joined, chosen, settings)
     _log_verdict(top, "", lead)
-    top.log_text(
-        json.dumps({"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}),
-        "threshold.json",
-    )
-    marks = tags | {"mammo.key": key, "mammo.members": versions, "mammo.threshold": repr(threshold)}
+    choice = {"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}
+    top.log_text(json.dumps(choice), Artifact.THRESHOLD)
+    marks = tags | {Tag.KEY: key, Tag.MEMBERS: versions, Tag.THRESHOLD: repr(threshold)}
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
     number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
-    judged = Judged(patch_set, joined.task, top.name, of_set, joined.note)
-    nested = {f"nested_{method}": one.nested for method, one in joined.ensembles.items()}
-    nested[f"oof_{joined.objective.name.replace('=', '_')}"] = chosen.nested
-    test = log_test(session, judged, top, predicted, threshold, nested)
+    judged = Judged(patch_set, joined.task, top.name, of_set, joined.said.note)
+    nested = {f"{Metric.NESTED}{method}": one.nested for method, one in joined.ensembles.items()}
+    nested[f"{Metric.OOF}{joined.objective.name.replace('=', '_')}"] = chosen.nested
+    test = log_test(judged, top, predicted, threshold, nested)
     on_test = _log_members_test(joined, top, test)
-    top.set_tags({"mammo.registered_name": name, "mammo.version": number})
+    top.set_tags({Tag.REGISTERED_NAME: name, Tag.VERSION: number})
     top.log_metrics({"tracking_seconds": writer.seconds})
-    top.finish()
-    writer.drain()
+    top.close()
     _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
 
 
-def _log_out_of_fold(session: Workbench, joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
     """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
-    folder = session.scratch / f"ensemble-{top.id}"
-    folder.mkdir(parents=True)
     frame = folds_frame(plan.patch_set.train, joined.data.folds)
     frame["label"], frame["probability"] = joined.data.labels, chosen.probabilities
-    for stem, table in (("oof", frame), ("folds", plan.folds_frame())):
-        table.to_parquet(folder / f"{stem}.parquet")
-        top.log_file(folder / f"{stem}.parquet")
+    top.log_table(frame, Artifact.OOF)
+    top.log_table(plan.folds_frame(), Artifact.FOLDS)
     header, rows = _method_rows(joined)
-    top.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), "methods.csv")
+    top.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), Artifact.METHODS)
     weights = {
         method: one.level1.arrays["weights"] for method, one in joined.ensembles.items() if one.level1.kind == "weights"
     }
-    top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), "weights.csv")
+    top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), Artifact.WEIGHTS)
     for method, one in joined.ensembles.items():
-        top.log_metrics({f"optimistic_{method}": one.chosen_on})
+        top.log_metrics({f"{Metric.OPTIMISTIC}{method}": one.chosen_on})
     alone = [joined.score(column) for column in joined.data.probabilities.T]
-    top.log_metrics({f"member_{name}": value for name, value in zip(names, alone, strict=True)})
-    title = f"{top.name}: out of fold"
+    top.log_metrics({f"{Metric.MEMBER}{name}": value for name, value in zip(names, alone, strict=True)})
+    title, note = f"{top.name}: out of fold", joined.said.note
     accuracy = [joined.score(column, "accuracy") for column in joined.data.probabilities.T]
     counts = np.arange(1, len(names) + 1)
     averages = np.cumsum(joined.data.probabilities, axis=1) / counts
     together = [joined.score(column, "accuracy") for column in averages.T]
-    drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, joined.note)
-    top.log_figure(drawn, "figures/members_joining.png")
+    drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, note)
+    top.log_figure(drawn, "members_joining")
     compared = {method: (one.chosen_on, one.nested) for method, one in joined.ensembles.items()}
     best = names[joined.best_member], alone[joined.best_member]
-    top.log_figure(figures.methods_compared(compared, best, objective.name, title, joined.note), "figures/methods.png")
+    top.log_figure(figures.methods_compared(compared, best, objective.name, title, note), "methods")
     apart = disagreement(joined.data.labels, joined.data.probabilities)
-    top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), "disagreement.csv")
-    top.log_figure(
-        figures.disagreement_map(names, apart.different, f"{title}: decided differently at 0.5", joined.note),
-        "figures/disagreement.png",
-    )
-    top.log_figure(
-        figures.calibration(joined.data.labels, chosen.probabilities, f"{title}, nested", joined.note),
-        "figures/calibration_oof.png",
-    )
+    top.log_text(pd.DataFrame(apart.different, names, names).to_csv(), Artifact.DISAGREEMENT)
+    at = f"{title}: decided differently at 0.5"
+    top.log_figure(figures.disagreement_map(names, apart.different, at, note), "disagreement")
+    nested = figures.calibration(joined.data.labels, chosen.probabilities, f"{title}, nested", note)
+    top.log_figure(nested, "calibration_oof")
 
 
 def _model(
@@ -230,13 +217,13 @@ def _model(
     found = writer.ask(lambda: registered_run(writer.client, name, key)) if session.resume else None
     if found is not None:
         target = session.scratch / f"reused-{found[0]}"
-        path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], "test.parquet", target))
+        path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], Artifact.TEST, target))
         if path is not None:
             _log.info("%s v%d was made of the same before and is reused", name, found[1])
-            top.set_tags({"mammo.reused_from": found[0]})
+            top.set_tags({Tag.REUSED_FROM: found[0]})
             make_candidate(writer, name, found[1], patch_set.phantom)  # the command that made it may have been killed
-            if COMPARED in marks:  # a version made before the number was kept has none
-                tell_compared(writer, name, found[1], int(marks[COMPARED]))
+            if Tag.COMPARED in marks:  # a version made before the number was kept has none
+                tell_compared(writer, name, found[1], int(marks[Tag.COMPARED]))
             return found[1], pd.read_parquet(path)["probability"].to_numpy(np.float64)
     level1 = session.scratch / f"level1-{top.id}.npz"
     chosen.level1.save(level1)
@@ -252,7 +239,7 @@ def _model(
         level1=level1,
         threshold=threshold,
         examples={side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
-        metadata={"mammo": {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
+        metadata={METADATA: {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
         output=directory,
     )
     session.run_one(job)
@@ -286,19 +273,19 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
     curves: dict[str, Any] = {"ensemble": (labels, predicted, groups)}
     curves |= {member.name: (labels, member.test, groups) for member in joined.members}
     if len(set(labels)) > 1:
-        top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.note), "figures/roc_members.png")
+        top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.said.note), "roc_members")
     best = joined.members[joined.best_member]
     names = "the ensemble", f"its best member ({best.name})"
     found = verdict(joined.objective, labels, predicted, best.test, None, groups, names=names)
-    _log_verdict(top, "test_", found)
+    _log_verdict(top, Metric.TEST, found)
     return found
 
 
 def _log_verdict(top: TrackedRun, prefix: str, found: Verdict) -> None:
-    top.log_metrics(found.lead.metrics(f"{prefix}lead"))
+    top.log_metrics(found.lead.metrics(f"{prefix}{Metric.LEAD}"))
     if found.delong is not None:
-        top.log_metrics({f"{prefix}delong_p": found.delong.p})
-    top.set_tags({f"mammo.{prefix}verdict": found.sentence})
+        top.log_metrics({f"{prefix}{Metric.DELONG_P}": found.delong.p})
+    top.set_tags({Tag.TEST_VERDICT if prefix else Tag.VERDICT: found.sentence})
 
 
 def _method_rows(joined: Joined) -> tuple[list[str], list[list[str]]]:
@@ -313,12 +300,12 @@ def _method_rows(joined: Joined) -> tuple[list[str], list[list[str]]]:
 
 
 def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Verdict, uri: str) -> None:
-    phantom = " - PHANTOM DATA, no medical result" if joined.members[0].plan.patch_set.phantom else ""
     alone: Sequence[Sequence[str]] = [
         [member.name, f"{joined.score(column):.3f}", str(member.source.version)]
         for member, column in zip(joined.members, joined.data.probabilities.T, strict=True)
     ]
-    show_table(f"{joined.task}: members{phantom}", ["member", f"out-of-fold {joined.objective.name}", "version"], alone)
+    header = ["member", f"out-of-fold {joined.objective.name}", "version"]
+    show_table(f"{joined.task}: members{joined.said.title}", header, alone)
     show_table(f"{joined.task}: ensembles of them, {cluster_note(joined.data.groups)}", *_method_rows(joined))
     picked = f", the best of {len(joined.ensembles)} by its nested figure, which that makes a little optimistic"
     say(f"registered: {method}{picked if of_all else ''}")

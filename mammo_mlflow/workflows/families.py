@@ -7,6 +7,7 @@ from typing import Any
 
 from mammo_mlflow.errors import Faults, expected, unknown_name
 from mammo_mlflow.experiment import NETWORKS, TASKS, build, parameters
+from mammo_mlflow.names import Tag
 from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.parameters import idle
 from mammo_mlflow.workflows.options import Options, preset_of
@@ -30,7 +31,7 @@ def run(family: str, task: str, backbone: str, given: dict[str, Any], options: O
     experiments = [build(task, preset_values(preset, name, task, family) | values, family) for name in names]
     if given.get("early_stop_on") == "scored" and not any(one.stops_on_scored for one in experiments):
         raise expected("early_stop_on", "inner where nothing is stopped early (early_stop=0)", "'scored'")
-    run_experiments(experiments, options, {"mammo.preset": preset})
+    run_experiments(experiments, options, {Tag.PRESET: preset})
 
 
 def settled(family: str, backbone: str, given: Mapping[str, Any]) -> dict[str, Any]:

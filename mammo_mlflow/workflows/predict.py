@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.disclosure import ASKED, PHANTOM
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.files import check_writable, target_file, whole
 from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Job, PredictJob, StepsDone
 from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
@@ -76,8 +78,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {maps}")
-    if found.phantom:
-        say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
+    say(found.version.said.line(ASKED))
 
 
 def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Answer:
@@ -92,10 +93,10 @@ def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Ans
 def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: Path) -> ExplainJob:
     target.mkdir(exist_ok=True)
     names = found.made_of.columns[2:] or (found.version.name,)
-    file = "model.keras" if found.made_of.kind == "keras" else "members.keras"
+    file = "model.keras" if found.made_of.kind == "keras" else Artifact.MEMBERS
     (network,) = found.path.rglob(file)
-    title = f"{found.version}: where '{TASKS[found.version.tags['mammo.task']][1]}' comes from"
-    note = "phantom data" if found.phantom else None
+    title = f"{found.version}: where '{TASKS[found.version.tags[Tag.TASK]][1]}' comes from"
+    note = PHANTOM.mark if PHANTOM in found.version.said else None
     return ExplainJob(
         name="overlays",
         model=network,

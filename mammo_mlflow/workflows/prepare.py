@@ -12,8 +12,10 @@ import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, Ingested, ingest
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
@@ -36,7 +38,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
     client, experiment_id = open_store()
-    writer = Writer(client, experiment_id, {"mammo.family": "prepare"})
+    writer = Writer(client, experiment_id, {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
         top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
         writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, ()))
@@ -45,8 +47,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
         for warning in made.warnings:
             _log.warning("%s", warning)
         _log_all(top, made)
-        top.finish()
-        writer.drain()
+        top.close()
     _show(made)
 
 
@@ -58,18 +59,18 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
     }
     metrics |= {re.sub(r"\W+", "_", f"left out {name}"): n for name, n in _reasons(made).items()}
     run.log_metrics({"films": made.films, **metrics})
-    run.set_tags({"mammo.phantom": str(made.synthetic).lower()})
-    run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "figures/classes.png")
+    run.set_tags(Disclosure.of(phantom=made.synthetic).tags)
+    run.log_figure(figures.class_distribution(made.counts, "Abnormalities of each class", note), "classes")
     for name in (LEFT_OUT_FILE, PREPARED_FILE, ATTRIBUTION_FILE, *(f"{stem}_groups.csv" for stem in SPLITS.values())):
         if (made.directory / name).exists():
             run.log_file(made.directory / name)
     for split in made.counts:
         for title, rows in _sheets(made.directory, split):
             name = f"{split} {title}"
-            run.log_figure(figures.patch_sheet(rows, name, note), f"sheets/{name.replace(' ', '_')}.png")
+            run.log_figure(figures.patch_sheet(rows, name, note), name.replace(" ", "_"), "sheets")
     if set(made.counts) == set(SPLITS):
         found = read_patch_set(made.directory)
-        run.set_tags({"mammo.data_sha256": found.train_sha256, "mammo.test_sha256": found.test_sha256})
+        run.set_tags({Tag.DATA_SHA256: found.train_sha256, Tag.TEST_SHA256: found.test_sha256})
         for warning in found.warnings:
             _log.warning("%s: %s", made.directory, warning)
 
@@ -107,5 +108,4 @@ def _show(made: Ingested) -> None:
         say("patients of the official test set are known from its case descriptions alone: were they there?")
     if not made.anew:
         say("it was there already, made of the same files with the same parameters")
-    if made.synthetic:
-        say("PHANTOM DATA: films that a program drew, no medical result")
+    say(Disclosure.of(phantom=made.synthetic).line("films that a program drew, "))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.disclosure import PHANTOM, Disclosure
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
@@ -22,9 +23,9 @@ from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
+from mammo_mlflow.names import CHAMPION, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
-    FROM,
     candidates_of,
     champion_of,
     deciding,
@@ -33,7 +34,6 @@ from mammo_mlflow.tracking.promotion import (
     previous_of,
     promote,
     rolled_back,
-    task_model,
     what_it_is_not,
 )
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of, verified_model
@@ -98,18 +98,18 @@ class _Decision:
         if champion is None:
             raise expected("rollback", f"a champion of {self._task}", "none")
         verified_model(self._writer.client, _spelled(before), self._folder / "before")  # it can be served
-        run = self._start("rolled back", {"mammo.candidate": str(before)})
+        run = self._start("rolled back", {Tag.CANDIDATE: str(before)})
         self._writer.drain()
         go_back(self._writer.client, champion, before, run.id)
-        self._end(run)
+        run.close()
         say(f"champion of {self._task}: {_named(before)} again, {_named(self._champion)} before")
 
     def decide(self) -> None:
         """Promote the best candidate that passes every gate, or leave all as it was."""
         challenges = self._challenges()
         champion = self._champion
-        if champion is not None and champion.tags.get("mammo.phantom") == "true" and not _phantom(challenges):
-            say(f"the champion, {_named(champion)}, was trained on phantom data: nothing real to beat")
+        if champion is not None and PHANTOM in champion.said and PHANTOM not in _said(challenges):
+            say(f"the champion, {_named(champion)}, was trained on {PHANTOM.mark}: nothing real to beat")
             champion = None
         rival = self._rival(champion)
         budget = self._judge(challenges, champion, rival)
@@ -120,7 +120,7 @@ class _Decision:
         made = None
         if chosen is not None:
             made = promote(self._writer.client, self._task, chosen.version, run.id)
-        self._end(run)
+        run.close()
         self._show(challenges, chosen, made, rival)
 
     def _rival(self, champion: Version | None) -> OutOfFold | None:
@@ -139,7 +139,7 @@ class _Decision:
             spelled = [one.strip() for one in self._asked.candidate.split(",")]
             found = list({str(one): one for one in (find_model(client, name) for name in spelled)}.values())
             for version in found:
-                other = version.tags.get("mammo.task", "a task not known here")
+                other = version.tags.get(Tag.TASK, "a task not known here")
                 if other != self._task:
                     raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
                 if what_it_is_not(version):
@@ -169,17 +169,18 @@ class _Decision:
     def _predictions(self, version: Version) -> OutOfFold:
         """The stored out-of-fold predictions of a version, nested ones of an ensemble. Raises `UserError`."""
         writer = self._writer
-        run_id = version.tags.get("mammo.cv_run_id", version.run_id) or "-"
+        run_id = version.tags.get(Tag.CV_RUN_ID, version.run_id) or "-"
         path = None
         if writer.ask(lambda: find_run(writer.client, run_id)) is not None:
-            path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, "oof.parquet", self._folder / run_id))
+            path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, self._folder / run_id))
         if path is None:
             raise expected(f"{version}", "its out-of-fold predictions in the store", "none")
         try:
             frame = pd.read_parquet(path).sort_values("patch")
             return OutOfFold.of_frame(frame, threshold_of(version))
         except (OSError, ValueError, KeyError, TypeError, UserError) as problem:
-            raise expected(f"{version}: oof.parquet", "out-of-fold predictions", str(problem).split("\n")[0]) from None
+            found = str(problem).split("\n")[0]
+            raise expected(f"{version}: {Artifact.OOF}", "out-of-fold predictions", found) from None
 
     def _judge(
         self, challenges: Sequence[Challenge], champion: Version | None, rival: OutOfFold | None
@@ -234,9 +235,7 @@ class _Decision:
     @staticmethod
     def _newest(challenges: Sequence[Challenge]) -> Version:
         """Without a champion: the newest real candidate, else the newest."""
-        return max(
-            (one.version for one in challenges), key=lambda v: (v.tags.get("mammo.phantom") != "true", v.created)
-        )
+        return max((one.version for one in challenges), key=lambda v: (PHANTOM not in v.said, v.created))
 
     def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: OutOfFold | None) -> Gate:
         """The candidate's predictions are there, and of the champion's patches and folds."""
@@ -269,44 +268,29 @@ class _Decision:
 
     def _start(self, outcome: str, tags: dict[str, str]) -> TrackedRun:
         """The run of the decision. It is FINISHED only where what it says has come to be."""
-        before = _named(self._champion)
-        run = self._writer.start_run(
-            f"{self._task} champion {outcome}",
-            parent=None,
-            tags={
-                "mammo.task": self._task,
-                "mammo.family": "promotion",
-                "mammo.decision": outcome,
-                "mammo.champion_before": before,
-                **tags,
-            },
-            params={"task": self._task, **asdict(self._asked)},
-        )
-        writer = self._writer
+        writer, params = self._writer, {"task": self._task, **asdict(self._asked)}
+        marks = {Tag.TASK: self._task, Tag.FAMILY: "promotion", Tag.DECISION: outcome}
+        marks |= {Tag.CHAMPION_BEFORE: _named(self._champion), **tags}
+        run = writer.start_run(f"{self._task} champion {outcome}", parent=None, tags=marks, params=params)
         writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, ()))
         return run
 
-    def _end(self, run: TrackedRun) -> None:
-        run.finish()
-        self._writer.drain()
-
     def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None, budget: Budget | None) -> dict[str, str]:
         best = chosen or challenges[0]
-        tags = {"mammo.candidate": str(best.version), "mammo.phantom": best.version.tags.get("mammo.phantom", "false")}
+        tags = {Tag.CANDIDATE: str(best.version), **best.version.said.tags}
         if budget is not None:
             tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
-        return tags if best.failed is None else {**tags, "mammo.failed_gate": best.failed.name}
+        return tags if best.failed is None else {**tags, Tag.FAILED_GATE: best.failed.name}
 
     def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:
         rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
         table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
-        run.log_text(table.to_csv(index=False), "gates.csv")
-        log_estimates(run, {f"oof_{self._objective.name.replace('=', '_')}": best.score})
+        run.log_text(table.to_csv(index=False), Artifact.GATES)
+        log_estimates(run, {f"{Metric.OOF}{self._objective.name.replace('=', '_')}": best.score})
 
     def _show(
         self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: OutOfFold | None
     ) -> None:
-        phantom = " - PHANTOM DATA, no medical result" if _phantom(challenges) else ""
         rows = [
             [
                 str(one.version),
@@ -319,7 +303,7 @@ class _Decision:
         header = ["candidate", f"out-of-fold {self._objective.name}", "test roc_auc, no gate", "failed gate"]
         known = [one.predictions for one in challenges if one.predictions is not None]
         note = f", {cluster_note(known[0].groups)}" if known else ""
-        show_table(f"{self._task}: candidates{note}{phantom}", header, rows)
+        show_table(f"{self._task}: candidates{note}{_said(challenges).title}", header, rows)
         for gate in (chosen or challenges[0]).gates:
             say(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.said}")
         if chosen is None or made is None:
@@ -328,7 +312,7 @@ class _Decision:
             say(f"champion of {self._task}: {_named(self._champion)}, as before{why}")
             return
         say(f"champion of {self._task}: {_named(made)}, {_named(self._champion)} before")
-        uri = f"models:/{task_model(self._task)}@champion"
+        uri = f"models:/{registered_name(self._task)}@{CHAMPION}"
         say(f"predict:  python -m mammo_mlflow predict --model {uri} --input DIR --output out.csv")
         say(f"serve:    python -m mammo_mlflow serve --model {uri}")
         say(f"go back:  python -m mammo_mlflow promote --task {self._task} --rollback true")
@@ -337,9 +321,10 @@ class _Decision:
         """The stored test figure, which no gate looks at."""
         writer = self._writer
         run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
-        if run is None or not {"test_accuracy", "test_roc_auc"} & set(run.data.metrics):  # the latter may not exist
+        tested = {Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC}  # the latter may not exist
+        if run is None or not tested & set(run.data.metrics):
             return "-"
-        return str(Estimate.read("test_roc_auc", run.data.metrics, run.data.tags))
+        return str(Estimate.read(Metric.TEST_ROC_AUC, run.data.metrics, run.data.tags))
 
 
 @contextmanager
@@ -356,19 +341,19 @@ def _spelled(version: Version) -> str:
 
 
 def _anew(task: str) -> str:
-    return f"to start anew on other data, delete the alias 'champion' of {task_model(task)}"
+    return f"to start anew on other data, delete the alias '{CHAMPION}' of {registered_name(task)}"
 
 
 def _data(version: Version) -> tuple[str, ...]:
-    return tuple(version.tags.get(f"mammo.{name}", "") for name in ("data_sha256", "folds_sha256"))
+    return tuple(version.tags.get(name, "") for name in (Tag.DATA_SHA256, Tag.FOLDS_SHA256))
 
 
-def _phantom(challenges: Sequence[Challenge]) -> bool:
-    return all(one.version.tags.get("mammo.phantom") == "true" for one in challenges)
+def _said(challenges: Sequence[Challenge]) -> Disclosure:
+    return Disclosure.of(phantom=all(PHANTOM in one.version.said for one in challenges))
 
 
 def _named(version: Version | None) -> str:
     """A champion by its version and what it was promoted from."""
     if version is None:
         return "none"
-    return f"{version} ({version.tags[FROM]})" if FROM in version.tags else str(version)
+    return f"{version} ({version.tags[Tag.PROMOTED_FROM]})" if Tag.PROMOTED_FROM in version.tags else str(version)

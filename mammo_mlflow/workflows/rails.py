@@ -99,10 +99,8 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
     """Log the data set of a plan, its classes and some of its patches on a run."""
     plan_dataset(plan, run, "training")
     patch_set = plan.patch_set
-    run.log_figure(
-        figures.class_distribution(patch_set.class_counts(), "Abnormalities of each class", plan.note),
-        "figures/classes.png",
-    )
+    counts, note = patch_set.class_counts(), plan.said.note
+    run.log_figure(figures.class_distribution(counts, "Abnormalities of each class", note), "classes")
     sheet = []
     for kind in sorted(set(patch_set.train.types.tolist())):
         for row in np.flatnonzero(patch_set.train.types == kind)[:SHEET_ROWS]:
@@ -110,9 +108,7 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
             sheet.append(
                 (name, np.asarray(patch_set.train.baseline[row]), np.asarray(patch_set.train.abnormality[row]))
             )
-    run.log_figure(
-        figures.patch_sheet(sheet, "Training patches beside their baselines", plan.note), "figures/patches.png"
-    )
+    run.log_figure(figures.patch_sheet(sheet, "Training patches beside their baselines", note), "patches")
 
 
 @contextmanager

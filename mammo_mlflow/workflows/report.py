@@ -12,6 +12,7 @@ from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import check_writable, whole
 from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.report import differences
 from mammo_mlflow.report.content import Content, gather
 from mammo_mlflow.report.drawing import draw_all
@@ -44,7 +45,7 @@ def run(asked: ReportOptions) -> None:
         content = gather(client, wanted, Path(folder), progress.update)
         with whole(target) as staging:
             staging.mkdir()
-            writer = Writer(client, experiment_id, {"mammo.family": "report"})
+            writer = Writer(client, experiment_id, {Tag.FAMILY: "report"})
             said = _about(content, wanted, {} if content.dataset and content.store.results else count_runs(client))
             _write(content, staging, Path(folder), said, writer, progress)
             with ending_runs(writer):
@@ -114,7 +115,7 @@ def _write(
     tables = staging / "tables"
     tables.mkdir()
     caption = f"Test figures with 95 % intervals ({content.intervals or 'none stored'}), {content.patches} patches."
-    caption += " PHANTOM DATA: no medical result." if content.store.phantom else ""
+    caption += f" {content.said.line()}." if content.store.phantom else ""
     for table, rows in content.tables:
         (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")
         (tables / f"{table.name}.tex").write_text(as_latex(table, rows, caption), encoding="utf-8")
@@ -128,7 +129,7 @@ def _write(
     folds, links = {}, {}
     for task in content.tasks:
         for model in task.models:
-            found = fetch(writer.client, model.result.cross_validation, "figures/folds.png", folder)
+            found = fetch(writer.client, model.result.cross_validation, f"{Artifact.FIGURES}/folds.png", folder)
             if found is not None:
                 folds[model.result.cross_validation] = found
     for _, rows in content.tables:
@@ -143,15 +144,11 @@ def _write(
 
 def _log(writer: Writer, content: Content, staging: Path) -> None:
     data, test = content.dataset or ("", "")
-    tags = {"mammo.data_sha256": data, "mammo.test_sha256": test, "mammo.phantom": str(content.store.phantom).lower()}
+    tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **content.said.tags}
     top: TrackedRun = writer.start_run("report", parent=None, tags=tags, params={})
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
-    for path in sorted(staging.rglob("*")):
-        if path.is_file():
-            parent = str(path.parent.relative_to(staging))
-            top.log_file(path, None if parent == "." else parent)
-    top.finish()
-    writer.drain()
+    top.log_folder(staging)
+    top.close()
 
 
 def _show(content: Content, target: Path, said: Sequence[str]) -> None:
@@ -161,5 +158,4 @@ def _show(content: Content, target: Path, said: Sequence[str]) -> None:
         for sentence in task.critical[:1]:
             say(f"{task.name}: {len(task.models)} models. {sentence.split(':', 1)[1].split('.')[0].strip()}")
     say(f"report: {target / PAGE}")
-    if content.store.phantom:
-        say("PHANTOM DATA: no medical result")
+    say(content.said.line())

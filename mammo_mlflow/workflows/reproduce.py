@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet, check_classes, read_patch_set
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
 from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
@@ -80,14 +82,12 @@ def run(asked: ReproduceOptions) -> None:
     surroundings["MLFLOW_EXPERIMENT_ID"] = experiment_id
     todo = steps(asked)
     key = _key(asked)
-    earlier = find_runs(client, {"mammo.family": "reproduce", "mammo.key": key}) if asked.resume else []
-    done = {step for one in earlier for step in json.loads(one.data.tags.get("mammo.steps", "[]"))}
-    writer = Writer(client, experiment_id, {"mammo.family": "reproduce", "mammo.key": key})
+    earlier = find_runs(client, {Tag.FAMILY: "reproduce", Tag.KEY: key}) if asked.resume else []
+    done = {step for one in earlier for step in json.loads(one.data.tags.get(Tag.STEPS, "[]"))}
+    writer = Writer(client, experiment_id, {Tag.FAMILY: "reproduce", Tag.KEY: key})
     with ending_runs(writer):
-        phantom = str(asked.data == "phantom").lower()
-        top = writer.start_run(
-            f"reproduce, {asked.scale}", parent=None, tags={"mammo.phantom": phantom}, params={"scale": asked.scale}
-        )
+        said = Disclosure.of(phantom=asked.data == "phantom")
+        top = writer.start_run(f"reproduce, {asked.scale}", parent=None, tags=said.tags, params={"scale": asked.scale})
         writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, {key}))
         begun, spent = time.monotonic(), 0.0
         for number, step in enumerate(todo, 1):
@@ -103,10 +103,9 @@ def run(asked: ReproduceOptions) -> None:
             spent += step.cost
             done.add(step.name)
             top.log_metrics({"seconds": time.monotonic() - started}, step=number)
-            top.set_tags({"mammo.steps": json.dumps(sorted(done))})
+            top.set_tags({Tag.STEPS: json.dumps(sorted(done))})
             writer.drain()
-        top.finish()
-        writer.drain()
+        top.close()
     minutes, page = (time.monotonic() - begun) / 60, report_folder(asked.out)
     say(f"the study at scale {asked.scale}: {minutes:.0f} min; the report is in {page}")
 

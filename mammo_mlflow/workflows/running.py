@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.find_base_models import find_sources
 from mammo_mlflow.planning.plan import Plan
@@ -71,10 +73,9 @@ def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closin
         first, key = plans[0], sha256("".join(plan.key for plan in plans))
         top = session.writer.start_run(
             f"{first.experiment.task} {first.experiment.family} comparison"
-            + (" [phantom]" if first.patch_set.phantom else ""),
+            + Disclosure.of(phantom=first.patch_set.phantom).suffix,
             parent=None,
-            tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS}
-            | {"mammo.backbone": "all", "mammo.key": key},
+            tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {Tag.BACKBONE: "all", Tag.KEY: key},
             params={"task": first.experiment.task, "family": first.experiment.family, "seeds": options.seeds},
         )
         _tidy(session, top, plans, key)
@@ -87,17 +88,16 @@ def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closin
     log_comparison(top, rows)
     said = [] if closing is None else closing(top, rows)
     top.log_metrics({"tracking_seconds": session.writer.seconds})
-    top.finish()
-    session.writer.drain()
+    top.close()
     show_comparison(rows, said)
 
 
-_SHARED_TAGS = ("mammo.task", "mammo.family", "mammo.data_sha256", "mammo.test_sha256", "mammo.phantom")
+_SHARED_TAGS = (Tag.TASK, Tag.FAMILY, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.PHANTOM)
 
 
 def _start(session: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
     run = session.writer.start_run(
-        plan.name, parent=parent, tags={**plan.tags(), "mammo.key": plan.key}, params=plan.experiment.flat()
+        plan.name, parent=parent, tags={**plan.tags(), Tag.KEY: plan.key}, params=plan.experiment.flat()
     )
     log_data(plan, run)
     return run
@@ -114,6 +114,5 @@ def _run_plan(session: Workbench, plan: Plan, run: TrackedRun) -> Outcome:
     cv = cross_validate(session, plan, run)
     final = make_final(session, cv) if plan.experiment.final.final != "none" else None
     if final is not None:
-        run.log_metrics({"test_accuracy": final.accuracy.value, "test_roc_auc": final.roc_auc.value})
-        run.set_tags({"mammo.registered_name": final.registered_name, "mammo.version": final.version})
+        final.tell(run)
     return cv, final

@@ -9,10 +9,12 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.jobs.workbench import Workbench
+from mammo_mlflow.names import PREFIX, Attribute, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
@@ -20,11 +22,11 @@ from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.closing import Closer, Closing
 from mammo_mlflow.search.pruning import make_pruner
 from mammo_mlflow.search.question import Question, study_name
-from mammo_mlflow.search.runs import LEVEL, StudyRuns
+from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
-from mammo_mlflow.search.study import LINK, Search, Study, is_full, open_study, write_note
+from mammo_mlflow.search.study import Search, Study, is_full, open_study, write_note
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
@@ -42,7 +44,7 @@ JUDGED = ("views", "folds", "holdout")
 ENOUGH = 1000
 HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
 
-_SHOWN = ("task", "family", "backbone", "weights", "phantom", "data_sha256", "folds_sha256")
+_SHOWN = (Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA_SHA256, Tag.FOLDS_SHA256)
 """The tags that a study shares with all its trials."""
 
 _log = logging.getLogger(__name__)
@@ -77,8 +79,7 @@ def run(
             closing = _search(session, planner, storage, named, paper, key, top, final, search)
             closings += [closing] if closing is not None else []
         if top is not None:
-            top.finish()
-            session.writer.drain()
+            top.close()
         show_studies(closings, storage.shown, papers[0])
 
 
@@ -151,7 +152,7 @@ def _search(
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
     session.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
-    tags = {f"mammo.{name}": paper.tags()[f"mammo.{name}"] for name in _SHOWN}
+    tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
     runs = StudyRuns(session.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
@@ -180,10 +181,9 @@ def _search(
             return None
         work.run(wait=True)
     closer = Closer(session, planner, study, question, runs, top, final, search.fresh_seeds)
-    closing = closer.close(paper.note)
+    closing = closer.close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
-    top.finish()
-    writer.drain()
+    top.close()
     session.cache.release()
     return closing
 
@@ -203,8 +203,8 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
 
 def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions) -> None:
     """What the dashboard shows beside the study's name."""
-    facts = {name: paper.tags()[f"mammo.{name}"] for name in _SHOWN}
-    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, LINK: link}.items():
+    facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
+    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, Attribute.LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
@@ -212,6 +212,6 @@ def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions)
 
 def _top(session: Workbench, paper: Plan) -> TrackedRun:
     """The run above several studies."""
-    said = " [phantom]" if paper.patch_set.phantom else ""
-    tags = {"mammo.phantom": paper.tags()["mammo.phantom"], LEVEL: "search"}
-    return session.writer.start_run(f"search{said}", parent=None, tags=tags, params={})
+    said = Disclosure.of(phantom=paper.patch_set.phantom)
+    tags = {**said.tags, Tag.LEVEL: "search"}
+    return session.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mammo_mlflow.disclosure import ASKED
 from mammo_mlflow.errors import expected
 from mammo_mlflow.tracking.registry import verified_model
 from mammo_mlflow.tracking.store import open_client
@@ -39,8 +40,7 @@ def run(model: str, asked: ServeOptions) -> int:
         surroundings.pop("MLFLOW_RUN_ID", None)
         inputs = ", ".join(found_model.made_of.inputs)
         say(f"serving {found_model.version} ({inputs}) at http://{asked.host}:{asked.port}/invocations, Ctrl-C ends it")
-        if found_model.phantom:
-            say("PHANTOM DATA: a model that was trained on synthetic patches, no medical result")
+        say(found_model.version.said.line(ASKED))
         # a session of its own, so that the server's workers can be ended with it
         server = subprocess.Popen(line, env=surroundings, start_new_session=True)
         try:

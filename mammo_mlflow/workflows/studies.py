@@ -18,8 +18,7 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
     if not closings:
         return
     names = ", ".join(objective.name for objective in closings[0].question.objectives)
-    phantom = " - PHANTOM DATA, no medical result" if plan.patch_set.phantom else ""
-    show_table(f"searched for {names}, {plan.experiment.judged_by}{phantom}", HEADER, _rows(closings))
+    show_table(f"searched for {names}, {plan.experiment.judged_by}{plan.said.title}", HEADER, _rows(closings))
     test = plan.patch_set.test
     how = cluster_note(test.patient_ids)
     say(

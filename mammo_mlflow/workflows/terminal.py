@@ -107,6 +107,6 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def say(line: str) -> None:
-    """A line of result on standard output."""
-    sys.stdout.write(scrubbed(line) + "\n")
+    """A line of result on standard output; nothing for an empty one."""
+    sys.stdout.write(scrubbed(line) + "\n" * bool(line))
     sys.stdout.flush()

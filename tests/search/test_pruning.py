@@ -115,7 +115,7 @@ class Laboratory:
         results, found = {}, []
         for fit in plan.fits:
             results[fit.name] = pretend_to_train(fits.job(fit, {}), None)
-            found.append(objective.value(collect(plan, None, results).oof, 0.0))
+            found.append(objective.value(collect(plan, None, results).predictions, 0.0))
         return found
 
     def simulated(self, sampler, seed):

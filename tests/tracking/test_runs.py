@@ -2,6 +2,7 @@ import os
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
@@ -74,10 +75,25 @@ def test_files_texts_figures_and_data_sets(writer, client, tmp_path):
     (tmp_path / "a.txt").write_text("a")
     run.log_file(tmp_path / "a.txt", "folder")
     run.log_text("{}", "b.json")
-    run.log_figure(Figure(), "figures/c.png")
+    run.log_figure(Figure(), "c")
+    table = pd.DataFrame({"patch": [0, 1], "probability": [0.25, 0.5]})
+    run.log_table(table, "d.parquet")
+    (tmp_path / "all" / "below").mkdir(parents=True)
+    for name in ("e.txt", "below/f.txt"):
+        (tmp_path / "all" / name).write_text(name)
+    run.log_folder(tmp_path / "all")
     run.log_dataset(name="phantom", digest="0" * 64, source="{}", profile="{}", context="training")
     writer.drain()
-    assert {item.path for item in client.list_artifacts(run.id)} == {"folder", "b.json", "figures"}
+    assert {item.path for item in client.list_artifacts(run.id)} == {
+        "folder",
+        "b.json",
+        "figures",
+        "d.parquet",
+        "e.txt",
+        "below",
+    }
+    pd.testing.assert_frame_equal(pd.read_parquet(client.download_artifacts(run.id, "d.parquet")), table)
+    assert [item.path for item in client.list_artifacts(run.id, "below")] == ["below/f.txt"]
     assert client.list_artifacts(run.id, "figures")[0].file_size > 0
     assert client.get_run(run.id).inputs.dataset_inputs[0].dataset.name == "phantom"
 

@@ -19,8 +19,8 @@ from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import tree_sha256
-from mammo_mlflow.jobs.contracts import FACTS, LEVEL1, MEMBERS
-from mammo_mlflow.tracking.registry import FILES, log_model, register, verified_model
+from mammo_mlflow.names import Artifact, Tag
+from mammo_mlflow.tracking.registry import log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -51,9 +51,9 @@ def ensemble(tmp_path_factory):
     """The directory of an ensemble of two."""
     folder = tmp_path_factory.mktemp("ensemble") / "files"
     folder.mkdir()
-    network(2).save(folder / MEMBERS)
-    Level1("weights", {"weights": np.array([0.5, 0.5])}).save(folder / LEVEL1)
-    (folder / FACTS).write_text(json.dumps({"members": ["one", "two"], "threshold": 0.5}))
+    network(2).save(folder / Artifact.MEMBERS)
+    Level1("weights", {"weights": np.array([0.5, 0.5])}).save(folder / Artifact.LEVEL1)
+    (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": ["one", "two"], "threshold": 0.5}))
     columns = {"probability": float, "decision": int, "one": float, "two": float}
     path = folder.with_name("model")
     save_answering_model(
@@ -183,30 +183,30 @@ def linked_weights(path, canary):
 
 
 def pickled_array(path, canary):
-    (file,) = path.rglob(LEVEL1)
+    (file,) = path.rglob(Artifact.LEVEL1)
     np.savez(file, kind=np.array("weights"), note=np.array(""), weights=np.array([Evil(canary)], dtype=object))
 
 
 def other_facts(path, canary):
-    (file,) = path.rglob(FACTS)
+    (file,) = path.rglob(Artifact.ENSEMBLE)
     file.write_text("{}")
 
 
 def more_in_the_folder(path, canary):
-    (file,) = path.rglob(FACTS)
+    (file,) = path.rglob(Artifact.ENSEMBLE)
     file.with_name("more.pkl").write_bytes(pickled(canary))
 
 
 def renamed(names):
     def spoil(path, canary):
-        (file,) = path.rglob(FACTS)
+        (file,) = path.rglob(Artifact.ENSEMBLE)
         file.write_text(json.dumps({"members": names, "threshold": 0.5}))
 
     return spoil
 
 
 def other_kind(path, canary):
-    (file,) = path.rglob(LEVEL1)
+    (file,) = path.rglob(Artifact.LEVEL1)
     np.savez(file, kind=np.array("zzz"), note=np.array(""), weights=np.array([0.5, 0.5]))
 
 
@@ -380,10 +380,10 @@ def test_hostile_and_broken_models_are_refused(client, registered, tmp_path, mon
 def test_other_files_than_those_registered_are_refused(client, registered, keras_model, tmp_path):
     uri = registered(keras_model)
     name, version = uri.removeprefix("models:/").split("/")
-    client.set_model_version_tag(name, version, FILES, tree_sha256(tmp_path))
+    client.set_model_version_tag(name, version, Tag.FILES_SHA256, tree_sha256(tmp_path))
     with pytest.raises(UserError, match="they were changed"):
         verified_model(client, uri, tmp_path / "taken")
-    client.delete_model_version_tag(name, version, FILES)
+    client.delete_model_version_tag(name, version, Tag.FILES_SHA256)
     with pytest.raises(UserError, match="without the sha256 of its files"):
         verified_model(client, uri, tmp_path / "taken")
 

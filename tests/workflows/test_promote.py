@@ -21,8 +21,9 @@ from mammo_mlflow.cli import main
 from mammo_mlflow.engine.flavor import save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.spending import ALPHA, share
+from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.promotion import FROM, champion_of, deciding, promote, settle
+from mammo_mlflow.tracking.promotion import champion_of, deciding, promote, settle
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
 
@@ -82,7 +83,7 @@ class Place:
     def champion(self):
         """What the champion was promoted from."""
         found = champion_of(self.client, "mass_calc")
-        return None if found is None else found.tags[FROM]
+        return None if found is None else found.tags[Tag.PROMOTED_FROM]
 
     @property
     def previous(self):
@@ -246,7 +247,7 @@ def test_an_old_champion_named_again_is_a_decision_as_any_other(place):
     assert place.champion == "mammo-mass_calc-b v1"
     version = version_of(place.client.get_model_version(TASK_MODEL, "1"))
     made = promote(place.client, "mass_calc", version, "")
-    assert made.tags[FROM] == first
+    assert made.tags[Tag.PROMOTED_FROM] == first
     assert made.tags["mammo.previous"] == "2"
 
 

@@ -1,0 +1,152 @@
+"""What this project calls things in the store, the registry and Optuna, each name with its meaning above it.
+
+The tables of docs/architecture.md are made of the comments of this file (`python scripts/name_tables.py`). A name is
+kept for good: what was stored under it would not be found under another.
+"""
+
+from __future__ import annotations
+
+# what every tag begins with
+PREFIX = "mammo."
+# the MLflow experiment that runs go to where none is named
+EXPERIMENT = "mammo"
+# where a logged model's metadata have what is known of it, and there the values of its training patches
+METADATA, TRAINING_VALUES = "mammo", "training_values"
+# the aliases of a model's newest version, of a task's champion, and of the champion before it
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+# what ends the registered name of a study's model
+SEARCHED = "searched"
+
+
+class Tag:
+    """The tags of runs and of registered versions."""
+
+    # what was run; set: `pretrained`, `tuned`, `scratch` (the four settings that the paper keeps, on the common 4
+    # folds), `siamese`, `conditioned`, `protocol` (hold-outs, and those that only serve a table), `control` or
+    # `ensemble`
+    TASK, FAMILY, BACKBONE = "mammo.task", "mammo.family", "mammo.backbone"
+    UNFROZEN, SET, PRESET = "mammo.unfrozen", "mammo.set", "mammo.preset"
+    # `none`, `baseline` or `shuffled`
+    CONTROL = "mammo.control"
+    # sha256 that a finished run is found by
+    KEY = "mammo.key"
+    # data and folds
+    DATA_SHA256, TEST_SHA256, FOLDS_SHA256 = "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256"
+    # kind, source and identity of the backbone's weights
+    WEIGHTS, WEIGHTS_SOURCE, WEIGHTS_SHA256 = "mammo.weights", "mammo.weights_source", "mammo.weights_sha256"
+    # TensorFlow by default; `KERAS_BACKEND=jax` runs the same code (part of the keys)
+    KERAS_BACKEND = "mammo.keras_backend"
+    # `true` on phantom data
+    PHANTOM = "mammo.phantom"
+    # which fit of which cross-validation
+    FIT, CV_RUN_ID = "mammo.fit", "mammo.cv_run_id"
+    # how many patches have an out-of-fold prediction
+    OOF_PATCHES = "mammo.oof_patches"
+    # resuming; who writes; why a run failed
+    REUSED_FROM, CONTINUED_BY = "mammo.reused_from", "mammo.continued_by"
+    PROCESS, REASON = "mammo.process", "mammo.reason"
+    # a study's runs; level: `study`, `trial`, `fresh`
+    STUDY, STUDY_ID, LEVEL, PART = "mammo.study", "mammo.study_id", "mammo.level", "mammo.part"
+    TRIAL, TRIAL_STATE, PRUNED = "mammo.trial", "mammo.trial_state", "mammo.pruned"
+    # on a study's run, beside `best.<parameter>`: how it ended
+    BEST_TRIAL, CLOSING_VERSION = "mammo.best_trial", "mammo.closing_version"
+    # on the runs of studies and ensembles: whether the best setting, or the ensemble, beats what it is held against
+    VERDICT, TEST_VERDICT = "mammo.verdict", "mammo.test_verdict"
+    # on an ensemble's run: the versions it is made of, and how
+    MEMBERS, METHOD = "mammo.members", "mammo.method"
+    # on a promotion's run (family `promotion`; an ingest's is `prepare`, a page's `report`, the whole study's
+    # `reproduce`): `promoted`, `kept` or `rolled back`; it is FINISHED only where that has come to be
+    DECISION, CANDIDATE = "mammo.decision", "mammo.candidate"
+    CHAMPION_BEFORE, FAILED_GATE = "mammo.champion_before", "mammo.failed_gate"
+    # on the run of a decision that compared candidates with a champion: what it asked, as a hash; the one-sided error
+    # it could spend; what the next one has in addition
+    QUESTION, ERROR, HANDED_ON = "mammo.question", "mammo.error", "mammo.error_handed_on"
+    # on a version: of how many settings it is the best (trials of its study, methods of an ensemble times those of its
+    # members); 1 where absent
+    COMPARED = "mammo.compared"
+    # on a version of `mammo-<task>`: the candidate it was, the champion before it, the run of the decision
+    # that made it champion, whether it came to that, whether someone went back from it
+    PROMOTED_FROM, PREVIOUS, DECIDED_BY = "mammo.promoted_from", "mammo.previous", "mammo.decided_by"
+    WAS_CHAMPION, ROLLED_BACK = "mammo.was_champion", "mammo.rolled_back"
+    # "patients as clusters" or "patches assumed independent"; "patients resampled": stored by an earlier version,
+    # percentile bootstraps
+    INTERVALS = "mammo.intervals"
+    # which figures of the run stand without an interval, and why: `test_roc_auc: fewer than 3 patients of a class; …`
+    NO_INTERVAL = "mammo.no_interval"
+    # the final model; files: their sha256, as they were when it was registered
+    REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
+    THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
+    FILES_SHA256 = "mammo.files_sha256"
+    # on the run of the whole study: the steps that are done
+    STEPS = "mammo.steps"
+
+
+class Artifact:
+    """The files of runs, and of logged ensembles."""
+
+    # of a cross-validation, and of an ensemble, whose predictions are nested: a row for each training abnormality
+    OOF, FOLDS = "oof.parquet", "folds.parquet"
+    # of a fit, in its folder: predictions, history and costs, and what was trained
+    FIT, PREDICTIONS, FACTS, TAIL = "fit", "predictions.parquet", "fit.json", "tail.keras"
+    # of a final run, and of an ensemble: test predictions; the threshold, and what it was chosen on
+    TEST, THRESHOLD = "test.parquet", "threshold.json"
+    # of all of these, and of studies: the folder of figures
+    FIGURES = "figures"
+    # of runs that compare several
+    COMPARISON = "comparison.csv"
+    # of an ensemble
+    METHODS, WEIGHTS, DISAGREEMENT = "methods.csv", "weights.csv", "disagreement.csv"
+    # of a study
+    TRIALS, BEST = "trials.csv", "best.json"
+    # of a promotion
+    GATES = "gates.csv"
+    # of a logged ensemble: one Keras model of all members, level 1 as arrays, and names and threshold
+    MEMBERS, LEVEL1, ENSEMBLE = "members.keras", "level1.npz", "ensemble.json"
+
+
+class Metric:
+    """Metrics: their names, or what they begin with; `_low` and `_high` end those of an interval."""
+
+    # of the folds, by metric, each on its run, with `_mean` and `_sd` on that of the cross-validation
+    FOLD = "fold_"
+    # of out-of-fold predictions, by metric; `oof_roc_auc` is the mean of the folds' AUCs weighted by positive ×
+    # negative pairs, `oof_pooled_roc_auc` a diagnostic
+    OOF, OOF_ROC_AUC, OOF_POOLED_ROC_AUC = "oof_", "oof_roc_auc", "oof_pooled_roc_auc"
+    # of the test set, by metric, decided at 0.5
+    TEST, TEST_ACCURACY, TEST_ROC_AUC = "test_", "test_accuracy", "test_roc_auc"
+    # the same where a patient with abnormalities of both classes counts once for each
+    BY_PATIENT = "test_by_patient_"
+    # behind either: decided at the stored threshold
+    AT_THRESHOLD = "at_threshold_"
+    # how many patches and patients the test set has
+    TEST_PATCHES, TEST_PATIENTS = "test_patches", "test_patients"
+    # the threshold of the final model
+    THRESHOLD = "threshold"
+    # of a trial, by objective, with `_trials_mean` and `_sd` on the study
+    OBJECTIVE = "objective_"
+    # on a study: the best trial's objectives, and how many trials ended how
+    BEST, TRIALS = "best_", "trials_"
+    # on an ensemble, by method: nested, and where the method was chosen
+    NESTED, OPTIMISTIC = "nested_", "optimistic_"
+    # on an ensemble, by name: its members
+    MEMBER = "member_"
+    # on an ensemble, behind `test_` on the test set: its lead over the best member, and DeLong's p
+    LEAD, DELONG_P = "lead", "delong_p"
+    # seconds of the fits, on the cross-validation
+    FIT_SECONDS = "fit_seconds"
+
+
+class Attribute:
+    """What Optuna keeps of studies and trials, beside the facts that are shown of a study."""
+
+    # of a study: its id in the tags of runs, the key by which it is continued, and its space
+    ID, KEY, SPACE = "id", "key", "space"
+    # of a trial: who works on it, the whole experiment, the link to its run, and where it has one why it ended so
+    PROCESS, SETTING, LINK, REASON = "process", "setting", "mlflow_run", "reason"
+    # of the first trial: `paper`
+    PRESET = "preset"
+
+
+def registered_name(task: str, *parts: str) -> str:
+    """The name of a registered model, of the `parts` that are not empty; that of a task's champions has none."""
+    return "-".join(["mammo", task, *filter(None, parts)])
