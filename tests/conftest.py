@@ -55,7 +55,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{marker}: set by the fixture {fixtures}; see CONTRIBUTING.md")
     option = config.option
     named = option.everything or option.markexpr or config.args_source is config.ArgsSource.ARGS
-    if not named and not hasattr(config, "workerinput"):
+    if not named:
         option.markexpr = QUICK
     if option.markexpr == QUICK:
         sys.meta_path.insert(0, NoKeras())
