@@ -89,8 +89,8 @@ class Laboratory:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache, empty, keras):
-    where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
+def laboratory(tmp_path_factory, phantom, cache, empty_stores, keras):
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("laboratory") / "where")
     return Laboratory(where, phantom, cache)
 
 
