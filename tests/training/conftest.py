@@ -95,9 +95,9 @@ def laboratory(tmp_path_factory, phantom, cache, empty_stores, keras):
 
 
 @pytest.fixture(scope="session")
-def scripted(tmp_path_factory, phantom, empty):
+def scripted(tmp_path_factory, phantom, empty_stores):
     """Where fits are scripted, by its `script`."""
-    where = shutil.copytree(empty, tmp_path_factory.mktemp("scripted") / "where")
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("scripted") / "where")
     made = Laboratory(where, phantom, where / "cache", "scripted")
     made.script = Script()
     with pytest.MonkeyPatch.context() as patch:
