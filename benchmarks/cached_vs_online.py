@@ -66,7 +66,7 @@ def online(family: str, backbone: str, policy: str, unfrozen: int) -> dict[str, 
     import keras
     import tensorflow as tf
 
-    from mammo_mlflow.models.backbones import BACKBONES
+    from mammo_mlflow.backbones import BACKBONES
 
     keras.config.set_dtype_policy(policy)
     application = getattr(keras.applications, BACKBONES[backbone].application)

@@ -25,12 +25,12 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine.hypermodels import HeadHyperModel
 from mammo_mlflow.engine.loop import OPTIMIZERS
 from mammo_mlflow.engine.train import class_weights
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.jobs.contracts import Network
-from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.models.network import convolutions, read_compact
 from mammo_mlflow.search.architectures import DrawJob
 from mammo_mlflow.search.spaces import find_space, read_space

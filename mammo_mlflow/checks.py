@@ -8,6 +8,8 @@ from typing import Any
 
 from mammo_mlflow.errors import expected, unknown_name
 
+Value = str | int | float | bool
+"""The value of a parameter, as a command line, a preset, a search space and MLflow give it."""
 Check = Callable[[str, Any], None]
 
 LARGEST = 1_000_000_000

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from mammo_mlflow import checks
+from mammo_mlflow import checks, roles
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.files import json_sha256
-from mammo_mlflow.model_spec import BACKBONES as BACKBONES
-from mammo_mlflow.model_spec import CACHED, ENCODED, FAMILIES, FROZEN, NETWORKS, ModelSpec, parameter
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
+from mammo_mlflow.model_spec import ModelSpec
 from mammo_mlflow.names import registered_name
+from mammo_mlflow.roles import FAMILIES, NETWORKS, parameter
 
 RESULTS_VERSION = 2
 """The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.
@@ -47,7 +47,7 @@ class TrainingSpec:
     """How it is trained."""
 
     optimizer: str = parameter("adam", "optimizer: adam, rmsprop or sgd", checks.one_of(*OPTIMIZERS))
-    momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.share)
+    momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.share, roles.SGD)
     learning_rate: float = parameter(
         1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive
     )
@@ -55,27 +55,27 @@ class TrainingSpec:
         40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.epochs
     )
     tuning_learning_rate: float = parameter(
-        1e-5, "learning rate once the last layers are unfrozen", checks.positive, FROZEN
+        1e-5, "learning rate once the last layers are unfrozen", checks.positive, roles.TUNED
     )
-    tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.epochs, FROZEN)
+    tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.epochs, roles.TUNED)
     batch_size: int = parameter(16, "patches a step", checks.whole(1, 65_536))
     class_weights: str = parameter(
         "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.class_weights
     )
-    augmentation: str = parameter(
+    augmentation: str = roles.stored(
         "paper", f"augmentation policy: {', '.join(AUGMENTATIONS)}", checks.one_of(*AUGMENTATIONS)
     )
     pair_augmentation: str = parameter(
         "joint",
         "transforms of a baseline and its abnormality: joint (the same) or independent",
         checks.one_of(*PAIRINGS),
-        ("siamese",),
+        roles.PAIRED,
     )
-    views: int = parameter(
+    views: int = roles.precise(
         8,
         "cached augmented views of each patch; 0 trains on-line through the whole network",
         checks.whole(0, 1000),
-        CACHED,
+        roles.CACHED,
     )
     early_stop: int = parameter(
         0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", checks.whole(0, 100_000)
@@ -84,12 +84,14 @@ class TrainingSpec:
         "inner",
         "what early stopping watches: that inner tenth, or scored, the patches that are scored, which is optimistic",
         checks.one_of(*WATCHED),
+        roles.STOPPED,
         added=True,
+        moves="judging training",
     )
-    precision: str = parameter(
+    precision: str = roles.precise(
         "auto", f"precision of the convolutions: {', '.join(PRECISIONS)}", checks.one_of(*PRECISIONS)
     )
-    threads: int = parameter(
+    threads: int = roles.place(
         1, "processor threads of each fold; part of its key, since it moves results", checks.whole(1, 1024)
     )
 
@@ -98,17 +100,18 @@ class TrainingSpec:
 class CrossValidationSpec:
     """How it is judged."""
 
-    folds: int = parameter(4, "number of folds", checks.whole(2, 1000))
-    holdout: float = parameter(
-        0.0, "share of the patients held out once instead of folds; 0: folds", checks.share, ENCODED, added=True
+    folds: int = roles.judging(4, "number of folds", checks.whole(2, 1000))
+    holdout: float = roles.judging(
+        0.0, "share of the patients held out once instead of folds; 0: folds", checks.share, roles.ENCODED, added=True
     )
-    seed: int = parameter(0, "seed of folds, weights, order and augmentation", checks.seed)
+    seed: int = roles.judging(0, "seed of folds, weights, order and augmentation", checks.seed)
     control: str = parameter(
         "none",
         "control experiment: baseline (the healthy patches alone), shuffled (labels) or none",
         checks.one_of(*CONTROLS),
-        ENCODED,
+        roles.ENCODED,
         added=True,
+        moves="judging activations",
     )
 
 
@@ -116,13 +119,13 @@ class CrossValidationSpec:
 class FinalSpec:
     """The model that is registered, and its decision threshold."""
 
-    final: Literal["refit", "fold_average", "none"] = parameter(
+    final: Literal["refit", "fold_average", "none"] = roles.finishing(
         "refit", "final model: refit on all training patches, fold_average, or none", checks.one_of(*FINALS)
     )
     final_epochs: int = parameter(
-        0, "epochs of the head in the refit; 0 takes the folds' own", checks.whole(0, 100_000)
+        0, "epochs of the head in the refit; 0 takes the folds' own", checks.whole(0, 100_000), moves="final training"
     )
-    threshold: str = parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
+    threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,7 @@ class Experiment:
         return json_sha256(body)
 
     def _keyed(self, part: Any) -> dict[str, Any]:
-        counted = [item for item in fields(part) if self.family in item.metadata["families"]]
+        counted = [item for item in fields(part) if self.family in item.metadata["users"].families]
         values = {item.name: (getattr(part, item.name), item) for item in counted}
         return {k: v for k, (v, item) in values.items() if not (item.metadata["added"] and v == item.default)}
 
@@ -259,8 +262,13 @@ def parameters(family: str | None = None) -> Iterator[Field[Any]]:
     """Every parameter of a family's experiments, or of all families', but task and family; in order."""
     for part in PARTS:
         for item in fields(part):
-            if family is None or family in item.metadata["families"]:
+            if family is None or family in item.metadata["users"].families:
                 yield item
+
+
+def that_move(*what: str, family: str | None = None) -> tuple[str, ...]:
+    """The names of the parameters that move any of these (`roles`), of a family's experiments or of all families'."""
+    return tuple(item.name for item in parameters(family) if not item.metadata["moves"].isdisjoint(what))
 
 
 def faults(values: Mapping[str, Any]) -> list[str]:

@@ -2,95 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from mammo_mlflow import checks
+from mammo_mlflow import checks, roles
+from mammo_mlflow.roles import CONVOLVED, PENALISED, parameter
 
-BACKBONES = ("vgg16", "resnet50", "inceptionv3")
-NETWORKS: dict[str, tuple[str, ...]] = {
-    "pretrained": BACKBONES,
-    "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold", "m1_author"),
-    "siamese": ("scratch", *BACKBONES),
-    "conditioned": ("a", "b", "c"),
-    "texture": ("laws",),
-}
-"""What `backbone` may be in each family: a pretrained base, a setting of chapter 4, an encoder, an approach of chapter
-8."""
-FAMILIES = tuple(NETWORKS)
 POOLINGS = ("flatten", "average", "max")
 POOL_PADDINGS = ("valid", "same")
 CONDITIONS = ("probability", "class")
 DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
-
-ENCODED = ("pretrained", "scratch", "siamese", "texture")
-FROZEN = ("pretrained", "siamese")
-CONVOLVED = ("scratch", "siamese")
-CACHED = ("pretrained", "siamese", "conditioned", "texture")
-"""The families whose networks have an encoder of their own, a frozen one, trained convolutions, cached activations."""
-
-
-def parameter(
-    default: Any, help: str, check: checks.Check, only: tuple[str, ...] = FAMILIES, added: bool = False
-) -> Any:
-    """A field; `only` are the families that have it.
-
-    One that was `added` to families that had results already is in their keys only where it is not the default.
-    """
-    return field(default=default, metadata={"help": help, "check": check, "families": only, "added": added})
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What is built: an encoder, how much of it is trained, and the head on top."""
 
-    backbone: str = parameter("vgg16", "network: a backbone, a setting, an encoder or an approach", checks.anything)
+    backbone: str = roles.encoder("vgg16", "network: a backbone, a setting, an encoder or an approach", checks.anything)
     weights: str = parameter(
-        "imagenet", "backbone weights: imagenet, random, or a directory of weight files", checks.anything, FROZEN
+        "imagenet",
+        "backbone weights: imagenet, random, or a directory of weight files",
+        checks.anything,
+        roles.FROZEN,
+        moves="activations source",
     )
-    blocks: str = parameter(
+    blocks: str = roles.shape(
         "32/2-32-32,64-64,128-128,256",
         "filters of the 3x3 convolutions trained from scratch; /2 is a stride, a pool follows each block",
         checks.blocks,
         CONVOLVED,
     )
-    convolution_batch_norm: bool = parameter(
+    convolution_batch_norm: bool = roles.shape(
         True, "batch normalisation after each convolution trained from scratch", checks.anything, CONVOLVED
     )
     convolution_batch_norm_momentum: float = parameter(
         0.9, "momentum of that batch normalisation's moving statistics", checks.share, CONVOLVED, added=True
     )
-    first_pool: int = parameter(
+    first_pool: int = roles.shape(
         2,
         "side of the pool after the first block; its stride is 2, and so are all of the others'",
         checks.whole(2, 64),
         CONVOLVED,
         added=True,
     )
-    pool_padding: str = parameter(
+    pool_padding: str = roles.shape(
         "valid",
         "padding of those pools: valid, or same, which keeps the last row of an odd map",
         checks.one_of(*POOL_PADDINGS),
         CONVOLVED,
         added=True,
     )
-    pool_dropout: float = parameter(0.0, "dropout rate after each pool of such convolutions", checks.share, CONVOLVED)
-    l1: float = parameter(0.0, "L1 penalty on the kernels trained from scratch", checks.at_least_zero, CONVOLVED)
-    l2: float = parameter(0.0, "L2 penalty on the kernels trained from scratch", checks.at_least_zero, CONVOLVED)
+    pool_dropout: float = roles.shape(0.0, "dropout rate after each pool of such convolutions", checks.share, CONVOLVED)
+    l1: float = parameter(0.0, "L1 penalty on the kernels trained from scratch", checks.at_least_zero, PENALISED)
+    l2: float = parameter(0.0, "L2 penalty on the kernels trained from scratch", checks.at_least_zero, PENALISED)
     dense_l2: float = parameter(
-        0.0, "more L2 penalty on the kernels of the hidden layers, beside l2", checks.at_least_zero, CONVOLVED, True
+        0.0,
+        "more L2 penalty on the kernels of the hidden layers, beside l2",
+        checks.at_least_zero,
+        PENALISED,
+        True,
     )
-    pooling: str = parameter(
+    pooling: str = roles.encoder(
         "average",
         "pooling before the head: flatten, average or max",
         checks.one_of(*POOLINGS),
-        ("pretrained", *CONVOLVED),
+        roles.POOLED,
     )
-    difference: str = parameter(
+    difference: str = roles.shape(
         "subtract",
         f"how baseline and abnormality are joined: {', '.join(DIFFERENCES)}",
         checks.one_of(*DIFFERENCES),
-        ("siamese",),
+        roles.PAIRED,
     )
     dense: str = parameter("256", "widths of the head's hidden layers, such as 256 or 256-64, or none", checks.widths)
     batch_norm: bool = parameter(False, "batch normalisation of the features before the hidden layer", checks.anything)
@@ -101,23 +82,23 @@ class ModelSpec:
         0.0, "dropout rate of the features before the hidden layers", checks.share, added=True
     )
     dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.share)
-    unfrozen_layers: int = parameter(
-        0, "number of last convolutional layers trained after the head", checks.whole(0, 1000), FROZEN
+    unfrozen_layers: int = roles.encoder(
+        0, "number of last convolutional layers trained after the head", checks.whole(0, 1000), roles.FROZEN
     )
-    features_from: str = parameter(
+    features_from: str = roles.source(
         "",
         "registered benign/malignant model that gives the features; by default the approach's",
         checks.anything,
-        ("conditioned",),
+        roles.CONDITIONED,
     )
-    condition_from: str = parameter(
-        "", "registered mass/calcification model that gives the condition", checks.anything, ("conditioned",)
+    condition_from: str = roles.source(
+        "", "registered mass/calcification model that gives the condition", checks.anything, roles.CONDITIONED
     )
     condition: str = parameter(
         "probability",
         "what of that model's answer is joined: the probability of a calcification, or the class, 1 above 0.5",
         checks.one_of(*CONDITIONS),
-        ("conditioned",),
+        roles.GIVEN,
         added=True,
     )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError, expected, unknown_name
-from mammo_mlflow.experiment import BACKBONES, FAMILIES, NETWORKS, TASKS
+from mammo_mlflow.experiment import FAMILIES, NETWORKS, TASKS
 from mammo_mlflow.names import registered_name
 
 Values = dict[str, Any]
@@ -24,47 +25,20 @@ _PAPER_COMMON: Values = {
     "augmentation": "paper",  # rotation 0-360 degrees and both flips
     "class_weights": "none",
     "final": "refit",
-    "tuning_epochs": 20,  # not printed
-}
-
-_VGG16: Values = _PAPER_COMMON | {
-    "optimizer": "rmsprop",
-    "learning_rate": 2e-6,
-    "epochs": 40,
-    "final_epochs": 50,
-    "pooling": "flatten",  # not printed
-    "tuning_learning_rate": 1e-6,  # not printed
-}
-
-_RESNET50: Values = _PAPER_COMMON | {
     "optimizer": "adam",
     "learning_rate": 1e-3,
-    "batch_norm": True,
-    "epochs": 50,
-    "final_epochs": 200,
-    "pooling": "average",  # not printed
-    "tuning_learning_rate": 1e-5,  # not printed
-}
-
-_INCEPTIONV3: Values = _PAPER_COMMON | {
-    "optimizer": "rmsprop",
     "epochs": 40,
-    "final_epochs": 50,
-    "pooling": "flatten",  # not printed
-    "tuning_learning_rate": 1e-6,  # not printed
+    "tuning_learning_rate": 1e-5,  # not printed
+    "tuning_epochs": 20,  # not printed
 }
-
-
-def _both_tasks(family: str, network: str, values: Values) -> Table:
-    return {(family, network, task): values for task in TASKS}
-
+"""What all backbones have; a row of `BACKBONES` says what is otherwise."""
 
 _CHAPTER_5: Table = {
-    **_both_tasks("pretrained", "vgg16", _VGG16),
-    **_both_tasks("pretrained", "resnet50", _RESNET50),
-    ("pretrained", "inceptionv3", "mass_calc"): _INCEPTIONV3 | {"learning_rate": 2e-5},
-    ("pretrained", "inceptionv3", "benign_malignant"): _INCEPTIONV3 | {"learning_rate": 2e-6},
+    ("pretrained", name, task): _PAPER_COMMON | {"pooling": row.pooling} | row.settings
+    for name, row in BACKBONES.items()
+    for task in TASKS
 }
+_CHAPTER_5["pretrained", "inceptionv3", "mass_calc"] |= {"learning_rate": 2e-5}
 """`python -m mammo_mlflow pretrained --preset paper --task TASK --backbone BACKBONE --data DIR`.
 
 Cost on 2 cores and the real arrays: about the prefix activations of 24,084 views, once a backbone (see
@@ -132,31 +106,26 @@ of the paper, test accuracy, mass/calcification: 0.67, 0.72, 0.78, 0.75, 0.80; b
 0.65. Early stopping watches an inner tenth of the training patients here, not the 30 % that are scored.
 """
 
-_SIAMESE: Values = _PAPER_COMMON | {
+_SIAMESE: Values = _PAPER_COMMON | {  # epochs and fine tuning not printed
     "difference": "subtract",  # the second, more successful layer of the paper (code 6.3)
     "pair_augmentation": "independent",  # two generators with a `next` each (code 6.1); a common seed is not printed
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "epochs": 40,  # not printed
-    "tuning_learning_rate": 1e-5,  # not printed
+}
+
+_SIAMESE_SCRATCH: Values = {
+    # three convolutions and a pool, twice; filters not printed, the stride is that of the similar M1
+    "blocks": "32/2-32-32,64-64-64",
+    "convolution_batch_norm": False,  # not printed
+    "pooling": "flatten",
+    "learning_rate": 1e-4,  # not printed
 }
 
 _CHAPTER_6: Table = {
-    **_both_tasks("siamese", "vgg16", _SIAMESE | {"pooling": "flatten"}),  # not printed
-    **_both_tasks("siamese", "resnet50", _SIAMESE | {"pooling": "average"}),  # not printed
-    **_both_tasks("siamese", "inceptionv3", _SIAMESE | {"pooling": "flatten"}),  # not in the paper
-    **_both_tasks(
-        "siamese",
-        "scratch",
-        _SIAMESE
-        | {
-            # three convolutions and a pool, twice; filters not printed, the stride is that of the similar M1
-            "blocks": "32/2-32-32,64-64-64",
-            "convolution_batch_norm": False,  # not printed
-            "pooling": "flatten",
-            "learning_rate": 1e-4,  # not printed
-        },
-    ),
+    **{
+        ("siamese", name, task): _SIAMESE | {"pooling": row.pooling}  # not printed
+        for name, row in BACKBONES.items()
+        for task in TASKS
+    },
+    **{("siamese", "scratch", task): _SIAMESE | _SIAMESE_SCRATCH for task in TASKS},
 }
 """`python -m mammo_mlflow siamese --preset paper --task TASK --backbone ENCODER --data DIR`.
 
@@ -207,7 +176,7 @@ _TEXTURE: Values = {
     "final": "refit",
 }
 
-_CONTROLS: Table = _both_tasks("texture", "laws", _TEXTURE)
+_CONTROLS: Table = {("texture", "laws", task): _TEXTURE for task in TASKS}
 
 PAPER: Table = {**_CHAPTER_5, **_CHAPTER_4, **_CHAPTER_6, **_CHAPTER_8, **_CONTROLS}
 

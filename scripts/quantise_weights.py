@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.backbones import BACKBONES
+
 SMALL = 50_000
 """A kernel of fewer elements is kept in float32."""
 
@@ -71,7 +73,7 @@ def main() -> None:
     """Read the source into the network, quantise, write, and say how large it became."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="SOURCE.h5", help="weights without the top, as Keras saves them")
-    parser.add_argument("backbone", metavar="BACKBONE", choices=["vgg16", "resnet50"])
+    parser.add_argument("backbone", metavar="BACKBONE", choices=list(BACKBONES))
     parser.add_argument("target", type=Path, metavar="TARGET.npz")
     arguments = parser.parse_args()
 

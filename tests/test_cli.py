@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from support import ROOT, SMALL, command, environment
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.cli import COMMANDS
-from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.testing.commands import CommandContract
 
 TASK = ["--task", "mass_calc"]

@@ -8,13 +8,11 @@ from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.files import canonical_json
-from mammo_mlflow.models.backbones import BACKBONES
 
 
 def test_names_are_those_of_the_rooms():
     assert tuple(POLICIES) == experiment.AUGMENTATIONS
     assert tuple(TASKS) == experiment.TASKS
-    assert tuple(BACKBONES) == experiment.BACKBONES
 
 
 def test_flat_gives_back_what_build_was_given():

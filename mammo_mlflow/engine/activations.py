@@ -62,6 +62,7 @@ def calibrate(job: CalibrateJob, emit: Emit) -> None:
     """Write calibrated random weights as a Keras weights file: in float32 and at one size, whatever uses them."""
     set_threads(job.threads)
     patches = calibration_patches()
+    keras.utils.set_random_seed(0)  # what calibration leaves to Keras: depthwise kernels, dropped blocks
     base = build_base(job.backbone, patches.shape[1], "average", "float32")
     calibrate_random(base, patches.astype(np.float32)[..., None])
     with whole(job.output, alone=True) as part:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import BACKBONES, NETWORKS, CrossValidationSpec
+from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import Source
@@ -52,7 +53,7 @@ class Member:
 
 
 def find_members(
-    session: Workbench,
+    bench: Workbench,
     planner: Planner,
     task: str,
     members: str,
@@ -76,9 +77,9 @@ def find_members(
     for name in wanted:
         try:
             source = find_source(
-                session, planner, field="members", name=name, task=task, cv=cv, folds=folds, command=command
+                bench, planner, field="members", name=name, task=task, cv=cv, folds=folds, command=command
             )
-            found.append(Member(name.removeprefix(prefix), source, _test(session, source)))
+            found.append(Member(name.removeprefix(prefix), source, _test(bench, source)))
         except Missing as problem:
             missing.append(problem.brief if of_set else str(problem))
         except UserError as problem:
@@ -98,9 +99,9 @@ def find_members(
     return found
 
 
-def _test(session: Workbench, source: Source) -> Floats:
-    writer, run_id = session.writer, source.version.run_id
-    target = session.scratch / f"member-{run_id}"
+def _test(bench: Workbench, source: Source) -> Floats:
+    writer, run_id = bench.writer, source.version.run_id
+    target = bench.scratch / f"member-{run_id}"
     path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
     if path is None:
         raise expected("members", "a model with its test predictions", f"{source.version} without {Artifact.TEST}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.models.network import build_base
 from mammo_mlflow.models.scratch import build_scratch
 from mammo_mlflow.models.texture import build_texture

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import PATCH, ModelSpec
-from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.models.precision import dtype_policy
 from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, kernel_penalty
 from mammo_mlflow.models.siamese import join_sides

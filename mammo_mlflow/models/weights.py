@@ -19,9 +19,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import file_sha256, whole
-from mammo_mlflow.models.backbones import BACKBONES
 
 COMPACT_DIR = Path(__file__).parent / "compact"
 DOWNLOAD_TIMEOUT_S = 4.0

@@ -100,7 +100,7 @@ def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Ac
     return list(found.values())
 
 
-def ensure_activations(session: Workbench, entries: Iterable[Activations]) -> dict[str, Path]:
+def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict[str, Path]:
     """The files of all these entries, by key, leased to this process until the cache releases them.
 
     The shallowest is computed from the patches, deeper ones from it; pooled features from those that are not pooled.
@@ -108,16 +108,16 @@ def ensure_activations(session: Workbench, entries: Iterable[Activations]) -> di
     paths: dict[str, Path] = {}
     ready: list[Activations] = []
     for entry in sorted({entry.key: entry for entry in entries}.values(), key=_depth):
-        found = session.cache.find(entry.key)
+        found = bench.cache.find(entry.key)
         if found is None:
-            session.cache.make_room(entry.bytes)
+            bench.cache.make_room(entry.bytes)
             facts = {"cut": entry.cut, "name": entry.job.name}
-            with session.cache.creating(entry.key, facts) as output:
+            with bench.cache.creating(entry.key, facts) as output:
                 if output is not None:
                     shallower = [one for one in ready if one.line == entry.line]
-                    read = _read(session, entry, shallower[-1] if shallower else None, paths)
-                    session.run_one(replace(entry.job, **read, threads=session.cores, output=output))
-            found = session.cache.find(entry.key)
+                    read = _read(bench, entry, shallower[-1] if shallower else None, paths)
+                    bench.run_one(replace(entry.job, **read, threads=bench.cores, output=output))
+            found = bench.cache.find(entry.key)
             if found is None:
                 raise RuntimeError(f"the cache entry {entry.key[:12]} vanished")
         paths[entry.key] = found
@@ -131,11 +131,11 @@ def _depth(entry: Activations) -> tuple[int, bool, str]:
 
 
 def _read(
-    session: Workbench, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
+    bench: Workbench, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
 ) -> dict[str, Any]:
     """What an entry's job is told to read."""
     if entry.below:
-        files = ensure_activations(session, entry.below.values())
+        files = ensure_activations(bench, entry.below.values())
         return {"sources": {side: files[one.key] for side, one in entry.below.items()}}
     if shallower is None:
         return {}

@@ -44,7 +44,7 @@ class Missing(UserError):  # noqa: N818 - beside `Faults`
 
 
 def find_source(
-    session: Workbench,
+    bench: Workbench,
     planner: Planner,
     *,
     field: str,
@@ -59,10 +59,10 @@ def find_source(
 
     Raises `UserError` about `field` where none fits, `Missing` where there is none of that name.
     """
-    return _Search(session, planner, field, name, task, cv, folds, refit, command).find()
+    return _Search(bench, planner, field, name, task, cv, folds, refit, command).find()
 
 
-def find_sources(session: Workbench, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
+def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
     """What finds the registered models of an experiment on its folds (n,).
 
     It raises `UserError` where one is missing or does not fit, with the `command` that makes it.
@@ -75,7 +75,7 @@ def find_sources(session: Workbench, planner: Planner, command: Command) -> Call
             asked = field, name, task, folds_sha256(folds), refit
             if asked not in found:
                 found[asked] = find_source(
-                    session,
+                    bench,
                     planner,
                     field=field,
                     name=name,
@@ -110,7 +110,7 @@ class _Search:
 
     def __init__(
         self,
-        session: Workbench,
+        bench: Workbench,
         planner: Planner,
         field: str,
         name: str,
@@ -120,7 +120,7 @@ class _Search:
         refit: bool,
         command: Command,
     ) -> None:
-        self._session, self._planner, self._folds = session, planner, folds
+        self._bench, self._planner, self._folds = bench, planner, folds
         self._field, self._name, self._task, self._cv, self._refit = field, name, task, cv, refit
         self._bare = self._name.partition("@")[0].partition("/")[0]
         entry = self._entry(self._bare)
@@ -128,8 +128,8 @@ class _Search:
 
     def find(self) -> Source:
         """The newest version that fits. Raises `UserError` where none does, about the likeliest."""
-        client, data = self._session.writer.client, self._planner.patch_set
-        ask = self._session.writer.ask
+        client, data = self._bench.writer.client, self._planner.patch_set
+        ask = self._bench.writer.ask
         tags = {Tag.DATA_SHA256: data.train_sha256, Tag.FOLDS_SHA256: folds_sha256(self._folds)}
         versions = ask(lambda: find_models(client, self._name or "-", tags))
         problems = []
@@ -176,7 +176,7 @@ class _Search:
 
     def _plan(self, version: Version) -> Plan:
         """What it was trained by, planned again from the parameters of its run."""
-        writer = self._session.writer
+        writer = self._bench.writer
         run = writer.ask(lambda: find_run(writer.client, version.run_id))
         if run is None:
             raise self._wrong("a model whose run is in the store", f"{version} without its run")
@@ -186,11 +186,11 @@ class _Search:
             raise self._wrong("a model that can be planned again", f"{version}: {problem}") from None
 
     def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> Source:
-        writer = self._session.writer
+        writer = self._bench.writer
         runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
         tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
         for fit in needed:
-            result = fetch_fit(self._session, runs[fit.key], fit) if fit.key in runs else None
+            result = fetch_fit(self._bench, runs[fit.key], fit) if fit.key in runs else None
             if result is None:
                 raise self._wrong("a model whose folds are in the store", f"{version} without {fit.name}")
             tails[fit.name] = result.tail

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.data.patches import PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
 from mammo_mlflow.errors import Faults, UserError, expected
@@ -21,13 +22,13 @@ from mammo_mlflow.experiment import (
     CrossValidationSpec,
     Experiment,
     ModelSpec,
-    TrainingSpec,
+    parameters,
+    that_move,
 )
 from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
 from mammo_mlflow.jobs.executors import AnyJob, Executor
-from mammo_mlflow.models.backbones import BACKBONES, check_backbone
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import Sources
@@ -171,19 +172,7 @@ def _asked_weights(experiment: Experiment) -> tuple[str, str]:
 
 def _shape_of(network: Network) -> Network:
     """The network without what its cuts do not depend on: the head."""
-    model = network.model
-    kept = (
-        "backbone",
-        "pooling",
-        "unfrozen_layers",
-        "blocks",
-        "convolution_batch_norm",
-        "first_pool",
-        "pool_padding",
-        "pool_dropout",
-        "difference",
-    )
-    return replace(network, model=ModelSpec(**{name: getattr(model, name) for name in kept}))
+    return replace(network, model=ModelSpec(**{name: getattr(network.model, name) for name in that_move("cut")}))
 
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
@@ -197,21 +186,9 @@ def _keyed(experiment: Experiment) -> Experiment:
     How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model,
     what early stopping would watch, or the momentum of an optimizer that has none.
     """
-    training, unused = experiment.training, TrainingSpec()
-    if not experiment.model.unfrozen_layers:
-        training = replace(
-            training, tuning_epochs=unused.tuning_epochs, tuning_learning_rate=unused.tuning_learning_rate
-        )
-    if not training.early_stop:
-        training = replace(training, early_stop_on=unused.early_stop_on)
-    if training.optimizer != "sgd":
-        training = replace(training, momentum=unused.momentum)
-    if experiment.trained_whole:
-        training = replace(training, views=unused.views)
-    model = replace(experiment.model, weights="", features_from="", condition_from="")
-    if experiment.family == "conditioned" and model.backbone == "c":
-        model = replace(model, condition=ModelSpec().condition)  # it is given the true type, a class anyway
-    return replace(experiment, model=model, training=training)
+    known = parameters(experiment.family)
+    unused = {item.name: item.default for item in known if not item.metadata["users"].counts(experiment)}
+    return experiment.changed(**unused, **dict.fromkeys(that_move("source", family=experiment.family), ""))
 
 
 def _plan(

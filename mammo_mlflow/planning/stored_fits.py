@@ -21,9 +21,9 @@ from mammo_mlflow.tracking.vetting import vet_keras
 _log = logging.getLogger(__name__)
 
 
-def fetch_fit(session: Workbench, run_id: str, fit: Fit) -> FitResult | None:
+def fetch_fit(bench: Workbench, run_id: str, fit: Fit) -> FitResult | None:
     """A finished fit out of the store; None where its files are gone, those of other rows or not ours."""
-    writer, target = session.writer, session.scratch / f"reused-{fit.key}"
+    writer, target = bench.writer, bench.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.FIT, target))
     try:
         if folder is None:

@@ -19,7 +19,7 @@ from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
 from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
-from mammo_mlflow.report.rows import BACKBONES, CONDITIONED, SCRATCH, Row, Table, tables
+from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, WEIGHTED, Row, Table, tables
 from mammo_mlflow.tracking.results import Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
@@ -146,13 +146,13 @@ def label_of(result: Result) -> str:
     if family == "conditioned":
         return f"conditioned {CONDITIONED.get(backbone, backbone)}"
     tuned = ", fine tuned" if result.tuned else ""
-    return f"{'Siamese ' if family == 'siamese' else ''}{BACKBONES.get(backbone, backbone)}{tuned}"
+    return f"{'Siamese ' if family == 'siamese' else ''}{ENCODERS.get(backbone, backbone)}{tuned}"
 
 
 def _members(every: Sequence[Table], results: Sequence[Result]) -> list[Result]:
     """The members of the ensembles that the report weighs itself."""
     rows = [row for table in every for row in table.rows if row.optimistic]
-    members = [Row("", row.task, "pretrained", name, row.backbone == "tuned") for row in rows for name in BACKBONES]
+    members = [Row("", row.task, "pretrained", name, row.backbone == "tuned") for row in rows for name in WEIGHTED]
     return [one for row in members for one in standing(row, results)[:1]]
 
 

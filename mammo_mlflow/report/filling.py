@@ -20,15 +20,15 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
-from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
+from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, WEIGHTED, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
-OF_SOURCES = ("features_from", "condition_from")
-"""Parameters that name versions, which differ from run to run."""
+"""The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def other_settings(result: Result) -> list[str]:
         values = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
     except UserError:
         return []
-    kept = {name: value for name, value in values.items() if name in result.params and name not in OF_SOURCES}
+    kept = {name: value for name, value in values.items() if name in result.params and name not in that_move("source")}
     return [f"{name}={result.params[name]}" for name, value in kept.items() if result.params[name] != str(value)]
 
 
@@ -245,7 +245,7 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
     tuned = row.backbone == "tuned"
     members = []
-    for name in ("vgg16", "resnet50", "inceptionv3"):
+    for name in WEIGHTED:
         found = standing(Row("", row.task, "pretrained", name, tuned), store.results)
         if not found or found[0].run_id not in store.tests:
             missing = Row("", row.task, "pretrained", name, tuned)

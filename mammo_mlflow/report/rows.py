@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.presets import KEPT
 from mammo_mlflow.report.paper_figures import Figure, printed
 
@@ -16,7 +17,11 @@ VALIDATION, TRAIN = ("accuracy", "validation"), ("accuracy", "train")
 OPTIMISTIC = "weights chosen on the test set"
 
 WORDS = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignant"}
-BACKBONES = {"vgg16": "VGG16", "resnet50": "ResNet50", "inceptionv3": "InceptionV3", "scratch": "scratch CNN"}
+ENCODERS = {"scratch": "scratch CNN"} | {name: row.application for name, row in BACKBONES.items()}
+WEIGHTED = ("vgg16", "resnet50", "inceptionv3")
+"""The members of the study's weighted ensembles."""
+SIAMESE = ("scratch", *(name for name in BACKBONES if name != "inceptionv3"))
+"""The encoders of Siamese networks; InceptionV3 is in none of the study's tables of them."""
 SCRATCH = {
     "m1": ("M1, 30 epochs", "30 epochs"),
     "m1_balanced": ("M1, class balancing", "30 epochs; class balancing"),
@@ -85,10 +90,10 @@ def _tables() -> Iterator[Table]:
         rows = tuple(_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
         yield Table(number, f"Scratch models, {WORDS[task]}", task, (TRAIN, VALIDATION, ACCURACY, AUC), rows)
     for number, task in (("5.1", "mass_calc"), ("5.2", "benign_malignant")):
-        rows = _frozen_and_tuned("pretrained", ("vgg16", "resnet50", "inceptionv3"), task)
+        rows = _frozen_and_tuned("pretrained", tuple(BACKBONES), task)
         yield Table(number, f"Pretrained models, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
     for number, task in (("6.1", "mass_calc"), ("6.2", "benign_malignant")):
-        rows = _frozen_and_tuned("siamese", ("scratch", "vgg16", "resnet50"), task)
+        rows = _frozen_and_tuned("siamese", SIAMESE, task)
         yield Table(number, f"Siamese models, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
     for task in WORDS:
         rows = tuple(
@@ -108,7 +113,7 @@ def _tables() -> Iterator[Table]:
 
 def _frozen_and_tuned(family: str, backbones: tuple[str, ...], task: str) -> tuple[Row, ...]:
     return tuple(
-        _row(f"{BACKBONES[name]}{', fine tuned' if tuned else ''}", task, family, name, tuned)
+        _row(f"{ENCODERS[name]}{', fine tuned' if tuned else ''}", task, family, name, tuned)
         for name in backbones
         for tuned in ((False,) if name == "scratch" else (False, True))
     )

@@ -66,7 +66,7 @@ class Closer:
 
     def __init__(
         self,
-        session: Workbench,
+        bench: Workbench,
         planner: Planner,
         study: optuna.Study,
         question: Question,
@@ -75,7 +75,7 @@ class Closer:
         final: Mapping[str, Any],
         fresh_seeds: int,
     ) -> None:
-        self._session, self._planner = replace(session, resume=True), planner  # the study's own folds are at hand
+        self._bench, self._planner = replace(bench, resume=True), planner  # the study's own folds are at hand
         self._study, self._question, self._runs, self._top = study, question, runs, top
         self._final, self._fresh_seeds = final, fresh_seeds
 
@@ -139,20 +139,20 @@ class Closer:
         plan = self._plan(best, **self._final)
         marks = {**self._runs.tags, Tag.TRIAL: str(best.number), Tag.COMPARED: str(compared)}
         run = self._open("trial", str(best.number), plan.name, plan)
-        cv = cross_validate(self._session, plan, run, "best")
+        cv = cross_validate(self._bench, plan, run, "best")
         final = None
         if plan.experiment.final.final != "none":
-            final = make_final(self._session, cv, searched_name(plan), marks)
+            final = make_final(self._bench, cv, searched_name(plan), marks)
             # a version that an earlier closing registered may be the best of more by now
-            tell_compared(self._session.writer, final.registered_name, final.version, compared)
+            tell_compared(self._bench.writer, final.registered_name, final.version, compared)
             final.tell(self._top)
         run.close()
         return cv, final
 
     def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> Verdict:
-        writer, trials = self._session.writer, competed(states)
+        writer, trials = self._bench.writer, competed(states)
         run_id = self._runs.find("trial", str(paper.number)) or ""
-        target = self._session.scratch / f"oof-{run_id}"
+        target = self._bench.scratch / f"oof-{run_id}"
         path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, target))
         if path is None:
             return judge(float("nan"), float("nan"), trials)
@@ -169,7 +169,7 @@ class Closer:
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
                 run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
-                cv = cross_validate(self._session, plan, run, f"fresh seed {seed} {who}", figures=False)
+                cv = cross_validate(self._bench, plan, run, f"fresh seed {seed} {who}", figures=False)
                 run.finish()
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
         values = {

@@ -27,22 +27,12 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 }
 """What a file's `architecture` may be, and the parameters that its hypermodel draws."""
 
-_OF_FROZEN = ("unfrozen_layers", "tuning_learning_rate", "tuning_epochs", "weights", "views")
-_OF_TRAINED = (
-    "blocks",
-    "convolution_batch_norm",
-    "convolution_batch_norm_momentum",
-    "first_pool",
-    "pool_padding",
-    "pool_dropout",
-)
-
 
 def idle(family: str, backbone: str) -> tuple[str, ...]:
     """The parameters of a family that this network of it has no use for."""
     network = build("benign_malignant", {"backbone": backbone}, family)  # the task of every family
-    unused = _OF_FROZEN if network.trained_whole else _OF_TRAINED
-    return tuple(item.name for item in parameters(family) if item.name in unused)
+    used_by = (None, network.trained_whole)
+    return tuple(item.name for item in parameters(family) if item.metadata["users"].whole not in used_by)
 
 
 def architectures(family: str, backbone: str) -> tuple[str, ...]:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
-from mammo_mlflow.experiment import FAMILIES, NETWORKS, CrossValidationSpec, FinalSpec, convert, parameters
+from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
 from mammo_mlflow.search.parameters import ARCHITECTURES, FIELDS, Condition, Parameter, architectures, idle
 from mammo_mlflow.search.tree import KEYS, read_tree, shown
 
 _KINDS = {name: type(item.default) for name, item in FIELDS.items()}
-_JUDGED_BY = {item.name for part in (CrossValidationSpec, FinalSpec) for item in fields(part)}
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
-_COMMAND_LINE = _JUDGED_BY | _SHARED | {"backbone", "weights", "early_stop_on"}
-_FIXED_ONLY = {"precision", "threads", "views"}  # they trade exactness for time, and trials have to compare
+_COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
+_FIXED_ONLY = that_move("place")  # they trade exactness for time, and trials have to compare
 _RANGE_KEYS = ("low", "high", "log", "step")
 
 

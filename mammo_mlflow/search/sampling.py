@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.errors import expected, unknown_name
@@ -26,44 +27,43 @@ ATTEMPTS = 20
 
 GRID = "grid"
 
-EXTRAS = {"gp": "torch", "cmaes": "cmaes"}
-"""The packages that some samplers need, each also the extra of that sampler's name."""
-
 Draw = Callable[[Callable[[str, BaseDistribution], Any]], dict[str, Any]]
 
 
-def _tpe(study_seed: int, seed: int) -> BaseSampler:
-    # groups of parameters that are drawn together: conditional ones keep their joint model
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """A sampler by its name in `optuna.samplers`; `package` is what it needs, the extra of its own name.
+
+    `shared`: it models the parameters that all trials have, and draws the others at random. `one_sequence`: seeded by
+    the study's own seed, not by the trial's.
+    """
+
+    optuna_name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    package: str = ""
+    objectives: int = 2
+    shared: bool = False
+    one_sequence: bool = False
+
+    def make(self, study_seed: int, seed: int) -> BaseSampler:
+        """The sampler of one trial."""
+        settings: dict[str, Any] = {"seed": study_seed if self.one_sequence else seed, **self.settings}
+        if self.shared:
+            settings |= {"independent_sampler": RandomSampler(seed), "warn_independent_sampling": False}
+        made: BaseSampler = getattr(optuna.samplers, self.optuna_name)(**settings)
+        return made
 
 
-def _gp(study_seed: int, seed: int) -> BaseSampler:
-    independent = optuna.samplers.RandomSampler(seed)
-    return optuna.samplers.GPSampler(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
-
-
-def _cmaes(study_seed: int, seed: int) -> BaseSampler:
-    independent = optuna.samplers.RandomSampler(seed)
-    return optuna.samplers.CmaEsSampler(seed=seed, independent_sampler=independent, warn_independent_sampling=False)
-
-
-def _qmc(study_seed: int, seed: int) -> BaseSampler:
-    return optuna.samplers.QMCSampler(  # one sequence for the whole study, hence the study's own seed
-        seed=study_seed,
-        scramble=True,
-        independent_sampler=optuna.samplers.RandomSampler(seed),
-        warn_independent_sampling=False,
-        warn_asynchronous_seeding=False,
-    )
-
-
-SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "random": lambda study_seed, seed: optuna.samplers.RandomSampler(seed),
-    "gp": _gp,
-    "cmaes": _cmaes,
-    "qmc": _qmc,
-    GRID: lambda study_seed, seed: optuna.samplers.RandomSampler(seed),  # `Proposer` takes the points in turn
+# groups of parameters that are drawn together: conditional ones keep their joint model
+_TPE = {"multivariate": True, "group": True, "constant_liar": True}
+_QMC = {"scramble": True, "warn_asynchronous_seeding": False}
+SAMPLERS = {
+    "tpe": Sampler(optuna_name="TPESampler", settings=_TPE),
+    "random": Sampler(optuna_name="RandomSampler"),
+    "gp": Sampler(optuna_name="GPSampler", package="torch", shared=True),
+    "cmaes": Sampler(optuna_name="CmaEsSampler", package="cmaes", objectives=1, shared=True),
+    "qmc": Sampler(optuna_name="QMCSampler", settings=_QMC, shared=True, one_sequence=True),
+    GRID: Sampler(optuna_name="RandomSampler"),  # `Proposer` takes the points in turn
 }
 
 
@@ -71,11 +71,13 @@ def check_sampler(name: str, objectives: int) -> None:
     """Raise `UserError` for an unknown sampler, one whose package is missing, or one that takes one objective only."""
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, SAMPLERS)
-    if name in EXTRAS and importlib.util.find_spec(EXTRAS[name]) is None:
-        wanted = f"the package {EXTRAS[name]} for '{name}' (pip install 'mammo-mlflow[{name}]')"
+    row = SAMPLERS[name]
+    if row.package and importlib.util.find_spec(row.package) is None:
+        wanted = f"the package {row.package} for '{name}' (pip install 'mammo-mlflow[{name}]')"
         raise expected("sampler", wanted, "none")
-    if name == "cmaes" and objectives > 1:
-        raise expected("sampler", "one that takes two objectives (tpe, random, gp, qmc, grid)", "'cmaes'")
+    if objectives > row.objectives:
+        able = ", ".join(other for other, one in SAMPLERS.items() if one.objectives >= objectives)
+        raise expected("sampler", f"one that takes two objectives ({able})", f"'{name}'")
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
@@ -214,8 +216,8 @@ class Proposer:
             fixed = {**left[0], **known} if left and (self._name == GRID or attempt == ATTEMPTS - 1) else known
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what Optuna calls experimental is what it recommends here
-                sampler = SAMPLERS[self._name](self._seed, seed)
-                seen = Comparable(study) if self._name in ("gp", "cmaes", "qmc") else study
+                row = SAMPLERS[self._name]
+                sampler, seen = row.make(self._seed, seed), Comparable(study) if row.shared else study
                 preview = Preview(seen, trial, sampler, fixed, known_only)
             values = draw(preview.suggest)
             if known or preview.params not in taken:

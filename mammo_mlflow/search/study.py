@@ -79,7 +79,7 @@ class Search:
 
     def __init__(
         self,
-        session: Workbench,
+        bench: Workbench,
         planner: Planner,
         storage: Storage,
         study: optuna.Study,
@@ -88,7 +88,7 @@ class Search:
         top: TrackedRun,
         activations: Mapping[str, Path],
     ) -> None:
-        self._session, self._planner, self._storage = session, planner, storage
+        self._bench, self._planner, self._storage = bench, planner, storage
         self._study, self._question, self._runs, self._top = study, question, runs, top
         self._activations = dict(activations)
         self._open: dict[int, Work] = {}
@@ -101,12 +101,12 @@ class Search:
     def run(self, wait: bool) -> None:
         """Work until the study has its trials or its time is over; with `wait`, until others have ended theirs too."""
         while True:
-            for job, answer in self._session.stream(self._next_job, self._on_event):
+            for job, answer in self._bench.stream(self._next_job, self._on_event):
                 self._answered(job, answer)
             if not (wait and any(trial.state == TrialState.RUNNING for trial in self._trials())):
                 return
             time.sleep(POLL_SECONDS)
-            self._session.writer.flush()
+            self._bench.writer.flush()
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -139,7 +139,7 @@ class Search:
                 # Optuna has no public way to go on with a trial that another process began
                 trial = optuna.Trial(self._study, cut_off._trial_id)
                 _log.info("trial %d was cut off and goes on", trial.number)
-                writer = self._session.writer  # its fold's run, too, may have been left RUNNING
+                writer = self._bench.writer  # its fold's run, too, may have been left RUNNING
                 writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self._top.id, []))
             elif self._may_ask():
                 trial = self._study.ask()
@@ -220,7 +220,7 @@ class Search:
         def answer(_: Job[Any], event: Event) -> Any:
             return suggest(event.name, distribution(event.distribution)) if isinstance(event, Suggestion) else None
 
-        return values | self._session.run_one(job, answer)
+        return values | self._bench.run_one(job, answer)
 
     # -- following a trial
 
@@ -231,7 +231,7 @@ class Search:
                 plan = self._planner.plans([build(self._question.task, setting, self._question.space.family)])[0]
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
-                    self._activations |= ensure_activations(self._session, plan.activations())
+                    self._activations |= ensure_activations(self._bench, plan.activations())
             except FAILURES as error:
                 problem = last_line(error)
         first = {Tag.PRESET: "paper"} if trial.number == 0 else {}
@@ -240,7 +240,7 @@ class Search:
         params = setting if plan is None else plan.experiment.flat()
         name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
         run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
-        link = self._session.writer.link(run.id)
+        link = self._bench.writer.link(run.id)
         trial.set_user_attr(Attribute.LINK, link)
         what = ": the paper's setting" if trial.number == 0 else ""
         write_note(trial, f"[MLflow run]({link}){what}")
@@ -248,8 +248,8 @@ class Search:
             self._fail(trial, run, problem)
             return
         marks = {**self._runs.tags, Tag.TRIAL: str(trial.number)}
-        fits = FitRuns(self._session, plan, run, f"trial {trial.number} ", marks)
-        results = fits.reuse(elsewhere=self._session.resume)
+        fits = FitRuns(self._bench, plan, run, f"trial {trial.number} ", marks)
+        results = fits.reuse(elsewhere=self._bench.resume)
         waiting = deque(fit for fit in plan.fits if fit.name not in results)
         work = self._open[trial.number] = Work(trial, plan, run, fits, results, waiting)
         self._look(work)
@@ -292,20 +292,20 @@ class Search:
         if state == TrialState.PRUNED:
             work.run.set_tags({Tag.REASON: reason})
             for run_id in work.runs.run_ids.values():
-                self._session.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
+                self._bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
             work.run.finish("KILLED")
             work.trial.set_user_attr(Attribute.REASON, reason)
             shown = reason
         else:
             work.run.finish()
-        self._session.writer.drain()
+        self._bench.writer.drain()
         self._study.tell(work.trial, values if state == TrialState.COMPLETE else None, state=state)
         _log.info("trial %d: %s%s", work.number, shown, self._standing())
 
     def _fail(self, trial: optuna.Trial, run: TrackedRun, reason: str) -> None:
         run.set_tags({Tag.REASON: reason[:500], Tag.TRIAL_STATE: TrialState.FAIL.name})
         run.finish("FAILED")
-        self._session.writer.drain()
+        self._bench.writer.drain()
         trial.set_user_attr(Attribute.REASON, reason)
         self._study.tell(trial, state=TrialState.FAIL)
         _log.warning("trial %d failed: %s", trial.number, reason)

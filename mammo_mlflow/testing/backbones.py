@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.models.backbones import BACKBONES, check_backbone
 from mammo_mlflow.models.network import (
     build_base,
     build_head,

@@ -14,7 +14,7 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from mammo_mlflow.experiment import build
-from mammo_mlflow.search.sampling import EXTRAS, Proposer, Stored, check_sampler, distribution_of
+from mammo_mlflow.search.sampling import SAMPLERS, Proposer, Stored, check_sampler, distribution_of
 from mammo_mlflow.search.spaces import SearchSpace, read_space
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import _store
@@ -140,8 +140,8 @@ class SamplerContract:
 
     @pytest.fixture(autouse=True)
     def _installed(self) -> None:
-        package = EXTRAS.get(self.sampler, "numpy")
-        if importlib.util.find_spec(package) is None:
+        package = SAMPLERS[self.sampler].package
+        if package and importlib.util.find_spec(package) is None:
             pytest.skip(f"pip install {package}")
 
     @pytest.fixture

@@ -47,19 +47,12 @@ _ENSEMBLE_KEYS = {"artifacts", "cloudpickle_version", "code", "env", "loader_mod
 _ENSEMBLE_KEYS |= {"python_version", "streamable"}
 _ARCHIVE = {"metadata.json", "config.json", "model.weights.h5"}
 _SERIALIZED = "class_name"
-_LAYERS = """Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Cropping2D Dense
-    DepthwiseConv2D Dropout Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalMaxPooling2D Identity InputLayer
-    MaxPooling2D Maximum Minimum Multiply ReLU Rescaling Reshape Subtract ZeroPadding2D"""
-_INITIALIZERS = "Constant GlorotNormal GlorotUniform HeNormal HeUniform Ones Zeros"
-CLASSES: dict[str | None, set[str]] = {
-    None: {"__keras_tensor__"},
-    "keras": {"DTypePolicy"},
-    "keras.layers": set(_LAYERS.split()),
-    "keras.initializers": set(_INITIALIZERS.split()),
-    "keras.regularizers": {"L1", "L1L2", "L2"},
-    "keras.src.models.functional": {"Functional"},
-}
-"""The classes that a model's configuration may name, by module: what networks of this project are made of."""
+CLASSES_FILE = Path(__file__).with_name("classes.json")
+CLASSES: dict[str, list[str]] = json.loads(CLASSES_FILE.read_text())
+"""The classes that a model's configuration may name, by module: those of every row of this project's tables.
+
+`python tests/support_models.py` builds them all and writes the file.
+"""
 
 
 @dataclass(frozen=True)
@@ -153,8 +146,8 @@ def _vet_keras(path: Path, field: str) -> dict[str, tuple[int, ...]]:
             _vet_weights(weights, field)
     if not isinstance(config, dict) or config.get(_SERIALIZED) != "Functional":
         raise expected(f"{field}: config.json", "a functional model", "another")
-    for module, name in _classes(config):
-        if name not in CLASSES.get(module, set()):
+    for module, name in classes(config):
+        if name not in CLASSES.get(module, []):
             raise expected(f"{field}: config.json", "layers that this project uses", f"{module or '?'}.{name}")
     return dict(_inputs_of(config))
 
@@ -255,16 +248,16 @@ def _vet_weights(weights: h5py.File, field: str) -> None:
         raise expected(f"{field}: model.weights.h5", "weights in the file itself", f"a link at {away}")
 
 
-def _classes(config: Any) -> Iterator[tuple[str | None, str]]:
-    """Every class that a configuration names, with its module."""
+def classes(config: Any) -> Iterator[tuple[str, str]]:
+    """Every class that a configuration names, behind its module, which is "" for a tensor."""
     if isinstance(config, dict):
         if _SERIALIZED in config:
-            yield config.get("module"), str(config[_SERIALIZED])
+            yield str(config.get("module") or ""), str(config[_SERIALIZED])
         for value in config.values():
-            yield from _classes(value)
+            yield from classes(value)
     elif isinstance(config, list):
         for value in config:
-            yield from _classes(value)
+            yield from classes(value)
 
 
 def _inputs_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:

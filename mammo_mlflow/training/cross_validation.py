@@ -40,17 +40,17 @@ class CrossValidation:
 
 
 def cross_validate(
-    session: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
+    bench: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
 ) -> CrossValidation:
     """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give.
 
     `label` stands before the folds where progress is shown; by default the backbone.
     """
-    runs = FitRuns(session, plan, run, f"{label or plan.experiment.model.backbone} ")
-    results = runs.reuse() if session.resume else {}
+    runs = FitRuns(bench, plan, run, f"{label or plan.experiment.model.backbone} ")
+    results = runs.reuse() if bench.resume else {}
     missing = [fit for fit in plan.fits if fit.name not in results]
     if missing:
-        results |= _train(session, plan, runs, missing, results)
+        results |= _train(bench, plan, runs, missing, results)
     cv = collect(plan, run, results)
     log_scores(cv)
     if figures:
@@ -65,9 +65,9 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
 
 
 def _train(
-    session: Workbench, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
+    bench: Workbench, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
 ) -> dict[str, FitResult]:
-    activations = ensure_activations(session, plan.activations())
+    activations = ensure_activations(bench, plan.activations())
     # the refit's length may depend on where the folds stopped, so it then waits for them
     waves = [fits]
     if plan.experiment.training.early_stop:
@@ -78,10 +78,10 @@ def _train(
         for fit in wave:
             job = runs.job(fit, activations)
             jobs.append(job if fit.fold is not None else _with_stop(plan, job, reused | results))
-        for job, result in session.run(jobs, runs.on_event):
+        for job, result in bench.run(jobs, runs.on_event):
             runs.finish(job, result)
             results[runs.fit_of(job).name] = result
-    session.cache.release()
+    bench.cache.release()
     return results
 
 

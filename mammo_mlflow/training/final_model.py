@@ -55,7 +55,7 @@ class Final:
 
 
 def make_final(
-    session: Workbench, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
+    bench: Workbench, cv: CrossValidation, name: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Final:
     """Make, judge and register the final model of a cross-validation, or take the one an earlier command finished.
 
@@ -63,11 +63,11 @@ def make_final(
     """
     plan, registered, more = cv.plan, name or cv.plan.experiment.registered_name, dict(tags or {})
     key = plan.final_key(registered)
-    if session.resume:
-        done = _reuse(session, cv, key, registered, more)
+    if bench.resume:
+        done = _reuse(bench, cv, key, registered, more)
         if done is not None:
             return done
-    run = _start(session, cv, key, **more)
+    run = _start(bench, cv, key, **more)
     labels, probabilities = cv.oof["label"].to_numpy(), cv.oof["probability"].to_numpy()
     threshold = choose_threshold(plan.experiment.final.threshold, labels, probabilities)
     refit = plan.experiment.final.final == REFIT
@@ -83,7 +83,7 @@ def make_final(
     tails = (
         [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
     )
-    directory = session.scratch / f"model-{run.id}"
+    directory = bench.scratch / f"model-{run.id}"
     base = plan.base
     values = describe_ranges(plan.patch_set.train.patches, plan.sides)
     backbone = plan.experiment.model.backbone
@@ -96,19 +96,19 @@ def make_final(
         features=None if base is None else base.features,
         condition=None if base is None else base.condition,
     )
-    session.run_one(job)
-    session.writer.drain()
+    bench.run_one(job)
+    bench.writer.drain()
     marks = {**plan.tags(), **more, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id}
     marks |= {Tag.THRESHOLD: repr(threshold), Tag.THRESHOLD_TRANSFERRED: "true"}
     if base is not None:
-        marks |= compared_tag(session.writer, base.versions)
-    logged = log_model(session.writer, run.id, backbone, directory, marks, session.scratch / f"fetched-{run.id}")
-    predicted = session.run_one(
+        marks |= compared_tag(bench.writer, base.versions)
+    logged = log_model(bench.writer, run.id, backbone, directory, marks, bench.scratch / f"fetched-{run.id}")
+    predicted = bench.run_one(
         PredictJob(
             name=f"{backbone} test",
             model=logged.path,
             tensor=plan.patch_set.directory / "public_test_tensor.npy",
-            threads=session.cores,
+            threads=bench.cores,
             sides=plan.sides,
             constants=plan.constants(plan.patch_set.test.types),
         )
@@ -122,10 +122,10 @@ def make_final(
     description = (
         f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
     )
-    version = register(session.writer, registered, logged, run.id, marks, description)
+    version = register(bench.writer, registered, logged, run.id, marks, description)
     run.set_tags({Tag.REGISTERED_NAME: registered, Tag.VERSION: version, Tag.MODEL_ID: logged.model_id})
     run.close()
-    return _read(session, run.id, registered, version, test)
+    return _read(bench, run.id, registered, version, test)
 
 
 def _examples(plan: Plan) -> dict[str, np.ndarray]:
@@ -136,8 +136,8 @@ def _examples(plan: Plan) -> dict[str, np.ndarray]:
     return images | {name: values[:EXAMPLE_PATCHES, None] for name, values in plan.constants(train.types).items()}
 
 
-def _start(session: Workbench, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
-    run = session.writer.start_run(
+def _start(bench: Workbench, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
+    run = bench.writer.start_run(
         f"{cv.plan.name} final",
         parent=cv.run,
         tags={**cv.plan.tags(), Tag.FIT: "final", Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id, **tags},
@@ -212,21 +212,21 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
     run.log_figure(figures.calibration(labels, predicted, title, note), "calibration")
 
 
-def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
+def _reuse(bench: Workbench, cv: CrossValidation, key: str, name: str, more: Mapping[str, str]) -> Final | None:
     """The final model that an earlier command registered, not made or tested again.
 
     Where it belongs to another cross-validation's run it is shown again, nested in this one's.
     """
-    client = session.writer.client
-    ask = session.writer.ask
+    client = bench.writer.client
+    ask = bench.writer.ask
     found = ask(lambda: finished_runs(client, [key])).get(key)
     if found is None:  # a command may have been killed between registering the model and ending its run
         registered = ask(lambda: registered_run(client, name, key))
         if registered is None:
             return None
         found, number = registered
-        make_candidate(session.writer, name, number, cv.plan.patch_set.phantom)
-        run = session.writer.reopen_run(found, None, {Tag.REGISTERED_NAME: name, Tag.VERSION: str(number)})
+        make_candidate(bench.writer, name, number, cv.plan.patch_set.phantom)
+        run = bench.writer.reopen_run(found, None, {Tag.REGISTERED_NAME: name, Tag.VERSION: str(number)})
         run.close()
     tags = ask(lambda: client.get_run(found)).data.tags
     version = tags.get(Tag.VERSION)
@@ -234,21 +234,21 @@ def _reuse(session: Workbench, cv: CrossValidation, key: str, name: str, more: M
         return None
     if not ask(lambda: find_version(client, name, int(version))):
         return None
-    folder = ask(lambda: fetch_artifacts(client, found, "", session.scratch / f"reused-{key}"))
+    folder = ask(lambda: fetch_artifacts(client, found, "", bench.scratch / f"reused-{key}"))
     if folder is None or not (folder / Artifact.TEST).exists():
         return None
     if tags[Tag.CV_RUN_ID] == cv.run.id:
-        return _read(session, found, name, int(version), pd.read_parquet(folder / Artifact.TEST))
+        return _read(bench, found, name, int(version), pd.read_parquet(folder / Artifact.TEST))
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
-    run = _start(session, cv, key, **{Tag.REUSED_FROM: found, **copied, **more})
+    run = _start(bench, cv, key, **{Tag.REUSED_FROM: found, **copied, **more})
     run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
     run.log_folder(folder)
     run.close()
-    return _read(session, run.id, name, int(version), pd.read_parquet(folder / Artifact.TEST))
+    return _read(bench, run.id, name, int(version), pd.read_parquet(folder / Artifact.TEST))
 
 
-def _read(session: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
-    data = session.writer.ask(lambda: session.writer.client.get_run(run_id)).data
+def _read(bench: Workbench, run_id: str, name: str, version: int, test: pd.DataFrame) -> Final:
+    data = bench.writer.ask(lambda: bench.writer.client.get_run(run_id)).data
     names = Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC
     accuracy, roc_auc = (Estimate.read(one, data.metrics, data.tags) for one in names)
     return Final(name, version, run_id, data.metrics[Metric.THRESHOLD], accuracy, roc_auc, test)

@@ -26,9 +26,9 @@ class FitRuns:
     """The fits of `plan`, as runs nested in `parent`. `label` opens their jobs' names, `tags` go on their runs."""
 
     def __init__(
-        self, session: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
+        self, bench: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
     ) -> None:
-        self._session, self._plan, self._parent, self._label = session, plan, parent, label
+        self._bench, self._plan, self._parent, self._label = bench, plan, parent, label
         self._tags = tags or {}
         self._runs: dict[str, TrackedRun] = {}
         self.run_ids: dict[str, str] = {}
@@ -36,7 +36,7 @@ class FitRuns:
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
         """The job that trains this fit, with the activation files by key."""
-        output = self._session.scratch / fit.key
+        output = self._bench.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
         features, tuned = (
             {name: activations[entry.key] for name, entry in stage.items()} for stage in (fit.features, fit.tuned)
@@ -51,15 +51,15 @@ class FitRuns:
         """Log an epoch; the first one begins the run."""
         total = job.total_epochs
         if isinstance(event, EpochDone):
-            self._session.progress.update(job.name, min(event.epoch, total - 1), total)
+            self._bench.progress.update(job.name, min(event.epoch, total - 1), total)
             self._run(self.fit_of(job)).log_metrics(event.figures, event.epoch, event.time)
 
     def finish(self, job: FitJob, result: FitResult) -> None:
         """Log what a job answered and end its run."""
         fit, total = self.fit_of(job), job.total_epochs
-        self._session.progress.update(job.name, total, total)
+        self._bench.progress.update(job.name, total, total)
         _log_fit(self._run(fit), self._plan, fit, result)
-        self._session.writer.flush()
+        self._bench.writer.flush()
 
     def fail(self, job: FitJob, reason: str) -> None:
         """End the run of a job that failed, saying why."""
@@ -69,8 +69,8 @@ class FitRuns:
 
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
         """The fits that are finished already, under this parent or `elsewhere`: those are shown again, nested here."""
-        session, plan = self._session, self._plan
-        writer = session.writer
+        bench, plan = self._bench, self._plan
+        writer = bench.writer
         own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id))
         keys = [fit.key for fit in plan.fits if fit.key not in own]
         found = (writer.ask(lambda: finished_runs(writer.client, keys)) if elsewhere else {}) | own
@@ -78,7 +78,7 @@ class FitRuns:
         for fit in plan.fits:
             if fit.key not in found:
                 continue
-            result = fetch_fit(session, found[fit.key], fit)
+            result = fetch_fit(bench, found[fit.key], fit)
             if result is None:
                 _log.warning("%s: the files of %s are gone from the store; it is trained again", plan.name, fit.name)
                 continue
@@ -103,7 +103,7 @@ class FitRuns:
     def _start(self, fit: Fit, **tags: str) -> TrackedRun:
         plan = self._plan
         marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent.id}
-        run = self._session.writer.start_run(
+        run = self._bench.writer.start_run(
             f"{plan.name} {fit.name}",
             parent=self._parent,
             tags={**plan.tags(), **self._tags, **marks, **tags},

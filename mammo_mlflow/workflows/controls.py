@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.experiment import NETWORKS, TASKS, build, that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -23,8 +23,8 @@ CONTROLS = ("baseline", "shuffled", "texture")
 NETWORK = {"pretrained": "vgg16", "scratch": "m1_balanced", "siamese": "vgg16"}
 """The families that have controls, and the network of each that is compared with them by default."""
 DEFAULT = "default"
-SHARED = ("folds", "holdout", "seed", "final", "threshold", "threads")
-"""What the texture features take over from the network: how they are judged."""
+SHARED = set(that_move("judging", "final", "place")) - set(that_move("activations", "training"))
+"""What the texture features take over from the network: how they are judged, and where they are computed."""
 
 
 def run(family: str, task: str, backbone: str, control: str, given: dict[str, Any], options: Options) -> None:

@@ -107,9 +107,9 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         raise expected("objective", "one name", f"'{asked.objective}'")
     parse_policy(asked.threshold)
     cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
-    with open_workbench(options, 1) as (session, planner):
+    with open_workbench(options, 1) as (bench, planner):
         folds, train = planner.folds(cv, task), planner.patch_set.train
-        members = find_members(session, planner, task, asked.members, cv, folds, partial(same_data, options))
+        members = find_members(bench, planner, task, asked.members, cv, folds, partial(same_data, options))
         probabilities = np.column_stack([member.source.out_of_fold for member in members])
         try:
             data = OutOfFold(
@@ -118,7 +118,7 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
             ensembles = choose(data, objectives[0], seed=asked.seed, known=EVERY_METHOD)
         except UserError as problem:
             raise UserError(f"{task}: {problem}") from None
-        _finish(session, Joined(task, members, objectives[0], data, ensembles), asked)
+        _finish(bench, Joined(task, members, objectives[0], data, ensembles), asked)
 
 
 def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
@@ -127,8 +127,8 @@ def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, te
     return json_sha256(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION})
 
 
-def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
-    writer, patch_set = session.writer, joined.members[0].plan.patch_set
+def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
+    writer, patch_set = bench.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
     name = registered_name(joined.task, "ensemble", of_set)
@@ -155,7 +155,7 @@ def _finish(session: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     top.log_text(json.dumps(choice), Artifact.THRESHOLD)
     marks = tags | {Tag.KEY: key, Tag.MEMBERS: versions, Tag.THRESHOLD: repr(threshold)}
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
-    number, predicted = _model(session, joined, chosen, top, name, key, threshold, marks)
+    number, predicted = _model(bench, joined, chosen, top, name, key, threshold, marks)
     judged = Judged(patch_set, joined.task, top.name, of_set, joined.said.note)
     nested = {f"{Metric.NESTED}{method}": one.nested for method, one in joined.ensembles.items()}
     nested[f"{Metric.OOF}{joined.objective.name.replace('=', '_')}"] = chosen.nested
@@ -203,7 +203,7 @@ def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
 
 
 def _model(
-    session: Workbench,
+    bench: Workbench,
     joined: Joined,
     chosen: Ensemble,
     top: TrackedRun,
@@ -213,10 +213,10 @@ def _model(
     marks: dict[str, str],
 ) -> tuple[int, Floats]:
     """The registered version, and its test predictions (m,): made, or those of an earlier command."""
-    writer, patch_set = session.writer, joined.members[0].plan.patch_set
-    found = writer.ask(lambda: registered_run(writer.client, name, key)) if session.resume else None
+    writer, patch_set = bench.writer, joined.members[0].plan.patch_set
+    found = writer.ask(lambda: registered_run(writer.client, name, key)) if bench.resume else None
     if found is not None:
-        target = session.scratch / f"reused-{found[0]}"
+        target = bench.scratch / f"reused-{found[0]}"
         path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], Artifact.TEST, target))
         if path is not None:
             _log.info("%s v%d was made of the same before and is reused", name, found[1])
@@ -225,12 +225,12 @@ def _model(
             if Tag.COMPARED in marks:  # a version made before the number was kept has none
                 tell_compared(writer, name, found[1], int(marks[Tag.COMPARED]))
             return found[1], pd.read_parquet(path)["probability"].to_numpy(np.float64)
-    level1 = session.scratch / f"level1-{top.id}.npz"
+    level1 = bench.scratch / f"level1-{top.id}.npz"
     chosen.level1.save(level1)
     sides = {side: first for member in joined.members for side, first in member.plan.sides.items()}
     rows = patch_set.train.patches[: 2 * EXAMPLE_PATCHES]
     values = describe_ranges(patch_set.train.patches, sides)
-    directory = session.scratch / f"model-{top.id}"
+    directory = bench.scratch / f"model-{top.id}"
     job = EnsembleJob(
         name="ensemble assembling",
         code=_SERVED,
@@ -242,12 +242,12 @@ def _model(
         metadata={METADATA: {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
         output=directory,
     )
-    session.run_one(job)
+    bench.run_one(job)
     writer.drain()
-    logged = log_model(writer, top.id, "ensemble", directory, marks, session.scratch / f"fetched-{top.id}")
+    logged = log_model(writer, top.id, "ensemble", directory, marks, bench.scratch / f"fetched-{top.id}")
     tensor = patch_set.directory / "public_test_tensor.npy"
-    asked = AnswerJob(name="ensemble test", model=logged.path, tensor=tensor, threads=session.cores, sides=sides)
-    answers = session.run_one(asked)
+    asked = AnswerJob(name="ensemble test", model=logged.path, tensor=tensor, threads=bench.cores, sides=sides)
+    answers = bench.run_one(asked)
     stored = np.column_stack([member.test for member in joined.members])
     apart = float(np.abs(answers[:, 2:] - stored).max())
     top.log_metrics({"member_test_difference_max": apart})

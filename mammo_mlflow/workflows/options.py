@@ -86,7 +86,7 @@ class SearchOptions:
     timeout: float = _parameter(0.0, "seconds after which no trial is begun any more; 0: no limit")
     space: str = _parameter("", "search space; by default search_spaces/FAMILY-BACKBONE.yaml or FAMILY.yaml")
     objective: str = _parameter("roc_auc", "objective on out-of-fold predictions, or two with a comma between them")
-    sampler: str = _parameter("tpe", "sampler: tpe, random, gp, cmaes, qmc or grid")
+    sampler: str = _parameter("tpe", "sampler, such as tpe, random or grid; an unknown one is told all their names")
     pruner: str = _parameter("auto", "pruner over folds: median, percentile, percentile=P, wilcoxon or none")
     storage: str = _parameter(
         "", "database of the studies, any URL that SQLAlchemy knows; by default optuna.db beside MLflow's store"
@@ -116,7 +116,7 @@ class EnsembleOptions:
         "pretrained", "scratch, pretrained, tuned, siamese, all, or registered models with commas between"
     )
     method: str = _parameter(
-        "best", "average, grid, grid_fine, greedy, optuna, logistic, knn, svm, mlp, dense, or best by the nested figure"
+        "best", "method, such as average or dense, or best by the nested figure; an unknown one is told all their names"
     )
     objective: str = _parameter("roc_auc", "what is optimised, on out-of-fold predictions")
     threshold: str = _parameter("0.5", "decision threshold: a number, youden, or sensitivity=0.9")

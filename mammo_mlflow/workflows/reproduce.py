@@ -21,6 +21,8 @@ from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.names import Tag
+from mammo_mlflow.report.filling import HOLDOUT
+from mammo_mlflow.report.rows import SIAMESE
 from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
@@ -31,8 +33,6 @@ from mammo_mlflow.workflows.terminal import say
 
 SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}
 """What `scale=small` gives every command: a small phantom, a few epochs."""
-SMALL_SCRATCH = {"holdout": "0.3", "final": "fold_average"}
-"""The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
 
 ALWAYS = ("report",)
 """The commands that are repeated whatever was done before."""
@@ -166,15 +166,15 @@ def _steps(asked: ReproduceOptions) -> Iterator[Step]:
         of_task = {"task": task, **common}
         if small:
             for name in ("m1", "m1_balanced", "m1_early_stop", "m2"):
-                yield Step("scratch", {**of_task, "backbone": name, **SMALL_SCRATCH}, 1)
+                yield Step("scratch", {**of_task, "backbone": name, **HOLDOUT}, 1)
             yield Step("scratch", {**of_task, "backbone": "m1_10fold", "folds": "10"}, 2.5)
         else:
             yield Step("scratch", {**of_task, "preset": "table"}, 20)
         yield Step("pretrained", of_task, 3.5)
         yield Step("pretrained", {**of_task, "unfrozen_layers": "1"}, 4.5)
-        for backbone in ("scratch", "vgg16", "resnet50"):  # InceptionV3 is in none of the study's tables
+        for backbone in SIAMESE:
             yield Step("siamese", {**of_task, "backbone": backbone}, 1.5)
-        for backbone in ("vgg16", "resnet50"):
+        for backbone in SIAMESE[1:]:
             yield Step("siamese", {**of_task, "backbone": backbone, "unfrozen_layers": "1"}, 2.5)
         for members in ("pretrained", "tuned"):
             for method in ("dense", "grid"):

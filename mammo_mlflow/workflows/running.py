@@ -36,13 +36,13 @@ def run_experiments(
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    with open_workbench(options, experiments[0].training.threads, tags) as (session, planner):
-        planner.find_sources = find_sources(session, planner, partial(same_data, options))
+    with open_workbench(options, experiments[0].training.threads, tags) as (bench, planner):
+        planner.find_sources = find_sources(bench, planner, partial(same_data, options))
         plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
-            show_dry_run(plans, session.cache, session.workers)
+            show_dry_run(plans, bench.cache, bench.workers)
             return
-        client, cache = session.writer.client, session.cache
+        client, cache = bench.writer.client, bench.cache
         for plan in plans:  # a disk that is too small is found before any run exists
             if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
                 continue  # its activations will not be needed
@@ -50,7 +50,7 @@ def run_experiments(
             for entry in plan.activations():
                 cache.find(entry.key)  # leased: it is not what makes room
             cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())
-        _run_all(session, plans, options, closing)
+        _run_all(bench, plans, options, closing)
 
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
@@ -63,31 +63,31 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     return repeated
 
 
-def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
+def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
     """One plan is the top run itself; several are nested in one that compares them."""
     if len(plans) == 1:
-        top = _start(session, plans[0], None)
-        _tidy(session, top, plans, plans[0].key)
-        rows = [_run_plan(session, plans[0], top)]
+        top = _start(bench, plans[0], None)
+        _tidy(bench, top, plans, plans[0].key)
+        rows = [_run_plan(bench, plans[0], top)]
     else:
         first, key = plans[0], sha256("".join(plan.key for plan in plans))
-        top = session.writer.start_run(
+        top = bench.writer.start_run(
             f"{first.experiment.task} {first.experiment.family} comparison"
             + Disclosure.of(phantom=first.patch_set.phantom).suffix,
             parent=None,
             tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {Tag.BACKBONE: "all", Tag.KEY: key},
             params={"task": first.experiment.task, "family": first.experiment.family, "seeds": options.seeds},
         )
-        _tidy(session, top, plans, key)
+        _tidy(bench, top, plans, key)
         log_data(first, top)
         rows = []
         for plan in plans:
-            run = _start(session, plan, top)
-            rows.append(_run_plan(session, plan, run))
+            run = _start(bench, plan, top)
+            rows.append(_run_plan(bench, plan, run))
             run.finish()
     log_comparison(top, rows)
     said = [] if closing is None else closing(top, rows)
-    top.log_metrics({"tracking_seconds": session.writer.seconds})
+    top.log_metrics({"tracking_seconds": bench.writer.seconds})
     top.close()
     show_comparison(rows, said)
 
@@ -95,24 +95,24 @@ def _run_all(session: Workbench, plans: Sequence[Plan], options: Options, closin
 _SHARED_TAGS = (Tag.TASK, Tag.FAMILY, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.PHANTOM)
 
 
-def _start(session: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
-    run = session.writer.start_run(
+def _start(bench: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
+    run = bench.writer.start_run(
         plan.name, parent=parent, tags={**plan.tags(), Tag.KEY: plan.key}, params=plan.experiment.flat()
     )
     log_data(plan, run)
     return run
 
 
-def _tidy(session: Workbench, run: TrackedRun, plans: Sequence[Plan], key: str) -> None:
-    writer, keys = session.writer, {key, *(plan.key for plan in plans)}
+def _tidy(bench: Workbench, run: TrackedRun, plans: Sequence[Plan], key: str) -> None:
+    writer, keys = bench.writer, {key, *(plan.key for plan in plans)}
     buried = writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, keys))
     if buried:
         _log.info("%d runs of an interrupted command were marked KILLED", buried)
 
 
-def _run_plan(session: Workbench, plan: Plan, run: TrackedRun) -> Outcome:
-    cv = cross_validate(session, plan, run)
-    final = make_final(session, cv) if plan.experiment.final.final != "none" else None
+def _run_plan(bench: Workbench, plan: Plan, run: TrackedRun) -> Outcome:
+    cv = cross_validate(bench, plan, run)
+    final = make_final(bench, cv) if plan.experiment.final.final != "none" else None
     if final is not None:
         final.tell(run)
     return cv, final

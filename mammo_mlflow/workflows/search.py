@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.experiment import NETWORKS, TASKS, build
+from mammo_mlflow.experiment import NETWORKS, TASKS, FinalSpec, build, that_move
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import PREFIX, Attribute, Tag
 from mammo_mlflow.planning.activations import ensure_activations
@@ -36,10 +36,9 @@ from mammo_mlflow.workflows.rails import log_data, open_workbench
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
 
-FINAL = ("final", "final_epochs", "threshold")
-STORED = ("unfrozen_layers", "pooling", "augmentation")
-"""The searched parameters that decide which activations are needed."""
-JUDGED = ("views", "folds", "holdout")
+FINAL = that_move("final")
+STORED = that_move("activations")
+JUDGED = that_move("judging", "place")
 """How trials are judged, not what they are: the preset's for the paper's setting too."""
 ENOUGH = 1000
 HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
@@ -58,25 +57,25 @@ def run(
     Raises `UserError` before anything is made for everything that can be known by then.
     """
     questions = _questions(family, task, backbone, given, options, search)
-    final = {"final": "refit", "final_epochs": 0, "threshold": "0.5"} | {k: given[k] for k in FINAL if k in given}
+    final = asdict(FinalSpec()) | {k: given[k] for k in FINAL if k in given}
     build(questions[0].task, {**questions[0].paper, **final}, family)
     database = storage_url(search.storage)
     check_address(database)
-    with open_workbench(options, int(questions[0].base.get("threads", 1))) as (session, planner):
+    with open_workbench(options, int(questions[0].base.get("threads", 1))) as (bench, planner):
         papers = planner.plans([build(question.task, question.paper, family) for question in questions])
         if options.dry_run:
-            show_dry_run(papers, session.cache, session.workers)
+            show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
             return
         storage = Storage(database)
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
-        top = _top(session, papers[0]) if len(questions) > 1 else None
+        top = _top(bench, papers[0]) if len(questions) > 1 else None
         closings = []
         for question, paper in zip(questions, papers, strict=True):
             key = question.key(paper)
             named = replace(question, name=study_name(search.study, paper, key, several=len(questions) > 1))
-            closing = _search(session, planner, storage, named, paper, key, top, final, search)
+            closing = _search(bench, planner, storage, named, paper, key, top, final, search)
             closings += [closing] if closing is not None else []
         if top is not None:
             top.close()
@@ -135,7 +134,7 @@ def _complete(task: str, values: Mapping[str, Any], family: str) -> dict[str, An
 
 
 def _search(
-    session: Workbench,
+    bench: Workbench,
     planner: Planner,
     storage: Storage,
     question: Question,
@@ -150,24 +149,24 @@ def _search(
     on_line = not paper.activations()  # then there are none to be made for any trial
     plans = [] if is_full(study, question) or on_line else [paper, *_possible(planner, question)]
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
-    missing = sum(entry.bytes for entry in entries if session.cache.find(entry.key) is None)
-    session.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
+    missing = sum(entry.bytes for entry in entries if bench.cache.find(entry.key) is None)
+    bench.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
     tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
-    runs = StudyRuns(session.writer, study, tags)
+    runs = StudyRuns(bench.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
     with storage.alone():  # two coordinators that start together share one run
         top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
-    writer = session.writer
+    writer = bench.writer
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, []))
     _describe_study(study, paper, writer.link(top.id), search)
     if owner:
         log_data(paper, top)
     _log.info("study '%s' in %s", question.name, storage.shown)
-    activations = ensure_activations(session, entries)
+    activations = ensure_activations(bench, entries)
     if search.timeout:
         question = replace(question, deadline=time.monotonic() + search.timeout)
-    work = Search(session, planner, storage, study, question, runs, top, activations)
+    work = Search(bench, planner, storage, study, question, runs, top, activations)
     work.run(wait=owner)
     if work.exhausted:
         _log.info("study '%s': every set of the space was tried", question.name)
@@ -180,11 +179,11 @@ def _search(
         if not owner:
             return None
         work.run(wait=True)
-    closer = Closer(session, planner, study, question, runs, top, final, search.fresh_seeds)
+    closer = Closer(bench, planner, study, question, runs, top, final, search.fresh_seeds)
     closing = closer.close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
-    session.cache.release()
+    bench.cache.release()
     return closing
 
 
@@ -210,8 +209,8 @@ def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
 
 
-def _top(session: Workbench, paper: Plan) -> TrackedRun:
+def _top(bench: Workbench, paper: Plan) -> TrackedRun:
     """The run above several studies."""
     said = Disclosure.of(phantom=paper.patch_set.phantom)
     tags = {**said.tags, Tag.LEVEL: "search"}
-    return session.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})
+    return bench.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})

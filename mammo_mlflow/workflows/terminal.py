@@ -66,7 +66,7 @@ class TerminalProgress:
             self._bars.stop()
 
     def update(self, name: str, done: int, total: int) -> None:
-        """See `Progress.update` of the training session."""
+        """See `jobs.workbench.Progress`."""
         now = time.monotonic()
         started, first = self._started.setdefault(name, (now, done))
         if self._bars is not None:

@@ -1,6 +1,6 @@
 import pytest
 
-from mammo_mlflow.models.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.testing.backbones import BackboneContract
 
 pytestmark = pytest.mark.usefixtures("keras")

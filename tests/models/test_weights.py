@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.models import weights
-from mammo_mlflow.models.backbones import BACKBONES
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION, find_weights
 
 

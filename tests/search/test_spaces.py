@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import Faults
-from mammo_mlflow.experiment import BACKBONES, NETWORKS, TASKS, build
+from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.presets import PRESETS, preset_values
 from mammo_mlflow.search.architectures import start_draws
 from mammo_mlflow.search.parameters import architectures, idle

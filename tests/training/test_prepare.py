@@ -13,11 +13,11 @@ class Recorded:
 
     def __init__(self, session, cache):
         self.__dict__.update({name: getattr(session, name) for name in ("writer", "progress", "cores")}, cache=cache)
-        self.starts, self._session = [], session
+        self.starts, self._bench = [], session
 
     def run_one(self, job):
         self.starts.append((job.cut.index, job.start))
-        return self._session.run_one(job)
+        return self._bench.run_one(job)
 
 
 def test_each_cut_is_computed_from_the_nearest_one_and_pooled_features_from_flat_ones(laboratory, tmp_path):

@@ -5,7 +5,8 @@ A new backbone is one row, if `keras.applications` has it; see docs/extending.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from mammo_mlflow.errors import UserError
 
@@ -18,7 +19,9 @@ class Backbone:
 
     `scale` and `offset` bring a raw 16-bit grey value to what the network saw on ImageNet, channel by channel: the
     "caffe" scaling (0-255 less the ImageNet means, BGR) for VGG16 and ResNet50, -1 to 1 for InceptionV3. They equal
-    `keras.applications.*.preprocess_input` of the patch divided by 257, since 65,535 / 257 = 255.
+    `keras.applications.*.preprocess_input` of the patch divided by 257, since 65,535 / 257 = 255. `pooling` is the
+    presets' for pretrained and Siamese networks, `settings` what the preset `paper` trains a pretrained one with, where
+    that is not what all have there; what the paper does not print is marked as in `presets`.
     """
 
     application: str
@@ -29,6 +32,8 @@ class Backbone:
     convolutions: int
     keras_path: str
     keras_md5: str
+    pooling: str = "average"
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def keras_file(self) -> str:
@@ -53,6 +58,13 @@ BACKBONES: dict[str, Backbone] = {
         convolutions=13,
         keras_path="vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         keras_md5="6d6bbae143d832006294945121d1f1fc",
+        pooling="flatten",  # not printed
+        settings={
+            "optimizer": "rmsprop",
+            "learning_rate": 2e-6,
+            "final_epochs": 50,
+            "tuning_learning_rate": 1e-6,  # not printed
+        },
     ),
     "resnet50": Backbone(
         application="ResNet50",
@@ -63,6 +75,8 @@ BACKBONES: dict[str, Backbone] = {
         convolutions=53,
         keras_path="resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
         keras_md5="4d473c1dd8becc155b73f8504c6f6626",
+        pooling="average",  # not printed
+        settings={"batch_norm": True, "epochs": 50, "final_epochs": 200},
     ),
     "inceptionv3": Backbone(
         application="InceptionV3",
@@ -73,6 +87,13 @@ BACKBONES: dict[str, Backbone] = {
         convolutions=94,
         keras_path="inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
         keras_md5="bcbd6486424b2319ff4ef7d526e38f63",
+        pooling="flatten",  # not printed
+        settings={
+            "optimizer": "rmsprop",
+            "learning_rate": 2e-6,  # 2e-5 for mass/calcification: see `presets`
+            "final_epochs": 50,
+            "tuning_learning_rate": 1e-6,  # not printed
+        },
     ),
 }
 

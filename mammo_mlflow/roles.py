@@ -1,0 +1,73 @@
+"""The roles of an experiment's parameters: who uses one, and what another value of it moves.
+
+`cut`: the encoder's layers and shapes. `activations`: which of its own are cached. `training`: what is learned, and
+nothing before it. `judging`: which patches a fit is trained and scored on, and with which labels. `final`: what is made
+after the folds. `source`: where something is looked for that has an identity of its own, which keys hash instead.
+`place`: where, and how exactly, it is computed. Whoever needs a list of parameters asks for these
+(`experiment.that_move`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field
+from functools import partial
+from typing import Any, NamedTuple
+
+from mammo_mlflow import checks
+from mammo_mlflow.backbones import BACKBONES
+
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "pretrained": tuple(BACKBONES),
+    "scratch": ("m1", "m1_balanced", "m1_early_stop", "m2", "m1_10fold", "m1_author"),
+    "siamese": ("scratch", *BACKBONES),
+    "conditioned": ("a", "b", "c"),
+    "texture": ("laws",),
+}
+"""What `backbone` may be in each family: a pretrained base, a setting of chapter 4, an encoder, an approach of chapter
+8."""
+FAMILIES = tuple(NETWORKS)
+
+
+class Users(NamedTuple):
+    """Who uses a parameter: these families; of their networks those trained `whole`, or those that are not.
+
+    Beside what `counts` says of the rest of an experiment it changes no result, and no key.
+    """
+
+    families: tuple[str, ...] = FAMILIES
+    whole: bool | None = None
+    counts: Callable[[Any], bool] = lambda experiment: True
+
+
+ALL = Users()
+SGD = Users(counts=lambda experiment: experiment.training.optimizer == "sgd")
+STOPPED = Users(counts=lambda experiment: experiment.training.early_stop > 0)
+ENCODED = Users(("pretrained", "scratch", "siamese", "texture"))
+POOLED = Users(("pretrained", "scratch", "siamese"))
+FROZEN = Users(("pretrained", "siamese"), whole=False)
+TUNED = FROZEN._replace(counts=lambda experiment: experiment.model.unfrozen_layers > 0)
+PENALISED = Users(("scratch", "siamese"))
+CONVOLVED = PENALISED._replace(whole=True)
+PAIRED = Users(("siamese",))
+CONDITIONED = Users(("conditioned",))
+GIVEN = CONDITIONED._replace(counts=lambda experiment: experiment.model.backbone != "c")
+CACHED = Users(tuple(n for n in FAMILIES if n != "scratch"), False, lambda experiment: not experiment.trained_whole)
+
+
+def parameter(
+    default: Any, help: str, check: checks.Check, only: Users = ALL, added: bool = False, moves: str = "training"
+) -> Any:
+    """A field; `only` are its users, `moves` says what another value moves, in the words above.
+
+    One that was `added` to families that had results already is in their keys only where it is not the default.
+    """
+    said = {"help": help, "check": check, "users": only, "added": added, "moves": frozenset(moves.split())}
+    return field(default=default, metadata=said)
+
+
+encoder, shape = partial(parameter, moves="cut activations"), partial(parameter, moves="cut")
+stored, source = partial(parameter, moves="activations"), partial(parameter, moves="source")
+judging, finishing = partial(parameter, moves="judging"), partial(parameter, moves="final")
+place, precise = partial(parameter, moves="place"), partial(parameter, moves="activations place")
+"""Fields by what they move."""

@@ -1,0 +1,160 @@
+"""A small model of every row of every table, as it would be registered: random weights, nothing trained.
+
+`python tests/support_models.py` writes anew which classes of Keras such models are made of.
+"""
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.engine import assembly, ensemble
+from mammo_mlflow.engine.activations import encoder
+from mammo_mlflow.ensembles import level1
+from mammo_mlflow.ensembles.methods import choose
+from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
+from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, Network, Part
+from mammo_mlflow.model_spec import CONDITIONS, POOLINGS
+from mammo_mlflow.models.conditioned import build_conditioned
+from mammo_mlflow.models.network import build_head, build_tail, deepest_cut, suffix
+from mammo_mlflow.models.siamese import joined_shape
+from mammo_mlflow.models.weights import NO_WEIGHTS
+from mammo_mlflow.names import Artifact
+from mammo_mlflow.presets import preset_values
+from mammo_mlflow.tracking.vetting import CLASSES_FILE, classes
+
+TASK = "benign_malignant"
+CODE = tuple(Path(level1.__file__).with_name(name) for name in ("served.py", "level1.py"))
+HEAD = {"dense": "8-4", "batch_norm": True, "dense_batch_norm": True, "feature_dropout": 0.1, "dropout": 0.1}
+
+
+def experiments():
+    """An experiment of every row, by what it shows."""
+    found = {}
+
+    def add(family, network, **values):
+        name = " ".join([family, network, *(f"{k}={v}" for k, v in values.items())])
+        found[name] = build(TASK, preset_values("quick", network, TASK, family) | values, family)
+
+    for family, networks in NETWORKS.items():
+        for network in networks:
+            if (family, network) == ("siamese", "vgg16") or family != "siamese":  # the others are the same layers
+                add(family, network, **({"unfrozen_layers": 1} if family == "siamese" else {}))
+    for difference in DIFFERENCES:
+        add("siamese", "scratch", difference=difference)
+    for pooling in POOLINGS:
+        add("scratch", "m1", pooling=pooling)
+    for condition in CONDITIONS:
+        add("conditioned", "a", condition=condition)
+    add("scratch", "m2", **HEAD, pool_dropout=0.1, l1=1e-5)
+    add("scratch", "m1", final="fold_average")
+    return found
+
+
+def part(made, folder):
+    """What is trained of it, saved as a fit does."""
+    model, sides = made.model, tuple(made.sides)
+    size = BACKBONES[model.backbone].minimum_size if model.backbone in BACKBONES else 32
+    network = Network(made.family, model, size, "float32", sides)
+    base = encoder(network)
+    cut = 0 if base.trainable_weights else deepest_cut(base, model.unfrozen_layers)
+    features = base.output.shape[1:]
+    head = build_head(joined_shape(features, len(sides), model.difference), model)
+    tail = build_tail(suffix(base, cut), head, sides, model.difference, features)
+    return Part(network, NO_WEIGHTS, cut, (_saved(tail, folder),) * (2 if made.final.final == "fold_average" else 1))
+
+
+def save(made, folder):
+    """Its model as it is registered: the directory."""
+    more = {}
+    if made.family == "conditioned":
+        family, network = ("pretrained", "vgg16") if made.model.backbone == "b" else ("siamese", "scratch")
+        source = part(build(TASK, preset_values("quick", network, TASK, family), family), folder)
+        width = encoder(source.network).output.shape[1]
+        tail = build_conditioned((width,), build_head((width + 1,), made.model))
+        own = Part(Network("conditioned", made.model, 32, "float32"), NO_WEIGHTS, 0, (_saved(tail, folder),))
+        more = {"features": source, "condition": None if made.model.backbone == "c" else source}
+        sides = source.network.sides
+    else:
+        own = part(made, folder)
+        sides = own.network.sides
+    examples = _examples(own.network.image_size, sides)
+    if made.model.backbone == "c":
+        examples[ABNORMALITY_TYPE] = np.ones((2, 1), np.float32)
+    model = folder / "model"
+    assembly.assemble(AssembleJob(name="", part=own, examples=examples, metadata={}, output=model, **more), None)
+    return model
+
+
+def save_ensembles(folder):
+    """The directory of an ensemble of a frozen network, a tuned one and a Siamese one, by each method in turn."""
+    rng = np.random.default_rng(0)
+    labels, folds = np.arange(120) % 2, np.arange(120) // 2 % 4
+    members = np.clip(0.3 + 0.4 * labels[:, None] + rng.normal(0, 0.2, (120, 3)), 0, 1)
+    data = OutOfFold(labels=labels, probabilities=members, folds=folds)
+    names = ("pretrained vgg16", "pretrained vgg16 unfrozen_layers=1", "siamese scratch")
+    made = [build(TASK, {"backbone": "vgg16", "unfrozen_layers": n, "dense": "8"}) for n in (0, 1)]
+    made.append(build(TASK, preset_values("quick", "scratch", TASK, "siamese"), "siamese"))
+    parts, folder = tuple(part(one, folder) for one in made), folder / "ensemble"
+    (objective,) = parse_objectives("roc_auc")
+    for method, found in choose(data, objective, resamples=10).items():
+        arrays = folder.with_name(Artifact.LEVEL1)
+        found.level1.save(arrays)
+        if not folder.exists():
+            job = EnsembleJob(
+                name="",
+                parts=parts,
+                names=names,
+                level1=arrays,
+                threshold=0.5,
+                examples=_examples(32, ("baseline", "patch")),
+                metadata={},
+                output=folder,
+                code=CODE,
+            )
+            ensemble.assemble(job, None)
+        else:
+            next(folder.rglob(Artifact.LEVEL1)).write_bytes(arrays.read_bytes())
+        yield method, folder
+
+
+def classes_of(model):
+    """The classes that a model directory's Keras file names, with their modules."""
+    (path,) = model.rglob("*.keras")
+    with zipfile.ZipFile(path) as file:
+        return set(classes(json.loads(file.read("config.json"))))
+
+
+def _saved(tail, folder):
+    path = folder / f"tail-{len(list(folder.iterdir()))}.keras"
+    tail.save(path)
+    return path
+
+
+def _examples(size, sides):
+    return {side: np.full((2, size, size, 1), 20000, np.uint16) for side in sides}
+
+
+def every_model(folder):
+    """What each row is called, and the directory of a model of it, which is gone when the next is asked for."""
+    for name, made in experiments().items():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            yield name, save(made, Path(place))
+    yield from save_ensembles(folder)
+
+
+def main():
+    """Write the file anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {one for _, model in every_model(Path(folder)) for one in classes_of(model)}
+    by_module = {module: sorted(name for of, name in found if of == module) for module, _ in sorted(found)}
+    CLASSES_FILE.write_text(json.dumps(by_module, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
