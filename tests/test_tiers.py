@@ -42,7 +42,7 @@ def collected(system, cache):
     def collect(*arguments):
         line = [sys.executable, "-c", COLLECT, *arguments]
         done = subprocess.run(line, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == 0, done.stdout[-2000:]
         return json.loads(re.search("^found (.*)$", done.stdout, re.MULTILINE)[1])
 
     return collect
