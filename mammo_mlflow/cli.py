@@ -10,9 +10,11 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any, NoReturn, TypeVar
+from dataclasses import Field, fields
+from itertools import chain
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
 from mammo_mlflow.experiment import convert
 from mammo_mlflow.wording import first_line, scrubbed
@@ -36,6 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self.sub_parsers: dict[str, _Parser] = {}
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)  # -1e-3 too
 
     def error(self, message: str) -> NoReturn:
@@ -49,8 +52,6 @@ class _Parser(argparse.ArgumentParser):
             options = [o for p in self.sub_parsers.get(found.command, self)._actions for o in p.option_strings]
             raise unknown_name("option", unknown[0].split("=")[0], [o for o in options if o.startswith("--")])
         return found
-
-    sub_parsers: dict[str, Any]
 
 
 COMMANDS = {
@@ -71,148 +72,112 @@ COMMANDS = {
 }
 
 
+class _Asked(NamedTuple):
+    """A command that trains nothing: its options, how it is called, and what it is given beside, with any default."""
+
+    options: str
+    usage: str
+    given: tuple[tuple[str, str, str | None], ...] = ()
+
+
+_MODEL = ("model", "models:/NAME/VERSION or models:/NAME@ALIAS", None)
+_TASK = ("task", "mass_calc or benign_malignant", None)
+_INPUT = (
+    "input",
+    "a data directory or phantom, for its test set; a .npy of pairs, even rows baselines, odd abnormalities; "
+    "or a film as DICOM, with a box or a mask",
+    None,
+)
+_ASKED = {
+    "prepare": _Asked(
+        "PrepareOptions",
+        "--source DIR --out DIR",
+        (
+            ("source", "directory with the collection's DICOM, in whatever folders", None),
+            ("out", "data directory to make", None),
+        ),
+    ),
+    "predict": _Asked(
+        "FilmOptions",
+        "--model MODEL --input DIR|FILE.npy|FILM.dcm --output FILE.csv",
+        (
+            _MODEL,
+            _INPUT,
+            ("output", "the table to write, as CSV", None),
+            ("overlays", "folder for Grad-CAM maps over the patches, a PNG for each", ""),
+            ("executor", "where the model runs: process (default) or inline", "process"),
+        ),
+    ),
+    "promote": _Asked("PromoteOptions", "--task TASK", (_TASK,)),
+    "report": _Asked("ReportOptions", ""),
+    "reproduce": _Asked("ReproduceOptions", "[--scale small|full]"),
+    "request": _Asked(
+        "RequestOptions",
+        "--input DIR|FILE.npy|FILM.dcm --output FILE.json",
+        (_INPUT, ("output", "the request to write, as JSON", None)),
+    ),
+    "serve": _Asked("ServeOptions", "--model MODEL", (_MODEL,)),
+}
+
+
 def make_parser() -> _Parser:
     """The parser of all commands."""
-    from mammo_mlflow.experiment import FAMILIES, NETWORKS, parameters
-    from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions
+    from mammo_mlflow.workflows import options
 
     parser = _Parser(prog="python -m mammo_mlflow", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=_Parser)
-    parser.sub_parsers = {name: _command(commands, name, what) for name, what in COMMANDS.items()}
-    for command, one in parser.sub_parsers.items():
-        if command in _OWN_PARSERS:
-            _OWN_PARSERS[command](one)
+    for name, what in COMMANDS.items():
+        asked = _ASKED.get(name)
+        usage = "--task TASK" if asked is None else asked.usage
+        parser.sub_parsers[name] = one = commands.add_parser(
+            name,
+            help=what,
+            usage=" ".join(filter(None, ("%(prog)s", usage, "[--some-name VALUE ...]"))),
+            description=f"{what[0].upper()}{what[1:]}, in MLflow.",
+            allow_abbrev=False,
+        )
+        if asked is None and name != "ensemble":
+            _add_of_experiments(one, name)
             continue
-        family = command if command in FAMILIES else None
-        tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
-        of_one = command == "conditioned"
-        one.add_argument("--task", required=not of_one, default="benign_malignant" if of_one else None, help=tasks)
-        default = "default" if command == "controls" else "all"
-        of_family = f": {', '.join(NETWORKS[family])}" if family else ""
-        one.add_argument("--backbone", default=default, help=f"network{of_family}, or {default} (default)")
-        if family is None:
-            one.add_argument("--family", default="pretrained", help="pretrained (default), scratch or siamese")
-        if command == "controls":
-            one.add_argument("--control", default="all", help="baseline, shuffled, texture or all (default: all)")
-        for item in parameters(family):
-            if item.name != "backbone" and not (item.name == "control" and command == "controls"):
-                _add(one, item.name, item.default, f"{item.metadata['help']} (default: the preset's)", None)
-        for item in (*fields(Options), *(fields(SearchOptions) if command in ("search", *SEARCHED) else ())):
-            value = 0 if item.name == "trials" and command != "search" else item.default
-            _add(one, item.name, item.default, f"{item.metadata['help']} (default: {value or 'none'})", value)
+        for given, help_text, default in (_TASK,) if asked is None else asked.given:
+            one.add_argument(f"--{given}", required=default is None, default=default, help=help_text)
+        kinds = (options.EnsembleOptions, options.Options) if asked is None else (getattr(options, asked.options),)
+        for item in chain.from_iterable(map(fields, kinds)):
+            if asked is not None or item.name not in options.NOT_OF_ENSEMBLES:
+                _add(one, item, item.default, item.default)
     return parser
 
 
-def _add_ensemble(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import NOT_OF_ENSEMBLES, EnsembleOptions, Options
+def _add_of_experiments(parser: argparse.ArgumentParser, command: str) -> None:
+    from mammo_mlflow.experiment import FAMILIES, NETWORKS, parameters
+    from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions
 
-    parser.add_argument("--task", required=True, help="mass_calc or benign_malignant")
-    for item in (*fields(EnsembleOptions), *fields(Options)):
-        if item.name not in NOT_OF_ENSEMBLES:
-            _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
-
-
-def _add_promote(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import PromoteOptions
-
-    parser.add_argument("--task", required=True, help="mass_calc or benign_malignant")
-    _add_fields(parser, PromoteOptions)
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import ServeOptions
-
-    parser.usage = "%(prog)s --model MODEL [--some-name VALUE ...]"
-    parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    _add_fields(parser, ServeOptions)
-
-
-def _add_reproduce(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import ReproduceOptions
-
-    parser.usage = "%(prog)s [--scale small|full] [--some-name VALUE ...]"
-    _add_fields(parser, ReproduceOptions)
+    family = command if command in FAMILIES else None
+    tasks = "mass_calc or benign_malignant" + (", or all" if command == "search" else "")
+    of_one = command == "conditioned"
+    parser.add_argument("--task", required=not of_one, default="benign_malignant" if of_one else None, help=tasks)
+    default = "default" if command == "controls" else "all"
+    of_family = f": {', '.join(NETWORKS[family])}" if family else ""
+    parser.add_argument("--backbone", default=default, help=f"network{of_family}, or {default} (default)")
+    if family is None:
+        parser.add_argument("--family", default="pretrained", help="pretrained (default), scratch or siamese")
+    if command == "controls":
+        parser.add_argument("--control", default="all", help="baseline, shuffled, texture or all (default: all)")
+    for item in parameters(family):
+        if item.name != "backbone" and not (item.name == "control" and command == "controls"):
+            _add(parser, item, None, "the preset's")
+    for item in (*fields(Options), *(fields(SearchOptions) if command in ("search", *SEARCHED) else ())):
+        value = 0 if item.name == "trials" and command != "search" else item.default
+        _add(parser, item, value, value or "none")
 
 
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import ReportOptions
-
-    parser.usage = "%(prog)s [--some-name VALUE ...]"
-    _add_fields(parser, ReportOptions)
-
-
-def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import PrepareOptions
-
-    parser.usage = "%(prog)s --source DIR --out DIR [--some-name VALUE ...]"
-    parser.add_argument("--source", required=True, help="directory with the collection's DICOM, in whatever folders")
-    parser.add_argument("--out", required=True, help="data directory to make")
-    _add_fields(parser, PrepareOptions)
-
-
-def _add_fields(parser: argparse.ArgumentParser, options: Any) -> None:
-    for item in fields(options):
-        _add(parser, item.name, item.default, f"{item.metadata['help']} (default: {item.default})", item.default)
-
-
-_PAIRS = (
-    "a data directory or phantom, for its test set; a .npy of pairs, even rows baselines, odd abnormalities; "
-    "or a film as DICOM, with a box or a mask"
-)
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import FilmOptions
-
-    parser.usage = "%(prog)s --model MODEL --input DIR|FILE.npy|FILM.dcm --output FILE.csv [--some-name VALUE ...]"
-    parser.add_argument("--model", required=True, help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    parser.add_argument("--input", required=True, help=_PAIRS)
-    parser.add_argument("--output", required=True, help="the table to write, as CSV")
-    parser.add_argument("--overlays", default="", help="folder for Grad-CAM maps over the patches, a PNG for each")
-    parser.add_argument("--executor", default="process", help="where the model runs: process (default) or inline")
-    _add_fields(parser, FilmOptions)
-
-
-def _add_request(parser: argparse.ArgumentParser) -> None:
-    from mammo_mlflow.workflows.options import RequestOptions
-
-    parser.usage = "%(prog)s --input DIR|FILE.npy|FILM.dcm --output FILE.json [--some-name VALUE ...]"
-    parser.add_argument("--input", required=True, help=_PAIRS)
-    parser.add_argument("--output", required=True, help="the request to write, as JSON")
-    _add_fields(parser, RequestOptions)
-
-
-_OWN_PARSERS = {
-    "prepare": _add_prepare,
-    "ensemble": _add_ensemble,
-    "promote": _add_promote,
-    "predict": _add_predict,
-    "report": _add_report,
-    "reproduce": _add_reproduce,
-    "request": _add_request,
-    "serve": _add_serve,
-}
-
-
-_ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "prepare": ("PrepareOptions", ("source", "out")),
-    "predict": ("FilmOptions", ("model", "input", "output", "overlays", "executor")),
-    "promote": ("PromoteOptions", ("task",)),
-    "report": ("ReportOptions", ()),
-    "reproduce": ("ReproduceOptions", ()),
-    "request": ("RequestOptions", ("input", "output")),
-    "serve": ("ServeOptions", ("model",)),
-}
-"""The commands that train nothing: their options, and what they are given beside."""
-
-
-def _command(commands: Any, name: str, what: str) -> Any:
-    return commands.add_parser(
-        name,
-        help=what,
-        usage="%(prog)s --task TASK [--some-name VALUE ...]",
-        description=f"{what[0].upper()}{what[1:]}, in MLflow.",
-        allow_abbrev=False,
+def _add(parser: argparse.ArgumentParser, item: Field[Value], default: object, shown: object) -> None:
+    parser.add_argument(
+        f"--{item.name.replace('_', '-')}",
+        type=lambda text: convert(item.name, text, type(item.default)),
+        default=default,
+        help=f"{item.metadata['help']} (default: {shown})".replace("%", "%%"),
+        metavar=item.name.upper(),
     )
 
 
@@ -223,8 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        found = vars(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
-        return _run(found)
+        return _run(make_parser().parse(sys.argv[1:] if arguments is None else arguments))
     except UserError as problem:
         for line in problem.lines:
             sys.stderr.write(f"mammo_mlflow: {cut(' '.join(scrubbed(line).split()), LONGEST_LINE)}\n")
@@ -236,56 +200,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _run(found: dict[str, Any]) -> int:
+def _run(found: argparse.Namespace) -> int:
     from mammo_mlflow.workflows.caller import check_texts, go_to_caller
 
     go_to_caller()
-    check_texts(found)
+    check_texts(vars(found))
+    # everything is checked before anything heavy is imported
+    workflow, arguments = (_asked if found.command in _ASKED else _trained)(found)
+    from mammo_mlflow.workflows.terminal import set_up_logging
+
+    set_up_logging()
+    with _failures():
+        return importlib.import_module(f"mammo_mlflow.workflows.{workflow}").run(*arguments) or 0
+
+
+def _asked(found: argparse.Namespace) -> tuple[str, list[object]]:
+    """The workflow of a command that trains nothing, and what it is run with."""
+    from mammo_mlflow.workflows import options
+
+    asked = _ASKED[found.command]
+    return found.command, [
+        *(getattr(found, name) for name, *_ in asked.given),
+        _given(getattr(options, asked.options), found),
+    ]
+
+
+def _trained(found: argparse.Namespace) -> tuple[str, list[object]]:
+    """The workflow of a command that trains, and what it is run with; workers get ready meanwhile."""
     from mammo_mlflow.experiment import faults, parameters
     from mammo_mlflow.jobs.executors.process import start_server
     from mammo_mlflow.workflows.options import SEARCHED, EnsembleOptions, Options, SearchOptions
 
-    command = found["command"]
-    if command in _ASKED:
-        return _ask(command, found)
-    control = found.get("control") if command == "controls" else None
-    names = {f.name for f in parameters()} - {"backbone"} - ({"control"} if control else set())
-    given = {name: value for name, value in found.items() if name in names and value is not None}
+    command = found.command
+    of_controls = [found.control] if command == "controls" else []
+    names = {f.name for f in parameters()} - {"backbone", *(["control"] if of_controls else [])}
+    given = {name: value for name, value in vars(found).items() if name in names and value is not None}
     problems = faults(given)
     if problems:  # again where an experiment is built; here they are told before anything heavy is imported
         raise UserError("; ".join(problems))
     options = _given(Options, found)
     search = None
     if command in ("search", *SEARCHED):
-        if command == "search" or found["trials"] or found["timeout"]:
+        if command == "search" or found.trials or found.timeout:
             search = _given(SearchOptions, found)
         for item in () if search else fields(SearchOptions):
-            if item.name != "trials" and found[item.name] != item.default:
+            if item.name != "trials" and getattr(found, item.name) != item.default:
                 raise expected("trials", f"a number of trials beside '{item.name}', which is for searches", 0)
     if options.executor == "process":
         start_server()  # imports TensorFlow while this process imports the rest
-    from mammo_mlflow.workflows.terminal import set_up_logging
-
-    set_up_logging()
-    with _failures():
-        family, task, backbone = found.get("family", command), found["task"], found.get("backbone", "")
-        if command == "ensemble":
-            from mammo_mlflow.workflows import ensemble
-
-            ensemble.run(task, options, _given(EnsembleOptions, found))
-        elif search is not None:
-            from mammo_mlflow.workflows import search as searching
-
-            searching.run(family, task, backbone, given, options, search)
-        elif control is not None:
-            from mammo_mlflow.workflows import controls
-
-            controls.run(family, task, backbone, control, given, options)
-        else:
-            from mammo_mlflow.workflows import families
-
-            families.run(family, task, backbone, given, options)
-    return 0
+    if command == "ensemble":
+        return command, [found.task, options, _given(EnsembleOptions, found)]
+    of_experiments = [getattr(found, "family", command), found.task, found.backbone]
+    if search is not None:
+        return "search", [*of_experiments, given, options, search]
+    return "controls" if of_controls else "families", [*of_experiments, *of_controls, given, options]
 
 
 @contextmanager
@@ -325,29 +293,6 @@ def _failures() -> Iterator[None]:
         raise UserError(f"expected a database that can be read and written, found: {known}") from None
 
 
-def _ask(command: str, found: dict[str, Any]) -> int:
-    """The commands that train nothing; their options are checked before anything heavy is imported."""
-    from mammo_mlflow.workflows import options
-    from mammo_mlflow.workflows.terminal import set_up_logging
-
-    kind, names = _ASKED[command]
-    asked: Any = _given(getattr(options, kind), found)
-    set_up_logging()
-    with _failures():
-        workflow: Any = importlib.import_module(f"mammo_mlflow.workflows.{command}")
-        return workflow.run(*(found[name] for name in names), asked) or 0
-
-
-def _given(options: type[T], found: dict[str, Any]) -> T:
+def _given(options: type[T], found: argparse.Namespace) -> T:
     """The options of a kind, with the values that the command line has for them."""
-    return options(**{f.name: found[f.name] for f in fields(options) if f.name in found})  # type: ignore[arg-type]
-
-
-def _add(parser: argparse.ArgumentParser, name: str, kind_of: Any, help_text: str, default: Any) -> None:
-    parser.add_argument(
-        f"--{name.replace('_', '-')}",
-        type=lambda text: convert(name, text, type(kind_of)),
-        default=default,
-        help=help_text.replace("%", "%%"),
-        metavar=name.upper(),
-    )
+    return options(**{f.name: getattr(found, f.name) for f in fields(options) if f.name in found})  # type: ignore[arg-type]

@@ -7,14 +7,13 @@ and 2e-5.
 
 from __future__ import annotations
 
-from typing import Any
-
+from mammo_mlflow import checks
 from mammo_mlflow.backbones import BACKBONES
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, TASKS
 from mammo_mlflow.names import registered_name
 
-Values = dict[str, Any]
+Values = dict[str, checks.Value]
 Table = dict[tuple[str, str, str], Values]
 """By family, network (`backbone`) and task."""
 
@@ -84,7 +83,7 @@ _SCRATCH: dict[str, Values] = {
 }
 
 _CHAPTER_4: Table = {
-    ("scratch", name, task): values | ({"epochs": 25} if (name, task) == ("m1_10fold", "mass_calc") else {})
+    ("scratch", name, task): {**values, "epochs": 25} if (name, task) == ("m1_10fold", "mass_calc") else values
     for name, values in _SCRATCH.items()
     for task in TASKS
 }
@@ -96,7 +95,7 @@ paper. Cost on 2 cores and the real arrays: `docs/benchmarks.md`.
 """
 
 _TABLES_4: Table = {
-    key: values | ({"folds": 10} if key[1] == "m1_10fold" else {"holdout": 0.3, "final": "fold_average"})
+    key: {**values, "folds": 10} if key[1] == "m1_10fold" else {**values, "holdout": 0.3, "final": "fold_average"}
     for key, values in _CHAPTER_4.items()
 }
 """`python -m mammo_mlflow scratch --preset table --task TASK --data DIR`: the five rows of Tables 4.1 and 4.2.
@@ -220,11 +219,10 @@ def preset_values(preset: str, backbone: str, task: str, family: str = "pretrain
 
     Raises `UserError` for an unknown preset, family, backbone or task.
     """
-    tables: tuple[tuple[str, str, Any], ...] = (("preset", preset, PRESETS), ("family", family, FAMILIES))
-    tables += (("backbone", backbone, NETWORKS.get(family, ())), ("task", task, TASKS))
-    for field, name, choices in tables:
-        if name not in choices:
-            raise unknown_name(field, name, choices)
+    checks.one_of(*PRESETS)("preset", preset)
+    checks.one_of(*FAMILIES)("family", family)
+    checks.one_of(*NETWORKS[family])("backbone", backbone)
+    checks.one_of(*TASKS)("task", task)
     found = PRESETS[preset].get((family, backbone, task))
     other = [known for known in TASKS if (family, backbone, known) in PRESETS[preset]]
     if found is None and other:

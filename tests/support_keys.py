@@ -143,7 +143,7 @@ def ensembles():
     """By name: the key of an ensemble of two members."""
     asked = {
         "pretrained average": ("average", EnsembleOptions(method="average")),
-        "a,b svm": ("svm", EnsembleOptions("a,b", "svm", threshold="youden", folds=3, seed=7)),
+        "a,b svm": ("svm", EnsembleOptions(members="a,b", method="svm", threshold="youden", folds=3, seed=7)),
     }
     return {name: ensemble_key(["a", "b"], method, options, "test") for name, (method, options) in asked.items()}
 

@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -61,7 +60,7 @@ def _is_given_line(words: list[str]) -> bool:
     return len(words) > 1 and Path(words[0]).name in SHELLS and words[1] == "-c"
 
 
-def check_texts(found: Mapping[str, Any]) -> None:
+def check_texts(found: Mapping[str, object]) -> None:
     """Raises `UserError` for the first value that no file and no store can hold as it was given."""
     for name, value in found.items():
         if isinstance(value, str):

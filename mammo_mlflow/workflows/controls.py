@@ -6,10 +6,10 @@ logistic regression.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from mammo_mlflow.errors import unknown_name
+from mammo_mlflow import checks
+from mammo_mlflow.checks import Value
 from mammo_mlflow.experiment import NETWORKS, TASKS, build, that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
@@ -27,18 +27,16 @@ SHARED = set(that_move("judging", "final", "place")) - set(that_move("activation
 """What the texture features take over from the network: how they are judged, and where they are computed."""
 
 
-def run(family: str, task: str, backbone: str, control: str, given: dict[str, Any], options: Options) -> None:
+def run(family: str, task: str, backbone: str, control: str, given: Mapping[str, Value], options: Options) -> None:
     """Cross-validate a network and its controls, side by side; none is registered unless `final` says so.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    tables = (("task", task, TASKS), ("control", control, (*CONTROLS, "all")), ("family", family, tuple(NETWORK)))
-    for field, name, choices in tables:
-        if name not in choices:
-            raise unknown_name(field, name, choices)
+    checks.one_of(*TASKS)("task", task)
+    checks.one_of(*CONTROLS, "all")("control", control)
+    checks.one_of(*NETWORK)("family", family)
     backbone = NETWORK[family] if backbone == DEFAULT else backbone
-    if backbone not in NETWORKS[family]:
-        raise unknown_name("backbone", backbone, NETWORKS[family])
+    checks.one_of(*NETWORKS[family])("backbone", backbone)
     preset, values = preset_of(options), {"final": "none"} | settled(family, backbone, given)
     chosen = [control] if control != "all" else [c for c in CONTROLS if (family, c) != ("siamese", "baseline")]
     network = build(task, preset_values(preset, backbone, task, family) | values, family)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from mammo_mlflow.errors import Faults, expected, unknown_name
+from mammo_mlflow import checks
+from mammo_mlflow.checks import Value
+from mammo_mlflow.errors import Faults, expected
 from mammo_mlflow.experiment import NETWORKS, TASKS, build, parameters
 from mammo_mlflow.names import Tag
 from mammo_mlflow.presets import networks, preset_values
@@ -14,15 +15,13 @@ from mammo_mlflow.workflows.options import Options, preset_of
 from mammo_mlflow.workflows.running import run_experiments
 
 
-def run(family: str, task: str, backbone: str, given: dict[str, Any], options: Options) -> None:
+def run(family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options) -> None:
     """Run one network of a family, or all, with a preset's values and those given.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    if backbone not in (*NETWORKS[family], "all"):
-        raise unknown_name("backbone", backbone, (*NETWORKS[family], "all"))
+    checks.one_of(*TASKS)("task", task)
+    checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
     if family == "conditioned" and options.seeds != 1:
         wanted = "1 for conditioned models, each built on models of one seed (give it with 'seed')"
         raise expected("seeds", wanted, options.seeds)
@@ -34,7 +33,7 @@ def run(family: str, task: str, backbone: str, given: dict[str, Any], options: O
     run_experiments(experiments, options, {Tag.PRESET: preset})
 
 
-def settled(family: str, backbone: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def settled(family: str, backbone: str, given: Mapping[str, Value]) -> dict[str, Value]:
     """The parameters given, and what follows from them. Raises `UserError` for those that a network would ignore."""
     values = dict(given)
     ignored = {} if backbone == "all" else dict.fromkeys(idle(family, backbone), f"{family} {backbone}")

@@ -6,12 +6,14 @@ import os
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TypeVar
 
 from mammo_mlflow import checks
 from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.presets import PRESETS
+
+T = TypeVar("T")
 
 
 def _executors() -> Collection[str]:
@@ -20,22 +22,23 @@ def _executors() -> Collection[str]:
     return EXECUTORS
 
 
-def _parameter(default: Any, help: str) -> Any:
+def _parameter(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
-def _faults(options: Any, **wanted: checks.Check) -> list[UserError]:
-    """What these checks say of the fields they are named after."""
-    found = []
+def _check(options: object, *more: str, **wanted: checks.Check) -> None:
+    """Raise `UserError`, one line of all that these checks say of the fields they are named after, and `more`."""
+    faults = []
     for name, check in wanted.items():
         try:
             check(name, getattr(options, name))
         except UserError as problem:
-            found.append(problem)
-    return found
+            faults.append(str(problem))
+    if faults or more:
+        raise UserError("; ".join([*faults, *more]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Raises `UserError` for the impossible ones, all in one line."""
 
@@ -56,29 +59,22 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
-        problems: list[UserError] = []
-        for name, choices in (
-            ("executor", _executors()),
-            ("preset", ("auto", *PRESETS)),
-            ("duplicates", ("warn", "error")),
-        ):
-            if getattr(self, name) not in choices:
-                problems.append(unknown_name(name, getattr(self, name), choices))
-        problems += _faults(
+        _check(
             self,
+            executor=checks.one_of(*_executors()),
+            preset=checks.one_of("auto", *PRESETS),
+            duplicates=checks.one_of("warn", "error"),
             seeds=checks.whole(1, 1000),
             workers=checks.at_once,
             cache_limit_gb=checks.positive,
         )
-        if problems:
-            raise UserError("; ".join(str(problem) for problem in problems))
 
 
 SEARCHED = ("pretrained", "scratch", "siamese")
 """The families that can be searched."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """The parameters of a search that are not part of an experiment. Raises `UserError` for impossible ones."""
 
@@ -96,19 +92,17 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
-        problems = _faults(
+        endless = [] if self.trials or self.timeout else [str(expected("trials", "at least 1, or a timeout", 0))]
+        _check(
             self,
+            *endless,
             trials=checks.whole(0, 1_000_000),
             timeout=checks.at_least_zero,
             fresh_seeds=checks.whole(0, 1000),
         )
-        if not self.trials and not self.timeout:
-            problems.append(expected("trials", "at least 1, or a timeout", 0))
-        if problems:
-            raise UserError("; ".join(str(problem) for problem in problems))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnsembleOptions:
     """The parameters of an ensemble that are not where its data lie. Raises `UserError` for impossible ones."""
 
@@ -133,7 +127,7 @@ NOT_OF_ENSEMBLES = ("preset", "seeds", "workers", "dry_run")
 """The options that an ensemble has no use for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromoteOptions:
     """The parameters of a decision about a champion. Raises `UserError` for impossible ones."""
 
@@ -150,11 +144,10 @@ class PromoteOptions:
             raise expected("calibration", "a number in (0, 1]", self.calibration)
         if not 0 <= self.specificity_loss < 1:
             raise expected("specificity_loss", "a number in [0, 1)", self.specificity_loss)
-        if self.executor not in _executors():
-            raise unknown_name("executor", self.executor, _executors())
+        checks.one_of(*_executors())("executor", self.executor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeOptions:
     """The parameters of a server. Raises `UserError` for impossible ones."""
 
@@ -169,7 +162,7 @@ class ServeOptions:
             checks.whole(low, high)(name, getattr(self, name))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CutOptions:
     """How patches are cut from films; the defaults are the paper's. Raises `UserError` for impossible ones."""
 
@@ -194,7 +187,7 @@ class CutOptions:
         self.cut()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """The parameters of a report."""
 
@@ -213,7 +206,7 @@ class ReportOptions:
 SCALES = ("small", "full")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
     """The parameters of the whole study. Raises `UserError` for impossible ones."""
 
@@ -224,13 +217,12 @@ class ReproduceOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
-        if self.scale not in SCALES:
-            raise unknown_name("scale", self.scale, SCALES)
+        checks.one_of(*SCALES)("scale", self.scale)
         if self.scale == "small" and self.data != "phantom":
             raise expected("data", "phantom, which scale=small is on (scale=full takes a directory)", f"'{self.data}'")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FilmOptions(CutOptions):
     """Where to look on a film that a model is asked of, and how it is cut. Raises `UserError` for impossible ones."""
 
@@ -238,7 +230,7 @@ class FilmOptions(CutOptions):
     mask: str = _parameter("", "on a film: a mask of its size, DICOM of two values, several with semicolons between")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RequestOptions(FilmOptions):
     """The parameters of a request. Raises `UserError` for impossible ones."""
 
@@ -250,7 +242,7 @@ class RequestOptions(FilmOptions):
         self.cut(self.size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrepareOptions(CutOptions):
     """The parameters of an ingest. Raises `UserError` for impossible ones."""
 
@@ -277,7 +269,7 @@ def preset_of(options: Options) -> str:
     return "quick" if options.data == "phantom" else "paper"
 
 
-def same_data(options: Options, entry: str, values: Mapping[str, Any]) -> str:
+def same_data(options: Options, entry: str, values: Mapping[str, checks.Value]) -> str:
     """The command of an entry point on the data set of these options, spelled as this command was given."""
     names = [f.name for f in fields(Options) if f.name in ("data", "preset", "cache_dir") or f.name[:8] == "phantom_"]
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(Options, name)}

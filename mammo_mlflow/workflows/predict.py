@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.files import check_writable, target_file, whole
 from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Job, PredictJob, StepsDone
-from mammo_mlflow.jobs.executors import Executor, JobFailed, make_executor
+from mammo_mlflow.jobs.executors import AnyJob, Executor, JobFailed, make_executor
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
@@ -59,8 +60,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         job = _JOBS[found.made_of.kind](
             name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
         )
-        workers = make_executor(executor, 1)
-        try:
+        with closing(make_executor(executor, 1)) as workers:
             try:
                 answers = np.asarray(_ask(workers, progress, job))
             except JobFailed as problem:
@@ -68,8 +68,6 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
                 raise expected("model", f"answers of {found.version}", reason) from None
             if overlays:
                 _ask(workers, progress, _explain_job(found, job, answers, maps))
-        finally:
-            workers.close()
         odd = _odd_values(found, job)
         _write(found, answers, asked, odd, target)
     lines = summarise(odd, _rows(len(answers)))
@@ -82,7 +80,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
 
 
 def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Answer:
-    def show(_: Job[Any], event: Event) -> None:
+    def show(_: AnyJob, event: Event) -> None:
         if isinstance(event, StepsDone):
             progress.update(job.name, event.done, event.total)
 
@@ -123,13 +121,13 @@ def _rows(count: int) -> list[int]:
 
 def _write(found: Verified, answers: np.ndarray, asked: Asked, odd: dict[str, list[str]], target: Path) -> None:
     probability = answers if answers.ndim == 1 else answers[:, 0]
-    table: dict[str, Any] = {"row": _rows(len(answers)), "probability": probability}
+    table: dict[str, Sequence[object] | np.ndarray] = {"row": _rows(len(answers)), "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)
     if answers.ndim > 1:
         table |= dict(zip(found.made_of.columns[2:], answers[:, 2:].T, strict=True))
     if asked.cut:
-        table |= {"box": [str(pair.box) for pair in asked.cut]}
-        table |= {"baseline_box": ["" if pair.baseline is None else str(pair.baseline_box) for pair in asked.cut]}
+        table["box"] = [str(pair.box) for pair in asked.cut]
+        table["baseline_box"] = ["" if pair.baseline is None else str(pair.baseline_box) for pair in asked.cut]
     sides = [[f"{side}: {reason}" if reason else "" for reason in reasons] for side, reasons in odd.items()]
     table["warning"] = ["; ".join(filter(None, told)) for told in zip(*sides, strict=True)]
     with whole(target) as part:
