@@ -13,7 +13,7 @@ from mammo_mlflow.tracking.registry import Version
 from mammo_mlflow.tracking.runs import Writer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """The one-sided `error` that a decision may spend on all settings that were `compared`.
 
@@ -57,4 +57,5 @@ def budget_of(
     earlier = [Spent(*row) for row in writer.ask(lambda: spent_before(writer.client, task, data, phantom))]
     names = [one.question for one in earlier]
     number = names.index(question) + 1 if question in names else len(names) + 1
-    return Budget(question, data, error_of(question, earlier), sum(compared for _, compared in candidates), number)
+    error, compared = error_of(question, earlier), sum(compared for _, compared in candidates)
+    return Budget(question=question, data=data, error=error, compared=compared, number=number)

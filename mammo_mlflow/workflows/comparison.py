@@ -21,39 +21,33 @@ Outcome = tuple[CrossValidation, Final | None]
 
 def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
     """Figures and, for several outcomes, a table and metrics on the top run."""
+    plan = rows[0][0].plan
     scores = pd.concat([cv.fold_scores for cv, _ in rows], ignore_index=True)
     note = "; ".join(sorted({cv.plan.said.note for cv, _ in rows if cv.plan.said.note})) or None
-    title = f"{rows[0][0].plan.experiment.task}: folds"
-    top.log_figure(figures.fold_overview(scores, title, note), "comparison")
+    top.log_figure(figures.fold_overview(scores, f"{plan.experiment.task}: folds", note), "comparison")
     finals = {cv.plan.experiment.label: final.test for cv, final in rows if final is not None}
     if len(finals) > 1 and next(iter(finals.values()))["label"].nunique() > 1:
-        groups = rows[0][0].plan.patch_set.test.patient_ids
+        groups = plan.patch_set.test.patient_ids
         curves = {
             name: (test["label"].to_numpy(), test["probability"].to_numpy(), groups) for name, test in finals.items()
         }
-        top.log_figure(figures.roc_curves(curves, f"{rows[0][0].plan.experiment.task}: test", note), "comparison_roc")
+        top.log_figure(figures.roc_curves(curves, f"{plan.experiment.task}: test", note), "comparison_roc")
     if len(rows) > 1:
         header, cells = _table(rows)
         top.log_text(pd.DataFrame(cells, columns=header).to_csv(index=False), Artifact.COMPARISON)
         for name, part in scores.groupby("backbone", sort=False):
-            top.log_metrics(
-                {
-                    f"{name}_fold_accuracy_mean": part["accuracy"].mean(),
-                    f"{name}_fold_roc_auc_mean": part["roc_auc"].mean(),
-                }
-            )
+            top.log_metrics({f"{name}_fold_{metric}_mean": part[metric].mean() for metric in ("accuracy", "roc_auc")})
         for name, means in _seed_means(rows).items():
-            if len(means) > 1:
-                mean, sd = mean_sd(means)
-                top.log_metrics({f"{name}_seeds_roc_auc_mean": mean, f"{name}_seeds_roc_auc_sd": sd})
+            mean, sd = mean_sd(means)
+            top.log_metrics({f"{name}_seeds_roc_auc_mean": mean, f"{name}_seeds_roc_auc_sd": sd})
 
 
 def _seed_means(rows: Sequence[Outcome]) -> dict[str, list[float]]:
-    """The mean fold ROC AUC of each seed, by backbone."""
+    """The mean fold ROC AUC of each seed, by backbone, of those that have several."""
     means: dict[str, list[float]] = {}
     for cv, _ in rows:
         means.setdefault(cv.plan.experiment.label, []).append(float(cv.fold_scores["roc_auc"].mean()))
-    return means
+    return {name: found for name, found in means.items() if len(found) > 1}
 
 
 def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
@@ -61,24 +55,20 @@ def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     cells = []
     for cv, final in rows:
         tuned = cv.plan.experiment.model.unfrozen_layers
-        accuracy, auc = mean_sd(cv.fold_scores["accuracy"]), mean_sd(cv.fold_scores["roc_auc"])
-        cells.append(
-            [
-                cv.plan.experiment.label + (f" last {tuned}" if tuned else ""),
-                cv.plan.weights.label,
-                str(cv.plan.experiment.cv.seed),
-                _mean(*accuracy),
-                _mean(*auc),
-                f"{final.accuracy}" if final else "-",
-                f"{final.roc_auc}" if final else "-",
-                f"{final.registered_name} v{final.version}" if final else "-",
-            ]
-        )
+        named = cv.plan.experiment.label + (f" last {tuned}" if tuned else "")
+        spelled = [named, cv.plan.weights.label, str(cv.plan.experiment.cv.seed)]
+        for metric in ("accuracy", "roc_auc"):
+            mean, sd = mean_sd(cv.fold_scores[metric])
+            spelled.append(f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}")
+        cells.append([*spelled, *final_cells(final)])
     return header, cells
 
 
-def _mean(mean: float, sd: float) -> str:
-    return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+def final_cells(final: Final | None) -> list[str]:
+    """What a table says of a final model, or of none: test accuracy and ROC AUC, and where it is registered."""
+    if final is None:
+        return ["-"] * 3
+    return [f"{final.accuracy}", f"{final.roc_auc}", f"{final.registered_name} v{final.version}"]
 
 
 def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
@@ -93,9 +83,8 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
         f"({cluster_note(test.patient_ids)})"
     )
     for name, means in _seed_means(rows).items():
-        if len(means) > 1:
-            mean, sd = mean_sd(means)
-            say(f"{name}: fold AUC over {len(means)} seeds {mean:.3f} ± {sd:.3f}")
+        mean, sd = mean_sd(means)
+        say(f"{name}: fold AUC over {len(means)} seeds {mean:.3f} ± {sd:.3f}")
     for sentence in said:
         say(sentence)
     final = next((final for _, final in rows if final is not None), None)

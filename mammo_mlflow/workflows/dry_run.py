@@ -38,13 +38,12 @@ def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
         head_cost, tuned_cost = (per_patch, per_patch) if online else (HEAD_SECONDS, TUNED_SHARE * per_patch)
         side_by_side = min(workers, len(plan.fits))
         seconds = len(plan.labels) * (head * head_cost + tuned * tuned_cost) / side_by_side + OVERHEAD_SECONDS
-        seconds += (
-            len(plan.labels) * (training.views + 1) * per_patch * training.threads / available_cores() if missing else 0
-        )
+        if missing:
+            seconds += len(plan.labels) * (training.views + 1) * per_patch * training.threads / available_cores()
         rows.append(
             [
                 plan.name,
-                str(plan.experiment.cv.seed),
+                str(experiment.cv.seed),
                 str(len(plan.fits)),
                 str(head + tuned),
                 f"{sum(e.bytes for e in missing) / 1e9:.2f} GB",

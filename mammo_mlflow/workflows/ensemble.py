@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow import checks
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.disclosure import RANDOM, Disclosure
@@ -20,7 +20,7 @@ from mammo_mlflow.ensembles.members import SETS, Member, find_members
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.weights import tuned
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
@@ -56,7 +56,7 @@ CLOSE = 1e-4
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Joined:
     """The members, their out-of-fold predictions (n, m), and the ensembles of them."""
 
@@ -95,10 +95,8 @@ class Joined:
 
 def run(task: str, options: Options, asked: EnsembleOptions) -> None:
     """Make, judge and register an ensemble. Raises `UserError` before any run exists for what can be known by then."""
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    if asked.method not in (BEST, *EVERY_METHOD):
-        raise unknown_name("method", asked.method, (BEST, *EVERY_METHOD))
+    checks.one_of(*TASKS)("task", task)
+    checks.one_of(BEST, *EVERY_METHOD)("method", asked.method)
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1:
         raise expected("objective", "one name", f"'{asked.objective}'")
@@ -115,13 +113,14 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
             ensembles = choose(data, objectives[0], seed=asked.seed, known=EVERY_METHOD)
         except UserError as problem:
             raise UserError(f"{task}: {problem}") from None
-        _finish(bench, Joined(task, members, objectives[0], data, ensembles), asked)
+        joined = Joined(task=task, members=members, objective=objectives[0], data=data, ensembles=ensembles)
+        _finish(bench, joined, asked)
 
 
 def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
     """What an ensemble is found by: the keys of its members, the method that was chosen, and what was asked."""
-    facts: dict[str, Any] = {"members": list(members), "method": method, "test": test_sha256}
-    return json_sha256(facts | {"asked": asdict(asked), "ensemble_version": ENSEMBLE_VERSION})
+    facts = {"members": list(members), "method": method, "test": test_sha256, "asked": asdict(asked)}
+    return json_sha256({**facts, "ensemble_version": ENSEMBLE_VERSION})
 
 
 def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
@@ -136,11 +135,11 @@ def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     tags = {tag: value for tag, value in joined.members[0].plan.tags().items() if tag in shared}
     tags |= {Tag.FAMILY: "ensemble", Tag.BACKBONE: of_set, Tag.SET: "ensemble", Tag.METHOD: method}
     tags |= {Tag.WEIGHTS: "random" if RANDOM in joined.said else "of its members", Tag.CONTROL: "none"}
-    versions = ", ".join(str(member.source.version) for member in joined.members)
+    tags |= {Tag.KEY: key, Tag.MEMBERS: ", ".join(str(member.source.version) for member in joined.members)}
     top = writer.start_run(
         f"{joined.task} ensemble {of_set}{joined.said.suffix}",
         parent=None,
-        tags=tags | {Tag.KEY: key, Tag.MEMBERS: versions},
+        tags=tags,
         params={"task": joined.task, "family": "ensemble", **asdict(asked)},
     )
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
@@ -150,9 +149,9 @@ def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     _log_verdict(top, "", lead)
     choice = {"threshold": threshold, "policy": asked.threshold, "chosen_on": "nested out-of-fold predictions"}
     top.log_text(json.dumps(choice), Artifact.THRESHOLD)
-    marks = tags | {Tag.KEY: key, Tag.MEMBERS: versions, Tag.THRESHOLD: repr(threshold)}
+    marks = tags | {Tag.THRESHOLD: repr(threshold)}
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
-    number, predicted = _model(bench, joined, chosen, top, name, key, threshold, marks)
+    number, predicted = _model(bench, joined, chosen, top, name, marks)
     judged = Judged(patch_set, joined.task, top.name, of_set, joined.said.note)
     nested = {f"{Metric.NESTED}{method}": one.nested for method, one in joined.ensembles.items()}
     nested[f"{Metric.OOF}{joined.objective.name.replace('=', '_')}"] = chosen.nested
@@ -177,14 +176,12 @@ def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
         method: one.level1.arrays["weights"] for method, one in joined.ensembles.items() if one.level1.kind == "weights"
     }
     top.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), Artifact.WEIGHTS)
-    for method, one in joined.ensembles.items():
-        top.log_metrics({f"{Metric.OPTIMISTIC}{method}": one.chosen_on})
+    top.log_metrics({f"{Metric.OPTIMISTIC}{method}": one.chosen_on for method, one in joined.ensembles.items()})
     alone = [joined.score(column) for column in joined.data.probabilities.T]
     top.log_metrics({f"{Metric.MEMBER}{name}": value for name, value in zip(names, alone, strict=True)})
     title, note = f"{top.name}: out of fold", joined.said.note
     accuracy = [joined.score(column, "accuracy") for column in joined.data.probabilities.T]
-    counts = np.arange(1, len(names) + 1)
-    averages = np.cumsum(joined.data.probabilities, axis=1) / counts
+    averages = np.cumsum(joined.data.probabilities, axis=1) / np.arange(1, len(names) + 1)
     together = [joined.score(column, "accuracy") for column in averages.T]
     drawn = figures.members_joining(names, accuracy, together, "accuracy at 0.5", title, note)
     top.log_figure(drawn, "members_joining")
@@ -200,18 +197,11 @@ def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
 
 
 def _model(
-    bench: Workbench,
-    joined: Joined,
-    chosen: Ensemble,
-    top: TrackedRun,
-    name: str,
-    key: str,
-    threshold: float,
-    marks: dict[str, str],
+    bench: Workbench, joined: Joined, chosen: Ensemble, top: TrackedRun, name: str, marks: Mapping[str, str]
 ) -> tuple[int, Floats]:
     """The registered version, and its test predictions (m,): made, or those of an earlier command."""
     writer, patch_set = bench.writer, joined.members[0].plan.patch_set
-    found = writer.ask(lambda: registered_run(writer.client, name, key)) if bench.resume else None
+    found = writer.ask(lambda: registered_run(writer.client, name, marks[Tag.KEY])) if bench.resume else None
     if found is not None:
         target = bench.scratch / f"reused-{found[0]}"
         path = writer.ask(lambda: fetch_artifacts(writer.client, found[0], Artifact.TEST, target))
@@ -234,7 +224,7 @@ def _model(
         parts=tuple(member.source.part for member in joined.members),
         names=tuple(joined.names),
         level1=level1,
-        threshold=threshold,
+        threshold=float(marks[Tag.THRESHOLD]),
         examples={side: np.asarray(rows[first::2])[..., None] for side, first in sorted(sides.items())},
         metadata={METADATA: {**marks, "classes": TASKS[joined.task], TRAINING_VALUES: values}},
         output=directory,
@@ -267,8 +257,8 @@ def _log_members_test(joined: Joined, top: TrackedRun, test: pd.DataFrame) -> Ve
     """ROC curves of members and ensemble together on the test set, and the verdict there."""
     labels, predicted = test["label"].to_numpy(), test["probability"].to_numpy()
     groups = joined.members[0].plan.patch_set.test.patient_ids
-    curves: dict[str, Any] = {"ensemble": (labels, predicted, groups)}
-    curves |= {member.name: (labels, member.test, groups) for member in joined.members}
+    of_members = {member.name: (labels, member.test, groups) for member in joined.members}
+    curves = {"ensemble": (labels, predicted, groups), **of_members}
     if len(set(labels)) > 1:
         top.log_figure(figures.roc_curves(curves, f"{top.name}: test", joined.said.note), "roc_members")
     best = joined.members[joined.best_member]
@@ -289,15 +279,14 @@ def _method_rows(joined: Joined) -> tuple[list[str], list[list[str]]]:
     header = ["method", f"nested {joined.objective.name}", "where chosen (optimistic)", "weights", "note"]
     rows = []
     for method, one in joined.ensembles.items():
-        spelled = "-"
-        if one.level1.kind == "weights":
-            spelled = " ".join(f"{value:.2f}" for value in one.level1.arrays["weights"])
-        rows.append([method, f"{one.nested}", f"{one.chosen_on:.3f}", spelled, one.level1.note or "-"])
+        made = one.level1
+        spelled = " ".join(f"{value:.2f}" for value in made.arrays["weights"]) if made.kind == "weights" else "-"
+        rows.append([method, f"{one.nested}", f"{one.chosen_on:.3f}", spelled, made.note or "-"])
     return header, rows
 
 
 def _show(joined: Joined, method: str, of_all: bool, lead: Verdict, on_test: Verdict, uri: str) -> None:
-    alone: Sequence[Sequence[str]] = [
+    alone = [
         [member.name, f"{joined.score(column):.3f}", str(member.source.version)]
         for member, column in zip(joined.members, joined.data.probabilities.T, strict=True)
     ]

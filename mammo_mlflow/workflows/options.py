@@ -179,8 +179,7 @@ class CutOptions:
 
     def cut(self, size: int = Cut.size) -> Cut:
         """The same for patches of a size."""
-        names = [f.name for f in fields(CutOptions)]
-        return Cut(size=size, **{name: getattr(self, name) for name in names})
+        return Cut(size=size, **{item.name: getattr(self, item.name) for item in fields(CutOptions)})
 
     def __post_init__(self) -> None:
         """Check them all."""

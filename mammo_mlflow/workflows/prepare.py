@@ -37,11 +37,10 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
     for field, name in (("source", source), ("out", out), ("csv", asked.csv)):
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
-    client, experiment_id = open_store()
-    writer = Writer(client, experiment_id, {Tag.FAMILY: "prepare"})
+    writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
         top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
-        writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, ()))
+        writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
         workers = asked.workers or available_cores()
         made = ingest(films, target, descriptions, asked.settings(), workers, progress.update)
         for warning in made.warnings:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow import checks
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.disclosure import PHANTOM, Disclosure
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
 from mammo_mlflow.evaluation.intervals import cluster_note
@@ -48,7 +49,7 @@ from mammo_mlflow.workflows.terminal import say, show_table
 ALL = "all"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Challenge:
     """A candidate, its stored predictions, and the gates it was brought to, up to the first that it failed.
 
@@ -56,7 +57,7 @@ class Challenge:
     """
 
     version: Version
-    predictions: OutOfFold | None
+    predictions: OutOfFold | None = None
     compared: int = 1
     gates: list[Gate] = field(default_factory=list)
     score: Estimate = field(default_factory=Estimate)
@@ -69,14 +70,12 @@ class Challenge:
 
 def run(task: str, asked: PromoteOptions) -> None:
     """Decide about the champion of a task. Raises `UserError` before any run exists for what can be known by then."""
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
+    checks.one_of(*TASKS)("task", task)
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1 or objectives[0].name == SECONDS:
         raise expected("objective", "one metric of predictions", f"'{asked.objective}'")
-    client, experiment_id = open_store()
-    writer = Writer(client, experiment_id, {})
-    with tempfile.TemporaryDirectory() as folder, deciding(client, task), ending_runs(writer):
+    writer = Writer(*open_store(), {})
+    with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task), ending_runs(writer):
         decision = _Decision(writer, task, asked, objectives[0], Path(folder))
         if asked.rollback:
             decision.roll_back()
@@ -97,7 +96,9 @@ class _Decision:
         before, champion = previous_of(self._writer.client, self._task), self._champion
         if champion is None:
             raise expected("rollback", f"a champion of {self._task}", "none")
-        verified_model(self._writer.client, _spelled(before), self._folder / "before")  # it can be served
+        verified_model(
+            self._writer.client, f"{before.name}/{before.number}", self._folder / "before"
+        )  # it can be served
         run = self._start("rolled back", {Tag.CANDIDATE: str(before)})
         self._writer.drain()
         go_back(self._writer.client, champion, before, run.id)
@@ -111,41 +112,39 @@ class _Decision:
         if champion is not None and PHANTOM in champion.said and PHANTOM not in _said(challenges):
             say(f"the champion, {_named(champion)}, was trained on {PHANTOM.mark}: nothing real to beat")
             champion = None
-        rival = self._rival(champion)
+        rival = None
+        if champion is not None:
+            try:
+                rival = self._predictions(champion)
+            except UserError as problem:
+                raise UserError(f"{problem}; {_anew(self._task)}") from None
         budget = self._judge(challenges, champion, rival)
         chosen = next((one for one in challenges if one.failed is None), None)
-        run = self._start("kept" if chosen is None else "promoted", self._tags(challenges, chosen, budget))
-        self._log(run, challenges, chosen or challenges[0])
+        best = chosen or challenges[0]
+        tags = {Tag.CANDIDATE: str(best.version), **best.version.said.tags}
+        if budget is not None:
+            tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
+        if best.failed is not None:
+            tags[Tag.FAILED_GATE] = best.failed.name
+        run = self._start("kept" if chosen is None else "promoted", tags)
+        self._log(run, challenges, best)
         self._writer.drain()
-        made = None
-        if chosen is not None:
-            made = promote(self._writer.client, self._task, chosen.version, run.id)
+        made = None if chosen is None else promote(self._writer.client, self._task, chosen.version, run.id)
         run.close()
-        self._show(challenges, chosen, made, rival)
-
-    def _rival(self, champion: Version | None) -> OutOfFold | None:
-        """The champion's predictions."""
-        if champion is None:
-            return None
-        try:
-            return self._predictions(champion)
-        except UserError as problem:
-            raise UserError(f"{problem}; {_anew(self._task)}") from None
+        self._show(challenges, best, made)
 
     def _challenges(self) -> list[Challenge]:
         """The candidates with their predictions, the best first."""
-        client, named = self._writer.client, self._asked.candidate != ALL
-        if named:
+        client = self._writer.client
+        if self._asked.candidate != ALL:
             spelled = [one.strip() for one in self._asked.candidate.split(",")]
             found = list({str(one): one for one in (find_model(client, name) for name in spelled)}.values())
             for version in found:
                 other = version.tags.get(Tag.TASK, "a task not known here")
                 if other != self._task:
                     raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
-                if what_it_is_not(version):
-                    raise expected(
-                        "candidate", "a model that could be champion", f"{version}, {what_it_is_not(version)}"
-                    )
+                if why := what_it_is_not(version):
+                    raise expected("candidate", "a model that could be champion", f"{version}, {why}")
         else:
             past = rolled_back(client, self._task) | {origin(self._champion) if self._champion else ""}
             found = [one for one in candidates_of(client, self._task) if str(one) not in past]
@@ -156,7 +155,7 @@ class _Decision:
             )
         challenges = []
         for version in found:
-            one = Challenge(version, None)
+            one = Challenge(version=version)
             try:
                 one.predictions = self._predictions(version)
                 one.score = one.predictions.estimate(self._objective.name)
@@ -189,13 +188,14 @@ class _Decision:
 
         What it says is the error that was spent; None where there was no champion to beat.
         """
-        data = _data(champion) if champion is not None else _data(self._newest(challenges))
+        # without a champion: the newest real candidate, else the newest
+        newest = max((one.version for one in challenges), key=lambda v: (PHANTOM not in v.said, v.created))
         for one in challenges:
             if one.failed is None:
-                one.gates.append(self._same(one, champion, data, rival))
+                one.gates.append(self._same(one, champion, _data(champion or newest), rival))
         budget = None if champion is None else self._budget(challenges, champion)
-        passed = False
-        with _executor(self._asked.executor) as executor:
+        outdone = None
+        with closing(make_executor(self._asked.executor, 1)) as executor:
             for one in challenges:
                 p = one.predictions
                 if one.failed is not None or p is None:
@@ -206,11 +206,10 @@ class _Decision:
                 if rival is not None:
                     one.gates.append(no_loss("sensitivity", p, rival))
                     one.gates.append(no_loss("specificity", p, rival, self._asked.specificity_loss))
-                if one.failed is None and not passed:
-                    one.gates.append(self._answers(one.version, executor))
-                    passed = one.failed is None
-                elif one.failed is None:
-                    one.gates.append(Gate("best", False, "another candidate that passed has a better score"))
+                if one.failed is None:
+                    one.gates.append(outdone or self._answers(one.version, executor))
+                if one.failed is None:
+                    outdone = Gate("best", False, "another candidate that passed has a better score")
         return budget
 
     def _budget(self, challenges: Sequence[Challenge], champion: Version) -> Budget | None:
@@ -232,11 +231,6 @@ class _Decision:
         study = f"; its study: {verdict}" if verdict else ""
         return Gate(gate.name, gate.passed, f"{gate.said}; {budget}{study}")
 
-    @staticmethod
-    def _newest(challenges: Sequence[Challenge]) -> Version:
-        """Without a champion: the newest real candidate, else the newest."""
-        return max((one.version for one in challenges), key=lambda v: (PHANTOM not in v.said, v.created))
-
     def _same(self, one: Challenge, champion: Version | None, data: tuple[str, ...], rival: OutOfFold | None) -> Gate:
         """The candidate's predictions are there, and of the champion's patches and folds."""
         whose = "the champion" if champion is not None else "the newest candidate"
@@ -249,7 +243,7 @@ class _Decision:
     def _answers(self, version: Version, executor: Executor) -> Gate:
         """The files are those that were registered, and the model answers its input example as its signature says."""
         try:
-            found = verified_model(self._writer.client, _spelled(version), self._folder / f"{version}")
+            found = verified_model(self._writer.client, f"{version.name}/{version.number}", self._folder / f"{version}")
             if ABNORMALITY_TYPE in found.made_of.inputs:
                 return Gate("signature", False, "it is asked with the true type of the abnormality")
             ((_, answer),) = executor.run([TryJob(name="try", model=found.path)], lambda *_: None, lambda: None)
@@ -275,39 +269,24 @@ class _Decision:
         writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, ()))
         return run
 
-    def _tags(self, challenges: Sequence[Challenge], chosen: Challenge | None, budget: Budget | None) -> dict[str, str]:
-        best = chosen or challenges[0]
-        tags = {Tag.CANDIDATE: str(best.version), **best.version.said.tags}
-        if budget is not None:
-            tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
-        return tags if best.failed is None else {**tags, Tag.FAILED_GATE: best.failed.name}
-
     def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:
         rows = [[str(one.version), gate.name, gate.passed, gate.said] for one in challenges for gate in one.gates]
         table = pd.DataFrame(rows, columns=["candidate", "gate", "passed", "figures"])
         run.log_text(table.to_csv(index=False), Artifact.GATES)
         log_estimates(run, {f"{Metric.OOF}{self._objective.name.replace('=', '_')}": best.score})
 
-    def _show(
-        self, challenges: Sequence[Challenge], chosen: Challenge | None, made: Version | None, rival: OutOfFold | None
-    ) -> None:
+    def _show(self, challenges: Sequence[Challenge], best: Challenge, made: Version | None) -> None:
         rows = [
-            [
-                str(one.version),
-                f"{one.score}",
-                self._test(one.version),
-                "all passed" if one.failed is None else one.failed.name,
-            ]
+            [str(one.version), f"{one.score}", self._test(one.version), one.failed.name if one.failed else "all passed"]
             for one in challenges
         ]
         header = ["candidate", f"out-of-fold {self._objective.name}", "test roc_auc, no gate", "failed gate"]
         known = [one.predictions for one in challenges if one.predictions is not None]
         note = f", {cluster_note(known[0].groups)}" if known else ""
         show_table(f"{self._task}: candidates{note}{_said(challenges).title}", header, rows)
-        for gate in (chosen or challenges[0]).gates:
+        for gate in best.gates:
             say(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.said}")
-        if chosen is None or made is None:
-            best = challenges[0]
+        if made is None:
             why = "" if best.failed is None else f": {best.version} fails the gate '{best.failed.name}'"
             say(f"champion of {self._task}: {_named(self._champion)}, as before{why}")
             return
@@ -325,19 +304,6 @@ class _Decision:
         if run is None or not tested & set(run.data.metrics):
             return "-"
         return str(Estimate.read(Metric.TEST_ROC_AUC, run.data.metrics, run.data.tags))
-
-
-@contextmanager
-def _executor(name: str) -> Iterator[Executor]:
-    made = make_executor(name, 1)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def _spelled(version: Version) -> str:
-    return f"{version.name}/{version.number}"
 
 
 def _anew(task: str) -> str:

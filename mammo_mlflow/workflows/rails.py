@@ -7,7 +7,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +48,7 @@ def open_workbench(
         progress = stack.enter_context(TerminalProgress())
         patch_set = load_data(options, cache, progress)
         workers = options.workers or max(1, available_cores() // threads)
-        executor, side = make_executor(options.executor, workers), make_executor(options.executor, workers)
-        stack.callback(executor.close)
-        stack.callback(side.close)
+        executor, side = (stack.enter_context(closing(make_executor(options.executor, workers))) for _ in range(2))
         stack.callback(cache.release)
 
         @functools.cache
@@ -99,15 +97,13 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
     """Log the data set of a plan, its classes and some of its patches on a run."""
     plan_dataset(plan, run, "training")
     patch_set = plan.patch_set
-    counts, note = patch_set.class_counts(), plan.said.note
+    train, counts, note = patch_set.train, patch_set.class_counts(), plan.said.note
     run.log_figure(figures.class_distribution(counts, "Abnormalities of each class", note), "classes")
-    sheet = []
-    for kind in sorted(set(patch_set.train.types.tolist())):
-        for row in np.flatnonzero(patch_set.train.types == kind)[:SHEET_ROWS]:
-            name = f"{TYPES[kind]}, patch {row}"
-            sheet.append(
-                (name, np.asarray(patch_set.train.baseline[row]), np.asarray(patch_set.train.abnormality[row]))
-            )
+    sheet = [
+        (f"{TYPES[kind]}, patch {row}", np.asarray(train.baseline[row]), np.asarray(train.abnormality[row]))
+        for kind in sorted(set(train.types.tolist()))
+        for row in np.flatnonzero(train.types == kind)[:SHEET_ROWS]
+    ]
     run.log_figure(figures.patch_sheet(sheet, "Training patches beside their baselines", note), "patches")
 
 
@@ -133,15 +129,11 @@ def ending_runs(writer: Writer) -> Iterator[None]:
     """No run stays RUNNING behind a command that ended, whichever way it ended."""
     try:
         yield
-    except (UserError, JobFailed) as problem:
-        writer.abandon("FAILED", in_words(str(problem).strip().splitlines()[-1]))
-        raise
-    except TrackingError as problem:
-        writer.abandon("FAILED", f"the tracking store refused a request: {first_line(problem)}")
-        raise
-    except (KeyboardInterrupt, SystemExit) as problem:
-        writer.abandon("KILLED", reason(problem))
-        raise
     except BaseException as problem:
-        writer.abandon("FAILED", reason(problem))
+        why = reason(problem)
+        if isinstance(problem, (UserError, JobFailed)):
+            why = in_words(str(problem).strip().splitlines()[-1])
+        elif isinstance(problem, TrackingError):
+            why = f"the tracking store refused a request: {first_line(problem)}"
+        writer.abandon("KILLED" if isinstance(problem, (KeyboardInterrupt, SystemExit)) else "FAILED", why)
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 
 from mammo_mlflow.data.patches import PatchSet
@@ -20,7 +20,7 @@ from mammo_mlflow.report.page import render
 from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
 from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.resume import bury_dead_runs
-from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder
@@ -35,18 +35,17 @@ GENERATOR = "mammo_mlflow report"
 def run(asked: ReportOptions) -> None:
     """Write the page, its figures and tables to a folder and to MLflow. Raises `UserError`."""
     target = _target(asked.out)
-    client, experiment_id = open_store()
+    writer = Writer(*open_store(), {Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
         wanted: PatchSet | None = None
         if asked.data:
-            names = [field.name for field in fields(asked) if field.name != "out"]
-            options = Options(**{name: getattr(asked, name) for name in names})
+            options = Options(**{name: value for name, value in asdict(asked).items() if name != "out"})
             wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
-        content = gather(client, wanted, Path(folder), progress.update)
+        content = gather(writer.client, wanted, Path(folder), progress.update)
         with whole(target) as staging:
             staging.mkdir()
-            writer = Writer(client, experiment_id, {Tag.FAMILY: "report"})
-            said = _about(content, wanted, {} if content.dataset and content.store.results else count_runs(client))
+            counts = {} if content.dataset and content.store.results else count_runs(writer.client)
+            said = _about(content, wanted, counts)
             _write(content, staging, Path(folder), said, writer, progress)
             with ending_runs(writer):
                 _log(writer, content, staging)
@@ -145,7 +144,7 @@ def _write(
 def _log(writer: Writer, content: Content, staging: Path) -> None:
     data, test = content.dataset or ("", "")
     tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **content.said.tags}
-    top: TrackedRun = writer.start_run("report", parent=None, tags=tags, params={})
+    top = writer.start_run("report", parent=None, tags=tags, params={})
     writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
     top.log_folder(staging)
     top.close()

@@ -69,26 +69,20 @@ class Step:
 _TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
 
 
-def steps(asked: ReproduceOptions) -> list[Step]:
-    """The study in order."""
-    return list(_steps(asked))
-
-
 def run(asked: ReproduceOptions) -> None:
     """Run every step that no earlier command has finished. Raises `UserError`, and `JobFailed` for a failed step."""
-    client, experiment_id = open_store()
+    writer = Writer(*open_store(), {Tag.FAMILY: "reproduce"})
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
     surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
-    surroundings["MLFLOW_EXPERIMENT_ID"] = experiment_id
-    todo = steps(asked)
+    surroundings["MLFLOW_EXPERIMENT_ID"] = writer.experiment_id
+    todo = list(steps(asked))
     key = _key(asked)
-    earlier = find_runs(client, {Tag.FAMILY: "reproduce", Tag.KEY: key}) if asked.resume else []
+    earlier = find_runs(writer.client, {Tag.FAMILY: "reproduce", Tag.KEY: key}) if asked.resume else []
     done = {step for one in earlier for step in json.loads(one.data.tags.get(Tag.STEPS, "[]"))}
-    writer = Writer(client, experiment_id, {Tag.FAMILY: "reproduce", Tag.KEY: key})
     with ending_runs(writer):
-        said = Disclosure.of(phantom=asked.data == "phantom")
-        top = writer.start_run(f"reproduce, {asked.scale}", parent=None, tags=said.tags, params={"scale": asked.scale})
-        writer.ask(lambda: bury_dead_runs(client, experiment_id, top.id, {key}))
+        tags = Disclosure.of(phantom=asked.data == "phantom").tags | {Tag.KEY: key}
+        top = writer.start_run(f"reproduce, {asked.scale}", parent=None, tags=tags, params={"scale": asked.scale})
+        writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
         begun, spent = time.monotonic(), 0.0
         for number, step in enumerate(todo, 1):
             if step.name in done and step.command not in ALWAYS:
@@ -96,8 +90,7 @@ def run(asked: ReproduceOptions) -> None:
             left = sum(one.cost for one in todo[number - 1 :] if one.name not in done or one is step)
             _log.info("step %d of %d: %s%s", number, len(todo), step.name, _time_left(begun, spent, left))
             started = time.monotonic()
-            code = _call(step.line, surroundings)
-            if code:
+            if code := _call(step.line, surroundings):
                 line = " ".join(step.line[1:])
                 raise JobFailed(f"step {number}, {step.name}, ended with code {code}: python {line}")
             spent += step.cost
@@ -158,9 +151,12 @@ def _time_left(begun: float, spent: float, left: float) -> str:
     return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
-def _steps(asked: ReproduceOptions) -> Iterator[Step]:
+def steps(asked: ReproduceOptions) -> Iterator[Step]:
+    """The study in order."""
     small = asked.scale == "small"
-    common = dict(SMALL) if small else {"data": str(_place(asked)), "preset": "paper"}
+    common = dict(SMALL) if small else {"data": asked.data, "preset": "paper"}
+    if asked.data != "phantom":
+        common["data"] = str(Path(asked.data).expanduser().absolute())
     data = {name: value for name, value in common.items() if name not in ("preset", "epochs")}
     for task in TASKS:
         of_task = {"task": task, **common}
@@ -182,15 +178,4 @@ def _steps(asked: ReproduceOptions) -> Iterator[Step]:
     yield Step("conditioned", {"task": "benign_malignant", **common}, 3.5)
     for task in TASKS:
         yield Step("controls", {"task": task, "backbone": "resnet50", **common}, 3)
-    yield Step("report", {"out": str(report_folder(asked.out)), **_of_report(asked)}, 1)
-
-
-def _of_report(asked: ReproduceOptions) -> dict[str, str]:
-    if asked.scale == "small":
-        names = ("phantom_train", "phantom_test", "phantom_size")
-        return {"data": "phantom", **{name: SMALL[name] for name in names}}
-    return {"data": str(_place(asked))}
-
-
-def _place(asked: ReproduceOptions) -> str | Path:
-    return asked.data if asked.data == "phantom" else Path(asked.data).expanduser().absolute()
+    yield Step("report", {"out": str(report_folder(asked.out)), "data": "phantom", **data}, 1)

@@ -55,39 +55,45 @@ def run_experiments(
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     """Each experiment under `seeds` seeds; only the first gets a final model."""
-    repeated = []
-    for experiment in experiments:
-        for number in range(seeds):
-            only_judged = {"final": "none"} if number else {}
-            repeated.append(experiment.changed(seed=experiment.cv.seed + number, **only_judged))
-    return repeated
+    return [
+        experiment.changed(seed=experiment.cv.seed + number, **({"final": "none"} if number else {}))
+        for experiment in experiments
+        for number in range(seeds)
+    ]
 
 
 def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
     """One plan is the top run itself; several are nested in one that compares them."""
-    if len(plans) == 1:
-        top = _start(bench, plans[0], None)
-        _tidy(bench, top, plans, plans[0].key)
-        rows = [_run_plan(bench, plans[0], top)]
-    else:
-        first, key = plans[0], sha256("".join(plan.key for plan in plans))
-        top = bench.writer.start_run(
-            f"{first.experiment.task} {first.experiment.family} comparison"
-            + Disclosure.of(phantom=first.patch_set.phantom).suffix,
+    first, several, writer = plans[0], len(plans) > 1, bench.writer
+    task, family = first.experiment.task, first.experiment.family
+    key = sha256("".join(plan.key for plan in plans)) if several else first.key
+    if several:
+        top = writer.start_run(
+            f"{task} {family} comparison{Disclosure.of(phantom=first.patch_set.phantom).suffix}",
             parent=None,
             tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {Tag.BACKBONE: "all", Tag.KEY: key},
-            params={"task": first.experiment.task, "family": first.experiment.family, "seeds": options.seeds},
+            params={"task": task, "family": family, "seeds": options.seeds},
         )
-        _tidy(bench, top, plans, key)
         log_data(first, top)
-        rows = []
-        for plan in plans:
-            run = _start(bench, plan, top)
-            rows.append(_run_plan(bench, plan, run))
+    else:
+        top = _start(bench, first, None)
+    keys = {key, *(plan.key for plan in plans)}
+    buried = writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, keys))
+    if buried:
+        _log.info("%d runs of an interrupted command were marked KILLED", buried)
+    rows: list[Outcome] = []
+    for plan in plans:
+        run = _start(bench, plan, top) if several else top
+        cv = cross_validate(bench, plan, run)
+        final = make_final(bench, cv) if plan.experiment.final.final != "none" else None
+        if final is not None:
+            final.tell(run)
+        if several:
             run.finish()
+        rows.append((cv, final))
     log_comparison(top, rows)
     said = [] if closing is None else closing(top, rows)
-    top.log_metrics({"tracking_seconds": bench.writer.seconds})
+    top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     show_comparison(rows, said)
 
@@ -101,18 +107,3 @@ def _start(bench: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRu
     )
     log_data(plan, run)
     return run
-
-
-def _tidy(bench: Workbench, run: TrackedRun, plans: Sequence[Plan], key: str) -> None:
-    writer, keys = bench.writer, {key, *(plan.key for plan in plans)}
-    buried = writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, keys))
-    if buried:
-        _log.info("%d runs of an interrupted command were marked KILLED", buried)
-
-
-def _run_plan(bench: Workbench, plan: Plan, run: TrackedRun) -> Outcome:
-    cv = cross_validate(bench, plan, run)
-    final = make_final(bench, cv) if plan.experiment.final.final != "none" else None
-    if final is not None:
-        final.tell(run)
-    return cv, final

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import product
-from typing import Any
 
+from mammo_mlflow import checks
+from mammo_mlflow.checks import Value
 from mammo_mlflow.disclosure import Disclosure
-from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import NETWORKS, TASKS, FinalSpec, build, that_move
 from mammo_mlflow.jobs.workbench import Workbench
@@ -50,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    family: str, task: str, backbone: str, given: Mapping[str, Any], options: Options, search: SearchOptions
+    family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
 ) -> None:
     """Search each task and backbone. `given` are the parameters of the command line: they are fixed, not drawn.
 
@@ -70,12 +71,13 @@ def run(
         storage = Storage(database)
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
-        top = _top(bench, papers[0]) if len(questions) > 1 else None
+        said, top = Disclosure.of(phantom=papers[0].patch_set.phantom), None
+        if len(questions) > 1:
+            tags = {**said.tags, Tag.LEVEL: "search"}
+            top = bench.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})
         closings = []
         for question, paper in zip(questions, papers, strict=True):
-            key = question.key(paper)
-            named = replace(question, name=study_name(search.study, paper, key, several=len(questions) > 1))
-            closing = _search(bench, planner, storage, named, paper, key, top, final, search)
+            closing = _search(bench, planner, storage, question, paper, top, final, search)
             closings += [closing] if closing is not None else []
         if top is not None:
             top.close()
@@ -83,17 +85,12 @@ def run(
 
 
 def _questions(
-    family: str, task: str, backbone: str, given: Mapping[str, Any], options: Options, search: SearchOptions
+    family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
 ) -> list[Question]:
     """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
-    tables = (
-        ("family", family, SEARCHED),
-        ("task", task, (*TASKS, "all")),
-        ("backbone", backbone, (*NETWORKS.get(family, ()), "all")),
-    )
-    for name, value, choices in tables:
-        if value not in choices:
-            raise unknown_name(name, value, choices)
+    checks.one_of(*SEARCHED)("family", family)
+    checks.one_of(*TASKS, "all")("task", task)
+    checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
     if options.seeds != 1:
         raise expected("seeds", "1 in a search (fresh_seeds are those of its closing comparison)", options.seeds)
     if given.get("early_stop_on") == "scored":
@@ -118,17 +115,17 @@ def _questions(
             if search.sampler == GRID and space.points(base) is None:
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
-            pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
-            trials = search.trials or None
+            pruner = make_pruner(search.pruner, len(objectives), int(paper["folds"]))
+            seed, trials = int(paper["seed"]), search.trials or None
             questions.append(
-                Question("", one, space, base, paper, objectives, search.sampler, paper["seed"], pruner, trials, None)
+                Question("", one, space, base, paper, objectives, search.sampler, seed, pruner, trials, None)
             )
     if faults:
         raise Faults(faults)
     return questions
 
 
-def _complete(task: str, values: Mapping[str, Any], family: str) -> dict[str, Any]:
+def _complete(task: str, values: Mapping[str, Value], family: str) -> dict[str, Value]:
     """Every parameter of the experiment of these values, defaults too. Raises `UserError` for impossible ones."""
     return {k: v for k, v in build(task, values, family).flat().items() if k not in ("task", "family")}
 
@@ -139,12 +136,13 @@ def _search(
     storage: Storage,
     question: Question,
     paper: Plan,
-    key: str,
     above: TrackedRun | None,
-    final: Mapping[str, Any],
+    final: Mapping[str, Value],
     search: SearchOptions,
 ) -> Closing | None:
     """Work on one study and end it; None where another coordinator is the one to end it."""
+    key = question.key(paper)
+    question = replace(question, name=study_name(search.study, paper, key, several=above is not None))
     study = open_study(storage, question, key)
     on_line = not paper.activations()  # then there are none to be made for any trial
     plans = [] if is_full(study, question) or on_line else [paper, *_possible(planner, question)]
@@ -207,10 +205,3 @@ def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions)
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
-
-
-def _top(bench: Workbench, paper: Plan) -> TrackedRun:
-    """The run above several studies."""
-    said = Disclosure.of(phantom=paper.patch_set.phantom)
-    tags = {**said.tags, Tag.LEVEL: "search"}
-    return bench.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})

@@ -8,6 +8,7 @@ from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.closing import Closing
+from mammo_mlflow.workflows.comparison import final_cells
 from mammo_mlflow.workflows.terminal import say, show_table
 
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
@@ -43,22 +44,12 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
 def _rows(closings: Sequence[Closing]) -> list[list[str]]:
     rows = []
     for closing in closings:
-        best, fresh, final = closing.best, closing.fresh, closing.final
+        best, fresh = closing.best, closing.fresh
         if best is None:
             rows.append([closing.question.name, "best", *["-"] * (len(HEADER) - 2)])
             continue
-        rows.append(
-            [
-                closing.question.name,
-                "best",
-                str(best.number),
-                ", ".join(f"{value:.4g}" for value in best.values),
-                _seeds(fresh.best) if fresh else "-",
-                f"{final.accuracy}" if final else "-",
-                f"{final.roc_auc}" if final else "-",
-                f"{final.registered_name} v{final.version}" if final else "-",
-            ]
-        )
+        found = [", ".join(f"{value:.4g}" for value in best.values), _seeds(fresh.best) if fresh else "-"]
+        rows.append([closing.question.name, "best", str(best.number), *found, *final_cells(closing.final)])
         if closing.paper is not None and best.number != 0:
             sign = 1 if closing.question.objectives[0].direction == "maximize" else -1
             rows.append(["", "paper's", "0", f"{closing.paper:.4g}", _seeds(fresh.paper) if fresh else "-", *["-"] * 3])

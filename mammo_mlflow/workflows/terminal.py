@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -22,7 +21,7 @@ _STDERR = Console(stderr=True)  # one for bars and log lines, or they write over
 _log = logging.getLogger(__name__)
 
 
-def set_up_logging(verbose: bool = False) -> None:
+def set_up_logging() -> None:
     """Loggers to standard error, coloured only on a terminal."""
     handler: logging.Handler
     if sys.stderr.isatty():
@@ -33,43 +32,39 @@ def set_up_logging(verbose: bool = False) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     handler.addFilter(NO_SECRETS)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mammo_mlflow").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("mammo_mlflow").setLevel(logging.INFO)
 
 
 class TerminalProgress:
     """One bar a running task on a terminal; elsewhere a line as a task ends, and each half minute in between."""
 
     def __init__(self) -> None:
-        self._bars: Progress | None = None
-        if sys.stderr.isatty():
-            self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=_STDERR,
-                transient=True,
-            )
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=_STDERR,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
         self._started: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> TerminalProgress:
-        if self._bars is not None:
-            self._bars.start()
+        self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
+    def __exit__(self, *_: object) -> None:
+        if not self._bars.disable:  # older versions of Rich write a blank line even so
             self._bars.stop()
 
     def update(self, name: str, done: int, total: int) -> None:
         """See `jobs.workbench.Progress`."""
         now = time.monotonic()
         started, first = self._started.setdefault(name, (now, done))
-        if self._bars is not None:
+        if not self._bars.disable:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)
             self._bars.update(self._tasks[name], completed=done, total=total)
