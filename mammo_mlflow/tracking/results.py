@@ -29,7 +29,7 @@ OVER = ("report", "reproduce")
 COLUMNS = {"patch", "type", "label", "probability"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """A finished, tested and registered model's run. `ended` is in milliseconds; `data` where its arrays lay."""
 
@@ -173,13 +173,13 @@ def _search(client: MlflowClient, query: str) -> Iterator[Run]:
 
 def _result(run: Run) -> Result:
     return Result(
-        run.info.run_id,
-        run.info.experiment_id,
-        run.info.end_time or run.info.start_time,
-        dict(run.data.tags),
-        dict(run.data.params),
-        dict(run.data.metrics),
-        _place(run),
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        ended=run.info.end_time or run.info.start_time,
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        data=_place(run),
     )
 
 

@@ -69,7 +69,7 @@ def test_where_the_study_contradicts_itself_its_table_counts():
 @pytest.mark.parametrize("phantom", [False, True])
 def test_every_command_is_one_that_exists(phantom):
     place = "/x/phantom-v1-64-32-80px-seed0" if phantom else "my data"
-    store = Store([], {}, {}, {}, phantom, place)
+    store = Store(results=[], tests={}, metrics={}, fits={}, phantom=phantom, place=place)
     parsers = make_parser().sub_parsers
     seen = set()
     for table in TABLES:
