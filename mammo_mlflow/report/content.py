@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
 from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
 from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, WEIGHTED, Row, Table, tables
-from mammo_mlflow.tracking.results import Result, fit_metrics, metrics_of, predictions_of, read_results
+from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, how much of it is done and how much there is."""
@@ -81,7 +80,7 @@ class Content:
         return Disclosure.of(phantom=self.store.phantom)
 
 
-def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
+def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
     """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
 
     Test predictions are copied to `folder`.
