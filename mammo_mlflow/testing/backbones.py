@@ -47,17 +47,20 @@ class BackboneContract:
     """A backbone is what its row says, scales its input as Keras does, and can be cut anywhere and joined again."""
 
     @pytest.fixture(scope="class")
-    def name(self) -> str:
+    @classmethod
+    def name(cls) -> str:
         """Its name."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def patches(self) -> np.ndarray:
+    @classmethod
+    def patches(cls) -> np.ndarray:
         """What it is shown."""
         return smooth_patches()
 
     @pytest.fixture(scope="class")
-    def base(self, name: str, patches: np.ndarray) -> keras.Model:
+    @classmethod
+    def base(cls, name: str, patches: np.ndarray) -> keras.Model:
         """It, with random weights that were calibrated."""
         made = build_base(name, SIZE, "average", "float32")
         calibrate_random(made, patches.astype(np.float32))
