@@ -30,7 +30,7 @@ def test_every_step_is_a_command_that_exists(asked):
 
 @pytest.mark.parametrize("scale", ["small", "full"])
 def test_every_row_of_the_studys_tables_has_its_step(scale):
-    todo = steps(ReproduceOptions(scale=scale, data="phantom" if scale == "small" else "patches"))
+    todo = list(steps(ReproduceOptions(scale=scale, data="phantom" if scale == "small" else "patches")))
     for table in tables():
         for row in table.rows:
             if row.optimistic:
