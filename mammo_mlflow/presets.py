@@ -17,15 +17,18 @@ Values = dict[str, checks.Value]
 Table = dict[tuple[str, str, str], Values]
 """By family, network (`backbone`) and task."""
 
-_PAPER_COMMON: Values = {
+_COMMON: Values = {
     "folds": 4,
     "batch_size": 16,
+    "final": "refit",
+    "optimizer": "adam",  # not printed for chapters 4 and 8, nor is the learning rate
+    "learning_rate": 1e-3,
+}
+
+_PAPER_COMMON: Values = _COMMON | {
     "dense": "256",
     "augmentation": "paper",  # rotation 0-360 degrees and both flips
     "class_weights": "none",
-    "final": "refit",
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
     "epochs": 40,
     "tuning_learning_rate": 1e-5,  # not printed
     "tuning_epochs": 20,  # not printed
@@ -46,7 +49,7 @@ and 0.64, 0.65, 0.61 (benign/malignant) for VGG16, ResNet50, InceptionV3; test a
 0.62. With `--unfrozen-layers 1`: 0.85, 0.83, 0.75 and 0.61, 0.65, 0.57 (Tables 5.1, 5.2).
 """
 
-_M1: Values = {
+_M1: Values = _COMMON | {
     "blocks": "32/2-32-32,64-64,128-128,256",  # Scuccimarra's model 1.0.0.35 without its last 512 and pool
     "convolution_batch_norm": True,
     "pool_dropout": 0.1,
@@ -54,14 +57,9 @@ _M1: Values = {
     "dense": "2048-2048",
     "dense_batch_norm": True,
     "dropout": 0.5,
-    "optimizer": "adam",  # not printed
-    "learning_rate": 1e-3,  # not printed
-    "batch_size": 16,
     "augmentation": "scratch",  # the paper's rotation and flips, with shifts, shear and zoom (code 4.1)
     "class_weights": "none",
     "epochs": 30,
-    "folds": 4,
-    "final": "refit",
 }
 
 _SCRATCH: dict[str, Values] = {
@@ -132,16 +130,11 @@ Figures of the paper, test accuracy, mass/calcification: scratch 0.67, VGG16 0.8
 `--unfrozen-layers 1`: VGG16 0.86, ResNet50 0.83. Benign/malignant: 0.64, 0.67, 0.67; 0.64, 0.68 (Tables 6.1, 6.2).
 """
 
-_CONDITIONED: Values = {
+_CONDITIONED: Values = _COMMON | {
     "dense": "256",
     "class_weights": "1:1.3",
-    "optimizer": "adam",  # not printed
-    "learning_rate": 1e-3,  # not printed
-    "batch_size": 16,
     "epochs": 40,  # not printed
     "augmentation": "paper",
-    "folds": 4,
-    "final": "refit",
 }
 
 
@@ -162,17 +155,14 @@ _CHAPTER_8: Table = {
 Figure of the paper: approach A, test accuracy 0.60, both classes found about equally often; B found one class only.
 """
 
-_TEXTURE: Values = {
+_TEXTURE: Values = _COMMON | {
     "dense": "none",  # logistic regression
     "batch_norm": True,
-    "optimizer": "adam",
     "learning_rate": 1e-2,
     "epochs": 60,
     "batch_size": 64,
     "augmentation": "none",
     "views": 1,
-    "folds": 4,
-    "final": "refit",
 }
 
 _CONTROLS: Table = {("texture", "laws", task): _TEXTURE for task in TASKS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,18 +75,16 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
             _log.warning("%s: %s", made.directory, warning)
 
 
-def _sheets(directory: Path, split: str) -> list[tuple[str, list[tuple[str, np.ndarray, np.ndarray]]]]:
+def _sheets(directory: Path, split: str) -> Iterator[tuple[str, list[tuple[str, np.ndarray, np.ndarray]]]]:
     """Pairs of each class, spread over the whole split."""
     stem = SPLITS[split]
     patches = np.load(directory / f"{stem}_tensor.npy", mmap_mode="r", allow_pickle=False)
     types = np.load(directory / f"{stem}_labels.npy", allow_pickle=False)[1::2]
-    sheets = []
     for kind, title in TYPES.items():
         rows = np.flatnonzero(types == kind)
         if len(rows):
             shown = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_PAIRS).astype(int))]
-            sheets.append((title, [(f"patch {row}", patches[2 * row], patches[2 * row + 1]) for row in shown]))
-    return sheets
+            yield title, [(f"patch {row}", patches[2 * row], patches[2 * row + 1]) for row in shown]
 
 
 def _reasons(made: Ingested) -> Counter[str]:

@@ -190,10 +190,9 @@ def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
     values = {**question.base, **question.space.fixed}
     drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}
     for picked in product(*drawn.values()):
+        setting = {**values, **dict(zip(drawn, picked, strict=True))}
         try:
-            yield planner.plans(
-                [build(question.task, {**values, **dict(zip(drawn, picked, strict=True))}, question.space.family)]
-            )[0]
+            yield planner.plans([build(question.task, setting, question.space.family)])[0]
         except UserError as problem:
             _log.warning("study: some trials will fail: %s", problem)
 

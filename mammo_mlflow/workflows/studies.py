@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
@@ -19,7 +19,7 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
     if not closings:
         return
     names = ", ".join(objective.name for objective in closings[0].question.objectives)
-    show_table(f"searched for {names}, {plan.experiment.judged_by}{plan.said.title}", HEADER, _rows(closings))
+    show_table(f"searched for {names}, {plan.experiment.judged_by}{plan.said.title}", HEADER, list(_rows(closings)))
     test = plan.patch_set.test
     how = cluster_note(test.patient_ids)
     say(
@@ -41,21 +41,19 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
         say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")
 
 
-def _rows(closings: Sequence[Closing]) -> list[list[str]]:
-    rows = []
+def _rows(closings: Sequence[Closing]) -> Iterator[list[str]]:
     for closing in closings:
         best, fresh = closing.best, closing.fresh
         if best is None:
-            rows.append([closing.question.name, "best", *["-"] * (len(HEADER) - 2)])
+            yield [closing.question.name, "best", *["-"] * (len(HEADER) - 2)]
             continue
         found = [", ".join(f"{value:.4g}" for value in best.values), _seeds(fresh.best) if fresh else "-"]
-        rows.append([closing.question.name, "best", str(best.number), *found, *final_cells(closing.final)])
+        yield [closing.question.name, "best", str(best.number), *found, *final_cells(closing.final)]
         if closing.paper is not None and best.number != 0:
             sign = 1 if closing.question.objectives[0].direction == "maximize" else -1
-            rows.append(["", "paper's", "0", f"{closing.paper:.4g}", _seeds(fresh.paper) if fresh else "-", *["-"] * 3])
+            yield ["", "paper's", "0", f"{closing.paper:.4g}", _seeds(fresh.paper) if fresh else "-", *["-"] * 3]
             lead = f"{sign * (best.values[0] - closing.paper):+.4g}"
-            rows.append(["", "lead", "", lead, f"{fresh.difference:+.3f}" if fresh else "-", *["-"] * 3])
-    return rows
+            yield ["", "lead", "", lead, f"{fresh.difference:+.3f}" if fresh else "-", *["-"] * 3]
 
 
 def _seeds(values: Sequence[float]) -> str:
