@@ -96,9 +96,8 @@ class _Decision:
         before, champion = previous_of(self._writer.client, self._task), self._champion
         if champion is None:
             raise expected("rollback", f"a champion of {self._task}", "none")
-        verified_model(
-            self._writer.client, f"{before.name}/{before.number}", self._folder / "before"
-        )  # it can be served
+        # it can be served
+        verified_model(self._writer.client, f"{before.name}/{before.number}", self._folder / "before")
         run = self._start("rolled back", {Tag.CANDIDATE: str(before)})
         self._writer.drain()
         go_back(self._writer.client, champion, before, run.id)
