@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -108,7 +107,7 @@ def sha256(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def json_sha256(content: Any) -> str:
+def json_sha256(content: object) -> str:
     """The sha256 of data, the same for the same content."""
     return sha256(canonical_json(content))
 
@@ -125,12 +124,12 @@ def tree_sha256(folder: Path, *left_out: str) -> str:
     return sha256("".join(f"{name}\0{file_sha256(path)}\0" for path, name in files.items() if name not in left_out))
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: the same text for the same content."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
