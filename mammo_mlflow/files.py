@@ -43,10 +43,8 @@ def whole(target: Path, alone: bool = False) -> Iterator[Path]:
         if target.is_dir():  # a folder with files cannot be replaced in one step
             shutil.rmtree(old, ignore_errors=True)
             target.replace(old)
-            part.replace(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.replace(target)
+        part.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -84,17 +82,15 @@ def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: i
     """
     lock = FileLock(file, mode=mode)
     try:
-        lock.acquire(timeout=patience)
+        held = lock.acquire(timeout=patience)
     except Timeout:
         if isinstance(taken, Exception):
             raise taken from None
         if taken:
             _log.info("%s", taken)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def shared_lock(purpose: str, name: str) -> Path:

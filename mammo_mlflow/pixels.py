@@ -112,9 +112,8 @@ def read_ranges(stored: Mapping[str, object] | None) -> dict[str, PixelRange]:
     found = {}
     for name, values in ({} if stored is None else stored).items():
         if not isinstance(values, dict) or not all(_is_whole(value, LARGEST) for value in values.values()):
-            raise expected(
-                f"model: MLmodel: training values of {name}", f"whole numbers from 0 to {LARGEST}", str(values)[:80]
-            )
+            where = f"model: MLmodel: training values of {name}"
+            raise expected(where, f"whole numbers from 0 to {LARGEST}", str(values)[:80])
         found[str(name)] = PixelRange(**values)
     return found
 

@@ -83,8 +83,7 @@ def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
     from both (TokenError, IndentationError, RecursionError, MemoryError, IndexError, TypeError …), in none of which a
     byte of it was run. So every kind is caught, around these two calls alone.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's parser warns of odd literals
+    with warnings.catch_warnings(action="ignore"):  # Python's parser warns of odd literals
         try:
             major, minor = np.lib.format.read_magic(head)
             return getattr(np.lib.format, f"read_array_header_{major}_{minor}")(head)
@@ -158,12 +157,9 @@ def read_groups(path: Path) -> pd.DataFrame:
             column or an empty patient_id; the first bad row is named (0 is the row after the header).
     """
     name = path.name
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise expected(name, "a file", "something else")
-        rows = [row for row in read_csv(name, path.read_bytes())[0] if row]
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if not path.is_file():  # a pipe would be waited for
+        raise expected(name, "a file", "something else")
+    rows = [row for row in read_csv(path, name)[0] if row]
     if not rows:
         raise expected(name, "a header and one row for each abnormality", "an empty file")
     header, body = rows[0], rows[1:]
@@ -179,14 +175,14 @@ def read_groups(path: Path) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header, dtype=str)
 
 
-def read_csv(name: str, content: bytes, delimiters: str = ",") -> tuple[list[list[str]], str]:
+def read_csv(path: Path, name: str, delimiters: str = ",") -> tuple[list[list[str]], str]:
     """The stripped values of a CSV in UTF-8, and what stands between them: the most frequent in its first line.
 
     Raises:
-        UserError: it is none; the line is about `name`.
+        UserError: it is none, or cannot be read; the line is about `name`.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
         delimiter = max(delimiters, key=text.split("\n", 1)[0].count)  # the first of equals
         rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         return [[value.strip() for value in row] for row in rows], delimiter
@@ -194,24 +190,25 @@ def read_csv(name: str, content: bytes, delimiters: str = ",") -> tuple[list[lis
         raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
     except csv.Error as error:
         raise expected(name, "CSV", f"something else ({error})") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
 
 
 def scan_tensor(path: Path, header: Header) -> Scan:
     """Read a checked tensor once, in blocks of a few MB, and hash the file and each abnormality on the way."""
     pixels = header.shape[1] * header.shape[2]
-    buffer = bytearray(BLOCK_ROWS * pixels * header.dtype.itemsize)
-    block = np.frombuffer(buffer, np.uint16).reshape(BLOCK_ROWS, pixels)
+    patch = pixels * header.dtype.itemsize
     whole, digests, constant = hashlib.sha256(), list[bytes](), list[int]()
     with path.open("rb") as file:
         whole.update(file.read(header.offset))
         for start in range(0, header.shape[0], BLOCK_ROWS):
-            rows = block[: min(BLOCK_ROWS, header.shape[0] - start)]
-            raw = memoryview(buffer)[: rows.nbytes]
-            if file.readinto(raw) < len(raw):
+            wanted = patch * min(BLOCK_ROWS, header.shape[0] - start)
+            raw = file.read(wanted)
+            if len(raw) < wanted:
                 raise UserError(f"{path.name}: became shorter while it was read")
             whole.update(raw)
-            patch = rows[0].nbytes
             digests += [hashlib.sha256(raw[at : at + patch]).digest()[:16] for at in range(patch, len(raw), 2 * patch)]
+            rows = np.frombuffer(raw, np.uint16).reshape(-1, pixels)
             maybe = np.flatnonzero(rows[:, 0] == rows[:, -1])
             constant += [start + int(row) for row in maybe if (rows[row] == rows[row, 0]).all()]
     return Scan(whole.hexdigest(), digests, constant)

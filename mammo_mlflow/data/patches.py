@@ -167,7 +167,7 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
     first, copies = _find_duplicates(scans["train"].digests, scans["test"].digests)
     if copies and duplicates == "error":
         raise UserError(f"{directory}: {'; '.join(copies)} (duplicates=error)")
-    files = {name: _hash_split(directory, name, scans[name]) for name in SPLITS}
+    files = {name: _hashes(directory, stem, scans[name]) for name, stem in SPLITS.items()}
     return PatchSet(
         directory=directory,
         train=splits["train"],
@@ -271,13 +271,9 @@ def _warnings(splits: dict[str, Split], scans: dict[str, Scan]) -> list[str]:
     return found
 
 
-def _hash_split(directory: Path, name: str, scan: Scan) -> dict[str, str]:
-    stem = SPLITS[name]
-    files = {f"{stem}_tensor.npy": scan.sha256}
-    for other in (f"{stem}_labels.npy", f"{stem}_groups.csv"):
-        if (directory / other).exists():
-            files[other] = file_sha256(directory / other)
-    return files
+def _hashes(directory: Path, stem: str, scan: Scan) -> dict[str, str]:
+    others = (directory / f"{stem}_labels.npy", directory / f"{stem}_groups.csv")
+    return {f"{stem}_tensor.npy": scan.sha256} | {path.name: file_sha256(path) for path in others if path.exists()}
 
 
 def _joint_sha256(files: dict[str, str]) -> str:

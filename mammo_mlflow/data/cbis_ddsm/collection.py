@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,10 @@ class Film:
 
 
 def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
-    """The names, below `folder`, of the files that may be DICOM, in order, and what could not be looked into."""
+    """The names, below `folder`, of the files that may be DICOM, in order, and what could not be looked into.
+
+    Raises `UserError` where there is none.
+    """
     found, closed = [], []
     for path, problem in walk(folder):
         name = path.relative_to(folder).as_posix()
@@ -66,10 +69,12 @@ def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
                 found.append(name)
         except OSError as error:
             closed.append(LeftOut(file=name, reason=UNREADABLE, detail=f"cannot be read: {error.strerror}"))
+    if not found:
+        raise _no_dicom(folder)
     return sorted(found), closed
 
 
-def no_dicom(folder: Path) -> UserError:
+def _no_dicom(folder: Path) -> UserError:
     """The error for a folder that holds no DICOM; where it is a mirror of pictures it says what they lack."""
     wanted = f"DICOM files (*.dcm) below '{folder}'"
     suffixes = (path.suffix.lower() for path, problem in walk(folder) if problem is None)
@@ -97,13 +102,13 @@ def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tupl
 def match(
     abnormalities: Iterable[Abnormality],
     headers: Iterable[Header],
-    wanted: Callable[[Abnormality], bool],
+    unwanted: Collection[str],
     sha256: Callable[[Header], str],
 ) -> tuple[list[Film], list[LeftOut]]:
-    """The films of the `wanted` abnormalities, in the order of rows, and each row or file that lacks the other.
+    """The films of all abnormalities but the `unwanted`, in the order of rows; each row or file that lacks the other.
 
-    An abnormality that is not wanted still keeps baselines away from it. `sha256` is asked of files that say they are
-    one image.
+    An abnormality whose subject is `unwanted` still keeps baselines away from it. `sha256` is asked of files that say
+    they are one image.
     """
     films, rois = defaultdict[str, list[Header]](list), defaultdict[str, list[Header]](list)
     left_out = []
@@ -128,7 +133,7 @@ def match(
                 left_out += [_unused(one, f"no row that counts describes {subject}") for one in found[subject]]
     matched_films = []
     for subject, of_film in by_film.items():
-        ones = [one for one in of_film if wanted(one)]
+        ones = [one for one in of_film if one.subject not in unwanted]
         match films.get(subject, []):
             case [header]:
                 film, missing = _film(header, of_film, ones, rois)

@@ -93,9 +93,7 @@ class Breast:
     def share(self, box: Box) -> float:
         """The part of a box that lies in the breast; a film's last, incomplete blocks are as their neighbours."""
         rows, columns = _cover(box.y, box.height, self.block), _cover(box.x, box.width, self.block)
-        inside = self.mask[
-            np.ix_(*(np.minimum(at, side - 1) for (at, _), side in zip((rows, columns), self.mask.shape, strict=True)))
-        ]
+        inside = self.mask.take(rows[0], 0, mode="clip").take(columns[0], 1, mode="clip")
         return float(rows[1] @ inside @ columns[1]) / (box.width * box.height)
 
 
@@ -113,8 +111,7 @@ def find_breast(film: np.ndarray) -> Breast:
     film are apart from it. Raises `UserError` where nothing stands out.
     """
     block = min(16, max(1, min(film.shape) // BLOCKS))
-    rows, columns = (side // block for side in film.shape)
-    coarse = film[: rows * block, : columns * block].reshape(rows, block, columns, block).mean((1, 3), np.float32)
+    coarse = smaller(film, block).astype(np.float32, copy=False)
     exposed = coarse < SATURATED
     if not exposed.any() or np.ptp(coarse[exposed]) == 0:
         raise expected("film", "a breast on it", "nothing that stands out")
@@ -126,6 +123,13 @@ def find_breast(film: np.ndarray) -> Breast:
         raise expected("film", "a breast on it", "nothing that stands out")
     largest = 1 + int(np.argmax(ndimage.sum_labels(opened, parts, range(1, count + 1))))
     return Breast(ndimage.binary_fill_holes(parts == largest), block)
+
+
+def smaller(image: np.ndarray, factor: int) -> np.ndarray:
+    """The averages, float32, of an image's `factor` × `factor` blocks but for incomplete ones; at 1 the image."""
+    rows, columns = (side // factor for side in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return blocks.mean((1, 3), np.float32) if factor > 1 else image
 
 
 def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, how: Cut) -> Pair:

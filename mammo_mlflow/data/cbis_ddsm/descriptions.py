@@ -13,7 +13,7 @@ from mammo_mlflow.data.arrays import read_csv
 from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.data.patches import PREPARED_FILE
 from mammo_mlflow.errors import Faults, UserError, expected
-from mammo_mlflow.files import sha256
+from mammo_mlflow.files import file_sha256
 
 SPLITS = {"train": "Training", "test": "Test"}
 """The word for each split in the collection's PatientIDs."""
@@ -43,6 +43,7 @@ _NAMES = {
     "source_file": ("imagefilepath", "imagepath"),
 }
 """A row's fields, and how the published files and mirrors call them (letters and digits alone, in lower case)."""
+_FIELDS = {name: field for field, names in _NAMES.items() for name in names}
 REQUIRED = {
     "patient": ("patient_id", "a patient such as P_00001", "P_[0-9]{1,9}"),
     "side": ("left or right breast", "LEFT or RIGHT", "LEFT|RIGHT"),
@@ -56,8 +57,8 @@ _TOLD = {
     "split": ("split", "train or test in the file's name or in 'image file path'", "|".join(SPLITS)),
 }
 """The same of those that the names of files may tell."""
-_WORTH_A_WARNING = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
-_NUMBERS = ("density", "assessment", "subtlety")
+_NUMBERS = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
+"""The fields of a number, whose column a warning misses, and how the published files call it."""
 _DESCRIBING = (*_NUMBERS, "shape_or_type", "margins_or_distribution", "pathology")
 SIGNS = 3
 """A CSV with so many of the columns that are needed describes cases; others (the NBIA Data Retriever's
@@ -145,27 +146,24 @@ def read_descriptions(folder: Path) -> Descriptions:
         if (path.parent / PREPARED_FILE).exists():  # the groups files of an ingest
             continue
         try:
-            content = path.read_bytes()
-            table = _read_table(name, content)
-        except (OSError, UserError) as problem:
-            said = f"{name}: cannot be read: {problem.strerror}" if isinstance(problem, OSError) else str(problem)
+            table = _read_table(name, path)
+        except UserError as problem:
             if _is_called_so(name):
-                faults.append(said)
+                faults.append(str(problem))
             elif isinstance(problem, MissingColumn):
-                lacking_columns.append(said)
+                lacking_columns.append(str(problem))
             else:
-                warnings.append(f"{said}; passed over")
+                warnings.append(f"{problem}; passed over")
             continue
         if table is None:
             continue
-        digest = sha256(content)
-        if digest in seen:
-            warnings.append(f"{name}: the same file as {seen[digest]}, read once")
+        first = seen.setdefault(file_sha256(path), name)
+        if first != name:
+            warnings.append(f"{name}: the same file as {first}, read once")
             continue
-        seen[digest] = name
         if table.delimiter != ",":
             warnings.append(f"{name}: {_DELIMITERS[table.delimiter]} between its columns, read as such")
-        if lacking := [title for field, title in _WORTH_A_WARNING.items() if field not in table.fields]:
+        if lacking := [title for field, title in _NUMBERS.items() if field not in table.fields]:
             warnings.append(f"{name}: no column {', '.join(lacking)}: nothing is known of it in the groups files")
         for number, values in table.rows:
             one = _parse(name, number, table, values)
@@ -177,10 +175,8 @@ def read_descriptions(folder: Path) -> Descriptions:
     if faults:
         raise Faults(faults)
     if not rows and not left_out:
-        found = f"{len(paths)} other CSVs" if paths else "no CSV"
-        raise expected(
-            f"{folder}", "the collection's case descriptions (mass_case_description_train_set.csv, …)", found
-        )
+        wanted = "the collection's case descriptions (mass_case_description_train_set.csv, …)"
+        raise expected(str(folder), wanted, f"{len(paths)} other CSVs" if paths else "no CSV")
     kept, repeated, elsewhere = _without_repeated(rows)
     warnings += [f"{name}: {count} of its rows stand in other files too, read once" for name, count in elsewhere]
     return Descriptions(kept, (*left_out, *repeated), tuple(warnings))
@@ -209,11 +205,11 @@ class _Table:
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-def _read_table(name: str, content: bytes) -> _Table | None:
+def _read_table(name: str, path: Path) -> _Table | None:
     """The table of a file, or None where it describes no cases."""
-    rows, delimiter = read_csv(name, content, "".join(_DELIMITERS))
+    rows, delimiter = read_csv(path, name, "".join(_DELIMITERS))
     titles = rows[0] if rows else []
-    header = [_field(title) for title in titles]
+    header = [_FIELDS.get(re.sub(r"[^a-z0-9]", "", title.lower()), "") for title in titles]
     if len(REQUIRED.keys() & set(header)) < SIGNS and not _is_called_so(name):
         return None
     missing = [repr(title) for field, (title, *_) in REQUIRED.items() if field not in header]
@@ -225,12 +221,6 @@ def _read_table(name: str, content: bytes) -> _Table | None:
 
 def _is_called_so(name: str) -> bool:
     return "case_description" in name.lower()
-
-
-def _field(title: str) -> str:
-    """The field that a column's title means, or nothing."""
-    plain = re.sub(r"[^a-z0-9]", "", title.lower())
-    return next((field for field, names in _NAMES.items() if plain in names), "")
 
 
 def _parse(name: str, number: int, table: _Table, row: Sequence[str]) -> Abnormality | LeftOut:

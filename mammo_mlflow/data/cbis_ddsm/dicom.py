@@ -150,8 +150,7 @@ def _check_decoder(syntax: UID | None, name: str) -> None:
 def _quiet(name: str) -> Iterator[None]:
     """Whatever pydicom makes of a broken file, as one line that repeats nothing of it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except UserError:
         raise

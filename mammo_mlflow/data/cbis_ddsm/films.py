@@ -15,7 +15,7 @@ from mammo_mlflow.data.cbis_ddsm.collection import Film
 from mammo_mlflow.data.cbis_ddsm.cutting import cut_pair, find_breast
 from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film
-from mammo_mlflow.data.cbis_ddsm.locating import Located, Unlocated
+from mammo_mlflow.data.cbis_ddsm.locating import Unlocated
 from mammo_mlflow.data.cbis_ddsm.marking import find_mark
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import UserError
@@ -97,22 +97,16 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
         pixels = read_film(task.source / film.header.file, film.header.file)
     except UserError as problem:
         return empty, (Answer(reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
-    taken, whole = np.zeros(pixels.shape, bool), True
-    unmarked, unlike = list(film.unmarked), ""
-    places: list[Located | Unlocated] = []
-    for marked in (*film.rois, *film.beside):
-        mark = find_mark(task.source, marked, pixels, taken, how.locate)
-        places.append(mark.place)
-        whole = whole and mark.whole
-        if marked.fitting and not mark.seen:
-            unlike = marked.subject
-        elif mark.seen and marked.subject in unmarked:
-            unmarked.remove(marked.subject)
-    beside = unlike or next(iter(unmarked), "")
+    taken, everything = np.zeros(pixels.shape, bool), (*film.rois, *film.beside)
+    marks = [find_mark(task.source, marked, pixels, taken, how.locate) for marked in everything]
+    seen = {marked.subject for marked, mark in zip(everything, marks, strict=True) if mark.seen}
+    unlike = [marked.subject for marked in reversed(everything) if marked.fitting and marked.subject not in seen]
+    beside = next((subject for subject in (*unlike, *film.unmarked) if subject not in seen), "")
     breast = cache(lambda: find_breast(pixels))
     patches: list[np.ndarray] = []
     answers: list[Answer] = []
-    for place in places[: len(film.rois)]:
+    for mark in marks[: len(film.rois)]:
+        place = mark.place
         try:
             if isinstance(place, Unlocated):
                 raise place
@@ -137,4 +131,4 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
             )
         )
         patches += [pair.baseline, pair.abnormality]
-    return np.stack(patches) if patches else empty, tuple(answers), whole
+    return np.stack(patches) if patches else empty, tuple(answers), all(mark.whole for mark in marks)

@@ -8,17 +8,17 @@ import json
 import multiprocessing
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_mlflow.data.arrays import write_split
-from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, no_dicom, read_headers
+from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import Settings
@@ -38,6 +38,8 @@ https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY
 """
 NOTE = "Cut from films that a program drew: no figure computed from it is a medical result."
 _GROUPS = ("density", "shape_or_type", "margins_or_distribution", "assessment", "subtlety", "pathology", "source_file")
+_OF_ODD = ["located", "score", "stray"]
+"""The columns of groups files that say how a box was found, where some mask of the collection was odd."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, how much of it is done and how much there is."""
@@ -56,7 +58,7 @@ class Ingested:
     warnings: tuple[str, ...]
     films: int
     synthetic: bool
-    anew: bool
+    anew: bool = False
 
 
 def ingest(
@@ -76,19 +78,11 @@ def ingest(
             raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
     out = _place(out, settings)
     names, closed = find_dicom(source)
-    if not names:
-        raise no_dicom(source)
     told = read_descriptions(descriptions)
     headers, broken = read_headers(source, names, lambda done, total: progress("reading headers", done, total))
     excluded = _excluded(told.abnormalities, settings)
-    films, unmatched = match(
-        told.abnormalities,
-        headers,
-        lambda one: one.subject not in excluded,
-        lambda header: file_sha256(source / header.file),
-    )
+    films, unmatched = match(told.abnormalities, headers, excluded, lambda header: file_sha256(source / header.file))
     left_out = [*told.left_out, *excluded.values(), *unmatched, *broken, *closed]
-    synthetic = any(film.header.synthetic for film in films)
     with _alone(out) as staging:
         _check_room(staging, films, settings.cut.size)
         tasks = [Task(film, source, staging / FILMS, settings.cut) for film in films]
@@ -99,24 +93,17 @@ def ingest(
         if not kept:
             shutil.rmtree(staging / FILMS)
             raise _nothing(source, len(told.abnormalities), left_out)
-        odd = [said for _, said in kept if said.odd]
-        counts = _write(staging / WHOLE, tasks, kept, settings, bool(odd))
-        _write_facts(staging / WHOLE, settings, counts, left_out, bool(odd), synthetic)
-        anew = _publish(staging / WHOLE, out)
-    warnings = [*told.warnings, *_told_of(odd)]
-    if unsure := sum(bool(said.unmarked) for _, said in kept):
-        warnings.append(
-            f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
+        odd = any(said.odd for _, said in kept)
+        made = Ingested(
+            directory=out,
+            counts=_write(staging / WHOLE, tasks, kept, settings, odd),
+            left_out=tuple(left_out),
+            warnings=(*told.warnings, *_told_of([said for _, said in kept])),
+            films=len(films),
+            synthetic=any(film.header.synthetic for film in films),
         )
-    return Ingested(
-        directory=out,
-        counts=counts,
-        left_out=tuple(left_out),
-        warnings=tuple(warnings),
-        films=len(films),
-        synthetic=synthetic,
-        anew=anew,
-    )
+        _write_facts(staging / WHOLE, made, settings, odd)
+        return replace(made, anew=_publish(staging / WHOLE, out))
 
 
 def _place(out: Path, settings: Settings) -> Path:
@@ -172,15 +159,16 @@ def _difference(whole: Path, out: Path) -> str:
     return ", ".join(sorted([*differing, *missing]))
 
 
-def _told_of(odd: Sequence[Answer]) -> list[str]:
-    """A sentence about the boxes that rest on odd masks."""
-    if not odd:
-        return []
-    found = Counter(answer.located for answer in odd if answer.located != "mask")
-    counted = [f"{count} {how}" for how, count in sorted(found.items())]
-    stray = sum(bool(answer.stray) for answer in odd)
-    counted += [f"{stray} without stray pixels"] if stray else []
-    return [f"{len(odd)} boxes are of odd masks: {', '.join(counted)} (located, score, stray in the groups files)"]
+def _told_of(answers: Sequence[Answer]) -> Iterator[str]:
+    """Sentences about the boxes that rest on odd masks, and the baselines that may lie on an abnormality."""
+    if odd := [answer for answer in answers if answer.odd]:
+        found = Counter(answer.located for answer in odd if answer.located != "mask")
+        counted = [f"{count} {how}" for how, count in sorted(found.items())]
+        stray = sum(bool(answer.stray) for answer in odd)
+        counted += [f"{stray} without stray pixels"] if stray else []
+        yield f"{len(odd)} boxes are of odd masks: {', '.join(counted)} (located, score, stray in the groups files)"
+    if unsure := sum(bool(answer.unmarked) for answer in answers):
+        yield f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
 
 
 def _excluded(rows: Sequence[Abnormality], settings: Settings) -> dict[str, LeftOut]:
@@ -236,9 +224,8 @@ def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tu
             answered += zip(task.film.abnormalities, said, strict=True)
             progress("cutting films", done, len(tasks))
     except BrokenProcessPool:
-        raise expected(
-            "workers", "as many as the memory holds", f"{workers}, one of which ended (out of memory?); fewer need less"
-        ) from None
+        ended = f"{workers}, one of which ended (out of memory?); fewer need less"
+        raise expected("workers", "as many as the memory holds", ended) from None
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
@@ -258,29 +245,23 @@ def _write(
         if mine:
             types = [one.type for one, _ in mine]
             counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
-            groups = pd.DataFrame([_describe(one, answer, odd) for one, answer in mine])
+            groups = pd.DataFrame([_describe(one, answer) for one, answer in mine])
+            groups = groups if odd else groups.drop(columns=_OF_ODD)
             write_split(whole, stem, settings.cut.size, types, groups, map(read_patches, files))
     return counts
 
 
-def _write_facts(
-    whole: Path,
-    settings: Settings,
-    counts: Mapping[str, Mapping[str, int]],
-    left_out: Sequence[LeftOut],
-    odd: bool,
-    synthetic: bool,
-) -> None:
+def _write_facts(whole: Path, made: Ingested, settings: Settings, odd: bool) -> None:
     """What stands beside the arrays: how they were made, what was left out, and whose they are."""
-    reasons = dict(sorted(Counter(entry.reason for entry in left_out).items()))
+    reasons = dict(sorted(Counter(entry.reason for entry in made.left_out).items()))
     located = {"locate": settings.cut.locate} if odd else {}
-    said = {**_said(settings), **located, "counts": counts, "left_out": reasons}
+    said = {**_said(settings), **located, "counts": made.counts, "left_out": reasons}
     (whole / PREPARED_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     with (whole / LEFT_OUT_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         rows = csv.DictWriter(file, [f.name for f in fields(LeftOut)], lineterminator="\n")
         rows.writeheader()
-        rows.writerows(asdict(entry) for entry in left_out)
-    if synthetic:
+        rows.writerows(asdict(entry) for entry in made.left_out)
+    if made.synthetic:
         content = {"generator": "mammo_mlflow prepare", "size": settings.cut.size, "note": NOTE}
         (whole / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
@@ -289,22 +270,14 @@ def _write_facts(
 
 def _said(settings: Settings) -> dict[str, object]:
     """What `prepare.json` says of how a directory was made; it has `locate` too where that made a difference."""
-    return {
-        "generator": "mammo_mlflow prepare",
-        "version": VERSION,
-        **{name: value for name, value in asdict(settings.cut).items() if name != "locate"},
-        "without_callback": settings.without_callback,
-        "shared_patients": settings.shared_patients,
-    }
+    others = asdict(settings)
+    cut = others.pop("cut")
+    del cut["locate"]
+    return {"generator": "mammo_mlflow prepare", "version": VERSION, **cut, **others}
 
 
-def _describe(one: Abnormality, answer: Answer, odd: bool) -> dict[str, object]:
-    """A row of a groups file. How its box was found stands there where some mask of the collection was `odd`."""
-    found = {
-        "located": answer.located,
-        "score": "" if answer.score is None else f"{answer.score:.4f}",
-        "stray": answer.stray,
-    }
+def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
+    """A row of a groups file."""
     return {
         "patient_id": one.patient,
         "side": one.side,
@@ -315,7 +288,9 @@ def _describe(one: Abnormality, answer: Answer, odd: bool) -> dict[str, object]:
         "baseline_side": answer.side,
         "baseline_box": answer.baseline_box,
         "unmarked": answer.unmarked,
-        **(found if odd else {}),
+        "located": answer.located,
+        "score": "" if answer.score is None else f"{answer.score:.4f}",
+        "stray": answer.stray,
     }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage, signal
 
-from mammo_mlflow.data.cbis_ddsm.cutting import Box, box_of
+from mammo_mlflow.data.cbis_ddsm.cutting import Box, box_of, smaller
 from mammo_mlflow.errors import UserError
 
 ASPECT = 0.01
@@ -206,7 +206,7 @@ def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
     found: dict[tuple[int, int], float] = {}
     reach = 2 * factor + 2 if factor > 1 else 2
     height, width = crop.shape
-    for top, left in _peaks(_smaller(film, factor), _smaller(crop, factor), _PLACES):
+    for top, left in _peaks(smaller(film, factor), smaller(crop, factor), _PLACES):
         window = Box(left * factor, top * factor, width, height).widened(reach, reach, film.shape)
         scores = np.concatenate([rows for _, rows in _correlate(window.of(film), crop)])
         inner = np.zeros(scores.shape, bool)  # what lies on the window's edge may be the slope of a peak beyond it
@@ -244,12 +244,6 @@ def _join(one: Box, other: Box) -> Box:
     left, top = min(one.x, other.x), min(one.y, other.y)
     right, bottom = max(one.x + one.width, other.x + other.width), max(one.y + one.height, other.y + other.height)
     return Box.between(slice(top, bottom), slice(left, right))
-
-
-def _smaller(image: np.ndarray, factor: int) -> np.ndarray:
-    rows, columns = (side // factor for side in image.shape)
-    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
-    return blocks.mean((1, 3), np.float32) if factor > 1 else image
 
 
 def _alike(image: np.ndarray, crop: np.ndarray) -> float:

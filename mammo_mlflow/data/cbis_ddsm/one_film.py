@@ -29,7 +29,7 @@ def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: C
         if not box.inside(pixels.shape):
             raise expected("box", f"one in the film of {shape} pixels", box)
         box.of(taken)[:] = True
-    found, notes = list(boxes), [""] * len(boxes)
+    found = [(box, "") for box in boxes]
     for path in masks:
         mask = two_valued(read_grey(path, path.name), path.name)
         try:
@@ -41,12 +41,9 @@ def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: C
                 article = "an" if problem.reason == INVERTED else "a"
                 wanted, said = "a mask of the abnormality", f"{article} {problem.reason}: {problem}"
             raise expected(path.name, wanted, said) from None
-        found.append(place.box)
-        notes.append(_note(path.name, mask, place))
+        found.append((place.box, _note(path.name, mask, place)))
     breast = cache(lambda: find_breast(pixels))
-    return [
-        replace(cut_pair(pixels, box, breast, taken, how), note=note) for box, note in zip(found, notes, strict=True)
-    ]
+    return [replace(cut_pair(pixels, box, breast, taken, how), note=note) for box, note in found]
 
 
 def _note(name: str, mask: np.ndarray, place: Located) -> str:
