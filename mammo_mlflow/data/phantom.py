@@ -84,7 +84,7 @@ def make_phantom(
 ) -> Path:
     """The data directory of a phantom under `root`, made if it is not there yet; the same settings give the same bytes.
 
-    Any number of processes may ask at once: one makes it, the others wait. It appears under its name only when whole.
+    Several processes may ask at once: one makes it, the others wait. It appears under its name only when whole.
     `progress` is called with the number of abnormalities drawn and to draw.
 
     Raises:
