@@ -98,7 +98,7 @@ class Laboratory:
         runs = StudyRuns(self.session.writer, study, {})
         top, _ = runs.open_study(name, None, {})
         before = self.executor.trained
-        search = Search(self.session, self.executor, self.planner, self.storage, study, question, runs, top, {})
+        search = Search(self.session, self.planner, self.storage, study, question, runs, top, {})
         search.run(wait=True)
         top.finish()
         self.session.writer.drain()
