@@ -55,7 +55,13 @@ def describe(job: DescribeJob, emit: Emit) -> Description:
         speed = PROBE_PATCHES / (time.perf_counter() - start)
     features = _cut(base, len(base.layers) - 1)
     head = joined_shape(features.shape, len(network.sides), network.model.difference)
-    return Description(features, None if tuned is None else _cut(base, tuned), head, base.count_params(), speed)
+    return Description(
+        features=features,
+        tuned=None if tuned is None else _cut(base, tuned),
+        head=head,
+        parameters=base.count_params(),
+        patches_per_second=speed,
+    )
 
 
 def calibrate(job: CalibrateJob, emit: Emit) -> None:

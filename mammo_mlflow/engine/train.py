@@ -75,7 +75,13 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     path = job.output / Artifact.TAIL
     network.tail(model).save(path)
     return FitResult(
-        probabilities, history, kept, time.perf_counter() - started, max(peak, private_memory()), path, trained
+        probabilities=probabilities,
+        history=history,
+        best_epochs=kept,
+        seconds=time.perf_counter() - started,
+        peak_memory=max(peak, private_memory()),
+        tail=path,
+        training_seconds=trained,
     )
 
 

@@ -10,10 +10,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 import psutil
@@ -72,7 +71,7 @@ class Cache:
         return (self._entries / key / "entry.json").exists()
 
     @contextmanager
-    def creating(self, key: str, facts: dict[str, Any]) -> Iterator[Path | None]:
+    def creating(self, key: str, facts: Mapping[str, object]) -> Iterator[Path | None]:
         """A temporary path to write the activations of `key` to; None where another process made them meanwhile.
 
         The entry appears, whole, when the block ends without an error. Raises `UserError` on a full disk.

@@ -38,7 +38,7 @@ class _Damaged(Exception):  # noqa: N818 - nobody is told of it
     """A download is not what Keras offers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
 
@@ -61,10 +61,13 @@ class Weights:
         return self.path
 
 
-NO_WEIGHTS = Weights("none", "none", "none", "trained from scratch in each fold")
+NO_WEIGHTS = Weights(kind="none", label="none", identity="none", source="trained from scratch in each fold")
 """Those of networks without a pretrained base."""
 RANDOM_WEIGHTS = Weights(
-    "random", "random", f"random-v{RANDOM_WEIGHTS_VERSION}", "drawn, calibrated on synthetic patches"
+    kind="random",
+    label="random",
+    identity=f"random-v{RANDOM_WEIGHTS_VERSION}",
+    source="drawn, calibrated on synthetic patches",
 )
 
 
@@ -88,8 +91,7 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool) -> Weights:
     compact = COMPACT_DIR / f"{backbone}.npz"
     if compact.is_file():
         _check_archive(compact)
-        sha256 = file_sha256(compact)
-        return Weights("int8", "imagenet-int8", sha256, "the copy shipped with this package", compact, sha256)
+        return _of_file("int8", "imagenet-int8", "the copy shipped with this package", compact)
     if phantom:
         _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
         return RANDOM_WEIGHTS
@@ -147,8 +149,12 @@ def _checked_file(backbone: str, path: Path, source: str) -> Weights:
     if odd is not None:
         raise expected(str(path), "finite weights", f"others in {odd}")
     named = path.name == BACKBONES[backbone].keras_file or "imagenet" in path.name.lower()
+    return _of_file("file", "imagenet" if named else path.name, source, path)
+
+
+def _of_file(kind: str, label: str, source: str, path: Path) -> Weights:
     sha256 = file_sha256(path)
-    return Weights("file", "imagenet" if named else path.name, sha256, source, path, sha256)
+    return Weights(kind=kind, label=label, identity=sha256, source=source, path=path, sha256=sha256)
 
 
 def _check_archive(path: Path) -> None:

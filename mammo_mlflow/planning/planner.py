@@ -176,8 +176,13 @@ def _shape_of(network: Network) -> Network:
 
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
-    sides = tuple(experiment.sides)
-    return Network(experiment.family, experiment.model, patch_set.image_size, experiment.training.precision, sides)
+    return Network(
+        family=experiment.family,
+        model=experiment.model,
+        image_size=patch_set.image_size,
+        precision=experiment.training.precision,
+        sides=tuple(experiment.sides),
+    )
 
 
 def _keyed(experiment: Experiment) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
@@ -39,7 +39,7 @@ from mammo_mlflow.jobs.contracts import (
     Suggestion,
     TryJob,
 )
-from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt, call
 from mammo_mlflow.models.drawn import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
 
@@ -77,8 +77,8 @@ class ScriptedExecutor(Executor):
         self._script, self._workers = script, workers
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[AnyJob, Any], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+    ) -> Answered[AnyJob]:
         """See `Executor.stream`."""
         waiting: list[AnyJob] = []
         while True:
@@ -120,7 +120,13 @@ def _describe(job: DescribeJob, emit: Emit) -> Description:
     tuned = Cut(5, (4, 4, 2), "float32") if network.model.unfrozen_layers else None
     if whole:
         tuned = Cut(0, (network.image_size, network.image_size, 1), "float32")
-    return Description(Cut(9, FEATURES, "float32"), tuned, FEATURES, 1000, 100.0 if job.probe else float("nan"))
+    return Description(
+        features=Cut(9, FEATURES, "float32"),
+        tuned=tuned,
+        head=FEATURES,
+        parameters=1000,
+        patches_per_second=100.0 if job.probe else float("nan"),
+    )
 
 
 def _calibrate(job: CalibrateJob, emit: Emit) -> None:
@@ -156,7 +162,15 @@ def _fit(job: FitJob, emit: Emit) -> FitResult:
     _write_network(tail, dict.fromkeys(job.network.sides, job.description.trained.shape), found, job.seed)
     seconds = 1e-4 * len(history) * len(job.train_rows)
     probabilities = _probabilities(job.labels[job.validation_rows], found, job.seed)
-    return FitResult(probabilities, history, best, seconds + 1.0, 2**26, tail, seconds)
+    return FitResult(
+        probabilities=probabilities,
+        history=history,
+        best_epochs=best,
+        seconds=seconds + 1.0,
+        peak_memory=2**26,
+        tail=tail,
+        training_seconds=seconds,
+    )
 
 
 def _figures(job: FitJob, found: float, epoch: int, best: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.fit_runs import FitRuns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossValidation:
     """A finished cross-validation: the fits by name, and one row a training abnormality in `oof`."""
 
@@ -61,7 +61,8 @@ def cross_validate(
 def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> CrossValidation:
     """The out-of-fold predictions and scores of the folds in `results`, which may be some of them only."""
     oof = _out_of_fold(plan, results)
-    return CrossValidation(plan, run, results, oof, _fold_scores(plan, oof, results))
+    scored = _fold_scores(plan, oof, results)
+    return CrossValidation(plan=plan, run=run, results=results, oof=oof, fold_scores=scored)
 
 
 def _train(

@@ -36,7 +36,7 @@ THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Final:
     """A registered model and its stored test predictions (columns patch, label, probability)."""
 
@@ -116,7 +116,13 @@ def make_final(
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
         run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.said.note), "final_fit")
-    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.said.note)
+    judged = Judged(
+        patch_set=plan.patch_set,
+        task=plan.experiment.task,
+        name=plan.name,
+        label=plan.experiment.label,
+        note=plan.said.note,
+    )
     test = log_test(judged, run, predicted, threshold)
     inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
     description = (
@@ -148,7 +154,7 @@ def _start(bench: Workbench, cv: CrossValidation, key: str, **tags: str) -> Trac
     return run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """What is judged on the test set: a model for a task, its names, and what every figure must say of it."""
 
@@ -251,4 +257,12 @@ def _read(bench: Workbench, run_id: str, name: str, version: int, test: pd.DataF
     data = bench.writer.ask(lambda: bench.writer.client.get_run(run_id)).data
     names = Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC
     accuracy, roc_auc = (Estimate.read(one, data.metrics, data.tags) for one in names)
-    return Final(name, version, run_id, data.metrics[Metric.THRESHOLD], accuracy, roc_auc, test)
+    return Final(
+        registered_name=name,
+        version=version,
+        run_id=run_id,
+        threshold=data.metrics[Metric.THRESHOLD],
+        accuracy=accuracy,
+        roc_auc=roc_auc,
+        test=test,
+    )
