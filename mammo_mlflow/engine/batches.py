@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.inputs import Reader
+from mammo_mlflow.engine.inputs import Fed, Reader
 
 
 class Batches(keras.utils.PyDataset):
@@ -19,7 +17,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        read: Reader,
+        read: Reader[Fed],
         rows: np.ndarray,
         labels: np.ndarray,
         batch: int,
@@ -51,6 +49,6 @@ class Batches(keras.utils.PyDataset):
         self._epoch += 1
         self._drawn = self.draw(self._epoch)
 
-    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Fed, np.ndarray]:
         rows, views = self._drawn
         return self.read(rows[index], views[index]), self.labels[rows[index]]

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,10 @@ import keras
 import keras_tuner
 from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed, Float, HyperParameter, Int
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.jobs.contracts import DrawJob, Emit, Suggestion
+from mammo_mlflow.jobs.contracts import DrawJob, Emit, Reply, Suggestion
 from mammo_mlflow.models.drawn import (
     CONVOLUTIONS,
     DROPOUTS,
@@ -34,7 +35,7 @@ from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_whole
 from mammo_mlflow.models.siamese import joined_shape
 
-Suggest = Callable[[str, dict[str, Any]], Any]
+Suggest = Callable[[str, Mapping[str, object]], Reply]
 
 
 class DrawnHyperParameters(keras_tuner.HyperParameters):
@@ -48,13 +49,13 @@ class DrawnHyperParameters(keras_tuner.HyperParameters):
         super().__init__()
         self._suggest = suggest
 
-    def _retrieve(self, hp: HyperParameter) -> Any:
+    def _retrieve(self, hp: HyperParameter) -> Reply:
         if hp.name not in self.values and self.is_active(hp) and not isinstance(hp, Fixed):
             self.values[hp.name] = self._suggest(hp.name, distribution_of(hp))
         return super()._retrieve(hp)
 
 
-def distribution_of(hp: HyperParameter) -> dict[str, Any]:
+def distribution_of(hp: HyperParameter) -> dict[str, object]:
     """The distribution of a KerasTuner hyperparameter, in the form of `architectures.distribution`.
 
     Logarithmic steps multiply in KerasTuner, which Optuna has not: such a range becomes a choice of its values. Raises
@@ -83,19 +84,20 @@ class DrawnModel(keras_tuner.HyperModel):
         super().__init__(name=job.architecture)
         self._job = job
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
         raise NotImplementedError
 
     def spec(self, hp: keras_tuner.HyperParameters) -> ModelSpec:
         """The model's description with the values drawn."""
-        return replace(self._job.network.model, **self.values(hp))
+        drawn: dict[str, Any] = {**self.values(hp)}
+        return replace(self._job.network.model, **drawn)
 
 
 class HeadHyperModel(DrawnModel):
     """Heads of one to three dense layers, with or without dropout and batch normalisation."""
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
         return _dense(hp, HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
 
@@ -110,7 +112,7 @@ class ScratchHyperModel(DrawnModel):
     Each block has its own filters and number of convolutions; the patches decide how many blocks there may be.
     """
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
         values = {
             "blocks": self._blocks(hp),
@@ -146,7 +148,7 @@ class ScratchHyperModel(DrawnModel):
         return build_whole(encoder, head, network.sides, spec.difference)
 
 
-def _dense(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Any]:
+def _dense(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Value]:
     """The hidden layers of a head, each one's width asked for only where it is there, and their dropout."""
     hp.Int("dense_layers", 1, LAYERS)
     drawn = []
@@ -164,7 +166,7 @@ def _tenths(hp: keras_tuner.HyperParameters, name: str, rates: Sequence[float]) 
 HYPERMODELS: dict[str, type[DrawnModel]] = {"head": HeadHyperModel, "scratch": ScratchHyperModel}
 
 
-def draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
+def draw(job: DrawJob, emit: Emit) -> dict[str, Value]:
     """Draw an architecture: the values of `ModelSpec`, such as {"dense": "256-64", "dropout": 0.2, …}.
 
     `emit` answers each `Suggestion` with a value. The model is built, so that what

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ import psutil
 
 from mammo_mlflow.engine.backend import fast_optimizer, fastest_feed
 from mammo_mlflow.engine.batches import Batches
+from mammo_mlflow.engine.inputs import Fed
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import TrainingSpec
 from mammo_mlflow.jobs.contracts import Emit, EpochDone
@@ -24,7 +24,7 @@ COMPILED_PARAMETERS = 1_000_000
 class _Report(keras.callbacks.Callback):
     """Sends each epoch's figures, and scores the inner patients that early stopping watches."""
 
-    def __init__(self, emit: Emit, stage: str, start: int, inner: tuple[Any, np.ndarray] | None) -> None:
+    def __init__(self, emit: Emit, stage: str, start: int, inner: tuple[Fed, np.ndarray] | None) -> None:
         super().__init__()
         self._emit, self._stage, self._start, self._inner = emit, stage, start, inner
         self.history: list[dict[str, float | str]] = []
@@ -47,8 +47,8 @@ def fit(
     model: keras.Model,
     batches: Batches,
     *,
-    validation: tuple[Any, np.ndarray] | None,
-    inner: tuple[Any, np.ndarray] | None,
+    validation: tuple[Fed, np.ndarray] | None,
+    inner: tuple[Fed, np.ndarray] | None,
     spec: TrainingSpec,
     learning_rate: float,
     epochs: int,

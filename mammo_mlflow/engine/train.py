@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from mammo_mlflow.engine.backend import fast_batch_norm, set_threads
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.inputs import Constant, Patches, Reader, StoredActivations, one_or_all
+from mammo_mlflow.engine.inputs import Constant, Fed, Patches, Reader, StoredActivations, one_or_all
 from mammo_mlflow.engine.loop import EVALUATION_BATCH, diverged, fit, private_memory
 from mammo_mlflow.experiment import BASELINE
 from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
@@ -38,7 +37,7 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     history: list[dict[str, float | str]] = []
     kept: dict[str, int] = {}
     peak = private_memory()
-    validation: tuple[Any, np.ndarray] | None = None
+    validation: tuple[Fed, np.ndarray] | None = None
     training_started = time.perf_counter()
     for number, (stage, epochs, rate) in enumerate(_stages(job)):
         model, read = network.stage(stage)
@@ -104,7 +103,7 @@ class _Trained:
         self._head = build_head(job.description.head, self._spec)
         self._base: keras.Model | None = None
 
-    def stage(self, name: str) -> tuple[keras.Model, Reader]:
+    def stage(self, name: str) -> tuple[keras.Model, Reader[Fed]]:
         """The model to be trained in a stage, and the reader of its inputs."""
         job, spec, sides = self._job, self._spec, self._job.network.sides
         if name == "tuned":
@@ -165,14 +164,14 @@ def _uncompiled(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _stored(job: FitJob, files: Mapping[str, Path]) -> Reader:
+def _stored(job: FitJob, files: Mapping[str, Path]) -> Reader[Fed]:
     """Stored activations by input, and the numbers beside them."""
-    readers: dict[str, Reader] = {name: StoredActivations(path) for name, path in files.items()}
+    readers: dict[str, Reader[np.ndarray]] = {name: StoredActivations(path) for name, path in files.items()}
     views = job.experiment.training.views
     return one_or_all(readers | {name: Constant(values, views) for name, values in job.constants.items()})
 
 
-def _patches(job: FitJob) -> Reader:
+def _patches(job: FitJob) -> Reader[Fed]:
     """Patches for on-line training, of each side."""
     training, seed = job.experiment.training, job.experiment.cv.seed
     own = training.pair_augmentation == "independent"
@@ -184,5 +183,5 @@ def _patches(job: FitJob) -> Reader:
     )
 
 
-def _read_all(read: Reader, rows: np.ndarray, labels: np.ndarray) -> tuple[Any, np.ndarray] | None:
+def _read_all(read: Reader[Fed], rows: np.ndarray, labels: np.ndarray) -> tuple[Fed, np.ndarray] | None:
     return (read(rows, np.zeros(len(rows), int)), labels[rows]) if len(rows) else None

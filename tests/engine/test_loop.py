@@ -28,6 +28,13 @@ class Store:
         return self.table
 
 
+class Apart(Store):
+    """The same, of which nothing fits."""
+
+    def in_memory(self, limit):
+        return None
+
+
 def batches(views=3, seed=(0, 0), batch=16, read=None):
     return Batches(read or Store(), ROWS, LABELS, batch, views, list(seed))
 
@@ -66,7 +73,7 @@ class Spy(keras.layers.Layer):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_training_sees_the_drawn_batches_epoch_by_epoch(in_memory, monkeypatch):
-    made = batches(read=None if in_memory else (lambda rows, views: Store()(rows, views)))
+    made = batches(read=Store() if in_memory else Apart())
     net = keras.Sequential([keras.layers.Input((2,)), Spy(), keras.layers.Dense(1, activation="sigmoid")])
     compile_model = net.compile
     eager = {"run_eagerly": True, "steps_per_execution": 1, "jit_compile": False}
@@ -92,7 +99,7 @@ def test_fewer_patches_than_a_batch():
 
 
 def test_what_does_not_fit_in_memory_is_fed_as_it_is():
-    made = batches(read=lambda rows, views: Store()(rows, views))
+    made = batches(read=Apart())
     assert fastest_feed(made, 3) == (made, None)
 
 
