@@ -15,7 +15,7 @@ import numpy as np
 from mammo_mlflow.engine.backend import fast_batch_norm, set_threads
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.inputs import Constant, Fed, Patches, Reader, StoredActivations, one_or_all
-from mammo_mlflow.engine.loop import EVALUATION_BATCH, diverged, fit, private_memory
+from mammo_mlflow.engine.loop import EVALUATION_BATCH, Stage, Watched, diverged, fit, private_memory
 from mammo_mlflow.experiment import BASELINE
 from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
 from mammo_mlflow.models.conditioned import build_conditioned
@@ -37,32 +37,21 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     history: list[dict[str, float | str]] = []
     kept: dict[str, int] = {}
     peak = private_memory()
-    validation: tuple[Fed, np.ndarray] | None = None
+    validation: Watched = None
     training_started = time.perf_counter()
-    for number, (stage, epochs, rate) in enumerate(_stages(job)):
-        model, read = network.stage(stage)
-        validation = _read_all(read, job.validation_rows, job.labels)
-        part, kept[stage], memory = fit(
-            model,
-            Batches(
-                read,
-                job.train_rows,
-                job.labels,
-                training.batch_size,
-                None if on_line else training.views,
-                [job.seed, number],
-                columns=2 if independent and not on_line else 1,
-            ),
-            validation=validation,
-            inner=_read_all(read, job.inner_rows, job.labels),
-            spec=training,
-            learning_rate=rate,
-            epochs=epochs,
-            class_weights=class_weights(training.class_weights, job.labels[job.train_rows]),
-            stage=stage,
-            start=len(history),
-            emit=emit,
+    for number, stage in enumerate(_stages(job)):
+        model, read = network.stage(stage.name)
+        validation, inner = (_read_all(read, rows, job.labels) for rows in (job.validation_rows, job.inner_rows))
+        batches = Batches(
+            read,
+            job.train_rows,
+            job.labels,
+            training.batch_size,
+            None if on_line else training.views,
+            [job.seed, number],
+            columns=2 if independent and not on_line else 1,
         )
+        part, kept[stage.name], memory = fit(model, batches, training, stage, len(history), validation, inner, emit)
         history += part
         peak = max(peak, memory)
     trained = time.perf_counter() - training_started
@@ -84,15 +73,12 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     )
 
 
-def _stages(job: FitJob) -> list[tuple[str, int, float]]:
-    """Name, epochs and learning rate of each stage."""
+def _stages(job: FitJob) -> list[Stage]:
     training = job.experiment.training
-    if job.experiment.trained_whole:
-        return [("network", job.epochs, training.learning_rate)]
-    stages = [("head", job.epochs, training.learning_rate)]
-    if job.experiment.model.unfrozen_layers:
-        stages.append(("tuned", job.tuning_epochs, training.tuning_learning_rate))
-    return stages
+    first = Stage("network" if job.experiment.trained_whole else "head", job.epochs, training.learning_rate)
+    if not job.experiment.model.unfrozen_layers:  # as where all is trained
+        return [first]
+    return [first, Stage("tuned", job.tuning_epochs, training.tuning_learning_rate)]
 
 
 class _Trained:
@@ -148,17 +134,6 @@ class _Trained:
         return self._base
 
 
-def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
-    """Weights of class 0 and 1: `balanced` gives each the other's share (the paper's chapter 4), `a:b` is as given."""
-    if name == "none":
-        return None
-    if name == "balanced":
-        positive = float(np.mean(labels))
-        return {0: positive, 1: 1 - positive}
-    negative, positive = (float(part) for part in name.split(":"))
-    return {0: negative, 1: positive}
-
-
 def _uncompiled(model: keras.Model) -> keras.Model:
     """The same layers as a model that was never compiled: it is saved without its optimizer."""
     return keras.Model(model.input, model.output, name=model.name)
@@ -183,5 +158,5 @@ def _patches(job: FitJob) -> Reader[Fed]:
     )
 
 
-def _read_all(read: Reader[Fed], rows: np.ndarray, labels: np.ndarray) -> tuple[Fed, np.ndarray] | None:
+def _read_all(read: Reader[Fed], rows: np.ndarray, labels: np.ndarray) -> Watched:
     return (read(rows, np.zeros(len(rows), int)), labels[rows]) if len(rows) else None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from mammo_mlflow.experiment import (
 from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
-from mammo_mlflow.jobs.executors import AnyJob, Executor
+from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import Sources
@@ -91,7 +90,7 @@ class Planner:
     def _plan(self, experiment: Experiment, folds: np.ndarray) -> Plan:
         weights, data = self._weights[_asked_weights(experiment)], self.patch_set
         if experiment.family != "conditioned":
-            description = self._descriptions[_shape_of(self._network(experiment))]
+            description = self._descriptions[_shape_of(_network(experiment, self.patch_set))]
             return _plan(experiment, data, weights, folds, description)
         if self.find_sources is None:
             raise expected(
@@ -99,9 +98,6 @@ class Planner:
             )
         sources = self.find_sources(experiment, folds)
         return _plan(experiment, data, sources.weights, folds, sources.description, sources)
-
-    def _network(self, experiment: Experiment) -> Network:
-        return _network(experiment, self.patch_set)
 
     def _find_weights(self, experiment: Experiment) -> None:
         asked = _asked_weights(experiment)
@@ -123,7 +119,7 @@ class Planner:
 
     def _describe(self, experiments: Sequence[Experiment]) -> None:
         """One question for each distinct network; seeds, heads and learning rates share it."""
-        distinct = dict.fromkeys(_shape_of(self._network(experiment)) for experiment in experiments)
+        distinct = dict.fromkeys(_shape_of(_network(experiment, self.patch_set)) for experiment in experiments)
         threads = experiments[0].training.threads
         jobs = [
             DescribeJob(name=f"describe {index}", network=network, threads=threads, probe=self._probe)
@@ -151,7 +147,7 @@ class Planner:
                 list(self._run([CalibrateJob(name="calibrate", backbone=backbone, threads=threads, output=target)]))
         self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
 
-    def _run(self, jobs: Sequence[AnyJob]) -> Iterator[tuple[AnyJob, Any]]:
+    def _run(self, jobs: Sequence[AnyJob]) -> Answered[AnyJob]:
         return self._executor.run(jobs, lambda *_: None, lambda: None)
 
 
@@ -204,13 +200,10 @@ def _plan(
     description: Description,
     sources: Sources | None = None,
 ) -> Plan:
-    network, train, training, final = (
-        _network(experiment, patch_set),
-        patch_set.train,
-        experiment.training,
-        experiment.final,
-    )
+    network, train = _network(experiment, patch_set), patch_set.train
+    training, final = experiment.training, experiment.final
     facts = {"data": patch_set.train_sha256, "weights": weights.identity, "backend": keras_backend()}
+    facts["folds"] = folds_sha256(folds)
     keyed, labels, everything = _keyed(experiment), _labels(experiment, train.types), np.arange(len(folds))
     features, tuned = frozen_activations(experiment, patch_set, network, weights, description)
     fits = []
@@ -251,7 +244,7 @@ def _plan(
             description=description,
             constants={} if sources is None else sources.constants(train.types),
         )
-        key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)
+        key = keyed.key("model", "training", "cv", **facts, fold=fold, final_epochs=length)
         if sources is not None:
             features = {FEATURES: sources.features.features(name, experiment)}
         fits.append(Fit(name=name, fold=fold, key=key, job=job, features=features, tuned=tuned))
@@ -264,9 +257,7 @@ def _plan(
         folds=folds,
         labels=labels,
         fits=tuple(fits),
-        key=keyed.key(
-            "model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256
-        ),
+        key=keyed.key("model", "training", "cv", "final", **facts, test=patch_set.test_sha256),
         base=None if sources is None else sources.parts,
     )
 
