@@ -113,9 +113,9 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     _write(job, network, read, total, emit)
 
 
-def encoder(network: Network) -> keras.Model:
-    """The encoder that a description is about, its weights not loaded yet."""
-    return build_encoder(network.family, network.model, network.image_size, network.precision)
+def encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
+    """The encoder of a network, its weights not loaded yet; `batch_norm` as in `build_encoder`."""
+    return build_encoder(network.family, network.model, network.image_size, network.precision, batch_norm)
 
 
 def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], Fed], total: int, emit: Emit) -> None:

@@ -29,15 +29,7 @@ def assemble(job: EnsembleJob, emit: Emit) -> None:
     members.save(folder / Artifact.MEMBERS)
     (folder / Artifact.LEVEL1).write_bytes(job.level1.read_bytes())
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": job.names, "threshold": job.threshold}))
-    save_answering_model(
-        job.code[0],
-        job.code[1:],
-        {"ensemble": folder},
-        job.output,
-        job.examples,
-        {"probability": float, "decision": int, **dict.fromkeys(job.names, float)},
-        job.metadata,
-    )
+    save_answering_model(job, folder)
 
 
 def join_members(parts: tuple[Part, ...]) -> keras.Model:

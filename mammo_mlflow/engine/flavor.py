@@ -20,6 +20,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
+from mammo_mlflow.jobs.contracts import EnsembleJob
 from mammo_mlflow.models.tensors import fed
 
 REQUIREMENTS = ("mlflow", "keras", "tensorflow", "tensorflow-cpu", "numpy", "ml-dtypes")
@@ -44,31 +45,24 @@ def save_keras_model(
     )
 
 
-def save_answering_model(
-    script: Path,
-    modules: Sequence[Path],
-    folders: Mapping[str, Path],
-    path: Path,
-    examples: Mapping[str, np.ndarray],
-    columns: Mapping[str, type],
-    metadata: dict[str, object],
-) -> None:
-    """Write an MLflow model whose code is `script`, with `modules` beside it and `folders` as artifacts.
+def save_answering_model(job: EnsembleJob, folder: Path) -> None:
+    """Write an ensemble as an MLflow model, whose code finds `folder` as an artifact.
 
-    Inputs are as in `save_keras_model`; it answers a table with these columns, numbers of type float or int.
+    Inputs are as in `save_keras_model`; it answers a table: probability, decision, and each member's probability.
     """
-    kinds = {float: DataType.double, int: DataType.long}
-    outputs = Schema([ColSpec(kinds[kind], name) for name, kind in columns.items()])
+    script, *modules = job.code
+    columns = {"probability": DataType.double, "decision": DataType.long, **dict.fromkeys(job.names, DataType.double)}
+    outputs = Schema([ColSpec(kind, name) for name, kind in columns.items()])
     with _importable(modules), _quiet():  # MLflow runs the script once before it saves it
         mlflow.pyfunc.save_model(
-            str(path),
+            str(job.output),
             python_model=str(script),
             code_paths=[str(module) for module in modules],
-            artifacts={name: str(folder) for name, folder in folders.items()},
-            signature=ModelSignature(inputs=_schema(examples), outputs=outputs),
-            input_example=fed(examples),
+            artifacts={"ensemble": str(folder)},
+            signature=ModelSignature(inputs=_schema(job.examples), outputs=outputs),
+            input_example=fed(job.examples),
             pip_requirements=[*requirements(), f"pandas=={importlib.metadata.version('pandas')}"],
-            metadata=metadata,
+            metadata=job.metadata,
         )
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.activations import encoder
 from mammo_mlflow.engine.backend import fast_batch_norm, set_threads
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.inputs import Constant, Fed, Patches, Reader, StoredActivations, one_or_all
@@ -19,7 +21,6 @@ from mammo_mlflow.engine.loop import EVALUATION_BATCH, Stage, Watched, diverged,
 from mammo_mlflow.experiment import BASELINE
 from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
 from mammo_mlflow.models.conditioned import build_conditioned
-from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
 from mammo_mlflow.names import Artifact
 
@@ -87,7 +88,6 @@ class _Trained:
     def __init__(self, job: FitJob) -> None:
         self._job, self._spec = job, job.experiment.model
         self._head = build_head(job.description.head, self._spec)
-        self._base: keras.Model | None = None
 
     def stage(self, name: str) -> tuple[keras.Model, Reader[Fed]]:
         """The model to be trained in a stage, and the reader of its inputs."""
@@ -98,7 +98,7 @@ class _Trained:
             return build_conditioned(job.description.features.shape, self._head), _stored(job, job.features)
         if job.features and name == "head":
             return self._tail(None), _stored(job, job.features)
-        base = self._encoder()
+        base = self._encoder
         if name == "tuned":
             unfreeze(base, spec.unfrozen_layers)
         if job.features:
@@ -109,9 +109,9 @@ class _Trained:
         """What was trained, never compiled and of Keras's own layers, as `join` puts it back on a prefix."""
         if self._job.features:
             return _uncompiled(model)
-        base, job = self._encoder(), self._job
-        if job.experiment.trained_whole:
-            kept = build_encoder(job.network.family, self._spec, job.network.image_size, job.network.precision)
+        base = self._encoder
+        if self._job.experiment.trained_whole:
+            kept = encoder(self._job.network)
             kept.set_weights(base.get_weights())
             base = kept
         self._head = _uncompiled(self._head)
@@ -119,19 +119,16 @@ class _Trained:
 
     def _tail(self, base: keras.Model | None) -> keras.Model:
         job = self._job
-        encoder = None if base is None else suffix(base, job.description.trained.index)
+        trained = None if base is None else suffix(base, job.description.trained.index)
         shape = job.description.features.shape
-        return build_tail(encoder, self._head, job.network.sides, self._spec.difference, shape)
+        return build_tail(trained, self._head, job.network.sides, self._spec.difference, shape)
 
+    @cached_property
     def _encoder(self) -> keras.Model:
         """The encoder, with its weights; one for all stages."""
-        if self._base is None:
-            job, network = self._job, self._job.network
-            self._base = build_encoder(
-                network.family, self._spec, network.image_size, network.precision, fast_batch_norm()
-            )
-            load_weights(self._base, job.weights)
-        return self._base
+        base = encoder(self._job.network, fast_batch_norm())
+        load_weights(base, self._job.weights)
+        return base
 
 
 def _uncompiled(model: keras.Model) -> keras.Model:

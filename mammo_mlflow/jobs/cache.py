@@ -38,9 +38,8 @@ class Cache:
             self._entries.mkdir(parents=True, exist_ok=True)
             self.locks.mkdir(exist_ok=True)
         except OSError as problem:
-            raise UserError(
-                f"cache_dir: expected a directory that can be written, found {self.root}: {problem}"
-            ) from None
+            found = f"{self.root}: {problem}"
+            raise expected("cache_dir", "a directory that can be written", found) from None
 
     @property
     def locks(self) -> Path:
@@ -87,7 +86,10 @@ class Cache:
                     (entry / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
                     _lease(entry)  # before anyone can see it, or it could be evicted before it is used
             except OSError as problem:
-                raise disk_error(self.root, problem) from None
+                if problem.errno in FULL_DISK:
+                    full = f"cache_dir: the disk of {self.root} is full"
+                    raise UserError(f"{full}: expected room for the activations, found none left") from None
+                raise
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """One process at a time; says so when it has to wait."""
@@ -136,13 +138,6 @@ class Cache:
 def default_root() -> Path:
     """`$MAMMO_CACHE_DIR`, else the user's cache directory."""
     return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
-
-
-def disk_error(root: Path, problem: OSError) -> Exception:
-    """What to raise for an `OSError` while writing under `root`: a `UserError` where the disk or quota is full."""
-    if problem.errno in FULL_DISK:
-        return UserError(f"cache_dir: the disk of {root} is full: expected room for the activations, found none left")
-    return problem
 
 
 def _lease(entry: Path) -> None:

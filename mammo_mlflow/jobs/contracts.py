@@ -83,13 +83,9 @@ class Cut:
     shape: tuple[int, ...]
     dtype: str
 
-    def bytes_per_view(self) -> int:
-        """The size of one stored activation."""
-        return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4)
-
     def stored_bytes(self, patches: int, views: int) -> int:
         """The size of the stored activations of so many patches, each plain and in `views` augmented views."""
-        return self.bytes_per_view() * patches * (views + 1)
+        return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4) * patches * (views + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,11 +82,9 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool) -> Weights:
     if wanted != "imagenet":
         return _from_path(backbone, Path(wanted).expanduser())
     for source, directory in _local_directories().items():
-        found = _in_directory(backbone, directory)
-        if found is not None:
+        if found := _in_directory(backbone, directory):
             return _checked_file(backbone, found, source)
-    downloaded = _download(backbone)
-    if downloaded is not None:
+    if downloaded := _download(backbone):
         return _checked_file(backbone, downloaded, "Keras's download")
     compact = COMPACT_DIR / f"{backbone}.npz"
     if compact.is_file():

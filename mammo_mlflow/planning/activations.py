@@ -33,7 +33,6 @@ class Activations:
     """
 
     key: str
-    cut: Cut
     bytes: int
     line: str
     pooling: str | None
@@ -76,7 +75,6 @@ def frozen_activations(
         )
         return Activations(
             key=json_sha256(facts | {"cut": asdict(cut), "pooling": pooling}),
-            cut=cut,
             bytes=cut.stored_bytes(len(patch_set.train.types), training.views),
             line=json_sha256(facts),
             pooling=pooling,
@@ -110,7 +108,7 @@ def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict
         found = bench.cache.find(entry.key)
         if found is None:
             bench.cache.make_room(entry.bytes)
-            facts = {"cut": entry.cut, "name": entry.job.name}
+            facts = {"cut": entry.job.cut, "name": entry.job.name}
             with bench.cache.creating(entry.key, facts) as output:
                 if output is not None:
                     shallower = [one for one in ready if one.line == entry.line]
@@ -126,7 +124,7 @@ def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict
 
 
 def _depth(entry: Activations) -> tuple[int, bool, str]:
-    return entry.cut.index, entry.pooling != FLATTEN, entry.key
+    return entry.job.cut.index, entry.pooling != FLATTEN, entry.key
 
 
 def _reading(
@@ -139,5 +137,5 @@ def _reading(
     if shallower is None:
         return entry.job
     # flattened features are the layer before them in another shape
-    start = shallower.cut.index - (shallower.pooling == FLATTEN)
+    start = shallower.job.cut.index - (shallower.pooling == FLATTEN)
     return replace(entry.job, start=start, source=paths[shallower.key])

@@ -65,7 +65,7 @@ class Source:
             augmentation=training.augmentation,
         )
         size = cut.stored_bytes(len(plan.labels), training.views)
-        return Activations(key=key, cut=cut, bytes=size, line=key, pooling=None, job=job, below=below)
+        return Activations(key=key, bytes=size, line=key, pooling=None, job=job, below=below)
 
 
 @dataclass(frozen=True)

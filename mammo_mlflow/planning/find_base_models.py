@@ -10,7 +10,7 @@ import numpy as np
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.data.splits import folds_sha256
-from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.errors import UserError, expected, gathered
 from mammo_mlflow.experiment import (
     COMMON_FOLDS,
     NETWORKS,
@@ -53,7 +53,8 @@ def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callab
     found: dict[tuple[str, str, str, str, bool], Source] = {}
 
     def find(experiment: Experiment, folds: np.ndarray) -> Sources:
-        def one(field: str, task: str) -> Source:
+        def one(asked_for: tuple[str, str]) -> Source:
+            field, task = asked_for
             name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
             asked = field, name, task, folds_sha256(folds), refit
             if asked not in found:
@@ -74,14 +75,7 @@ def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callab
         wanted = {"features_from": "benign_malignant", "condition_from": "mass_calc"}
         if experiment.model.backbone == "c":
             del wanted["condition_from"]
-        sources, faults = [], list[str]()
-        for field, task in wanted.items():
-            try:
-                sources.append(one(field, task))
-            except UserError as problem:
-                faults += problem.lines
-        if faults:
-            raise Faults(faults)
+        sources = gathered(one, wanted.items())
         condition = sources[1] if len(sources) > 1 else None
         return Sources(sources[0], condition, condition is not None and experiment.model.condition == "class")
 

@@ -13,7 +13,7 @@ import numpy as np
 from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.data.patches import PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
-from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.errors import UserError, expected, gathered
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import (
     FAMILIES,
@@ -53,16 +53,7 @@ class Planner:
 
     def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
         """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
-        faults = dict[str, None]()  # what tasks lack and models that are missing are told all at once
-        for asked in experiments:
-            try:
-                if asked.family == "conditioned":
-                    check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
-                self.folds(asked.cv, asked.task)
-            except UserError as problem:
-                faults |= dict.fromkeys(problem.lines)
-        if faults:
-            raise Faults(faults)
+        gathered(self._check, experiments)  # what tasks lack and models that are missing are told all at once
         settled = []
         for wanted in experiments:
             experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
@@ -71,23 +62,21 @@ class Planner:
             if model.backbone in BACKBONES:
                 check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
             self._find_weights(experiment)
-            settled.append((experiment, self.folds(experiment.cv, experiment.task)))
-        own = [experiment for experiment, _ in settled if experiment.family != "conditioned"]
+            settled.append(experiment)
+        own = [experiment for experiment in settled if experiment.family != "conditioned"]
         if own:
             self._describe(own)
         for experiment in own:
             self._calibrate(experiment)
-        plans = []
-        for experiment, folds in settled:
-            try:
-                plans.append(self._plan(experiment, folds))
-            except UserError as problem:
-                faults |= dict.fromkeys(problem.lines)
-        if faults:
-            raise Faults(faults)
-        return plans
+        return gathered(self._plan, settled)
 
-    def _plan(self, experiment: Experiment, folds: np.ndarray) -> Plan:
+    def _check(self, experiment: Experiment) -> None:
+        if experiment.family == "conditioned":
+            check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
+        self.folds(experiment.cv, experiment.task)
+
+    def _plan(self, experiment: Experiment) -> Plan:
+        folds = self.folds(experiment.cv, experiment.task)
         weights, data = self._weights[_asked_weights(experiment)], self.patch_set
         if experiment.family != "conditioned":
             description = self._descriptions[_shape_of(_network(experiment, self.patch_set))]
@@ -126,8 +115,7 @@ class Planner:
             for index, network in enumerate(distinct)
             if network not in self._descriptions
         ]
-        for job, answer in self._run(jobs):
-            self._descriptions[job.network] = answer
+        self._descriptions |= {job.network: answer for job, answer in self._run(jobs)}
 
     def _calibrate(self, experiment: Experiment) -> None:
         """Random weights made, once, into the cache: every process, fold and data set then reads the same file."""

@@ -19,6 +19,7 @@ from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import tree_sha256
+from mammo_mlflow.jobs.contracts import EnsembleJob
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.registry import log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import vet
@@ -54,12 +55,19 @@ def ensemble(tmp_path_factory):
     network(2).save(folder / Artifact.MEMBERS)
     Level1("weights", {"weights": np.array([0.5, 0.5])}).save(folder / Artifact.LEVEL1)
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": ["one", "two"], "threshold": 0.5}))
-    columns = {"probability": float, "decision": int, "one": float, "two": float}
-    path = folder.with_name("model")
-    save_answering_model(
-        ENSEMBLES / "served.py", [ENSEMBLES / "level1.py"], {"ensemble": folder}, path, PATCHES, columns, {}
+    job = EnsembleJob(
+        name="",
+        code=(ENSEMBLES / "served.py", ENSEMBLES / "level1.py"),
+        parts=(),
+        names=("one", "two"),
+        level1=folder / Artifact.LEVEL1,
+        threshold=0.5,
+        examples=PATCHES,
+        metadata={},
+        output=folder.with_name("model"),
     )
-    return path
+    save_answering_model(job, folder)
+    return job.output
 
 
 class Evil:
