@@ -59,7 +59,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{marker}: set by the fixture {fixtures}; see CONTRIBUTING.md")
     option = config.option
     named = option.everything or option.markexpr or config.args_source is config.ArgsSource.ARGS
-    if not named and not hasattr(config, "workerinput"):
+    if not named:
         option.markexpr = QUICK
     if option.markexpr == QUICK:
         sys.meta_path.insert(0, NoKeras())
@@ -106,7 +106,7 @@ def _databases_do_not_wait_for_the_disk():
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory):
+def empty_stores(tmp_path_factory):
     """The folder of an empty `mlflow.db` and `optuna.db`, to be copied: to make their tables takes seconds."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -120,9 +120,9 @@ def empty(tmp_path_factory):
 
 
 @pytest.fixture
-def models(empty, tmp_path):
+def models(empty_stores, tmp_path):
     """Writes finished models into a store of the test's own, made without training."""
-    shutil.copy(empty / "mlflow.db", tmp_path)
+    shutil.copy(empty_stores / "mlflow.db", tmp_path)
     return Models(tmp_path)
 
 
@@ -217,24 +217,24 @@ def finished(tmp_path_factory, cache, phantom, run_command):
 
 
 @pytest.fixture(scope="session")
-def pretend(tmp_path_factory, phantom, empty):
+def pretend(tmp_path_factory, phantom, empty_stores):
     """Runs commands in this process, their jobs answered by a script (`support.Pretended`)."""
     cache = tmp_path_factory.mktemp("pretended")
     shutil.copytree(phantom, cache / phantom.name)
-    return Pretended(cache, empty)
+    return Pretended(cache, empty_stores)
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache, empty, keras):
+def laboratory(tmp_path_factory, phantom, cache, empty_stores, keras):
     """Plans and cross-validates on the phantom, in this process."""
-    where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("laboratory") / "where")
     return Laboratory(where, phantom, cache)
 
 
 @pytest.fixture(scope="session")
-def scripted(tmp_path_factory, phantom, empty):
+def scripted(tmp_path_factory, phantom, empty_stores):
     """Where fits are scripted, by its `script`."""
-    where = shutil.copytree(empty, tmp_path_factory.mktemp("scripted") / "where")
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("scripted") / "where")
     made = Laboratory(where, phantom, where / "cache", "scripted")
     made.script = Script()
     with pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.ensembles.nested import Method, each, nested
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
 from mammo_mlflow.ensembles.weights import Weights, average, greedy, grid, grid_fine
@@ -14,6 +13,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.objectives import Objective, check_metric
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.level1 import Level1
 
 ENSEMBLE_VERSION = 3
 """The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.
@@ -22,7 +22,7 @@ An ensemble is then made anew, of the same members: their folds do not know this
 """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ensemble:
     """A method's level 1, made of all rows, and two figures of the objective.
 
@@ -66,7 +66,7 @@ def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, 
     level1, honest = nested(method, data, objective, seed)
     estimate = data.saying(honest).estimate(objective.name, resamples, seed)
     chosen_on = data.saying(level1.predict(data.probabilities)).score(objective.name)
-    return Ensemble(name, level1, chosen_on, estimate, honest)
+    return Ensemble(method=name, level1=level1, chosen_on=chosen_on, nested=estimate, probabilities=honest)
 
 
 def weights_method(search: Callable[..., list[Weights]]) -> Method:

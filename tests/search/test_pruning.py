@@ -98,7 +98,7 @@ class Laboratory:
         runs = StudyRuns(self.session.writer, study, {})
         top, _ = runs.open_study(name, None, {})
         before = self.executor.trained
-        search = Search(self.session, self.executor, self.planner, self.storage, study, question, runs, top, {})
+        search = Search(self.session, self.planner, self.storage, study, question, runs, top, {})
         search.run(wait=True)
         top.finish()
         self.session.writer.drain()
@@ -148,8 +148,8 @@ class Laboratory:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tmp_path_factory, empty, keras):
-    return Laboratory(shutil.copytree(empty, tmp_path_factory.mktemp("pruning") / "where"))
+def laboratory(tmp_path_factory, empty_stores, keras):
+    return Laboratory(shutil.copytree(empty_stores, tmp_path_factory.mktemp("pruning") / "where"))
 
 
 @pytest.mark.parametrize(("sampler", "seeds"), [("random", 10), ("tpe", 2)])
