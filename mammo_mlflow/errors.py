@@ -35,10 +35,13 @@ REFUSED = (
 class UserError(Exception):
     """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
 
+    faults: tuple[str, ...] = ()
+    """Where there are several, each."""
+
     @property
     def lines(self) -> tuple[str, ...]:
         """What is to be printed, a line for each mistake."""
-        return (str(self),)
+        return self.faults or (str(self),)
 
 
 class Faults(UserError):  # noqa: N818 - many of them
@@ -47,11 +50,6 @@ class Faults(UserError):  # noqa: N818 - many of them
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(self.faults))
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The mistakes."""
-        return self.faults
 
 
 def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:

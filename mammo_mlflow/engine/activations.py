@@ -93,7 +93,7 @@ def compute(job: ActivationJob, emit: Emit) -> None:
             return all_views(patches, rows, job.views, job.augmentation)
         return stored(rows).reshape(-1, *network.input_shape[1:])
 
-    _write(job, network, read, len(patches), emit)
+    _write(job, network, read, emit)
 
 
 def compute_features(job: FeatureJob, emit: Emit) -> None:
@@ -101,7 +101,6 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     network = before_head(keras.saving.load_model(job.tail, compile=False))
-    total = len(np.load(job.tensor, mmap_mode="r")) // 2
     patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
     stored = {name: StoredActivations(path) for name, path in job.sources.items()}
 
@@ -110,7 +109,7 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
             return fed({name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()})
         return fed({name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()})
 
-    _write(job, network, read, total, emit)
+    _write(job, network, read, emit)
 
 
 def encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
@@ -118,8 +117,9 @@ def encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
     return build_encoder(network.family, network.model, network.image_size, network.precision, batch_norm)
 
 
-def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], Fed], total: int, emit: Emit) -> None:
+def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], Fed], emit: Emit) -> None:
     """Write the answers of `network` to what `read` gives for each block of patches: all views of these rows."""
+    total = len(np.load(job.tensor, mmap_mode="r")) // 2
     views, small = job.views + 1, job.cut.dtype == "bfloat16"
     block = max(1, BATCH // views)
     with job.output.open("wb") as file:

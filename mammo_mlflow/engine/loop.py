@@ -59,6 +59,7 @@ def fit(
     batches: Batches,
     spec: TrainingSpec,
     stage: Stage,
+    *,
     start: int,
     validation: Watched,
     inner: Watched,
@@ -81,13 +82,8 @@ def fit(
         steps_per_execution=len(batches),  # Keras runs whole executions: another number would overrun an epoch
     )
     report = _Report(emit, stage.name, start, inner)
-    callbacks: list[keras.callbacks.Callback] = [report]
-    stopping = None
-    if spec.early_stop and inner is not None:
-        stopping = keras.callbacks.EarlyStopping(
-            "inner_loss", patience=spec.early_stop, restore_best_weights=True, mode="min"
-        )
-        callbacks.append(stopping)
+    patience = spec.early_stop if inner is not None else 0
+    stopping = keras.callbacks.EarlyStopping("inner_loss", patience=patience, restore_best_weights=True, mode="min")
     data, steps = fastest_feed(batches, stage.epochs)
     model.fit(
         data,
@@ -96,11 +92,11 @@ def fit(
         shuffle=False,  # the batches are drawn in a random order already
         validation_data=validation,
         validation_batch_size=EVALUATION_BATCH,
-        callbacks=callbacks,
+        callbacks=[report, stopping] if patience else [report],
         class_weight=class_weights(spec.class_weights, batches.labels[batches.rows]),
         verbose=0,
     )
-    kept = stopping.best_epoch + 1 if stopping is not None else len(report.history)
+    kept = stopping.best_epoch + 1 if patience else len(report.history)
     return report.history, kept, report.peak_memory
 
 

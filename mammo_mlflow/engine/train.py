@@ -52,7 +52,9 @@ def run(job: FitJob, emit: Emit) -> FitResult:
             [job.seed, number],
             columns=2 if independent and not on_line else 1,
         )
-        part, kept[stage.name], memory = fit(model, batches, training, stage, len(history), validation, inner, emit)
+        part, kept[stage.name], memory = fit(
+            model, batches, training, stage, start=len(history), validation=validation, inner=inner, emit=emit
+        )
         history += part
         peak = max(peak, memory)
     trained = time.perf_counter() - training_started

@@ -114,9 +114,7 @@ def _local_directories() -> dict[str, Path]:
 
 def _in_directory(backbone: str, directory: Path) -> Path | None:
     exact = directory / BACKBONES[backbone].keras_file
-    if exact.is_file():
-        return exact
-    return next(iter(sorted(directory.glob(f"{backbone}*notop*.h5"))), None)
+    return exact if exact.is_file() else min(directory.glob(f"{backbone}*notop*.h5"), default=None)
 
 
 def _from_path(backbone: str, path: Path) -> Weights:
