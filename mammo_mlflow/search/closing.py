@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
@@ -48,17 +48,17 @@ class Fresh:
     difference: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Closing:
     """How a study ended. `paper` is the first trial's value; what could not be had is None."""
 
     question: Question
     states: dict[str, int]
-    best: FrozenTrial | None
-    paper: float | None
-    final: Final | None
-    fresh: Fresh | None
-    verdict: Verdict | None
+    best: FrozenTrial | None = None
+    paper: float | None = None
+    final: Final | None = None
+    fresh: Fresh | None = None
+    verdict: Verdict | None = None
 
 
 class Closer:
@@ -72,7 +72,7 @@ class Closer:
         question: Question,
         runs: StudyRuns,
         top: TrackedRun,
-        final: Mapping[str, Any],
+        final: Mapping[str, Value],
         fresh_seeds: int,
     ) -> None:
         self._bench, self._planner = replace(bench, resume=True), planner  # the study's own folds are at hand
@@ -89,7 +89,7 @@ class Closer:
         for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
             self._top.log_figure(figure, name)
         if best is None:
-            return Closing(question, states, None, None, None, None, None)
+            return Closing(question=question, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
         cv, final = self._make_best(best, competed(states))
         verdict = fresh = None
@@ -97,14 +97,13 @@ class Closer:
             verdict = self._judge(cv, trials[0], states)
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
-        return Closing(question, states, best, paper, final, fresh, verdict)
+        return Closing(
+            question=question, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict
+        )
 
     def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
-        table = self._study.trials_dataframe(attrs=("number", "state", "value", "params", "user_attrs", "duration"))
-        if len(self._question.objectives) > 1:
-            table = self._study.trials_dataframe(
-                attrs=("number", "state", "values", "params", "user_attrs", "duration")
-            )
+        values = "values" if len(self._question.objectives) > 1 else "value"
+        table = self._study.trials_dataframe(attrs=("number", "state", values, "params", "user_attrs", "duration"))
         table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
         table = table.drop(columns=[Attribute.SETTING], errors="ignore")
         self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
@@ -118,12 +117,9 @@ class Closer:
                 metrics[f"{Metric.BEST}{name}"] = best.values[index]
         base = self._question.base
         folds = 1 if base.get("holdout") else int(base["folds"])
-        trained = sum(
-            folds if t.state == TrialState.COMPLETE else len(t.intermediate_values)
-            for t in trials
-            if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        )
-        metrics |= {"folds_trained": trained, "folds_without_pruning": folds * (states["COMPLETE"] + states["PRUNED"])}
+        pruned = sum(len(trial.intermediate_values) for trial in trials if trial.state == TrialState.PRUNED)
+        metrics["folds_trained"] = folds * states["COMPLETE"] + pruned
+        metrics["folds_without_pruning"] = folds * competed(states)
         self._top.log_metrics(metrics)
         if best is not None:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
@@ -180,7 +176,7 @@ class Closer:
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return Fresh(values["best"], values["paper"], difference)
 
-    def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:
+    def _plan(self, trial: FrozenTrial, **values: Value) -> Plan:
         setting = json.loads(trial.user_attrs[Attribute.SETTING])
         return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
 

@@ -41,8 +41,7 @@ def make_pruner(name: str, objectives: int, folds: int) -> optuna.pruners.BasePr
     if kind == "wilcoxon":
         if folds < WILCOXON_FOLDS:
             raise UserError(f"pruner: expected at least {WILCOXON_FOLDS} folds for wilcoxon, found {folds}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             return optuna.pruners.WilcoxonPruner(p_threshold=WILCOXON_P, n_startup_steps=2)
     percentile = 50.0
     if kind == "percentile":

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.experiment import parameters
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.names import Attribute
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.search.spaces import SearchSpace
+from mammo_mlflow.search.parameters import SearchSpace
 
 KEYED = ("dense_batch_norm", "holdout", "control")
 """The parameters added to families before studies had keys, which hold them whatever their value."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """One study. `base` are a trial's values before any is drawn, `paper` those of the first trial."""
 
     name: str
     task: str
     space: SearchSpace
-    base: Mapping[str, Any]
-    paper: Mapping[str, Any]
+    base: Mapping[str, Value]
+    paper: Mapping[str, Value]
     objectives: tuple[Objective, ...]
     sampler: str
     seed: int

@@ -7,51 +7,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
-from mammo_mlflow.search.parameters import ARCHITECTURES, FIELDS, Condition, Parameter, architectures, idle
-from mammo_mlflow.search.tree import KEYS, read_tree, shown
+from mammo_mlflow.search.parameters import (
+    ARCHITECTURES,
+    DEFAULTS,
+    FIELDS,
+    Condition,
+    Parameter,
+    SearchSpace,
+    architectures,
+    idle,
+)
+from mammo_mlflow.search.tree import KEYS, Tree, read_tree, shown
 
-_KINDS = {name: type(item.default) for name, item in FIELDS.items()}
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
 _COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
 _FIXED_ONLY = that_move("place")  # they trade exactness for time, and trials have to compare
 _RANGE_KEYS = ("low", "high", "log", "step")
 
 
-@dataclass(frozen=True)
-class Content:
-    """What a file says, all of it possible."""
-
-    backbone: str | None
-    architecture: str | None
-    parameters: tuple[Parameter, ...]
-    fixed: dict[str, Any]
-
-
 class Reader:
     """Reads one file and collects its faults; what is at fault reads as None, so that reading goes on."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, family: str, backbone: str) -> None:
+        self._path, self._family, self._backbone = path, family, backbone
         self._faults: list[str] = []
-        self._names: tuple[str, ...] = ()  # the family's parameters
-        self._networks: tuple[str, ...] = ()
-        self._idle: tuple[str, ...] = ()  # those that the network has no use for
-        self._built: tuple[str, ...] = ()  # what the architecture draws
-
-    def read(self, family: str, backbone: str) -> Content:
-        """The file for this family and backbone. Raises `Faults` with every fault of the file."""
         self._names = tuple(item.name for item in parameters(family))
         self._networks, self._idle = NETWORKS[family], idle(family, backbone)
-        content = self._content(read_tree(self._path, self._faults), family, backbone)
+        self._built: tuple[str, ...] = ()  # what the architecture draws
+
+    def read(self) -> SearchSpace:
+        """The space for this family and backbone. Raises `Faults` with every fault of the file."""
+        tree, family = read_tree(self._path, self._faults), self._family
+        self._only(tree, KEYS, "")
+        if "family" not in tree:
+            self._fault("family", f"'{family}'", "nothing")
+        self._name(tree, "family", FAMILIES, family)
+        if tree.get("family", family) in [name for name in FAMILIES if name != family]:
+            raise Faults(self._faults)  # the rest is for another family, and would be at fault throughout
+        backbone = self._name(tree, "backbone", self._networks, self._backbone)
+        architecture = self._name(tree, "architecture", ARCHITECTURES)
+        possible = architectures(family, self._backbone)
+        if architecture is not None and architecture not in possible:
+            names = " or ".join(f"'{name}'" for name in possible)
+            self._fault("architecture", f"{names}, which {family} {self._backbone} can have", f"'{architecture}'")
+        self._built = ARCHITECTURES.get(architecture or "", ())
+        drawn, fixed = self._parameters(tree.get("parameters", ""))
+        self._check_conditions(drawn, fixed, backbone)
+        ordered = self._ordered(drawn)
+        if not self._faults and not drawn and architecture is None:
+            self._fault("parameters", "something to search", "nothing but fixed values")
         if self._faults:
             raise Faults(self._faults)
-        return content
+        return SearchSpace(
+            path=self._path,
+            family=family,
+            backbone=backbone,
+            architecture=architecture,
+            parameters=ordered,
+            fixed=fixed,
+        )
 
     def _at(self, key: str) -> str:
         return f"{self._path}: {key}" if key else str(self._path)
@@ -62,54 +83,12 @@ class Reader:
     def _unknown(self, key: str, name: str, choices: Iterable[str]) -> None:
         self._faults.append(str(unknown_name(self._at(key), name, choices)))
 
-    def _content(self, tree: dict[str, Any], family: str, backbone: str) -> Content:
-        """What the mapping says."""
-        self._only(tree, KEYS, "")
-        if "family" not in tree:
-            self._fault("family", f"'{family}'", "nothing")
-        self._name(tree, "family", FAMILIES, family)
-        if tree.get("family", family) in [name for name in FAMILIES if name != family]:
-            raise Faults(self._faults)  # the rest is for another family, and would be at fault throughout
-        own = self._name(tree, "backbone", self._networks, backbone)
-        architecture = self._name(tree, "architecture", ARCHITECTURES)
-        possible = architectures(family, backbone)
-        if architecture is not None and architecture not in possible:
-            names = " or ".join(f"'{name}'" for name in possible)
-            self._fault("architecture", f"{names}, which {family} {backbone} can have", f"'{architecture}'")
-        self._built = ARCHITECTURES.get(architecture or "", ())
-        listed = tree.get("parameters", "")
-        if not isinstance(listed, dict) or not listed:
-            self._fault("parameters", "a mapping of parameters to values, choices or ranges", shown(listed))
-            listed = {}
-        fixed: dict[str, Any] = {}
-        drawn: dict[str, Parameter] = {}
-        for name, given in listed.items():
-            key = f"parameters.{name}"
-            if not self._may_be_listed(key, name, given):
-                continue
-            if isinstance(given, str):
-                fixed[name] = self._value(key, name, given)
-            elif name in _FIXED_ONLY:
-                self._fault(key, "one value, for it may be fixed but not searched", shown(given))
-            elif isinstance(given, list):
-                self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
-            elif (item := self._parameter(key, name, given)) is not None and not _ruled_out(item, backbone):
-                drawn[name] = item
-        for name in self._idle:
-            if name in fixed or name in drawn:
-                self._fault(f"parameters.{name}", f"nothing, for {family} {backbone} has no use for it", "it listed")
-        self._check_conditions(drawn, fixed, own)
-        content = Content(own, architecture, self._ordered(drawn), fixed)
-        if not self._faults and not drawn and architecture is None:
-            self._fault("parameters", "something to search", "nothing but fixed values")
-        return content
-
-    def _only(self, given: Mapping[str, Any], known: Iterable[str], key: str) -> None:
+    def _only(self, given: Mapping[str, Tree], known: Iterable[str], key: str) -> None:
         for name in given:
             if name not in known:
                 self._unknown(key, name, known)
 
-    def _name(self, tree: Mapping[str, Any], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
+    def _name(self, tree: Mapping[str, Tree], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
         """A name at the top of the file: one of a table, and the one asked for."""
         given = tree.get(key)
         if given is None:
@@ -124,27 +103,47 @@ class Reader:
             return given
         return None
 
-    def _may_be_listed(self, key: str, name: str, given: Any) -> bool:
-        if name in _COMMAND_LINE and name in {*_SHARED, *self._names}:
-            self._fault(
-                key, f"--{name.replace('_', '-')} on the command line, where it belongs", "it in a search space"
-            )
-        elif name not in self._names:
-            others = {*_COMMAND_LINE, *self._built, *self._idle}
-            self._unknown("parameters", name, [known for known in self._names if known not in others])
-        elif name in self._built:
-            self._fault(key, "nothing, for the architecture draws it", shown(given))
-        else:
-            return True
-        return False
+    def _parameters(self, listed: Tree) -> tuple[dict[str, Parameter], dict[str, Value]]:
+        """What is drawn, and what is fixed."""
+        fixed: dict[str, Value] = {}
+        drawn: dict[str, Parameter] = {}
+        if not isinstance(listed, dict) or not listed:
+            self._fault("parameters", "a mapping of parameters to values, choices or ranges", shown(listed))
+            return drawn, fixed
+        for name, given in listed.items():
+            key = f"parameters.{name}"
+            if name in _COMMAND_LINE and name in {*_SHARED, *self._names}:
+                wanted = f"--{name.replace('_', '-')} on the command line, where it belongs"
+                self._fault(key, wanted, "it in a search space")
+            elif name not in self._names:
+                others = {*_COMMAND_LINE, *self._built, *self._idle}
+                self._unknown("parameters", name, [known for known in self._names if known not in others])
+            elif name in self._built:
+                self._fault(key, "nothing, for the architecture draws it", shown(given))
+            elif isinstance(given, str):
+                fixed[name] = self._value(key, name, given)
+            elif name in _FIXED_ONLY:
+                self._fault(key, "one value, for it may be fixed but not searched", shown(given))
+            elif isinstance(given, list):
+                self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
+            elif (item := self._parameter(key, name, given)) and all(
+                one.name != "backbone" or one.holds(self._backbone)  # else it is left to other networks
+                for one in item.when
+            ):
+                drawn[name] = item
+        for name in self._idle:
+            if name in fixed or name in drawn:
+                wanted = f"nothing, for {self._family} {self._backbone} has no use for it"
+                self._fault(f"parameters.{name}", wanted, "it listed")
+        return drawn, fixed
 
-    def _value(self, key: str, name: str, given: Any, check: bool = True) -> Any:
+    def _value(self, key: str, name: str, given: Tree, check: bool = True) -> Any:
         """A text as a value of this parameter, checked as an experiment would where asked for."""
         if not isinstance(given, str):
             self._fault(key, "one value", shown(given))
             return None
         try:
-            value = convert(self._at(key), given, _KINDS[name])
+            value = convert(self._at(key), given, type(DEFAULTS[name]))
             if isinstance(value, float) and not math.isfinite(value):
                 raise expected(self._at(key), "a finite number", value)
             if name == "backbone" and value not in self._networks:
@@ -156,26 +155,27 @@ class Reader:
             return None
         return value
 
-    def _parameter(self, key: str, name: str, given: dict[str, Any]) -> Parameter | None:
+    def _parameter(self, key: str, name: str, given: Mapping[str, Tree]) -> Parameter | None:
         before = len(self._faults)
         self._only(given, ("choices", *_RANGE_KEYS, "when"), key)
-        settings: dict[str, Any] = {"when": self._when(f"{key}.when", given["when"]) if "when" in given else ()}
+        when = self._when(f"{key}.when", given["when"]) if "when" in given else ()
+        item = Parameter(name=name, when=when)
         if "choices" in given:
             for other in _RANGE_KEYS:
                 if other in given:
                     self._fault(f"{key}.{other}", "nothing beside choices", shown(given[other]))
-            settings["choices"] = self._choices(f"{key}.choices", name, given["choices"])
-        elif _KINDS[name] not in (int, float):
+            item = replace(item, choices=self._choices(f"{key}.choices", name, given["choices"]))
+        elif item.kind not in (int, float):
             self._fault(key, "choices, for it is no number", ", ".join(given) or "nothing")
         else:
-            settings |= self._range(key, name, given)
-        return Parameter(name, _KINDS[name], **settings) if len(self._faults) == before else None
+            item = self._range(key, item, given)
+        return item if len(self._faults) == before else None
 
-    def _choices(self, key: str, name: str, given: Any) -> tuple[Any, ...]:
+    def _choices(self, key: str, name: str, given: Tree) -> tuple[Value, ...]:
         if not isinstance(given, list) or not given:
             self._fault(key, "a list of one or more values", shown(given))
             return ()
-        found: list[Any] = []
+        found: list[Value] = []
         for item in given:
             value = self._value(key, name, item)
             if value in found and value is not None:
@@ -183,7 +183,8 @@ class Reader:
             found.append(value)
         return tuple(found)
 
-    def _range(self, key: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _range(self, key: str, item: Parameter, given: Mapping[str, Tree]) -> Parameter:
+        name = item.name
         missing = [end for end in ("low", "high") if end not in given]
         if missing:
             self._fault(key, "choices, or low and high", f"no {' and no '.join(missing)}")
@@ -203,22 +204,22 @@ class Reader:
             self._fault(f"{key}.step", "nothing beside log", step)
         elif step is not None and width is not None and 0 < width < step:
             self._fault(f"{key}.step", f"at most high - low, {width}", step)
-        return {"low": low, "high": high, "log": log, "step": step}
+        return replace(item, low=low, high=high, log=log, step=step)
 
-    def _flag(self, key: str, given: Any) -> bool:
+    def _flag(self, key: str, given: Tree) -> bool:
         if isinstance(given, str) and given.lower() in ("true", "false"):
             return given.lower() == "true"
         self._fault(key, "true or false", shown(given))
         return False
 
-    def _when(self, key: str, given: Any) -> tuple[Condition, ...]:
+    def _when(self, key: str, given: Tree) -> tuple[Condition, ...]:
         if not isinstance(given, dict) or not given:
             self._fault(key, "a mapping of parameters to values", shown(given))
             return ()
         found = [self._condition(f"{key}.{name}", name, wanted) for name, wanted in given.items()]
         return tuple(condition for condition in found if condition is not None)
 
-    def _condition(self, key: str, name: str, given: Any) -> Condition | None:
+    def _condition(self, key: str, name: str, given: Tree) -> Condition | None:
         if name not in self._names:
             self._unknown(key.rpartition(".")[0], name, self._names)
         elif name in self._built:
@@ -228,7 +229,7 @@ class Reader:
             if not values:
                 self._fault(key, "one or more values", "none")
             return Condition(name, tuple(values)) if values and None not in values else None
-        elif _KINDS[name] not in (int, float):
+        elif type(DEFAULTS[name]) not in (int, float):
             self._fault(key, "a value or a list of values, for it is no number", "a mapping")
         else:
             self._only(given, ("low", "high"), key)
@@ -241,22 +242,25 @@ class Reader:
                 self._fault(key, "low at most high", f"{ends['low']} and {ends['high']}")
         return None
 
-    def _check_conditions(self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Any], backbone: str | None) -> None:
+    def _check_conditions(
+        self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Value], backbone: str | None
+    ) -> None:
         """A condition that its parameter, as drawn or fixed here, can never fulfil is a fault."""
-        unused = {name: FIELDS[name].default for name in self._idle if name not in drawn}
+        unused = {name: DEFAULTS[name] for name in self._idle if name not in drawn}
         known = {k: value for k, value in {**unused, **fixed, "backbone": backbone}.items() if value is not None}
-        others = {**drawn, **{name: Parameter(name, _KINDS[name], choices=(known[name],)) for name in known}}
-        for item in drawn.values():
-            for condition in item.when:
-                key, other = f"parameters.{item.name}.when.{condition.name}", others.get(condition.name)
-                if other is None:
-                    continue  # what the preset or the command line says, which the file does not know
-                never = [f"'{value}'" for value in condition.values or () if not other.contains(value)]
-                if condition.values is None and not other.reaches(condition):
-                    ends = {"low": condition.low, "high": condition.high}
-                    never = [" and ".join(f"{end} {value}" for end, value in ends.items() if value is not None)]
-                for found in never:
-                    self._fault(key, f"what it can be, {other.extent}", found)
+        others = {name: Parameter(name=name, choices=(value,)) for name, value in known.items()}
+        others = {**drawn, **others}
+        # of others what the preset or the command line says decides, which the file does not know
+        asked = [(item, one) for item in drawn.values() for one in item.when if one.name in others]
+        for item, condition in asked:
+            other = others[condition.name]
+            never = [f"'{value}'" for value in condition.values or () if not other.contains(value)]
+            if condition.values is None and not other.reaches(condition):
+                ends = {"low": condition.low, "high": condition.high}
+                never = [" and ".join(f"{end} {value}" for end, value in ends.items() if value is not None)]
+            for found in never:
+                key = f"parameters.{item.name}.when.{condition.name}"
+                self._fault(key, f"what it can be, {other.extent}", found)
 
     def _ordered(self, drawn: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
         """The parameters, each after those its conditions name, else as in the file; a circle of them is a fault."""
@@ -276,8 +280,3 @@ class Reader:
             for name in circle[1:]:
                 del waiting[name]
         return tuple(found)
-
-
-def _ruled_out(item: Parameter, backbone: str) -> bool:
-    """Whether its conditions leave it to other networks than this one."""
-    return any(condition.name == "backbone" and not condition.holds(backbone) for condition in item.when)

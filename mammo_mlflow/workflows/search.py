@@ -120,9 +120,20 @@ def _questions(
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
             pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
             trials = search.trials or None
-            questions.append(
-                Question("", one, space, base, paper, objectives, search.sampler, paper["seed"], pruner, trials, None)
+            question = Question(
+                name="",
+                task=one,
+                space=space,
+                base=base,
+                paper=paper,
+                objectives=objectives,
+                sampler=search.sampler,
+                seed=paper["seed"],
+                pruner=pruner,
+                trials=trials,
+                deadline=None,
             )
+            questions.append(question)
     if faults:
         raise Faults(faults)
     return questions

@@ -25,8 +25,8 @@ from mammo_mlflow.jobs.contracts import DrawJob, Network
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.models.network import cut_points
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import STARTS, start_draws, suggest
-from mammo_mlflow.search.spaces import ARCHITECTURES
+from mammo_mlflow.search.architectures import STARTS, distribution, start_draws
+from mammo_mlflow.search.parameters import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -53,6 +53,11 @@ def scratch_job(size=32, sides=(PATCH,), **values):
 
 HEAD = head_job()
 JOBS = {"head": HEAD, "scratch": scratch_job()}
+
+
+def suggest(trial, name, facts):
+    """A trial's own answer to a question."""
+    return trial._suggest(name, distribution(facts))
 
 
 def answers(trial):

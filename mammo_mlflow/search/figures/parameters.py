@@ -133,8 +133,7 @@ def importance_shares(finished: Finished) -> dict[str, float]:
     """
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_best_share(finished))
     sign = -1.0 if finished.maximize else 1.0  # PED-ANOVA asks what makes its target low
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few trials, of the sign, and that normalize is experimental
+    with warnings.catch_warnings(action="ignore"):  # of few trials, of the sign, and that normalize is experimental
         found = optuna.importance.get_param_importances(
             finished.study,
             evaluator=evaluator,
