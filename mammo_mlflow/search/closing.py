@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,17 +13,13 @@ from mammo_mlflow.checks import Value
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
-from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import build
-from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
 from mammo_mlflow.search.question import Question
-from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.study import best_trial, metric_name
+from mammo_mlflow.search.study import Search, best_trial, metric_name
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -64,19 +59,10 @@ class Closing:
 class Closer:
     """Ends a study: everything it logs goes on the study's run `top`. Doing it again adds nothing that is there."""
 
-    def __init__(
-        self,
-        bench: Workbench,
-        planner: Planner,
-        study: optuna.Study,
-        question: Question,
-        runs: StudyRuns,
-        top: TrackedRun,
-        final: Mapping[str, Value],
-        fresh_seeds: int,
-    ) -> None:
-        self._bench, self._planner = replace(bench, resume=True), planner  # the study's own folds are at hand
-        self._study, self._question, self._runs, self._top = study, question, runs, top
+    def __init__(self, search: Search, final: Mapping[str, Value], fresh_seeds: int) -> None:
+        self._bench = replace(search.bench, resume=True)  # the study's own folds are at hand
+        self._planner, self._study, self._question = search.planner, search.study, search.question
+        self._runs, self._top = search.runs, search.top
         self._final, self._fresh_seeds = final, fresh_seeds
 
     def close(self, note: str | None) -> Closing:
@@ -158,20 +144,19 @@ class Closer:
     def _compare_fresh(self, best: FrozenTrial, trials: int) -> Fresh:
         """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
         objective = self._question.objectives[0]
-        frames: dict[str, list[pd.DataFrame]] = {"best": [], "paper": []}
-        first = self._question.seed
         settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
+        frames: dict[str, list[pd.DataFrame]] = {who: [] for who in settings}
+        values: dict[str, list[float]] = {who: [] for who in settings}
+        first = self._question.seed
         for seed in range(first + 1, first + 1 + self._fresh_seeds):
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
                 run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
                 cv = cross_validate(self._bench, plan, run, f"fresh seed {seed} {who}", figures=False)
                 run.finish()
+                values[who].append(objective.value(cv.predictions, 0.0))
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
-        values = {
-            who: [objective.value(OutOfFold.of_frame(frame), 0.0) for frame in found] for who, found in frames.items()
-        }
-        best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
+        best_oof, paper_oof = (pd.concat(parts, ignore_index=True) for parts in frames.values())
         difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return Fresh(values["best"], values["paper"], difference)

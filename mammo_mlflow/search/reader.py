@@ -91,16 +91,14 @@ class Reader:
     def _name(self, tree: Mapping[str, Tree], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
         """A name at the top of the file: one of a table, and the one asked for."""
         given = tree.get(key)
-        if given is None:
-            return None
+        if given is None or (isinstance(given, str) and given in known and asked in (None, given)):
+            return given
         if not isinstance(given, str):
             self._fault(key, "a name", shown(given))
         elif given not in known:
             self._unknown(key, given, known)
-        elif asked is not None and given != asked:
-            self._fault(key, f"'{asked}', which is asked for", f"'{given}'")
         else:
-            return given
+            self._fault(key, f"'{asked}', which is asked for", f"'{given}'")
         return None
 
     def _parameters(self, listed: Tree) -> tuple[dict[str, Parameter], dict[str, Value]]:

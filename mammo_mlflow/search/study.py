@@ -86,8 +86,8 @@ class Search:
         top: TrackedRun,
         activations: Mapping[str, Path],
     ) -> None:
-        self._bench, self._planner, self._storage = bench, planner, storage
-        self._study, self._question, self._runs, self._top = study, question, runs, top
+        self.bench, self.planner, self._storage = bench, planner, storage
+        self.study, self.question, self.runs, self.top = study, question, runs, top
         self._activations = dict(activations)
         self._open: dict[int, Work] = {}
         self._jobs: dict[str, Work] = {}
@@ -99,21 +99,21 @@ class Search:
     def run(self, wait: bool) -> None:
         """Work until the study has its trials or its time is over; with `wait`, until others have ended theirs too."""
         while True:
-            for job, answer in self._bench.stream(self._next_job, self._on_event):
+            for job, answer in self.bench.stream(self._next_job, self._on_event):
                 self._answered(job, answer)
             if not (wait and any(trial.state == TrialState.RUNNING for trial in self._trials())):
                 return
             time.sleep(POLL_SECONDS)
-            self._bench.writer.flush()
+            self.bench.writer.flush()
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return self.study.get_trials(deepcopy=False)
 
     # -- giving out work
 
     def _next_job(self) -> FitJob | None:
         # a pruner looks at each fold of a trial before the next one starts, while there are other trials to work on
-        side_by_side = self._question.pruner is None
+        side_by_side = self.question.pruner is None
         while (job := self._fold_job(side_by_side)) is None:
             if not self._begin():
                 return self._fold_job(True)
@@ -134,12 +134,12 @@ class Search:
         with self._storage.alone():
             cut_off = next((trial for trial in self._trials() if self._is_cut_off(trial)), None)
             if cut_off is not None:
-                trial = go_on(self._study, cut_off)
+                trial = go_on(self.study, cut_off)
                 _log.info("trial %d was cut off and goes on", trial.number)
-                writer = self._bench.writer  # its fold's run, too, may have been left RUNNING
-                writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self._top.id, []))
+                writer = self.bench.writer  # its fold's run, too, may have been left RUNNING
+                writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self.top.id, []))
             elif self._may_ask():
-                trial = self._study.ask()
+                trial = self.study.ask()
             else:
                 return False
             trial.set_user_attr(Attribute.PROCESS, this_process())
@@ -159,7 +159,7 @@ class Search:
         return owner is None or not writer_alive(owner)
 
     def _may_ask(self) -> bool:
-        question, trials = self._question, self._trials()
+        question, trials = self.question, self._trials()
         counted = sum(trial.state != TrialState.WAITING for trial in trials)
         if question.trials is not None and counted >= question.trials:
             return False
@@ -175,12 +175,12 @@ class Search:
         frozen = self._trials()[trial.number]
         if Attribute.SETTING in frozen.user_attrs:
             return json.loads(frozen.user_attrs[Attribute.SETTING])
-        question, first = self._question, trial.number == 0
+        question, first = self.question, trial.number == 0
         known = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
         if first:
             known |= self._paper_draws()
         taken = [other.params for other in self._trials() if other.number != trial.number]
-        proposal = self._proposer.propose(self._study, frozen, taken, self._draw, known, known_only=first)
+        proposal = self._proposer.propose(self.study, frozen, taken, self._draw, known, known_only=first)
         proposal.store(trial)
         values = dict(question.paper) if first else proposal.values
         if first:
@@ -189,20 +189,20 @@ class Search:
         return values
 
     def _paper_draws(self) -> dict[str, Value]:
-        question = self._question
+        question = self.question
         architecture = question.space.architecture
         names = {item.name for item in question.space.parameters}
         drawn = {name: value for name, value in question.paper.items() if name in names}
         return drawn | (start_draws(architecture, question.paper) if architecture else {})
 
     def _draw(self, suggest: Suggest) -> dict[str, Value]:
-        space = self._question.space
-        values = space.draw(self._question.base, lambda item: suggest(item.name, distribution_of(item)))
+        space = self.question.space
+        values = space.draw(self.question.base, lambda item: suggest(item.name, distribution_of(item)))
         if space.architecture is None:
             return values
         # what the head stands on does not depend on what is unfrozen, nor may an impossible number hinder the draw
         frozen = {name: 0 for name in values if name == "unfrozen_layers"}
-        plan = self._planner.plans([build(self._question.task, values | frozen, space.family)])[0]
+        plan = self.planner.plans([build(self.question.task, values | frozen, space.family)])[0]
         job = DrawJob(
             name="architecture",
             architecture=space.architecture,
@@ -213,7 +213,7 @@ class Search:
         def answer(_: DrawJob, event: Event) -> Value | None:
             return suggest(event.name, distribution(event.distribution)) if isinstance(event, Suggestion) else None
 
-        return values | self._bench.run_one(job, answer)
+        return values | self.bench.run_one(job, answer)
 
     # -- following a trial
 
@@ -221,10 +221,10 @@ class Search:
         plan: Plan | None = None
         if not problem:
             try:
-                plan = self._planner.plans([build(self._question.task, setting, self._question.space.family)])[0]
+                plan = self.planner.plans([build(self.question.task, setting, self.question.space.family)])[0]
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
-                    self._activations |= ensure_activations(self._bench, plan.activations())
+                    self._activations |= ensure_activations(self.bench, plan.activations())
             except FAILURES as error:
                 problem = Failure(str(error)).line
         first = {Tag.PRESET: "paper"} if trial.number == 0 else {}
@@ -232,17 +232,17 @@ class Search:
         tags |= {} if plan is None else {**plan.tags(), Tag.KEY: plan.key}
         params = setting if plan is None else plan.experiment.flat()
         name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
-        run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
-        link = self._bench.writer.link(run.id)
+        run = self.runs.open("trial", str(trial.number), name, self.top, tags, params, new)
+        link = self.bench.writer.link(run.id)
         trial.set_user_attr(Attribute.LINK, link)
         what = ": the paper's setting" if trial.number == 0 else ""
         write_note(trial, f"[MLflow run]({link}){what}")
         if plan is None:
             self._tell(trial, run, (TrialState.FAIL, problem))
             return
-        marks = {**self._runs.tags, Tag.TRIAL: str(trial.number)}
-        fits = FitRuns(self._bench, plan, run, f"trial {trial.number} ", marks)
-        results = fits.reuse(elsewhere=self._bench.resume)
+        marks = {**self.runs.tags, Tag.TRIAL: str(trial.number)}
+        fits = FitRuns(self.bench, plan, run, f"trial {trial.number} ", marks)
+        results = fits.reuse(elsewhere=self.bench.resume)
         waiting = deque(fit for fit in plan.fits if fit.name not in results)
         work = self._open[trial.number] = Work(
             trial=trial, plan=plan, run=run, runs=fits, results=results, waiting=waiting
@@ -269,7 +269,7 @@ class Search:
     def _look(self, work: Work) -> None:
         """Report what is new; end the trial where it is over and none of its folds runs any more."""
         if work.ending is None:
-            work.report(self._question.objectives, self._question.pruner)
+            work.report(self.question.objectives, self.question.pruner)
         if work.ending is not None and not work.running:
             del self._open[work.number]
             self._end(work, work.ending)
@@ -280,12 +280,12 @@ class Search:
             self._tell(work.trial, work.run, ending)
             return
         log_scores(work.collect())
-        objectives = self._question.objectives
+        objectives = self.question.objectives
         values = work.values(objectives) if state == TrialState.COMPLETE else [work.reported]
         work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})
         if state == TrialState.PRUNED:
             for run_id in work.runs.run_ids.values():
-                self._bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
+                self.bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
         self._tell(work.trial, work.run, ending, values if state == TrialState.COMPLETE else None)
         shown = reason or ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
         _log.info("trial %d: %s%s", work.number, shown, self._standing())
@@ -296,17 +296,17 @@ class Search:
         state, reason = ending
         run.set_tags({Tag.TRIAL_STATE: state.name} | ({Tag.REASON: reason[:500]} if reason else {}))
         run.finish(ENDS[state])
-        self._bench.writer.drain()
+        self.bench.writer.drain()
         if reason:
             trial.set_user_attr(Attribute.REASON, reason)
-        self._study.tell(trial, values, state=state)
+        self.study.tell(trial, values, state=state)
         if state == TrialState.FAIL:
             _log.warning("trial %d failed: %s", trial.number, reason)
 
     def _standing(self) -> str:
         finished = sum(trial.state.is_finished() for trial in self._trials())
-        wanted = f" of {self._question.trials}" if self._question.trials else ""
-        best = best_trial(self._study)
+        wanted = f" of {self.question.trials}" if self.question.trials else ""
+        best = best_trial(self.study)
         return f" ({finished}{wanted} finished" + (f", best: trial {best.number})" if best is not None else ")")
 
 

@@ -190,8 +190,7 @@ def _search(
         if not owner:
             return None
         work.run(wait=True)
-    closer = Closer(bench, planner, study, question, runs, top, final, search.fresh_seeds)
-    closing = closer.close(paper.said.note)
+    closing = Closer(work, final, search.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()

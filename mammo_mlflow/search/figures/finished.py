@@ -25,7 +25,7 @@ SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00
 BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR = colour(5), INK, colour(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parameter:
     """A parameter of which the finished trials have more than one value."""
 
@@ -38,7 +38,7 @@ class Parameter:
     """(trials,), NaN for the trials that do not have it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """A study's finished trials, with the values of its first objective, (trials,)."""
 
@@ -76,24 +76,22 @@ def finished_trials(study: optuna.Study, objective: str) -> Finished:
     values = np.array([trial.values[0] for trial in trials], dtype=np.float64)
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     varying = [name for name in names if len({str(t.params[name]) for t in trials if name in t.params}) > 1]
-    return Finished(study, objective, trials, values, [_parameter(name, trials) for name in varying])
+    found = [_parameter(name, trials) for name in varying]
+    return Finished(study=study, objective=objective, trials=trials, values=values, parameters=found)
 
 
 def _parameter(name: str, trials: list[FrozenTrial]) -> Parameter:
-    drawn = [trial.params.get(name) for trial in trials]
-    held = [trial.params[name] for trial in trials if name in trial.params]
-    spread = [trial.distributions[name] for trial in trials if name in trial.params]
-    categorical = [one for one in spread if isinstance(one, CategoricalDistribution)]
-    choices: tuple[str, ...] = ()
-    if categorical:
-        offered = (choice for one in categorical for choice in one.choices)
-        choices = tuple(dict.fromkeys(str(choice) for choice in (*offered, *held)))
-        at = [float(choices.index(str(v))) if name in t.params else np.nan for v, t in zip(drawn, trials, strict=True)]
-    else:
-        at = [np.nan if value is None else float(value) for value in drawn]
+    having = [trial for trial in trials if name in trial.params]
+    held = [trial.params[name] for trial in having]
+    spread = [trial.distributions[name] for trial in having]
+    offered = [choice for one in spread if isinstance(one, CategoricalDistribution) for choice in one.choices]
+    choices = tuple(dict.fromkeys(map(str, (*offered, *held)))) if offered else ()
+    shown = [choices.index(str(value)) for value in held] if choices else held
+    positions = np.full(len(trials), np.nan)
+    positions[[name in trial.params for trial in trials]] = shown
     log = not choices and any(getattr(one, "log", False) for one in spread)
     whole = all(isinstance(value, int) for value in held)
-    return Parameter(name, choices, log, whole, np.array(at, dtype=np.float64))
+    return Parameter(name=name, choices=choices, log=log, whole=whole, positions=positions)
 
 
 def better(objective: str, maximize: bool) -> str:

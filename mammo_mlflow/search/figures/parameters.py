@@ -81,7 +81,7 @@ def slices(finished: Finished, note: str | None) -> Figure:
 
 def parallel_coordinates(finished: Finished, note: str | None) -> Figure:
     """Every trial a line through its values; the better it is, the darker, and the best and the paper's are marked."""
-    values = Parameter(finished.objective, (), False, False, finished.values)
+    values = Parameter(name=finished.objective, choices=(), log=False, whole=False, positions=finished.values)
     everything = [*finished.parameters, values]
     absent = any(np.isnan(parameter.positions).any() for parameter in everything)
     figure = new_figure(2.5 + 1.15 * len(everything), 4.6, f"Parameters and {finished.objective} of every trial", note)
