@@ -17,12 +17,12 @@ import math
 import numpy as np
 
 from mammo_mlflow.ensembles import stackers
-from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.ensembles.methods import METHODS
 from mammo_mlflow.ensembles.nested import Method, each, nested
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.level1 import Level1
 
 KINDS = ("equal", "unequal", "one good", "opposed", "weak")
 MEMBERS = (2, 5, 10)

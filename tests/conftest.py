@@ -55,7 +55,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{marker}: set by the fixture {fixtures}; see CONTRIBUTING.md")
     option = config.option
     named = option.everything or option.markexpr or config.args_source is config.ArgsSource.ARGS
-    if not named and not hasattr(config, "workerinput"):
+    if not named:
         option.markexpr = QUICK
     if option.markexpr == QUICK:
         sys.meta_path.insert(0, NoKeras())
@@ -102,7 +102,7 @@ def _databases_do_not_wait_for_the_disk():
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory):
+def empty_stores(tmp_path_factory):
     """The folder of an empty `mlflow.db` and `optuna.db`, to be copied: to make their tables takes seconds."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -116,9 +116,9 @@ def empty(tmp_path_factory):
 
 
 @pytest.fixture
-def models(empty, tmp_path):
+def models(empty_stores, tmp_path):
     """Writes finished models into a store of the test's own, made without training."""
-    shutil.copy(empty / "mlflow.db", tmp_path)
+    shutil.copy(empty_stores / "mlflow.db", tmp_path)
     return Models(tmp_path)
 
 

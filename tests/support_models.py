@@ -13,7 +13,6 @@ import numpy as np
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine import assembly, ensemble
 from mammo_mlflow.engine.activations import encoder
-from mammo_mlflow.ensembles import level1
 from mammo_mlflow.ensembles.methods import choose
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
@@ -26,10 +25,9 @@ from mammo_mlflow.models.siamese import joined_shape
 from mammo_mlflow.models.weights import NO_WEIGHTS
 from mammo_mlflow.names import Artifact
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.tracking.vetting import CLASSES_FILE, classes
+from mammo_mlflow.tracking.vetting import CLASSES_FILE, SERVED_CODE, classes
 
 TASK = "benign_malignant"
-CODE = tuple(Path(level1.__file__).with_name(name) for name in ("served.py", "level1.py"))
 HEAD = {"dense": "8-4", "batch_norm": True, "dense_batch_norm": True, "feature_dropout": 0.1, "dropout": 0.1}
 
 
@@ -115,7 +113,7 @@ def save_ensembles(folder):
                 examples=_examples(32, ("baseline", "patch")),
                 metadata={},
                 output=folder,
-                code=CODE,
+                code=tuple(SERVED_CODE.values()),
             )
             ensemble.assemble(job, None)
         else:

@@ -42,7 +42,7 @@ def collected(system, cache):
     def collect(*arguments):
         line = [sys.executable, "-c", COLLECT, *arguments]
         done = subprocess.run(line, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == 0, done.stdout[-2000:]
         return json.loads(re.search("^found (.*)$", done.stdout, re.MULTILINE)[1])
 
     return collect
@@ -61,16 +61,16 @@ def test_every_test_is_in_one_of_the_two_runs_of_ci(collected):
 def test_a_test_of_the_quick_tier_that_needs_more_fails_and_says_which_fixture(system, cache, tmp_path):
     (tmp_path / "test_forgotten.py").write_text(FORGOTTEN)
     (tmp_path / "test_left_out.py").write_text("import keras\ndef test_it():\n    pass\n")
-    options = ["-c", "/dev/null", "--rootdir", ".", "-p", "conftest", "-m", QUICK, "-rs"]
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -n 2 -p conftest -rs\ntestpaths = .\n")
     surroundings = environment(cache)
     surroundings["PYTHONPATH"] += f":{TESTS}"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "."],
+        [sys.executable, "-m", "pytest"],
         cwd=tmp_path,
         env=surroundings,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert "2 failed, 1 passed, 1 skipped" in done.stdout, done.stdout
     assert "imports keras: let it take the fixture keras" in done.stdout

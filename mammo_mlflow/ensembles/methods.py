@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.ensembles.nested import Method, each, nested
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
 from mammo_mlflow.ensembles.weights import Weights, average, greedy, grid, grid_fine
@@ -14,6 +13,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.objectives import Objective, check_metric
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.level1 import Level1
 
 ENSEMBLE_VERSION = 3
 """The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.

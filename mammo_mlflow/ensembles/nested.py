@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.level1 import Level1
 
 Method = Callable[[OutOfFold, Objective, int, Sequence[int | None]], list[Level1]]
 """From predictions, objective, seed and folds to leave out, None for none, to a level 1 for each of these."""

@@ -19,9 +19,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from mammo_mlflow.ensembles.level1 import Level1, sigmoid
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.weighted import LOG_LOSS_CLIP, Floats, Ints
+from mammo_mlflow.level1 import Level1, sigmoid
 
 NEIGHBOURS = 25
 HIDDEN = 8

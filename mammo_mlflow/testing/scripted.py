@@ -42,6 +42,7 @@ from mammo_mlflow.jobs.contracts import (
 from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt, call
 from mammo_mlflow.models.drawn import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
+from mammo_mlflow.names import METADATA, Artifact, Tag
 
 FEATURES = (8,)
 """The shape of what every head stands on."""
@@ -152,7 +153,7 @@ def _fit(job: FitJob, emit: Emit) -> FitResult:
             figures = _figures(job, found, number, best[stage])
             history.append({"stage": stage, "epoch": len(history) + 1, **figures})
             emit(EpochDone(len(history), figures, time.time()))
-    tail = job.output / "tail.keras"
+    tail = job.output / Artifact.TAIL
     _write_network(tail, dict.fromkeys(job.network.sides, job.description.trained.shape), found, job.seed)
     seconds = 1e-4 * len(history) * len(job.train_rows)
     probabilities = _probabilities(job.labels[job.validation_rows], found, job.seed)
@@ -220,7 +221,7 @@ def _predict(job: PredictJob, emit: Emit) -> np.ndarray:
     beside = job.tensor.with_name(job.tensor.name.replace("tensor", "labels"))
     labels = np.zeros(total)
     if beside != job.tensor and beside.exists():
-        task = yaml.safe_load((job.model / "MLmodel").read_text())["metadata"]["mammo"]["mammo.task"]
+        task = yaml.safe_load((job.model / "MLmodel").read_text())["metadata"][METADATA][Tag.TASK]
         labels = targets(np.load(beside)[1::2].astype(int), task)
     emit(StepsDone(total, total))
     return _probabilities(labels, *_read_network(job.model / "data" / "model.keras"))

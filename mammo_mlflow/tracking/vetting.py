@@ -16,32 +16,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
-import numpy as np
 from mlflow.models import Model
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.files import file_sha256
+from mammo_mlflow.level1 import load
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact
 from mammo_mlflow.pixels import PixelRange, read_ranges
 
 _ENVIRONMENT = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
 _EXAMPLES = {"input_example.json", "serving_input_example.json"}
 _KERAS_FILES = {"data/keras_module.txt", "data/model.keras"}
-_ENSEMBLE_CODE = {"served.py": "served.py", "code/level1.py": "level1.py"}
 _ENSEMBLE_FILES = {Artifact.ENSEMBLE, Artifact.LEVEL1, Artifact.MEMBERS}
-_ENSEMBLES = Path(__file__).parents[1] / "ensembles"
+_PACKAGE = Path(__file__).parents[1]
+SERVED_CODE = {"served.py": _PACKAGE / "ensembles" / "served.py", "code/level1.py": _PACKAGE / "level1.py"}
+"""The code of an ensemble, in its model's directory and here."""
 KNOWN_CODE: dict[str, set[str]] = {"served.py": set(), "level1.py": set()}
 """The sha256 of what earlier versions of this project shipped in an ensemble, beside what this one ships."""
 
-_FIRST_ARRAYS = {
-    "weights": "weights",
-    "linear": "coefficients",
-    "mlp": "hidden",
-    "kernel": "mean",
-    "neighbours": "mean",
-}
-"""By kind of level 1 (`KINDS` in `ensembles/level1.py`), the array whose last axis is the members."""
 _KERAS_KEYS = {"env", "loader_module", "python_version", "data"}
 _ENSEMBLE_KEYS = {"artifacts", "cloudpickle_version", "code", "env", "loader_module", "model_code_path"}
 _ENSEMBLE_KEYS |= {"python_version", "streamable"}
@@ -93,11 +86,12 @@ def _vet(path: Path) -> Vetted:
         archive = path / "data" / "model.keras"
     elif loader == "mlflow.pyfunc.loaders.code_model":
         folder = _vet_ensemble_flavor(model)
-        _check_files(files, _ENVIRONMENT | _EXAMPLES | set(_ENSEMBLE_CODE) | {f"{folder}/{n}" for n in _ENSEMBLE_FILES})
-        for file, ours in _ENSEMBLE_CODE.items():
+        _check_files(files, _ENVIRONMENT | _EXAMPLES | set(SERVED_CODE) | {f"{folder}/{n}" for n in _ENSEMBLE_FILES})
+        for file, ours in SERVED_CODE.items():
             _vet_code(path / file, file, ours)
         members = _vet_facts(path / folder / Artifact.ENSEMBLE)
-        joined = _vet_arrays(path / folder / Artifact.LEVEL1)
+        with _one_line(f"model: {Artifact.LEVEL1}"):
+            joined = load(path / folder / Artifact.LEVEL1).members
         if joined != len(members):
             raise expected(f"model: {Artifact.LEVEL1}", f"the {len(members)} members of {Artifact.ENSEMBLE}", joined)
         archive = path / folder / Artifact.MEMBERS
@@ -207,19 +201,11 @@ def _check_files(found: set[str], allowed: set[str]) -> None:
         raise expected("model", f"the file {missing[0]}", "none")
 
 
-def _vet_code(path: Path, name: str, ours: str) -> None:
+def _vet_code(path: Path, name: str, ours: Path) -> None:
     digest = file_sha256(path)
-    known = KNOWN_CODE[ours] | {file_sha256(_ENSEMBLES / ours)}
+    known = KNOWN_CODE[ours.name] | {file_sha256(ours)}
     if digest not in known:
         raise expected(f"model: {name}", "this project's code", f"other code, sha256 {digest[:12]}")
-
-
-def _vet_arrays(path: Path) -> int:
-    """Arrays of numbers and texts, a pickled one is not read; answers how many members they are for."""
-    with _one_line(f"model: {Artifact.LEVEL1}"), np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-        first = _FIRST_ARRAYS[str(arrays["kind"])]
-        return int(arrays[first].shape[-1])
 
 
 def _vet_facts(path: Path) -> tuple[str, ...]:

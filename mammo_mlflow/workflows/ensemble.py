@@ -7,13 +7,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow import ensembles
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.disclosure import RANDOM, Disclosure
@@ -41,6 +39,7 @@ from mammo_mlflow.tracking.compared import compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.vetting import SERVED_CODE
 from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
 from mammo_mlflow.workflows.rails import open_workbench
@@ -53,8 +52,6 @@ OWN = "selected"
 """What an ensemble of members named one by one is called."""
 CLOSE = 1e-4
 """How far a member's answers inside of the ensemble may be from its stored ones."""
-
-_SERVED = tuple(Path(ensembles.__file__).with_name(name) for name in ("served.py", "level1.py"))
 
 _log = logging.getLogger(__name__)
 
@@ -233,7 +230,7 @@ def _model(
     directory = bench.scratch / f"model-{top.id}"
     job = EnsembleJob(
         name="ensemble assembling",
-        code=_SERVED,
+        code=tuple(SERVED_CODE.values()),
         parts=tuple(member.source.part for member in joined.members),
         names=tuple(joined.names),
         level1=level1,

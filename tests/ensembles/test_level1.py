@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mammo_mlflow.ensembles import level1
-from mammo_mlflow.ensembles.level1 import Level1, load
+from mammo_mlflow import level1
 from mammo_mlflow.ensembles.stackers import STACKERS
+from mammo_mlflow.level1 import Level1, load
 
 
 def test_it_imports_numpy_alone():

@@ -160,8 +160,8 @@ class Laboratory:
 
 
 @pytest.fixture(scope="module")
-def laboratory(tmp_path_factory, empty, keras):
-    return Laboratory(shutil.copytree(empty, tmp_path_factory.mktemp("pruning") / "where"))
+def laboratory(tmp_path_factory, empty_stores, keras):
+    return Laboratory(shutil.copytree(empty_stores, tmp_path_factory.mktemp("pruning") / "where"))
 
 
 @pytest.mark.parametrize(("sampler", "seeds"), [("random", 10), ("tpe", 2)])

@@ -21,8 +21,8 @@ from mammo_mlflow.testing.samplers import (
 
 class Shipped(SamplerContract):
     @pytest.fixture
-    def drawn(self, empty, tmp_path):
-        shutil.copy(empty / "optuna.db", tmp_path)  # to make its tables takes a second
+    def drawn(self, empty_stores, tmp_path):
+        shutil.copy(empty_stores / "optuna.db", tmp_path)  # to make its tables takes a second
         return draw_from(tmp_path)
 
 

@@ -8,10 +8,10 @@ from mammo_mlflow.tracking.runs import Writer
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory, empty):
+def client(tmp_path_factory, empty_stores):
     """A SQLite tracking store."""
     where = tmp_path_factory.mktemp("store")
-    shutil.copy(empty / "mlflow.db", where)
+    shutil.copy(empty_stores / "mlflow.db", where)
     made = MlflowClient(f"sqlite:///{where}/mlflow.db")
     made.where = where
     return made

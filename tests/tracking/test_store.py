@@ -56,7 +56,9 @@ def test_what_can_be_no_store_is_told_before_the_work_that_it_is_for(tmp_path, m
     monkeypatch.chdir(tmp_path)
     handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
     try:
-        code = main(["pretrained", "--task", "mass_calc", "--cache-dir", str(tmp_path / "cache")])
+        code = main(
+            ["pretrained", "--task", "mass_calc", "--executor", "inline", "--cache-dir", str(tmp_path / "cache")]
+        )
     finally:
         logging.root.handlers[:] = handlers
         signal.signal(signal.SIGTERM, on_term)

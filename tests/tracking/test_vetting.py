@@ -16,18 +16,18 @@ import pytest
 import yaml
 
 from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
-from mammo_mlflow.ensembles.level1 import Level1
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import tree_sha256
+from mammo_mlflow.level1 import Level1
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.registry import log_model, register, verified_model
-from mammo_mlflow.tracking.vetting import vet
+from mammo_mlflow.tracking.vetting import SERVED_CODE, vet
 
 pytestmark = pytest.mark.usefixtures("keras")
 
 SIZE = 8
+SERVED, LEVEL1_CODE = SERVED_CODE.values()
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}
-ENSEMBLES = Path(__file__).parents[2] / "mammo_mlflow" / "ensembles"
 
 
 def network(columns=1, layer=None):
@@ -56,9 +56,7 @@ def ensemble(tmp_path_factory):
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": ["one", "two"], "threshold": 0.5}))
     columns = {"probability": float, "decision": int, "one": float, "two": float}
     path = folder.with_name("model")
-    save_answering_model(
-        ENSEMBLES / "served.py", [ENSEMBLES / "level1.py"], {"ensemble": folder}, path, PATCHES, columns, {}
-    )
+    save_answering_model(SERVED, [LEVEL1_CODE], {"ensemble": folder}, path, PATCHES, columns, {})
     return path
 
 

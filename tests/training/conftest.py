@@ -89,15 +89,15 @@ class Laboratory:
 
 
 @pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache, empty, keras):
-    where = shutil.copytree(empty, tmp_path_factory.mktemp("laboratory") / "where")
+def laboratory(tmp_path_factory, phantom, cache, empty_stores, keras):
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("laboratory") / "where")
     return Laboratory(where, phantom, cache)
 
 
 @pytest.fixture(scope="session")
-def scripted(tmp_path_factory, phantom, empty):
+def scripted(tmp_path_factory, phantom, empty_stores):
     """Where fits are scripted, by its `script`."""
-    where = shutil.copytree(empty, tmp_path_factory.mktemp("scripted") / "where")
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("scripted") / "where")
     made = Laboratory(where, phantom, where / "cache", "scripted")
     made.script = Script()
     with pytest.MonkeyPatch.context() as patch:

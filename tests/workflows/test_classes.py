@@ -26,6 +26,7 @@ def masses(phantom, tmp_path):
     ],
 )
 def test_what_masses_alone_cannot_answer_is_one_line(cli, masses, tmp_path, command, more, about):
+    more = more if command == "reproduce" else [*more, "--executor", "inline"]
     outcome = cli("--data", str(masses), *more, command=command)
     (line,) = outcome.complaints
     assert outcome.code == 2

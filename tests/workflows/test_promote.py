@@ -120,8 +120,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def place(tmp_path, model, empty, monkeypatch):
-    shutil.copy(empty / "mlflow.db", tmp_path)
+def place(tmp_path, model, empty_stores, monkeypatch):
+    shutil.copy(empty_stores / "mlflow.db", tmp_path)
     found = Place(tmp_path, model)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     monkeypatch.chdir(tmp_path)

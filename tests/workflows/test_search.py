@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from support import PHANTOM, Finished, Running, Store, wait_for
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.names import Attribute
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.study import OWNER
 from mammo_mlflow.testing.scripted import Script
 
 DATA = ["--task", "mass_calc", "--backbone", "vgg16", "--weights", "random", *PHANTOM]
@@ -360,7 +360,9 @@ def test_interrupted_between_folds_it_goes_on_as_if_it_never_had_been(search, tm
     assert [trial.state for trial in study_of(stopped).trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     assert Store(stopped).runs("RUNNING") == []
     study = study_of(stopped)  # the process that it was interrupted in is this one, and lives on
-    study._storage.set_trial_user_attr(study.trials[1]._trial_id, OWNER, f"{socket.gethostname()}:{os.getpid()}:0")
+    study._storage.set_trial_user_attr(
+        study.trials[1]._trial_id, Attribute.PROCESS, f"{socket.gethostname()}:{os.getpid()}:0"
+    )
     script = Script()
     search(*given, "--space", str(stopped / "space.yaml"), where=stopped, script=script)
     assert results(stopped) == results(straight)
@@ -379,8 +381,8 @@ def test_pretrained_with_trials_is_the_same_study(search, tmp_path):
 
 
 def test_when_the_time_is_over_no_trial_begins(search, tmp_path):
-    script = Script(delay={"fold 2": 0.5})
-    search(*FROZEN, *space(tmp_path, *SIMPLE), *BARE, "--trials", "0", "--timeout", "0.4", script=script)
+    arguments = [*FROZEN, *space(tmp_path, *SIMPLE), *BARE, "--trials", "0", "--timeout", "0.4", "--workers", "1"]
+    search(*arguments, script=Script(delay={"fold 2": 0.5}))
     study, _, _ = agree(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
     nothing_runs(tmp_path)

@@ -99,7 +99,7 @@ def test_one_file_does_not_serve_all_encoders(cli, tmp_path):
     """The fault of the one network that it does not fit is told before anything runs."""
     (tmp_path / "space.yaml").write_text("family: siamese\nparameters: {unfrozen_layers: {low: 0, high: 2}}\n")
     arguments = [*CHEAP, "--family", "siamese", "--backbone", "all", "--weights", "random", "--space", "space.yaml"]
-    outcome = cli(*arguments, command="search")
+    outcome = cli(*arguments, "--executor", "inline", command="search")
     assert outcome.code == 2
     (line,) = outcome.complaints
     assert "parameters.unfrozen_layers: expected nothing, for siamese scratch has no use for it" in line
