@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import uuid
 import warnings
@@ -21,7 +22,7 @@ from optuna import Study as Study  # what callers of this module are given
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.checks import Value
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import build
 from mammo_mlflow.files import canonical_json
 from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, FitResult, Suggestion
@@ -33,7 +34,7 @@ from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.question import Question, check_study
+from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import Proposer, Suggest, distribution_of, go_on
 from mammo_mlflow.search.storage import Storage
@@ -53,16 +54,20 @@ _log = logging.getLogger(__name__)
 
 def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
     """The study of that name, made where there is none. Raises `UserError` where it asks something else."""
+    directions = [objective.direction for objective in question.objectives]
     with storage.alone():
         study = optuna.create_study(
             storage=storage.rdb,
             study_name=question.name,
             sampler=optuna.samplers.RandomSampler(),  # draws nothing: a trial is given what `Proposer` settled
             pruner=question.pruner or optuna.pruners.NopPruner(),
-            directions=[objective.direction for objective in question.objectives],
+            directions=directions,
             load_if_exists=True,
         )
-        check_study(study, key, question.objectives)
+        asked = study.user_attrs.get(Attribute.KEY, key), [found.name.lower() for found in study.directions]
+        if asked != (key, directions):
+            wanted = "the name of a new study, or of one with the same data, folds, space and objective"
+            raise expected("study", wanted, f"'{study.study_name}'")
         if Attribute.ID not in study.user_attrs:
             with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
                 study.set_metric_names([objective.name for objective in question.objectives])
@@ -161,9 +166,8 @@ class Search:
     def _may_ask(self) -> bool:
         question, trials = self.question, self._trials()
         counted = sum(trial.state != TrialState.WAITING for trial in trials)
-        if question.trials is not None and counted >= question.trials:
-            return False
-        if question.deadline is not None and time.monotonic() > question.deadline and counted:
+        late = time.monotonic() > (question.deadline or math.inf)
+        if counted >= (question.trials or math.inf) or (late and counted):
             return False
         self.exhausted = self._proposer.exhausted([trial.params for trial in trials])
         return not self.exhausted
@@ -314,7 +318,7 @@ def is_full(study: optuna.Study, question: Question) -> bool:
     """Whether the study has all its trials, and none of them is still worked on."""
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     finished = sum(state.is_finished() for state in states)
-    return question.trials is not None and finished >= question.trials and TrialState.RUNNING not in states
+    return finished >= (question.trials or math.inf) and TrialState.RUNNING not in states
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:

@@ -119,9 +119,7 @@ def _questions(
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
             pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
-            trials = search.trials or None
             question = Question(
-                name="",
                 task=one,
                 space=space,
                 base=base,
@@ -130,8 +128,7 @@ def _questions(
                 sampler=search.sampler,
                 seed=paper["seed"],
                 pruner=pruner,
-                trials=trials,
-                deadline=None,
+                trials=search.trials or None,
             )
             questions.append(question)
     if faults:
@@ -190,6 +187,7 @@ def _search(
         if not owner:
             return None
         work.run(wait=True)
+        work.top = top
     closing = Closer(work, final, search.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()

@@ -10,6 +10,7 @@ from scipy.stats import norm
 from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.search.judging import compare, judge, simultaneous
 
 
@@ -56,7 +57,7 @@ def test_a_better_setting_leads_in_either_direction(name):
     (objective,) = parse_objectives(name)
     good, bad = oof(0.1), oof(0.5)
     found = compare(objective, good, bad.sample(frac=1, random_state=0))
-    values = [objective.value(frame, 0.0) for frame in (good, bad)]
+    values = [objective.value(OutOfFold.of_frame(frame), 0.0) for frame in (good, bad)]
     assert found.value == pytest.approx(abs(values[0] - values[1])) and found.error > 0
     assert compare(objective, bad, good).value == pytest.approx(-found.value)
     assert not judge(found.value, found.error, 20).within_noise

@@ -104,7 +104,6 @@ class Laboratory:
             seed=seed,
             pruner=made,
             trials=TRIALS,
-            deadline=None,
         )
         paper = self.plan(base)
         study = open_study(self.storage, question, question.key(paper))

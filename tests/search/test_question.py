@@ -10,7 +10,6 @@ PAPER = SimpleNamespace(fits=[SimpleNamespace(key="f", fold=0)])
 
 def key(base):
     question = Question(
-        name="",
         task="mass_calc",
         space=SPACE,
         base=base,
@@ -18,9 +17,6 @@ def key(base):
         objectives=parse_objectives("roc_auc"),
         sampler="tpe",
         seed=0,
-        pruner=None,
-        trials=None,
-        deadline=None,
     )
     return question.key(PAPER)
 
