@@ -13,7 +13,7 @@ from mammo_mlflow.errors import UserError
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A convolutional base of `keras.applications`, without its top.
 

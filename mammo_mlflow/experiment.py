@@ -42,7 +42,7 @@ ROWS = {BASELINE: 0, PATCH: 1}
 """Which rows of a data file hold them: the even or the odd ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
     """How it is trained."""
 
@@ -128,7 +128,7 @@ class FinalSpec:
     threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything a cross-validated model needs to be known by. Raises `UserError` for the impossible values."""
 
@@ -308,7 +308,7 @@ def build(task: str, values: Mapping[str, Any], family: str = "pretrained") -> E
             raise unknown_name("parameter", name, known)
     parts = [part(**{f.name: values[f.name] for f in fields(part) if f.name in values}) for part in PARTS]
     model, training, cv, final = parts
-    return Experiment(task, model, training, cv, final, family)
+    return Experiment(task=task, model=model, training=training, cv=cv, final=final, family=family)
 
 
 def build_from(flat: Mapping[str, Any]) -> Experiment:

@@ -13,7 +13,7 @@ CONDITIONS = ("probability", "class")
 DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What is built: an encoder, how much of it is trained, and the head on top."""
 

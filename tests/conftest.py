@@ -213,8 +213,8 @@ def finished(tmp_path_factory, cache, phantom, run_command):
 
 
 @pytest.fixture(scope="session")
-def pretend(tmp_path_factory, phantom, empty):
+def pretend(tmp_path_factory, phantom, empty_stores):
     """Runs commands in this process, their jobs answered by a script (`support.Pretended`)."""
     cache = tmp_path_factory.mktemp("pretended")
     shutil.copytree(phantom, cache / phantom.name)
-    return Pretended(cache, empty)
+    return Pretended(cache, empty_stores)

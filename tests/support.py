@@ -80,7 +80,7 @@ def run_command(where, cache, *arguments, name="pretrained", **more):
 class Pretended:
     """Commands in this process whose jobs are answered by a script: run(where, "--task", …, name="search") -> Outcome.
 
-    Their cache is their own, since what lies in it is made up. Where there is no store yet they find the `empty` one;
+    Their cache is their own, since what lies in it is made up. Where there is no store yet they find an empty one;
     figures are made but not drawn, which would take half of the time.
     """
 

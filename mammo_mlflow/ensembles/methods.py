@@ -22,7 +22,7 @@ An ensemble is then made anew, of the same members: their folds do not know this
 """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ensemble:
     """A method's level 1, made of all rows, and two figures of the objective.
 
@@ -66,7 +66,7 @@ def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, 
     level1, honest = nested(method, data, objective, seed)
     estimate = data.saying(honest).estimate(objective.name, resamples, seed)
     chosen_on = data.saying(level1.predict(data.probabilities)).score(objective.name)
-    return Ensemble(name, level1, chosen_on, estimate, honest)
+    return Ensemble(method=name, level1=level1, chosen_on=chosen_on, nested=estimate, probabilities=honest)
 
 
 def weights_method(search: Callable[..., list[Weights]]) -> Method:

@@ -36,7 +36,7 @@ from mammo_mlflow.evaluation.weighted import Floats, Ints, members
 _EDGE = 1e-12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Fold:
     """A fold's pairs, its AUC, and how much the AUC moves with each patient's positives and negatives, (2, k).
 
@@ -126,7 +126,7 @@ def _fold(labels: Ints, probabilities: Floats, patients: Ints, clusters: int) ->
         moves.append(np.divide(sums, left, out=np.full(clusters, np.nan), where=left > 0))
         worth.append(effective_number(sizes))
     pairs = int(positive.sum()) * int(negative.sum())
-    return _Fold(pairs, auc, np.array(moves), np.array(worth), bool((placed == 0.5).all()))
+    return _Fold(pairs=pairs, auc=auc, moves=np.array(moves), worth=np.array(worth), tied=bool((placed == 0.5).all()))
 
 
 def _freedom(variances: Floats, freedoms: Floats) -> float:

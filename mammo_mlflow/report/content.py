@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
 from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
 from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, WEIGHTED, Row, Table, tables
-from mammo_mlflow.tracking.results import Result, fit_metrics, metrics_of, predictions_of, read_results
+from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, how much of it is done and how much there is."""
@@ -47,7 +46,7 @@ class Group:
     models: tuple[Model, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
     """What is said of a task: its models, their pairs, and what the differences are worth."""
 
@@ -60,7 +59,7 @@ class Task:
     best: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Content:
     """The report's content. `dataset` is empty where no model has been finished at all."""
 
@@ -81,7 +80,7 @@ class Content:
         return Disclosure.of(phantom=self.store.phantom)
 
 
-def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
+def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
     """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
 
     Test predictions are copied to `folder`.
@@ -114,13 +113,13 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     place = next((one.data for one in mine if one.data), "")
     phantom = bool(mine) and PHANTOM in mine[0].said
     store = Store(
-        mine,
-        kept,
-        metrics_of(client, [one.cross_validation for one in stands.values()]),
-        {one: fit_metrics(client, one) for one in holdouts(stands.values())},
-        phantom or (wanted is not None and wanted.phantom),
-        str(wanted.directory) if wanted is not None else place,
-        _types(kept),
+        results=mine,
+        tests=kept,
+        metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
+        fits={one: fit_metrics(client, one) for one in holdouts(stands.values())},
+        phantom=phantom or (wanted is not None and wanted.phantom),
+        place=str(wanted.directory) if wanted is not None else place,
+        types=_types(kept),
     )
     patch_set = wanted or _patch_set(store, chosen, warnings)
     if patch_set is not None:
@@ -132,7 +131,15 @@ def gather(client: Any, wanted: PatchSet | None, folder: Path, progress: Progres
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     patches = next((one.patches for one in mine if one.patches), 0) or 0
     return Content(
-        chosen, store, filled, tasks, patches, " or ".join(sorted(notes)), patch_set, others, tuple(warnings)
+        dataset=chosen,
+        store=store,
+        tables=filled,
+        tasks=tasks,
+        patches=patches,
+        intervals=" or ".join(sorted(notes)),
+        patch_set=patch_set,
+        others=others,
+        warnings=tuple(warnings),
     )
 
 
@@ -152,7 +159,11 @@ def label_of(result: Result) -> str:
 def _members(every: Sequence[Table], results: Sequence[Result]) -> list[Result]:
     """The members of the ensembles that the report weighs itself."""
     rows = [row for table in every for row in table.rows if row.optimistic]
-    members = [Row("", row.task, "pretrained", name, row.backbone == "tuned") for row in rows for name in WEIGHTED]
+    members = [
+        Row(label="", task=row.task, family="pretrained", backbone=name, tuned=row.backbone == "tuned")
+        for row in rows
+        for name in WEIGHTED
+    ]
     return [one for row in members for one in standing(row, results)[:1]]
 
 
@@ -218,7 +229,15 @@ def _task(
     known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
     best = max(known, key=lambda label: known[label]) if known else ""
     sentences = tuple(critical_view(models, pairs, chosen_by))
-    return Task(name, models, tuple(drawn), pairs, sentences, subgroups(models, groups), best)
+    return Task(
+        name=name,
+        models=models,
+        groups=tuple(drawn),
+        pairs=pairs,
+        critical=sentences,
+        subgroups=subgroups(models, groups),
+        best=best,
+    )
 
 
 def _seconds(result: Result, store: Store) -> float:

@@ -10,7 +10,7 @@ from importlib.resources import files
 HEADER = ("subject", "the study", "here", "why", "the study's way")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """A row: what the study does, what is done here, and why.
 
@@ -29,7 +29,14 @@ def differences() -> tuple[Difference, ...]:
     """Every row, in the order of the study's chapters."""
     rows = csv.DictReader(as_csv().splitlines())
     return tuple(
-        Difference(row["subject"], row["study"], row["here"], row["why"], row["way"].removeprefix("-")) for row in rows
+        Difference(
+            subject=row["subject"],
+            study=row["study"],
+            here=row["here"],
+            why=row["why"],
+            way=row["way"].removeprefix("-"),
+        )
+        for row in rows
     )
 
 

@@ -27,7 +27,7 @@ SHOWN = 6
 """Pairs of patches in each sheet."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """A figure of the page: the section it belongs to, its caption, and its alternative text."""
 
@@ -39,7 +39,7 @@ class Drawn:
     svg: Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     name: str
     section: str
@@ -59,7 +59,7 @@ def draw_all(content: Content, folder: Path, progress: Callable[[str, int, int],
         figure.savefig(png, dpi=DPI)
         figure.savefig(svg, metadata={"Date": None})
         figure.clear()
-        drawn.append(Drawn(plan.name, plan.section, plan.caption, plan.alt, png, svg))
+        drawn.append(Drawn(name=plan.name, section=plan.section, caption=plan.caption, alt=plan.alt, png=png, svg=svg))
         progress("drawing figures", done, len(plans))
     return drawn
 
@@ -93,25 +93,25 @@ def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
     of_study = f" (the study's figure {group.figure})" if group.figure else ""
     if not one_class(group.models):
         yield _Plan(
-            f"roc_{name}",
-            group.task,
-            f"ROC curves, {group.title.lower()}{of_study}",
-            f"ROC curves on the test set: {told}",
-            partial(figures.roc_curves, curves, title, note),
+            name=f"roc_{name}",
+            section=group.task,
+            caption=f"ROC curves, {group.title.lower()}{of_study}",
+            alt=f"ROC curves on the test set: {told}",
+            draw=partial(figures.roc_curves, curves, title, note),
         )
         yield _Plan(
-            f"operating_{name}",
-            group.task,
-            f"Precision and recall, calibration and decision curves, {group.title.lower()}",
-            f"Three panels of curves on the test set, for {'; '.join(curves)}",
-            partial(figures.operating_curves, judged, title, note),
+            name=f"operating_{name}",
+            section=group.task,
+            caption=f"Precision and recall, calibration and decision curves, {group.title.lower()}",
+            alt=f"Three panels of curves on the test set, for {'; '.join(curves)}",
+            draw=partial(figures.operating_curves, judged, title, note),
         )
     yield _Plan(
-        f"confusion_{name}",
-        group.task,
-        f"Confusion matrices at the stored thresholds, {group.title.lower()}",
-        "Rows actual, columns predicted. " + "; ".join(_matrix_words(model) for model in group.models),
-        partial(figures.confusion_matrices, judged, TASKS[group.task], title, note),
+        name=f"confusion_{name}",
+        section=group.task,
+        caption=f"Confusion matrices at the stored thresholds, {group.title.lower()}",
+        alt="Rows actual, columns predicted. " + "; ".join(_matrix_words(model) for model in group.models),
+        draw=partial(figures.confusion_matrices, judged, TASKS[group.task], title, note),
     )
 
 
@@ -119,11 +119,12 @@ def _cost(task: Task, content: Content) -> _Plan:
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
     words = WORDS[task.name]
     return _Plan(
-        f"cost_{task.name}",
-        task.name,
-        "What each model cost: seconds of its folds and its final fit, without cached activations, members and sources",
-        "; ".join(f"{label} {value:,.0f} s" for label, value in seconds.items()) or "no costs are stored",
-        partial(figures.costs, seconds, f"Cost of the models, {words}", _note(content, task.models)),
+        name=f"cost_{task.name}",
+        section=task.name,
+        caption="What each model cost: seconds of its folds and its final fit, without cached activations, members and "
+        "sources",
+        alt="; ".join(f"{label} {value:,.0f} s" for label, value in seconds.items()) or "no costs are stored",
+        draw=partial(figures.costs, seconds, f"Cost of the models, {words}", _note(content, task.models)),
     )
 
 
@@ -131,11 +132,13 @@ def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
     note = content.said.note
     counts = patch_set.class_counts()
     yield _Plan(
-        "classes",
-        "data",
-        "Abnormalities of each class (the study's figure 4.1)",
-        "; ".join(f"{split}: " + ", ".join(f"{n} {name}" for name, n in of.items()) for split, of in counts.items()),
-        partial(figures.class_distribution, counts, "Abnormalities of each class", note),
+        name="classes",
+        section="data",
+        caption="Abnormalities of each class (the study's figure 4.1)",
+        alt="; ".join(
+            f"{split}: " + ", ".join(f"{n} {name}" for name, n in of.items()) for split, of in counts.items()
+        ),
+        draw=partial(figures.class_distribution, counts, "Abnormalities of each class", note),
     )
     differences = pair_differences(patch_set)
     order = np.argsort(differences, kind="stable")
@@ -154,11 +157,11 @@ def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
         ]
         title = f"Training pairs that differ {what} (mean absolute difference of pixels)"
         yield _Plan(
-            f"pairs_{name}",
-            "data",
-            f"{title} (compare the study's figure {number})",
-            f"{len(sheet)} pairs of a baseline and an abnormality patch: " + "; ".join(text for text, *_ in sheet),
-            partial(figures.patch_sheet, sheet, title, note),
+            name=f"pairs_{name}",
+            section="data",
+            caption=f"{title} (compare the study's figure {number})",
+            alt=f"{len(sheet)} pairs of a baseline and an abnormality patch: " + "; ".join(text for text, *_ in sheet),
+            draw=partial(figures.patch_sheet, sheet, title, note),
         )
 
 

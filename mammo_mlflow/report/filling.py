@@ -60,7 +60,7 @@ class Model:
         return self.result.metrics.get(Metric.THRESHOLD, 0.5)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Filled:
     """A row with its cells; `result` is None, and `command` says what would fill it, where nothing stands for it."""
 
@@ -85,7 +85,7 @@ class Filled:
         return next((one.patches for one in runs), None) if self.measured else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Store:
     """What was run on one data set, and what filling asks of it."""
 
@@ -207,7 +207,7 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     if not candidates:
         if found := store.unanswerable(row):
             notes = (f"not to be had of these training data: {found}", *notes)
-        return Filled(row, _cells(row, table, store, {}), command(row, store), notes=notes)
+        return Filled(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
     best = candidates[0]
     estimates = {ACCURACY: best.estimate(Metric.TEST_ACCURACY), AUC: best.estimate(Metric.TEST_ROC_AUC)}
     measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
@@ -230,12 +230,12 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
         protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
     return Filled(
-        row,
-        _cells(row, table, store, measured),
-        command(row, store),
-        best,
-        best.said.marks,
-        (*protocol, *notes, *_without(estimates)),
+        row=row,
+        cells=_cells(row, table, store, measured),
+        command=command(row, store),
+        result=best,
+        marks=best.said.marks,
+        notes=(*protocol, *notes, *_without(estimates)),
         others=len(candidates) - 1,
     )
 
@@ -246,16 +246,16 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     tuned = row.backbone == "tuned"
     members = []
     for name in WEIGHTED:
-        found = standing(Row("", row.task, "pretrained", name, tuned), store.results)
+        found = standing(Row(label="", task=row.task, family="pretrained", backbone=name, tuned=tuned), store.results)
         if not found or found[0].run_id not in store.tests:
-            missing = Row("", row.task, "pretrained", name, tuned)
-            return Filled(row, _cells(row, table, store, {}), command(missing, store), notes=said)
+            missing = Row(label="", task=row.task, family="pretrained", backbone=name, tuned=tuned)
+            return Filled(row=row, cells=_cells(row, table, store, {}), command=command(missing, store), notes=said)
         members.append(found[0])
     frames = [store.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
     if len(set(labels)) < 2:
         said = ("no weights can be chosen on a test set of one class",)
-        return Filled(row, _cells(row, table, store, {}), "", notes=said)
+        return Filled(row=row, cells=_cells(row, table, store, {}), command="", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
     said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
@@ -267,7 +267,9 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
-    return Filled(row, cells, "", None, marks, (*said, weights), tuple(members))
+    return Filled(
+        row=row, cells=cells, command="", result=None, marks=marks, notes=(*said, weights), members=tuple(members)
+    )
 
 
 def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:

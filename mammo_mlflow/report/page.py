@@ -8,7 +8,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -70,7 +69,7 @@ def render(
     )
 
 
-def _summary(task: Task, content: Content) -> dict[str, Any]:
+def _summary(task: Task, content: Content) -> dict[str, object]:
     """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
     best = next((model for model in task.models if model.label == task.best), None)
     filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and one.measured)
@@ -86,7 +85,7 @@ def _summary(task: Task, content: Content) -> dict[str, Any]:
     }
 
 
-def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mapping[str, str]) -> dict[str, Any]:
+def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mapping[str, str]) -> dict[str, object]:
     shown, compared = layout(table, rows)
     return {
         "compared": compared,
@@ -124,7 +123,7 @@ def _study(one: Filled, column: Column) -> tuple[str, str]:
     return papers(cell), cell.paper.source if cell.paper else "not printed"
 
 
-def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str]) -> dict[str, Any]:
+def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str]) -> dict[str, object]:
     pairs = task.pairs.copy()
     if len(pairs):
         pairs["interval"] = [
@@ -162,7 +161,7 @@ def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: 
     }
 
 
-def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, object]:
     types = content.store.types
     return {
         "figures": [one for one in drawn if one.section == "data"],

@@ -12,7 +12,7 @@ TEST_TYPES = {1: 113, 2: 66, 3: 106, 4: 51}
 METRICS = {"accuracy": "accuracy", "auc": "roc_auc"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """A printed figure: a metric of `roc_auc` or `accuracy`, on the split train, validation or test."""
 
@@ -35,17 +35,17 @@ def printed() -> tuple[Figure, ...]:
     text = (files(__package__) / "paper" / "results.csv").read_text(encoding="utf-8")
     return tuple(
         Figure(
-            row["source"],
-            row["task"],
-            row["family"],
-            row["set"],
-            row["model"],
-            row["protocol"],
-            METRICS[row["metric"]],
-            row["split"],
-            float(row["value"]),
-            float(row["sd"]) if row["sd"] else None,
-            row["note"],
+            source=row["source"],
+            task=row["task"],
+            family=row["family"],
+            set=row["set"],
+            model=row["model"],
+            protocol=row["protocol"],
+            metric=METRICS[row["metric"]],
+            split=row["split"],
+            value=float(row["value"]),
+            sd=float(row["sd"]) if row["sd"] else None,
+            note=row["note"],
         )
         for row in csv.DictReader(text.splitlines())
     )

@@ -37,7 +37,7 @@ CONDITIONED = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of a table. `tuned` and `method` are None and "" where a model has no such thing."""
 
@@ -64,7 +64,7 @@ class Row:
         return given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """A table of the study: its number, what it is about, and its columns."""
 
@@ -88,13 +88,31 @@ def tables() -> tuple[Table, ...]:
 def _tables() -> Iterator[Table]:
     for number, task in (("4.1", "mass_calc"), ("4.2", "benign_malignant")):
         rows = tuple(_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
-        yield Table(number, f"Scratch models, {WORDS[task]}", task, (TRAIN, VALIDATION, ACCURACY, AUC), rows)
+        yield Table(
+            number=number,
+            title=f"Scratch models, {WORDS[task]}",
+            task=task,
+            columns=(TRAIN, VALIDATION, ACCURACY, AUC),
+            rows=rows,
+        )
     for number, task in (("5.1", "mass_calc"), ("5.2", "benign_malignant")):
         rows = _frozen_and_tuned("pretrained", tuple(BACKBONES), task)
-        yield Table(number, f"Pretrained models, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
+        yield Table(
+            number=number,
+            title=f"Pretrained models, {WORDS[task]}",
+            task=task,
+            columns=(VALIDATION, ACCURACY, AUC),
+            rows=rows,
+        )
     for number, task in (("6.1", "mass_calc"), ("6.2", "benign_malignant")):
         rows = _frozen_and_tuned("siamese", SIAMESE, task)
-        yield Table(number, f"Siamese models, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
+        yield Table(
+            number=number,
+            title=f"Siamese models, {WORDS[task]}",
+            task=task,
+            columns=(VALIDATION, ACCURACY, AUC),
+            rows=rows,
+        )
     for task in WORDS:
         rows = tuple(
             _row(f"{words_of}, {members}", task, "ensemble", members, None, method)
@@ -105,10 +123,16 @@ def _tables() -> Iterator[Table]:
             )
             for members in ("pretrained", "tuned")
         )
-        yield Table("7", f"Ensembles, {WORDS[task]}", task, (ACCURACY, AUC), rows)
+        yield Table(number="7", title=f"Ensembles, {WORDS[task]}", task=task, columns=(ACCURACY, AUC), rows=rows)
     task = "benign_malignant"
     rows = tuple(_row(label, task, "conditioned", name) for name, label in CONDITIONED.items())
-    yield Table("8", f"Given mass/calcification, {WORDS[task]}", task, (VALIDATION, ACCURACY, AUC), rows)
+    yield Table(
+        number="8",
+        title=f"Given mass/calcification, {WORDS[task]}",
+        task=task,
+        columns=(VALIDATION, ACCURACY, AUC),
+        rows=rows,
+    )
 
 
 def _frozen_and_tuned(family: str, backbones: tuple[str, ...], task: str) -> tuple[Row, ...]:
@@ -125,7 +149,7 @@ def _row(label: str, task: str, family: str, backbone: str, tuned: bool | None =
         for one in printed()
         if (one.task, one.family) == (task, family) and _is(one, family, backbone, tuned, method)
     )
-    return Row(label, task, family, backbone, tuned, method, mine)
+    return Row(label=label, task=task, family=family, backbone=backbone, tuned=tuned, method=method, printed=mine)
 
 
 def _is(figure: Figure, family: str, backbone: str, tuned: bool | None, method: str) -> bool:

@@ -47,17 +47,20 @@ class BackboneContract:
     """A backbone is what its row says, scales its input as Keras does, and can be cut anywhere and joined again."""
 
     @pytest.fixture(scope="class")
-    def name(self) -> str:
+    @classmethod
+    def name(cls) -> str:
         """Its name."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def patches(self) -> np.ndarray:
+    @classmethod
+    def patches(cls) -> np.ndarray:
         """What it is shown."""
         return smooth_patches()
 
     @pytest.fixture(scope="class")
-    def base(self, name: str, patches: np.ndarray) -> keras.Model:
+    @classmethod
+    def base(cls, name: str, patches: np.ndarray) -> keras.Model:
         """It, with random weights that were calibrated."""
         made = build_base(name, SIZE, "average", "float32")
         calibrate_random(made, patches.astype(np.float32))
@@ -142,7 +145,7 @@ class BackboneContract:
 
     @pytest.mark.parametrize("unfrozen", [0, 1])
     def test_join_puts_a_tail_back_on_its_prefix(self, base: keras.Model, patches: np.ndarray, unfrozen: int) -> None:
-        head = build_head(base.output.shape[1:], ModelSpec(base.name, dense="8", unfrozen_layers=unfrozen))
+        head = build_head(base.output.shape[1:], ModelSpec(backbone=base.name, dense="8", unfrozen_layers=unfrozen))
         cut = deepest_cut(base, unfrozen)
         tail = build_tail(suffix(base, cut), head)
         wanted = run(keras.Model(base.input, head(base.output)), patches[:3])
@@ -153,7 +156,7 @@ class BackboneContract:
     def test_join_averages_several_tails(self, base: keras.Model, patches: np.ndarray) -> None:
         cut = deepest_cut(base, 0)
         features = run(prefix(base, cut), patches[:3])
-        tails = [build_head(base.output.shape[1:], ModelSpec(base.name, dense="8")) for _ in range(3)]
+        tails = [build_head(base.output.shape[1:], ModelSpec(backbone=base.name, dense="8")) for _ in range(3)]
         each = [run(tail, features) for tail in tails]
         assert np.std(each, axis=0).max() > 1e-4
         joined = run(join(base, cut, tails), patches[:3])

@@ -104,7 +104,7 @@ def find_version(client: MlflowClient, name: str, version: int) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Version:
     """A version of a registered model, with its tags."""
 
@@ -127,7 +127,13 @@ class Version:
 
 def version_of(found: ModelVersion) -> Version:
     """A version as MLflow gives it."""
-    return Version(found.name, int(found.version), found.run_id or "", dict(found.tags), int(found.creation_timestamp))
+    return Version(
+        name=found.name,
+        number=int(found.version),
+        run_id=found.run_id or "",
+        tags=dict(found.tags),
+        created=int(found.creation_timestamp),
+    )
 
 
 def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -> list[Version]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from mlflow.tracking import MlflowClient as Client
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
@@ -29,7 +29,7 @@ OVER = ("report", "reproduce")
 COLUMNS = {"patch", "type", "label", "probability"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """A finished, tested and registered model's run. `ended` is in milliseconds; `data` where its arrays lay."""
 
@@ -89,7 +89,7 @@ class Result:
         return self.tag(Tag.CV_RUN_ID) or self.run_id
 
 
-def read_results(client: MlflowClient) -> list[Result]:
+def read_results(client: Client) -> list[Result]:
     """Every finished final model and ensemble of all active experiments, the newest first; each model's once.
 
     A model that a later command took over has a run there too: the first one, which tested it, stands for it.
@@ -105,7 +105,7 @@ def read_results(client: MlflowClient) -> list[Result]:
     return sorted(found.values(), key=lambda one: (-one.ended, one.run_id))
 
 
-def count_runs(client: MlflowClient) -> Counter[tuple[str, bool]]:
+def count_runs(client: Client) -> Counter[tuple[str, bool]]:
     """How many of the newest 1,000 runs of each experiment there are, by status and whether this project made them.
 
     Reports, and the run that this process was started in, do not count.
@@ -118,7 +118,7 @@ def count_runs(client: MlflowClient) -> Counter[tuple[str, bool]]:
     return counts
 
 
-def metrics_of(client: MlflowClient, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+def metrics_of(client: Client, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
     """The metrics of runs by their ids; those that are gone are left out."""
     wanted = sorted(set(run_ids))
     found = {}
@@ -129,13 +129,13 @@ def metrics_of(client: MlflowClient, run_ids: Iterable[str]) -> dict[str, dict[s
     return found
 
 
-def fit_metrics(client: MlflowClient, cross_validation: str) -> dict[str, dict[str, float]]:
+def fit_metrics(client: Client, cross_validation: str) -> dict[str, dict[str, float]]:
     """The metrics of a cross-validation's fits, by name (`fold 1` …, `refit`)."""
     query = f"tags.`mlflow.parentRunId` = '{cross_validation}'"
     return {run.data.tags.get(Tag.FIT, ""): dict(run.data.metrics) for run in _search(client, query)}
 
 
-def predictions_of(client: MlflowClient, result: Result, folder: Path) -> pd.DataFrame | None:
+def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame | None:
     """The stored test predictions of a model (patch, type, label, probability, patient_id where known).
 
     None where they are gone, damaged, or hold what is no probability.
@@ -150,7 +150,7 @@ def predictions_of(client: MlflowClient, result: Result, folder: Path) -> pd.Dat
         return None
 
 
-def fetch(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | None:
+def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
     """An artifact of a run, copied under `folder`; None where it is not to be had."""
     target = folder / run_id
     target.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def fetch(client: MlflowClient, run_id: str, name: str, folder: Path) -> Path | 
         return None
 
 
-def _search(client: MlflowClient, query: str) -> Iterator[Run]:
+def _search(client: Client, query: str) -> Iterator[Run]:
     experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
     token: str | None = None
     while True:
@@ -173,13 +173,13 @@ def _search(client: MlflowClient, query: str) -> Iterator[Run]:
 
 def _result(run: Run) -> Result:
     return Result(
-        run.info.run_id,
-        run.info.experiment_id,
-        run.info.end_time or run.info.start_time,
-        dict(run.data.tags),
-        dict(run.data.params),
-        dict(run.data.metrics),
-        _place(run),
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        ended=run.info.end_time or run.info.start_time,
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        data=_place(run),
     )
 
 

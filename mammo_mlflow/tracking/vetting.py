@@ -48,7 +48,7 @@ CLASSES: dict[str, list[str]] = json.loads(CLASSES_FILE.read_text())
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Vetted:
     """A model directory that may be loaded: `kind` is `keras` or `ensemble`, `columns` what an ensemble answers.
 
@@ -273,11 +273,11 @@ def _signature(
     if members is None:
         if [getattr(one, "shape", ()) for one in outputs] != [(-1, 1)]:
             raise expected(f"{field}: outputs", "one probability, (-1, 1)", str(signature.outputs))
-        return Vetted("keras", tuple(found), (), found[PATCH][1], ranges)
+        return Vetted(kind="keras", inputs=tuple(found), columns=(), image_size=found[PATCH][1], ranges=ranges)
     columns, wanted = tuple(str(one.name) for one in outputs), ("probability", "decision", *members)
     if columns != wanted:
         raise expected(f"{field}: outputs", ", ".join(wanted), ", ".join(columns))
-    return Vetted("ensemble", tuple(found), columns, found[PATCH][1], ranges)
+    return Vetted(kind="ensemble", inputs=tuple(found), columns=columns, image_size=found[PATCH][1], ranges=ranges)
 
 
 def _shapes(inputs: dict[str, tuple[int, ...]]) -> str:

@@ -8,5 +8,6 @@ pytestmark = pytest.mark.usefixtures("keras")
 
 class TestEveryBackbone(BackboneContract):
     @pytest.fixture(scope="class", params=BACKBONES)
-    def name(self, request):
+    @classmethod
+    def name(cls, request):
         return request.param

@@ -35,7 +35,7 @@ class Source:
 
     def __init__(self, seed, sides, trained="whole"):
         keras.utils.set_random_seed(seed)
-        spec = ModelSpec("scratch", blocks="4/2,6", pooling="flatten", dense="16")
+        spec = ModelSpec(backbone="scratch", blocks="4/2,6", pooling="flatten", dense="16")
         self.sides, self.encoder = sides, build_scratch(spec, SIZE, "float32")
         self.cut = CUTS[trained] % len(self.encoder.layers)
         shape = self.encoder.output.shape[1:]
@@ -62,7 +62,7 @@ def needed(model, raw):
 
 def conditioned_tail(features):
     keras.utils.set_random_seed(9)
-    return build_conditioned((features,), build_head((features + 1,), ModelSpec("a", dense="16-8")))
+    return build_conditioned((features,), build_head((features + 1,), ModelSpec(backbone="a", dense="16-8")))
 
 
 def by_hand(tail, features, condition):

@@ -93,7 +93,7 @@ def test_batch_norm_stays_in_inference_while_its_neighbours_train(patches):
     made = build_base("resnet50", SIZE, "average", "float32")
     calibrate_random(made, patches.astype(np.float32))
     unfreeze(made, 3)
-    model = keras.Model(made.input, build_head((2048,), ModelSpec("resnet50", dense="4"))(made.output))
+    model = keras.Model(made.input, build_head((2048,), ModelSpec(backbone="resnet50", dense="4"))(made.output))
     norms = [layer for layer in made.layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = [np.concatenate([array.ravel() for array in layer.get_weights()]) for layer in norms]
     kernel = made.get_layer("conv5_block3_3_conv").get_weights()[0]

@@ -52,7 +52,7 @@ M1_BY_HAND = [
 M1_PARAMETERS = 13_194_401
 M1_KERNELS = 8 + 3
 
-SMALL = ModelSpec("m1", blocks="6/2-6,8", pool_dropout=0.0, pooling="average")
+SMALL = ModelSpec(backbone="m1", blocks="6/2-6,8", pool_dropout=0.0, pooling="average")
 
 
 def run(model, inputs, training=False):
@@ -156,7 +156,7 @@ def test_the_authors_m1_has_his_pools_dropout_penalties_and_momenta():
     ("side", "padding", "width"), [(2, "valid", 3), (3, "valid", 3), (3, "same", 4), (2, "same", 4)]
 )
 def test_the_first_pool_takes_the_largest_of_its_window(side, padding, width):
-    spec = ModelSpec("m1", blocks="3", first_pool=side, pool_padding=padding)
+    spec = ModelSpec(backbone="m1", blocks="3", first_pool=side, pool_padding=padding)
     encoder = build_scratch(spec, 7, "float32")
     inner = keras.Model(
         encoder.input, [encoder.get_layer(name).output for name in ("block1_conv1_relu", "block1_pool")]
@@ -174,13 +174,13 @@ def test_the_first_pool_takes_the_largest_of_its_window(side, padding, width):
 
 
 def test_a_first_pool_larger_than_its_map_is_refused():
-    assert build_scratch(ModelSpec("m1", blocks="4", first_pool=5, pool_padding="same"), 4, "float32")
+    assert build_scratch(ModelSpec(backbone="m1", blocks="4", first_pool=5, pool_padding="same"), 4, "float32")
     with pytest.raises(UserError, match="blocks: expected at most 0 pools for patches of 4 pixels"):
-        build_scratch(ModelSpec("m1", blocks="4", first_pool=5), 4, "float32")
+        build_scratch(ModelSpec(backbone="m1", blocks="4", first_pool=5), 4, "float32")
 
 
 def test_the_penalty_is_part_of_the_loss_that_is_trained():
-    spec = ModelSpec("m2", blocks="4", dense="8", l1=1e-3, l2=1e-2)
+    spec = ModelSpec(backbone="m2", blocks="4", dense="8", l1=1e-3, l2=1e-2)
     encoder = build_scratch(spec, 8, "float32")
     whole = build_whole(encoder, build_head(encoder.output.shape[1:], spec))
     penalty = sum(float(loss) for loss in whole.losses)
@@ -202,16 +202,16 @@ def test_patches_are_scaled_to_0_to_1(precision):
 
 
 def test_convolutions_have_a_bias_only_without_batch_norm():
-    plain = build_scratch(ModelSpec("m1", blocks="4-6", convolution_batch_norm=False), 8, "float32")
+    plain = build_scratch(ModelSpec(backbone="m1", blocks="4-6", convolution_batch_norm=False), 8, "float32")
     assert [array.shape for array in plain.get_weights()] == [(3, 3, 1, 4), (4,), (3, 3, 4, 6), (6,)]
-    normalised = build_scratch(ModelSpec("m1", blocks="4-6"), 8, "float32")
+    normalised = build_scratch(ModelSpec(backbone="m1", blocks="4-6"), 8, "float32")
     assert [array.shape for array in normalised.get_weights() if array.ndim > 1] == [(3, 3, 1, 4), (3, 3, 4, 6)]
     assert normalised.count_params() == 3 * 3 * 4 + 3 * 3 * 4 * 6 + BATCH_NORM * (4 + 6)
 
 
 @pytest.mark.parametrize(("pooling", "shape"), [("flatten", (4 * 8,)), ("average", (8,)), ("max", (8,))])
 def test_features_are_pooled_as_asked(pooling, shape):
-    spec = ModelSpec("m1", blocks=SMALL.blocks, pooling=pooling)
+    spec = ModelSpec(backbone="m1", blocks=SMALL.blocks, pooling=pooling)
     encoder, seen = build_scratch(spec, 16, "float32"), patches(3, 16)
     maps = run(keras.Model(encoder.input, encoder.get_layer("block2_pool").output), seen)
     wanted = {"flatten": maps.reshape(len(maps), -1), "average": maps.mean((1, 2)), "max": maps.max((1, 2))}[pooling]
@@ -221,7 +221,7 @@ def test_features_are_pooled_as_asked(pooling, shape):
 
 def test_too_small_a_patch_is_refused():
     blocks = preset_values("paper", "m1", "mass_calc", "scratch")["blocks"]
-    spec = ModelSpec("m1", blocks=blocks, pooling="flatten")
+    spec = ModelSpec(backbone="m1", blocks=blocks, pooling="flatten")
     assert build_scratch(spec, 31, "float32").output.shape[1:] == (256,)
     with pytest.raises(UserError, match="blocks: expected at most 3 pools for patches of 30 pixels, found") as problem:
         build_scratch(spec, 30, "float32")
@@ -276,7 +276,7 @@ def test_a_frozen_fused_batch_norm_is_in_inference():
 
 def network(batch_norm=None):
     encoder = build_scratch(SMALL, 16, "float32", batch_norm)
-    return encoder, build_whole(encoder, build_head(encoder.output.shape[1:], ModelSpec("m1", dense="8")))
+    return encoder, build_whole(encoder, build_head(encoder.output.shape[1:], ModelSpec(backbone="m1", dense="8")))
 
 
 def test_a_model_trained_with_fused_batch_norm_is_that_of_plain_layers():

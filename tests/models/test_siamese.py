@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("keras")
 
 SIDES = (BASELINE, PATCH)
 SIZE = 32
-SCRATCH = ModelSpec("scratch", blocks="4/2-4,6", pooling="flatten", dense="32")
-VGG16 = ModelSpec("vgg16", dense="32")
-VGG16_TUNED = ModelSpec("vgg16", dense="32", unfrozen_layers=1)
+SCRATCH = ModelSpec(backbone="scratch", blocks="4/2-4,6", pooling="flatten", dense="32")
+VGG16 = ModelSpec(backbone="vgg16", dense="32")
+VGG16_TUNED = ModelSpec(backbone="vgg16", dense="32", unfrozen_layers=1)
 ENCODERS = {"scratch": SCRATCH, "vgg16": VGG16, "vgg16_tuned": VGG16_TUNED}
 
 BY_HAND = {
@@ -224,7 +224,7 @@ def test_batch_norm_in_training_sees_both_sides_as_one_batch(pairs, bases):
 
 
 def test_a_penalty_counts_once_though_the_encoder_is_asked_twice():
-    spec = ModelSpec("scratch", blocks="4", dense="5", l2=0.1)
+    spec = ModelSpec(backbone="scratch", blocks="4", dense="5", l2=0.1)
     base = build_encoder("siamese", spec, SIZE, "float32")
     tail = Siamese(base, spec, "subtract").tail
     alone = sum(0.1 * np.square(kernel.numpy()).sum() for kernel in kernels(base))

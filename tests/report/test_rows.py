@@ -42,11 +42,11 @@ def test_the_tables_of_the_study():
     ],
 )
 def test_the_studys_test_accuracies(number, task, figures):
-    assert [value(row) for row in rows(number, task)] == figures
+    assert [value(row) for row in rows(number, task)][: len(figures)] == figures  # then networks of our own
 
 
 def test_other_figures_of_the_study():
-    assert [value(row, "roc_auc") for row in rows("5.1")] == [0.870, None, 0.912, None, 0.848, None]
+    assert [value(row, "roc_auc") for row in rows("5.1")][:6] == [0.870, None, 0.912, None, 0.848, None]
     assert value(rows("4.1")[0], split="train") == 0.7588
     assert value(rows("5.1")[0], split="validation") == 0.78
     assert rows("5.1")[0].printed[0].sd == 0.01
@@ -69,7 +69,7 @@ def test_where_the_study_contradicts_itself_its_table_counts():
 @pytest.mark.parametrize("phantom", [False, True])
 def test_every_command_is_one_that_exists(phantom):
     place = "/x/phantom-v1-64-32-80px-seed0" if phantom else "my data"
-    store = Store([], {}, {}, {}, phantom, place)
+    store = Store(results=[], tests={}, metrics={}, fits={}, phantom=phantom, place=place)
     parsers = make_parser().sub_parsers
     seen = set()
     for table in TABLES:
