@@ -14,38 +14,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.models.drawn import (
-    CONVOLUTIONS,
-    DROPOUTS,
-    HEAD_WIDTHS,
-    L1,
-    L2,
-    LAYERS,
-    POOL_DROPOUTS,
-    SCRATCH_WIDTHS,
-    filters,
-)
+from mammo_mlflow.models.drawn import CONVOLUTIONS, L1, L2, LAYERS, filters
+from mammo_mlflow.search.parameters import ARCHITECTURES
 
 DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {
     "categorical": CategoricalDistribution,
     "int": IntDistribution,
     "float": FloatDistribution,
 }
-
-EITHER = (False, True)
-STARTS: dict[str, tuple[Sequence[int], dict[str, Sequence[Value]]]] = {
-    "head": (HEAD_WIDTHS, {"dropout": DROPOUTS, "batch_norm": EITHER}),
-    "scratch": (
-        SCRATCH_WIDTHS,
-        {
-            "dropout": DROPOUTS,
-            "pool_dropout": POOL_DROPOUTS,
-            "convolution_batch_norm": EITHER,
-            "dense_batch_norm": EITHER,
-        },
-    ),
-}
-"""By architecture the widths of its dense layers, and what other parameters of a model it draws from."""
 
 
 def distribution(facts: Mapping[str, object]) -> BaseDistribution:
@@ -66,11 +42,11 @@ def start_draws(architecture: str, values: Mapping[str, Value]) -> dict[str, Val
 
     Values that the architecture cannot draw are left out. Raises `UserError` for an unknown architecture.
     """
-    if architecture not in STARTS:
-        raise unknown_name("architecture", architecture, STARTS)
-    widths, offered = STARTS[architecture]
+    if architecture not in ARCHITECTURES:
+        raise unknown_name("architecture", architecture, ARCHITECTURES)
+    offered = ARCHITECTURES[architecture]
     draws = {name: values[name] for name, choices in offered.items() if values.get(name) in choices}
-    draws |= _start_dense(str(values.get("dense", "")), widths)
+    draws |= _start_dense(str(values.get("dense", "")), offered["dense"])
     if architecture == "scratch":
         draws |= _start_blocks(str(values.get("blocks", "")))
         l1, l2 = (float(values.get(name, math.nan)) for name in ("l1", "l2"))
@@ -81,7 +57,7 @@ def start_draws(architecture: str, values: Mapping[str, Value]) -> dict[str, Val
     return draws
 
 
-def _start_dense(dense: str, known: Sequence[int]) -> dict[str, Value]:
+def _start_dense(dense: str, known: Sequence[Value]) -> dict[str, Value]:
     widths = [int(width) for width in dense.split("-") if width.isdecimal()]
     if not 1 <= len(widths) <= LAYERS or not set(widths) <= set(known):
         return {}

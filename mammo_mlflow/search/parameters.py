@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from itertools import islice
@@ -11,25 +11,29 @@ from pathlib import Path
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, expected
 from mammo_mlflow.experiment import PARTS, build, parameters
+from mammo_mlflow.models.drawn import DROPOUTS, HEAD_WIDTHS, POOL_DROPOUTS, SCRATCH_WIDTHS
 
-FIELDS = {item.name: item for item in parameters()}
 DEFAULTS: dict[str, Value] = {name: value for part in PARTS for name, value in vars(part()).items()}
-"""The parameters of all families' experiments by name, with their checks, and their defaults."""
+"""Of the parameters of all families' experiments."""
 
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    "head": ("dense", "dropout", "batch_norm"),
-    "scratch": (
-        "blocks",
-        "convolution_batch_norm",
-        "pool_dropout",
-        "dense",
-        "dense_batch_norm",
-        "dropout",
-        "l1",
-        "l2",
-    ),
+EITHER = (False, True)
+ARCHITECTURES: dict[str, Mapping[str, Sequence[Value]]] = {
+    "head": {"dense": HEAD_WIDTHS, "dropout": DROPOUTS, "batch_norm": EITHER},
+    "scratch": {
+        "blocks": (),
+        "convolution_batch_norm": EITHER,
+        "pool_dropout": POOL_DROPOUTS,
+        "dense": SCRATCH_WIDTHS,
+        "dense_batch_norm": EITHER,
+        "dropout": DROPOUTS,
+        "l1": (),
+        "l2": (),
+    },
 }
-"""What a file's `architecture` may be, and the parameters that its hypermodel draws."""
+"""What a file's `architecture` may be, and the parameters that its hypermodel draws: from what, where that is a list.
+
+`dense` is made of such widths.
+"""
 
 
 def idle(family: str, backbone: str) -> tuple[str, ...]:
@@ -108,9 +112,14 @@ class Parameter:
         return None if count > limit else [self.kind(low + step * i) for i in range(count)]
 
     @property
+    def default(self) -> Value:
+        """An experiment's own value of it."""
+        return DEFAULTS[self.name]
+
+    @property
     def kind(self) -> type:
         """The type of its values."""
-        return type(DEFAULTS[self.name])
+        return type(self.default)
 
     @property
     def extent(self) -> str:

@@ -7,7 +7,7 @@ The type, the default and the check of a parameter are those of the experiment's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,10 @@ from typing import Any
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
-from mammo_mlflow.search.parameters import (
-    ARCHITECTURES,
-    DEFAULTS,
-    FIELDS,
-    Condition,
-    Parameter,
-    SearchSpace,
-    architectures,
-    idle,
-)
+from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
 from mammo_mlflow.search.tree import FOLDERS, KEYS, Tree, read_tree, shown
 
+_CHECKS = {item.name: item.metadata["check"] for item in parameters()}
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
 _COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
 _FIXED_ONLY = that_move("place")  # they trade exactness for time, and trials have to compare
@@ -57,7 +49,7 @@ class _Reader:
         self._faults: list[str] = []
         self._names = tuple(item.name for item in parameters(family))
         self._networks, self._idle = NETWORKS[family], idle(family, backbone)
-        self._built: tuple[str, ...] = ()  # what the architecture draws
+        self._built: Collection[str] = ()  # what the architecture draws
 
     def read(self) -> SearchSpace:
         tree, family = read_tree(self._path, self._faults), self._family
@@ -157,13 +149,13 @@ class _Reader:
             self._fault(key, "one value", shown(given))
             return None
         try:
-            value = convert(self._at(key), given, type(DEFAULTS[name]))
+            value = convert(self._at(key), given, Parameter(name=name).kind)
             if isinstance(value, float) and not math.isfinite(value):
                 raise expected(self._at(key), "a finite number", value)
             if name == "backbone" and value not in self._networks:
                 raise unknown_name(self._at(key), value, self._networks)
             if check:
-                FIELDS[name].metadata["check"](self._at(key), value)
+                _CHECKS[name](self._at(key), value)
         except UserError as problem:
             self._faults.append(str(problem))
             return None
@@ -243,7 +235,7 @@ class _Reader:
             if not values:
                 self._fault(key, "one or more values", "none")
             return Condition(name, tuple(values)) if values and None not in values else None
-        elif type(DEFAULTS[name]) not in (int, float):
+        elif Parameter(name=name).kind not in (int, float):
             self._fault(key, "a value or a list of values, for it is no number", "a mapping")
         else:
             self._only(given, ("low", "high"), key)
@@ -260,7 +252,7 @@ class _Reader:
         self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Value], backbone: str | None
     ) -> None:
         """A condition that its parameter, as drawn or fixed here, can never fulfil is a fault."""
-        unused = {name: DEFAULTS[name] for name in self._idle if name not in drawn}
+        unused = {name: Parameter(name=name).default for name in self._idle if name not in drawn}
         known = {k: value for k, value in {**unused, **fixed, "backbone": backbone}.items() if value is not None}
         others = {name: Parameter(name=name, choices=(value,)) for name, value in known.items()}
         others = {**drawn, **others}

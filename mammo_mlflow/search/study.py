@@ -193,11 +193,9 @@ class Search:
         return values
 
     def _paper_draws(self) -> dict[str, Value]:
-        question = self.question
-        architecture = question.space.architecture
-        names = {item.name for item in question.space.parameters}
-        drawn = {name: value for name, value in question.paper.items() if name in names}
-        return drawn | (start_draws(architecture, question.paper) if architecture else {})
+        space, paper = self.question.space, self.question.paper
+        drawn = {item.name: paper[item.name] for item in space.parameters if item.name in paper}
+        return drawn | (start_draws(space.architecture, paper) if space.architecture else {})
 
     def _draw(self, suggest: Suggest) -> dict[str, Value]:
         space = self.question.space

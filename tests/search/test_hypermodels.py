@@ -25,7 +25,7 @@ from mammo_mlflow.jobs.contracts import DrawJob, Network
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.models.network import cut_points
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import STARTS, distribution, start_draws
+from mammo_mlflow.search.architectures import distribution, start_draws
 from mammo_mlflow.search.parameters import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -110,7 +110,7 @@ def test_a_known_setting_is_drawn_again(values):
 
 
 def test_the_tables_agree():
-    assert set(HYPERMODELS) == set(STARTS) == set(ARCHITECTURES)
+    assert set(HYPERMODELS) == set(ARCHITECTURES)
     for name, parameters in ARCHITECTURES.items():
         assert set(draw(JOBS[name], answers(optuna.create_study().ask()))) == set(parameters)
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -20,13 +19,11 @@ from mammo_mlflow.evaluation.weighted import Floats
 PAPER = 0
 """The number of the trial that is the paper's setting."""
 
-SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00243A"])
-
 BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR = colour(5), INK, colour(0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameter:
+class Varied:
     """A parameter of which the finished trials have more than one value."""
 
     name: str
@@ -46,7 +43,7 @@ class Finished:
     objective: str
     trials: list[FrozenTrial]
     values: Floats
-    parameters: list[Parameter]
+    parameters: list[Varied]
 
     @property
     def maximize(self) -> bool:
@@ -80,7 +77,7 @@ def finished_trials(study: optuna.Study, objective: str) -> Finished:
     return Finished(study=study, objective=objective, trials=trials, values=values, parameters=found)
 
 
-def _parameter(name: str, trials: list[FrozenTrial]) -> Parameter:
+def _parameter(name: str, trials: list[FrozenTrial]) -> Varied:
     having = [trial for trial in trials if name in trial.params]
     held = [trial.params[name] for trial in having]
     spread = [trial.distributions[name] for trial in having]
@@ -91,7 +88,7 @@ def _parameter(name: str, trials: list[FrozenTrial]) -> Parameter:
     positions[[name in trial.params for trial in trials]] = shown
     log = not choices and any(getattr(one, "log", False) for one in spread)
     whole = all(isinstance(value, int) for value in held)
-    return Parameter(name=name, choices=choices, log=log, whole=whole, positions=positions)
+    return Varied(name=name, choices=choices, log=log, whole=whole, positions=positions)
 
 
 def better(objective: str, maximize: bool) -> str:
