@@ -46,9 +46,10 @@ def start_draws(architecture: str, values: Mapping[str, Value]) -> dict[str, Val
         raise unknown_name("architecture", architecture, ARCHITECTURES)
     offered = ARCHITECTURES[architecture]
     draws = {name: values[name] for name, choices in offered.items() if values.get(name) in choices}
-    draws |= _start_dense(str(values.get("dense", "")), offered["dense"])
-    if architecture == "scratch":
+    draws |= _start_dense(str(values.get("dense", "")), offered.get("dense", ()))
+    if "blocks" in offered:
         draws |= _start_blocks(str(values.get("blocks", "")))
+    if "l1" in offered:
         l1, l2 = (float(values.get(name, math.nan)) for name in ("l1", "l2"))
         if l1 == l2 == 0:
             draws["regularised"] = False

@@ -83,9 +83,9 @@ class Parameter:
             return value in (self.choices or ())
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
             return False
-        if self._step is None:
+        if self.grid is None:
             return True
-        steps = (value - self.low) / self._step
+        steps = (value - self.low) / self.grid
         return abs(steps - round(steps)) < 1e-8  # as Optuna tells a value on the grid
 
     def reaches(self, condition: Condition) -> bool:
@@ -93,8 +93,8 @@ class Parameter:
         if self.low is None or self.high is None:
             return any(condition.holds(value) for value in self.choices or ())
         first = self.low if condition.low is None else max(self.low, condition.low)
-        if self._step is not None:
-            first = self.low - (self.low - first) // self._step * self._step  # the first on the grid from there
+        if self.grid is not None:
+            first = self.low - (self.low - first) // self.grid * self.grid  # the first on the grid from there
         return first <= (self.high if condition.high is None else min(self.high, condition.high))
 
     def drawn(self, values: Mapping[str, Value]) -> bool:
@@ -105,9 +105,9 @@ class Parameter:
         """Everything that could be drawn, in order; None where that is infinite or more than `limit`."""
         if self.low is None or self.high is None:
             return list(self.choices or ())
-        if self._step is None:
+        if self.grid is None:
             return None
-        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self._step))  # 0.1 + 0.2 is 0.3
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.grid))  # 0.1 + 0.2 is 0.3
         count = int((high - low) / step) + 1
         return None if count > limit else [self.kind(low + step * i) for i in range(count)]
 
@@ -129,7 +129,8 @@ class Parameter:
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step else "")
 
     @property
-    def _step(self) -> float | None:
+    def grid(self) -> float | None:
+        """The step between two values; None where there is none."""
         return 1 if self.step is None and self.kind is int else self.step
 
 

@@ -54,8 +54,7 @@ class Sampler:
         if self.shared:
             settings |= {"independent_sampler": RandomSampler(seed), "warn_independent_sampling": False}
         with warnings.catch_warnings(action="ignore"):  # what Optuna calls experimental is what it recommends here
-            made: BaseSampler = getattr(optuna.samplers, self.optuna_name)(**settings)
-        return made
+            return getattr(optuna.samplers, self.optuna_name)(**settings)
 
 
 # groups of parameters that are drawn together: conditional ones keep their joint model
@@ -90,7 +89,7 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
         return CategoricalDistribution(parameter.choices or ())
     with warnings.catch_warnings(action="ignore"):  # an end that no step reaches is moved to the last one before it
         if parameter.kind is int:
-            step = 1 if parameter.step is None else int(parameter.step)
+            step = int(parameter.grid or 1)
             return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 

@@ -273,7 +273,7 @@ class Search:
         if work.ending is None:
             work.report(self.question.objectives, self.question.pruner)
         if work.ending is not None and not work.running:
-            del self._open[work.number]
+            del self._open[work.trial.number]
             self._end(work, work.ending)
 
     def _end(self, work: Work, ending: Ending) -> None:
@@ -290,7 +290,7 @@ class Search:
                 self.bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
         self._tell(work.trial, work.run, ending, values if state == TrialState.COMPLETE else None)
         shown = reason or ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
-        _log.info("trial %d: %s%s", work.number, shown, self._standing())
+        _log.info("trial %d: %s%s", work.trial.number, shown, self._standing())
 
     def _tell(
         self, trial: optuna.Trial, run: TrackedRun, ending: Ending, values: Sequence[float] | None = None

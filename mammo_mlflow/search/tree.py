@@ -17,6 +17,7 @@ FOLDERS = (Path("search_spaces"), Path(__file__).parents[2] / "search_spaces")
 """Where spaces are looked for: under the current directory, then beside the package."""
 
 Tree = str | list["Tree"] | dict[str, "Tree"]
+"""What a file says, or a part of it."""
 KEYS = ("family", "backbone", "architecture", "parameters")
 """What stands at the top of a file."""
 
@@ -73,9 +74,8 @@ def _plain(path: Path, key: str, node: yaml.Node, faults: list[str]) -> Tree:
     for name_node, item in node.value:
         line = f"line {name_node.start_mark.line + 1}"
         if not isinstance(name_node, yaml.ScalarNode):
-            faults.append(
-                str(expected(f"{path}: {key}".removesuffix(": "), "names as keys", f"something else in {line}"))
-            )
+            place = f"{path}: {key}".removesuffix(": ")
+            faults.append(str(expected(place, "names as keys", f"something else in {line}")))
             continue
         name, inner = name_node.value, f"{key}.{name_node.value}".lstrip(".")
         if name in found:

@@ -37,11 +37,6 @@ class Work:
     """The last value that the pruner was told: that of a pruned trial."""
     _steps: int = 0
 
-    @property
-    def number(self) -> int:
-        """The trial's number in its study."""
-        return self.trial.number
-
     def collect(self, folds: Sequence[Fit] | None = None) -> CrossValidation:
         """The cross-validation of these folds, or of all that are done so far."""
         results = self.results if folds is None else {fit.name: self.results[fit.name] for fit in folds}
@@ -65,7 +60,7 @@ class Work:
             if value != value:
                 continue
             self.reported = value
-            told = self.trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
+            told = self.trial.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values
             if self._steps not in told:
                 self.trial.report(value, self._steps)
             if self.waiting and self.trial.should_prune():  # where every fold is under way, there is none to save
