@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mammo_mlflow.checks import Value
+from mammo_mlflow.checks import Value, one_of
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
 from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
 from mammo_mlflow.search.tree import FOLDERS, KEYS, Tree, read_tree, shown
 
-_CHECKS = {item.name: item.metadata["check"] for item in parameters()}
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
 _COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
 _FIXED_ONLY = that_move("place")  # they trade exactness for time, and trials have to compare
@@ -48,7 +47,9 @@ class _Reader:
         self._path, self._family, self._backbone = path, family, backbone
         self._faults: list[str] = []
         self._names = tuple(item.name for item in parameters(family))
-        self._networks, self._idle = NETWORKS[family], idle(family, backbone)
+        self._checks = {item.name: item.metadata["check"] for item in parameters()}
+        self._checks["backbone"] = one_of(*NETWORKS[family])
+        self._idle = idle(family, backbone)
         self._built: Collection[str] = ()  # what the architecture draws
 
     def read(self) -> SearchSpace:
@@ -59,7 +60,7 @@ class _Reader:
         self._name(tree, "family", FAMILIES, family)
         if tree.get("family", family) in [name for name in FAMILIES if name != family]:
             raise Faults(self._faults)  # the rest is for another family, and would be at fault throughout
-        backbone = self._name(tree, "backbone", self._networks, self._backbone)
+        backbone = self._name(tree, "backbone", NETWORKS[family], self._backbone)
         architecture = self._name(tree, "architecture", ARCHITECTURES)
         possible = architectures(family, self._backbone)
         if architecture is not None and architecture not in possible:
@@ -152,10 +153,8 @@ class _Reader:
             value = convert(self._at(key), given, Parameter(name=name).kind)
             if isinstance(value, float) and not math.isfinite(value):
                 raise expected(self._at(key), "a finite number", value)
-            if name == "backbone" and value not in self._networks:
-                raise unknown_name(self._at(key), value, self._networks)
             if check:
-                _CHECKS[name](self._at(key), value)
+                self._checks[name](self._at(key), value)
         except UserError as problem:
             self._faults.append(str(problem))
             return None

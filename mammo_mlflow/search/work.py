@@ -68,7 +68,5 @@ class Work:
                 self.ending = TrialState.PRUNED, f"pruned after {last}: {objectives[0].name} {value:.4f} so far"
         if self.ending is None and all(fit.name in self.results for fit in folds):
             missing = [o.name for o, v in zip(objectives, self.values(objectives), strict=True) if v != v]
-            if missing:
-                self.ending = TrialState.FAIL, f"{', '.join(missing)}: undefined on these folds"
-            else:
-                self.ending = TrialState.COMPLETE, ""
+            undefined = TrialState.FAIL, f"{', '.join(missing)}: undefined on these folds"
+            self.ending = undefined if missing else (TrialState.COMPLETE, "")

@@ -182,12 +182,10 @@ def _height(parameter: Varied, positions: Floats) -> Floats:
 
 def _ticks(parameter: Varied) -> list[tuple[float, str]]:
     """Heights and their labels: each choice, or the lowest, a middle and the highest number."""
-    if parameter.choices:
-        at: Floats = np.arange(len(parameter.choices), dtype=np.float64)
-        return list(zip(_height(parameter, at).tolist(), parameter.choices, strict=True))
-    at = _ends(parameter)
+    at = np.arange(len(parameter.choices), dtype=np.float64) if parameter.choices else _ends(parameter)
     form = ".0f" if parameter.whole else ".3g"
-    return [(float(height), f"{value:{form}}") for height, value in zip(_height(parameter, at), at, strict=True)]
+    labels = parameter.choices or [f"{value:{form}}" for value in at]
+    return list(zip(_height(parameter, at).tolist(), labels, strict=True))
 
 
 def _ends(parameter: Varied) -> Floats:
