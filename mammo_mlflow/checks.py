@@ -18,7 +18,7 @@ LARGEST = 1_000_000_000
 def one_of(*choices: str) -> Check:
     """One of these names."""
 
-    def check(name: str, value: Any) -> None:
+    def check(name: str, value: object) -> None:
         if value not in choices:
             raise unknown_name(name, value, choices)
 
@@ -28,7 +28,7 @@ def one_of(*choices: str) -> Check:
 def whole(low: int, high: int) -> Check:
     """A whole number from `low` to `high`: one that nobody would miss, so that a slip ends at once and not never."""
 
-    def check(name: str, value: Any) -> None:
+    def check(name: str, value: float) -> None:
         if not low <= value <= high:
             raise expected(name, f"a whole number from {low} to {high}", value)
 
@@ -42,19 +42,19 @@ at_once = whole(0, 1024)
 """Processes or threads; 0 leaves the number to the command."""
 
 
-def positive(name: str, value: Any) -> None:
+def positive(name: str, value: float) -> None:
     """A number above 0, within reason."""
     if not 0 < value <= LARGEST:
         raise expected(name, f"a number above 0, at most {LARGEST:,}", value)
 
 
-def share(name: str, value: Any) -> None:
+def share(name: str, value: float) -> None:
     """A number from 0 up to, not including, 1."""
     if not 0 <= value < 1:
         raise expected(name, "a number from 0 up to, not including, 1", value)
 
 
-def class_weights(name: str, value: Any) -> None:
+def class_weights(name: str, value: str) -> None:
     """`none`, `balanced` or a ratio of two numbers above 0."""
     if value in ("none", "balanced"):
         return
@@ -63,13 +63,13 @@ def class_weights(name: str, value: Any) -> None:
         raise expected(name, "'none', 'balanced' or a ratio such as '1:1.3'", f"'{value}'")
 
 
-def widths(name: str, value: Any) -> None:
+def widths(name: str, value: str) -> None:
     """`none`, or whole numbers with dashes between."""
     if not re.fullmatch(r"none|[1-9]\d{0,4}(-[1-9]\d{0,4}){0,15}", str(value), re.ASCII):
         raise expected(name, "a width below 100000, up to 16 such as 256-64, or none", f"'{value}'")
 
 
-def blocks(name: str, value: Any) -> None:
+def blocks(name: str, value: str) -> None:
     """Blocks of convolutions as `models/scratch.py` reads them."""
     block = r"[1-9]\d{0,3}(/[1-9])?(-[1-9]\d{0,3}(/[1-9])?){0,15}"
     if not re.fullmatch(rf"{block}(,{block}){{0,7}}", str(value), re.ASCII):
@@ -77,11 +77,11 @@ def blocks(name: str, value: Any) -> None:
         raise expected(name, wanted, f"'{value}'")
 
 
-def anything(name: str, value: Any) -> None:
+def anything(name: str, value: object) -> None:
     """For booleans, and for values that another room checks (weights, threshold policies)."""
 
 
-def at_least_zero(name: str, value: Any) -> None:
+def at_least_zero(name: str, value: float) -> None:
     """A number from 0, within reason."""
     if not 0 <= value <= LARGEST:
         raise expected(name, f"a number from 0 to {LARGEST:,}", value)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -170,16 +171,12 @@ def make_whole(path: Path, make: Callable[[str], object]) -> None:
     Where another program was faster its file stays and ours goes; an empty file is replaced. Raises `Unusable` where
     nothing can be written, and whatever `make` raises. Called alone.
     """
-    check_writable(path.parent)
-    part = _part(path)
-    try:
+    with _beside(path) as part:
         make(sqlite_url(part))
         if path.exists() and not path.stat().st_size:
             part.replace(path)
         else:
             _give_name(part, path)
-    finally:
-        clear_parts(path)
 
 
 def check_writable(folder: Path) -> None:
@@ -202,8 +199,15 @@ def clear_parts(path: Path) -> None:
             left.unlink()
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """The name of a new file beside `path`, of which nothing stays. Raises `Unusable` where none can be written."""
+    check_writable(path.parent)
+    clear_parts(path)
+    try:
+        yield path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+    finally:
+        clear_parts(path)
 
 
 def _give_name(part: Path, path: Path) -> None:
@@ -224,11 +228,11 @@ def wait_until_made(path: Path, whole: Callable[[Look], bool], patience: float =
     """
     deadline = time.monotonic() + patience
     while True:
+        found, problem = None, None
         try:
             found = look(path)
-            problem = None
         except Unreadable as one:
-            found, problem = None, one
+            problem = one
         if found is not None and whole(found):
             return found
         still = _still_seconds(path)
@@ -261,7 +265,7 @@ def holders(path: Path) -> list[int]:
 
 def set_aside(path: Path, why: str) -> Path:
     """Give a file another name beside its own, e.g. mlflow.db.broken-1; the name."""
-    kept = free_name(path, why)
+    kept = _free_name(path, why)
     path.replace(kept)
     for end in ("-journal", "-wal", "-shm"):
         with suppress(FileNotFoundError):
@@ -269,12 +273,10 @@ def set_aside(path: Path, why: str) -> Path:
     return kept
 
 
-def free_name(path: Path, why: str) -> Path:
+def _free_name(path: Path, why: str) -> Path:
     """A name beside a file's own that nothing has yet."""
-    number = 1
-    while (kept := path.with_name(f"{path.name}.{why}-{number}")).exists():
-        number += 1
-    return kept
+    names = (path.with_name(f"{path.name}.{why}-{number}") for number in count(1))
+    return next(kept for kept in names if not kept.exists())
 
 
 def replace_by_copy(path: Path, change: Callable[[str], object], why: str) -> Path:
@@ -285,24 +287,19 @@ def replace_by_copy(path: Path, change: Callable[[str], object], why: str) -> Pa
     """
     if others := holders(path):
         raise Unusable(f"an older one, to be upgraded, that process {others[0]} has open: end that, then repeat")
-    check_writable(path.parent)
-    clear_parts(path)
-    part = _part(path)
     try:
-        with open_file(path) as source:
+        with _beside(path) as part, open_file(path) as source:
             source.execute("PRAGMA journal_mode=DELETE")  # a write-ahead log beside it would be taken for the new one's
             source.isolation_level = None
             source.execute("BEGIN IMMEDIATE")
             with open_file(path) as reader, closing(sqlite3.connect(part)) as copy:
                 reader.backup(copy)
             change(sqlite_url(part))
-            kept = free_name(path, why)
+            kept = _free_name(path, why)
             os.link(path, kept)
             part.replace(path)
     except OSError as problem:
         raise Unusable(f"{problem.filename or path}: {problem.strerror}") from None
-    finally:
-        clear_parts(path)
     return kept
 
 

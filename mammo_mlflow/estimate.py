@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from mammo_mlflow.names import Tag
 
@@ -19,7 +19,7 @@ class Run(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], /) -> None:
         """Log numbers by name."""
 
-    def set_tags(self, tags: Mapping[str, Any], /) -> None:
+    def set_tags(self, tags: Mapping[str, str], /) -> None:
         """Set tags by name."""
 
 

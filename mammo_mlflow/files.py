@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -44,10 +43,8 @@ def whole(target: Path, alone: bool = False) -> Iterator[Path]:
         if target.is_dir():  # a folder with files cannot be replaced in one step
             shutil.rmtree(old, ignore_errors=True)
             target.replace(old)
-            part.replace(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.replace(target)
+        part.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -85,17 +82,15 @@ def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: i
     """
     lock = FileLock(file, mode=mode)
     try:
-        lock.acquire(timeout=patience)
+        held = lock.acquire(timeout=patience)
     except Timeout:
         if isinstance(taken, Exception):
             raise taken from None
         if taken:
             _log.info("%s", taken)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def shared_lock(purpose: str, name: str) -> Path:
@@ -108,7 +103,7 @@ def sha256(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def json_sha256(content: Any) -> str:
+def json_sha256(content: object) -> str:
     """The sha256 of data, the same for the same content."""
     return sha256(canonical_json(content))
 
@@ -125,12 +120,12 @@ def tree_sha256(folder: Path, *left_out: str) -> str:
     return sha256("".join(f"{name}\0{file_sha256(path)}\0" for path, name in files.items() if name not in left_out))
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: the same text for the same content."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"cannot be written as JSON: {type(value).__name__}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ MARGIN = 2
 FEW = 5
 
 
-def whole_numbers(where: str, values: Any, highest: int = LARGEST, wanted: str = RAW) -> np.ndarray:
+def whole_numbers(where: str, values: object, highest: int = LARGEST, wanted: str = RAW) -> np.ndarray:
     """An array, or nested lists as JSON has them, as uint16 of the same shape.
 
     Raises `UserError` where lists are ragged or a value is no whole number from 0 to `highest`, the first is named:
@@ -40,12 +39,12 @@ def whole_numbers(where: str, values: Any, highest: int = LARGEST, wanted: str =
     return array.astype(np.uint16)
 
 
-def has_booleans(values: Any) -> bool:
+def has_booleans(values: object) -> bool:
     """Whether there is a true or false in nested lists: NumPy makes numbers of those between numbers."""
     return any(isinstance(one, bool) for one in _each(values))
 
 
-def _each(values: Any) -> Iterator[Any]:
+def _each(values: object) -> Iterator[object]:
     """What stands in nested lists or arrays, in order."""
     left = [values]
     while left:
@@ -58,12 +57,13 @@ def _each(values: Any) -> Iterator[Any]:
             yield one
 
 
-def _is_whole(value: Any, highest: int) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value <= highest and value == int(value)
+def _is_whole(value: object, highest: int) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= highest and value == int(value)
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     """A value as JSON has it, cut short."""
     if isinstance(value, dict):
         return "an object"
@@ -74,7 +74,7 @@ def _spelled(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PixelRange:
     """The values of training patches: the smallest, the largest, and how bright the brightest pixels of patches are.
 
@@ -97,8 +97,9 @@ class PixelRange:
 def range_of(patches: np.ndarray) -> PixelRange:
     """The range of patches (n, …) uint16, which may be mapped from a file."""
     largest = _over_pixels(np.max, patches)
-    middle = np.quantile(largest, [0, 0.01, 0.5, 1], method="nearest")
-    return PixelRange(int(patches.min()), int(patches.max()), *(int(value) for value in middle))
+    middle = np.quantile(largest, [0, 0.01, 0.5, 1], method="nearest").tolist()
+    found = dict(zip(("lowest", "percent_1", "median", "highest"), middle, strict=True))
+    return PixelRange(minimum=int(patches.min()), maximum=int(patches.max()), **found)
 
 
 def describe_ranges(patches: np.ndarray, sides: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -106,14 +107,13 @@ def describe_ranges(patches: np.ndarray, sides: Mapping[str, int]) -> dict[str, 
     return {name: asdict(range_of(patches[first::2])) for name, first in sides.items()}
 
 
-def read_ranges(stored: Any) -> dict[str, PixelRange]:
+def read_ranges(stored: Mapping[str, object] | None) -> dict[str, PixelRange]:
     """What `describe_ranges` gave, read again; none of a model made before it was stored. Raises `UserError`."""
     found = {}
     for name, values in ({} if stored is None else stored).items():
         if not isinstance(values, dict) or not all(_is_whole(value, LARGEST) for value in values.values()):
-            raise expected(
-                f"model: MLmodel: training values of {name}", f"whole numbers from 0 to {LARGEST}", str(values)[:80]
-            )
+            where = f"model: MLmodel: training values of {name}"
+            raise expected(where, f"whole numbers from 0 to {LARGEST}", str(values)[:80])
         found[str(name)] = PixelRange(**values)
     return found
 
@@ -154,5 +154,5 @@ def summarise(odd: Mapping[str, Sequence[str]], rows: Sequence[int]) -> list[str
     return lines
 
 
-def _over_pixels(what: Any, patches: np.ndarray) -> np.ndarray:
+def _over_pixels(what: Callable[..., np.ndarray], patches: np.ndarray) -> np.ndarray:
     return what(patches, axis=tuple(range(1, patches.ndim)))

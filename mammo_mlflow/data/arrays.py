@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,6 @@ from mammo_mlflow.errors import UserError, expected
 
 BLOCK_ROWS = 64
 HEADER_BYTES = 16_384  # NumPy reads none that is longer than 10,000
-_HEADER_READERS: dict[tuple[int, int], Any] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,10 @@ def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
     from both (TokenError, IndentationError, RecursionError, MemoryError, IndexError, TypeError …), in none of which a
     byte of it was run. So every kind is caught, around these two calls alone.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's parser warns of odd literals
+    with warnings.catch_warnings(action="ignore"):  # Python's parser warns of odd literals
         try:
-            return _HEADER_READERS[np.lib.format.read_magic(head)](head)
+            major, minor = np.lib.format.read_magic(head)
+            return getattr(np.lib.format, f"read_array_header_{major}_{minor}")(head)
         except Exception:
             raise expected(name, "a .npy array", "something else or a damaged header") from None
 
@@ -103,21 +99,25 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> Header:
     Raises:
         UserError: as `read_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
     """
-    header, problems = read_header(path), []
+    name, header, problems = path.name, read_header(path), []
     if header.dtype != np.dtype("<u2") and not (any_number and header.dtype.kind in "iuf"):
         order = " in big-endian order" if header.dtype == np.dtype(">u2") else ""
-        problems.append(str(expected(f"{path.name}: dtype", "uint16", f"{header.dtype.name}{order}")))
+        problems.append(expected(f"{name}: dtype", "uint16", f"{header.dtype.name}{order}"))
     if len(header.shape) != 3 or header.shape[1:] != (size, size):
-        problems.append(str(expected(f"{path.name}: shape", f"(2n, {size}, {size})", header.shape)))
-    elif header.shape[0] == 0:
-        problems.append(str(expected(f"{path.name}: rows", "at least 2", 0)))
-    elif header.shape[0] % 2:
-        problems.append(
-            str(expected(f"{path.name}: rows", "an even number (baseline, abnormality)", f"{header.shape[0]}, odd"))
-        )
+        problems.append(expected(f"{name}: shape", f"(2n, {size}, {size})", header.shape))
+    elif fault := _unpaired(name, header):
+        problems.append(fault)
     if problems:
-        raise UserError("; ".join(problems))
+        raise UserError("; ".join(map(str, problems)))
     return header
+
+
+def _unpaired(name: str, header: Header) -> UserError | None:
+    """What is wrong with the number of rows: each abnormality has its baseline above it."""
+    rows = header.shape[0]
+    if not rows:
+        return expected(f"{name}: rows", "at least 2", 0)
+    return expected(f"{name}: rows", "an even number (baseline, abnormality)", f"{rows}, odd") if rows % 2 else None
 
 
 def read_types(path: Path) -> np.ndarray:
@@ -132,10 +132,8 @@ def read_types(path: Path) -> np.ndarray:
         raise expected(f"{name}: dtype", "an integer or float type", header.dtype.name)
     if len(header.shape) != 1:
         raise expected(f"{name}: shape", "(2n,)", header.shape)
-    if header.shape[0] == 0:
-        raise expected(f"{name}: rows", "at least 2", 0)
-    if header.shape[0] % 2:
-        raise expected(f"{name}: rows", "an even number (baseline, abnormality)", f"{header.shape[0]}, odd")
+    if fault := _unpaired(name, header):
+        raise fault
     labels = np.load(path, allow_pickle=False)
     baseline = np.arange(len(labels)) % 2 == 0
     for wanted, good in (
@@ -159,17 +157,9 @@ def read_groups(path: Path) -> pd.DataFrame:
             column or an empty patient_id; the first bad row is named (0 is the row after the header).
     """
     name = path.name
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise expected(name, "a file", "something else")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[value.strip() for value in row] for row in csv.reader(file, strict=True) if row]
-    except UnicodeDecodeError:
-        raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
-    except csv.Error as error:
-        raise expected(name, "CSV", f"something else ({error})") from None
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if not path.is_file():  # a pipe would be waited for
+        raise expected(name, "a file", "something else")
+    rows = [row for row in read_csv(path, name)[0] if row]
     if not rows:
         raise expected(name, "a header and one row for each abnormality", "an empty file")
     header, body = rows[0], rows[1:]
@@ -185,32 +175,43 @@ def read_groups(path: Path) -> pd.DataFrame:
     return pd.DataFrame(body, columns=header, dtype=str)
 
 
+def read_csv(path: Path, name: str, delimiters: str = ",") -> tuple[list[list[str]], str]:
+    """The stripped values of a CSV in UTF-8, and what stands between them: the most frequent in its first line.
+
+    Raises:
+        UserError: it is none, or cannot be read; the line is about `name`.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        delimiter = max(delimiters, key=text.split("\n", 1)[0].count)  # the first of equals
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        return [[value.strip() for value in row] for row in rows], delimiter
+    except UnicodeDecodeError:
+        raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
+    except csv.Error as error:
+        raise expected(name, "CSV", f"something else ({error})") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+
+
 def scan_tensor(path: Path, header: Header) -> Scan:
     """Read a checked tensor once, in blocks of a few MB, and hash the file and each abnormality on the way."""
     pixels = header.shape[1] * header.shape[2]
-    buffer = bytearray(BLOCK_ROWS * pixels * header.dtype.itemsize)
-    block = np.frombuffer(buffer, np.uint16).reshape(BLOCK_ROWS, pixels)
+    patch = pixels * header.dtype.itemsize
     whole, digests, constant = hashlib.sha256(), list[bytes](), list[int]()
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb") as file:
         whole.update(file.read(header.offset))
         for start in range(0, header.shape[0], BLOCK_ROWS):
-            rows = block[: min(BLOCK_ROWS, header.shape[0] - start)]
-            raw = memoryview(buffer)[: rows.nbytes]
-            _read_fully(file, raw, path.name)
+            wanted = patch * min(BLOCK_ROWS, header.shape[0] - start)
+            raw = file.read(wanted)
+            if len(raw) < wanted:
+                raise UserError(f"{path.name}: became shorter while it was read")
             whole.update(raw)
-            patch = rows[0].nbytes
             digests += [hashlib.sha256(raw[at : at + patch]).digest()[:16] for at in range(patch, len(raw), 2 * patch)]
+            rows = np.frombuffer(raw, np.uint16).reshape(-1, pixels)
             maybe = np.flatnonzero(rows[:, 0] == rows[:, -1])
             constant += [start + int(row) for row in maybe if (rows[row] == rows[row, 0]).all()]
     return Scan(whole.hexdigest(), digests, constant)
-
-
-def _read_fully(file: io.RawIOBase, target: memoryview, name: str) -> None:
-    while target:
-        count = file.readinto(target)
-        if not count:
-            raise UserError(f"{name}: became shorter while it was read")
-        target = target[count:]
 
 
 def write_split(

@@ -12,7 +12,7 @@ _DRAWS = 8  # angle, two shifts, shear, two zooms, two flips
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The ranges transforms are drawn from, with the meaning of Keras's `ImageDataGenerator`.
 
@@ -30,7 +30,7 @@ class Policy:
 
 POLICIES: dict[str, Policy] = {
     "paper": Policy(rotation=180.0, horizontal_flip=True, vertical_flip=True),
-    "scratch": Policy(180.0, shift=0.1, shear=0.01, zoom=0.1, horizontal_flip=True, vertical_flip=True),
+    "scratch": Policy(rotation=180.0, shift=0.1, shear=0.01, zoom=0.1, horizontal_flip=True, vertical_flip=True),
     "rotation5": Policy(rotation=5.0),
     "shift": Policy(shift=0.1),
     "none": Policy(),

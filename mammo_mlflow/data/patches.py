@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,7 +93,7 @@ class Split:
         return None if self.groups is None else self.groups["patient_id"].to_numpy(dtype=str)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PatchSet:
     """A checked data directory; `read_patch_set` makes it.
 
@@ -124,7 +124,7 @@ class PatchSet:
             for split in (self.train, self.test)
         }
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The fingerprint, ready for JSON; it does not depend on where the directory lies."""
         patients = {
             split.name: None if split.patient_ids is None else len(np.unique(split.patient_ids))
@@ -163,21 +163,11 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
         found = f"the {halves[0]} set alone; `prepare` with the {other} set's files makes both"
         raise expected(f"data: {directory}", "a training set and a test set", found)
     phantom_size, prepared_size = (_stated_size(directory / name) for name in (PHANTOM_FILE, PREPARED_FILE))
-    headers, types, groups = _check_files(directory, phantom_size or prepared_size or IMAGE_SIZE)
-    scans = {name: scan_tensor(directory / f"{stem}_tensor.npy", headers[name]) for name, stem in SPLITS.items()}
-    splits = {
-        name: Split(
-            name,
-            np.load(directory / f"{stem}_tensor.npy", mmap_mode="r", allow_pickle=False),
-            types[name],
-            groups[name],
-        )
-        for name, stem in SPLITS.items()
-    }
+    splits, scans = _read_splits(directory, phantom_size or prepared_size or IMAGE_SIZE)
     first, copies = _find_duplicates(scans["train"].digests, scans["test"].digests)
     if copies and duplicates == "error":
         raise UserError(f"{directory}: {'; '.join(copies)} (duplicates=error)")
-    files = {name: _hash_split(directory, name, scans[name]) for name in SPLITS}
+    files = {name: _hashes(directory, stem, scans[name]) for name, stem in SPLITS.items()}
     return PatchSet(
         directory=directory,
         train=splits["train"],
@@ -204,66 +194,74 @@ def _stated_size(path: Path) -> int | None:
     return size
 
 
-def _check_files(
-    directory: Path, size: int
-) -> tuple[dict[str, Header], dict[str, np.ndarray], dict[str, pd.DataFrame | None]]:
+def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str, Scan]]:
+    """Both sides of the data, and what a pass over their patches found; none is read before all files are checked."""
     problems: list[str] = []
 
-    def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
+    @contextmanager
+    def noted() -> Iterator[None]:
         try:
-            return read(*arguments)
+            yield
         except UserError as error:
             problems.append(str(error))
-            return None
 
     headers: dict[str, Header] = {}
     types: dict[str, np.ndarray] = {}
-    groups: dict[str, pd.DataFrame | None] = {}
+    groups: dict[str, pd.DataFrame] = {}
     for name, stem in SPLITS.items():
-        headers[name] = attempt(check_tensor, directory / f"{stem}_tensor.npy", size)
-        types[name] = attempt(read_types, directory / f"{stem}_labels.npy")
+        with noted():
+            headers[name] = check_tensor(directory / f"{stem}_tensor.npy", size)
+        with noted():
+            types[name] = read_types(directory / f"{stem}_labels.npy")
         path = directory / f"{stem}_groups.csv"
-        groups[name] = attempt(read_groups, path) if path.exists() else None
-        if headers[name] is None:
+        with noted():
+            if path.exists():
+                groups[name] = read_groups(path)
+        if name not in headers:
             continue
-        rows, labels, table = headers[name].shape[0], types[name], groups[name]
-        if labels is not None and len(labels) != rows // 2:
+        rows = headers[name].shape[0]
+        if name in types and 2 * len(types[name]) != rows:
             wanted = f"{rows} as in {stem}_tensor.npy"
-            problems.append(str(expected(f"{stem}_labels.npy: rows", wanted, 2 * len(labels))))
-        if table is not None and len(table) != rows // 2:
+            problems.append(str(expected(f"{stem}_labels.npy: rows", wanted, 2 * len(types[name]))))
+        if name in groups and 2 * len(groups[name]) != rows:
             wanted = f"{rows // 2}, one for each abnormality of {stem}_tensor.npy"
-            problems.append(str(expected(f"{stem}_groups.csv: rows", wanted, len(table))))
+            problems.append(str(expected(f"{stem}_groups.csv: rows", wanted, len(groups[name]))))
     if problems:
         raise UserError(f"{directory}: {'; '.join(problems)}")
-    return headers, types, groups
+    tensors = {name: directory / f"{stem}_tensor.npy" for name, stem in SPLITS.items()}
+    return {
+        name: Split(name, np.load(path, mmap_mode="r", allow_pickle=False), types[name], groups.get(name))
+        for name, path in tensors.items()
+    }, {name: scan_tensor(path, headers[name]) for name, path in tensors.items()}
 
 
 def _find_duplicates(train: list[bytes], test: list[bytes]) -> tuple[np.ndarray, list[str]]:
-    seen: dict[bytes, int] = {}
-    first = np.array([seen.setdefault(digest, index) for index, digest in enumerate(train)], np.int64)
-    seen_test: dict[bytes, int] = {}
-    first_test = np.array([seen_test.setdefault(digest, index) for index, digest in enumerate(test)], np.int64)
-    found = []
-    for stem, firsts in (("train", first), ("public_test", first_test)):
+    """For each training abnormality the first with its pixels, and sentences about the copies in and across splits."""
+    first, found = _firsts(train), []
+    for stem, firsts in (("train", first), ("public_test", _firsts(test))):
         again = np.flatnonzero(firsts != np.arange(len(firsts)))
         if len(again):
             rows = f"row {2 * again[0] + 1} repeats row {2 * firsts[again[0]] + 1}"
             found.append(f"{stem}_tensor.npy: {len(again)} exact duplicates of an earlier abnormality (first: {rows})")
-    across = [(index, seen[digest]) for index, digest in enumerate(test) if digest in seen]
-    if across:
-        rows = f"row {2 * across[0][0] + 1} is training row {2 * across[0][1] + 1}"
+    joint = _firsts([*train, *test])[len(train) :]
+    across = np.flatnonzero(joint < len(train))
+    if len(across):
+        rows = f"row {2 * across[0] + 1} is training row {2 * joint[across[0]] + 1}"
         found.append(f"public_test_tensor.npy: {len(across)} abnormalities are in train_tensor.npy (first: {rows})")
     return first, found
+
+
+def _firsts(digests: list[bytes]) -> np.ndarray:
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
 
 
 def _warnings(splits: dict[str, Split], scans: dict[str, Scan]) -> list[str]:
     found = []
     for name, stem in SPLITS.items():
-        constant = scans[name].constant
-        if constant:
+        if constant := scans[name].constant:
             found.append(f"{stem}_tensor.npy: {len(constant)} constant patches (first: row {constant[0]})")
-        absent = [label for kind, label in TYPES.items() if not (splits[name].types == kind).any()]
-        if absent:
+        if absent := [label for kind, label in TYPES.items() if kind not in splits[name].types]:
             found.append(f"{stem}_labels.npy: no {', no '.join(absent)}")
     train, test = splits["train"].patient_ids, splits["test"].patient_ids
     if train is not None and test is not None:
@@ -273,13 +271,9 @@ def _warnings(splits: dict[str, Split], scans: dict[str, Scan]) -> list[str]:
     return found
 
 
-def _hash_split(directory: Path, name: str, scan: Scan) -> dict[str, str]:
-    stem = SPLITS[name]
-    files = {f"{stem}_tensor.npy": scan.sha256}
-    for other in (f"{stem}_labels.npy", f"{stem}_groups.csv"):
-        if (directory / other).exists():
-            files[other] = file_sha256(directory / other)
-    return files
+def _hashes(directory: Path, stem: str, scan: Scan) -> dict[str, str]:
+    others = (directory / f"{stem}_labels.npy", directory / f"{stem}_groups.csv")
+    return {f"{stem}_tensor.npy": scan.sha256} | {path.name: file_sha256(path) for path in others if path.exists()}
 
 
 def _joint_sha256(files: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 
 from mammo_mlflow.data import phantom_images as images
 from mammo_mlflow.data.arrays import write_split
-from mammo_mlflow.data.patches import SPLITS
+from mammo_mlflow.data.patches import PHANTOM_FILE, SPLITS
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import locked, whole
 
@@ -29,6 +29,9 @@ TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
 LARGEST = 20_000_000_000  # bytes: what takes days to draw and fills disks is a slip
 SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
+
+Row = Mapping[str, Any]
+"""An abnormality image of a plan: its columns in the groups file, its type, and what decides its look."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ def make_phantom(
 ) -> Path:
     """The data directory of a phantom under `root`, made if it is not there yet; the same settings give the same bytes.
 
-    Any number of processes may ask at once: one makes it, the others wait. It appears under its name only when whole.
+    Several processes may ask at once: one makes it, the others wait. It appears under its name only when whole.
     `progress` is called with the number of abnormalities drawn and to draw.
 
     Raises:
@@ -107,15 +110,11 @@ def make_phantom(
 
 
 def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, int], None] | None) -> None:
-    total, done = settings.train + settings.test, 0
-
-    def draw(number: int, plan: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-        nonlocal done
+    def draw(number: int, plan: list[Row]) -> Iterator[np.ndarray]:
         for index, row in enumerate(plan):
             yield _draw_pair(np.random.default_rng([settings.seed, number, index]), settings.size, row)
-            done += 1
             if progress is not None:
-                progress(done, total)
+                progress(number * settings.train + index + 1, settings.train + settings.test)
 
     for number, (name, stem) in enumerate(SPLITS.items()):
         rng = np.random.default_rng([settings.seed, number])
@@ -124,10 +123,10 @@ def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, 
         types, groups = [row["type"] for row in plan], pd.DataFrame(plan, columns=columns)
         write_split(directory, stem, settings.size, types, groups, draw(number, plan))
     content = {"generator": "mammo_mlflow phantom", "version": VERSION, **asdict(settings), "note": NOTE}
-    (directory / "phantom.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (directory / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[dict[str, Any]]:
+def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[Row]:
     """One row for each abnormality image: its type, patient, view and what decides its look.
 
     A patient has one abnormality or two, each seen in one view or two, so one to four rows. Suspicion, size and
@@ -139,7 +138,8 @@ def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> li
             views = min(number, int(rng.integers(1, 3)))
             abnormalities.append((kind, views))
             number -= views
-    rows, patient, of_patient = [], -1, 2
+    rows: list[Row] = []
+    patient, of_patient = -1, 2
     for place in rng.permutation(len(abnormalities)):
         kind, views = abnormalities[place]
         if of_patient == 2 or rng.random() < 0.75:
@@ -174,7 +174,7 @@ def _apportion(count: int) -> np.ndarray:
     return whole
 
 
-def _draw_pair(rng: np.random.Generator, size: int, plan: dict[str, Any]) -> np.ndarray:
+def _draw_pair(rng: np.random.Generator, size: int, plan: Row) -> np.ndarray:
     """The baseline and the abnormality patch of one plan row: uint16 (2, size, size)."""
     film = plan["contrast"] * images.draw_texture(rng, size)
     film += (plan["brightness"] + rng.normal(0, 2_500, (2, 1, 1))).astype(np.float32)
@@ -187,7 +187,7 @@ def _draw_pair(rng: np.random.Generator, size: int, plan: dict[str, Any]) -> np.
     return np.clip(np.rint(film), 0, 65_535).astype(np.uint16)
 
 
-def _draw_lesion(rng: np.random.Generator, size: int, plan: dict[str, Any]) -> np.ndarray:
+def _draw_lesion(rng: np.random.Generator, size: int, plan: Row) -> np.ndarray:
     """A plan row's lesion in film units, float32 (size, size).
 
     Some calcifications lie in a patch of dense tissue and some masses hold a few specks of their own, as on real films.

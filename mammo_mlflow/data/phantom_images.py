@@ -24,8 +24,7 @@ def draw_texture(rng: np.random.Generator, size: int) -> np.ndarray:
     height, width = fft.next_fast_len(size + size // 4, real=True), fft.next_fast_len(2 * size + size // 2, real=True)
     rows, columns = fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None, :]
     angle, stretch, beta = rng.uniform(0, np.pi), rng.uniform(1.0, 1.4), rng.uniform(*BETA)
-    along = math.cos(angle) * rows + math.sin(angle) * columns
-    across = math.cos(angle) * columns - math.sin(angle) * rows
+    along, across = _turned(rows, columns, angle)
     squared = ((along * stretch) ** 2 + (across / stretch) ** 2).astype(np.float32)
     amplitude = (squared + ((0.5 / size) ** 2)) ** (-beta / 4)
     amplitude[0, 0] = 0
@@ -49,10 +48,9 @@ def draw_grain(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def draw_edge(rng: np.random.Generator, size: int) -> np.ndarray:
     """How far each pixel lies in the dark beyond the gland: float32 (size, size) from 0 (gland) to 1 (fat, skin)."""
-    x, y = _grid(size)
     angle, depth, width = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.6), rng.uniform(0.05, 0.12)
     bend = rng.uniform(-0.6, 0.6)
-    along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+    along, across = _turned(*_grid(size), angle)
     return _logistic((along + bend * across**2 - depth) / width)
 
 
@@ -65,7 +63,8 @@ def draw_mass(rng: np.random.Generator, size: int, suspicion: float, radius: flo
     x, y = x - rng.normal(0, 0.05), y - rng.normal(0, 0.05)
     malignancy = _malignancy(suspicion)
     angle, aspect = rng.uniform(0, np.pi), rng.uniform(0.75, 1.0)
-    u, v = math.cos(angle) * x + math.sin(angle) * y, (math.cos(angle) * y - math.sin(angle) * x) / aspect
+    u, v = _turned(x, y, angle)
+    v /= aspect
     distance, theta = np.hypot(u, v), np.arctan2(v, u)
     outline = np.ones_like(distance)
     for order in range(2, 9):
@@ -75,18 +74,15 @@ def draw_mass(rng: np.random.Generator, size: int, suspicion: float, radius: flo
     edge = (radius * outline - distance) / softness
     body = _logistic(edge)
     body *= 1 - rng.uniform(0.1, 0.6) * (distance / (1.5 * radius)) ** 2
-    outside = _logistic(-edge)
     spicules = np.zeros_like(body)
     for _ in range(rng.poisson(20 * malignancy**1.5)):
-        direction, reach = rng.uniform(0, 2 * np.pi), (radius * rng.uniform(1.3, 2.2))
-        cosine, sine = (math.cos(direction)), (math.sin(direction))
-        ahead = cosine * u + sine * v
-        aside = cosine * v - sine * u + rng.normal(0, 0.4) * ahead**2
+        direction, reach = rng.uniform(0, 2 * np.pi), radius * rng.uniform(1.3, 2.2)
+        ahead, aside = _turned(u, v, direction)
+        aside += rng.normal(0, 0.4) * ahead**2
         fade = np.clip(1 - ahead / reach, 0, 1) * (ahead > 0)
         inverse = 1 / rng.uniform(0.012, 0.03)
         spicules += rng.uniform(0.2, 0.8) * fade * np.exp(-((aside * inverse) ** 2))
-    body += outside * spicules
-    return body
+    return body + _logistic(-edge) * spicules
 
 
 def draw_calcifications(rng: np.random.Generator, size: int, suspicion: float, radius: float) -> np.ndarray:
@@ -122,8 +118,7 @@ def _malignancy(suspicion: float) -> float:
 
 
 def _strand(rng: np.random.Generator, size: int, angle: float) -> np.ndarray:
-    x, y = _grid(size)
-    along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+    along, across = _turned(*_grid(size), angle)
     off = across - rng.uniform(-0.5, 0.5) - rng.normal(0, 0.4) * along**2
     width, height, middle = rng.uniform(0.008, 0.035), rng.uniform(0.3, 1.3), rng.uniform(-0.5, 0.5)
     profile = np.exp(-((off / width) ** 2) - ((along - middle) / 0.6) ** 2)
@@ -142,9 +137,15 @@ def _add_speck(
         return
     y = np.arange(top, top + window.shape[0], dtype=np.float32)[:, None] - (place[0])
     x = np.arange(left, left + window.shape[1], dtype=np.float32)[None, :] - (place[1])
-    u = (math.cos(angle) * x + math.sin(angle) * y) / (length * math.sqrt(slimness))
-    v = (math.cos(angle) * y - math.sin(angle) * x) / (max(length / math.sqrt(slimness), 0.5))
+    u, v = _turned(x, y, angle)
+    u, v = u / (length * math.sqrt(slimness)), v / max(length / math.sqrt(slimness), 0.5)
     window += height * np.exp(-((u * u + v * v) ** 1.5)).astype(np.float32)
+
+
+def _turned(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates along a direction and across it."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return cosine * x + sine * y, cosine * y - sine * x
 
 
 def _logistic(value: np.ndarray) -> np.ndarray:

@@ -48,15 +48,18 @@ def make_folds(
             wanted = f"at most {count} for {task}, the number of {unit} with a {name} abnormality"
             raise expected("folds", wanted, folds)
     counts = {kind: len(np.unique(groups[types == kind])) for kind in np.unique(types)}
-    few = [f"{count} with a {TYPES[kind]}" for kind, count in counts.items() if count < folds]
-    if few:
+    if few := [f"{count} with a {TYPES[kind]}" for kind, count in counts.items() if count < folds]:
         _log.warning("folds: too few %s for one in each of %d folds: %s", unit, folds, ", ".join(few))
-    if max(np.bincount(types)) >= folds:  # else scikit-learn has no split
-        numbers = _stratified(types, groups, folds, seed)
-        if not _without_class(numbers, classes, folds):
-            return _checked(numbers, classes, groups, folds, task)
-    _log.warning("folds: stratified by %s alone, and so for %s alone", " and ".join(TASKS[task]), task)
-    return _checked(_stratified(classes, groups, folds, seed), classes, groups, folds, task)
+    enough = max(np.bincount(types)) >= folds  # else scikit-learn has no split
+    numbers = _stratified(types, groups, folds, seed) if enough else None
+    if numbers is None or _without_class(numbers, classes, folds):
+        _log.warning("folds: stratified by %s alone, and so for %s alone", " and ".join(TASKS[task]), task)
+        numbers = _stratified(classes, groups, folds, seed)
+    if len(np.unique(np.stack([groups, numbers]), axis=1).T) != len(np.unique(groups)):
+        raise UserError("folds: a patient or duplicate ended up in two folds")
+    for fold, value in _without_class(numbers, classes, folds):
+        raise UserError(f"folds: fold {fold} of {folds} has no {TASKS[task][value]} patch; use fewer folds")
+    return numbers
 
 
 def make_holdout(
@@ -102,9 +105,8 @@ def inner_holdout(
         raise expected("fraction", "more than 0 and less than 1", fraction)
     indices = np.sort(np.asarray(indices))
     kinds = np.asarray(types)[indices]
-    patients = None if patient_ids is None else np.asarray(patient_ids)[indices]
-    copies = None if duplicate_groups is None else np.asarray(duplicate_groups)[indices]
-    groups, classes = _merge_groups(len(indices), patients, copies), targets(kinds, task)
+    keys = (None if known is None else np.asarray(known)[indices] for known in (patient_ids, duplicate_groups))
+    groups, classes = _merge_groups(len(indices), *keys), targets(kinds, task)
     for strata in (kinds - 1, classes):
         held_out = _drawn(strata, groups, fraction, seed)
         sides = [set(classes[held_out]), set(classes[~held_out])]
@@ -148,12 +150,15 @@ def folds_frame(split: Split, fold_numbers: np.ndarray) -> pd.DataFrame:
     return frame
 
 
-def _merge_groups(count: int, patient_ids: np.ndarray | None, duplicate_groups: np.ndarray | None) -> np.ndarray:
-    """Number the groups (n,) that must stay together: joined by a patient or by equal pixels, also in chains."""
+def _merge_groups(count: int, *keys: np.ndarray | None) -> np.ndarray:
+    """Number the groups (n,) that must stay together: joined by a patient or by equal pixels, also in chains.
+
+    Each of `keys` (n,) is equal where two belong together, or None.
+    """
     nodes, edges, offset = np.arange(count), [], count
-    for keys in (patient_ids, duplicate_groups):
-        if keys is not None:
-            _, numbers = np.unique(np.asarray(keys), return_inverse=True)
+    for known in keys:
+        if known is not None:
+            _, numbers = np.unique(np.asarray(known), return_inverse=True)
             edges.append(numbers + offset)
             offset += int(numbers.max(initial=-1)) + 1
     if not edges:
@@ -178,12 +183,3 @@ def _stratified(strata: np.ndarray, groups: np.ndarray, folds: int, seed: int) -
 def _without_class(numbers: np.ndarray, classes: np.ndarray, folds: int) -> list[tuple[int, int]]:
     """The folds that lack a class, and the class."""
     return [(fold, value) for fold in range(folds) for value in (0, 1) if value not in classes[numbers == fold]]
-
-
-def _checked(numbers: np.ndarray, classes: np.ndarray, groups: np.ndarray, folds: int, task: str) -> np.ndarray:
-    """The folds, where each holds its groups whole and has both classes of the task. Raises `UserError`."""
-    if len(np.unique(np.stack([groups, numbers]), axis=1).T) != len(np.unique(groups)):
-        raise UserError("folds: a patient or duplicate ended up in two folds")
-    for fold, value in _without_class(numbers, classes, folds):
-        raise UserError(f"folds: fold {fold} of {folds} has no {TASKS[task][value]} patch; use fewer folds")
-    return numbers

@@ -12,6 +12,7 @@ from support_jobs import PretendedFit, pretend_to_train
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
@@ -121,14 +122,11 @@ class Laboratory:
 
     def values(self, setting):
         """The objective after one fold, after two, and so on to all of a trial with this setting."""
-        (objective,) = parse_objectives("roc_auc")
         plan = self.plan(setting)
         fits = FitRuns(self.session, plan, None, "")
-        results, found = {}, []
-        for fit in plan.fits:
-            results[fit.name] = pretend_to_train(fits.job(fit, {}), None)
-            found.append(objective.value(collect(plan, None, results).predictions, 0.0))
-        return found
+        oof = collect(plan, None, {fit.name: pretend_to_train(fits.job(fit, {}), None) for fit in plan.fits}).oof
+        seen = [oof[oof["fold"] <= done] for done in sorted(oof["fold"].unique())]
+        return [out_of_fold("roc_auc", one["label"], one["probability"], one["fold"]) for one in seen]
 
     def simulated(self, sampler, seed):
         """The study as `study` makes it, in memory; every trial's values, had all its folds been trained."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Marked:
     others: tuple[Header, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Film:
     """A film and all that is cut from it.
 
@@ -54,7 +54,10 @@ class Film:
 
 
 def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
-    """The names, below `folder`, of the files that may be DICOM, in order, and what could not be looked into."""
+    """The names, below `folder`, of the files that may be DICOM, in order, and what could not be looked into.
+
+    Raises `UserError` where there is none.
+    """
     found, closed = [], []
     for path, problem in walk(folder):
         name = path.relative_to(folder).as_posix()
@@ -65,11 +68,13 @@ def find_dicom(folder: Path) -> tuple[list[str], list[LeftOut]]:
             if suffix in SUFFIXES or (suffix not in OTHERS and _has_magic(path)):
                 found.append(name)
         except OSError as error:
-            closed.append(LeftOut(name, None, "", UNREADABLE, f"cannot be read: {error.strerror}"))
+            closed.append(LeftOut(file=name, reason=UNREADABLE, detail=f"cannot be read: {error.strerror}"))
+    if not found:
+        raise _no_dicom(folder)
     return sorted(found), closed
 
 
-def no_dicom(folder: Path) -> UserError:
+def _no_dicom(folder: Path) -> UserError:
     """The error for a folder that holds no DICOM; where it is a mirror of pictures it says what they lack."""
     wanted = f"DICOM files (*.dcm) below '{folder}'"
     suffixes = (path.suffix.lower() for path, problem in walk(folder) if problem is None)
@@ -89,7 +94,7 @@ def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tupl
         try:
             headers.append(read_header(folder / name, name))
         except UserError as problem:
-            broken.append(LeftOut(name, None, "", UNREADABLE, str(problem).removeprefix(f"{name}: ")))
+            broken.append(LeftOut(file=name, reason=UNREADABLE, detail=str(problem).removeprefix(f"{name}: ")))
         progress(done, len(names))
     return headers, broken
 
@@ -97,51 +102,49 @@ def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tupl
 def match(
     abnormalities: Iterable[Abnormality],
     headers: Iterable[Header],
-    wanted: Callable[[Abnormality], bool],
+    unwanted: Collection[str],
     sha256: Callable[[Header], str],
 ) -> tuple[list[Film], list[LeftOut]]:
-    """The films of the `wanted` abnormalities, in the order of rows, and each row or file that lacks the other.
+    """The films of all abnormalities but the `unwanted`, in the order of rows; each row or file that lacks the other.
 
-    An abnormality that is not wanted still keeps baselines away from it. `sha256` is asked of files that say they are
-    one image.
+    An abnormality whose subject is `unwanted` still keeps baselines away from it. `sha256` is asked of files that say
+    they are one image.
     """
-    films: dict[str, list[Header]] = {}
-    rois: dict[str, list[Header]] = {}
+    films, rois = defaultdict[str, list[Header]](list), defaultdict[str, list[Header]](list)
     left_out = []
     for header in headers:
         matched = SUBJECT.fullmatch(header.subject)
         if matched is None:
             left_out.append(_unused(header, "its PatientID is none of CBIS-DDSM's"))
         elif header.full:
-            films.setdefault(header.subject.removesuffix(f"_{matched[6]}"), []).append(header)
+            films[header.subject.removesuffix(f"_{matched[6]}")].append(header)
         elif matched[6] is None:
             left_out.append(_unused(header, "a crop or a mask whose PatientID names no abnormality"))
         else:
-            rois.setdefault(header.subject, []).append(header)
-    films = {subject: _distinct(found, sha256) for subject, found in films.items()}
-    rois = {subject: _distinct(found, sha256) for subject, found in rois.items()}
-    rows = list(abnormalities)
-    for found, known in ((films, {one.film for one in rows}), (rois, {one.subject for one in rows})):
-        for subject in found.keys() - known:
-            left_out += [_unused(one, f"no row that counts describes {subject}") for one in found[subject]]
-    by_film: dict[str, list[Abnormality]] = {}
-    for one in rows:
-        by_film.setdefault(one.film, []).append(one)
+            rois[header.subject].append(header)
+    by_film, subjects = defaultdict[str, list[Abnormality]](list), set()
+    for one in abnormalities:
+        by_film[one.film].append(one)
+        subjects.add(one.subject)
+    for found, known in ((films, by_film.keys()), (rois, subjects)):
+        for subject, of_subject in found.items():
+            found[subject] = _distinct(of_subject, sha256)
+            if subject not in known:
+                left_out += [_unused(one, f"no row that counts describes {subject}") for one in found[subject]]
     matched_films = []
     for subject, of_film in by_film.items():
-        ones = [one for one in of_film if wanted(one)]
-        candidates = films.get(subject, [])
-        if len(candidates) != 1:
-            reason = ("no film", f"no full mammogram with PatientID {subject}")
-            if candidates:
-                names = ", ".join(header.file for header in candidates)
-                reason = ("ambiguous film", f"{len(candidates)} different full mammograms of {subject}: {names}")
-            left_out += [LeftOut.of(one, *reason) for one in ones]
-            continue
-        film, missing = _film(candidates[0], of_film, ones, rois)
-        left_out += missing
-        if film.abnormalities:
-            matched_films.append(film)
+        ones = [one for one in of_film if one.subject not in unwanted]
+        match films.get(subject, []):
+            case [header]:
+                film, missing = _film(header, of_film, ones, rois)
+                left_out += missing
+                matched_films += [film] if film.abnormalities else []
+            case []:
+                left_out += [LeftOut.of(one, "no film", f"no full mammogram with PatientID {subject}") for one in ones]
+            case several:
+                names = ", ".join(header.file for header in several)
+                said = f"{len(several)} different full mammograms of {subject}: {names}"
+                left_out += [LeftOut.of(one, "ambiguous film", said) for one in ones]
     return matched_films, left_out
 
 
@@ -149,7 +152,7 @@ def _film(
     header: Header, of_film: Sequence[Abnormality], wanted: Sequence[Abnormality], rois: Mapping[str, list[Header]]
 ) -> tuple[Film, list[LeftOut]]:
     """A film with its wanted rows, and those of them that have no image at all."""
-    own = {one.subject for one in of_film}
+    own = [one.subject for one in of_film]
     marked = {}
     for subject, found in rois.items():
         # a breast and view may be described as mass and calcification, of two scans that differ in size
@@ -158,24 +161,24 @@ def _film(
             others = tuple(one for one in found if one.shape != header.shape)
             if fitting or subject in own:
                 marked[subject] = Marked(subject, fitting, others)
-    kept = [one for one in wanted if one.subject in marked]
+    kept = {one.subject: one for one in wanted if one.subject in marked}
     missing = [
         LeftOut.of(one, "no mask", f"no crop or mask with PatientID {one.subject}")
         for one in wanted
         if one.subject not in marked
     ]
-    ours = [one.subject for one in kept]
-    return Film(
-        header,
-        tuple(kept),
-        tuple(marked[subject] for subject in ours),
-        tuple(marked[subject] for subject in sorted(marked) if subject not in ours),
-        tuple(one.subject for one in of_film if one.subject not in marked or not marked[one.subject].fitting),
-    ), missing
+    film = Film(
+        header=header,
+        abnormalities=tuple(kept.values()),
+        rois=tuple(marked[subject] for subject in kept),
+        beside=tuple(marked[subject] for subject in sorted(marked) if subject not in kept),
+        unmarked=tuple(subject for subject in own if subject not in marked or not marked[subject].fitting),
+    )
+    return film, missing
 
 
 def _unused(header: Header, detail: str) -> LeftOut:
-    return LeftOut(header.file, None, "", "file without a row", detail)
+    return LeftOut(file=header.file, reason="file without a row", detail=detail)
 
 
 def _scene(subject: str) -> str:

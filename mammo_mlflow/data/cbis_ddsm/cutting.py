@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -29,30 +29,36 @@ class Box:
     def __str__(self) -> str:
         return f"{self.x} {self.y} {self.width} {self.height}"
 
+    @classmethod
+    def between(cls, rows: slice, columns: slice) -> Box:
+        """The box of these rows and columns."""
+        return cls(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+
+    def within(self, outer: Box) -> Box:
+        """The same box on a film, where it is one on the film's part in `outer`."""
+        return replace(self, x=outer.x + self.x, y=outer.y + self.y)
+
     def of(self, image: np.ndarray) -> np.ndarray:
         """The image's part in the box, a view."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
     def inside(self, shape: tuple[int, ...]) -> bool:
         """Whether the whole box lies in an image of that shape (height, width)."""
-        return (
-            self.x >= 0 and self.y >= 0 and self.x + self.width <= shape[1] and self.y + self.height <= shape[0]
-        ) and min(self.width, self.height) > 0
+        return min(self.width, self.height) > 0 and self.widened(0, 0, shape) == self
 
     def beside(self, side: str) -> Box:
         """The box of the same size that touches this one on a side."""
         right, down = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}[side]
         return Box(self.x + right * self.width, self.y + down * self.height, self.width, self.height)
 
-    def widened(self, margin: float, shape: tuple[int, ...]) -> Box:
-        """The box with `margin` times its sides added on each, as far as the image goes."""
-        across, down = round(margin * self.width), round(margin * self.height)
+    def widened(self, down: int, across: int, shape: tuple[int, ...]) -> Box:
+        """The box with so many rows and columns more on each side, as far as an image of that shape goes."""
         left, top = max(0, self.x - across), max(0, self.y - down)
         right, bottom = min(shape[1], self.x + self.width + across), min(shape[0], self.y + self.height + down)
         return Box(left, top, right - left, bottom - top)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two patches (size, size) uint16 and where they were cut; without a baseline why there is none.
 
@@ -61,9 +67,9 @@ class Pair:
 
     abnormality: np.ndarray
     box: Box
-    baseline: np.ndarray | None
-    baseline_box: Box | None
-    side: str
+    baseline: np.ndarray | None = None
+    baseline_box: Box | None = None
+    side: str = ""
     why: str = ""
     note: str = ""
 
@@ -87,9 +93,7 @@ class Breast:
     def share(self, box: Box) -> float:
         """The part of a box that lies in the breast; a film's last, incomplete blocks are as their neighbours."""
         rows, columns = _cover(box.y, box.height, self.block), _cover(box.x, box.width, self.block)
-        inside = self.mask[
-            np.ix_(*(np.minimum(at, side - 1) for (at, _), side in zip((rows, columns), self.mask.shape, strict=True)))
-        ]
+        inside = self.mask.take(rows[0], 0, mode="clip").take(columns[0], 1, mode="clip")
         return float(rows[1] @ inside @ columns[1]) / (box.width * box.height)
 
 
@@ -107,8 +111,7 @@ def find_breast(film: np.ndarray) -> Breast:
     film are apart from it. Raises `UserError` where nothing stands out.
     """
     block = min(16, max(1, min(film.shape) // BLOCKS))
-    rows, columns = (side // block for side in film.shape)
-    coarse = film[: rows * block, : columns * block].reshape(rows, block, columns, block).mean((1, 3), np.float32)
+    coarse = smaller(film, block).astype(np.float32, copy=False)
     exposed = coarse < SATURATED
     if not exposed.any() or np.ptp(coarse[exposed]) == 0:
         raise expected("film", "a breast on it", "nothing that stands out")
@@ -122,6 +125,13 @@ def find_breast(film: np.ndarray) -> Breast:
     return Breast(ndimage.binary_fill_holes(parts == largest), block)
 
 
+def smaller(image: np.ndarray, factor: int) -> np.ndarray:
+    """The averages, float32, of an image's `factor` × `factor` blocks but for incomplete ones; at 1 the image."""
+    rows, columns = (side // factor for side in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return blocks.mean((1, 3), np.float32) if factor > 1 else image
+
+
 def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, how: Cut) -> Pair:
     """The abnormality in `box` and its baseline.
 
@@ -131,7 +141,7 @@ def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np
     """
     if not box.inside(film.shape):
         raise expected("box", f"one in the film of {film.shape[1]}×{film.shape[0]} pixels", box)
-    wide = box.widened(how.margin, film.shape)
+    wide = box.widened(round(how.margin * box.height), round(how.margin * box.width), film.shape)
     abnormality = resize(wide.of(film), how.size, how.interpolation)
     if abnormality.min() == abnormality.max():
         raise expected(f"box {wide}", "something to see", f"a constant patch, every pixel {abnormality.flat[0]}")
@@ -141,27 +151,26 @@ def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np
         beside = wide.beside(side)
         if not beside.inside(film.shape):
             refused.append(f"{side}: outside the film")
-            continue
-        if beside.of(taken).any():
+        elif beside.of(taken).any():
             refused.append(f"{side}: on an abnormality")
-            continue
-        try:
-            share = breast().share(beside)
-        except UserError as problem:
-            refused.append(f"{side}: {problem}")
-            continue
-        if share < how.tissue:
-            refused.append(f"{side}: {100 * share:.0f} % tissue")
-            continue
-        good.append((share, side, beside))
+        else:
+            try:
+                share = breast().share(beside)
+            except UserError as problem:
+                refused.append(f"{side}: {problem}")
+                continue
+            if share < how.tissue:
+                refused.append(f"{side}: {100 * share:.0f} % tissue")
+            else:
+                good.append((share, side, beside))
     if how.baseline_side == "any":
         good.sort(key=lambda one: -one[0])  # stable: the first of equals
     for _, side, beside in good:
         baseline = resize(beside.of(film), how.size, how.interpolation)
         if baseline.min() < baseline.max():
-            return Pair(abnormality, wide, baseline, beside, side)
+            return Pair(abnormality=abnormality, box=wide, baseline=baseline, baseline_box=beside, side=side)
         refused.append(f"{side}: constant")
-    return Pair(abnormality, wide, None, None, "", "; ".join(refused))
+    return Pair(abnormality=abnormality, box=wide, why="; ".join(refused))
 
 
 def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
@@ -176,12 +185,8 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
         return image[np.ix_(rows, columns)]
     from PIL import Image
 
-    kinds = {
-        "area": Image.Resampling.BOX,
-        "bilinear": Image.Resampling.BILINEAR,
-        "bicubic": Image.Resampling.BICUBIC,
-    }
-    smooth = Image.fromarray(image.astype(np.float32)).resize((size, size), kinds[interpolation])
+    kind = Image.Resampling["BOX" if interpolation == "area" else interpolation.upper()]
+    smooth = Image.fromarray(image.astype(np.float32)).resize((size, size), kind)
     return np.clip(np.rint(np.asarray(smooth)), 0, 65_535).astype(np.uint16)
 
 

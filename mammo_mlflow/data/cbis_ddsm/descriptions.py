@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
+from mammo_mlflow.data.arrays import read_csv
 from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.data.patches import PREPARED_FILE
 from mammo_mlflow.errors import Faults, UserError, expected
-from mammo_mlflow.files import sha256
+from mammo_mlflow.files import file_sha256
 
 SPLITS = {"train": "Training", "test": "Test"}
 """The word for each split in the collection's PatientIDs."""
@@ -25,7 +24,6 @@ PATHOLOGIES = {"BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0, "MALIGNANT": 1}
 SUBJECT = re.compile(r"(Mass|Calc)-(Training|Test)_(P_[0-9]+)_(LEFT|RIGHT)_(CC|MLO)(?:_([0-9]+))?")
 """A PatientID of the collection: that of a film, or with a number at its end that of one of its abnormalities."""
 
-_NUMBER = re.compile(r"0{0,3}[1-9][0-9]{0,3}(\.0*)?")
 _WRITTEN_BY_PANDAS = {"nan", "none", "null", "<na>"}
 """What a program writes where nothing stands."""
 _UNKNOWN = {"", "n/a", "na", "-"}
@@ -45,22 +43,29 @@ _NAMES = {
     "source_file": ("imagefilepath", "imagepath"),
 }
 """A row's fields, and how the published files and mirrors call them (letters and digits alone, in lower case)."""
+_FIELDS = {name: field for field, names in _NAMES.items() for name in names}
 REQUIRED = {
-    "patient": "patient_id",
-    "side": "left or right breast",
-    "view": "image view",
-    "number": "abnormality id",
-    "pathology": "pathology",
+    "patient": ("patient_id", "a patient such as P_00001", "P_[0-9]{1,9}"),
+    "side": ("left or right breast", "LEFT or RIGHT", "LEFT|RIGHT"),
+    "view": ("image view", "CC or MLO", "CC|MLO"),
+    "number": ("abnormality id", "a whole number", r"0{0,3}[1-9][0-9]{0,3}(\.0*)?"),
+    "pathology": ("pathology", ", ".join(PATHOLOGIES), "|".join(PATHOLOGIES).replace("_", "[ _]")),
 }
-_WORTH_A_WARNING = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
-_NUMBERS = ("density", "assessment", "subtlety")
+"""The fields that need a column, how the published files call it, what stands there in words, and as a pattern."""
+_TOLD = {
+    "kind": ("abnormality type", "mass or calcification, here or in the file's name", "|".join(KINDS)),
+    "split": ("split", "train or test in the file's name or in 'image file path'", "|".join(SPLITS)),
+}
+"""The same of those that the names of files may tell."""
+_NUMBERS = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
+"""The fields of a number, whose column a warning misses, and how the published files call it."""
 _DESCRIBING = (*_NUMBERS, "shape_or_type", "margins_or_distribution", "pathology")
 SIGNS = 3
 """A CSV with so many of the columns that are needed describes cases; others (the NBIA Data Retriever's
 `metadata.csv`) do not, unless they are called so."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Abnormality:
     """A row of a case description: `split` train or test, `kind` mass or calcification, `number` its id on the film."""
 
@@ -96,20 +101,20 @@ class Abnormality:
         return 1 + 2 * (self.kind == "calcification") + PATHOLOGIES[self.pathology]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeftOut:
     """A row, or a file, that gives no patch. `reason` is one of a few, `detail` a sentence."""
 
     file: str
-    row: int | None
-    abnormality: str
+    row: int | None = None
+    abnormality: str = ""
     reason: str
     detail: str
 
     @classmethod
     def of(cls, one: Abnormality, reason: str, detail: str) -> LeftOut:
         """The entry of a row."""
-        return cls(one.file, one.row, one.subject, reason, detail)
+        return cls(file=one.file, row=one.row, abnormality=one.subject, reason=reason, detail=detail)
 
 
 @dataclass(frozen=True)
@@ -141,28 +146,24 @@ def read_descriptions(folder: Path) -> Descriptions:
         if (path.parent / PREPARED_FILE).exists():  # the groups files of an ingest
             continue
         try:
-            content = path.read_bytes()
-            table = _read_table(name, content)
-        except (OSError, UserError) as problem:
-            said = f"{name}: cannot be read: {problem.strerror}" if isinstance(problem, OSError) else str(problem)
+            table = _read_table(name, path)
+        except UserError as problem:
             if _is_called_so(name):
-                faults.append(said)
+                faults.append(str(problem))
             elif isinstance(problem, MissingColumn):
-                lacking_columns.append(said)
+                lacking_columns.append(str(problem))
             else:
-                warnings.append(f"{said}; passed over")
+                warnings.append(f"{problem}; passed over")
             continue
         if table is None:
             continue
-        digest = sha256(content)
-        if digest in seen:
-            warnings.append(f"{name}: the same file as {seen[digest]}, read once")
+        first = seen.setdefault(file_sha256(path), name)
+        if first != name:
+            warnings.append(f"{name}: the same file as {first}, read once")
             continue
-        seen[digest] = name
         if table.delimiter != ",":
             warnings.append(f"{name}: {_DELIMITERS[table.delimiter]} between its columns, read as such")
-        lacking = [title for field, title in _WORTH_A_WARNING.items() if field not in table.fields]
-        if lacking:
+        if lacking := [title for field, title in _NUMBERS.items() if field not in table.fields]:
             warnings.append(f"{name}: no column {', '.join(lacking)}: nothing is known of it in the groups files")
         for number, values in table.rows:
             one = _parse(name, number, table, values)
@@ -174,18 +175,15 @@ def read_descriptions(folder: Path) -> Descriptions:
     if faults:
         raise Faults(faults)
     if not rows and not left_out:
-        found = f"{len(paths)} other CSVs" if paths else "no CSV"
-        raise expected(
-            f"{folder}", "the collection's case descriptions (mass_case_description_train_set.csv, …)", found
-        )
+        wanted = "the collection's case descriptions (mass_case_description_train_set.csv, …)"
+        raise expected(str(folder), wanted, f"{len(paths)} other CSVs" if paths else "no CSV")
     kept, repeated, elsewhere = _without_repeated(rows)
     warnings += [f"{name}: {count} of its rows stand in other files too, read once" for name, count in elsewhere]
     return Descriptions(kept, (*left_out, *repeated), tuple(warnings))
 
 
-def shared_patients(rows: Iterable[Abnormality]) -> set[str]:
+def shared_patients(rows: Sequence[Abnormality]) -> set[str]:
     """The patients that stand on both sides of the official split."""
-    rows = list(rows)
     sides = [{one.patient for one in rows if one.split == split} for split in SPLITS]
     return sides[0] & sides[1]
 
@@ -207,27 +205,17 @@ class _Table:
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-def _read_table(name: str, content: bytes) -> _Table | None:
+def _read_table(name: str, path: Path) -> _Table | None:
     """The table of a file, or None where it describes no cases."""
-    try:
-        text = content.decode("utf-8-sig")
-        head = text.split("\n", 1)[0]
-        delimiter = max(_DELIMITERS, key=head.count)  # the first of equals
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        rows = [[value.strip() for value in row] for row in reader]
-    except UnicodeDecodeError:
-        raise expected(name, "CSV in UTF-8", "bytes that are not UTF-8") from None
-    except csv.Error as problem:
-        raise expected(name, "CSV", f"something else ({problem})") from None
+    rows, delimiter = read_csv(path, name, "".join(_DELIMITERS))
     titles = rows[0] if rows else []
-    header = [_field(title) for title in titles]
-    if len(set(REQUIRED) & set(header)) < SIGNS and not _is_called_so(name):
+    header = [_FIELDS.get(re.sub(r"[^a-z0-9]", "", title.lower()), "") for title in titles]
+    if len(REQUIRED.keys() & set(header)) < SIGNS and not _is_called_so(name):
         return None
-    missing = [title for field, title in REQUIRED.items() if field not in header]
+    missing = [repr(title) for field, (title, *_) in REQUIRED.items() if field not in header]
     if missing:
         found = ", ".join(titles)[:200] if rows else "an empty file"
-        columns = ", a column ".join(repr(title) for title in missing)
-        raise MissingColumn(f"{name}: header: expected a column {columns}, found {found}")
+        raise MissingColumn(f"{name}: header: expected a column {', a column '.join(missing)}, found {found}")
     return _Table(titles, header, [(number, row) for number, row in enumerate(rows[1:], 1) if any(row)], delimiter)
 
 
@@ -235,90 +223,56 @@ def _is_called_so(name: str) -> bool:
     return "case_description" in name.lower()
 
 
-def _field(title: str) -> str:
-    """The field that a column's title means, or nothing."""
-    plain = re.sub(r"[^a-z0-9]", "", title.lower())
-    return next((field for field, names in _NAMES.items() if plain in names), "")
-
-
 def _parse(name: str, number: int, table: _Table, row: Sequence[str]) -> Abnormality | LeftOut:
     """A row's abnormality. What a row does not say itself, its paths or the file's name tell."""
-    width = len(table.titles)
-    if len(row) < width or any(row[width:]):
-        return LeftOut(name, number, "", "bad value", f"expected {width} values, found {len(row)}")
     try:
         values = _values(table, row)
+        values["patient"] = re.sub(r"[\s_]+", "_", values["patient"]).upper()
+        told = SUBJECT.search(values.get("source_file", ""))
+        kind = values.get("kind", "").lower() or (told[1].lower() if told else _named(name, "mass", "calc"))
+        values["kind"] = "calcification" if kind == "calc" else kind
+        values["split"] = {"Training": "train", "Test": "test"}[told[2]] if told else _named(name, "train", "test")
+        wrong = [
+            str(expected(title, wish, f"'{values[field]}'"))
+            for field, (title, wish, pattern) in (REQUIRED | _TOLD).items()
+            if not re.fullmatch(pattern, values[field], re.IGNORECASE)
+        ]
+        if wrong:
+            raise UserError("; ".join(wrong))
     except UserError as problem:
-        return LeftOut(name, number, "", "bad value", str(problem))
-    values["patient"] = re.sub(r"[\s_]+", "_", values["patient"]).upper()
-    told = SUBJECT.search(values.get("source_file", ""))
-    lower = Path(name).name.lower()
-    guessed = {word: word in lower for word in ("mass", "calc", "train", "test")}
-    kind = values.get("kind", "").lower() or (told[1].lower() if told else "")
-    if not kind and guessed["mass"] != guessed["calc"]:
-        kind = "mass" if guessed["mass"] else "calc"
-    kind = {"calc": "calcification"}.get(kind, kind)
-    split = {"Training": "train", "Test": "test"}[told[2]] if told else ""
-    if not split and guessed["train"] != guessed["test"]:
-        split = "train" if guessed["train"] else "test"
-    wanted = {
-        "patient_id": (
-            "a patient such as P_00001",
-            values["patient"],
-            re.fullmatch(r"P_[0-9]{1,9}", values["patient"]),
-        ),
-        "left or right breast": ("LEFT or RIGHT", values["side"], values["side"].upper() in ("LEFT", "RIGHT")),
-        "image view": ("CC or MLO", values["view"], values["view"].upper() in ("CC", "MLO")),
-        "abnormality id": (
-            "a whole number",
-            values["number"],
-            _NUMBER.fullmatch(values["number"]),
-        ),
-        "pathology": (
-            f"{', '.join(PATHOLOGIES)}",
-            values["pathology"],
-            values["pathology"].upper().replace(" ", "_") in PATHOLOGIES,
-        ),
-        "abnormality type": ("mass or calcification, here or in the file's name", kind, kind in KINDS),
-        "split": ("train or test in the file's name or in 'image file path'", split, split in SPLITS),
-    }
-    wrong = [str(expected(field, wish, f"'{found}'")) for field, (wish, found, good) in wanted.items() if not good]
-    if wrong:
-        return LeftOut(name, number, "", "bad value", "; ".join(wrong))
-    taken = {field: values.get(field, "") for field in list(_NAMES)[6:]}
-    return Abnormality(
-        split=split,
-        kind=kind,
-        patient=values["patient"],
-        side=values["side"].upper(),
-        view=values["view"].upper(),
-        number=int(float(values["number"])),
-        pathology=values["pathology"].upper().replace(" ", "_"),
-        file=name,
-        row=number,
-        **taken,
-    )
+        return LeftOut(file=name, row=number, reason="bad value", detail=str(problem))
+    values |= {field: values[field].upper().replace(" ", "_") for field in ("side", "view", "pathology")}
+    of_film = int(float(values.pop("number")))
+    return Abnormality(**values, number=of_film, file=name, row=number)
+
+
+def _named(name: str, *words: str) -> str:
+    """The one of these words that is in the name of a file; nothing where several are, or none."""
+    found = [word for word in words if word in Path(name).name.lower()]
+    return found[0] if len(found) == 1 else ""
 
 
 def _values(table: _Table, row: Sequence[str]) -> dict[str, str]:
     """The values of a row by field. Several columns may mean one (mass shape, calc type): a row has it in one of them.
 
-    Raises `UserError` where a row has different values in them.
+    Raises `UserError` where a row has different values in them, or is too short or too long.
     """
+    width = len(table.titles)
+    if len(row) < width or any(row[width:]):
+        raise UserError(f"expected {width} values, found {len(row)}")
     values: dict[str, str] = {}
     titles: dict[str, str] = {}
     for field, title, cell in zip(table.fields, table.titles, row, strict=False):
         if not field:
             continue
         value = "" if cell.lower() in _WRITTEN_BY_PANDAS else cell
-        if field in _NUMBERS and re.fullmatch(r"[0-9]+\.0+", value):
-            value = value.split(".")[0]
-        if _agree(values.get(field, ""), value):
-            if _told(value, values.get(field, "")) == value:
-                values[field], titles[field] = value, title
-        else:
-            found = f"'{values[field]}' and '{value}'"
-            raise expected(f"{titles[field]} and {title}", "one value of the two columns", found)
+        if field in _NUMBERS:
+            value = re.sub(r"^([0-9]+)\.0+$", r"\1", value)
+        before = values.get(field, "")
+        if not _agree(before, value):
+            raise expected(f"{titles[field]} and {title}", "one value of the two columns", f"'{before}' and '{value}'")
+        if _told(value, before) == value:
+            values[field], titles[field] = value, title
     return values
 
 
@@ -340,33 +294,29 @@ def _without_repeated(
     A row repeated in its own file is left out by name; a whole file that repeats others (all rows merged into one) is
     counted.
     """
-    by_subject: dict[str, list[Abnormality]] = {}
+    by_subject = defaultdict[str, list[Abnormality]](list)
     for one in rows:
-        by_subject.setdefault(one.subject, []).append(one)
+        by_subject[one.subject].append(one)
     kept, left_out = [], []
     elsewhere: Counter[str] = Counter()
     for same in by_subject.values():
         same.sort(key=lambda one: (not _is_called_so(one.file), one.file, one.row))
-        first = same[0]
-        differing = [
-            field
-            for field in _DESCRIBING
-            if any(not _agree(getattr(one, field), getattr(two, field)) for one, two in combinations(same, 2))
-        ]
+        told = {field: [getattr(one, field) for one in same] for field in _DESCRIBING}
+        differing = [field for field in told if not all(_agree(*two) for two in combinations(told[field], 2))]
         if differing:
-            told = ", ".join(f"{getattr(one, differing[0])} in row {one.row} of {one.file}" for one in same)
-            detail = f"one abnormality, told differently: {differing[0].replace('_', ' ')} {told}"
+            field = differing[0]
+            found = [f"{value} in row {one.row} of {one.file}" for one, value in zip(same, told[field], strict=True)]
+            detail = f"one abnormality, told differently: {field.replace('_', ' ')} {', '.join(found)}"
             left_out += [LeftOut.of(one, "contradictory rows", detail) for one in same]
             continue
-        known = {field: _told(*(getattr(one, field) for one in same)) for field in _DESCRIBING}
-        paths = sorted((one.source_file for one in same), key=lambda path: (not SUBJECT.match(path), path))
-        kept.append(replace(first, source_file=paths[0], **known))  # type: ignore[arg-type]
+        path = min((one.source_file for one in same), key=lambda path: (not SUBJECT.match(path), path))
+        known = {field: _told(*values) for field, values in told.items()}
+        kept.append(replace(same[0], source_file=path, **known))  # type: ignore[arg-type]
         for one in same[1:]:
-            earlier = next((two for two in same if two.file == one.file), one)
+            earlier = next(two for two in same if two.file == one.file)
             if earlier is one:
                 elsewhere[one.file] += 1
             else:
-                detail = f"the same as row {earlier.row} of {earlier.file}"
-                left_out.append(LeftOut.of(one, "duplicate row", detail))
+                left_out.append(LeftOut.of(one, "duplicate row", f"the same as row {earlier.row} of {earlier.file}"))
     kept.sort(key=lambda one: (one.patient, one.side, one.view, one.kind, one.split, one.number))
     return tuple(kept), left_out, sorted(elsewhere.items())

@@ -38,7 +38,7 @@ logging.getLogger("pydicom").addHandler(logging.NullHandler())
 logging.getLogger("pydicom").propagate = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What matching needs to know of a file.
 
@@ -67,15 +67,13 @@ def read_header(path: Path, name: str) -> Header:
         status = path.stat()
         found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         subject = str(found.get("PatientID", "")).strip()
-        full = _is_full(str(found.get("SeriesDescription", "")).lower(), subject)
-        rows, columns = int(found.get("Rows", 0) or 0), int(found.get("Columns", 0) or 0)
         return Header(
             file=name,
             subject=subject if SUBJECT.fullmatch(subject) else "",
-            full=full,
+            full=_is_full(str(found.get("SeriesDescription", "")).lower(), subject),
             uid=str(found.get("SOPInstanceUID", "")),
-            rows=rows,
-            columns=columns,
+            rows=int(found.get("Rows", 0) or 0),
+            columns=int(found.get("Columns", 0) or 0),
             size=status.st_size,
             modified=status.st_mtime_ns,
             synthetic=str(found.get("Manufacturer", "")) == SYNTHETIC,
@@ -103,22 +101,16 @@ def read_film(path: Path, name: str) -> np.ndarray:
     return pixels
 
 
-def read_two_valued(path: Path, name: str) -> np.ndarray:
-    """A mask: bool (rows, columns), true where the higher of its two values stands.
-
-    Raises `NoMask` for an image of more values, such as a crop, and for one of a single value, an empty mask, and
-    `UserError` for a file that cannot be read.
-    """
-    return two_valued(read_grey(path, name), name)
-
-
 def read_grey(path: Path, name: str) -> np.ndarray:
     """The pixels of any grey image (rows, columns), as they are stored. Raises `UserError`."""
     return _read_pixels(path, name)[0]
 
 
 def two_valued(pixels: np.ndarray, name: str) -> np.ndarray:
-    """The mask that an image is, as `read_two_valued` gives it. Raises `NoMask`."""
+    """The mask that an image is: bool (rows, columns), true where the higher of its two values stands.
+
+    Raises `NoMask` for an image of more values, such as a crop, and for one of a single value, an empty mask.
+    """
     low, high = pixels.min(), pixels.max()
     inside = pixels == high
     if low == high:
@@ -158,8 +150,7 @@ def _check_decoder(syntax: UID | None, name: str) -> None:
 def _quiet(name: str) -> Iterator[None]:
     """Whatever pydicom makes of a broken file, as one line that repeats nothing of it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except UserError:
         raise

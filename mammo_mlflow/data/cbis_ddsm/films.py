@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,7 +16,7 @@ from mammo_mlflow.data.cbis_ddsm.cutting import cut_pair, find_breast
 from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film
 from mammo_mlflow.data.cbis_ddsm.locating import Unlocated
-from mammo_mlflow.data.cbis_ddsm.marking import Mark, find_mark
+from mammo_mlflow.data.cbis_ddsm.marking import find_mark
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import sha256, whole
@@ -25,7 +25,7 @@ VERSION = 1
 """Raised when the same films give other patches."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What became of an abnormality: its place among the patches of its film's file, or why it has none.
 
@@ -33,7 +33,7 @@ class Answer:
     `stray` are those of `Located`.
     """
 
-    place: int | None
+    place: int | None = None
     box: str = ""
     side: str = ""
     baseline_box: str = ""
@@ -96,37 +96,39 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
     try:
         pixels = read_film(task.source / film.header.file, film.header.file)
     except UserError as problem:
-        return empty, (Answer(None, reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
-    taken, whole = np.zeros(pixels.shape, bool), True
-    unmarked, unlike = list(film.unmarked), ""
-    marks: list[Mark] = []
-    for marked in (*film.rois, *film.beside):
-        mark = find_mark(task.source, marked, pixels, taken, how.locate)
-        marks.append(mark)
-        whole = whole and mark.whole
-        if marked.fitting and not mark.seen:
-            unlike = marked.subject
-        elif mark.seen and marked.subject in unmarked:
-            unmarked.remove(marked.subject)
-    beside = unlike or next(iter(unmarked), "")
+        return empty, (Answer(reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
+    taken, everything = np.zeros(pixels.shape, bool), (*film.rois, *film.beside)
+    marks = [find_mark(task.source, marked, pixels, taken, how.locate) for marked in everything]
+    seen = {marked.subject for marked, mark in zip(everything, marks, strict=True) if mark.seen}
+    unlike = [marked.subject for marked in reversed(everything) if marked.fitting and marked.subject not in seen]
+    beside = next((subject for subject in (*unlike, *film.unmarked) if subject not in seen), "")
     breast = cache(lambda: find_breast(pixels))
     patches: list[np.ndarray] = []
     answers: list[Answer] = []
     for mark in marks[: len(film.rois)]:
         place = mark.place
-        if isinstance(place, Unlocated):
-            answers.append(Answer(None, reason=place.reason, detail=str(place)))
-            continue
         try:
+            if isinstance(place, Unlocated):
+                raise place
             pair = cut_pair(pixels, place.box, breast, taken, how)
         except UserError as problem:
-            answers.append(Answer(None, reason="no patch", detail=str(problem)))
+            reason = problem.reason if isinstance(problem, Unlocated) else "no patch"
+            answers.append(Answer(reason=reason, detail=str(problem)))
             continue
         if pair.baseline is None:
-            answers.append(Answer(None, str(pair.box), reason="no baseline", detail=pair.why))
+            answers.append(Answer(box=str(pair.box), reason="no baseline", detail=pair.why))
             continue
+        answers.append(
+            Answer(
+                place=len(patches) // 2,
+                box=str(pair.box),
+                side=pair.side,
+                baseline_box=str(pair.baseline_box),
+                unmarked=beside,
+                located=place.how,
+                score=place.score,
+                stray=place.stray,
+            )
+        )
         patches += [pair.baseline, pair.abnormality]
-        row = len(patches) // 2 - 1
-        told = Answer(row, str(pair.box), pair.side, str(pair.baseline_box), beside)
-        answers.append(replace(told, located=place.how, score=place.score, stray=place.stray))
-    return np.stack(patches) if patches else empty, tuple(answers), whole
+    return np.stack(patches) if patches else empty, tuple(answers), all(mark.whole for mark in marks)

@@ -9,22 +9,22 @@ import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_mlflow.data.arrays import write_split
-from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, no_dicom, read_headers
+from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import Settings
 from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.files import PARTIAL, file_sha256, locked
+from mammo_mlflow.files import PARTIAL, file_sha256, locked, tree_sha256
 from mammo_mlflow.processes import serve_parent
 
 FILMS, WHOLE, LOCK = "films", "whole", "lock"
@@ -38,12 +38,14 @@ https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY
 """
 NOTE = "Cut from films that a program drew: no figure computed from it is a medical result."
 _GROUPS = ("density", "shape_or_type", "margins_or_distribution", "assessment", "subtlety", "pathology", "source_file")
+_OF_ODD = ["located", "score", "stray"]
+"""The columns of groups files that say how a box was found, where some mask of the collection was odd."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what goes on, how much of it is done and how much there is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ingested:
     """What an ingest made: abnormalities by split and type, rows without a patch, sentences of warning.
 
@@ -56,7 +58,7 @@ class Ingested:
     warnings: tuple[str, ...]
     films: int
     synthetic: bool
-    anew: bool
+    anew: bool = False
 
 
 def ingest(
@@ -76,41 +78,32 @@ def ingest(
             raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
     out = _place(out, settings)
     names, closed = find_dicom(source)
-    if not names:
-        raise no_dicom(source)
     told = read_descriptions(descriptions)
     headers, broken = read_headers(source, names, lambda done, total: progress("reading headers", done, total))
     excluded = _excluded(told.abnormalities, settings)
-    by_row = {id(one) for one, _ in excluded}
-    films, unmatched = match(
-        told.abnormalities, headers, lambda one: id(one) not in by_row, lambda header: file_sha256(source / header.file)
-    )
-    left_out = [*told.left_out, *(entry for _, entry in excluded), *unmatched, *broken, *closed]
-    synthetic = any(film.header.synthetic for film in films)
+    films, unmatched = match(told.abnormalities, headers, excluded, lambda header: file_sha256(source / header.file))
+    left_out = [*told.left_out, *excluded.values(), *unmatched, *broken, *closed]
     with _alone(out) as staging:
         _check_room(staging, films, settings.cut.size)
         tasks = [Task(film, source, staging / FILMS, settings.cut) for film in films]
-        answers = _cut_all(tasks, workers, progress)
-        left_out += [
-            LeftOut.of(one, answer.reason, answer.detail)
-            for task, said in zip(tasks, answers, strict=True)
-            for one, answer in zip(task.film.abnormalities, said, strict=True)
-            if answer.place is None
-        ]
+        answered = _cut_all(tasks, workers, progress)
+        left_out += [LeftOut.of(one, said.reason, said.detail) for one, said in answered if said.place is None]
         left_out.sort(key=lambda entry: (entry.file, entry.row or 0))
-        if not any(answer.place is not None for said in answers for answer in said):
+        kept = [(one, said) for one, said in answered if said.place is not None]
+        if not kept:
             shutil.rmtree(staging / FILMS)
             raise _nothing(source, len(told.abnormalities), left_out)
-        counts = _write(staging / WHOLE, tasks, answers, settings, left_out, synthetic)
-        anew = _publish(staging / WHOLE, out)
-    odd = [answer for said in answers for answer in said if answer.odd]
-    unsure = sum(bool(answer.unmarked) for said in answers for answer in said)
-    warnings = [*told.warnings, *_told_of(odd)]
-    if unsure:
-        warnings.append(
-            f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
+        odd = any(said.odd for _, said in kept)
+        made = Ingested(
+            directory=out,
+            counts=_write(staging / WHOLE, tasks, kept, settings, odd),
+            left_out=tuple(left_out),
+            warnings=(*told.warnings, *_told_of([said for _, said in kept])),
+            films=len(films),
+            synthetic=any(film.header.synthetic for film in films),
         )
-    return Ingested(out, counts, tuple(left_out), tuple(warnings), len(films), synthetic, anew)
+        _write_facts(staging / WHOLE, made, settings, odd)
+        return replace(made, anew=_publish(staging / WHOLE, out))
 
 
 def _place(out: Path, settings: Settings) -> Path:
@@ -137,11 +130,7 @@ def _publish(whole: Path, out: Path) -> bool:
     if not out.exists() or not any(out.iterdir()):
         whole.replace(out)
         return True
-    names = sorted(path.name for path in whole.iterdir())
-    if (
-        names != sorted(path.name for path in out.iterdir())
-        or filecmp.cmpfiles(whole, out, names, shallow=False)[0] != names
-    ):
+    if tree_sha256(whole) != tree_sha256(out):
         difference = _difference(whole, out)
         shutil.rmtree(whole)
         found = f"'{out}', made of other files or by an earlier version ({difference}); it is left as it is"
@@ -152,47 +141,46 @@ def _publish(whole: Path, out: Path) -> bool:
 def _difference(whole: Path, out: Path) -> str:
     """In what two directories of one ingest's settings differ, for somebody who made the one in `out` before."""
     old, new = (json.loads((folder / PREPARED_FILE).read_text(encoding="utf-8")) for folder in (out, whole))
-    found = []
-    for split in SPLITS:
-        there, now = (sum(one.get("counts", {}).get(split, {}).values()) for one in (old, new))
-        if there != now:
-            found.append(f"{there} {split} abnormalities there, {now} now")
-    there, now = (one.get("left_out", {}) for one in (old, new))
-    found += [
-        f"{there.get(reason, 0)} left out as '{reason}' there, {now.get(reason, 0)} now"
-        for reason in sorted({*there, *now})
-        if there.get(reason, 0) != now.get(reason, 0)
+    found = [
+        (f"{split} abnormalities", [sum(one.get("counts", {}).get(split, {}).values()) for one in (old, new)])
+        for split in SPLITS
     ]
+    found += [
+        (f"left out as '{reason}'", [one.get("left_out", {}).get(reason, 0) for one in (old, new)])
+        for reason in sorted({*old.get("left_out", {}), *new["left_out"]})
+    ]
+    said = [f"{there} {what} there, {now} now" for what, (there, now) in found if there != now]
     if "locate" in new and "locate" not in old:
-        found.append("locate=mask follows odd masks no more than earlier versions did")
-    if found:
-        return "; ".join(found)
-    _, differing, missing = filecmp.cmpfiles(whole, out, [path.name for path in whole.iterdir()], shallow=False)
-    extra = [path.name for path in out.iterdir() if not (whole / path.name).exists()]
-    return ", ".join(sorted({*differing, *missing, *extra}))
+        said.append("locate=mask follows odd masks no more than earlier versions did")
+    if said:
+        return "; ".join(said)
+    names = {path.name for folder in (whole, out) for path in folder.iterdir()}
+    _, differing, missing = filecmp.cmpfiles(whole, out, names, shallow=False)
+    return ", ".join(sorted([*differing, *missing]))
 
 
-def _told_of(odd: Sequence[Answer]) -> list[str]:
-    """A sentence about the boxes that rest on odd masks."""
-    if not odd:
-        return []
-    found = Counter(answer.located for answer in odd if answer.located != "mask")
-    counted = [f"{count} {how}" for how, count in sorted(found.items())]
-    stray = sum(bool(answer.stray) for answer in odd)
-    counted += [f"{stray} without stray pixels"] if stray else []
-    return [f"{len(odd)} boxes are of odd masks: {', '.join(counted)} (located, score, stray in the groups files)"]
+def _told_of(answers: Sequence[Answer]) -> Iterator[str]:
+    """Sentences about the boxes that rest on odd masks, and the baselines that may lie on an abnormality."""
+    if odd := [answer for answer in answers if answer.odd]:
+        found = Counter(answer.located for answer in odd if answer.located != "mask")
+        counted = [f"{count} {how}" for how, count in sorted(found.items())]
+        stray = sum(bool(answer.stray) for answer in odd)
+        counted += [f"{stray} without stray pixels"] if stray else []
+        yield f"{len(odd)} boxes are of odd masks: {', '.join(counted)} (located, score, stray in the groups files)"
+    if unsure := sum(bool(answer.unmarked) for answer in answers):
+        yield f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
 
 
-def _excluded(rows: Sequence[Abnormality], settings: Settings) -> list[tuple[Abnormality, LeftOut]]:
-    """The rows that the settings leave out."""
+def _excluded(rows: Sequence[Abnormality], settings: Settings) -> dict[str, LeftOut]:
+    """The rows that the settings leave out, by subject."""
     shared = shared_patients(rows) if settings.shared_patients == "drop-train" else set()
-    found = []
+    found = {}
     for one in rows:
         if one.split == "train" and one.patient in shared:
             detail = f"{one.patient} is in the test set too (shared_patients=drop-train)"
-            found.append((one, LeftOut.of(one, "patient in both splits", detail)))
+            found[one.subject] = LeftOut.of(one, "patient in both splits", detail)
         elif one.pathology == "BENIGN_WITHOUT_CALLBACK" and settings.without_callback == "exclude":
-            found.append((one, LeftOut.of(one, "without callback", "without_callback=exclude")))
+            found[one.subject] = LeftOut.of(one, "without callback", "without_callback=exclude")
     return found
 
 
@@ -204,8 +192,7 @@ def _alone(out: Path) -> Iterator[Path]:
         (staging / FILMS).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise expected("out", "a place that can be written to", f"'{out}': {problem.strerror}") from None
-    foreign = [path.name for path in staging.iterdir() if path.name not in (FILMS, WHOLE, LOCK)]
-    if foreign:
+    if foreign := [path.name for path in staging.iterdir() if path.name not in (FILMS, WHOLE, LOCK)]:
         raise expected("out", f"nothing but an ingest's own files in '{staging}'", f"'{foreign[0]}'")
     with locked(staging / LOCK, UserError(f"out: another command is making '{out}'")):
         try:
@@ -226,92 +213,71 @@ def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:
         raise expected("out", f"{needed / 1e6:.1f} MB free beside '{staging.parent}'", f"{free / 1e6:.1f} MB")
 
 
-def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tuple[Answer, ...]]:
-    """The answers for every film, in order."""
-    answers: dict[int, tuple[Answer, ...]] = {}
-    if workers == 1:
-        for index, task in enumerate(tasks):
-            answers[index] = cut_film(task)
-            progress("cutting films", len(answers), len(tasks))
-        return [answers[index] for index in range(len(tasks))]
-    pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), multiprocessing.get_context("spawn"), serve_parent)
+def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tuple[Abnormality, Answer]]:
+    """The abnormalities of every film in order, and what became of each."""
+    answered, pool = list[tuple[Abnormality, Answer]](), None
+    if workers > 1:
+        pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), multiprocessing.get_context("spawn"), serve_parent)
     try:
-        places = {pool.submit(cut_film, task): index for index, task in enumerate(tasks)}
-        for finished in as_completed(places):
-            answers[places[finished]] = finished.result()
-            progress("cutting films", len(answers), len(tasks))
+        found = pool.map(cut_film, tasks) if pool else map(cut_film, tasks)
+        for done, (task, said) in enumerate(zip(tasks, found, strict=True), 1):
+            answered += zip(task.film.abnormalities, said, strict=True)
+            progress("cutting films", done, len(tasks))
     except BrokenProcessPool:
-        raise expected(
-            "workers", "as many as the memory holds", f"{workers}, one of which ended (out of memory?); fewer need less"
-        ) from None
+        ended = f"{workers}, one of which ended (out of memory?); fewer need less"
+        raise expected("workers", "as many as the memory holds", ended) from None
     finally:
-        pool.shutdown(cancel_futures=True)
-    return [answers[index] for index in range(len(tasks))]
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+    return answered
 
 
 def _write(
-    whole: Path,
-    tasks: Sequence[Task],
-    answers: Sequence[tuple[Answer, ...]],
-    settings: Settings,
-    left_out: Sequence[LeftOut],
-    synthetic: bool,
+    whole: Path, tasks: Sequence[Task], kept: Sequence[tuple[Abnormality, Answer]], settings: Settings, odd: bool
 ) -> dict[str, dict[str, int]]:
-    """The data directory, and how many abnormalities of each type it has in each split."""
+    """The data directory's arrays, and how many abnormalities of each type it has in each split."""
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
     counts: dict[str, dict[str, int]] = {}
-    odd = any(answer.odd for said in answers for answer in said)
     for split, stem in SPLITS.items():
-        mine = [
-            (task, said) for task, said in zip(tasks, answers, strict=True) if task.film.abnormalities[0].split == split
-        ]
-        kept = [
-            (one, answer)
-            for task, said in mine
-            for one, answer in zip(task.film.abnormalities, said, strict=True)
-            if answer.place is not None
-        ]
-        if not kept:
-            continue
-        types = [one.type for one, _ in kept]
-        counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
-        groups = pd.DataFrame([_describe(one, answer, odd) for one, answer in kept])
-        write_split(whole, stem, settings.cut.size, types, groups, (read_patches(task.file) for task, _ in mine))
-    reasons = dict(sorted(Counter(entry.reason for entry in left_out).items()))
+        files = [task.file for task in tasks if task.film.abnormalities[0].split == split]
+        mine = [(one, answer) for one, answer in kept if one.split == split]
+        if mine:
+            types = [one.type for one, _ in mine]
+            counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
+            groups = pd.DataFrame([_describe(one, answer) for one, answer in mine])
+            groups = groups if odd else groups.drop(columns=_OF_ODD)
+            write_split(whole, stem, settings.cut.size, types, groups, map(read_patches, files))
+    return counts
+
+
+def _write_facts(whole: Path, made: Ingested, settings: Settings, odd: bool) -> None:
+    """What stands beside the arrays: how they were made, what was left out, and whose they are."""
+    reasons = dict(sorted(Counter(entry.reason for entry in made.left_out).items()))
     located = {"locate": settings.cut.locate} if odd else {}
-    said = {**_said(settings), **located, "counts": counts, "left_out": reasons}
+    said = {**_said(settings), **located, "counts": made.counts, "left_out": reasons}
     (whole / PREPARED_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     with (whole / LEFT_OUT_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(f.name for f in fields(LeftOut))
-        rows.writerows(asdict(entry).values() for entry in left_out)
-    if synthetic:
+        rows = csv.DictWriter(file, [f.name for f in fields(LeftOut)], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(asdict(entry) for entry in made.left_out)
+    if made.synthetic:
         content = {"generator": "mammo_mlflow prepare", "size": settings.cut.size, "note": NOTE}
         (whole / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
         (whole / ATTRIBUTION_FILE).write_text(ATTRIBUTION, encoding="utf-8")
-    return counts
 
 
 def _said(settings: Settings) -> dict[str, object]:
     """What `prepare.json` says of how a directory was made; it has `locate` too where that made a difference."""
-    return {
-        "generator": "mammo_mlflow prepare",
-        "version": VERSION,
-        **{name: value for name, value in asdict(settings.cut).items() if name != "locate"},
-        "without_callback": settings.without_callback,
-        "shared_patients": settings.shared_patients,
-    }
+    others = asdict(settings)
+    cut = others.pop("cut")
+    del cut["locate"]
+    return {"generator": "mammo_mlflow prepare", "version": VERSION, **cut, **others}
 
 
-def _describe(one: Abnormality, answer: Answer, odd: bool) -> dict[str, object]:
-    """A row of a groups file. How its box was found stands there where some mask of the collection was `odd`."""
-    found = {
-        "located": answer.located,
-        "score": "" if answer.score is None else f"{answer.score:.4f}",
-        "stray": answer.stray,
-    }
+def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
+    """A row of a groups file."""
     return {
         "patient_id": one.patient,
         "side": one.side,
@@ -322,7 +288,9 @@ def _describe(one: Abnormality, answer: Answer, odd: bool) -> dict[str, object]:
         "baseline_side": answer.side,
         "baseline_box": answer.baseline_box,
         "unmarked": answer.unmarked,
-        **(found if odd else {}),
+        "located": answer.located,
+        "score": "" if answer.score is None else f"{answer.score:.4f}",
+        "stray": answer.stray,
     }
 
 

@@ -6,12 +6,13 @@ What is found by other means than a whole mask says so, with a score; what is no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage, signal
 
-from mammo_mlflow.data.cbis_ddsm.cutting import Box, box_of
+from mammo_mlflow.data.cbis_ddsm.cutting import Box, box_of, smaller
 from mammo_mlflow.errors import UserError
 
 ASPECT = 0.01
@@ -97,9 +98,8 @@ def locate(
     problem = "its aspect is another"
     larger = None if mask.shape in sizes else scaled(mask, film.shape)
     if larger is not None and larger.any():
-        found = without_specks(larger, sizes)
         try:
-            found = settle(film, found, crop if how == "match" else None)
+            found = settle(film, without_specks(larger, sizes), crop if how == "match" else None)
             found.box.of(taken)[:] |= found.box.of(larger)
             return found
         except UserError as said:
@@ -111,8 +111,7 @@ def locate(
     try:
         found = find_crop(film, crop)
     except UserError as said:
-        reason = NO_FIT if larger is None else "mask and crop disagree"
-        raise Unlocated(reason, f"{problem}; {said}") from None
+        raise Unlocated(NO_FIT if larger is None else "mask and crop disagree", f"{problem}; {said}") from None
     found.box.of(taken)[:] = True
     return found
 
@@ -150,15 +149,12 @@ def without_specks(mask: np.ndarray, crops: Sequence[tuple[int, ...]]) -> Locate
     for box, area in parts[1:-1]:
         joined.append((_join(joined[-1][0], box), joined[-1][1] + area))
     for exact in (True, False):
-        for one in ((whole, marked), *joined):
-            if any(_agrees(one[0], crop, exact) for crop in crops):
-                return Located(one[0], stray=marked - one[1])
-        alone = [one for one in parts[1:] if any(_agrees(one[0], crop, exact) for crop in crops)]
-        if len(alone) == 1:
-            return Located(alone[0][0], stray=marked - alone[0][1])
-    if marked - parts[0][1] <= SPECKS * parts[0][1]:
-        return Located(parts[0][0], stray=marked - parts[0][1])
-    return Located(whole)
+        alone = [one for one in parts[1:] if _agrees(one[0], crops, exact)]
+        for box, area in ((whole, marked), *joined, *(alone if len(alone) == 1 else [])):
+            if _agrees(box, crops, exact):
+                return Located(box, stray=marked - area)
+    stray = marked - parts[0][1]
+    return Located(parts[0][0], stray=stray) if stray <= SPECKS * parts[0][1] else Located(whole)
 
 
 def scaled(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -179,30 +175,18 @@ def settle(film: np.ndarray, found: Located, crop: np.ndarray | None) -> Located
     """
     box = found.box
     if crop is None or min(crop.shape) < 2 or crop.std() == 0:
-        return Located(box, "rescaled", None, found.stray)
-    near = [max(4, round(0.03 * side)) for side in (box.height, box.width)]
-    if all(abs(a - b) <= room for a, b, room in zip(crop.shape, (box.height, box.width), near, strict=True)):
-        room = [round(ASPECT * side) + 4 for side in film.shape]
-        window = box_around(box, room, film.shape)
-        try:
+        return replace(found, how="rescaled")
+    shape = (box.height, box.width)
+    if all(abs(a - b) <= max(4, round(0.03 * b)) for a, b in zip(crop.shape, shape, strict=True)):
+        down, across = (round(ASPECT * side) + 4 for side in film.shape)
+        window = box.widened(down, across, film.shape)
+        with suppress(UserError):
             exact = find_crop(window.of(film), crop)
-        except UserError:
-            pass
-        else:
-            place = exact.box
-            box = Box(window.x + place.x, window.y + place.y, place.width, place.height)
-            return Located(box, "rescaled", exact.score, found.stray)
+            return Located(exact.box.within(window), "rescaled", exact.score, found.stray)
     score = _alike(box.of(film), crop)
     if score < LIKE:
         raise UserError(f"its crop shows something else than the film does there (correlation {score:.2f})")
     return Located(box, "rescaled", score, found.stray)
-
-
-def box_around(box: Box, room: Sequence[int], shape: tuple[int, ...]) -> Box:
-    """A box with `room` (rows, columns) on all sides, as far as the image goes."""
-    top, left = max(0, box.y - room[0]), max(0, box.x - room[1])
-    bottom, right = min(shape[0], box.y + box.height + room[0]), min(shape[1], box.x + box.width + room[1])
-    return Box(left, top, right - left, bottom - top)
 
 
 def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
@@ -219,14 +203,11 @@ def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
     if crop.min() == crop.max():
         raise UserError(f"{size} is flat")
     factor = int(np.clip(min(crop.shape) // _COARSE, 1, 8))
-    places = [
-        (top * factor, left * factor) for top, left in _peaks(_smaller(film, factor), _smaller(crop, factor), _PLACES)
-    ]
     found: dict[tuple[int, int], float] = {}
     reach = 2 * factor + 2 if factor > 1 else 2
     height, width = crop.shape
-    for top, left in places:
-        window = box_around(Box(left, top, width, height), (reach, reach), film.shape)
+    for top, left in _peaks(smaller(film, factor), smaller(crop, factor), _PLACES):
+        window = Box(left * factor, top * factor, width, height).widened(reach, reach, film.shape)
         scores = np.concatenate([rows for _, rows in _correlate(window.of(film), crop)])
         inner = np.zeros(scores.shape, bool)  # what lies on the window's edge may be the slope of a peak beyond it
         bottom = scores.shape[0] - (window.y + window.height < film.shape[0])
@@ -248,30 +229,21 @@ def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
 def _parts(mask: np.ndarray, box: Box) -> list[tuple[Box, int]]:
     """The connected parts of what is marked in `box`, diagonals too, and their areas in pixels."""
     labels, count = ndimage.label(box.of(mask), np.ones((3, 3)))
-    areas = np.bincount(labels[labels > 0], minlength=count + 1)[1:]
-    return [
-        (Box(box.x + at[1].start, box.y + at[0].start, at[1].stop - at[1].start, at[0].stop - at[0].start), int(area))
-        for at, area in zip(ndimage.find_objects(labels), areas, strict=True)
-    ]
+    areas = np.bincount(labels[labels > 0], minlength=count + 1)[1:].tolist()
+    places = [Box.between(*at) for at in ndimage.find_objects(labels)]
+    return [(place.within(box), area) for place, area in zip(places, areas, strict=True)]
 
 
-def _agrees(box: Box, crop: tuple[int, ...], exact: bool) -> bool:
-    """Whether a box has a crop's size (height, width), if not `exact` but for 2 % of it or 2 pixels."""
-    return all(
-        abs(a - b) <= (0 if exact else max(2, 0.02 * b)) for a, b in zip((box.height, box.width), crop, strict=True)
-    )
+def _agrees(box: Box, crops: Sequence[tuple[int, ...]], exact: bool) -> bool:
+    """Whether a box has the size (height, width) of a crop, if not `exact` but for 2 % of it or 2 pixels."""
+    room, shape = int(not exact), (box.height, box.width)
+    return any(all(abs(a - b) <= room * max(2, 0.02 * b) for a, b in zip(shape, crop, strict=True)) for crop in crops)
 
 
 def _join(one: Box, other: Box) -> Box:
     left, top = min(one.x, other.x), min(one.y, other.y)
-    right, bottom = (max(one.x + one.width, other.x + other.width), max(one.y + one.height, other.y + other.height))
-    return Box(left, top, right - left, bottom - top)
-
-
-def _smaller(image: np.ndarray, factor: int) -> np.ndarray:
-    rows, columns = (side // factor for side in image.shape)
-    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
-    return blocks.mean((1, 3), np.float32) if factor > 1 else image
+    right, bottom = max(one.x + one.width, other.x + other.width), max(one.y + one.height, other.y + other.height)
+    return Box.between(slice(top, bottom), slice(left, right))
 
 
 def _alike(image: np.ndarray, crop: np.ndarray) -> float:

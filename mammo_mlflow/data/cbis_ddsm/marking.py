@@ -38,7 +38,7 @@ def find_mark(source: Path, marked: Marked, film: np.ndarray, taken: np.ndarray,
     masks, others, unlike = _read(source, marked.fitting or marked.others)
     whole = all(isinstance(problem, NoMask) for problem in unlike)
     crops = [header.shape for header in marked.others] if marked.fitting else [crop.shape for crop in others]
-    crop = others[0] if others and not marked.fitting and len(others) == 1 else None
+    crop = others[0] if len(others) == 1 and not marked.fitting else None
     places: list[Located | Unlocated] = []
     for mask in masks if marked.fitting else masks[:1]:
         try:
@@ -83,12 +83,9 @@ def _read(source: Path, headers: Sequence[Header]) -> tuple[list[np.ndarray], li
     for header in headers:
         try:
             pixels = read_grey(source / header.file, header.file)
-            try:
-                masks.append(two_valued(pixels, header.file))
-            except NoMask as problem:
-                unlike.append(problem)
-                if pixels.min() < pixels.max():
-                    others.append(pixels)
+            masks.append(two_valued(pixels, header.file))
         except UserError as problem:
             unlike.append(problem)
+            if isinstance(problem, NoMask) and pixels.min() < pixels.max():
+                others.append(pixels)
     return masks, others, unlike

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.cutting import Box, Pair, cut_pair, find_breast
-from mammo_mlflow.data.cbis_ddsm.dicom import read_film, read_two_valued
+from mammo_mlflow.data.cbis_ddsm.dicom import read_film, read_grey, two_valued
 from mammo_mlflow.data.cbis_ddsm.locating import INVERTED, NO_FIT, Located, Unlocated, locate
 from mammo_mlflow.data.cbis_ddsm.settings import Cut
 from mammo_mlflow.errors import expected
@@ -24,31 +24,26 @@ def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: C
         UserError: a file cannot be read or is not what it should be, a box leaves the film, or a mask is too odd.
     """
     pixels = read_film(film, film.name)
-    taken = np.zeros(pixels.shape, bool)
+    taken, shape = np.zeros(pixels.shape, bool), f"{pixels.shape[1]}×{pixels.shape[0]}"
     for box in boxes:
         if not box.inside(pixels.shape):
-            raise expected("box", f"one in the film of {pixels.shape[1]}×{pixels.shape[0]} pixels", box)
+            raise expected("box", f"one in the film of {shape} pixels", box)
         box.of(taken)[:] = True
-    found, notes = list(boxes), [""] * len(boxes)
+    found = [(box, "") for box in boxes]
     for path in masks:
-        mask = read_two_valued(path, path.name)
+        mask = two_valued(read_grey(path, path.name), path.name)
         try:
             place = locate(mask, pixels, (), None, how.locate, taken)
         except Unlocated as problem:
+            wanted = f"the film's size, {shape} pixels" + ("" if how.locate == "mask" else ", or its aspect")
+            said = f"{mask.shape[1]}×{mask.shape[0]}"
             if problem.reason != NO_FIT:
                 article = "an" if problem.reason == INVERTED else "a"
-                raise expected(
-                    path.name, "a mask of the abnormality", f"{article} {problem.reason}: {problem}"
-                ) from None
-            wanted = f"the film's size, {pixels.shape[1]}×{pixels.shape[0]} pixels"
-            wanted += "" if how.locate == "mask" else ", or its aspect"
-            raise expected(path.name, wanted, f"{mask.shape[1]}×{mask.shape[0]}") from None
-        found.append(place.box)
-        notes.append(_note(path.name, mask, place))
+                wanted, said = "a mask of the abnormality", f"{article} {problem.reason}: {problem}"
+            raise expected(path.name, wanted, said) from None
+        found.append((place.box, _note(path.name, mask, place)))
     breast = cache(lambda: find_breast(pixels))
-    return [
-        replace(cut_pair(pixels, box, breast, taken, how), note=note) for box, note in zip(found, notes, strict=True)
-    ]
+    return [replace(cut_pair(pixels, box, breast, taken, how), note=note) for box, note in found]
 
 
 def _note(name: str, mask: np.ndarray, place: Located) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mammo_mlflow.checks import one_of
 from mammo_mlflow.errors import UserError, expected, unknown_name
 
 SIDES = ("left", "right", "above", "below")
@@ -13,7 +14,7 @@ LOCATE = ("match", "rescale", "mask")
 SHARED_PATIENTS = ("drop-train", "keep")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut:
     """How patches are cut; the defaults are the paper's. Raises `UserError`.
 
@@ -62,6 +63,5 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        for name, choices in (("without_callback", WITHOUT_CALLBACK), ("shared_patients", SHARED_PATIENTS)):
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, getattr(self, name), choices)
+        one_of(*WITHOUT_CALLBACK)("without_callback", self.without_callback)
+        one_of(*SHARED_PATIENTS)("shared_patients", self.shared_patients)
