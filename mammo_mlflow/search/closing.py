@@ -95,8 +95,7 @@ class Closer:
         self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
         metrics = {f"{Metric.TRIALS}{name.lower()}": float(count) for name, count in states.items()}
         for index, objective in enumerate(self._question.objectives):
-            found = [trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE]
-            mean, sd = mean_sd(found)
+            mean, sd = mean_sd(trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE)
             name = metric_name(objective.name)
             metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
             if best is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +68,7 @@ class Finished:
 def finished_trials(study: optuna.Study, objective: str) -> Finished:
     """The study's complete trials of finite values; `objective` names the first of its objectives."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    trials = [trial for trial in complete if all(math.isfinite(value) for value in trial.values)]
+    trials = [trial for trial in complete if np.isfinite(trial.values).all()]
     values = np.array([trial.values[0] for trial in trials], dtype=np.float64)
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     varying = [name for name in names if len({str(t.params[name]) for t in trials if name in t.params}) > 1]
