@@ -25,7 +25,7 @@ from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import build
 from mammo_mlflow.files import canonical_json
-from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, FitResult, Suggestion
+from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, FitResult, Job, Suggestion
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.jobs.executors.base import raise_failure
 from mammo_mlflow.jobs.workbench import Workbench
@@ -212,7 +212,7 @@ class Search:
             head=plan.description.head,
         )
 
-        def answer(_: DrawJob, event: Event) -> Value | None:
+        def answer(_: Job[dict[str, Value]], event: Event) -> Value | None:
             return suggest(event.name, distribution(event.distribution)) if isinstance(event, Suggestion) else None
 
         return values | self.bench.run_one(job, answer)
