@@ -30,8 +30,9 @@ from mammo_mlflow.engine.hypermodels import HeadHyperModel
 from mammo_mlflow.engine.loop import OPTIMIZERS
 from mammo_mlflow.engine.train import class_weights
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.jobs.contracts import DrawJob, Network
+from mammo_mlflow.jobs.contracts import Network
 from mammo_mlflow.models.network import convolutions, read_compact
+from mammo_mlflow.search.architectures import DrawJob
 from mammo_mlflow.search.spaces import find_space, read_space
 
 WARM_UP = 2
@@ -132,7 +133,7 @@ class WholeNetworks(keras_tuner.HyperModel):
         space = read_space(find_space("", "pretrained", job["backbone"]), "pretrained", job["backbone"])
         self._drawn = space.narrowed(fixed).parameters
         network = Network("pretrained", ModelSpec(backbone=job["backbone"]), job["size"], job["policy"])
-        self._head = HeadHyperModel(DrawJob(name="head", architecture="head", network=network, head=(1,)))
+        self._head = HeadHyperModel(DrawJob("head", network, (1,)))
         self.training, self.validation, self._labels = batches(job, TUNER_STEPS)
         self.train: list[float] = []
         self.validate: list[float] = []
