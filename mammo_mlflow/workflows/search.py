@@ -118,7 +118,7 @@ def _questions(
             if search.sampler == GRID and space.points(base) is None:
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
-            pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
+            pruner = make_pruner(search.pruner, len(objectives), int(paper["folds"]))
             question = Question(
                 task=one,
                 space=space,
@@ -126,7 +126,7 @@ def _questions(
                 paper=paper,
                 objectives=objectives,
                 sampler=search.sampler,
-                seed=paper["seed"],
+                seed=int(paper["seed"]),
                 pruner=pruner,
                 trials=search.trials or None,
             )
