@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import yaml
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.data.patches import targets
 from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.jobs.contracts import (
@@ -59,8 +60,8 @@ class Script:
 
     fail: dict[str, BaseException] = field(default_factory=dict)
     delay: dict[str, float] = field(default_factory=dict)
-    order: Callable[[Sequence[Job[Any]]], int] = lambda waiting: 0
-    asked: list[Job[Any]] = field(default_factory=list)
+    order: Callable[[Sequence[Job]], int] = lambda waiting: 0
+    asked: list[Job] = field(default_factory=list)
 
     @property
     def fits(self) -> list[str]:
@@ -93,7 +94,7 @@ class ScriptedExecutor(Executor):
             yield job, replace(answer, error=None) if isinstance(answer, Failure) else answer  # as of a child
             on_idle()
 
-    def _answer(self, job: Job[Any], emit: Emit) -> Any:
+    def _answer(self, job: Job, emit: Emit) -> object:
         script = self._script
         time.sleep(sum(seconds for end, seconds in script.delay.items() if job.name.endswith(end)))
         for end, problem in script.fail.items():
@@ -219,7 +220,7 @@ def _assemble(job: AssembleJob, emit: Emit) -> None:
     (job.output / "MLmodel").write_text(yaml.safe_dump(json.loads(json.dumps(described))))
 
 
-def _tensor(dtype: np.dtype, shape: Sequence[int]) -> dict[str, Any]:
+def _tensor(dtype: np.dtype, shape: Sequence[int]) -> dict[str, object]:
     return {"type": "tensor", "tensor-spec": {"dtype": str(dtype), "shape": [-1, *shape]}}
 
 
@@ -246,20 +247,20 @@ def _try(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
     return {"probability": np.full(len(next(iter(example.values()))), 0.5)}
 
 
-def _draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
+def _draw(job: DrawJob, emit: Emit) -> dict[str, Value]:
     """Fewer draws than KerasTuner's of the same architecture, under the same names."""
 
-    def ask(name: str, kind: str, **distribution: Any) -> Any:
-        return emit(Suggestion(name, {"kind": kind, **distribution}))
+    def ask(name: str, kind: str, **distribution: object) -> int:
+        return int(emit(Suggestion(name, {"kind": kind, **distribution})) or 0)
 
     def count(name: str, low: int, high: int) -> int:
-        return int(ask(name, "int", low=low, high=high, step=1, log=False))
+        return ask(name, "int", low=low, high=high, step=1, log=False)
 
     widths = [
         ask(f"dense_{n}", "categorical", choices=list(HEAD_WIDTHS))
         for n in range(1, count("dense_layers", 1, LAYERS) + 1)
     ]
-    drawn: dict[str, Any] = {"dense": "-".join(map(str, widths))}
+    drawn: dict[str, Value] = {"dense": "-".join(map(str, widths))}
     if job.architecture == "scratch":
         blocks = []
         for n in range(1, count("block_count", *block_counts(job.network.image_size, STRIDE)) + 1):
@@ -270,7 +271,7 @@ def _draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
     return drawn
 
 
-ANSWERS: dict[type[Job[Any]], Callable[[Any, Emit], Any]] = {
+ANSWERS: dict[type[Job], Callable[..., object]] = {
     DescribeJob: _describe,
     CalibrateJob: _calibrate,
     ActivationJob: _activations,
