@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
