@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from mammo_mlflow.data.patches import PatchSet, check_classes, read_patch_set
+from mammo_mlflow.data.patches import check_classes, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
-from mammo_mlflow.errors import Faults, UserError
+from mammo_mlflow.errors import gathered
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.executors import JobFailed
@@ -111,22 +112,10 @@ def _key(asked: ReproduceOptions) -> str:
     data = "phantom"
     if asked.data != data:
         found = read_patch_set(Path(asked.data).expanduser())
-        _check_whole(found)
+        gathered(partial(check_classes, found.train.types), TASKS)
         data = f"{found.train_sha256} {found.test_sha256}"
     made_of = [asked.scale, SMALL if asked.scale == "small" else {}, data, VERSIONS]
     return sha256(json.dumps(made_of))
-
-
-def _check_whole(data: PatchSet) -> None:
-    """Raise `Faults`, a line for each of the study's tasks that the data cannot answer."""
-    faults = []
-    for task in TASKS:
-        try:
-            check_classes(data.train.types, task)
-        except UserError as problem:
-            faults.append(str(problem))
-    if faults:
-        raise Faults(faults)
 
 
 def _call(line: list[str], surroundings: dict[str, str]) -> int:
