@@ -18,7 +18,7 @@ from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
 from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
-from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, WEIGHTED, Row, Table, tables
+from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, Table, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
@@ -158,12 +158,7 @@ def label_of(result: Result) -> str:
 
 def _members(every: Sequence[Table], results: Sequence[Result]) -> list[Result]:
     """The members of the ensembles that the report weighs itself."""
-    rows = [row for table in every for row in table.rows if row.optimistic]
-    members = [
-        Row(label="", task=row.task, family="pretrained", backbone=name, tuned=row.backbone == "tuned")
-        for row in rows
-        for name in WEIGHTED
-    ]
+    members = (one for table in every for row in table.rows if row.optimistic for one in row.members)
     return [one for row in members for one in standing(row, results)[:1]]
 
 

@@ -24,7 +24,7 @@ from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
-from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, WEIGHTED, Column, Row, Table
+from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
@@ -243,13 +243,11 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
 def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
-    tuned = row.backbone == "tuned"
     members = []
-    for name in WEIGHTED:
-        found = standing(Row(label="", task=row.task, family="pretrained", backbone=name, tuned=tuned), store.results)
+    for wanted in row.members:
+        found = standing(wanted, store.results)
         if not found or found[0].run_id not in store.tests:
-            missing = Row(label="", task=row.task, family="pretrained", backbone=name, tuned=tuned)
-            return Filled(row=row, cells=_cells(row, table, store, {}), command=command(missing, store), notes=said)
+            return Filled(row=row, cells=_cells(row, table, store, {}), command=command(wanted, store), notes=said)
         members.append(found[0])
     frames = [store.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
