@@ -20,6 +20,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
@@ -53,6 +54,21 @@ class Model:
     result: Result
     test: pd.DataFrame
     seconds: float = math.nan
+
+    @property
+    def labels(self) -> Ints:
+        """The true classes of the test patches."""
+        return self.test["label"].to_numpy()
+
+    @property
+    def probabilities(self) -> Floats:
+        """What it says of them."""
+        return self.test["probability"].to_numpy(float)
+
+    @property
+    def patients(self) -> np.ndarray | None:
+        """Whose they are, where that is known."""
+        return self.test["patient_id"].to_numpy() if "patient_id" in self.test else None
 
     @property
     def threshold(self) -> float:

@@ -16,7 +16,9 @@ HEADINGS = {
     ("accuracy", "test"): "test accuracy",
     ("roc_auc", "test"): "test ROC AUC",
 }
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
+_LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
+)
 
 
 def ours(cell: Cell) -> str:
@@ -140,7 +142,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return text.translate(_LATEX)
 
 
 def _number(value: float | None) -> str:
