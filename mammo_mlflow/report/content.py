@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
-from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
+from mammo_mlflow.report.filling import Filled, Model, Store, fill, standing
 from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, Table, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
@@ -85,10 +85,9 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
 
     Test predictions are copied to `folder`.
     """
-    results = read_results(client)
-    by_dataset: dict[tuple[str, str], list[Result]] = {}
-    for one in results:
-        by_dataset.setdefault(one.dataset, []).append(one)
+    by_dataset: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for one in read_results(client):
+        by_dataset[one.dataset].append(one)
     chosen: tuple[str, str] | tuple[()]
     if wanted is not None:
         chosen = (wanted.train_sha256, wanted.test_sha256)
@@ -110,15 +109,14 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
         progress("reading predictions", done, len(stands))
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
-    place = next((one.data for one in mine if one.data), "")
-    phantom = bool(mine) and PHANTOM in mine[0].said
+    held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
     store = Store(
         results=mine,
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
-        fits={one: fit_metrics(client, one) for one in holdouts(stands.values())},
-        phantom=phantom or (wanted is not None and wanted.phantom),
-        place=str(wanted.directory) if wanted is not None else place,
+        fits={one: fit_metrics(client, one) for one in held_out},
+        phantom=any(PHANTOM in one.said for one in mine[:1]) or (wanted is not None and wanted.phantom),
+        place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
         types=_types(kept),
     )
     patch_set = wanted or _patch_set(store, chosen, warnings)
@@ -129,13 +127,12 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
-    patches = next((one.patches for one in mine if one.patches), 0) or 0
     return Content(
         dataset=chosen,
         store=store,
         tables=filled,
         tasks=tasks,
-        patches=patches,
+        patches=next((one.patches for one in mine if one.patches), 0) or 0,
         intervals=" or ".join(sorted(notes)),
         patch_set=patch_set,
         others=others,
@@ -185,10 +182,11 @@ def _types(tests: Mapping[str, pd.DataFrame]) -> dict[int, int]:
 
 def _patch_set(store: Store, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
     """The data set itself, where it is still where it was and unchanged."""
-    folder = folder_of(store.place)
-    if not chosen or folder is None:
-        if chosen:
-            warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
+    folder = Path(store.place)
+    if not chosen:
+        return None
+    if not store.place or not folder.is_dir():
+        warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
         return None
     try:
         found = read_patch_set(folder)

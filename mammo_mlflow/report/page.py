@@ -174,7 +174,7 @@ def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, object]:
                 test[:12],
                 count,
                 PHANTOM.mark if phantom else "",
-                f"mlflow run . -e report -P data={shlex.quote(place or 'DIR')} --env-manager local",
+                REPORT.format(shlex.quote(place or "DIR")),
             )
             for (_, test), count, phantom, place in content.others
         ],

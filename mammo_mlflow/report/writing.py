@@ -16,9 +16,7 @@ HEADINGS = {
     ("accuracy", "test"): "test accuracy",
     ("roc_auc", "test"): "test ROC AUC",
 }
-_LATEX = str.maketrans(
-    {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
-)
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
 
 
 def ours(cell: Cell) -> str:
@@ -142,7 +140,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.translate(_LATEX)
+    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def _number(value: float | None) -> str:
