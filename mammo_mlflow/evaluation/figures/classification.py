@@ -120,9 +120,7 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
     The corner has the Brier score. The intervals take patches as independent.
     """
     y, p = weighted.checked(labels, probabilities)
-    bins = int(np.clip(y.size // 20, 2, 10))
-    bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p, side="left")
-    filled = [bin_of == b for b in np.unique(bin_of)]
+    filled = equal_bins(p, 10)
     predicted = np.array([p[inside].mean() for inside in filled])
     positive = np.array([y[inside].sum() for inside in filled], dtype=np.float64)
     total = np.array([inside.sum() for inside in filled], dtype=np.float64)
@@ -159,6 +157,13 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
         borderaxespad=0.0,
     )
     return figure
+
+
+def equal_bins(p: Floats, most: int) -> list[npt.NDArray[np.bool_]]:
+    """Which probabilities (n,) are in each of up to `most` bins of equal count, fewer of less than 20 each."""
+    bins = int(np.clip(p.size // 20, 2, most))
+    bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p)
+    return [bin_of == b for b in np.unique(bin_of)]
 
 
 def _wilson(successes: Floats, n: Floats) -> tuple[Floats, Floats]:
