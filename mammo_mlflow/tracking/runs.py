@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 import psutil
@@ -168,7 +168,7 @@ class Writer:
         self._metrics = {}
 
     def start_run(
-        self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]
+        self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, object]
     ) -> TrackedRun:
         """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
         given = given_run() if parent is None else None
@@ -236,7 +236,7 @@ class TrackedRun:
         points = [Metric(key, float(value), stamp, step) for key, value in values.items() if value == value]
         self._writer.add_metrics(self.id, points)
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
+    def set_tags(self, tags: Mapping[str, object]) -> None:
         """Queue tags."""
         items = [RunTag(key, scrubbed(str(value))) for key, value in tags.items()]
         self._add(lambda: self._writer.client.log_batch(self.id, tags=items))

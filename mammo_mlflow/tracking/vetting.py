@@ -223,10 +223,10 @@ def _vet_facts(path: Path) -> tuple[str, ...]:
 def _vet_weights(weights: h5py.File, field: str) -> None:
     """Weights lie in the file itself: a link to another would read whatever file it names."""
 
-    def link(name: str, found: Any) -> str | None:
+    def link(name: str, found: object) -> str | None:
         return name if isinstance(found, h5py.ExternalLink | h5py.SoftLink) else None
 
-    def elsewhere(name: str, found: Any) -> str | None:
+    def elsewhere(name: str, found: object) -> str | None:
         return name if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual) else None
 
     away = weights.visititems_links(link) or weights.visititems(elsewhere)
@@ -234,7 +234,7 @@ def _vet_weights(weights: h5py.File, field: str) -> None:
         raise expected(f"{field}: model.weights.h5", "weights in the file itself", f"a link at {away}")
 
 
-def classes(config: Any) -> Iterator[tuple[str, str]]:
+def classes(config: object) -> Iterator[tuple[str, str]]:
     """Every class that a configuration names, behind its module, which is "" for a tensor."""
     if isinstance(config, dict):
         if _SERIALIZED in config:
