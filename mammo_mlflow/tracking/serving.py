@@ -35,7 +35,9 @@ def make_app() -> object:
     return scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
 
 
-def answer(body: bytes, content_type: str | None, model: PyFuncModel, schema: Schema) -> scoring_server.InvocationsResponse:
+def answer(
+    body: bytes, content_type: str | None, model: PyFuncModel, schema: Schema
+) -> scoring_server.InvocationsResponse:
     """What MLflow's server calls for each request, in place of its own: predictions and, where there are any, warnings.
 
     Raises `MlflowException`, which that server answers as JSON: one line with status 400 for what is refused.
