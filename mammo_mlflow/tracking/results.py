@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient as Client
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
-from mammo_mlflow.tracking.runs import given_run
+from mammo_mlflow.tracking.runs import experiments_of, given_run, pages
 
 PAGE = 500
 """Runs asked for at once: a final run has over a hundred metrics."""
@@ -111,8 +111,8 @@ def count_runs(client: Client) -> Counter[tuple[str, bool]]:
     Reports, and the run that this process was started in, do not count.
     """
     counts: Counter[tuple[str, bool]] = Counter()
-    for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY):
-        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+    for experiment in experiments_of(client):
+        for run in client.search_runs([experiment], max_results=1000):
             if run.info.run_id != given_run() and run.data.tags.get(Tag.FAMILY) not in OVER:
                 counts[run.info.status, any(name.startswith(PREFIX) for name in run.data.tags)] += 1
     return counts
@@ -161,14 +161,8 @@ def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
 
 
 def _search(client: Client, query: str) -> Iterator[Run]:
-    experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
-    token: str | None = None
-    while True:
-        page: Sequence[Run] = client.search_runs(experiments, query, max_results=PAGE, page_token=token)
-        yield from page
-        token = getattr(page, "token", None)
-        if not token:
-            return
+    experiments = experiments_of(client)
+    return pages(lambda token: client.search_runs(experiments, query, max_results=PAGE, page_token=token))
 
 
 def _result(run: Run) -> Result:
