@@ -117,7 +117,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
         fits={one: fit_metrics(client, one) for one in held_out},
         phantom=any(PHANTOM in one.said for one in mine[:1]) or (wanted is not None and wanted.phantom),
         place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
-        types=_types(kept),
+        types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
     patch_set = wanted or _patch_set(store, chosen, warnings)
     if patch_set is not None:
@@ -171,13 +171,6 @@ def _of_one_test_set(
         if tuple(frame["type"]) != usual:
             warnings.append(f"{stands[run_id].model}: its stored predictions are not on the test set of the others")
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
-
-
-def _types(tests: Mapping[str, pd.DataFrame]) -> dict[int, int]:
-    if not tests:
-        return {}
-    types = next(iter(tests.values()))["type"].to_numpy()
-    return {kind: int((types == kind).sum()) for kind in TYPES}
 
 
 def _patch_set(store: Store, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:

@@ -218,8 +218,8 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
             notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
     best = candidates[0]
-    estimates = {ACCURACY: best.estimate(Metric.TEST_ACCURACY), AUC: best.estimate(Metric.TEST_ROC_AUC)}
-    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
+    figures = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
+    measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in figures.items()}
     folds = store.metrics.get(best.cross_validation, {})
     mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
     if not math.isnan(mean):
@@ -242,7 +242,7 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
         command=command(row, store),
         result=best,
         marks=best.said.marks,
-        notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(estimates)),
+        notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(measured)),
         others=len(candidates) - 1,
     )
 
@@ -266,9 +266,8 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
     (chosen,) = grid(said_of, parse_objectives("accuracy")[0])
     found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
-    estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
-    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
-    said += _without(estimates)
+    measured = {column: Cell(**vars(found_scores[column[0]])) for column in (ACCURACY, AUC)}
+    said += _without(measured)
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
@@ -284,11 +283,11 @@ def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]
     return cells
 
 
-def _without(estimates: Mapping[Column, Estimate]) -> tuple[str, ...]:
+def _without(cells: Mapping[Column, Cell]) -> tuple[str, ...]:
     """Which test figures do not exist or stand without an interval, and why, as notes."""
     return tuple(
         f"no {'' if math.isnan(one.value) else 'interval of '}test {metric}: {one.reason}"
-        for (metric, _), one in estimates.items()
+        for (metric, _), one in cells.items()
         if one.reason
     )
 
