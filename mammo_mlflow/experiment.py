@@ -143,7 +143,8 @@ class Experiment:
         checks.one_of(*FAMILIES)("family", self.family)
         checks.one_of(*TASKS)("task", self.task)
         problems = faults(self._values())
-        for check in (self._check_network, self._check_family):
+        network = checks.one_of(*NETWORKS[self.family])
+        for check in (lambda: network("backbone", self.model.backbone), self._check_family):
             try:
                 check()
             except UserError as problem:
@@ -154,9 +155,6 @@ class Experiment:
     def _values(self) -> dict[str, checks.Value]:
         """Every parameter, also those that its family does not use."""
         return {name: value for part in PARTS for name, value in vars(getattr(self, part)).items()}
-
-    def _check_network(self) -> None:
-        checks.one_of(*NETWORKS[self.family])("backbone", self.model.backbone)
 
     def _check_family(self) -> None:
         if self.family == "conditioned":
