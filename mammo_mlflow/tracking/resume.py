@@ -68,18 +68,16 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     running = client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' and tags.`{Tag.PROCESS}` LIKE '{host}:%'"
     )
-    buried = 0
-    for run in running:
-        if run.info.run_id == continued_by or writer_alive(run.data.tags[Tag.PROCESS]):
-            continue
+    others = [run for run in running if run.info.run_id != continued_by]
+    dead = [run for run in others if not writer_alive(run.data.tags[Tag.PROCESS])]
+    for run in dead:
         client.set_terminated(run.info.run_id, "KILLED")
-        buried += 1
     for key in keys:
         killed = client.search_runs([experiment_id], f"tags.`{Tag.KEY}` = '{key}' and attributes.status = 'KILLED'")
         for run in killed:
             if Tag.CONTINUED_BY not in run.data.tags:
                 client.set_tag(run.info.run_id, Tag.CONTINUED_BY, continued_by)
-    return buried
+    return len(dead)
 
 
 def process_alive(pid: int, born: float) -> bool:

@@ -85,7 +85,10 @@ def vet(path: Path) -> Vetted:
     linked = sorted(one.name for one in path.rglob("*") if one.is_symlink())
     if linked:
         raise expected("model", "plain files", f"the link {linked[0]}")
-    model = _description(path)
+    with _one_line("model: MLmodel"):
+        model = Model.load(str(path))
+    if not isinstance(model.flavors, dict) or not isinstance(model.flavors.get("python_function"), dict):
+        raise expected("model: MLmodel", "the flavor python_function", "none")
     members: tuple[str, ...] | None = None
     loader = model.flavors["python_function"].get("loader_module")
     if loader == "mlflow.keras":
@@ -152,14 +155,6 @@ def _vet_archive(path: Path, field: str) -> Any:
         if name not in CLASSES.get(module, []):
             raise expected(f"{field}: config.json", "layers that this project uses", f"{module or '?'}.{name}")
     return config
-
-
-def _description(path: Path) -> Model:
-    with _one_line("model: MLmodel"):
-        model = Model.load(str(path))
-    if not isinstance(model.flavors, dict) or not isinstance(model.flavors.get("python_function"), dict):
-        raise expected("model: MLmodel", "the flavor python_function", "none")
-    return model
 
 
 def _vet_keras_flavor(path: Path, model: Model) -> None:
