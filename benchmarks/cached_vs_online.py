@@ -187,7 +187,7 @@ def process_cost() -> None:
     from mammo_mlflow.model_spec import ModelSpec
 
     executor = make_executor("process", 1)
-    scratch = Network("scratch", ModelSpec(backbone="m1"), 32, "float32")
+    scratch = Network(family="scratch", model=ModelSpec(backbone="m1"), image_size=32, precision="float32")
     jobs = [DescribeJob(name=str(i), network=scratch, threads=1) for i in range(6)]
     list(executor.run(jobs[:1], lambda *_: None, lambda: None))  # starts the server
     start = time.perf_counter()

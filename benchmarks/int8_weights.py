@@ -89,7 +89,9 @@ def main() -> None:
     arrays = {path.name: np.load(path, mmap_mode="r", allow_pickle=False) for path in arguments.patches}
     for backbone in arguments.backbones:
         exact = find_weights(backbone, str(arguments.weights), phantom=False)
-        rounded = Weights("int8", "imagenet-int8", "", COMPACT_DIR / f"{backbone}.npz")
+        rounded = Weights(
+            kind="int8", label="imagenet-int8", identity="", source="", path=COMPACT_DIR / f"{backbone}.npz"
+        )
         features = [read_features(backbone, weights, data.train.abnormality) for weights in (exact, rounded)]
         print(
             json.dumps({"backbone": backbone, "on": "training abnormalities", **feature_error(*features)}), flush=True

@@ -113,7 +113,7 @@ def product(folder: Path, cache: Path, options: argparse.Namespace, trials: int)
     import optuna
     from mlflow.tracking import MlflowClient
 
-    from mammo_mlflow.search.study import SETTING
+    from mammo_mlflow.names import Attribute
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials_done = optuna.load_study(study_name=None, storage=values["storage"]).trials
@@ -129,7 +129,7 @@ def product(folder: Path, cache: Path, options: argparse.Namespace, trials: int)
         "tracking_seconds": sum(run.data.metrics.get("tracking_seconds", 0.0) for run in runs),
         "precision": one.data.params["precision"],
         "patches": int(one.data.tags["mammo.oof_patches"]),
-        "settings": [json.loads(trial.user_attrs[SETTING]) for trial in trials_done],
+        "settings": [json.loads(trial.user_attrs[Attribute.SETTING]) for trial in trials_done],
     }
 
 

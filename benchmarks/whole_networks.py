@@ -27,8 +27,7 @@ import tensorflow as tf
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine.hypermodels import HeadHyperModel
-from mammo_mlflow.engine.loop import OPTIMIZERS
-from mammo_mlflow.engine.train import class_weights
+from mammo_mlflow.engine.loop import OPTIMIZERS, class_weights
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.jobs.contracts import Network
 from mammo_mlflow.models.network import convolutions, read_compact
@@ -132,7 +131,12 @@ class WholeNetworks(keras_tuner.HyperModel):
         fixed = {"unfrozen_layers": 0, "pooling": "average"}
         space = read_space(find_space("", "pretrained", job["backbone"]), "pretrained", job["backbone"])
         self._drawn = space.narrowed(fixed).parameters
-        network = Network("pretrained", ModelSpec(backbone=job["backbone"]), job["size"], job["policy"])
+        network = Network(
+            family="pretrained",
+            model=ModelSpec(backbone=job["backbone"]),
+            image_size=job["size"],
+            precision=job["policy"],
+        )
         self._head = HeadHyperModel(DrawJob("head", network, (1,)))
         self.training, self.validation, self._labels = batches(job, TUNER_STEPS)
         self.train: list[float] = []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """The error numbers of a disk, or a quota, that is full."""
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 WORD, SENTENCE = 200, 1000
 """The characters of a value without blanks, and of a whole finding, that a message repeats."""
 
@@ -32,10 +35,13 @@ REFUSED = (
 class UserError(Exception):
     """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
 
+    faults: tuple[str, ...] = ()
+    """Where there are several, each."""
+
     @property
     def lines(self) -> tuple[str, ...]:
         """What is to be printed, a line for each mistake."""
-        return (str(self),)
+        return self.faults or (str(self),)
 
 
 class Faults(UserError):  # noqa: N818 - many of them
@@ -45,10 +51,18 @@ class Faults(UserError):  # noqa: N818 - many of them
         self.faults = tuple(faults)
         super().__init__("; ".join(self.faults))
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The mistakes."""
-        return self.faults
+
+def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What `make` gives for each. Raises `Faults` with the mistakes of all of them, each told once."""
+    made, faults = [], dict[str, None]()
+    for item in items:
+        try:
+            made.append(make(item))
+        except UserError as problem:
+            faults |= dict.fromkeys(problem.lines)
+    if faults:
+        raise Faults(faults)
+    return made
 
 
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+from functools import partial
 from importlib.machinery import ModuleSpec
 
 import pytest
@@ -15,11 +16,14 @@ from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine, event
 from support import SMALL, Finished, Outcome, Pretended, Store, TrackingServer
+from support_laboratory import Laboratory
 from support_store import Models
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.jobs.executors import EXECUTORS
 from mammo_mlflow.search.storage import Storage
+from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
 TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "kill"}
 """The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
@@ -218,3 +222,33 @@ def pretend(tmp_path_factory, phantom, empty_stores):
     cache = tmp_path_factory.mktemp("pretended")
     shutil.copytree(phantom, cache / phantom.name)
     return Pretended(cache, empty_stores)
+
+
+@pytest.fixture(scope="session")
+def laboratory(tmp_path_factory, phantom, cache, empty_stores, keras):
+    """Plans and cross-validates on the phantom, in this process."""
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("laboratory") / "where")
+    return Laboratory(where, phantom, cache)
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory, phantom, empty_stores):
+    """Where fits are scripted, by its `script`."""
+    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("scripted") / "where")
+    made = Laboratory(where, phantom, where / "cache", "scripted")
+    made.script = Script()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, made.script))
+        yield made
+
+
+@pytest.fixture(scope="session")
+def frozen(laboratory):
+    """A finished cross-validation of frozen VGG16."""
+    return laboratory.run()
+
+
+@pytest.fixture(scope="session")
+def tuned(laboratory):
+    """The same with the last convolution unfrozen."""
+    return laboratory.run(unfrozen_layers=1)

@@ -67,4 +67,11 @@ def pretend_to_train(job, emit):
     tail = job.output / "tail.keras"
     tail.write_bytes(b"nobody reads it")
     history = [{"stage": "head", "epoch": 0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}]
-    return FitResult(1 / (1 + np.exp(-logits)), history, {"head": 1}, 1.0, 2**20, tail)
+    return FitResult(
+        probabilities=1 / (1 + np.exp(-logits)),
+        history=history,
+        best_epochs={"head": 1},
+        seconds=1.0,
+        peak_memory=2**20,
+        tail=tail,
+    )

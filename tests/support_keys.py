@@ -68,7 +68,7 @@ class Described(Executor):
                 yield job, None
             else:
                 tuned = INNER if job.network.model.unfrozen_layers else None
-                yield job, Description(FEATURES, tuned, FEATURES.shape, 1000)
+                yield job, Description(features=FEATURES, tuned=tuned, head=FEATURES.shape, parameters=1000)
 
 
 def planner(cache):
@@ -97,7 +97,9 @@ def planner(cache):
             values = preset_values("quick", backbone, task, family) | SAME
             values |= {"seed": experiment.cv.seed, "unfrozen_layers": int(name.endswith("-tuned"))}
             plan = made.plans([build(task, values, family)])[0]
-            found.append(Source("", SimpleNamespace(name=name), plan, dict.fromkeys(f.name for f in plan.fits), folds))
+            tails = dict.fromkeys(f.name for f in plan.fits)
+            version = SimpleNamespace(name=name)
+            found.append(Source(field="", version=version, plan=plan, tails=tails, out_of_fold=folds))
         condition = found[1] if len(found) > 1 else None
         return Sources(found[0], condition, experiment.model.condition == "class")
 

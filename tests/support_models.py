@@ -58,7 +58,7 @@ def part(made, folder):
     """What is trained of it, saved as a fit does."""
     model, sides = made.model, tuple(made.sides)
     size = BACKBONES[model.backbone].minimum_size if model.backbone in BACKBONES else 32
-    network = Network(made.family, model, size, "float32", sides)
+    network = Network(family=made.family, model=model, image_size=size, precision="float32", sides=sides)
     base = encoder(network)
     cut = 0 if base.trainable_weights else deepest_cut(base, model.unfrozen_layers)
     features = base.output.shape[1:]
@@ -75,7 +75,8 @@ def save(made, folder):
         source = part(build(TASK, preset_values("quick", network, TASK, family), family), folder)
         width = encoder(source.network).output.shape[1]
         tail = build_conditioned((width,), build_head((width + 1,), made.model))
-        own = Part(Network("conditioned", made.model, 32, "float32"), NO_WEIGHTS, 0, (_saved(tail, folder),))
+        network = Network(family="conditioned", model=made.model, image_size=32, precision="float32")
+        own = Part(network, NO_WEIGHTS, 0, (_saved(tail, folder),))
         more = {"features": source, "condition": None if made.model.backbone == "c" else source}
         sides = source.network.sides
     else:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import keras
 import ml_dtypes
 import numpy as np
 
 from mammo_mlflow.engine.backend import set_threads
-from mammo_mlflow.engine.inputs import StoredActivations, all_views
+from mammo_mlflow.engine.inputs import Fed, StoredActivations, all_views
 from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import (
     ActivationJob,
@@ -28,11 +26,13 @@ from mammo_mlflow.jobs.contracts import (
     FeatureJob,
     Network,
     StepsDone,
+    StoreJob,
 )
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
 from mammo_mlflow.models.siamese import before_head, joined_shape
 from mammo_mlflow.models.synthetic import calibration_patches
+from mammo_mlflow.models.tensors import Tensor, fed
 
 BATCH = 32
 PROBE_PATCHES = 32
@@ -55,7 +55,13 @@ def describe(job: DescribeJob, emit: Emit) -> Description:
         speed = PROBE_PATCHES / (time.perf_counter() - start)
     features = _cut(base, len(base.layers) - 1)
     head = joined_shape(features.shape, len(network.sides), network.model.difference)
-    return Description(features, None if tuned is None else _cut(base, tuned), head, base.count_params(), speed)
+    return Description(
+        features=features,
+        tuned=None if tuned is None else _cut(base, tuned),
+        head=head,
+        parameters=base.count_params(),
+        patches_per_second=speed,
+    )
 
 
 def calibrate(job: CalibrateJob, emit: Emit) -> None:
@@ -87,7 +93,7 @@ def compute(job: ActivationJob, emit: Emit) -> None:
             return all_views(patches, rows, job.views, job.augmentation)
         return stored(rows).reshape(-1, *network.input_shape[1:])
 
-    _write(job.output, network, read, len(patches), job.views, job.cut, emit)
+    _write(job, network, read, emit)
 
 
 def compute_features(job: FeatureJob, emit: Emit) -> None:
@@ -95,49 +101,36 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     network = before_head(keras.saving.load_model(job.tail, compile=False))
-    total = len(np.load(job.tensor, mmap_mode="r")) // 2
     patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
     stored = {name: StoredActivations(path) for name, path in job.sources.items()}
 
-    def read(rows: np.ndarray) -> Any:
+    def read(rows: np.ndarray) -> Fed:
         if stored:
-            found = {name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()}
-        else:
-            found = {name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()}
-        return found if len(found) > 1 else next(iter(found.values()))
+            return fed({name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()})
+        return fed({name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()})
 
-    _write(job.output, network, read, total, job.views, job.cut, emit)
+    _write(job, network, read, emit)
 
 
-def storage_dtype(cut: Cut) -> type:
-    """What activations are stored as."""
-    return np.uint16 if cut.dtype == "bfloat16" else np.float32
+def encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
+    """The encoder of a network, its weights not loaded yet; `batch_norm` as in `build_encoder`."""
+    return build_encoder(network.family, network.model, network.image_size, network.precision, batch_norm)
 
 
-def encoder(network: Network) -> keras.Model:
-    """The encoder that a description is about, its weights not loaded yet."""
-    return build_encoder(network.family, network.model, network.image_size, network.precision)
-
-
-def _write(
-    target: Path,
-    network: keras.Model,
-    read: Callable[[np.ndarray], Any],
-    total: int,
-    views: int,
-    cut: Cut,
-    emit: Emit,
-) -> None:
+def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], Fed], emit: Emit) -> None:
     """Write the answers of `network` to what `read` gives for each block of patches: all views of these rows."""
-    block = max(1, BATCH // (views + 1))
-    with target.open("wb") as file:
-        header = {"descr": np.dtype(storage_dtype(cut)).str, "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views + 1, *cut.shape)})
+    total = len(np.load(job.tensor, mmap_mode="r")) // 2
+    views, small = job.views + 1, job.cut.dtype == "bfloat16"
+    block = max(1, BATCH // views)
+    with job.output.open("wb") as file:
+        header = {"descr": np.dtype(np.uint16 if small else np.float32).str, "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views, *job.cut.shape)})
         for start in range(0, total, block):
             rows = np.arange(start, min(start + block, total))
-            seen = keras.tree.map_structure(lambda one: _padded(one, block * (views + 1)), read(rows))
+            seen = keras.tree.map_structure(lambda one: _padded(one, block * views), read(rows))
             out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(seen), "float32"))
-            file.write(_to_storage(out[: len(rows) * (views + 1)], cut).tobytes())
+            kept = out[: len(rows) * views]
+            file.write((kept.astype(ml_dtypes.bfloat16) if small else kept).tobytes())
             emit(StepsDone(int(rows[-1]) + 1, total))
 
 
@@ -146,10 +139,6 @@ def _padded(batch: np.ndarray, size: int) -> np.ndarray:
     return np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)) if len(batch) < size else batch
 
 
-def _to_storage(values: np.ndarray, cut: Cut) -> np.ndarray:
-    return values.astype(ml_dtypes.bfloat16).view(np.uint16) if cut.dtype == "bfloat16" else values
-
-
 def _cut(base: keras.Model, index: int) -> Cut:
-    tensor: Any = base.layers[index].output
+    tensor: Tensor = base.layers[index].output
     return Cut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))

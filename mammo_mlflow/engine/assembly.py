@@ -8,10 +8,12 @@ import numpy as np
 from mammo_mlflow.engine.activations import encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import answer_example, load_keras_model, save_keras_model
+from mammo_mlflow.engine.inputs import blocks
 from mammo_mlflow.jobs.contracts import AssembleJob, Emit, Part, PredictJob, StepsDone, TryJob
 from mammo_mlflow.models.conditioned import join_condition
 from mammo_mlflow.models.network import join, load_weights
 from mammo_mlflow.models.siamese import before_head
+from mammo_mlflow.models.tensors import fed
 
 BATCH = 32
 
@@ -43,15 +45,7 @@ def predict(job: PredictJob, emit: Emit) -> np.ndarray:
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     model = load_keras_model(job.model)
-    tensor = np.load(job.tensor, mmap_mode="r")
-    total, out = len(tensor) // 2, []
-    for start in range(0, total, BATCH):
-        rows = slice(start, min(start + BATCH, total))
-        batch = {name: np.asarray(tensor[first::2][rows])[..., None] for name, first in job.sides.items()}
-        batch |= {name: values[rows, None] for name, values in job.constants.items()}
-        seen = batch if len(batch) > 1 else next(iter(batch.values()))
-        out.append(model.predict(seen, batch_size=BATCH, verbose=0)[:, 0])
-        emit(StepsDone(rows.stop, total))
+    out = [model.predict(fed(batch), batch_size=BATCH, verbose=0)[:, 0] for batch in blocks(job, BATCH, emit)]
     return np.concatenate(out).astype(np.float64)
 
 

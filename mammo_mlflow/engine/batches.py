@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.inputs import Reader
+from mammo_mlflow.engine.inputs import Fed, Reader
 
 
 class Batches(keras.utils.PyDataset):
@@ -19,7 +17,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        read: Reader,
+        read: Reader[Fed],
         rows: np.ndarray,
         labels: np.ndarray,
         batch: int,
@@ -29,19 +27,19 @@ class Batches(keras.utils.PyDataset):
     ) -> None:
         super().__init__()
         self._shape = () if columns == 1 else (columns,)
-        self.read, self.labels = read, labels
-        self._rows, self._views, self._seed = rows, views, seed
+        self.read, self.rows, self.labels = read, rows, labels
+        self._views, self._seed = views, seed
         self._batch = min(batch, len(rows))
         self._epoch = -1  # Keras ends an epoch once before the first
         self._drawn = self.draw(0)
 
     def __len__(self) -> int:
-        return len(self._rows) // self._batch
+        return len(self.rows) // self._batch
 
     def draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of an epoch (batches, batch size) and their views, of the same shape or with the columns behind."""
         rng = np.random.default_rng([*self._seed, epoch])
-        order = rng.permutation(self._rows)[: len(self) * self._batch]
+        order = rng.permutation(self.rows)[: len(self) * self._batch]
         shape = (len(order), *self._shape)
         views = rng.integers(1, self._views + 1, shape) if self._views else np.full(shape, epoch + 1)
         return order.reshape(len(self), -1), views.reshape(len(self), -1, *self._shape)
@@ -51,6 +49,6 @@ class Batches(keras.utils.PyDataset):
         self._epoch += 1
         self._drawn = self.draw(self._epoch)
 
-    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Fed, np.ndarray]:
         rows, views = self._drawn
         return self.read(rows[index], views[index]), self.labels[rows[index]]

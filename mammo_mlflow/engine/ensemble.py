@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -12,8 +12,10 @@ from keras import layers
 from mammo_mlflow.engine.activations import encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import load_answering_model, save_answering_model
+from mammo_mlflow.engine.inputs import blocks
 from mammo_mlflow.jobs.contracts import AnswerJob, Emit, EnsembleJob, Part, StepsDone
 from mammo_mlflow.models.network import load_weights, prefix
+from mammo_mlflow.models.tensors import Tensor, fed
 from mammo_mlflow.names import Artifact
 
 BATCH = 32
@@ -27,15 +29,7 @@ def assemble(job: EnsembleJob, emit: Emit) -> None:
     members.save(folder / Artifact.MEMBERS)
     (folder / Artifact.LEVEL1).write_bytes(job.level1.read_bytes())
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": job.names, "threshold": job.threshold}))
-    save_answering_model(
-        job.code[0],
-        job.code[1:],
-        {"ensemble": folder},
-        job.output,
-        job.examples,
-        {"probability": float, "decision": int, **dict.fromkeys(job.names, float)},
-        job.metadata,
-    )
+    save_answering_model(job, folder)
 
 
 def join_members(parts: tuple[Part, ...]) -> keras.Model:
@@ -46,47 +40,40 @@ def join_members(parts: tuple[Part, ...]) -> keras.Model:
     size = parts[0].network.image_size
     sides = sorted({side for part in parts for side in part.network.sides})
     inputs = {side: layers.Input((size, size, 1), dtype="float32", name=side) for side in sides}
-    carried = _Prefixes(inputs, parts)
+    carried = _prefixes(inputs, parts)
     answers = []
     for number, part in enumerate(parts):
-        given = {side: carried.at(part, side) for side in part.network.sides}
+        given = {side: carried[_encoder_of(part), part.cut, side] for side in part.network.sides}
         tails = [keras.saving.load_model(path, compile=False, safe_mode=True) for path in part.tails]
         for fold, tail in enumerate(tails):
             tail.name = f"member_{number}_{fold}"
-        found = [tail(given if len(given) > 1 else next(iter(given.values()))) for tail in tails]
+        found = [tail(fed(given)) for tail in tails]
         answers.append(found[0] if len(found) == 1 else layers.Average(name=f"member_{number}")(found))
     out = layers.Concatenate(dtype="float32", name="members")(answers)
-    model = keras.Model(inputs if len(inputs) > 1 else inputs[sides[0]], out, name="ensemble")
+    model = keras.Model(fed(inputs), out, name="ensemble")
     model.trainable = False
     return model
 
 
-class _Prefixes:
-    """What each side's patches have become at every cut that a member stands on, by the weights of its encoder."""
-
-    def __init__(self, inputs: dict[str, Any], parts: tuple[Part, ...]) -> None:
-        self._tensors: dict[tuple[str, int, str], Any] = {}
-        by_encoder: dict[str, list[Part]] = {}
-        for part in parts:
-            by_encoder.setdefault(_encoder_of(part), []).append(part)
-        for number, (key, alike) in enumerate(by_encoder.items()):
-            base = None
-            cuts = sorted({part.cut for part in alike})
-            sides = {side for part in alike for side in part.network.sides}
-            known, start = {side: inputs[side] for side in sides}, 0
-            for cut in cuts:
-                if cut:
-                    if base is None:
-                        base = encoder(alike[0].network)
-                        load_weights(base, alike[0].weights)
-                    step = prefix(base, cut, start)
-                    step.name = f"prefix_{number}_{cut}"
-                    known, start = {side: step(x) for side, x in known.items()}, cut
-                self._tensors |= {(key, cut, side): x for side, x in known.items()}
-
-    def at(self, part: Part, side: str) -> Any:
-        """The tensor that a member's tail takes of this side."""
-        return self._tensors[_encoder_of(part), part.cut, side]
+def _prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> dict[tuple[str, int, str], Tensor]:
+    """What each side's patches have become at every cut that a member stands on, by its encoder, the cut, the side."""
+    found: dict[tuple[str, int, str], Tensor] = {}
+    by_encoder: dict[str, list[Part]] = {}
+    for part in parts:
+        by_encoder.setdefault(_encoder_of(part), []).append(part)
+    for number, (key, alike) in enumerate(by_encoder.items()):
+        known, start = {side: inputs[side] for part in alike for side in part.network.sides}, 0
+        base = None
+        for cut in sorted({part.cut for part in alike}):
+            if cut:
+                if base is None:
+                    base = encoder(alike[0].network)
+                    load_weights(base, alike[0].weights)
+                step = prefix(base, cut, start)
+                step.name = f"prefix_{number}_{cut}"
+                known, start = {side: step(x) for side, x in known.items()}, cut
+            found |= {(key, cut, side): x for side, x in known.items()}
+    return found
 
 
 def _encoder_of(part: Part) -> str:
@@ -100,11 +87,4 @@ def answer(job: AnswerJob, emit: Emit) -> np.ndarray:
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     model = load_answering_model(job.model)
-    tensor = np.load(job.tensor, mmap_mode="r")
-    total, out = len(tensor) // 2, []
-    for start in range(0, total, BATCH):
-        rows = slice(start, min(start + BATCH, total))
-        batch = {name: np.asarray(tensor[first::2][rows])[..., None] for name, first in job.sides.items()}
-        out.append(model.predict(batch if len(batch) > 1 else next(iter(batch.values()))).to_numpy(np.float64))
-        emit(StepsDone(rows.stop, total))
-    return np.concatenate(out)
+    return np.concatenate([np.asarray(model.predict(fed(one)), np.float64) for one in blocks(job, BATCH, emit)])

@@ -8,61 +8,61 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
 
 import keras
 import mlflow.keras
 import mlflow.pyfunc
 import numpy as np
+import pandas as pd
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+from mammo_mlflow.jobs.contracts import EnsembleJob
+from mammo_mlflow.models.tensors import fed
 
 REQUIREMENTS = ("mlflow", "keras", "tensorflow", "tensorflow-cpu", "numpy", "ml-dtypes")
 
 
 def save_keras_model(
-    model: keras.Model, path: Path, examples: Mapping[str, np.ndarray], metadata: dict[str, Any]
+    model: keras.Model, path: Path, examples: Mapping[str, np.ndarray], metadata: dict[str, object]
 ) -> None:
     """Write an MLflow model: inputs as in `examples`, probability (n, 1) float32 out.
 
     Patches are (n, size, size, 1) uint16. Several inputs are named; a lone one is an array without a name.
     """
-    example, inputs = _inputs(examples)
-    signature = ModelSignature(inputs=inputs, outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 1))]))
+    outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, 1))])
     path.mkdir(parents=True)
     mlflow.keras.save_model(
-        model, str(path), signature=signature, input_example=example, pip_requirements=requirements(), metadata=metadata
+        model,
+        str(path),
+        signature=ModelSignature(inputs=_schema(examples), outputs=outputs),
+        input_example=fed(examples),
+        pip_requirements=requirements(),
+        metadata=metadata,
     )
 
 
-def save_answering_model(
-    script: Path,
-    modules: Sequence[Path],
-    folders: Mapping[str, Path],
-    path: Path,
-    examples: Mapping[str, np.ndarray],
-    columns: Mapping[str, type],
-    metadata: dict[str, Any],
-) -> None:
-    """Write an MLflow model whose code is `script`, with `modules` beside it and `folders` as artifacts.
+def save_answering_model(job: EnsembleJob, folder: Path) -> None:
+    """Write an ensemble as an MLflow model, whose code finds `folder` as an artifact.
 
-    Inputs are as in `save_keras_model`; it answers a table with these columns, numbers of type float or int.
+    Inputs are as in `save_keras_model`; it answers a table: probability, decision, and each member's probability.
     """
-    example, inputs = _inputs(examples)
-    kinds = {float: DataType.double, int: DataType.long}
-    outputs = Schema([ColSpec(kinds[kind], name) for name, kind in columns.items()])
+    script, *modules = job.code
+    columns = {"probability": DataType.double, "decision": DataType.long, **dict.fromkeys(job.names, DataType.double)}
+    outputs = Schema([ColSpec(kind, name) for name, kind in columns.items()])
     with _importable(modules), _quiet():  # MLflow runs the script once before it saves it
         mlflow.pyfunc.save_model(
-            str(path),
+            str(job.output),
             python_model=str(script),
             code_paths=[str(module) for module in modules],
-            artifacts={name: str(folder) for name, folder in folders.items()},
-            signature=ModelSignature(inputs=inputs, outputs=outputs),
-            input_example=example,
+            artifacts={"ensemble": str(folder)},
+            signature=ModelSignature(inputs=_schema(job.examples), outputs=outputs),
+            input_example=fed(job.examples),
             pip_requirements=[*requirements(), f"pandas=={importlib.metadata.version('pandas')}"],
-            metadata=metadata,
+            metadata=job.metadata,
         )
 
 
@@ -79,7 +79,7 @@ def _importable(modules: Sequence[Path]) -> Iterator[None]:
             sys.path.remove(alone)
 
 
-def load_answering_model(path: Path) -> Any:
+def load_answering_model(path: Path) -> PyFuncModel:
     """The model of a directory that `save_answering_model` wrote, as MLflow serves it."""
     with _quiet():
         return mlflow.pyfunc.load_model(str(path))
@@ -89,26 +89,21 @@ def answer_example(path: Path) -> dict[str, np.ndarray]:
     """What the model of a directory answers, as MLflow serves it, to the input example beside it: columns (n,)."""
     model = load_answering_model(path)
     with redirect_stdout(io.StringIO()):  # Keras's progress bar
-        found = model.predict(model.input_example)
+        found: np.ndarray | pd.DataFrame = model.predict(model.input_example)
     if isinstance(found, np.ndarray):
         return {"probability": found[:, 0]} if found.ndim == 2 and found.shape[1] == 1 else {}
     return {str(name): column.to_numpy() for name, column in found.items()}
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[object]:
     """MLflow advises type hints, past all filters; the schema it would make of them is of flat tables alone."""
-    with redirect_stderr(io.StringIO()):
-        yield
+    return redirect_stderr(io.StringIO())
 
 
-def _inputs(examples: Mapping[str, np.ndarray]) -> tuple[Any, Schema]:
-    """The input example, and the schema of the inputs."""
-    several = len(examples) > 1
-    specs: list[Any] = [
-        TensorSpec(one.dtype, (-1, *one.shape[1:]), name if several else None) for name, one in examples.items()
-    ]
-    return dict(examples) if several else next(iter(examples.values())), Schema(specs)
+def _schema(examples: Mapping[str, np.ndarray]) -> Schema:
+    """The schema of the inputs."""
+    named = len(examples) > 1
+    return Schema([TensorSpec(one.dtype, (-1, *one.shape[1:]), k if named else None) for k, one in examples.items()])
 
 
 def load_keras_model(path: Path) -> keras.Model:
@@ -120,8 +115,6 @@ def requirements() -> list[str]:
     """The exact versions a model was made with."""
     found = []
     for name in REQUIREMENTS:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

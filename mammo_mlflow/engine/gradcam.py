@@ -7,20 +7,26 @@ mean of several networks', their maps are added up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import ParamSpec
 
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.backend import gradients, last_dependent, set_threads
+from mammo_mlflow.engine.backend import gradient_tape, set_threads
+from mammo_mlflow.engine.inputs import blocks
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.experiment import PATCH
-from mammo_mlflow.jobs.contracts import Emit, ExplainJob, StepsDone
+from mammo_mlflow.jobs.contracts import Emit, ExplainJob
+from mammo_mlflow.models.tensors import Tensor, fed
 
 BATCH = 8
+P = ParamSpec("P")
+Place = tuple[str, int]
+"""The path of a layer, and which of its calls."""
 _NO_MAPS = (
     keras.layers.InputLayer,
     keras.layers.Rescaling,
@@ -33,27 +39,21 @@ def explain(job: ExplainJob, emit: Emit) -> int:
     """Write a figure for every abnormality of a tensor file; answers their number and emits `progress` events."""
     set_threads(job.threads)
     model = keras.saving.load_model(job.model, compile=False, safe_mode=True)
-    tensor = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
-    total, where = len(tensor) // 2, None
-    for start in range(0, total, BATCH):
-        rows = slice(start, min(start + BATCH, total))
-        given = {name: np.asarray(tensor[first::2][rows], np.float32)[..., None] for name, first in job.sides.items()}
+    total, where = 0, None
+    for batch in blocks(job, BATCH, emit):
+        given = {name: patches.astype(np.float32) for name, patches in batch.items()}
         where = where or find(model, {name: patches[:1] for name, patches in given.items()})
         found = class_activation(model, given, where)
-        for offset, patch in enumerate(given[PATCH][..., 0]):
-            row = 2 * (start + offset) + job.sides[PATCH]
-            answers = job.answers[start + offset]
-            members = {name: (float(p), maps[offset]) for name, p, maps in zip(job.names, answers, found, strict=True)}
+        for number, patch in enumerate(given[PATCH][..., 0]):
+            row = 2 * total + job.sides[PATCH]
+            each = zip(job.names, job.answers[total], found, strict=True)
+            members = {name: (float(answer), maps[number]) for name, answer, maps in each}
             figure = figures.activation_overlays(patch, members, f"{job.title}, row {row}", job.note)
             part = job.output / f".row-{row:06d}.png"
             figure.savefig(part, format="png", dpi=100)
             part.rename(job.output / f"row-{row:06d}.png")
-        emit(StepsDone(rows.stop, total))
+            total += 1
     return total
-
-
-Place = tuple[str, int]
-"""The path of a layer, and which of its calls."""
 
 
 def class_activation(
@@ -65,11 +65,12 @@ def class_activation(
     `find` finds, by default anew. Raises `UserError` for a model without convolutions.
     """
     places = where or find(model, {name: one[:1] for name, one in patches.items()})
-    with _recorded(model, {place for several in places for place in several}) as record:
-        found = gradients(_apart(model), _fed(patches), record, places)
+    call = _Call(model, patches, {place for several in places for place in several})
     size = next(iter(patches.values())).shape[1:3]
     made = []
-    for pairs in found:
+    for answer, several in zip(call.answers, places, strict=True):
+        tensors = [call.maps[place] for place in several]
+        pairs = zip(_arrays(tensors), _arrays(call.slopes(answer, tensors)), strict=True)
         weighted = [(maps * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1) for maps, slopes in pairs]
         heat = np.maximum(weighted, 0).sum(axis=0)
         top = heat.max(axis=(1, 2), keepdims=True)
@@ -80,47 +81,64 @@ def class_activation(
 
 
 def find(model: keras.Model, one: Mapping[str, np.ndarray]) -> list[list[Place]]:
-    """Where each member's last convolutions of the abnormality are, by the gradients of one patch by input name."""
-    with _recorded(model, None) as record:
-        found = last_dependent(_apart(model), _fed(one), record)
+    """Where each member's last convolutions of the abnormality are, by the gradients of one patch by input name.
+
+    Of each part of the model, the first name of a place's path, the last that the answer depends on; none that another
+    one depends on.
+    """
+    call = _Call(model, one)
+    alone = len(one) == 1  # a lone input is what everything depends on: no need to ask
+    seen = {place: x for place, x in call.maps.items() if alone or call.slopes(x, call.patch) is not None}
+    found = []
+    for answer in call.answers:
+        each = zip(seen, call.slopes(answer, list(seen.values())), strict=True)
+        last = {place[0].split("/")[1]: place for place, slope in each if slope is not None}.values()
+        upstream = {a for a in last for b in last if a != b and call.slopes(seen[b], seen[a]) is not None}
+        found.append([place for place in last if place not in upstream])
     if not all(found):
         raise expected("overlays", "a model with convolutions of the abnormality", "none")
     return found
 
 
-def _apart(model: keras.Model) -> keras.Model:
-    """The members' answers one by one: through the layer that joins them each would depend on every other's maps."""
-    joined = model.layers[-1]
-    return keras.Model(model.input, joined.input) if isinstance(joined, keras.layers.Concatenate) else model
+class _Call:
+    """One call of a model: maps (n, h, w, c) that its layers give, by place, and each member's answer before sigmoid.
 
+    `slopes` are gradients with respect to the maps at the places `wanted`; by default to all, and to the abnormality.
+    """
 
-class Record:
-    """The calls of layers that give maps: their places in order, and the tensors."""
+    def __init__(self, model: keras.Model, patches: Mapping[str, np.ndarray], wanted: set[Place] | None = None) -> None:
+        tape, counts = gradient_tape(), Counter[str]()
+        inputs = {name: keras.ops.convert_to_tensor(one) for name, one in patches.items()}
+        self.maps: dict[Place, Tensor] = {}
+        self.slopes, self.patch = tape.gradient, inputs[PATCH]
 
-    def __init__(self, wanted: set[tuple[str, int]] | None) -> None:
-        self.wanted = wanted
-        self.calls: dict[tuple[str, int], Any] = {}
-        self.counts: dict[str, int] = {}
-        self.watch: Any = lambda _: None
+        def note(path: str, tensor: Tensor) -> None:
+            place = path, counts[path]
+            counts[path] += 1
+            if wanted is None or place in wanted:
+                tape.watch(tensor)
+                self.maps[place] = tensor
 
-    def add(self, path: str, tensor: Any) -> None:
-        """Note one call."""
-        number = self.counts[path] = self.counts.get(path, -1) + 1
-        if self.wanted is None or (path, number) in self.wanted:
-            self.watch(tensor)
-            self.calls[path, number] = tensor
+        # the members' answers one by one: through the layer that joins them each would depend on every other's maps
+        joined = model.layers[-1]
+        apart = keras.Model(model.input, joined.input) if isinstance(joined, keras.layers.Concatenate) else model
+        with _noting(model, note), tape:
+            if wanted is None:
+                tape.watch(self.patch)
+            answers = apart(fed(inputs), training=False)
+        self.answers = answers if isinstance(answers, list) else [answers]
 
 
 @contextmanager
-def _recorded(model: keras.Model, wanted: set[tuple[str, int]] | None) -> Iterator[Record]:
-    """While it lasts, maps (n, h, w, c) that layers of the model give are noted, and its answers are before sigmoid."""
-    record, layers = Record(wanted), list(_leaves(model, ""))
+def _noting(model: keras.Model, note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While it lasts, what layers of the model give is noted by their paths, and its answers are before sigmoid."""
+    layers = list(_leaves(model, ""))
     sigmoids = [one for one in model._flatten_layers() if getattr(one, "activation", None) is keras.activations.sigmoid]
 
-    def hook(path: str, call: Any) -> Any:
-        def noting(*arguments: Any, **options: Any) -> Any:
+    def hook(path: str, call: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        def noting(*arguments: P.args, **options: P.kwargs) -> Tensor:
             answer = call(*arguments, **options)
-            record.add(path, answer)
+            note(path, answer)
             return answer
 
         return noting
@@ -130,7 +148,7 @@ def _recorded(model: keras.Model, wanted: set[tuple[str, int]] | None) -> Iterat
             object.__setattr__(layer, "call", hook(path, layer.call))
         for one in sigmoids:
             one.activation = keras.activations.linear
-        yield record
+        yield
     finally:
         for one in sigmoids:
             one.activation = keras.activations.sigmoid
@@ -147,5 +165,5 @@ def _leaves(model: keras.Model, path: str) -> Iterator[tuple[str, keras.Layer]]:
             yield here, layer
 
 
-def _fed(patches: Mapping[str, np.ndarray]) -> Any:
-    return dict(patches) if len(patches) > 1 else next(iter(patches.values()))
+def _arrays(tensors: list[Tensor]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in tensors]

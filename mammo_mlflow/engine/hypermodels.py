@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,27 +14,16 @@ import keras
 import keras_tuner
 from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed, Float, HyperParameter, Int
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.jobs.contracts import DrawJob, Emit, Suggestion
-from mammo_mlflow.models.drawn import (
-    CONVOLUTIONS,
-    DROPOUTS,
-    HEAD_WIDTHS,
-    L1,
-    L2,
-    LAYERS,
-    POOL_DROPOUTS,
-    SCRATCH_WIDTHS,
-    STRIDE,
-    block_counts,
-    filters,
-)
+from mammo_mlflow.jobs.contracts import DrawJob, Emit, Reply, Suggestion
+from mammo_mlflow.models import drawn
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_whole
 from mammo_mlflow.models.siamese import joined_shape
 
-Suggest = Callable[[str, dict[str, Any]], Any]
+Suggest = Callable[[str, Mapping[str, object]], Reply]
 
 
 class DrawnHyperParameters(keras_tuner.HyperParameters):
@@ -48,13 +37,13 @@ class DrawnHyperParameters(keras_tuner.HyperParameters):
         super().__init__()
         self._suggest = suggest
 
-    def _retrieve(self, hp: HyperParameter) -> Any:
+    def _retrieve(self, hp: HyperParameter) -> Reply:
         if hp.name not in self.values and self.is_active(hp) and not isinstance(hp, Fixed):
             self.values[hp.name] = self._suggest(hp.name, distribution_of(hp))
         return super()._retrieve(hp)
 
 
-def distribution_of(hp: HyperParameter) -> dict[str, Any]:
+def distribution_of(hp: HyperParameter) -> dict[str, object]:
     """The distribution of a KerasTuner hyperparameter, in the form of `architectures.distribution`.
 
     Logarithmic steps multiply in KerasTuner, which Optuna has not: such a range becomes a choice of its values. Raises
@@ -83,21 +72,22 @@ class DrawnModel(keras_tuner.HyperModel):
         super().__init__(name=job.architecture)
         self._job = job
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
         raise NotImplementedError
 
     def spec(self, hp: keras_tuner.HyperParameters) -> ModelSpec:
         """The model's description with the values drawn."""
-        return replace(self._job.network.model, **self.values(hp))
+        values: dict[str, Any] = {**self.values(hp)}
+        return replace(self._job.network.model, **values)
 
 
 class HeadHyperModel(DrawnModel):
     """Heads of one to three dense layers, with or without dropout and batch normalisation."""
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
-        return _dense(hp, HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
+        return _dense(hp, drawn.HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """The head, not compiled: features in, probability (n, 1) out."""
@@ -110,32 +100,34 @@ class ScratchHyperModel(DrawnModel):
     Each block has its own filters and number of convolutions; the patches decide how many blocks there may be.
     """
 
-    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
+    def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
         values = {
             "blocks": self._blocks(hp),
             "convolution_batch_norm": hp.Boolean("convolution_batch_norm", default=True),
-            "pool_dropout": _tenths(hp, "pool_dropout", POOL_DROPOUTS),
-            **_dense(hp, SCRATCH_WIDTHS),
+            "pool_dropout": _tenths(hp, "pool_dropout", drawn.POOL_DROPOUTS),
+            **_dense(hp, drawn.SCRATCH_WIDTHS),
             "dense_batch_norm": hp.Boolean("dense_batch_norm", default=True),
         }
         hp.Boolean("regularised")
         with hp.conditional_scope("regularised", [True]):
-            penalties = {name: hp.Float(name, *ends, sampling="log") for name, ends in (("l1", L1), ("l2", L2))}
+            penalties = {
+                name: hp.Float(name, *ends, sampling="log") for name, ends in (("l1", drawn.L1), ("l2", drawn.L2))
+            }
         return values | {name: penalty or 0.0 for name, penalty in penalties.items()}
 
     def _blocks(self, hp: keras_tuner.HyperParameters) -> str:
         network = self._job.network
-        fewest, most = block_counts(network.image_size, STRIDE)
+        fewest, most = drawn.block_counts(network.image_size, drawn.STRIDE)
         most = max(most, hp.Int("block_count", fewest, most))  # a known setting may have more than is ever drawn
         blocks = []
         for number in range(1, most + 1):
             with hp.conditional_scope("block_count", list(range(number, most + 1))):
-                width = hp.Choice(f"filters_{number}", list(filters(number)))
-                length = hp.Int(f"convolutions_{number}", 1, CONVOLUTIONS)
+                width = hp.Choice(f"filters_{number}", list(drawn.filters(number)))
+                length = hp.Int(f"convolutions_{number}", 1, drawn.CONVOLUTIONS)
             if width is not None:
                 blocks.append([str(width)] * length)
-        blocks[0][0] += f"/{STRIDE}"
+        blocks[0][0] += f"/{drawn.STRIDE}"
         return ",".join("-".join(block) for block in blocks)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
@@ -146,15 +138,15 @@ class ScratchHyperModel(DrawnModel):
         return build_whole(encoder, head, network.sides, spec.difference)
 
 
-def _dense(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Any]:
+def _dense(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Value]:
     """The hidden layers of a head, each one's width asked for only where it is there, and their dropout."""
-    hp.Int("dense_layers", 1, LAYERS)
-    drawn = []
-    for number in range(1, LAYERS + 1):
-        with hp.conditional_scope("dense_layers", list(range(number, LAYERS + 1))):
-            drawn.append(hp.Choice(f"dense_{number}", list(widths), default=256))
-    dense = "-".join(str(width) for width in drawn if width is not None)
-    return {"dense": dense, "dropout": _tenths(hp, "dropout", DROPOUTS)}
+    hp.Int("dense_layers", 1, drawn.LAYERS)
+    found = []
+    for number in range(1, drawn.LAYERS + 1):
+        with hp.conditional_scope("dense_layers", list(range(number, drawn.LAYERS + 1))):
+            found.append(hp.Choice(f"dense_{number}", list(widths), default=256))
+    dense = "-".join(str(width) for width in found if width is not None)
+    return {"dense": dense, "dropout": _tenths(hp, "dropout", drawn.DROPOUTS)}
 
 
 def _tenths(hp: keras_tuner.HyperParameters, name: str, rates: Sequence[float]) -> float:
@@ -164,7 +156,7 @@ def _tenths(hp: keras_tuner.HyperParameters, name: str, rates: Sequence[float]) 
 HYPERMODELS: dict[str, type[DrawnModel]] = {"head": HeadHyperModel, "scratch": ScratchHyperModel}
 
 
-def draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
+def draw(job: DrawJob, emit: Emit) -> dict[str, Value]:
     """Draw an architecture: the values of `ModelSpec`, such as {"dense": "256-64", "dropout": 0.2, …}.
 
     `emit` answers each `Suggestion` with a value. The model is built, so that what

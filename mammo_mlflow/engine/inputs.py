@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import keras
 import ml_dtypes
 import numpy as np
 
 from mammo_mlflow.data.augmentation import draw_transforms
+from mammo_mlflow.jobs.contracts import Emit, ModelJob, StepsDone
 
-Reader = Callable[[np.ndarray, np.ndarray], Any]
-"""Reads inputs for rows (m,) and views (m,), or (m, 2) where a baseline has views of its own.
+Fed = np.ndarray | dict[str, np.ndarray]
+"""What a network is fed: an array (m, ...), or several by the names of its inputs."""
+Read = TypeVar("Read", bound=Fed, covariant=True)
 
-View 0 is the plain patch, 1 and up are augmented. Answers an array (m, ...), or a dictionary of them by input.
-"""
+
+class Reader(Protocol[Read]):
+    """Reads inputs for rows (m,) and views (m,), or (m, 2) where a baseline has views of its own.
+
+    View 0 is the plain patch, 1 and up are augmented.
+    """
+
+    def __call__(self, rows: np.ndarray, views: np.ndarray) -> Read:
+        """The inputs of these rows."""
+        ...
+
+    def in_memory(self, limit: int) -> Read | None:
+        """All rows and views (n, views + 1, ...) as float32; None where they are not stored or exceed `limit` bytes."""
+        return None
+
 
 OWN_VIEWS = 2**32
 """Added to a view's number: the transforms of baselines that are augmented independently, on line."""
 
 
-class StoredActivations:
+class StoredActivations(Reader[np.ndarray]):
     """An activation file, mapped: call it with rows (m,), and a view of each, to get float32 arrays (m, ...)."""
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +56,7 @@ class StoredActivations:
         return picked.view(ml_dtypes.bfloat16).astype(np.float32) if picked.dtype == np.uint16 else picked
 
 
-class Patches:
+class Patches(Reader[np.ndarray]):
     """The patches in every second row of a tensor file, the first in row `first`, augmented as they are read.
 
     A call's views are all the same, as in an epoch of on-line training: one number is one transform of each pair.
@@ -60,7 +75,7 @@ class Patches:
         return augment(plain, draw_transforms(self._policy, rows, view + self._shift, plain.shape[1], self._seed))
 
 
-class Constant:
+class Constant(Reader[np.ndarray]):
     """A number for each row (n,), the same in every view."""
 
     def __init__(self, values: np.ndarray, views: int) -> None:
@@ -76,17 +91,17 @@ class Constant:
         return self._values[rows]
 
 
-class Inputs:
+class Inputs(Reader[dict[str, np.ndarray]]):
     """Several readers as one: a dictionary by input, the i-th of which takes the i-th column of (m, 2) views."""
 
-    def __init__(self, readers: Mapping[str, Reader]) -> None:
+    def __init__(self, readers: Mapping[str, Reader[np.ndarray]]) -> None:
         self._readers = dict(readers)
 
     def in_memory(self, limit: int) -> dict[str, np.ndarray] | None:
         """What every reader has in memory; None where one has not, or all of it takes more than `limit` bytes."""
         found = {}
         for name, reader in self._readers.items():
-            held = getattr(reader, "in_memory", lambda _: None)(limit)
+            held = reader.in_memory(limit)
             if held is None:
                 return None
             limit -= held.nbytes
@@ -101,7 +116,7 @@ class Inputs:
         }
 
 
-def one_or_all(readers: Mapping[str, Reader]) -> Reader:
+def one_or_all(readers: Mapping[str, Reader[np.ndarray]]) -> Reader[Fed]:
     """A lone reader as it is: a model of one input takes an array."""
     return next(iter(readers.values())) if len(readers) == 1 else Inputs(readers)
 
@@ -121,3 +136,14 @@ def all_views(patches: np.ndarray, rows: np.ndarray, views: int, policy: str) ->
         transforms = draw_transforms(policy, rows, view, plain.shape[1])
         drawn.append(plain if policy == "none" else augment(plain[..., 0], transforms))
     return np.stack(drawn, axis=1).reshape(-1, *plain.shape[1:])
+
+
+def blocks(job: ModelJob[object], size: int, emit: Emit) -> Iterator[dict[str, np.ndarray]]:
+    """Every abnormality of the job's tensor file, so many at once, by input; emits `progress` events."""
+    tensor = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
+    total = len(tensor) // 2
+    for start in range(0, total, size):
+        rows = slice(start, min(start + size, total))
+        images = {name: np.asarray(tensor[first::2][rows])[..., None] for name, first in job.sides.items()}
+        yield images | {name: values[rows, None] for name, values in job.constants.items()}
+        emit(StepsDone(rows.stop, total))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -13,18 +13,29 @@ import psutil
 
 from mammo_mlflow.engine.backend import fast_optimizer, fastest_feed
 from mammo_mlflow.engine.batches import Batches
+from mammo_mlflow.engine.inputs import Fed
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import TrainingSpec
 from mammo_mlflow.jobs.contracts import Emit, EpochDone
 
 EVALUATION_BATCH = 64
 COMPILED_PARAMETERS = 1_000_000
+Watched = tuple[Fed, np.ndarray] | None
+"""Inputs and labels that are not trained on, if there are any."""
+
+
+class Stage(NamedTuple):
+    """A stage of a fit."""
+
+    name: str
+    epochs: int
+    learning_rate: float
 
 
 class _Report(keras.callbacks.Callback):
     """Sends each epoch's figures, and scores the inner patients that early stopping watches."""
 
-    def __init__(self, emit: Emit, stage: str, start: int, inner: tuple[Any, np.ndarray] | None) -> None:
+    def __init__(self, emit: Emit, stage: str, start: int, inner: Watched) -> None:
         super().__init__()
         self._emit, self._stage, self._start, self._inner = emit, stage, start, inner
         self.history: list[dict[str, float | str]] = []
@@ -46,23 +57,23 @@ class _Report(keras.callbacks.Callback):
 def fit(
     model: keras.Model,
     batches: Batches,
-    *,
-    validation: tuple[Any, np.ndarray] | None,
-    inner: tuple[Any, np.ndarray] | None,
     spec: TrainingSpec,
-    learning_rate: float,
-    epochs: int,
-    class_weights: dict[int, float] | None,
-    stage: str,
+    stage: Stage,
+    *,
     start: int,
+    validation: Watched,
+    inner: Watched,
     emit: Emit,
 ) -> tuple[list[dict[str, float | str]], int, int]:
     """Train `model` in place; returns its history, the number of epochs kept, and the peak private memory in bytes.
 
+    `start` is the number of epochs before this stage.
     `validation` is only watched. With early stopping the weights of the epoch with the least loss on `inner` are kept.
     """
-    wide, convolves = model.count_params() > COMPILED_PARAMETERS, _convolves(model)
-    optimizer = OPTIMIZERS[spec.optimizer](learning_rate, spec.momentum)
+    wide = model.count_params() > COMPILED_PARAMETERS
+    # XLA would slow it: on a processor it pays for wide dense layers, not for convolutions
+    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
+    optimizer = OPTIMIZERS[spec.optimizer](stage.learning_rate, spec.momentum)
     model.compile(
         fast_optimizer(optimizer) if wide and convolves else optimizer,
         loss="binary_crossentropy",
@@ -70,27 +81,22 @@ def fit(
         jit_compile=wide and not convolves,
         steps_per_execution=len(batches),  # Keras runs whole executions: another number would overrun an epoch
     )
-    report = _Report(emit, stage, start, inner)
-    callbacks: list[keras.callbacks.Callback] = [report]
-    stopping = None
-    if spec.early_stop and inner is not None:
-        stopping = keras.callbacks.EarlyStopping(
-            "inner_loss", patience=spec.early_stop, restore_best_weights=True, mode="min"
-        )
-        callbacks.append(stopping)
-    data, steps = fastest_feed(batches, epochs)
+    report = _Report(emit, stage.name, start, inner)
+    patience = spec.early_stop if inner is not None else 0
+    stopping = keras.callbacks.EarlyStopping("inner_loss", patience=patience, restore_best_weights=True, mode="min")
+    data, steps = fastest_feed(batches, stage.epochs)
     model.fit(
         data,
-        epochs=epochs,
+        epochs=stage.epochs,
         steps_per_epoch=steps,
         shuffle=False,  # the batches are drawn in a random order already
         validation_data=validation,
         validation_batch_size=EVALUATION_BATCH,
-        callbacks=callbacks,
-        class_weight=class_weights,
+        callbacks=[report, stopping] if patience else [report],
+        class_weight=class_weights(spec.class_weights, batches.labels[batches.rows]),
         verbose=0,
     )
-    kept = stopping.best_epoch + 1 if stopping is not None else len(report.history)
+    kept = stopping.best_epoch + 1 if patience else len(report.history)
     return report.history, kept, report.peak_memory
 
 
@@ -101,9 +107,15 @@ OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
 }
 
 
-def _convolves(model: keras.Model) -> bool:
-    """Whether XLA would slow it: on a processor it pays for wide dense layers, not for convolutions."""
-    return any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
+def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
+    """Weights of class 0 and 1: `balanced` gives each the other's share (the paper's chapter 4), `a:b` is as given."""
+    if name == "none":
+        return None
+    if name == "balanced":
+        positive = float(np.mean(labels))
+        return {0: positive, 1: 1 - positive}
+    negative, positive = (float(part) for part in name.split(":"))
+    return {0: negative, 1: positive}
 
 
 def diverged(found: str) -> UserError:

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.activations import encoder
 from mammo_mlflow.engine.backend import fast_batch_norm, set_threads
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.inputs import Constant, Patches, Reader, StoredActivations, one_or_all
-from mammo_mlflow.engine.loop import EVALUATION_BATCH, diverged, fit, private_memory
+from mammo_mlflow.engine.inputs import Constant, Fed, Patches, Reader, StoredActivations, one_or_all
+from mammo_mlflow.engine.loop import EVALUATION_BATCH, Stage, Watched, diverged, fit, private_memory
 from mammo_mlflow.experiment import BASELINE
 from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
 from mammo_mlflow.models.conditioned import build_conditioned
-from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
 from mammo_mlflow.names import Artifact
 
@@ -38,31 +38,22 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     history: list[dict[str, float | str]] = []
     kept: dict[str, int] = {}
     peak = private_memory()
-    validation: tuple[Any, np.ndarray] | None = None
+    validation: Watched = None
     training_started = time.perf_counter()
-    for number, (stage, epochs, rate) in enumerate(_stages(job)):
-        model, read = network.stage(stage)
-        validation = _read_all(read, job.validation_rows, job.labels)
-        part, kept[stage], memory = fit(
-            model,
-            Batches(
-                read,
-                job.train_rows,
-                job.labels,
-                training.batch_size,
-                None if on_line else training.views,
-                [job.seed, number],
-                columns=2 if independent and not on_line else 1,
-            ),
-            validation=validation,
-            inner=_read_all(read, job.inner_rows, job.labels),
-            spec=training,
-            learning_rate=rate,
-            epochs=epochs,
-            class_weights=class_weights(training.class_weights, job.labels[job.train_rows]),
-            stage=stage,
-            start=len(history),
-            emit=emit,
+    for number, stage in enumerate(_stages(job)):
+        model, read = network.stage(stage.name)
+        validation, inner = (_read_all(read, rows, job.labels) for rows in (job.validation_rows, job.inner_rows))
+        batches = Batches(
+            read,
+            job.train_rows,
+            job.labels,
+            training.batch_size,
+            None if on_line else training.views,
+            [job.seed, number],
+            columns=2 if independent and not on_line else 1,
+        )
+        part, kept[stage.name], memory = fit(
+            model, batches, training, stage, start=len(history), validation=validation, inner=inner, emit=emit
         )
         history += part
         peak = max(peak, memory)
@@ -75,19 +66,22 @@ def run(job: FitJob, emit: Emit) -> FitResult:
     path = job.output / Artifact.TAIL
     network.tail(model).save(path)
     return FitResult(
-        probabilities, history, kept, time.perf_counter() - started, max(peak, private_memory()), path, trained
+        probabilities=probabilities,
+        history=history,
+        best_epochs=kept,
+        seconds=time.perf_counter() - started,
+        peak_memory=max(peak, private_memory()),
+        tail=path,
+        training_seconds=trained,
     )
 
 
-def _stages(job: FitJob) -> list[tuple[str, int, float]]:
-    """Name, epochs and learning rate of each stage."""
+def _stages(job: FitJob) -> list[Stage]:
     training = job.experiment.training
-    if job.experiment.trained_whole:
-        return [("network", job.epochs, training.learning_rate)]
-    stages = [("head", job.epochs, training.learning_rate)]
-    if job.experiment.model.unfrozen_layers:
-        stages.append(("tuned", job.tuning_epochs, training.tuning_learning_rate))
-    return stages
+    first = Stage("network" if job.experiment.trained_whole else "head", job.epochs, training.learning_rate)
+    if not job.experiment.model.unfrozen_layers:  # as where all is trained
+        return [first]
+    return [first, Stage("tuned", job.tuning_epochs, training.tuning_learning_rate)]
 
 
 class _Trained:
@@ -96,9 +90,8 @@ class _Trained:
     def __init__(self, job: FitJob) -> None:
         self._job, self._spec = job, job.experiment.model
         self._head = build_head(job.description.head, self._spec)
-        self._base: keras.Model | None = None
 
-    def stage(self, name: str) -> tuple[keras.Model, Reader]:
+    def stage(self, name: str) -> tuple[keras.Model, Reader[Fed]]:
         """The model to be trained in a stage, and the reader of its inputs."""
         job, spec, sides = self._job, self._spec, self._job.network.sides
         if name == "tuned":
@@ -107,7 +100,7 @@ class _Trained:
             return build_conditioned(job.description.features.shape, self._head), _stored(job, job.features)
         if job.features and name == "head":
             return self._tail(None), _stored(job, job.features)
-        base = self._encoder()
+        base = self._encoder
         if name == "tuned":
             unfreeze(base, spec.unfrozen_layers)
         if job.features:
@@ -118,9 +111,9 @@ class _Trained:
         """What was trained, never compiled and of Keras's own layers, as `join` puts it back on a prefix."""
         if self._job.features:
             return _uncompiled(model)
-        base, job = self._encoder(), self._job
-        if job.experiment.trained_whole:
-            kept = build_encoder(job.network.family, self._spec, job.network.image_size, job.network.precision)
+        base = self._encoder
+        if self._job.experiment.trained_whole:
+            kept = encoder(self._job.network)
             kept.set_weights(base.get_weights())
             base = kept
         self._head = _uncompiled(self._head)
@@ -128,30 +121,16 @@ class _Trained:
 
     def _tail(self, base: keras.Model | None) -> keras.Model:
         job = self._job
-        encoder = None if base is None else suffix(base, job.description.trained.index)
+        trained = None if base is None else suffix(base, job.description.trained.index)
         shape = job.description.features.shape
-        return build_tail(encoder, self._head, job.network.sides, self._spec.difference, shape)
+        return build_tail(trained, self._head, job.network.sides, self._spec.difference, shape)
 
+    @cached_property
     def _encoder(self) -> keras.Model:
         """The encoder, with its weights; one for all stages."""
-        if self._base is None:
-            job, network = self._job, self._job.network
-            self._base = build_encoder(
-                network.family, self._spec, network.image_size, network.precision, fast_batch_norm()
-            )
-            load_weights(self._base, job.weights)
-        return self._base
-
-
-def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
-    """Weights of class 0 and 1: `balanced` gives each the other's share (the paper's chapter 4), `a:b` is as given."""
-    if name == "none":
-        return None
-    if name == "balanced":
-        positive = float(np.mean(labels))
-        return {0: positive, 1: 1 - positive}
-    negative, positive = (float(part) for part in name.split(":"))
-    return {0: negative, 1: positive}
+        base = encoder(self._job.network, fast_batch_norm())
+        load_weights(base, self._job.weights)
+        return base
 
 
 def _uncompiled(model: keras.Model) -> keras.Model:
@@ -159,14 +138,14 @@ def _uncompiled(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _stored(job: FitJob, files: Mapping[str, Path]) -> Reader:
+def _stored(job: FitJob, files: Mapping[str, Path]) -> Reader[Fed]:
     """Stored activations by input, and the numbers beside them."""
-    readers: dict[str, Reader] = {name: StoredActivations(path) for name, path in files.items()}
+    readers: dict[str, Reader[np.ndarray]] = {name: StoredActivations(path) for name, path in files.items()}
     views = job.experiment.training.views
     return one_or_all(readers | {name: Constant(values, views) for name, values in job.constants.items()})
 
 
-def _patches(job: FitJob) -> Reader:
+def _patches(job: FitJob) -> Reader[Fed]:
     """Patches for on-line training, of each side."""
     training, seed = job.experiment.training, job.experiment.cv.seed
     own = training.pair_augmentation == "independent"
@@ -178,5 +157,5 @@ def _patches(job: FitJob) -> Reader:
     )
 
 
-def _read_all(read: Reader, rows: np.ndarray, labels: np.ndarray) -> tuple[Any, np.ndarray] | None:
+def _read_all(read: Reader[Fed], rows: np.ndarray, labels: np.ndarray) -> Watched:
     return (read(rows, np.zeros(len(rows), int)), labels[rows]) if len(rows) else None

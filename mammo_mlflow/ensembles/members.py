@@ -15,7 +15,7 @@ from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import Source
-from mammo_mlflow.planning.find_base_models import Command, Missing, find_source
+from mammo_mlflow.planning.find_base_models import Command, Missing, SourceSearch
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import KEPT
@@ -76,9 +76,17 @@ def find_members(
     found, missing, faults = [], list[str](), list[str]()
     for name in wanted:
         try:
-            source = find_source(
-                bench, planner, field="members", name=name, task=task, cv=cv, folds=folds, command=command
+            search = SourceSearch(
+                bench=bench,
+                planner=planner,
+                field="members",
+                name=name,
+                task=task,
+                cv=cv,
+                folds=folds,
+                command=command,
             )
+            source = search.find()
             found.append(Member(name.removeprefix(prefix), source, _test(bench, source)))
         except Missing as problem:
             missing.append(problem.brief if of_set else str(problem))

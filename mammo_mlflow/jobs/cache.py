@@ -10,10 +10,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 import psutil
@@ -39,9 +38,8 @@ class Cache:
             self._entries.mkdir(parents=True, exist_ok=True)
             self.locks.mkdir(exist_ok=True)
         except OSError as problem:
-            raise UserError(
-                f"cache_dir: expected a directory that can be written, found {self.root}: {problem}"
-            ) from None
+            found = f"{self.root}: {problem}"
+            raise expected("cache_dir", "a directory that can be written", found) from None
 
     @property
     def locks(self) -> Path:
@@ -72,7 +70,7 @@ class Cache:
         return (self._entries / key / "entry.json").exists()
 
     @contextmanager
-    def creating(self, key: str, facts: dict[str, Any]) -> Iterator[Path | None]:
+    def creating(self, key: str, facts: Mapping[str, object]) -> Iterator[Path | None]:
         """A temporary path to write the activations of `key` to; None where another process made them meanwhile.
 
         The entry appears, whole, when the block ends without an error. Raises `UserError` on a full disk.
@@ -88,7 +86,10 @@ class Cache:
                     (entry / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
                     _lease(entry)  # before anyone can see it, or it could be evicted before it is used
             except OSError as problem:
-                raise disk_error(self.root, problem) from None
+                if problem.errno in FULL_DISK:
+                    full = f"cache_dir: the disk of {self.root} is full"
+                    raise UserError(f"{full}: expected room for the activations, found none left") from None
+                raise
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """One process at a time; says so when it has to wait."""
@@ -137,13 +138,6 @@ class Cache:
 def default_root() -> Path:
     """`$MAMMO_CACHE_DIR`, else the user's cache directory."""
     return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
-
-
-def disk_error(root: Path, problem: OSError) -> Exception:
-    """What to raise for an `OSError` while writing under `root`: a `UserError` where the disk or quota is full."""
-    if problem.errno in FULL_DISK:
-        return UserError(f"cache_dir: the disk of {root} is full: expected room for the activations, found none left")
-    return problem
 
 
 def _lease(entry: Path) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec
 from mammo_mlflow.models.weights import Weights
 from mammo_mlflow.wording import in_words
 
-Answer = TypeVar("Answer")
+Answer = TypeVar("Answer", covariant=True)
 
 UNSET = Path()
 """The place of a file in a job that a plan carries; it is told as the job is given out."""
@@ -45,12 +46,14 @@ class Suggestion:
     """A question: a value for a hyperparameter, by its `distribution` (see `search.architectures.distribution`)."""
 
     name: str
-    distribution: Mapping[str, Any]
+    distribution: Mapping[str, object]
 
 
 Event = StepsDone | EpochDone | Suggestion
-Emit = Callable[[Event], Any]
-"""Sends an event; a `Suggestion` is answered by its value."""
+Reply = Value | None
+"""What an event is answered: a `Suggestion` by its value, others by nothing."""
+Emit = Callable[[Event], Reply]
+"""Sends an event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class Job(Generic[Answer]):
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """What a child needs to build a network: everything but its weights. `sides` are its image inputs, by name."""
 
@@ -80,16 +83,12 @@ class Cut:
     shape: tuple[int, ...]
     dtype: str
 
-    def bytes_per_view(self) -> int:
-        """The size of one stored activation."""
-        return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4)
-
     def stored_bytes(self, patches: int, views: int) -> int:
         """The size of the stored activations of so many patches, each plain and in `views` augmented views."""
-        return self.bytes_per_view() * patches * (views + 1)
+        return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4) * patches * (views + 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """A network's cuts: `features` of one side, `tuned` before the first layer trained but the head (None if frozen).
 
@@ -131,8 +130,20 @@ class CalibrateJob(Job[None]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationJob(Job[None]):
-    """Compute the activations at `cut` of `views` augmented views, and the plain one, of each patch.
+class StoreJob(Job[None]):
+    """Compute what a network makes of `views` augmented views, and the plain one, of each patch of `tensor`."""
+
+    tensor: Path
+    cut: Cut
+    views: int
+    augmentation: str
+    threads: int = 1
+    output: Path = UNSET
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationJob(StoreJob):
+    """Compute the activations at `cut`.
 
     The patches are those in every second row of `tensor`, the first in row `first`. `source` holds activations at the
     shallower cut `start`, or is None to start from the patches themselves.
@@ -142,20 +153,14 @@ class ActivationJob(Job[None]):
 
     network: Network
     weights: Weights
-    tensor: Path
-    cut: Cut
-    views: int
-    augmentation: str
-    threads: int = 1
-    output: Path = UNSET
     start: int = 0
     source: Path | None = None
     first: int = ROWS[PATCH]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureJob(Job[None]):
-    """Compute what the head of a trained `tail` stands on, for `views` augmented views and the plain one.
+class FeatureJob(StoreJob):
+    """Compute what the head of a trained `tail` stands on.
 
     `sources` are the activation files of its sides, none where it takes patches: then `sides` are their first rows
     in `tensor`.
@@ -164,17 +169,11 @@ class FeatureJob(Job[None]):
     target = "mammo_mlflow.engine.activations:compute_features"
 
     tail: Path
-    tensor: Path
     sides: dict[str, int]
-    cut: Cut
-    views: int
-    augmentation: str
-    threads: int = 1
-    output: Path = UNSET
     sources: dict[str, Path] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitResult:
     """What a fit answers: probabilities in the order of its validation rows, history, costs, and its tail."""
 
@@ -243,17 +242,15 @@ class AssembleJob(Job[None]):
 
     part: Part
     examples: dict[str, np.ndarray]
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     output: Path
     features: Part | None = None
     condition: Part | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictJob(Job[np.ndarray]):
-    """Load a logged model and predict every abnormality of a tensor file; `sides` and `constants` as in other jobs."""
-
-    target = "mammo_mlflow.engine.assembly:predict"
+class ModelJob(Job[Answer]):
+    """Show a model every abnormality of a tensor file; `sides` and `constants` as in other jobs."""
 
     model: Path
     tensor: Path
@@ -263,8 +260,15 @@ class PredictJob(Job[np.ndarray]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictJob(ModelJob[np.ndarray]):
+    """Ask a logged model: probabilities (n,)."""
+
+    target = "mammo_mlflow.engine.assembly:predict"
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnswerJob(PredictJob):
-    """Ask a logged ensemble about every abnormality of a tensor file: answers (n, 2 + members)."""
+    """Ask a logged ensemble: answers (n, 2 + members)."""
 
     target = "mammo_mlflow.engine.ensemble:answer"
 
@@ -279,26 +283,19 @@ class TryJob(Job[dict[str, np.ndarray]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainJob(Job[int]):
-    """Draw Grad-CAM maps of a Keras file's members `names` over every abnormality of a tensor file, into `output`.
+class ExplainJob(ModelJob[int]):
+    """Draw Grad-CAM maps of a Keras file's members `names` over the patches, into `output`.
 
     `answers` (n, members) are what the members answered.
     """
 
     target = "mammo_mlflow.engine.gradcam:explain"
 
-    model: Path
-    tensor: Path
-    threads: int
-    sides: dict[str, int]
     names: tuple[str, ...]
     answers: np.ndarray
     title: str
     note: str | None
     output: Path
-
-
-"""The files of a served ensemble: one Keras model of all members, level 1 as arrays, and names and threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,12 +315,12 @@ class EnsembleJob(Job[None]):
     level1: Path
     threshold: float
     examples: dict[str, np.ndarray]
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     output: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawJob(Job[dict[str, Any]]):
+class DrawJob(Job[dict[str, Value]]):
     """Ask a child for one draw of an architecture; `network.model` holds what is not drawn.
 
     `head` is the shape that the network's head stands on, where the architecture leaves the rest as it is.

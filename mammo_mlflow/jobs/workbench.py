@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import Answer, Event, Job, StepsDone
-from mammo_mlflow.jobs.executors import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.contracts import Answer, Event, Job, Reply, StepsDone
+from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.tracking.runs import Writer
 
 
@@ -49,18 +49,16 @@ class Workbench:
         """A directory for files on their way to the store."""
         return self.open_store()[1]
 
-    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent | None = None) -> Iterator[tuple[AnyJob, Any]]:
+    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob] | None = None) -> Answered[AnyJob]:
         """Run jobs, writing to the tracker meanwhile; `progress` events are shown under the job's name."""
         return self.executor.run(jobs, self._handler(on_event), self.writer.flush)
 
-    def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent
-    ) -> Generator[tuple[AnyJob, Any], None, None]:
+    def stream(self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob]) -> Answered[AnyJob]:
         """The same for jobs that are asked for while a worker is free; a failed job's answer is its `Failure`."""
         return self.executor.stream(next_job, self._handler(on_event), self.writer.flush)
 
-    def _handler(self, on_event: OnEvent | None) -> OnEvent:
-        def handle(job: Job[Any], event: Event) -> Any:
+    def _handler(self, on_event: OnEvent[AnyJob] | None) -> OnEvent[AnyJob]:
+        def handle(job: AnyJob, event: Event) -> Reply:
             answer = None
             if isinstance(event, StepsDone):
                 self.progress.update(job.name, event.done, event.total)
@@ -71,7 +69,7 @@ class Workbench:
 
         return handle
 
-    def run_one(self, job: Job[Answer], on_event: OnEvent | None = None) -> Answer:
+    def run_one(self, job: Job[Answer], on_event: OnEvent[Job[Answer]] | None = None) -> Answer:
         """Run a single job, beside whatever else runs, and return its answer."""
         ((_, answer),) = self.side.run([job], self._handler(on_event), self.writer.flush)
         return answer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from mammo_mlflow.experiment import ABNORMALITY_TYPE, CONDITION, FEATURES, PATCH
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, CONDITION, FEATURES
+from mammo_mlflow.models.tensors import fed
 
 
 def build_conditioned(feature_shape: tuple[int, ...], head: keras.Model) -> keras.Model:
@@ -31,8 +32,7 @@ def join_condition(
 
     def ask(model: keras.Model, name: str) -> keras.KerasTensor:
         model.name = name
-        names = image_inputs(model)
-        return model({one: inputs[one] for one in names} if len(names) > 1 else inputs[names[0]])
+        return model(fed({one: inputs[one] for one in image_inputs(model)}))
 
     if condition is None:
         given = inputs[ABNORMALITY_TYPE] = layers.Input((1,), dtype="float32", name=ABNORMALITY_TYPE)
@@ -41,7 +41,7 @@ def join_condition(
         given = class_of(given) if as_class else given
     tail.name = "conditioned"
     answer = tail({FEATURES: ask(features, "benign_malignant_features"), CONDITION: given})
-    return keras.Model(inputs if len(inputs) > 1 else inputs[PATCH], answer, name="conditioned_on_type")
+    return keras.Model(fed(inputs), answer, name="conditioned_on_type")
 
 
 def class_of(probability: keras.KerasTensor) -> keras.KerasTensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import keras
@@ -18,10 +17,10 @@ import numpy as np
 from keras import layers
 
 from mammo_mlflow.backbones import BACKBONES
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import PATCH, ModelSpec
 from mammo_mlflow.models.precision import dtype_policy
-from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, kernel_penalty
+from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, POOLINGS, kernel_penalty
 from mammo_mlflow.models.siamese import join_sides
 from mammo_mlflow.models.weights import Weights
 
@@ -44,14 +43,8 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
         application = getattr(keras.applications, row.application)
         base = application(include_top=False, weights=None, input_tensor=scaled)
         base.trainable = False
-        flat = layers.Flatten(
-            name="features"
-        )  # in the base's own precision, so that bfloat16 features are stored as such
-    pool = {
-        "flatten": flat,
-        "average": layers.GlobalAveragePooling2D(dtype="float32", name="features"),
-        "max": layers.GlobalMaxPooling2D(dtype="float32", name="features"),
-    }[pooling]
+        # flattened they stay in the base's own precision, so that bfloat16 features are stored as such
+        pool = POOLINGS[pooling](dtype=None if pooling == "flatten" else "float32", name="features")
     return keras.Model(patch, pool(base.output), name=backbone)
 
 
@@ -82,9 +75,8 @@ def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
         return len(base.layers) - 1
     found = convolutions(base)
     if unfrozen_layers > len(found):
-        raise UserError(
-            f"unfrozen_layers: expected at most {len(found)} (the convolutions of {base.name}), found {unfrozen_layers}"
-        )
+        most = f"at most {len(found)} (the convolutions of {base.name})"
+        raise expected("unfrozen_layers", most, unfrozen_layers)
     first = found[-unfrozen_layers]
     return max(cut for cut in cut_points(base) if cut < first)
 
@@ -177,8 +169,7 @@ def join(base: keras.Model, cut: int, tails: Sequence[keras.Model], sides: Colle
 
     Of two sides it takes a dictionary of patches, `baseline` and `patch`.
     """
-    carried: Any = base.layers[cut].output
-    inputs: Any = base.input
+    carried, inputs = base.layers[cut].output, base.input
     if len(sides) > 1:
         inputs = {side: layers.Input(base.input.shape[1:], dtype="float32", name=side) for side in sides}
         encoder = prefix(base, cut) if cut else None
@@ -205,9 +196,8 @@ def load_weights(base: keras.Model, source: Weights) -> None:
             base.load_weights(source.file)
     except DAMAGED as problem:
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise UserError(
-            f"{source.file}: expected weights of {base.name}, found a file that does not fit: {first}"
-        ) from None
+        fits = f"weights of {base.name}"
+        raise expected(str(source.file), fits, f"a file that does not fit: {first}") from None
 
 
 def read_compact(path: Path) -> list[np.ndarray]:

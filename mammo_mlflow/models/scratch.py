@@ -13,6 +13,12 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.models.precision import dtype_policy
 
+POOLINGS = {
+    "flatten": layers.Flatten,
+    "average": layers.GlobalAveragePooling2D,
+    "max": layers.GlobalMaxPooling2D,
+}
+"""What makes features of the last maps."""
 BATCH_NORM_MOMENTUM = 0.9
 """Of hidden layers; that of convolutions is a parameter with the same default.
 
@@ -32,7 +38,7 @@ def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: 
     """A trainable encoder: raw patches (n, size, size, 1) in, features out; its weights are drawn from Keras's seed.
 
     A convolution has a bias only where no batch normalisation follows. `batch_norm` is the layer's class, Keras's own
-    by default (`training.backend` has one that trains faster). Raises `UserError` for patches too small for the pools.
+    by default (`engine.backend` has one that trains faster). Raises `UserError` for patches too small for the pools.
     """
     normalise = batch_norm or layers.BatchNormalization
     penalty = kernel_penalty(spec)
@@ -64,12 +70,7 @@ def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: 
             x = layers.MaxPooling2D(side, strides=2, padding=spec.pool_padding, name=f"block{number}_pool")(x)
             if spec.pool_dropout:
                 x = layers.Dropout(spec.pool_dropout, name=f"block{number}_dropout")(x)
-    features = {
-        "flatten": layers.Flatten(dtype="float32", name="features"),
-        "average": layers.GlobalAveragePooling2D(dtype="float32", name="features"),
-        "max": layers.GlobalMaxPooling2D(dtype="float32", name="features"),
-    }[spec.pooling]
-    return keras.Model(patch, features(x), name="scratch")
+    return keras.Model(patch, POOLINGS[spec.pooling](dtype="float32", name="features")(x), name="scratch")
 
 
 def kernel_penalty(spec: ModelSpec, hidden: bool = False) -> keras.regularizers.Regularizer | None:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 from keras import layers
 
 from mammo_mlflow.experiment import BASELINE, PATCH
+from mammo_mlflow.models.tensors import Tensor
 
 JOINED = "difference"
 """The name of the layer whose output the head stands on."""
 
 
-def _absolute(baseline: Any, patch: Any, name: str = JOINED) -> Any:
+def _absolute(baseline: Tensor, patch: Tensor, name: str = JOINED) -> Tensor:
     """|a - b| = max(a, b) - min(a, b): of layers that every saved model can hold."""
     larger = layers.Maximum(dtype="float32", name="larger")([baseline, patch])
     smaller = layers.Minimum(dtype="float32", name="smaller")([baseline, patch])
     return layers.Subtract(dtype="float32", name=name)([larger, smaller])
 
 
-def _absolute_product(baseline: Any, patch: Any) -> Any:
+def _absolute_product(baseline: Tensor, patch: Tensor) -> Tensor:
     product = layers.Multiply(dtype="float32", name="product")([baseline, patch])
     return layers.Concatenate(dtype="float32", name=JOINED)([_absolute(baseline, patch, "absolute"), product])
 
 
-FORMS: dict[str, Callable[[Any, Any], Any]] = {
+FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "subtract": lambda baseline, patch: layers.Subtract(dtype="float32", name=JOINED)([baseline, patch]),
     "absolute": _absolute,
     "concatenate": lambda baseline, patch: layers.Concatenate(dtype="float32", name=JOINED)([baseline, patch]),
@@ -35,7 +35,7 @@ FORMS: dict[str, Callable[[Any, Any], Any]] = {
 """From the features of both (n, f) to what the head stands on: (n, f), or (n, 2 f) for the last two."""
 
 
-def join_sides(features: Mapping[str, Any], form: str) -> Any:
+def join_sides(features: Mapping[str, Tensor], form: str) -> Tensor:
     """The features of the sides as one tensor: those of a lone side as they are."""
     if len(features) == 1:
         return next(iter(features.values()))

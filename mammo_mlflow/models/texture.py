@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations_with_replacement
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
 from mammo_mlflow.errors import expected
+from mammo_mlflow.models.tensors import Tensor
 
 VECTORS = {
     "L5": (1, 4, 6, 4, 1),
@@ -43,7 +43,7 @@ def _masks() -> np.ndarray:
     return np.concatenate([upright, upright.transpose(1, 0, 2)], axis=-1)[:, :, None].astype(np.float32)
 
 
-def _as_layer(operation: Callable[[Any], Any], like: Any, name: str) -> keras.Model:
+def _as_layer(operation: Callable[[Tensor], Tensor], like: Tensor, name: str) -> keras.Model:
     """An operation of `keras.ops` as a layer for tensors `like` the given one, of any batch size.
 
     A bare operation would not be among the model's layers, and the search for cut points looks through layers alone.

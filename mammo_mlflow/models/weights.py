@@ -38,7 +38,7 @@ class _Damaged(Exception):  # noqa: N818 - nobody is told of it
     """A download is not what Keras offers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Weights:
     """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
 
@@ -61,10 +61,13 @@ class Weights:
         return self.path
 
 
-NO_WEIGHTS = Weights("none", "none", "none", "trained from scratch in each fold")
+NO_WEIGHTS = Weights(kind="none", label="none", identity="none", source="trained from scratch in each fold")
 """Those of networks without a pretrained base."""
 RANDOM_WEIGHTS = Weights(
-    "random", "random", f"random-v{RANDOM_WEIGHTS_VERSION}", "drawn, calibrated on synthetic patches"
+    kind="random",
+    label="random",
+    identity=f"random-v{RANDOM_WEIGHTS_VERSION}",
+    source="drawn, calibrated on synthetic patches",
 )
 
 
@@ -79,17 +82,14 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool) -> Weights:
     if wanted != "imagenet":
         return _from_path(backbone, Path(wanted).expanduser())
     for source, directory in _local_directories().items():
-        found = _in_directory(backbone, directory)
-        if found is not None:
+        if found := _in_directory(backbone, directory):
             return _checked_file(backbone, found, source)
-    downloaded = _download(backbone)
-    if downloaded is not None:
+    if downloaded := _download(backbone):
         return _checked_file(backbone, downloaded, "Keras's download")
     compact = COMPACT_DIR / f"{backbone}.npz"
     if compact.is_file():
         _check_archive(compact)
-        sha256 = file_sha256(compact)
-        return Weights("int8", "imagenet-int8", sha256, "the copy shipped with this package", compact, sha256)
+        return _of_file("int8", "imagenet-int8", "the copy shipped with this package", compact)
     if phantom:
         _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
         return RANDOM_WEIGHTS
@@ -114,9 +114,7 @@ def _local_directories() -> dict[str, Path]:
 
 def _in_directory(backbone: str, directory: Path) -> Path | None:
     exact = directory / BACKBONES[backbone].keras_file
-    if exact.is_file():
-        return exact
-    return next(iter(sorted(directory.glob(f"{backbone}*notop*.h5"))), None)
+    return exact if exact.is_file() else min(directory.glob(f"{backbone}*notop*.h5"), default=None)
 
 
 def _from_path(backbone: str, path: Path) -> Weights:
@@ -147,8 +145,12 @@ def _checked_file(backbone: str, path: Path, source: str) -> Weights:
     if odd is not None:
         raise expected(str(path), "finite weights", f"others in {odd}")
     named = path.name == BACKBONES[backbone].keras_file or "imagenet" in path.name.lower()
+    return _of_file("file", "imagenet" if named else path.name, source, path)
+
+
+def _of_file(kind: str, label: str, source: str, path: Path) -> Weights:
     sha256 = file_sha256(path)
-    return Weights("file", "imagenet" if named else path.name, sha256, source, path, sha256)
+    return Weights(kind=kind, label=label, identity=sha256, source=source, path=path, sha256=sha256)
 
 
 def _check_archive(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
@@ -34,7 +33,6 @@ class Activations:
     """
 
     key: str
-    cut: Cut
     bytes: int
     line: str
     pooling: str | None
@@ -51,7 +49,7 @@ def frozen_activations(
 
     def entry(cut: Cut, first: int) -> Activations:
         training = experiment.training
-        facts: dict[str, Any] = {
+        facts: dict[str, object] = {
             "data": patch_set.files["train_tensor.npy"],
             "backbone": experiment.model.backbone,
             "weights": weights.identity,
@@ -77,7 +75,6 @@ def frozen_activations(
         )
         return Activations(
             key=json_sha256(facts | {"cut": asdict(cut), "pooling": pooling}),
-            cut=cut,
             bytes=cut.stored_bytes(len(patch_set.train.types), training.views),
             line=json_sha256(facts),
             pooling=pooling,
@@ -111,12 +108,12 @@ def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict
         found = bench.cache.find(entry.key)
         if found is None:
             bench.cache.make_room(entry.bytes)
-            facts = {"cut": entry.cut, "name": entry.job.name}
+            facts = {"cut": entry.job.cut, "name": entry.job.name}
             with bench.cache.creating(entry.key, facts) as output:
                 if output is not None:
                     shallower = [one for one in ready if one.line == entry.line]
-                    read = _read(bench, entry, shallower[-1] if shallower else None, paths)
-                    bench.run_one(replace(entry.job, **read, threads=bench.cores, output=output))
+                    job = _reading(bench, entry, shallower[-1] if shallower else None, paths)
+                    bench.run_one(replace(job, threads=bench.cores, output=output))
             found = bench.cache.find(entry.key)
             if found is None:
                 raise RuntimeError(f"the cache entry {entry.key[:12]} vanished")
@@ -127,17 +124,18 @@ def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict
 
 
 def _depth(entry: Activations) -> tuple[int, bool, str]:
-    return entry.cut.index, entry.pooling != FLATTEN, entry.key
+    return entry.job.cut.index, entry.pooling != FLATTEN, entry.key
 
 
-def _read(
+def _reading(
     bench: Workbench, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
-) -> dict[str, Any]:
-    """What an entry's job is told to read."""
-    if entry.below:
+) -> ActivationJob | FeatureJob:
+    """An entry's job, told what to read."""
+    if isinstance(entry.job, FeatureJob):
         files = ensure_activations(bench, entry.below.values())
-        return {"sources": {side: files[one.key] for side, one in entry.below.items()}}
+        return replace(entry.job, sources={side: files[one.key] for side, one in entry.below.items()})
     if shallower is None:
-        return {}
+        return entry.job
     # flattened features are the layer before them in another shape
-    return {"start": shallower.cut.index - (shallower.pooling == FLATTEN), "source": paths[shallower.key]}
+    start = shallower.job.cut.index - (shallower.pooling == FLATTEN)
+    return replace(entry.job, start=start, source=paths[shallower.key])

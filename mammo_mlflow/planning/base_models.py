@@ -25,7 +25,7 @@ from mammo_mlflow.planning.plan import REFIT, BaseParts, Plan
 from mammo_mlflow.tracking.registry import Version
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A registered model: its plan, the tail of each of its fits, and its out-of-fold predictions (n,)."""
 
@@ -65,7 +65,7 @@ class Source:
             augmentation=training.augmentation,
         )
         size = cut.stored_bytes(len(plan.labels), training.views)
-        return Activations(key=key, cut=cut, bytes=size, line=key, pooling=None, job=job, below=below)
+        return Activations(key=key, bytes=size, line=key, pooling=None, job=job, below=below)
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,20 @@ class Sources:
         keys = [fit.key for source in self.all for fit in source.plan.fits]
         identity = json_sha256(keys)
         named = ", ".join(str(source.version) for source in self.all)
-        return Weights("none", label, identity, named)
+        return Weights(kind="none", label=label, identity=identity, source=named)
 
     @property
     def description(self) -> Description:
         """What the head stands on: the features and, beside them, the condition."""
         (width,) = self.features.plan.description.head
         parameters = sum(source.plan.description.parameters for source in self.all)
-        speed = self.features.plan.description.patches_per_second
-        return Description(Cut(0, (width,), "float32"), None, (width + 1,), parameters, speed)
+        return Description(
+            features=Cut(0, (width,), "float32"),
+            tuned=None,
+            head=(width + 1,),
+            parameters=parameters,
+            patches_per_second=self.features.plan.description.patches_per_second,
+        )
 
     def constants(self, types: np.ndarray) -> dict[str, np.ndarray]:
         """The condition (n,) of each training abnormality of these types, from a model that was not trained on it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.data.splits import folds_sha256
-from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.errors import UserError, expected, gathered
 from mammo_mlflow.experiment import (
     COMMON_FOLDS,
     NETWORKS,
@@ -31,7 +33,7 @@ _MADE_OF = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256, Tag.KERAS_BACKEND)
 FAMILIES = ("pretrained", "scratch", "siamese")
 """The families whose models a conditioned one can be built on."""
 
-Command = Callable[[str, Mapping[str, Any]], str]
+Command = Callable[[str, Mapping[str, Value]], str]
 """Spells the command of an entry point with these parameters, on the data of this command."""
 
 
@@ -43,25 +45,6 @@ class Missing(UserError):  # noqa: N818 - beside `Faults`
         super().__init__(brief + others)
 
 
-def find_source(
-    bench: Workbench,
-    planner: Planner,
-    *,
-    field: str,
-    name: str,
-    task: str,
-    cv: CrossValidationSpec,
-    folds: np.ndarray,
-    command: Command,
-    refit: bool = True,
-) -> Source:
-    """The registered model of a task that `name` means, on the planner's data and `folds` (n,), those of `cv`.
-
-    Raises `UserError` about `field` where none fits, `Missing` where there is none of that name.
-    """
-    return _Search(bench, planner, field, name, task, cv, folds, refit, command).find()
-
-
 def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
     """What finds the registered models of an experiment on its folds (n,).
 
@@ -70,13 +53,14 @@ def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callab
     found: dict[tuple[str, str, str, str, bool], Source] = {}
 
     def find(experiment: Experiment, folds: np.ndarray) -> Sources:
-        def one(field: str, task: str) -> Source:
+        def one(asked_for: tuple[str, str]) -> Source:
+            field, task = asked_for
             name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
             asked = field, name, task, folds_sha256(folds), refit
             if asked not in found:
-                found[asked] = find_source(
-                    bench,
-                    planner,
+                search = SourceSearch(
+                    bench=bench,
+                    planner=planner,
                     field=field,
                     name=name,
                     task=task,
@@ -85,53 +69,54 @@ def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callab
                     command=command,
                     refit=refit,
                 )
+                found[asked] = search.find()
             return found[asked]
 
         wanted = {"features_from": "benign_malignant", "condition_from": "mass_calc"}
         if experiment.model.backbone == "c":
             del wanted["condition_from"]
-        sources, faults = [], list[str]()
-        for field, task in wanted.items():
-            try:
-                sources.append(one(field, task))
-            except UserError as problem:
-                faults += problem.lines
-        if faults:
-            raise Faults(faults)
-        if len(sources) == 1:
-            return Sources(sources[0], None)
-        return Sources(sources[0], sources[1], as_class=experiment.model.condition == "class")
+        sources = gathered(one, wanted.items())
+        condition = sources[1] if len(sources) > 1 else None
+        return Sources(sources[0], condition, condition is not None and experiment.model.condition == "class")
 
     return find
 
 
-class _Search:
-    """One registered model, looked for: `field` is the parameter that names it, `task` the one it has to answer."""
+@dataclass(frozen=True, kw_only=True)
+class SourceSearch:
+    """The registered model of a task that `name` means, looked for on the planner's data and `folds` (n,), of `cv`.
 
-    def __init__(
-        self,
-        bench: Workbench,
-        planner: Planner,
-        field: str,
-        name: str,
-        task: str,
-        cv: CrossValidationSpec,
-        folds: np.ndarray,
-        refit: bool,
-        command: Command,
-    ) -> None:
-        self._bench, self._planner, self._folds = bench, planner, folds
-        self._field, self._name, self._task, self._cv, self._refit = field, name, task, cv, refit
-        self._bare = self._name.partition("@")[0].partition("/")[0]
+    `field` is the parameter that names it. Its refit has to be there where `refit`.
+    """
+
+    bench: Workbench
+    planner: Planner
+    field: str
+    name: str
+    task: str
+    cv: CrossValidationSpec
+    folds: np.ndarray
+    command: Command
+    refit: bool = True
+
+    @cached_property
+    def _bare(self) -> str:
+        return self.name.partition("@")[0].partition("/")[0]
+
+    @cached_property
+    def _make(self) -> str | None:
         entry = self._entry(self._bare)
-        self._make = None if entry is None else command(*entry)
+        return None if entry is None else self.command(*entry)
 
     def find(self) -> Source:
-        """The newest version that fits. Raises `UserError` where none does, about the likeliest."""
-        client, data = self._bench.writer.client, self._planner.patch_set
-        ask = self._bench.writer.ask
-        tags = {Tag.DATA_SHA256: data.train_sha256, Tag.FOLDS_SHA256: folds_sha256(self._folds)}
-        versions = ask(lambda: find_models(client, self._name or "-", tags))
+        """The newest version that fits.
+
+        Raises `UserError` about the likeliest where none does, `Missing` where there is none of that name.
+        """
+        client, data = self.bench.writer.client, self.planner.patch_set
+        ask = self.bench.writer.ask
+        tags = {Tag.DATA_SHA256: data.train_sha256, Tag.FOLDS_SHA256: folds_sha256(self.folds)}
+        versions = ask(lambda: find_models(client, self.name or "-", tags))
         problems = []
         for version in versions:
             try:
@@ -142,16 +127,16 @@ class _Search:
             raise problems[0]
         names = ask(lambda: registered_names(client))
         known = [name for name in names if self._entry(name) is not None]
-        makes = self._make and self._name in (self._bare, f"{self._bare}@{CANDIDATE}")
+        makes = self._make and self.name in (self._bare, f"{self._bare}@{CANDIDATE}")
         made = f"; make it with: {self._make}" if makes else ""
-        others = f"; registered for {self._task}: {', '.join(known)}" if known else ""
-        raise Missing(f"{self._field}: expected a registered model, found no '{self._name}'{made}", others)
+        others = f"; registered for {self.task}: {', '.join(known)}" if known else ""
+        raise Missing(f"{self.field}: expected a registered model, found no '{self.name}'{made}", others)
 
     def _source(self, version: Version) -> Source:
-        tags, data = version.tags, self._planner.patch_set
-        if tags.get(Tag.TASK) != self._task:
+        tags, data = version.tags, self.planner.patch_set
+        if tags.get(Tag.TASK) != self.task:
             what = tags.get(Tag.TASK, "a task that is not known here")
-            raise self._wrong(f"a model for {self._task}", f"{version}, for {what}")
+            raise self._wrong(f"a model for {self.task}", f"{version}, for {what}")
         family, control = tags.get(Tag.FAMILY, "foreign"), tags.get(Tag.CONTROL, "none")
         if family not in FAMILIES or control != "none":
             kind = family if control == "none" else f"{control} control"
@@ -159,7 +144,7 @@ class _Search:
         if tags.get(Tag.DATA_SHA256) != data.train_sha256:
             raise self._wrong(f"a model trained on {data.directory}", f"{version}, trained on other data")
         plan = self._plan(version)
-        if folds_sha256(plan.folds) != folds_sha256(self._folds):
+        if folds_sha256(plan.folds) != folds_sha256(self.folds):
             cv = plan.experiment.cv
             how = f"holdout={cv.holdout}" if cv.holdout else f"folds={cv.folds}"
             raise self._wrong("a model with the folds of this command", f"{version} with {how}, seed={cv.seed}")
@@ -169,53 +154,53 @@ class _Search:
             other = [tag.removeprefix(PREFIX) for tag in _MADE_OF if tags.get(tag) != now[tag]]
             differs = f"with other {' and '.join(other)}" if other else "by other code, or tested on other data"
             raise self._wrong("a model of this code, data and weights", f"{version}, made {differs}")
-        needed = [fit for fit in plan.fits if fit.fold is not None or self._refit]
-        if self._refit and REFIT not in {fit.name for fit in needed}:
+        needed = [fit for fit in plan.fits if fit.fold is not None or self.refit]
+        if self.refit and REFIT not in {fit.name for fit in needed}:
             raise self._wrong("a model with final=refit", f"{version}, with final={plan.experiment.final.final}")
         return self._fetched(version, plan, needed)
 
     def _plan(self, version: Version) -> Plan:
         """What it was trained by, planned again from the parameters of its run."""
-        writer = self._bench.writer
+        writer = self.bench.writer
         run = writer.ask(lambda: find_run(writer.client, version.run_id))
         if run is None:
             raise self._wrong("a model whose run is in the store", f"{version} without its run")
         try:
-            return self._planner.plans([build_from_text(run.data.params)])[0]
+            return self.planner.plans([build_from_text(run.data.params)])[0]
         except UserError as problem:
             raise self._wrong("a model that can be planned again", f"{version}: {problem}") from None
 
     def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> Source:
-        writer = self._bench.writer
+        writer = self.bench.writer
         runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
         tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
         for fit in needed:
-            result = fetch_fit(self._bench, runs[fit.key], fit) if fit.key in runs else None
+            result = fetch_fit(self.bench, runs[fit.key], fit) if fit.key in runs else None
             if result is None:
                 raise self._wrong("a model whose folds are in the store", f"{version} without {fit.name}")
             tails[fit.name] = result.tail
             out_of_fold[fit.validation_rows] = result.probabilities
-        return Source(self._field, version, plan, tails, out_of_fold)
+        return Source(field=self.field, version=version, plan=plan, tails=tails, out_of_fold=out_of_fold)
 
     def _wrong(self, wanted: str, found: str) -> UserError:
         again = f"; make one with: {self._make}" if self._make else ""
-        return expected(self._field, wanted, f"{found}{again}")
+        return expected(self.field, wanted, f"{found}{again}")
 
-    def _entry(self, name: str) -> tuple[str, dict[str, Any]] | None:
+    def _entry(self, name: str) -> tuple[str, dict[str, Value]] | None:
         """The entry point and its parameters that register a model of the task under this name, on these folds."""
-        cv = self._cv
-        own = {"folds": cv.folds} if cv.folds != COMMON_FOLDS else {}
+        cv = self.cv
+        own: dict[str, Value] = {"folds": cv.folds} if cv.folds != COMMON_FOLDS else {}
         own |= {"seed": cv.seed} if cv.seed else {}
         for family in FAMILIES:
             for backbone in NETWORKS[family]:
                 for tuned in ({}, {"unfrozen_layers": 1}):
-                    values = {"backbone": backbone, **tuned, **own}
+                    values: dict[str, Value] = {"backbone": backbone, **tuned, **own}
                     try:
-                        made = build(self._task, values, family).registered_name
+                        made = build(self.task, values, family).registered_name
                     except UserError:  # nothing to unfreeze
                         continue
                     if made == name:
-                        return family, {"task": self._task, **values}
+                        return family, {"task": self.task, **values}
                     if f"{made}-{SEARCHED}" == name:
-                        return "search", {"family": family, "task": self._task, "backbone": backbone, **own}
+                        return "search", {"family": family, "task": self.task, "backbone": backbone, **own}
         return None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES, check_backbone
 from mammo_mlflow.data.patches import PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
-from mammo_mlflow.errors import Faults, UserError, expected
+from mammo_mlflow.errors import UserError, expected, gathered
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import (
     FAMILIES,
@@ -28,7 +27,7 @@ from mammo_mlflow.experiment import (
 from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
-from mammo_mlflow.jobs.executors import AnyJob, Executor
+from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
 from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import Sources
@@ -54,16 +53,7 @@ class Planner:
 
     def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
         """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
-        faults = dict[str, None]()  # what tasks lack and models that are missing are told all at once
-        for asked in experiments:
-            try:
-                if asked.family == "conditioned":
-                    check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
-                self.folds(asked.cv, asked.task)
-            except UserError as problem:
-                faults |= dict.fromkeys(problem.lines)
-        if faults:
-            raise Faults(faults)
+        gathered(self._check, experiments)  # what tasks lack and models that are missing are told all at once
         settled = []
         for wanted in experiments:
             experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
@@ -72,26 +62,24 @@ class Planner:
             if model.backbone in BACKBONES:
                 check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
             self._find_weights(experiment)
-            settled.append((experiment, self.folds(experiment.cv, experiment.task)))
-        own = [experiment for experiment, _ in settled if experiment.family != "conditioned"]
+            settled.append(experiment)
+        own = [experiment for experiment in settled if experiment.family != "conditioned"]
         if own:
             self._describe(own)
         for experiment in own:
             self._calibrate(experiment)
-        plans = []
-        for experiment, folds in settled:
-            try:
-                plans.append(self._plan(experiment, folds))
-            except UserError as problem:
-                faults |= dict.fromkeys(problem.lines)
-        if faults:
-            raise Faults(faults)
-        return plans
+        return gathered(self._plan, settled)
 
-    def _plan(self, experiment: Experiment, folds: np.ndarray) -> Plan:
+    def _check(self, experiment: Experiment) -> None:
+        if experiment.family == "conditioned":
+            check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
+        self.folds(experiment.cv, experiment.task)
+
+    def _plan(self, experiment: Experiment) -> Plan:
+        folds = self.folds(experiment.cv, experiment.task)
         weights, data = self._weights[_asked_weights(experiment)], self.patch_set
         if experiment.family != "conditioned":
-            description = self._descriptions[_shape_of(self._network(experiment))]
+            description = self._descriptions[_shape_of(_network(experiment, self.patch_set))]
             return _plan(experiment, data, weights, folds, description)
         if self.find_sources is None:
             raise expected(
@@ -99,9 +87,6 @@ class Planner:
             )
         sources = self.find_sources(experiment, folds)
         return _plan(experiment, data, sources.weights, folds, sources.description, sources)
-
-    def _network(self, experiment: Experiment) -> Network:
-        return _network(experiment, self.patch_set)
 
     def _find_weights(self, experiment: Experiment) -> None:
         asked = _asked_weights(experiment)
@@ -123,15 +108,14 @@ class Planner:
 
     def _describe(self, experiments: Sequence[Experiment]) -> None:
         """One question for each distinct network; seeds, heads and learning rates share it."""
-        distinct = dict.fromkeys(_shape_of(self._network(experiment)) for experiment in experiments)
+        distinct = dict.fromkeys(_shape_of(_network(experiment, self.patch_set)) for experiment in experiments)
         threads = experiments[0].training.threads
         jobs = [
             DescribeJob(name=f"describe {index}", network=network, threads=threads, probe=self._probe)
             for index, network in enumerate(distinct)
             if network not in self._descriptions
         ]
-        for job, answer in self._run(jobs):
-            self._descriptions[job.network] = answer
+        self._descriptions |= {job.network: answer for job, answer in self._run(jobs)}
 
     def _calibrate(self, experiment: Experiment) -> None:
         """Random weights made, once, into the cache: every process, fold and data set then reads the same file."""
@@ -151,7 +135,7 @@ class Planner:
                 list(self._run([CalibrateJob(name="calibrate", backbone=backbone, threads=threads, output=target)]))
         self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
 
-    def _run(self, jobs: Sequence[AnyJob]) -> Iterator[tuple[AnyJob, Any]]:
+    def _run(self, jobs: Sequence[AnyJob]) -> Answered[AnyJob]:
         return self._executor.run(jobs, lambda *_: None, lambda: None)
 
 
@@ -176,8 +160,13 @@ def _shape_of(network: Network) -> Network:
 
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
-    sides = tuple(experiment.sides)
-    return Network(experiment.family, experiment.model, patch_set.image_size, experiment.training.precision, sides)
+    return Network(
+        family=experiment.family,
+        model=experiment.model,
+        image_size=patch_set.image_size,
+        precision=experiment.training.precision,
+        sides=tuple(experiment.sides),
+    )
 
 
 def _keyed(experiment: Experiment) -> Experiment:
@@ -199,13 +188,10 @@ def _plan(
     description: Description,
     sources: Sources | None = None,
 ) -> Plan:
-    network, train, training, final = (
-        _network(experiment, patch_set),
-        patch_set.train,
-        experiment.training,
-        experiment.final,
-    )
+    network, train = _network(experiment, patch_set), patch_set.train
+    training, final = experiment.training, experiment.final
     facts = {"data": patch_set.train_sha256, "weights": weights.identity, "backend": keras_backend()}
+    facts["folds"] = folds_sha256(folds)
     keyed, labels, everything = _keyed(experiment), _labels(experiment, train.types), np.arange(len(folds))
     features, tuned = frozen_activations(experiment, patch_set, network, weights, description)
     fits = []
@@ -246,7 +232,7 @@ def _plan(
             description=description,
             constants={} if sources is None else sources.constants(train.types),
         )
-        key = keyed.key("model", "training", "cv", **facts, folds=folds_sha256(folds), fold=fold, final_epochs=length)
+        key = keyed.key("model", "training", "cv", **facts, fold=fold, final_epochs=length)
         if sources is not None:
             features = {FEATURES: sources.features.features(name, experiment)}
         fits.append(Fit(name=name, fold=fold, key=key, job=job, features=features, tuned=tuned))
@@ -259,9 +245,7 @@ def _plan(
         folds=folds,
         labels=labels,
         fits=tuple(fits),
-        key=keyed.key(
-            "model", "training", "cv", "final", **facts, folds=folds_sha256(folds), test=patch_set.test_sha256
-        ),
+        key=keyed.key("model", "training", "cv", "final", **facts, test=patch_set.test_sha256),
         base=None if sources is None else sources.parts,
     )
 

@@ -36,7 +36,7 @@ def fetch_fit(bench: Workbench, run_id: str, fit: Fit) -> FitResult | None:
                 return None
             probabilities = stored["probability"].to_numpy()
         vet_keras(folder / Artifact.TAIL)
-        return FitResult(probabilities, tail=folder / Artifact.TAIL, reused_from=run_id, **facts)
+        return FitResult(probabilities=probabilities, tail=folder / Artifact.TAIL, reused_from=run_id, **facts)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again
         return None
     except UserError as problem:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
-from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import build
-from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
 from mammo_mlflow.search.question import Question
-from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.study import best_trial, metric_name
+from mammo_mlflow.search.study import Search, best_trial, metric_name
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -48,35 +43,26 @@ class Fresh:
     difference: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Closing:
     """How a study ended. `paper` is the first trial's value; what could not be had is None."""
 
     question: Question
     states: dict[str, int]
-    best: FrozenTrial | None
-    paper: float | None
-    final: Final | None
-    fresh: Fresh | None
-    verdict: Verdict | None
+    best: FrozenTrial | None = None
+    paper: float | None = None
+    final: Final | None = None
+    fresh: Fresh | None = None
+    verdict: Verdict | None = None
 
 
 class Closer:
     """Ends a study: everything it logs goes on the study's run `top`. Doing it again adds nothing that is there."""
 
-    def __init__(
-        self,
-        bench: Workbench,
-        planner: Planner,
-        study: optuna.Study,
-        question: Question,
-        runs: StudyRuns,
-        top: TrackedRun,
-        final: Mapping[str, Any],
-        fresh_seeds: int,
-    ) -> None:
-        self._bench, self._planner = replace(bench, resume=True), planner  # the study's own folds are at hand
-        self._study, self._question, self._runs, self._top = study, question, runs, top
+    def __init__(self, search: Search, final: Mapping[str, Value], fresh_seeds: int) -> None:
+        self._bench = replace(search.bench, resume=True)  # the study's own folds are at hand
+        self._planner, self._study, self._question = search.planner, search.study, search.question
+        self._runs, self._top = search.runs, search.top
         self._final, self._fresh_seeds = final, fresh_seeds
 
     def close(self, note: str | None) -> Closing:
@@ -89,7 +75,7 @@ class Closer:
         for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
             self._top.log_figure(figure, name)
         if best is None:
-            return Closing(question, states, None, None, None, None, None)
+            return Closing(question=question, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
         cv, final = self._make_best(best, competed(states))
         verdict = fresh = None
@@ -97,33 +83,28 @@ class Closer:
             verdict = self._judge(cv, trials[0], states)
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
-        return Closing(question, states, best, paper, final, fresh, verdict)
+        return Closing(
+            question=question, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict
+        )
 
     def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
-        table = self._study.trials_dataframe(attrs=("number", "state", "value", "params", "user_attrs", "duration"))
-        if len(self._question.objectives) > 1:
-            table = self._study.trials_dataframe(
-                attrs=("number", "state", "values", "params", "user_attrs", "duration")
-            )
+        values = "values" if len(self._question.objectives) > 1 else "value"
+        table = self._study.trials_dataframe(attrs=("number", "state", values, "params", "user_attrs", "duration"))
         table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
         table = table.drop(columns=[Attribute.SETTING], errors="ignore")
         self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
         metrics = {f"{Metric.TRIALS}{name.lower()}": float(count) for name, count in states.items()}
         for index, objective in enumerate(self._question.objectives):
-            found = [trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE]
-            mean, sd = mean_sd(found)
+            mean, sd = mean_sd(trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE)
             name = metric_name(objective.name)
             metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
             if best is not None:
                 metrics[f"{Metric.BEST}{name}"] = best.values[index]
         base = self._question.base
         folds = 1 if base.get("holdout") else int(base["folds"])
-        trained = sum(
-            folds if t.state == TrialState.COMPLETE else len(t.intermediate_values)
-            for t in trials
-            if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        )
-        metrics |= {"folds_trained": trained, "folds_without_pruning": folds * (states["COMPLETE"] + states["PRUNED"])}
+        pruned = sum(len(trial.intermediate_values) for trial in trials if trial.state == TrialState.PRUNED)
+        metrics["folds_trained"] = folds * states["COMPLETE"] + pruned
+        metrics["folds_without_pruning"] = folds * competed(states)
         self._top.log_metrics(metrics)
         if best is not None:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
@@ -162,25 +143,24 @@ class Closer:
     def _compare_fresh(self, best: FrozenTrial, trials: int) -> Fresh:
         """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
         objective = self._question.objectives[0]
-        frames: dict[str, list[pd.DataFrame]] = {"best": [], "paper": []}
-        first = self._question.seed
         settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
+        frames: dict[str, list[pd.DataFrame]] = {who: [] for who in settings}
+        values: dict[str, list[float]] = {who: [] for who in settings}
+        first = self._question.seed
         for seed in range(first + 1, first + 1 + self._fresh_seeds):
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
                 run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
                 cv = cross_validate(self._bench, plan, run, f"fresh seed {seed} {who}", figures=False)
                 run.finish()
+                values[who].append(objective.value(cv.predictions, 0.0))
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
-        values = {
-            who: [objective.value(OutOfFold.of_frame(frame), 0.0) for frame in found] for who, found in frames.items()
-        }
-        best_oof, paper_oof = (pd.concat(frames[who], ignore_index=True) for who in ("best", "paper"))
+        best_oof, paper_oof = (pd.concat(parts, ignore_index=True) for parts in frames.values())
         difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return Fresh(values["best"], values["paper"], difference)
 
-    def _plan(self, trial: FrozenTrial, **values: Any) -> Plan:
+    def _plan(self, trial: FrozenTrial, **values: Value) -> Plan:
         setting = json.loads(trial.user_attrs[Attribute.SETTING])
         return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
 

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 
-from mammo_mlflow.errors import expected
+from mammo_mlflow.checks import Value
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.experiment import parameters
 from mammo_mlflow.files import json_sha256
-from mammo_mlflow.names import Attribute
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.search.spaces import SearchSpace
+from mammo_mlflow.search.parameters import SearchSpace
 
 KEYED = ("dense_batch_norm", "holdout", "control")
 """The parameters added to families before studies had keys, which hold them whatever their value."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """One study. `base` are a trial's values before any is drawn, `paper` those of the first trial."""
 
-    name: str
+    name: str = ""
     task: str
     space: SearchSpace
-    base: Mapping[str, Any]
-    paper: Mapping[str, Any]
+    base: Mapping[str, Value]
+    paper: Mapping[str, Value]
     objectives: tuple[Objective, ...]
     sampler: str
     seed: int
-    pruner: optuna.pruners.BasePruner | None
-    trials: int | None
-    deadline: float | None
+    pruner: optuna.pruners.BasePruner | None = None
+    trials: int | None = None
+    deadline: float | None = None
 
     def key(self, paper: Plan) -> str:
         """What must be equal for a study to be continued: space, values, seed, objectives, data, folds and weights.
@@ -62,11 +60,3 @@ def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
     if given:
         return f"{given} {what}" if several else given
     return f"{what}{paper.said.suffix} {key[:6]}"
-
-
-def check_study(study: optuna.Study, key: str, objectives: Sequence[Objective]) -> None:
-    """Raise `UserError` where a study of this name asks something else."""
-    found = study.user_attrs.get(Attribute.KEY)
-    if found not in (None, key) or [d.name.lower() for d in study.directions] != [o.direction for o in objectives]:
-        wanted = "the name of a new study, or of one with the same data, folds, space and objective"
-        raise expected("study", wanted, f"'{study.study_name}'")

@@ -20,7 +20,7 @@ class StudyRuns:
         self.tags = {Tag.STUDY: study.study_name, Tag.STUDY_ID: study.user_attrs[Attribute.ID]}
         self._shared = {**tags, **self.tags}
 
-    def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, Any]) -> tuple[TrackedRun, bool]:
+    def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, object]) -> tuple[TrackedRun, bool]:
         """The study's run, and whether it is this process's to end; it is not while another coordinator works on it.
 
         An earlier command's run is opened again. Where `mlflow run` made one for this process, that becomes the
@@ -56,7 +56,7 @@ class StudyRuns:
         name: str,
         parent: TrackedRun,
         tags: Mapping[str, str],
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         new: bool = False,
     ) -> TrackedRun:
         """The run of a part of the study: a trial by its number, say. That of an interrupted command is opened again.

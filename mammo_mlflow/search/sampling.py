@@ -1,17 +1,17 @@
 """Samplers by name, and a trial's draws: the same for the same seed and history, and never a set that was drawn before.
 
 A trial's draws are settled before they are stored. Each trial has a sampler of its own, seeded by the study's seed and
-the trial's number, so that an interrupted study goes on as it would have.
+the trial's number, so that an interrupted study goes on as it would have. No other module uses names
+that Optuna keeps to itself.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 import optuna
@@ -19,15 +19,18 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import expected, unknown_name
-from mammo_mlflow.search.spaces import Parameter
+from mammo_mlflow.search.parameters import Parameter
 
 ATTEMPTS = 20
 """Draws of a set that was not drawn before, until one is taken at random from what is left."""
 
 GRID = "grid"
 
-Draw = Callable[[Callable[[str, BaseDistribution], Any]], dict[str, Any]]
+Values = Mapping[str, Value]
+Suggest = Callable[[str, BaseDistribution], Value]
+Draw = Callable[[Suggest], dict[str, Value]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Sampler:
     """
 
     optuna_name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     package: str = ""
     objectives: int = 2
     shared: bool = False
@@ -47,11 +50,11 @@ class Sampler:
 
     def make(self, study_seed: int, seed: int) -> BaseSampler:
         """The sampler of one trial."""
-        settings: dict[str, Any] = {"seed": study_seed if self.one_sequence else seed, **self.settings}
+        settings: dict[str, object] = {"seed": study_seed if self.one_sequence else seed, **self.settings}
         if self.shared:
             settings |= {"independent_sampler": RandomSampler(seed), "warn_independent_sampling": False}
-        made: BaseSampler = getattr(optuna.samplers, self.optuna_name)(**settings)
-        return made
+        with warnings.catch_warnings(action="ignore"):  # what Optuna calls experimental is what it recommends here
+            return getattr(optuna.samplers, self.optuna_name)(**settings)
 
 
 # groups of parameters that are drawn together: conditional ones keep their joint model
@@ -84,35 +87,11 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
     """Optuna's distribution of a parameter."""
     if parameter.low is None or parameter.high is None:
         return CategoricalDistribution(parameter.choices or ())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an end that no step reaches is moved to the last one before it
+    with warnings.catch_warnings(action="ignore"):  # an end that no step reaches is moved to the last one before it
         if parameter.kind is int:
-            step = 1 if parameter.step is None else int(parameter.step)
+            step = int(parameter.grid or 1)
             return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-
-
-class Stored(BaseSampler):
-    """The sampler of the study itself: it hands out what was settled for the trial that is being stored."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing is sampled here."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing is sampled here."""
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """The settled value."""
-        return self.values[param_name]
 
 
 class Comparable(optuna.Study):
@@ -125,51 +104,37 @@ class Comparable(optuna.Study):
     def __init__(self, study: optuna.Study) -> None:
         super().__init__(study.study_name, study._storage)
 
-    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:  # what samplers ask
-        trials = super()._get_trials(*args, **kwargs)
+    def _get_trials(  # what samplers ask
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
         names = [trial.params.keys() for trial in trials if trial.number and trial.state == TrialState.COMPLETE]
         shared = set(names[0]).intersection(*names[1:]) if names else set()
         return [trial for trial in trials if trial.number or shared <= trial.params.keys()]
 
 
-class Preview:
-    """One set of draws, not stored: the known ones as they are, the others by a sampler.
+@dataclass(frozen=True)
+class Proposal:
+    """The draws of a trial, what each was drawn from, and the values that were made of them."""
 
-    With `known_only` the others are answered but not kept, and neither are known values outside the space.
-    """
+    params: dict[str, Value]
+    distributions: dict[str, BaseDistribution]
+    values: dict[str, Value]
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        sampler: BaseSampler,
-        known: Mapping[str, Any],
-        known_only: bool = False,
-    ) -> None:
-        self._known_only = known_only
-        self.params: dict[str, Any] = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-        self._study, self._trial, self._sampler, self._known = study, trial, sampler, known
-        self._space = sampler.infer_relative_search_space(study, trial)
-        self._relative = sampler.sample_relative(study, trial, self._space)
-
-    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        """A value for this parameter: the known one, else the sampler's."""
-        if name in self._known:
-            value = self._known[name]
-            if not fits(distribution, value):
-                return value
-        elif name in self._relative and self._space.get(name) == distribution:
-            value = _on_step(distribution, self._relative[name])
-        else:
-            drawn = self._sampler.sample_independent(self._study, self._trial, name, distribution)
-            value = _on_step(distribution, drawn)
-        if name in self._known or not self._known_only:
-            self.params[name], self.distributions[name] = value, distribution
-        return value
+    def store(self, trial: optuna.Trial) -> None:
+        """Make the draws the trial's; what an interrupted coordinator has stored of them is there already."""
+        for name, drawn_from in self.distributions.items():
+            if name not in trial.params:
+                stored = drawn_from.to_internal_repr(self.params[name])
+                trial.storage.set_trial_param(trial._trial_id, name, stored, drawn_from)
 
 
-def fits(distribution: BaseDistribution, value: Any) -> bool:
+def go_on(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+    """A trial that another process began, to be worked on."""
+    return optuna.Trial(study, trial._trial_id)  # Optuna has no public way
+
+
+def fits(distribution: BaseDistribution, value: Value) -> bool:
     """Whether a distribution can give this value."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
@@ -177,23 +142,23 @@ def fits(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def _on_step(distribution: BaseDistribution, value: Any) -> Any:
+def _on_step(distribution: BaseDistribution, value: Value) -> Value:
     """A drawn fraction as a file's reader would write it: 0.3, and not the sum of 0.1 and 0.2."""
     if not isinstance(distribution, FloatDistribution) or distribution.step is None:
         return value
     low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
-    return float(low + step * round((value - distribution.low) / distribution.step))
+    return float(low + step * round((float(value) - distribution.low) / distribution.step))
 
 
 class Proposer:
     """Settles the draws of one study's trials. `points`: every set of draws, where they can be counted."""
 
-    def __init__(self, sampler: str, seed: int, points: list[dict[str, Any]] | None) -> None:
+    def __init__(self, sampler: str, seed: int, points: Sequence[Values] | None) -> None:
         self._name, self._seed, self._points = sampler, seed, points
         if points is not None:
             self._points = [points[i] for i in np.random.default_rng(seed).permutation(len(points))]
 
-    def exhausted(self, taken: Iterable[Mapping[str, Any]]) -> bool:
+    def exhausted(self, taken: Iterable[Values]) -> bool:
         """Whether every set has been drawn."""
         return self._points is not None and not self._left(taken)
 
@@ -201,29 +166,52 @@ class Proposer:
         self,
         study: optuna.Study,
         trial: FrozenTrial,
-        taken: Sequence[Mapping[str, Any]],
+        taken: Sequence[Values],
         draw: Draw,
-        known: Mapping[str, Any],
+        known: Values,
         known_only: bool = False,
-    ) -> tuple[Preview, dict[str, Any]]:
-        """The draws of a trial and the values that `draw` made of them; see `Preview` for `known` and `known_only`.
+    ) -> Proposal:
+        """The draws of a trial, the `known` ones as they are, the others by the sampler; nothing is stored.
 
+        With `known_only` the others are answered but not kept, and neither are known values outside the space.
         `draw` may be called several times, until its draws are none of `taken`; where none is found they are repeated.
         """
+        row = SAMPLERS[self._name]
+        seen = Comparable(study) if row.shared else study
         for attempt in range(ATTEMPTS):
             seed = int(np.random.SeedSequence([self._seed, trial.number, attempt]).generate_state(1)[0])
             left = self._left(taken) if self._name == GRID or attempt else None
             fixed = {**left[0], **known} if left and (self._name == GRID or attempt == ATTEMPTS - 1) else known
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what Optuna calls experimental is what it recommends here
-                row = SAMPLERS[self._name]
-                sampler, seen = row.make(self._seed, seed), Comparable(study) if row.shared else study
-                preview = Preview(seen, trial, sampler, fixed, known_only)
-            values = draw(preview.suggest)
-            if known or preview.params not in taken:
+            found = _propose(seen, trial, row.make(self._seed, seed), draw, fixed, known_only)
+            if known or found.params not in taken:
                 break
-        return preview, values
+        return found
 
-    def _left(self, taken: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def _left(self, taken: Iterable[Values]) -> list[Values]:
         seen = list(taken)
         return [point for point in self._points or () if point not in seen]
+
+
+def _propose(
+    study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, draw: Draw, known: Values, known_only: bool
+) -> Proposal:
+    params: dict[str, Value] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    with warnings.catch_warnings(action="ignore"):
+        space = sampler.infer_relative_search_space(study, trial)
+        relative = sampler.sample_relative(study, trial, space)
+
+    def suggest(name: str, distribution: BaseDistribution) -> Value:
+        if name in known:
+            value = known[name]
+            if not fits(distribution, value):
+                return value
+        elif name in relative and space.get(name) == distribution:
+            value = _on_step(distribution, relative[name])
+        else:
+            value = _on_step(distribution, sampler.sample_independent(study, trial, name, distribution))
+        if name in known or not known_only:
+            params[name], distributions[name] = value, distribution
+        return value
+
+    return Proposal(params, distributions, draw(suggest))

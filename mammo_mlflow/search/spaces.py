@@ -1,91 +1,27 @@
-"""Search spaces: what a study draws its trials from, read from a YAML file (docs/search_spaces.md)."""
+"""Search spaces: what a study draws its trials from, read from a YAML file (docs/search_spaces.md).
+
+All faults of a file are told, each a line `FILE: KEY PATH: expected …, found …`.
+The type, the default and the check of a parameter are those of the experiment's field.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mammo_mlflow.errors import Faults, expected
-from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter
-from mammo_mlflow.search.reader import Reader
-from mammo_mlflow.search.tree import FOLDERS
+from mammo_mlflow.checks import Value, one_of
+from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
+from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
+from mammo_mlflow.search.tree import FOLDERS, KEYS, Tree, read_tree, shown
 
-__all__ = ["ARCHITECTURES", "Condition", "Parameter", "SearchSpace", "find_space", "read_space"]
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """A checked file: what is drawn, each parameter after those its conditions name, and what is `fixed`."""
-
-    path: Path
-    family: str
-    backbone: str | None
-    architecture: str | None
-    parameters: tuple[Parameter, ...]
-    fixed: dict[str, Any]
-
-    def narrowed(self, given: Mapping[str, Any]) -> SearchSpace:
-        """The space in which the values given on the command line are fixed, and no longer drawn.
-
-        A parameter goes too where a given value rules its conditions out. Raises `Faults` for a value of what the
-        architecture draws, and where nothing is left to search.
-        """
-        taken = [name for name in ARCHITECTURES.get(self.architecture or "", ()) if name in given]
-        if taken:
-            raise Faults(
-                str(expected(name, f"nothing: architecture '{self.architecture}' of {self.path} draws it", given[name]))
-                for name in taken
-            )
-        fixed = self.fixed | dict(given)
-        left = tuple(
-            item
-            for item in self.parameters
-            if item.name not in fixed and all(c.holds(fixed[c.name]) for c in item.when if c.name in fixed)
-        )
-        if not left and self.architecture is None:
-            raise Faults([f"{self.path}: expected something left to search, found that the command line fixes it all"])
-        return replace(self, parameters=left, fixed=fixed)
-
-    def draw(self, start: Mapping[str, Any], suggest: Callable[[Parameter], Any]) -> dict[str, Any]:
-        """A trial's values: `start`, then what is fixed, then `suggest(parameter)` for each whose conditions hold."""
-        values = {**start, **self.fixed}
-        for item in self.parameters:
-            if item.drawn(values):
-                values[item.name] = suggest(item)
-        return values
-
-    def points(self, start: Mapping[str, Any], limit: int = 10_000) -> list[dict[str, Any]] | None:
-        """Every distinct set of drawn values; None where there is no end to them, or more than `limit`.
-
-        Numbers with a fraction are endless unless they have a step, and so is an architecture.
-        """
-        if self.architecture is not None:
-            return None
-        base = {**start, **self.fixed}
-        points: list[dict[str, Any]] = [{}]
-        for item in self.parameters:
-            grown: list[dict[str, Any]] = []
-            for point in points:
-                if not item.drawn(base | point):
-                    grown.append(point)
-                    continue
-                values = item.values(limit)
-                if values is None:
-                    return None
-                grown += [point | {item.name: value} for value in values]
-                if len(grown) > limit:
-                    return None
-            points = grown
-        return points
-
-    def facts(self) -> dict[str, Any]:
-        """All that decides what is drawn, ready for JSON. The path does not, and is left out."""
-        drawn = [asdict(item) | {"kind": item.kind.__name__} for item in self.parameters]
-        return {name: getattr(self, name) for name in ("family", "backbone", "architecture", "fixed")} | {
-            "parameters": drawn
-        }
+_SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
+_COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
+_FIXED_ONLY = that_move("place")  # they trade exactness for time, and trials have to compare
+_RANGE_KEYS = ("low", "high", "log", "step")
 
 
 def find_space(given: str, family: str, backbone: str) -> Path:
@@ -101,5 +37,251 @@ def find_space(given: str, family: str, backbone: str) -> Path:
 
 def read_space(path: Path, family: str, backbone: str) -> SearchSpace:
     """The space in a file, for this family and backbone. Raises `Faults` with every fault of the file."""
-    found = Reader(path).read(family, backbone)
-    return SearchSpace(path, family, found.backbone, found.architecture, found.parameters, found.fixed)
+    return _Reader(path, family, backbone).read()
+
+
+class _Reader:
+    """Reads one file and collects its faults; what is at fault reads as None, so that reading goes on."""
+
+    def __init__(self, path: Path, family: str, backbone: str) -> None:
+        self._path, self._family, self._backbone = path, family, backbone
+        self._faults: list[str] = []
+        self._names = tuple(item.name for item in parameters(family))
+        self._checks = {item.name: item.metadata["check"] for item in parameters()}
+        self._checks["backbone"] = one_of(*NETWORKS[family])
+        self._idle = idle(family, backbone)
+        self._built: Collection[str] = ()  # what the architecture draws
+
+    def read(self) -> SearchSpace:
+        tree, family = read_tree(self._path, self._faults), self._family
+        self._only(tree, KEYS, "")
+        if "family" not in tree:
+            self._fault("family", f"'{family}'", "nothing")
+        self._name(tree, "family", FAMILIES, family)
+        if tree.get("family", family) in [name for name in FAMILIES if name != family]:
+            raise Faults(self._faults)  # the rest is for another family, and would be at fault throughout
+        backbone = self._name(tree, "backbone", NETWORKS[family], self._backbone)
+        architecture = self._name(tree, "architecture", ARCHITECTURES)
+        possible = architectures(family, self._backbone)
+        if architecture is not None and architecture not in possible:
+            names = " or ".join(f"'{name}'" for name in possible)
+            self._fault("architecture", f"{names}, which {family} {self._backbone} can have", f"'{architecture}'")
+        self._built = ARCHITECTURES.get(architecture or "", ())
+        drawn, fixed = self._parameters(tree.get("parameters", ""))
+        self._check_conditions(drawn, fixed, backbone)
+        ordered = self._ordered(drawn)
+        if not self._faults and not drawn and architecture is None:
+            self._fault("parameters", "something to search", "nothing but fixed values")
+        if self._faults:
+            raise Faults(self._faults)
+        return SearchSpace(
+            path=self._path,
+            family=family,
+            backbone=backbone,
+            architecture=architecture,
+            parameters=ordered,
+            fixed=fixed,
+        )
+
+    def _at(self, key: str) -> str:
+        return f"{self._path}: {key}" if key else str(self._path)
+
+    def _fault(self, key: str, wanted: str, found: object) -> None:
+        self._faults.append(str(expected(self._at(key), wanted, found)))
+
+    def _unknown(self, key: str, name: str, choices: Iterable[str]) -> None:
+        self._faults.append(str(unknown_name(self._at(key), name, choices)))
+
+    def _only(self, given: Mapping[str, Tree], known: Iterable[str], key: str) -> None:
+        for name in given:
+            if name not in known:
+                self._unknown(key, name, known)
+
+    def _name(self, tree: Mapping[str, Tree], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
+        """A name at the top of the file: one of a table, and the one asked for."""
+        given = tree.get(key)
+        if given is None or (isinstance(given, str) and given in known and asked in (None, given)):
+            return given
+        if not isinstance(given, str):
+            self._fault(key, "a name", shown(given))
+        elif given not in known:
+            self._unknown(key, given, known)
+        else:
+            self._fault(key, f"'{asked}', which is asked for", f"'{given}'")
+        return None
+
+    def _parameters(self, listed: Tree) -> tuple[dict[str, Parameter], dict[str, Value]]:
+        """What is drawn, and what is fixed."""
+        fixed: dict[str, Value] = {}
+        drawn: dict[str, Parameter] = {}
+        if not isinstance(listed, dict) or not listed:
+            self._fault("parameters", "a mapping of parameters to values, choices or ranges", shown(listed))
+            return drawn, fixed
+        for name, given in listed.items():
+            key = f"parameters.{name}"
+            if name in _COMMAND_LINE and name in {*_SHARED, *self._names}:
+                wanted = f"--{name.replace('_', '-')} on the command line, where it belongs"
+                self._fault(key, wanted, "it in a search space")
+            elif name not in self._names:
+                others = {*_COMMAND_LINE, *self._built, *self._idle}
+                self._unknown("parameters", name, [known for known in self._names if known not in others])
+            elif name in self._built:
+                self._fault(key, "nothing, for the architecture draws it", shown(given))
+            elif isinstance(given, str):
+                fixed[name] = self._value(key, name, given)
+            elif name in _FIXED_ONLY:
+                self._fault(key, "one value, for it may be fixed but not searched", shown(given))
+            elif isinstance(given, list):
+                self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
+            elif (item := self._parameter(key, name, given)) and all(
+                one.name != "backbone" or one.holds(self._backbone)  # else it is left to other networks
+                for one in item.when
+            ):
+                drawn[name] = item
+        for name in self._idle:
+            if name in fixed or name in drawn:
+                wanted = f"nothing, for {self._family} {self._backbone} has no use for it"
+                self._fault(f"parameters.{name}", wanted, "it listed")
+        return drawn, fixed
+
+    def _value(self, key: str, name: str, given: Tree, check: bool = True) -> Any:
+        """A text as a value of this parameter, checked as an experiment would where asked for."""
+        if not isinstance(given, str):
+            self._fault(key, "one value", shown(given))
+            return None
+        try:
+            value = convert(self._at(key), given, Parameter(name=name).kind)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise expected(self._at(key), "a finite number", value)
+            if check:
+                self._checks[name](self._at(key), value)
+        except UserError as problem:
+            self._faults.append(str(problem))
+            return None
+        return value
+
+    def _parameter(self, key: str, name: str, given: Mapping[str, Tree]) -> Parameter | None:
+        before = len(self._faults)
+        self._only(given, ("choices", *_RANGE_KEYS, "when"), key)
+        when = self._when(f"{key}.when", given["when"]) if "when" in given else ()
+        item = Parameter(name=name, when=when)
+        if "choices" in given:
+            for other in _RANGE_KEYS:
+                if other in given:
+                    self._fault(f"{key}.{other}", "nothing beside choices", shown(given[other]))
+            item = replace(item, choices=self._choices(f"{key}.choices", name, given["choices"]))
+        elif item.kind not in (int, float):
+            self._fault(key, "choices, for it is no number", ", ".join(given) or "nothing")
+        else:
+            item = self._range(key, item, given)
+        return item if len(self._faults) == before else None
+
+    def _choices(self, key: str, name: str, given: Tree) -> tuple[Value, ...]:
+        if not isinstance(given, list) or not given:
+            self._fault(key, "a list of one or more values", shown(given))
+            return ()
+        found: list[Value] = []
+        for item in given:
+            value = self._value(key, name, item)
+            if value in found and value is not None:
+                self._fault(key, "each choice once", f"'{item}' again")
+            found.append(value)
+        return tuple(found)
+
+    def _range(self, key: str, item: Parameter, given: Mapping[str, Tree]) -> Parameter:
+        name = item.name
+        missing = [end for end in ("low", "high") if end not in given]
+        if missing:
+            self._fault(key, "choices, or low and high", f"no {' and no '.join(missing)}")
+        low, high = (self._value(f"{key}.{e}", name, given[e]) if e in given else None for e in ("low", "high"))
+        width = None if low is None or high is None else high - low
+        if width is not None and width < 0:
+            self._fault(key, "low below high", f"{low} and {high}")
+        elif width == 0:
+            self._fault(key, "low below high", f"{low} for both: to fix it write a bare value, {name}: {given['low']}")
+        log = self._flag(f"{key}.log", given.get("log", "false"))
+        if log and low is not None and low <= 0:
+            self._fault(f"{key}.low", "a number above 0, for the scale is logarithmic", low)
+        step = self._value(f"{key}.step", name, given["step"], check=False) if "step" in given else None
+        if step is not None and step <= 0:
+            self._fault(f"{key}.step", "a number above 0", step)
+        elif step is not None and log:
+            self._fault(f"{key}.step", "nothing beside log", step)
+        elif step is not None and width is not None and 0 < width < step:
+            self._fault(f"{key}.step", f"at most high - low, {width}", step)
+        return replace(item, low=low, high=high, log=log, step=step)
+
+    def _flag(self, key: str, given: Tree) -> bool:
+        if isinstance(given, str) and given.lower() in ("true", "false"):
+            return given.lower() == "true"
+        self._fault(key, "true or false", shown(given))
+        return False
+
+    def _when(self, key: str, given: Tree) -> tuple[Condition, ...]:
+        if not isinstance(given, dict) or not given:
+            self._fault(key, "a mapping of parameters to values", shown(given))
+            return ()
+        found = [self._condition(f"{key}.{name}", name, wanted) for name, wanted in given.items()]
+        return tuple(condition for condition in found if condition is not None)
+
+    def _condition(self, key: str, name: str, given: Tree) -> Condition | None:
+        if name not in self._names:
+            self._unknown(key.rpartition(".")[0], name, self._names)
+        elif name in self._built:
+            self._fault(key, "another parameter, for the architecture draws this one later", shown(given))
+        elif not isinstance(given, dict):
+            values = [self._value(key, name, item) for item in (given if isinstance(given, list) else [given])]
+            if not values:
+                self._fault(key, "one or more values", "none")
+            return Condition(name, tuple(values)) if values and None not in values else None
+        elif Parameter(name=name).kind not in (int, float):
+            self._fault(key, "a value or a list of values, for it is no number", "a mapping")
+        else:
+            self._only(given, ("low", "high"), key)
+            ends = {e: self._value(f"{key}.{e}", name, given[e], check=False) for e in ("low", "high") if e in given}
+            if not ends:
+                self._fault(key, "low, high or both", "neither")
+            elif None not in ends.values():
+                if len(ends) == 1 or ends["low"] <= ends["high"]:
+                    return Condition(name, **ends)
+                self._fault(key, "low at most high", f"{ends['low']} and {ends['high']}")
+        return None
+
+    def _check_conditions(
+        self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Value], backbone: str | None
+    ) -> None:
+        """A condition that its parameter, as drawn or fixed here, can never fulfil is a fault."""
+        unused = {name: Parameter(name=name).default for name in self._idle if name not in drawn}
+        known = {k: value for k, value in {**unused, **fixed, "backbone": backbone}.items() if value is not None}
+        others = {name: Parameter(name=name, choices=(value,)) for name, value in known.items()}
+        others = {**drawn, **others}
+        # of others what the preset or the command line says decides, which the file does not know
+        asked = [(item, one) for item in drawn.values() for one in item.when if one.name in others]
+        for item, condition in asked:
+            other = others[condition.name]
+            never = [f"'{value}'" for value in condition.values or () if not other.contains(value)]
+            if condition.values is None and not other.reaches(condition):
+                ends = {"low": condition.low, "high": condition.high}
+                never = [" and ".join(f"{end} {value}" for end, value in ends.items() if value is not None)]
+            for found in never:
+                key = f"parameters.{item.name}.when.{condition.name}"
+                self._fault(key, f"what it can be, {other.extent}", found)
+
+    def _ordered(self, drawn: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
+        """The parameters, each after those its conditions name, else as in the file; a circle of them is a fault."""
+        found: list[Parameter] = []
+        waiting = dict(drawn)
+        while waiting:
+            names = {item.name: [c.name for c in item.when if c.name in waiting] for item in waiting.values()}
+            ready = next((name for name in names if not names[name]), None)
+            if ready is not None:
+                found.append(waiting.pop(ready))
+                continue
+            chain = [next(iter(names))]
+            while chain[-1] not in chain[:-1]:
+                chain.append(names[chain[-1]][0])
+            circle = chain[chain.index(chain[-1]) :]
+            self._fault(f"parameters.{circle[0]}.when", "conditions that end", f"a circle: {' → '.join(circle)}")
+            for name in circle[1:]:
+                del waiting[name]
+        return tuple(found)

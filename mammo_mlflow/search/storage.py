@@ -102,15 +102,11 @@ def _prepare(file: Path) -> None:
     """See that a SQLite file is one to keep studies in: made whole where there is none. Called alone."""
     clear_parts(file)
     if wait_until_made(file, lambda seen: seen.revision is not None) is None:
-        make_whole(file, _make)
+        make_whole(file, lambda address: RDBStorage(address).engine.dispose())
     found = wait_until_made(file, lambda seen: seen.revision is not None)
     if found is not None:
         _check(found)
     check_file_writable(file)
-
-
-def _make(url: str) -> None:
-    RDBStorage(url).engine.dispose()
 
 
 def _check(found: Look) -> None:

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna import Study as Study  # what callers of this module are given
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.checks import Value
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import build
 from mammo_mlflow.files import canonical_json
-from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, Job, Suggestion
+from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, FitResult, Job, Suggestion
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.jobs.executors.base import raise_failure
 from mammo_mlflow.jobs.workbench import Workbench
@@ -34,39 +34,42 @@ from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.question import Question, check_study
+from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
+from mammo_mlflow.search.sampling import Proposer, Suggest, distribution_of, go_on
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.work import Work
+from mammo_mlflow.search.work import Ending, Work
 from mammo_mlflow.tracking.resume import bury_dead_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, this_process
 from mammo_mlflow.training.cross_validation import log_scores
 from mammo_mlflow.training.fit_runs import FitRuns
-from mammo_mlflow.wording import in_words
 
 POLL_SECONDS = 1.0
 FAILURES = (UserError, JobFailed)
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+ENDS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+"""How a trial's run ends."""
 
 _log = logging.getLogger(__name__)
 
 
 def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
     """The study of that name, made where there is none. Raises `UserError` where it asks something else."""
+    directions = [objective.direction for objective in question.objectives]
     with storage.alone():
         study = optuna.create_study(
             storage=storage.rdb,
             study_name=question.name,
-            sampler=Stored(),
+            sampler=optuna.samplers.RandomSampler(),  # draws nothing: a trial is given what `Proposer` settled
             pruner=question.pruner or optuna.pruners.NopPruner(),
-            directions=[objective.direction for objective in question.objectives],
+            directions=directions,
             load_if_exists=True,
         )
-        check_study(study, key, question.objectives)
+        asked = study.user_attrs.get(Attribute.KEY, key), [found.name.lower() for found in study.directions]
+        if asked != (key, directions):
+            wanted = "the name of a new study, or of one with the same data, folds, space and objective"
+            raise expected("study", wanted, f"'{study.study_name}'")
         if Attribute.ID not in study.user_attrs:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
                 study.set_metric_names([objective.name for objective in question.objectives])
             study.set_user_attr(Attribute.KEY, key)
             study.set_user_attr(Attribute.SPACE, canonical_json(question.space.facts()))
@@ -88,8 +91,8 @@ class Search:
         top: TrackedRun,
         activations: Mapping[str, Path],
     ) -> None:
-        self._bench, self._planner, self._storage = bench, planner, storage
-        self._study, self._question, self._runs, self._top = study, question, runs, top
+        self.bench, self.planner, self._storage = bench, planner, storage
+        self.study, self.question, self.runs, self.top = study, question, runs, top
         self._activations = dict(activations)
         self._open: dict[int, Work] = {}
         self._jobs: dict[str, Work] = {}
@@ -101,21 +104,21 @@ class Search:
     def run(self, wait: bool) -> None:
         """Work until the study has its trials or its time is over; with `wait`, until others have ended theirs too."""
         while True:
-            for job, answer in self._bench.stream(self._next_job, self._on_event):
+            for job, answer in self.bench.stream(self._next_job, self._on_event):
                 self._answered(job, answer)
             if not (wait and any(trial.state == TrialState.RUNNING for trial in self._trials())):
                 return
             time.sleep(POLL_SECONDS)
-            self._bench.writer.flush()
+            self.bench.writer.flush()
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return self.study.get_trials(deepcopy=False)
 
     # -- giving out work
 
     def _next_job(self) -> FitJob | None:
         # a pruner looks at each fold of a trial before the next one starts, while there are other trials to work on
-        side_by_side = self._question.pruner is None
+        side_by_side = self.question.pruner is None
         while (job := self._fold_job(side_by_side)) is None:
             if not self._begin():
                 return self._fold_job(True)
@@ -136,13 +139,12 @@ class Search:
         with self._storage.alone():
             cut_off = next((trial for trial in self._trials() if self._is_cut_off(trial)), None)
             if cut_off is not None:
-                # Optuna has no public way to go on with a trial that another process began
-                trial = optuna.Trial(self._study, cut_off._trial_id)
+                trial = go_on(self.study, cut_off)
                 _log.info("trial %d was cut off and goes on", trial.number)
-                writer = self._bench.writer  # its fold's run, too, may have been left RUNNING
-                writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self._top.id, []))
+                writer = self.bench.writer  # its fold's run, too, may have been left RUNNING
+                writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self.top.id, []))
             elif self._may_ask():
-                trial = self._study.ask()
+                trial = self.study.ask()
             else:
                 return False
             trial.set_user_attr(Attribute.PROCESS, this_process())
@@ -150,7 +152,7 @@ class Search:
             try:
                 setting, problem = self._settle(trial), ""
             except FAILURES as error:
-                setting, problem = {}, last_line(error)
+                setting, problem = {}, Failure(str(error)).line
         self._open_trial(trial, setting, problem, new=cut_off is None)
         return True
 
@@ -162,54 +164,47 @@ class Search:
         return owner is None or not writer_alive(owner)
 
     def _may_ask(self) -> bool:
-        question, trials = self._question, self._trials()
+        question, trials = self.question, self._trials()
         counted = sum(trial.state != TrialState.WAITING for trial in trials)
-        if question.trials is not None and counted >= question.trials:
-            return False
-        if question.deadline is not None and time.monotonic() > question.deadline and counted:
+        late = time.monotonic() > (question.deadline or math.inf)
+        if counted >= (question.trials or math.inf) or (late and counted):
             return False
         self.exhausted = self._proposer.exhausted([trial.params for trial in trials])
         return not self.exhausted
 
     # -- settling what a trial is
 
-    def _settle(self, trial: optuna.Trial) -> dict[str, Any]:
+    def _settle(self, trial: optuna.Trial) -> dict[str, Value]:
         """The trial's values, drawn and stored where that is not done yet."""
         frozen = self._trials()[trial.number]
         if Attribute.SETTING in frozen.user_attrs:
             return json.loads(frozen.user_attrs[Attribute.SETTING])
-        question, first = self._question, trial.number == 0
+        question, first = self.question, trial.number == 0
         known = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
         if first:
             known |= self._paper_draws()
         taken = [other.params for other in self._trials() if other.number != trial.number]
-        preview, values = self._proposer.propose(self._study, frozen, taken, self._draw, known, known_only=first)
-        sampler = self._study.sampler
-        if isinstance(sampler, Stored):
-            sampler.values = preview.params
-        for name, drawn_from in preview.distributions.items():
-            _store(trial, name, drawn_from)
+        proposal = self._proposer.propose(self.study, frozen, taken, self._draw, known, known_only=first)
+        proposal.store(trial)
+        values = dict(question.paper) if first else proposal.values
         if first:
-            values = dict(question.paper)
             trial.set_user_attr(Attribute.PRESET, "paper")
         trial.set_user_attr(Attribute.SETTING, canonical_json(values))
         return values
 
-    def _paper_draws(self) -> dict[str, Any]:
-        question = self._question
-        architecture = question.space.architecture
-        names = {item.name for item in question.space.parameters}
-        drawn = {name: value for name, value in question.paper.items() if name in names}
-        return drawn | (start_draws(architecture, question.paper) if architecture else {})
+    def _paper_draws(self) -> dict[str, Value]:
+        space, paper = self.question.space, self.question.paper
+        drawn = {item.name: paper[item.name] for item in space.parameters if item.name in paper}
+        return drawn | (start_draws(space.architecture, paper) if space.architecture else {})
 
-    def _draw(self, suggest: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
-        space = self._question.space
-        values = space.draw(self._question.base, lambda item: suggest(item.name, distribution_of(item)))
+    def _draw(self, suggest: Suggest) -> dict[str, Value]:
+        space = self.question.space
+        values = space.draw(self.question.base, lambda item: suggest(item.name, distribution_of(item)))
         if space.architecture is None:
             return values
         # what the head stands on does not depend on what is unfrozen, nor may an impossible number hinder the draw
         frozen = {name: 0 for name in values if name == "unfrozen_layers"}
-        plan = self._planner.plans([build(self._question.task, values | frozen, space.family)])[0]
+        plan = self.planner.plans([build(self.question.task, values | frozen, space.family)])[0]
         job = DrawJob(
             name="architecture",
             architecture=space.architecture,
@@ -217,47 +212,49 @@ class Search:
             head=plan.description.head,
         )
 
-        def answer(_: Job[Any], event: Event) -> Any:
+        def answer(_: Job[dict[str, Value]], event: Event) -> Value | None:
             return suggest(event.name, distribution(event.distribution)) if isinstance(event, Suggestion) else None
 
-        return values | self._bench.run_one(job, answer)
+        return values | self.bench.run_one(job, answer)
 
     # -- following a trial
 
-    def _open_trial(self, trial: optuna.Trial, setting: dict[str, Any], problem: str, new: bool) -> None:
+    def _open_trial(self, trial: optuna.Trial, setting: Mapping[str, Value], problem: str, new: bool) -> None:
         plan: Plan | None = None
         if not problem:
             try:
-                plan = self._planner.plans([build(self._question.task, setting, self._question.space.family)])[0]
+                plan = self.planner.plans([build(self.question.task, setting, self.question.space.family)])[0]
                 missing = [entry.key for entry in plan.activations() if entry.key not in self._activations]
                 if missing:
-                    self._activations |= ensure_activations(self._bench, plan.activations())
+                    self._activations |= ensure_activations(self.bench, plan.activations())
             except FAILURES as error:
-                problem = last_line(error)
+                problem = Failure(str(error)).line
         first = {Tag.PRESET: "paper"} if trial.number == 0 else {}
         tags = {**first, Tag.TRIAL: str(trial.number)}
         tags |= {} if plan is None else {**plan.tags(), Tag.KEY: plan.key}
         params = setting if plan is None else plan.experiment.flat()
         name = f"trial {trial.number}" if plan is None else f"trial {trial.number}: {plan.name}"
-        run = self._runs.open("trial", str(trial.number), name, self._top, tags, params, new)
-        link = self._bench.writer.link(run.id)
+        run = self.runs.open("trial", str(trial.number), name, self.top, tags, params, new)
+        link = self.bench.writer.link(run.id)
         trial.set_user_attr(Attribute.LINK, link)
         what = ": the paper's setting" if trial.number == 0 else ""
         write_note(trial, f"[MLflow run]({link}){what}")
         if plan is None:
-            self._fail(trial, run, problem)
+            self._tell(trial, run, (TrialState.FAIL, problem))
             return
-        marks = {**self._runs.tags, Tag.TRIAL: str(trial.number)}
-        fits = FitRuns(self._bench, plan, run, f"trial {trial.number} ", marks)
-        results = fits.reuse(elsewhere=self._bench.resume)
+        marks = {**self.runs.tags, Tag.TRIAL: str(trial.number)}
+        fits = FitRuns(self.bench, plan, run, f"trial {trial.number} ", marks)
+        results = fits.reuse(elsewhere=self.bench.resume)
         waiting = deque(fit for fit in plan.fits if fit.name not in results)
-        work = self._open[trial.number] = Work(trial, plan, run, fits, results, waiting)
+        work = self._open[trial.number] = Work(
+            trial=trial, plan=plan, run=run, runs=fits, results=results, waiting=waiting
+        )
         self._look(work)
 
     def _on_event(self, job: FitJob, event: Event) -> None:
         self._jobs[job.name].runs.on_event(job, event)
 
-    def _answered(self, job: FitJob, answer: Any) -> None:
+    def _answered(self, job: FitJob, answer: FitResult | Failure) -> None:
         work = self._jobs.pop(job.name)
         work.running -= 1
         if isinstance(answer, Failure):
@@ -274,54 +271,52 @@ class Search:
     def _look(self, work: Work) -> None:
         """Report what is new; end the trial where it is over and none of its folds runs any more."""
         if work.ending is None:
-            work.report(self._question.objectives, self._question.pruner)
+            work.report(self.question.objectives, self.question.pruner)
         if work.ending is not None and not work.running:
-            del self._open[work.number]
-            self._end(work, *work.ending)
+            del self._open[work.trial.number]
+            self._end(work, work.ending)
 
-    def _end(self, work: Work, state: TrialState, reason: str) -> None:
+    def _end(self, work: Work, ending: Ending) -> None:
+        state, reason = ending
         if state == TrialState.FAIL:
-            self._fail(work.trial, work.run, reason)
+            self._tell(work.trial, work.run, ending)
             return
         log_scores(work.collect())
-        objectives = self._question.objectives
+        objectives = self.question.objectives
         values = work.values(objectives) if state == TrialState.COMPLETE else [work.reported]
         work.run.log_metrics({metric_name(o.name): v for o, v in zip(objectives, values, strict=True)})
-        work.run.set_tags({Tag.TRIAL_STATE: state.name})
-        shown = ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
         if state == TrialState.PRUNED:
-            work.run.set_tags({Tag.REASON: reason})
             for run_id in work.runs.run_ids.values():
-                self._bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
-            work.run.finish("KILLED")
-            work.trial.set_user_attr(Attribute.REASON, reason)
-            shown = reason
-        else:
-            work.run.finish()
-        self._bench.writer.drain()
-        self._study.tell(work.trial, values if state == TrialState.COMPLETE else None, state=state)
-        _log.info("trial %d: %s%s", work.number, shown, self._standing())
+                self.bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
+        self._tell(work.trial, work.run, ending, values if state == TrialState.COMPLETE else None)
+        shown = reason or ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
+        _log.info("trial %d: %s%s", work.trial.number, shown, self._standing())
 
-    def _fail(self, trial: optuna.Trial, run: TrackedRun, reason: str) -> None:
-        run.set_tags({Tag.REASON: reason[:500], Tag.TRIAL_STATE: TrialState.FAIL.name})
-        run.finish("FAILED")
-        self._bench.writer.drain()
-        trial.set_user_attr(Attribute.REASON, reason)
-        self._study.tell(trial, state=TrialState.FAIL)
-        _log.warning("trial %d failed: %s", trial.number, reason)
+    def _tell(
+        self, trial: optuna.Trial, run: TrackedRun, ending: Ending, values: Sequence[float] | None = None
+    ) -> None:
+        state, reason = ending
+        run.set_tags({Tag.TRIAL_STATE: state.name} | ({Tag.REASON: reason[:500]} if reason else {}))
+        run.finish(ENDS[state])
+        self.bench.writer.drain()
+        if reason:
+            trial.set_user_attr(Attribute.REASON, reason)
+        self.study.tell(trial, values, state=state)
+        if state == TrialState.FAIL:
+            _log.warning("trial %d failed: %s", trial.number, reason)
 
     def _standing(self) -> str:
-        finished = sum(trial.state in FINISHED for trial in self._trials())
-        wanted = f" of {self._question.trials}" if self._question.trials else ""
-        best = best_trial(self._study)
+        finished = sum(trial.state.is_finished() for trial in self._trials())
+        wanted = f" of {self.question.trials}" if self.question.trials else ""
+        best = best_trial(self.study)
         return f" ({finished}{wanted} finished" + (f", best: trial {best.number})" if best is not None else ")")
 
 
 def is_full(study: optuna.Study, question: Question) -> bool:
     """Whether the study has all its trials, and none of them is still worked on."""
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    finished = sum(state in FINISHED for state in states)
-    return question.trials is not None and finished >= question.trials and TrialState.RUNNING not in states
+    finished = sum(state.is_finished() for state in states)
+    return finished >= (question.trials or math.inf) and TrialState.RUNNING not in states
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -338,20 +333,6 @@ def write_note(what: optuna.Trial | optuna.Study, text: str) -> None:
     save_note(what, text)
 
 
-def last_line(error: Exception) -> str:
-    """What an error says in words, without the traceback that it may carry."""
-    return in_words(str(error).strip().splitlines()[-1])
-
-
 def metric_name(objective: str) -> str:
     """The name of an objective as a metric of the tracker, which takes no `=`."""
     return f"{Metric.OBJECTIVE}{objective.replace('=', '_')}"
-
-
-def _store(trial: optuna.Trial, name: str, drawn_from: BaseDistribution) -> None:
-    if isinstance(drawn_from, CategoricalDistribution):
-        trial.suggest_categorical(name, drawn_from.choices)
-    elif isinstance(drawn_from, IntDistribution):
-        trial.suggest_int(name, drawn_from.low, drawn_from.high, step=drawn_from.step, log=drawn_from.log)
-    elif isinstance(drawn_from, FloatDistribution):
-        trial.suggest_float(name, drawn_from.low, drawn_from.high, step=drawn_from.step, log=drawn_from.log)

@@ -6,7 +6,6 @@ Every scalar is a text, so that `none`, `1:1.3`, `on` and `1e-5` mean what they 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,11 +16,13 @@ MOST_BYTES = 100_000
 FOLDERS = (Path("search_spaces"), Path(__file__).parents[2] / "search_spaces")
 """Where spaces are looked for: under the current directory, then beside the package."""
 
+Tree = str | list["Tree"] | dict[str, "Tree"]
+"""What a file says, or a part of it."""
 KEYS = ("family", "backbone", "architecture", "parameters")
 """What stands at the top of a file."""
 
 
-def read_tree(path: Path, faults: list[str]) -> dict[str, Any]:
+def read_tree(path: Path, faults: list[str]) -> dict[str, Tree]:
     """The mapping in a file. A key that comes twice is added to `faults`; raises `Faults` where there is no mapping."""
     try:
         if path.stat().st_size > MOST_BYTES or not (path.is_file() or path.is_dir()):  # a pipe would be waited for
@@ -50,7 +51,7 @@ def read_tree(path: Path, faults: list[str]) -> dict[str, Any]:
     raise Faults([*faults, str(expected(str(path), wanted, found))])
 
 
-def shown(given: Any) -> str:
+def shown(given: Tree) -> str:
     """A part of the tree as a message names it."""
     if isinstance(given, str):
         return f"'{given}'" if given else "nothing"
@@ -64,18 +65,17 @@ class _Loader(yaml.BaseLoader):
         return super().compose_node(parent, index)
 
 
-def _plain(path: Path, key: str, node: yaml.Node, faults: list[str]) -> Any:
+def _plain(path: Path, key: str, node: yaml.Node, faults: list[str]) -> Tree:
     if isinstance(node, yaml.SequenceNode):
         return [_plain(path, key, item, faults) for item in node.value]
     if not isinstance(node, yaml.MappingNode):
         return node.value
-    found: dict[str, Any] = {}
+    found: dict[str, Tree] = {}
     for name_node, item in node.value:
         line = f"line {name_node.start_mark.line + 1}"
         if not isinstance(name_node, yaml.ScalarNode):
-            faults.append(
-                str(expected(f"{path}: {key}".removesuffix(": "), "names as keys", f"something else in {line}"))
-            )
+            place = f"{path}: {key}".removesuffix(": ")
+            faults.append(str(expected(place, "names as keys", f"something else in {line}")))
             continue
         name, inner = name_node.value, f"{key}.{name_node.value}".lstrip(".")
         if name in found:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from mammo_mlflow.backbones import BACKBONES, check_backbone
@@ -30,7 +30,7 @@ SIZE = 75
 """Of the patches, in pixels."""
 
 
-def run(model: keras.Model, inputs: Any) -> np.ndarray:
+def run(model: keras.Model, inputs: npt.ArrayLike) -> np.ndarray:
     """The model's answer in inference mode, without the seconds that tracing a graph takes."""
     return keras.ops.convert_to_numpy(keras.ops.cast(model(np.asarray(inputs, np.float32), training=False), "float32"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ NOISE_SEEDS = 20
 (AUC,) = parse_objectives("roc_auc")
 
 
-def draw(
+def drawn(
     n: int = 120,
     members: int = 3,
     seed: int = 0,
@@ -28,7 +27,7 @@ def draw(
     decimals: int = 8,
     folds: int = 4,
     patches: int = 2,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> OutOfFold:
     """Members that see the truth through noise, patients of some patches inside folds, folds calibrated differently."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, n)
@@ -36,13 +35,8 @@ def draw(
     numbers = groups % folds
     logits = signal * (labels[:, None] - 0.5) + 0.7 * random.normal(size=(n, 1)) + random.normal(size=(n, members))
     logits += 0.5 * numbers[:, None]
-    return np.round(1 / (1 + np.exp(-logits)), decimals), labels, numbers, groups
-
-
-def drawn(**asked: Any) -> OutOfFold:
-    """The same, as they travel."""
-    probabilities, labels, folds, groups = draw(**asked)
-    return OutOfFold(labels=labels, probabilities=probabilities, folds=folds, groups=groups)
+    probabilities = np.round(1 / (1 + np.exp(-logits)), decimals)
+    return OutOfFold(labels=labels, probabilities=probabilities, folds=numbers, groups=groups)
 
 
 class CombinerContract:
@@ -82,7 +76,9 @@ class CombinerContract:
         one, two = (nested(METHODS[method], d, AUC, seed=0)[1] for d in (data, changed))
         np.testing.assert_array_equal(one[data.folds == 2], two[data.folds == 2])
 
-    def test_members_of_pure_noise_are_worth_chance(self, method: str, simulation: Any) -> None:
+    def test_members_of_pure_noise_are_worth_chance(
+        self, method: str, simulation: Callable[[int], Iterable[int]]
+    ) -> None:
         honest, optimistic = [], []
         for seed in simulation(NOISE_SEEDS):
             random = np.random.default_rng(seed)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ from mammo_mlflow.cli import EXIT_USER_ERROR, main, make_parser
 PROJECT = Path(__file__).parents[2] / "MLproject"
 
 
-def options(command: str) -> dict[str, Any]:
+def options(command: str) -> dict[str, argparse.Action]:
     """What a command takes, by name."""
     actions = make_parser().sub_parsers[command]._actions
     return {action.dest: action for action in actions if action.dest != "help"}
@@ -35,10 +35,10 @@ class CommandContract:
         raise NotImplementedError
 
     @pytest.fixture(autouse=True)
-    def _alone(self, tmp_path: Path, monkeypatch: Any) -> None:
+    def _alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
 
-    def test_help_names_every_option(self, command: str, capsys: Any) -> None:
+    def test_help_names_every_option(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert not ended.value.code
@@ -48,7 +48,7 @@ class CommandContract:
             assert option.help
 
     def test_a_mistake_is_one_line_and_nothing_is_made(
-        self, command: str, mistake: Any, tmp_path: Path, capsys: Any
+        self, command: str, mistake: tuple[Sequence[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arguments, begins = mistake
         assert main([command, *arguments]) == EXIT_USER_ERROR
@@ -56,14 +56,16 @@ class CommandContract:
         assert line.startswith(f"mammo_mlflow: {begins}")
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_misspelled_option_is_told_with_what_was_meant(self, command: str, mistake: Any, capsys: Any) -> None:
+    def test_a_misspelled_option_is_told_with_what_was_meant(
+        self, command: str, mistake: tuple[Sequence[str], str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         name = max(options(command), key=len)
         meant = f"--{name.replace('_', '-')}"
         assert main([command, *mistake[0], f"{meant}s", "1"]) == EXIT_USER_ERROR
         (line,) = capsys.readouterr().err.splitlines()
         assert f"option: unknown '{meant}s', did you mean '{meant}'" in line
 
-    def test_what_it_needs_is_asked_for(self, command: str, capsys: Any) -> None:
+    def test_what_it_needs_is_asked_for(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         needed = [option.option_strings[0] for option in options(command).values() if option.required]
         if not needed:
             pytest.skip("it needs nothing")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.contracts import Emit, Event, Job, StepsDone, Suggestion
-from mammo_mlflow.jobs.executors import Executor
+from mammo_mlflow.jobs.executors import Executor, OnEvent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call(Job[Any]):
+class Call(Job):
     """Call a function of a module, by default of this one, which finds its `argument` in the job."""
 
     function: str
-    argument: Any = None
+    argument: int | str = 0
     module: str = __name__
 
     @property
@@ -27,7 +25,7 @@ class Call(Job[Any]):
         return f"{self.module}:{self.function}"
 
 
-def calls(function: str, *arguments: Any, module: str = __name__) -> list[Call]:
+def calls(function: str, *arguments: int | str, module: str = __name__) -> list[Call]:
     """Jobs that call it, one with each argument."""
     return [
         Call(name=f"job {number}", function=function, argument=argument, module=module)
@@ -35,7 +33,7 @@ def calls(function: str, *arguments: Any, module: str = __name__) -> list[Call]:
     ]
 
 
-def answers(executor: Executor, jobs: list[Call], on_event: Callable[[Any, Event], Any] = lambda *_: None) -> list[Any]:
+def answers(executor: Executor, jobs: list[Call], on_event: OnEvent = lambda *_: None) -> list[tuple[Call, object]]:
     """Each job with its answer, as an executor gives them."""
     return list(executor.run(jobs, on_event, lambda: None))
 
@@ -44,7 +42,7 @@ class ExecutorContract:
     """An executor answers every job once, hands its events and questions on, and tells failures for what they are."""
 
     @pytest.fixture
-    def executor(self) -> Any:
+    def executor(self) -> Executor:
         """The executor, closed afterwards."""
         raise NotImplementedError
 
@@ -101,14 +99,14 @@ def in_capitals(job: Call, event: Event) -> str:
     return event.name.upper() if isinstance(event, Suggestion) else ""
 
 
-def double(job: Call, emit: Emit) -> Any:
+def double(job: Call, emit: Emit) -> int | str:
     """Tell three steps, and answer twice the argument."""
     for step in range(3):
         emit(StepsDone(step + 1, 3))
     return 2 * job.argument
 
 
-def ask_twice(job: Call, emit: Emit) -> list[Any]:
+def ask_twice(job: Call, emit: Emit) -> list[object]:
     """Ask the coordinator, and go on with its answers."""
     emit(StepsDone(0, 2))
     return [emit(Suggestion(f"{job.argument}{number}", {})) for number in range(2)]

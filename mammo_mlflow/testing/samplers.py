@@ -6,18 +6,20 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from mammo_mlflow.evaluation.objectives import Direction
 from mammo_mlflow.experiment import build
-from mammo_mlflow.search.sampling import SAMPLERS, Proposer, Stored, check_sampler, distribution_of
-from mammo_mlflow.search.spaces import SearchSpace, read_space
+from mammo_mlflow.search.parameters import SearchSpace
+from mammo_mlflow.search.sampling import SAMPLERS, Proposal, Proposer, Suggest, check_sampler, distribution_of
+from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import _store
 
 PAPER = {k: v for k, v in build("mass_calc", {"backbone": "vgg16"}).flat().items() if k not in ("task", "family")}
 """The setting that a study starts from."""
@@ -49,7 +51,7 @@ WITHOUT_THE_PAPERS = NUMBERS.replace("low: 0.0, high: 0.9}", "low: 0.1, high: 0.
 Values = dict[str, Any]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Drawn:
     """A study whose trials are drawn and stored as a coordinator does it, and told a value at once."""
 
@@ -57,7 +59,7 @@ class Drawn:
     sampler: str
     seed: int
     storage: BaseStorage
-    directions: tuple[Literal["minimize", "maximize"], ...] = ("minimize",)
+    directions: tuple[Direction, ...] = ("minimize",)
 
     def __post_init__(self) -> None:
         self.open()
@@ -67,34 +69,31 @@ class Drawn:
         self.study = optuna.create_study(
             storage=self.storage,
             study_name="study",
-            sampler=Stored(),
+            sampler=RandomSampler(),
             directions=self.directions,
             load_if_exists=True,
         )
         self.proposer = Proposer(self.sampler, self.seed, self.space.points(PAPER))
 
-    def propose(self, trial: optuna.Trial) -> Any:
+    def propose(self, trial: optuna.Trial) -> Proposal:
         """What a trial draws, and the values that this makes."""
         others = [other.params for other in self.study.trials if other.number != trial.number]
         frozen = self.study.trials[trial.number]
         known = {item.name: PAPER[item.name] for item in self.space.parameters} if trial.number == 0 else {}
         return self.proposer.propose(self.study, frozen, others, self._draw, known, known_only=trial.number == 0)
 
-    def _draw(self, suggest: Callable[..., Any]) -> Values:
+    def _draw(self, suggest: Suggest) -> Values:
         return self.space.draw(PAPER, lambda item: suggest(item.name, distribution_of(item)))
 
     def trial(self, value: Callable[[Values], float] = lambda values: 0.0) -> Values:
         """One more trial, told its value; the values that it drew."""
         trial = self.study.ask()
-        preview, values = self.propose(trial)
-        assert isinstance(self.study.sampler, Stored)
-        self.study.sampler.values = preview.params
-        for name, drawn_from in preview.distributions.items():
-            _store(trial, name, drawn_from)
-        told = value(values)
+        proposal = self.propose(trial)
+        proposal.store(trial)
+        told = value(proposal.values)
         self.study.tell(trial, [told] if len(self.directions) == 1 else [told, -told])
-        assert self.study.trials[trial.number].params == preview.params
-        return values
+        assert self.study.trials[trial.number].params == proposal.params
+        return proposal.values
 
     def trials(self, count: int, value: Callable[[Values], float] = lambda values: 0.0) -> list[Values]:
         """So many more trials."""
@@ -112,14 +111,35 @@ def loss(values: Values) -> float:
     return float(rate**2 + (4 * momentum) ** 2 + (4 * (values["dropout"] - 0.2)) ** 2)
 
 
-def draw_from(folder: Path) -> Callable[..., Drawn]:
+class Draw(Protocol):
     """Makes studies of a space's text, `stored` the name of a SQLite file, if it is to have one."""
 
-    def make(text: str, sampler: str, seed: int = 0, stored: str | None = None, **more: Any) -> Drawn:
+    def __call__(
+        self,
+        text: str,
+        sampler: str,
+        seed: int = 0,
+        stored: str | None = None,
+        directions: tuple[Direction, ...] = ("minimize",),
+    ) -> Drawn:
+        """A new study."""
+
+
+def draw_from(folder: Path) -> Draw:
+    """Makes studies whose files lie in a folder."""
+
+    def make(
+        text: str,
+        sampler: str,
+        seed: int = 0,
+        stored: str | None = None,
+        directions: tuple[Direction, ...] = ("minimize",),
+    ) -> Drawn:
         path = folder / f"space{len(list(folder.glob('space*')))}.yaml"
         path.write_text(f"family: pretrained\nparameters:\n{text}", encoding="utf-8")
         storage = Storage(f"sqlite:///{folder}/{stored}").rdb if stored else InMemoryStorage()
-        return Drawn(read_space(path, "pretrained", "vgg16"), sampler, seed, storage, **more)
+        space = read_space(path, "pretrained", "vgg16")
+        return Drawn(space=space, sampler=sampler, seed=seed, storage=storage, directions=directions)
 
     return make
 
@@ -145,11 +165,13 @@ class SamplerContract:
             pytest.skip(f"pip install {package}")
 
     @pytest.fixture
-    def drawn(self, tmp_path: Path) -> Callable[..., Drawn]:
+    def drawn(self, tmp_path: Path) -> Draw:
         """Makes studies: drawn(TWELVE, "tpe", seed)."""
         return draw_from(tmp_path)
 
-    def test_it_draws_what_the_space_allows(self, drawn: Any, recwarn: Any, capfd: Any) -> None:
+    def test_it_draws_what_the_space_allows(
+        self, drawn: Draw, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         if self.finite:
             pytest.skip("the space has no end")
         study = drawn(MIXED, self.sampler, stored="optuna.db")
@@ -167,7 +189,7 @@ class SamplerContract:
         assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("text", [MIXED, TWELVE], ids=["mixed", "twelve"])
-    def test_a_study_goes_on_as_it_would_have(self, drawn: Any, text: str, tmp_path: Path) -> None:
+    def test_a_study_goes_on_as_it_would_have(self, drawn: Draw, text: str, tmp_path: Path) -> None:
         if self.finite and text == MIXED:
             pytest.skip("the space has no end")
 
@@ -185,7 +207,7 @@ class SamplerContract:
         assert stopped.params == straight.params
         assert stopped.params != other.params
 
-    def test_a_trial_that_was_cut_off_is_drawn_again_as_it_was(self, drawn: Any) -> None:
+    def test_a_trial_that_was_cut_off_is_drawn_again_as_it_was(self, drawn: Draw) -> None:
         if not self.draws_again:
             pytest.skip("it says that it does not")
         study = drawn(TWELVE, self.sampler)
@@ -193,28 +215,29 @@ class SamplerContract:
         trial = study.study.ask()
         first = study.propose(trial)
         study.open()
-        assert study.propose(trial)[1] == first[1]
+        assert study.propose(trial) == first
 
     @pytest.mark.parametrize(("text", "count"), [(TWELVE, 12), (FRACTIONS, 30)], ids=["twelve", "fractions"])
     def test_no_set_is_drawn_twice_and_every_one_is_drawn(
-        self, drawn: Any, text: str, count: int, recwarn: Any, capfd: Any
+        self, drawn: Draw, text: str, count: int, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
     ) -> None:
         study = drawn(text, self.sampler)
         first = study.trials(1) and study.params[0]
-        whole = first in study.space.points(PAPER)  # else the paper's setting is no point of the space
+        every = study.space.points(PAPER) or []
+        whole = first in every  # else the paper's setting is no point of the space
         for _ in range(count - whole):
             assert not study.proposer.exhausted(study.params)
             study.trial(lambda values: values["momentum"])
         assert study.proposer.exhausted(study.params)
         tried = [tuple(sorted(params.items())) for params in study.params]
         assert len(set(tried)) == len(tried)
-        points = {tuple(sorted(point.items())) for point in study.space.points(PAPER)}
+        points = {tuple(sorted(point.items())) for point in every}
         assert set(tried[0 if whole else 1 :]) == points
         assert not recwarn.list
         assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("text", [NUMBERS, WITHOUT_THE_PAPERS], ids=["inside", "outside"])
-    def test_one_that_learns_draws_better_than_chance(self, drawn: Any, text: str) -> None:
+    def test_one_that_learns_draws_better_than_chance(self, drawn: Draw, text: str) -> None:
         """Each trial has a sampler of its own: what it has learnt has to come from the study."""
         if not self.learns:
             pytest.skip("it says that it does not")
@@ -225,7 +248,9 @@ class SamplerContract:
         last = -self.learns // 3
         assert np.median(found[last:]) < np.median(blind[last:]) / 3
 
-    def test_two_objectives(self, drawn: Any, recwarn: Any, capfd: Any) -> None:
+    def test_two_objectives(
+        self, drawn: Draw, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         if self.objectives < 2 or self.finite:
             pytest.skip("it takes one alone, or the space has no end")
         study = drawn(MIXED, self.sampler, directions=("minimize", "maximize"))

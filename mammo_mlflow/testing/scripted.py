@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import yaml
 
+from mammo_mlflow.checks import Value
 from mammo_mlflow.data.patches import targets
 from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.jobs.contracts import (
@@ -39,7 +39,7 @@ from mammo_mlflow.jobs.contracts import (
     Suggestion,
     TryJob,
 )
-from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt, call
 from mammo_mlflow.models.drawn import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
 from mammo_mlflow.names import METADATA, Artifact, Tag
@@ -59,8 +59,8 @@ class Script:
 
     fail: dict[str, BaseException] = field(default_factory=dict)
     delay: dict[str, float] = field(default_factory=dict)
-    order: Callable[[Sequence[Job[Any]]], int] = lambda waiting: 0
-    asked: list[Job[Any]] = field(default_factory=list)
+    order: Callable[[Sequence[Job]], int] = lambda waiting: 0
+    asked: list[Job] = field(default_factory=list)
 
     @property
     def fits(self) -> list[str]:
@@ -78,8 +78,8 @@ class ScriptedExecutor(Executor):
         self._script, self._workers = script, workers
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[AnyJob, Any], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+    ) -> Answered[AnyJob]:
         """See `Executor.stream`."""
         waiting: list[AnyJob] = []
         while True:
@@ -93,7 +93,7 @@ class ScriptedExecutor(Executor):
             yield job, replace(answer, error=None) if isinstance(answer, Failure) else answer  # as of a child
             on_idle()
 
-    def _answer(self, job: Job[Any], emit: Emit) -> Any:
+    def _answer(self, job: Job, emit: Emit) -> object:
         script = self._script
         time.sleep(sum(seconds for end, seconds in script.delay.items() if job.name.endswith(end)))
         for end, problem in script.fail.items():
@@ -121,7 +121,13 @@ def _describe(job: DescribeJob, emit: Emit) -> Description:
     tuned = Cut(5, (4, 4, 2), "float32") if network.model.unfrozen_layers else None
     if whole:
         tuned = Cut(0, (network.image_size, network.image_size, 1), "float32")
-    return Description(Cut(9, FEATURES, "float32"), tuned, FEATURES, 1000, 100.0 if job.probe else float("nan"))
+    return Description(
+        features=Cut(9, FEATURES, "float32"),
+        tuned=tuned,
+        head=FEATURES,
+        parameters=1000,
+        patches_per_second=100.0 if job.probe else float("nan"),
+    )
 
 
 def _calibrate(job: CalibrateJob, emit: Emit) -> None:
@@ -157,7 +163,15 @@ def _fit(job: FitJob, emit: Emit) -> FitResult:
     _write_network(tail, dict.fromkeys(job.network.sides, job.description.trained.shape), found, job.seed)
     seconds = 1e-4 * len(history) * len(job.train_rows)
     probabilities = _probabilities(job.labels[job.validation_rows], found, job.seed)
-    return FitResult(probabilities, history, best, seconds + 1.0, 2**26, tail, seconds)
+    return FitResult(
+        probabilities=probabilities,
+        history=history,
+        best_epochs=best,
+        seconds=seconds + 1.0,
+        peak_memory=2**26,
+        tail=tail,
+        training_seconds=seconds,
+    )
 
 
 def _figures(job: FitJob, found: float, epoch: int, best: int) -> dict[str, float]:
@@ -205,7 +219,7 @@ def _assemble(job: AssembleJob, emit: Emit) -> None:
     (job.output / "MLmodel").write_text(yaml.safe_dump(json.loads(json.dumps(described))))
 
 
-def _tensor(dtype: np.dtype, shape: Sequence[int]) -> dict[str, Any]:
+def _tensor(dtype: np.dtype, shape: Sequence[int]) -> dict[str, object]:
     return {"type": "tensor", "tensor-spec": {"dtype": str(dtype), "shape": [-1, *shape]}}
 
 
@@ -232,20 +246,20 @@ def _try(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
     return {"probability": np.full(len(next(iter(example.values()))), 0.5)}
 
 
-def _draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
+def _draw(job: DrawJob, emit: Emit) -> dict[str, Value]:
     """Fewer draws than KerasTuner's of the same architecture, under the same names."""
 
-    def ask(name: str, kind: str, **distribution: Any) -> Any:
-        return emit(Suggestion(name, {"kind": kind, **distribution}))
+    def ask(name: str, kind: str, **distribution: object) -> int:
+        return int(emit(Suggestion(name, {"kind": kind, **distribution})) or 0)
 
     def count(name: str, low: int, high: int) -> int:
-        return int(ask(name, "int", low=low, high=high, step=1, log=False))
+        return ask(name, "int", low=low, high=high, step=1, log=False)
 
     widths = [
         ask(f"dense_{n}", "categorical", choices=list(HEAD_WIDTHS))
         for n in range(1, count("dense_layers", 1, LAYERS) + 1)
     ]
-    drawn: dict[str, Any] = {"dense": "-".join(map(str, widths))}
+    drawn: dict[str, Value] = {"dense": "-".join(map(str, widths))}
     if job.architecture == "scratch":
         blocks = []
         for n in range(1, count("block_count", *block_counts(job.network.image_size, STRIDE)) + 1):
@@ -256,7 +270,7 @@ def _draw(job: DrawJob, emit: Emit) -> dict[str, Any]:
     return drawn
 
 
-ANSWERS: dict[type[Job[Any]], Callable[[Any, Emit], Any]] = {
+ANSWERS: dict[type[Job], Callable[..., object]] = {
     DescribeJob: _describe,
     CalibrateJob: _calibrate,
     ActivationJob: _activations,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.fit_runs import FitRuns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossValidation:
     """A finished cross-validation: the fits by name, and one row a training abnormality in `oof`."""
 
@@ -60,8 +59,16 @@ def cross_validate(
 
 def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> CrossValidation:
     """The out-of-fold predictions and scores of the folds in `results`, which may be some of them only."""
-    oof = _out_of_fold(plan, results)
-    return CrossValidation(plan, run, results, oof, _fold_scores(plan, oof, results))
+    oof = plan.folds_frame()
+    oof["label"], oof["probability"] = plan.labels.astype(int), np.nan
+    for fit in plan.fits:
+        if fit.name in results:
+            oof.loc[fit.validation_rows, "probability"] = results[fit.name].probabilities
+    oof, rows = oof.dropna(subset="probability"), []
+    for fold, part in oof.groupby("fold"):
+        found = scores(part["label"].to_numpy(), part["probability"].to_numpy())
+        rows.append({"backbone": plan.experiment.label, "fold": fold + 1, **{name: found[name] for name in RATES}})
+    return CrossValidation(plan=plan, run=run, results=results, oof=oof, fold_scores=pd.DataFrame(rows))
 
 
 def _train(
@@ -74,10 +81,7 @@ def _train(
         waves = [[fit for fit in fits if fit.fold is not None], [fit for fit in fits if fit.fold is None]]
     results: dict[str, FitResult] = {}
     for wave in waves:
-        jobs = []
-        for fit in wave:
-            job = runs.job(fit, activations)
-            jobs.append(job if fit.fold is not None else _with_stop(plan, job, reused | results))
+        jobs = [_with_stop(fit, runs.job(fit, activations), reused | results) for fit in wave]
         for job, result in bench.run(jobs, runs.on_event):
             runs.finish(job, result)
             results[runs.fit_of(job).name] = result
@@ -85,42 +89,14 @@ def _train(
     return results
 
 
-def _with_stop(plan: Plan, job: FitJob, results: dict[str, FitResult]) -> FitJob:
+def _with_stop(fit: Fit, job: FitJob, results: dict[str, FitResult]) -> FitJob:
     """The refit runs for the preset's number of epochs, or for the median of the epochs at which the folds stopped."""
-    if not plan.experiment.training.early_stop or plan.experiment.final.final_epochs:
-        return job
-    stops = [result.best_epochs for result in results.values()]
-    if not stops:
+    experiment, stops = job.experiment, [result.best_epochs for result in results.values()]
+    if fit.fold is not None or not stops or not experiment.training.early_stop or experiment.final.final_epochs:
         return job
     first = next(iter(stops[0]))
     medians = {stage: int(np.median([stop[stage] for stop in stops])) for stage in stops[0]}
     return replace(job, epochs=medians[first], tuning_epochs=medians.get("tuned", job.tuning_epochs))
-
-
-def _out_of_fold(plan: Plan, results: dict[str, FitResult]) -> pd.DataFrame:
-    frame = plan.folds_frame()
-    frame["label"] = plan.labels.astype(int)
-    frame["probability"] = np.nan
-    done = [fit for fit in plan.fits if fit.fold is not None and fit.name in results]
-    for fit in done:
-        frame.loc[fit.validation_rows, "probability"] = results[fit.name].probabilities
-    return frame.dropna(subset="probability")
-
-
-def _fold_scores(plan: Plan, oof: pd.DataFrame, results: dict[str, FitResult]) -> pd.DataFrame:
-    rows = []
-    for fit in plan.fits:
-        if fit.fold is not None and fit.name in results:
-            part = oof.loc[fit.validation_rows]
-            found = scores(part["label"].to_numpy(), part["probability"].to_numpy())
-            rows.append(
-                {
-                    "backbone": plan.experiment.label,
-                    "fold": fit.fold + 1,
-                    **{name: found[name] for name in RATES},
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 def log_scores(cv: CrossValidation) -> None:
@@ -148,22 +124,17 @@ def log_scores(cv: CrossValidation) -> None:
 
 def log_figures(cv: CrossValidation) -> None:
     """Draw the folds' training, ROC and calibration on its run."""
-    plan, run, oof, said = cv.plan, cv.run, cv.oof, cv.predictions
+    plan, run, said = cv.plan, cv.run, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
     run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")
-    run.log_figure(roc_curves(_fold_curves(plan, oof), f"{plan.name}: folds", plan.said.note), "roc_folds")
+    curves = {
+        f"fold {fold + 1}": (
+            part["label"].to_numpy(),
+            part["probability"].to_numpy(),
+            part["patient_id"].to_numpy() if "patient_id" in part else None,
+        )
+        for fold, part in cv.oof.groupby("fold")
+    }
+    run.log_figure(roc_curves(curves, f"{plan.name}: folds", plan.said.note), "roc_folds")
     at = f"{plan.name}: out of fold"
     run.log_figure(calibration(said.labels, said.probabilities, at, plan.said.note), "calibration_oof")
-
-
-def _fold_curves(plan: Plan, oof: pd.DataFrame) -> dict[str, Any]:
-    patients = plan.patch_set.train.patient_ids
-    return {
-        fit.name: (
-            oof.loc[fit.validation_rows, "label"].to_numpy(),
-            oof.loc[fit.validation_rows, "probability"].to_numpy(),
-            None if patients is None else patients[fit.validation_rows],
-        )
-        for fit in plan.fits
-        if fit.fold is not None
-    }

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from mammo_mlflow.jobs.contracts import AssembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag
 from mammo_mlflow.pixels import describe_ranges
-from mammo_mlflow.planning.plan import REFIT, Plan
+from mammo_mlflow.planning.plan import REFIT
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
@@ -36,7 +37,7 @@ THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Final:
     """A registered model and its stored test predictions (columns patch, label, probability)."""
 
@@ -63,46 +64,28 @@ def make_final(
     """
     plan, registered, more = cv.plan, name or cv.plan.experiment.registered_name, dict(tags or {})
     key = plan.final_key(registered)
-    if bench.resume:
-        done = _reuse(bench, cv, key, registered, more)
-        if done is not None:
-            return done
-    run = _start(bench, cv, key, **more)
-    labels, probabilities = cv.oof["label"].to_numpy(), cv.oof["probability"].to_numpy()
-    threshold = choose_threshold(plan.experiment.final.threshold, labels, probabilities)
-    refit = plan.experiment.final.final == REFIT
+    if bench.resume and (done := _reuse(bench, cv, key, registered, more)) is not None:
+        return done
+    run, said, policy = _start(bench, cv, key, **more), cv.predictions, plan.experiment.final.threshold
+    threshold = choose_threshold(policy, said.labels, said.probabilities)
     chosen = {
         "threshold": threshold,
-        "policy": plan.experiment.final.threshold,
+        "policy": policy,
         "chosen_on": "out-of-fold predictions",
-        "patches": len(labels),
+        "patches": len(said.labels),
         # chosen for the fold models; the refit, or their mean, may be calibrated differently
         "transferred": True,
     }
     run.log_text(json.dumps(chosen, indent=1), Artifact.THRESHOLD)
-    tails = (
-        [cv.results[REFIT].tail] if refit else [cv.results[fit.name].tail for fit in plan.fits if fit.fold is not None]
-    )
-    directory = bench.scratch / f"model-{run.id}"
-    base = plan.base
-    values = describe_ranges(plan.patch_set.train.patches, plan.sides)
-    backbone = plan.experiment.model.backbone
-    job = AssembleJob(
-        name=f"{backbone} assembling",
-        part=plan.part(tails),
-        examples=_examples(plan),
-        metadata={METADATA: {**plan.tags(), **chosen, "classes": TASKS[plan.experiment.task], TRAINING_VALUES: values}},
-        output=directory,
-        features=None if base is None else base.features,
-        condition=None if base is None else base.condition,
-    )
-    bench.run_one(job)
+    assembly = _assembly(cv, chosen, bench.scratch / f"model-{run.id}")
+    bench.run_one(assembly)
     bench.writer.drain()
     marks = {**plan.tags(), **more, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id}
     marks |= {Tag.THRESHOLD: repr(threshold), Tag.THRESHOLD_TRANSFERRED: "true"}
-    if base is not None:
-        marks |= compared_tag(bench.writer, base.versions)
-    logged = log_model(bench.writer, run.id, backbone, directory, marks, bench.scratch / f"fetched-{run.id}")
+    if plan.base is not None:
+        marks |= compared_tag(bench.writer, plan.base.versions)
+    backbone, constants = plan.experiment.model.backbone, plan.constants(plan.patch_set.test.types)
+    logged = log_model(bench.writer, run.id, backbone, assembly.output, marks, bench.scratch / f"fetched-{run.id}")
     predicted = bench.run_one(
         PredictJob(
             name=f"{backbone} test",
@@ -110,30 +93,44 @@ def make_final(
             tensor=plan.patch_set.directory / "public_test_tensor.npy",
             threads=bench.cores,
             sides=plan.sides,
-            constants=plan.constants(plan.patch_set.test.types),
+            constants=constants,
         )
     )
     if REFIT in cv.results:
         history = {REFIT: pd.DataFrame(cv.results[REFIT].history)}
         run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.said.note), "final_fit")
-    judged = Judged(plan.patch_set, plan.experiment.task, plan.name, plan.experiment.label, plan.said.note)
-    test = log_test(judged, run, predicted, threshold)
-    inputs = ", ".join([*plan.sides, *plan.constants(plan.patch_set.test.types)])
-    description = (
-        f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{TASKS[plan.experiment.task][1]}' out"
+    judged = Judged(
+        patch_set=plan.patch_set,
+        task=plan.experiment.task,
+        name=plan.name,
+        label=plan.experiment.label,
+        note=plan.said.note,
     )
+    test = log_test(judged, run, predicted, threshold)
+    inputs, positive = ", ".join([*plan.sides, *constants]), TASKS[plan.experiment.task][1]
+    description = f"{plan.name}: raw 16-bit patches in ({inputs}), probability of '{positive}' out"
     version = register(bench.writer, registered, logged, run.id, marks, description)
     run.set_tags({Tag.REGISTERED_NAME: registered, Tag.VERSION: version, Tag.MODEL_ID: logged.model_id})
     run.close()
     return _read(bench, run.id, registered, version, test)
 
 
-def _examples(plan: Plan) -> dict[str, np.ndarray]:
-    """A few inputs of the whole model, by name: patches (m, size, size, 1) uint16 and numbers (m, 1)."""
-    train = plan.patch_set.train
-    rows = slice(0, 2 * EXAMPLE_PATCHES)
-    images = {name: np.asarray(train.patches[rows][first::2])[..., None] for name, first in plan.sides.items()}
-    return images | {name: values[:EXAMPLE_PATCHES, None] for name, values in plan.constants(train.types).items()}
+def _assembly(cv: CrossValidation, chosen: Mapping[str, object], output: Path) -> AssembleJob:
+    """What makes the model, with a few inputs as examples: patches (m, size, size, 1) uint16 and numbers (m, 1)."""
+    plan, base, train, experiment = cv.plan, cv.plan.base, cv.plan.patch_set.train, cv.plan.experiment
+    refit, values = experiment.final.final == REFIT, describe_ranges(train.patches, plan.sides)
+    pairs = train.patches[: 2 * EXAMPLE_PATCHES]
+    images = {name: np.asarray(pairs[first::2])[..., None] for name, first in plan.sides.items()}
+    numbers = {name: given[:EXAMPLE_PATCHES, None] for name, given in plan.constants(train.types).items()}
+    return AssembleJob(
+        name=f"{experiment.model.backbone} assembling",
+        part=plan.part(cv.results[fit.name].tail for fit in plan.fits if (fit.fold is None) == refit),
+        examples=images | numbers,
+        metadata={METADATA: {**plan.tags(), **chosen, "classes": TASKS[experiment.task], TRAINING_VALUES: values}},
+        output=output,
+        features=None if base is None else base.features,
+        condition=None if base is None else base.condition,
+    )
 
 
 def _start(bench: Workbench, cv: CrossValidation, key: str, **tags: str) -> TrackedRun:
@@ -148,7 +145,7 @@ def _start(bench: Workbench, cv: CrossValidation, key: str, **tags: str) -> Trac
     return run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """What is judged on the test set: a model for a task, its names, and what every figure must say of it."""
 
@@ -217,8 +214,7 @@ def _reuse(bench: Workbench, cv: CrossValidation, key: str, name: str, more: Map
 
     Where it belongs to another cross-validation's run it is shown again, nested in this one's.
     """
-    client = bench.writer.client
-    ask = bench.writer.ask
+    client, ask = bench.writer.client, bench.writer.ask
     found = ask(lambda: finished_runs(client, [key])).get(key)
     if found is None:  # a command may have been killed between registering the model and ending its run
         registered = ask(lambda: registered_run(client, name, key))
@@ -228,8 +224,8 @@ def _reuse(bench: Workbench, cv: CrossValidation, key: str, name: str, more: Map
         make_candidate(bench.writer, name, number, cv.plan.patch_set.phantom)
         run = bench.writer.reopen_run(found, None, {Tag.REGISTERED_NAME: name, Tag.VERSION: str(number)})
         run.close()
-    tags = ask(lambda: client.get_run(found)).data.tags
-    version = tags.get(Tag.VERSION)
+    data = ask(lambda: client.get_run(found)).data
+    tags, version = data.tags, data.tags.get(Tag.VERSION)
     if tags.get(Tag.REGISTERED_NAME) != name or version is None:
         return None
     if not ask(lambda: find_version(client, name, int(version))):
@@ -241,7 +237,7 @@ def _reuse(bench: Workbench, cv: CrossValidation, key: str, name: str, more: Map
         return _read(bench, found, name, int(version), pd.read_parquet(folder / Artifact.TEST))
     copied = {tag: value for tag, value in tags.items() if tag in _COPIED}
     run = _start(bench, cv, key, **{Tag.REUSED_FROM: found, **copied, **more})
-    run.log_metrics(ask(lambda: client.get_run(found)).data.metrics)
+    run.log_metrics(data.metrics)
     run.log_folder(folder)
     run.close()
     return _read(bench, run.id, name, int(version), pd.read_parquet(folder / Artifact.TEST))
@@ -251,4 +247,12 @@ def _read(bench: Workbench, run_id: str, name: str, version: int, test: pd.DataF
     data = bench.writer.ask(lambda: bench.writer.client.get_run(run_id)).data
     names = Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC
     accuracy, roc_auc = (Estimate.read(one, data.metrics, data.tags) for one in names)
-    return Final(name, version, run_id, data.metrics[Metric.THRESHOLD], accuracy, roc_auc, test)
+    return Final(
+        registered_name=name,
+        version=version,
+        run_id=run_id,
+        threshold=data.metrics[Metric.THRESHOLD],
+        accuracy=accuracy,
+        roc_auc=roc_auc,
+        test=test,
+    )

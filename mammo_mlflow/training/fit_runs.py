@@ -19,6 +19,9 @@ from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.resume import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
+FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory")
+"""What of a fit's result is kept in a file of its own."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -143,13 +146,7 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
             "peak_memory_mb": result.peak_memory / 2**20,
         }
     )
-    facts = {
-        "history": result.history,
-        "best_epochs": result.best_epochs,
-        "seconds": result.seconds,
-        "training_seconds": result.training_seconds,
-        "peak_memory": result.peak_memory,
-    }
+    facts = {name: getattr(result, name) for name in FACTS}
     (folder / Artifact.FACTS).write_text(json.dumps(facts))
     for path in sorted(folder.iterdir()):
         run.log_file(path, Artifact.FIT)

@@ -153,7 +153,7 @@ def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     marks = tags | {Tag.KEY: key, Tag.MEMBERS: versions, Tag.THRESHOLD: repr(threshold)}
     marks |= compared_tag(writer, [member.source.version for member in joined.members], settings)
     number, predicted = _model(bench, joined, chosen, top, name, key, threshold, marks)
-    judged = Judged(patch_set, joined.task, top.name, of_set, joined.said.note)
+    judged = Judged(patch_set=patch_set, task=joined.task, name=top.name, label=of_set, note=joined.said.note)
     nested = {f"{Metric.NESTED}{method}": one.nested for method, one in joined.ensembles.items()}
     nested[f"{Metric.OOF}{joined.objective.name.replace('=', '_')}"] = chosen.nested
     test = log_test(judged, top, predicted, threshold, nested)

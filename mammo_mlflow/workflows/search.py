@@ -118,11 +118,19 @@ def _questions(
             if search.sampler == GRID and space.points(base) is None:
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
-            pruner = make_pruner(search.pruner, len(objectives), paper["folds"])
-            trials = search.trials or None
-            questions.append(
-                Question("", one, space, base, paper, objectives, search.sampler, paper["seed"], pruner, trials, None)
+            pruner = make_pruner(search.pruner, len(objectives), int(paper["folds"]))
+            question = Question(
+                task=one,
+                space=space,
+                base=base,
+                paper=paper,
+                objectives=objectives,
+                sampler=search.sampler,
+                seed=int(paper["seed"]),
+                pruner=pruner,
+                trials=search.trials or None,
             )
+            questions.append(question)
     if faults:
         raise Faults(faults)
     return questions
@@ -179,8 +187,8 @@ def _search(
         if not owner:
             return None
         work.run(wait=True)
-    closer = Closer(bench, planner, study, question, runs, top, final, search.fresh_seeds)
-    closing = closer.close(paper.said.note)
+        work.top = top
+    closing = Closer(work, final, search.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()

@@ -10,10 +10,11 @@ from mammo_mlflow.jobs.contracts import Job
 
 
 def job_classes(parent=Job):
-    """All kinds of jobs that the package has."""
+    """All kinds of jobs that the package has, but what some have in common."""
     for kind in parent.__subclasses__():
         if kind.__module__ == contracts.__name__:
-            yield kind
+            if hasattr(kind, "target"):
+                yield kind
             yield from job_classes(kind)
 
 

@@ -31,7 +31,7 @@ def test_fits_its_network(backbone):
     arrays = read_compact(path)
     assert [array.shape for array in arrays] == [array.shape for array in base.get_weights()]
     assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
-    load_weights(base, Weights("int8", "imagenet-int8", "", "", path))
+    load_weights(base, Weights(kind="int8", label="imagenet-int8", identity="", source="", path=path))
     answer = keras.ops.convert_to_numpy(base(np.full((1, 32, 32, 1), 30_000, np.float32)))
     assert np.isfinite(answer).all() and answer.std() > 0
 

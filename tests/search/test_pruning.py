@@ -5,6 +5,7 @@ import shutil
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from support_jobs import PretendedFit, pretend_to_train
 
@@ -21,7 +22,7 @@ from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.pruning import make_pruner, over_folds
 from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.sampling import Proposer, Stored, distribution_of
+from mammo_mlflow.search.sampling import Proposer, distribution_of
 from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study import Search, open_study
@@ -93,7 +94,18 @@ class Laboratory:
         objectives = parse_objectives("roc_auc")
         made = make_pruner(pruner, len(objectives), FOLDS)
         name = f"{sampler} {pruner} {seed}"
-        question = Question(name, "mass_calc", self.space, base, base, objectives, sampler, seed, made, TRIALS, None)
+        question = Question(
+            name=name,
+            task="mass_calc",
+            space=self.space,
+            base=base,
+            paper=base,
+            objectives=objectives,
+            sampler=sampler,
+            seed=seed,
+            pruner=made,
+            trials=TRIALS,
+        )
         paper = self.plan(base)
         study = open_study(self.storage, question, question.key(paper))
         runs = StudyRuns(self.session.writer, study, {})
@@ -119,12 +131,12 @@ class Laboratory:
     def simulated(self, sampler, seed):
         """The study as `study` makes it, in memory; every trial's values, had all its folds been trained."""
         base = self.base(seed)
-        made = optuna.create_study(direction="maximize", sampler=Stored(), pruner=make_pruner("auto", 1, FOLDS))
+        made = optuna.create_study(direction="maximize", sampler=RandomSampler(), pruner=make_pruner("auto", 1, FOLDS))
         proposer = Proposer(sampler, seed, None)
         values = []
         for number in range(TRIALS):
             trial, known = made.ask(), {} if number else {RATE: base[RATE]}
-            preview, setting = proposer.propose(
+            proposal = proposer.propose(
                 made,
                 made.trials[number],
                 [other.params for other in made.trials[:number]],
@@ -132,9 +144,8 @@ class Laboratory:
                 known,
                 known_only=not number,
             )
-            made.sampler.values = preview.params
-            trial.suggest_float(RATE, low=1e-7, high=1, log=True)
-            values.append(self.values(setting))
+            proposal.store(trial)
+            values.append(self.values(proposal.values))
             for step, value in enumerate(values[-1], 1):
                 trial.report(value, step)
                 if step < FOLDS and trial.should_prune():

@@ -9,9 +9,16 @@ PAPER = SimpleNamespace(fits=[SimpleNamespace(key="f", fold=0)])
 
 
 def key(base):
-    return Question("", "mass_calc", SPACE, base, base, parse_objectives("roc_auc"), "tpe", 0, None, None, None).key(
-        PAPER
+    question = Question(
+        task="mass_calc",
+        space=SPACE,
+        base=base,
+        paper=base,
+        objectives=parse_objectives("roc_auc"),
+        sampler="tpe",
+        seed=0,
     )
+    return question.key(PAPER)
 
 
 def test_a_study_goes_on_where_parameters_were_added_since():

@@ -18,6 +18,7 @@ import yaml
 from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import tree_sha256
+from mammo_mlflow.jobs.contracts import EnsembleJob
 from mammo_mlflow.level1 import Level1
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.registry import log_model, register, verified_model
@@ -54,10 +55,19 @@ def ensemble(tmp_path_factory):
     network(2).save(folder / Artifact.MEMBERS)
     Level1("weights", {"weights": np.array([0.5, 0.5])}).save(folder / Artifact.LEVEL1)
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": ["one", "two"], "threshold": 0.5}))
-    columns = {"probability": float, "decision": int, "one": float, "two": float}
-    path = folder.with_name("model")
-    save_answering_model(SERVED, [LEVEL1_CODE], {"ensemble": folder}, path, PATCHES, columns, {})
-    return path
+    job = EnsembleJob(
+        name="",
+        code=(SERVED, LEVEL1_CODE),
+        parts=(),
+        names=("one", "two"),
+        level1=folder / Artifact.LEVEL1,
+        threshold=0.5,
+        examples=PATCHES,
+        metadata={},
+        output=folder.with_name("model"),
+    )
+    save_answering_model(job, folder)
+    return job.output
 
 
 class Evil:

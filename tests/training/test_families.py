@@ -56,7 +56,7 @@ def test_siamese_and_pretrained_networks_share_the_activations_of_the_abnormalit
     keys, of_patch, of_baseline = ({entry.key for entry in found} for found in (pair, single, control))
     assert not of_patch & of_baseline
     assert keys == of_patch | of_baseline
-    assert {entry.key for entry in pair if entry.first == 0} == of_baseline
+    assert {entry.key for entry in pair if entry.job.first == 0} == of_baseline
     assert not {entry.line for entry in single} & {entry.line for entry in control}
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.jobs.executors.base import AnyJob, Executor, JobFailed, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, JobFailed, OnEvent
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
 
-__all__ = ["EXECUTORS", "AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor"]
+__all__ = ["EXECUTORS", "Answered", "AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor"]
 
 EXECUTORS: dict[str, Callable[[int], Executor]] = {
     "process": ProcessExecutor,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.jobs.contracts import Event, Failure, Job
+from mammo_mlflow.jobs.contracts import Event, Failure, Job, Reply
 
-AnyJob = TypeVar("AnyJob", bound=Job[Any])
-OnEvent = Callable[[Any, Event], Any]
+AnyJob = TypeVar("AnyJob", bound=Job[object])
+OnEvent = Callable[[AnyJob, Event], Reply]
+Answered = Generator[tuple[AnyJob, Any], None, None]
+"""Jobs of one class with their answers, which are of the type that the class tells."""
 
 
 class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterrupt
@@ -27,16 +29,14 @@ class Executor(ABC):
 
     @abstractmethod
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[AnyJob, Any], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+    ) -> Answered[AnyJob]:
         """Yield each job with its answer, or its `Failure`, as it ends; `next_job` is asked while a worker is free.
 
         Ends when `next_job` has none and nothing runs. Closing the iterator ends whatever still runs.
         """
 
-    def run(
-        self, jobs: Sequence[AnyJob], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Iterator[tuple[AnyJob, Any]]:
+    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
         """Yield each job with its answer as it ends. Raises `UserError` or `JobFailed` for the first that fails."""
         waiting = deque(jobs)
         with closing(self.stream(lambda: waiting.popleft() if waiting else None, on_event, on_idle)) as ended:

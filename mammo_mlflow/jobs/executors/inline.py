@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt
 
 
@@ -14,8 +13,8 @@ class InlineExecutor(Executor):
     """Runs each job by a plain call; an exception of the job itself comes through `run` as it is."""
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[AnyJob, Any], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+    ) -> Answered[AnyJob]:
         """See `Executor.stream`."""
         while (job := next_job()) is not None:
             yield job, attempt(job, partial(on_event, job))

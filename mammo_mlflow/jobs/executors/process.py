@@ -14,18 +14,19 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
 from mammo_mlflow.errors import expected
-from mammo_mlflow.jobs.contracts import Event, Failure, Job, Suggestion
-from mammo_mlflow.jobs.executors.base import AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.contracts import Event, Failure, Job, Reply, Suggestion
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.processes import serve_parent
 
@@ -67,11 +68,11 @@ class ProcessExecutor(Executor):
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._context = start_server()
-        self._children: dict[Any, tuple[Any, Any]] = {}
+        self._children: dict[Connection, tuple[Any, BaseProcess]] = {}
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent, on_idle: Callable[[], None]
-    ) -> Generator[tuple[AnyJob, Any], None, None]:
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+    ) -> Answered[AnyJob]:
         """See `Executor.stream`."""
         if self._children:
             raise RuntimeError("the executor is at work already: jobs beside these need another one")
@@ -106,7 +107,7 @@ class ProcessExecutor(Executor):
             connection.close()
         self._children.clear()
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job[object]) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_child, args=(job, theirs), name=job.name, daemon=True)
         process.start()
@@ -114,7 +115,7 @@ class ProcessExecutor(Executor):
         self._children[ours] = (job, process)
 
     @staticmethod
-    def _receive(connection: Connection, process: Any) -> tuple[str, Any]:
+    def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
         try:
             return connection.recv()
         except (EOFError, OSError):  # OSError: it was killed in the middle of a message
@@ -125,13 +126,13 @@ class ProcessExecutor(Executor):
             return "answer", Failure(f"its process ended without an answer ({killed}{hint})")
 
 
-def _child(job: Job, connection: Connection) -> None:
+def _child(job: Job[object], connection: Connection) -> None:
     serve_parent()
     with suppress(OSError):  # where memory runs out, the system ends this process and not its coordinator
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     talking = threading.Lock()
 
-    def emit(event: Event) -> Any:
+    def emit(event: Event) -> Reply:
         with talking:
             connection.send(("event", event))
             return connection.recv() if isinstance(event, Suggestion) else None

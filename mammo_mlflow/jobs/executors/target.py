@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 from mammo_mlflow.errors import FULL_DISK, UserError
-from mammo_mlflow.jobs.contracts import Emit, Failure, Job
+from mammo_mlflow.jobs.contracts import Answer, Emit, Failure, Job
 
 
-def call(job: Job, emit: Emit) -> Any:
+def call(job: Job[Answer], emit: Emit) -> Answer:
     """The job's answer, by the function that it names."""
     module, _, function = job.target.partition(":")
     return getattr(importlib.import_module(module), function)(job, emit)
 
 
-def attempt(job: Job, emit: Emit, function: Callable[[Any, Emit], Any] = call) -> Any:
+def attempt(job: Job[Answer], emit: Emit, function: Callable[[Job[Answer], Emit], Answer] = call) -> Answer | Failure:
     """What `function` answers to the job, or the `Failure` that its exception means."""
     try:
         return function(job, emit)

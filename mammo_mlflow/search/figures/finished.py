@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import optuna
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -20,13 +18,11 @@ from mammo_mlflow.evaluation.weighted import Floats
 PAPER = 0
 """The number of the trial that is the paper's setting."""
 
-SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00243A"])
-
 BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR = colour(5), INK, colour(0)
 
 
-@dataclass(frozen=True)
-class Parameter:
+@dataclass(frozen=True, kw_only=True)
+class Varied:
     """A parameter of which the finished trials have more than one value."""
 
     name: str
@@ -38,7 +34,7 @@ class Parameter:
     """(trials,), NaN for the trials that do not have it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """A study's finished trials, with the values of its first objective, (trials,)."""
 
@@ -46,7 +42,7 @@ class Finished:
     objective: str
     trials: list[FrozenTrial]
     values: Floats
-    parameters: list[Parameter]
+    parameters: list[Varied]
 
     @property
     def maximize(self) -> bool:
@@ -72,28 +68,26 @@ class Finished:
 def finished_trials(study: optuna.Study, objective: str) -> Finished:
     """The study's complete trials of finite values; `objective` names the first of its objectives."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    trials = [trial for trial in complete if all(math.isfinite(value) for value in trial.values)]
+    trials = [trial for trial in complete if np.isfinite(trial.values).all()]
     values = np.array([trial.values[0] for trial in trials], dtype=np.float64)
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     varying = [name for name in names if len({str(t.params[name]) for t in trials if name in t.params}) > 1]
-    return Finished(study, objective, trials, values, [_parameter(name, trials) for name in varying])
+    found = [_parameter(name, trials) for name in varying]
+    return Finished(study=study, objective=objective, trials=trials, values=values, parameters=found)
 
 
-def _parameter(name: str, trials: list[FrozenTrial]) -> Parameter:
-    drawn = [trial.params.get(name) for trial in trials]
-    held = [trial.params[name] for trial in trials if name in trial.params]
-    spread = [trial.distributions[name] for trial in trials if name in trial.params]
-    categorical = [one for one in spread if isinstance(one, CategoricalDistribution)]
-    choices: tuple[str, ...] = ()
-    if categorical:
-        offered = (choice for one in categorical for choice in one.choices)
-        choices = tuple(dict.fromkeys(str(choice) for choice in (*offered, *held)))
-        at = [float(choices.index(str(v))) if name in t.params else np.nan for v, t in zip(drawn, trials, strict=True)]
-    else:
-        at = [np.nan if value is None else float(value) for value in drawn]
+def _parameter(name: str, trials: list[FrozenTrial]) -> Varied:
+    having = [trial for trial in trials if name in trial.params]
+    held = [trial.params[name] for trial in having]
+    spread = [trial.distributions[name] for trial in having]
+    offered = [choice for one in spread if isinstance(one, CategoricalDistribution) for choice in one.choices]
+    choices = tuple(dict.fromkeys(map(str, (*offered, *held)))) if offered else ()
+    shown = [choices.index(str(value)) for value in held] if choices else held
+    positions = np.full(len(trials), np.nan)
+    positions[[name in trial.params for trial in trials]] = shown
     log = not choices and any(getattr(one, "log", False) for one in spread)
     whole = all(isinstance(value, int) for value in held)
-    return Parameter(name, choices, log, whole, np.array(at, dtype=np.float64))
+    return Varied(name=name, choices=choices, log=log, whole=whole, positions=positions)
 
 
 def better(objective: str, maximize: bool) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -24,17 +24,9 @@ from mammo_mlflow.evaluation.figures.style import (
     wrap,
 )
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.search.figures.finished import (
-    BEST_COLOUR,
-    PAPER_COLOUR,
-    SHADES,
-    TRIAL_COLOUR,
-    Finished,
-    Parameter,
-    better,
-    mark,
-)
+from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, Varied, better, mark
 
+SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00243A"])
 ABSENT = -0.12
 """Where parallel coordinates show that a trial does not have a parameter, below the axis from 0 to 1."""
 
@@ -81,7 +73,7 @@ def slices(finished: Finished, note: str | None) -> Figure:
 
 def parallel_coordinates(finished: Finished, note: str | None) -> Figure:
     """Every trial a line through its values; the better it is, the darker, and the best and the paper's are marked."""
-    values = Parameter(finished.objective, (), False, False, finished.values)
+    values = Varied(name=finished.objective, choices=(), log=False, whole=False, positions=finished.values)
     everything = [*finished.parameters, values]
     absent = any(np.isnan(parameter.positions).any() for parameter in everything)
     figure = new_figure(2.5 + 1.15 * len(everything), 4.6, f"Parameters and {finished.objective} of every trial", note)
@@ -133,8 +125,7 @@ def importance_shares(finished: Finished) -> dict[str, float]:
     """
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_best_share(finished))
     sign = -1.0 if finished.maximize else 1.0  # PED-ANOVA asks what makes its target low
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few trials, of the sign, and that normalize is experimental
+    with warnings.catch_warnings(action="ignore"):  # of few trials, of the sign, and that normalize is experimental
         found = optuna.importance.get_param_importances(
             finished.study,
             evaluator=evaluator,
@@ -168,7 +159,7 @@ def _best_share(finished: Finished) -> float:
     return min(max(0.1, STABLE / len(finished.trials)), 0.5)
 
 
-def _scale(axes: Axes, parameter: Parameter) -> None:
+def _scale(axes: Axes, parameter: Varied) -> None:
     if parameter.choices:
         upright = len(parameter.choices) * max(map(len, parameter.choices)) <= 30
         axes.set_xticks(range(len(parameter.choices)), parameter.choices, rotation=0 if upright else 90)
@@ -182,24 +173,22 @@ def _scale(axes: Axes, parameter: Parameter) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=parameter.whole))
 
 
-def _height(parameter: Parameter, positions: Floats) -> Floats:
+def _height(parameter: Varied, positions: Floats) -> Floats:
     """Positions on an axis from 0 to 1, which is the range of the trials' values."""
     scaled, own = (np.log(x) if parameter.log else x for x in (positions, parameter.positions))
     low, high = (0.0, len(parameter.choices) - 1.0) if parameter.choices else (np.nanmin(own), np.nanmax(own))
     return (scaled - low) / (high - low) if high > low else np.where(np.isnan(scaled), np.nan, 0.5)
 
 
-def _ticks(parameter: Parameter) -> list[tuple[float, str]]:
+def _ticks(parameter: Varied) -> list[tuple[float, str]]:
     """Heights and their labels: each choice, or the lowest, a middle and the highest number."""
-    if parameter.choices:
-        at: Floats = np.arange(len(parameter.choices), dtype=np.float64)
-        return list(zip(_height(parameter, at).tolist(), parameter.choices, strict=True))
-    at = _ends(parameter)
+    at = np.arange(len(parameter.choices), dtype=np.float64) if parameter.choices else _ends(parameter)
     form = ".0f" if parameter.whole else ".3g"
-    return [(float(height), f"{value:{form}}") for height, value in zip(_height(parameter, at), at, strict=True)]
+    labels = parameter.choices or [f"{value:{form}}" for value in at]
+    return list(zip(_height(parameter, at).tolist(), labels, strict=True))
 
 
-def _ends(parameter: Parameter) -> Floats:
+def _ends(parameter: Varied) -> Floats:
     """The lowest value of a number, one in the middle, and the highest."""
     low, high = np.nanmin(parameter.positions), np.nanmax(parameter.positions)
     middle = np.sqrt(low * high) if parameter.log else (low + high) / 2

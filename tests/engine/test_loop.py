@@ -7,7 +7,7 @@ import pytest
 
 from mammo_mlflow.engine.backend import fastest_feed
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.loop import fit, private_memory
+from mammo_mlflow.engine.loop import Stage, class_weights, fit, private_memory
 from mammo_mlflow.experiment import TrainingSpec
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -26,6 +26,13 @@ class Store:
 
     def in_memory(self, limit):
         return self.table
+
+
+class Apart(Store):
+    """The same, of which nothing fits."""
+
+    def in_memory(self, limit):
+        return None
 
 
 def batches(views=3, seed=(0, 0), batch=16, read=None):
@@ -66,13 +73,13 @@ class Spy(keras.layers.Layer):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_training_sees_the_drawn_batches_epoch_by_epoch(in_memory, monkeypatch):
-    made = batches(read=None if in_memory else (lambda rows, views: Store()(rows, views)))
+    made = batches(read=Store() if in_memory else Apart())
     net = keras.Sequential([keras.layers.Input((2,)), Spy(), keras.layers.Dense(1, activation="sigmoid")])
     compile_model = net.compile
     eager = {"run_eagerly": True, "steps_per_execution": 1, "jit_compile": False}
     monkeypatch.setattr(net, "compile", lambda *a, **settings: compile_model(*a, **{**settings, **eager}))
     Spy.seen.clear()
-    train(net, made=made, epochs=3)
+    train(net, made=made)
     wanted = [Store()(rows, views) for epoch in range(3) for rows, views in zip(*batches().draw(epoch), strict=True)]
     np.testing.assert_array_equal(Spy.seen, wanted)
 
@@ -92,7 +99,7 @@ def test_fewer_patches_than_a_batch():
 
 
 def test_what_does_not_fit_in_memory_is_fed_as_it_is():
-    made = batches(read=lambda rows, views: Store()(rows, views))
+    made = batches(read=Apart())
     assert fastest_feed(made, 3) == (made, None)
 
 
@@ -103,14 +110,11 @@ def model():
 
 def train(net, made=None, **changes):
     settings = {
+        "spec": TrainingSpec(optimizer="sgd"),
+        "stage": Stage("head", 3, 1e-3),
+        "start": 0,
         "validation": None,
         "inner": None,
-        "spec": TrainingSpec(optimizer="sgd"),
-        "learning_rate": 1e-3,
-        "epochs": 3,
-        "class_weights": None,
-        "stage": "head",
-        "start": 0,
         "emit": lambda event: None,
     }
     return fit(net, made or batches(), **{**settings, **changes})
@@ -119,7 +123,7 @@ def train(net, made=None, **changes):
 def test_each_epoch_is_reported_as_it_ends():
     events = []
     inputs = (Store()(ROWS, np.zeros(len(ROWS), int)), LABELS[ROWS])
-    history, kept, peak = train(model(), validation=inputs, start=5, stage="tuned", emit=events.append)
+    history, kept, peak = train(model(), validation=inputs, start=5, stage=Stage("tuned", 3, 1e-3), emit=events.append)
     assert [event.epoch for event in events] == [row["epoch"] for row in history] == [6, 7, 8]
     assert {row["stage"] for row in history} == {"tuned"}
     assert set(events[0].figures) == {"loss", "accuracy", "val_loss", "val_accuracy"}
@@ -138,8 +142,7 @@ def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
         net,
         inner=inner,
         spec=spec,
-        epochs=30,
-        learning_rate=5e-3,
+        stage=Stage("head", 30, 5e-3),
         emit=lambda e: losses.append(e.figures["inner_loss"]),
     )
     assert kept == int(np.argmin(losses)) + 1
@@ -147,10 +150,21 @@ def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
     assert net.evaluate(*inner, verbose=0)[0] == pytest.approx(min(losses), rel=1e-4)
 
 
+def test_balanced_gives_each_class_the_others_share():
+    found = class_weights("balanced", np.array([1, 1, 1, 0]))
+    assert found == {0: 0.75, 1: 0.25}
+    assert found[0] * 1 == pytest.approx(found[1] * 3)
+
+
+def test_a_ratio_is_taken_as_it_is():
+    assert class_weights("1:1.3", np.array([0, 1])) == {0: 1.0, 1: 1.3}
+    assert class_weights("none", np.array([0, 1])) is None
+
+
 def test_class_weights_move_the_model():
     light, heavy = model(), model()
-    train(light, class_weights={0: 1.0, 1: 0.05}, epochs=5, learning_rate=1e-2)
-    train(heavy, class_weights={0: 0.05, 1: 1.0}, epochs=5, learning_rate=1e-2)
+    for net, ratio in ((light, "1:0.05"), (heavy, "0.05:1")):
+        train(net, spec=TrainingSpec(optimizer="sgd", class_weights=ratio), stage=Stage("head", 5, 1e-2))
     inputs = Store()(ROWS, np.zeros(len(ROWS), int))
     assert heavy.predict(inputs, verbose=0).mean() > light.predict(inputs, verbose=0).mean() + 0.1
 

@@ -1,18 +1,13 @@
 """Cross-validations on the small phantom, without the command around them."""
 
-import shutil
-from functools import partial
-
-import pytest
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.experiment import build, parameters
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.executors import EXECUTORS, make_executor
+from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.planner import Planner
-from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.cross_validation import cross_validate
 
@@ -86,32 +81,3 @@ class Laboratory:
     def trained(self, done):
         """The fits that it trained itself, and did not find finished."""
         return {name for name, run in self.fit_runs(done).items() if "mammo.reused_from" not in run.data.tags}
-
-
-@pytest.fixture(scope="session")
-def laboratory(tmp_path_factory, phantom, cache, empty_stores, keras):
-    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("laboratory") / "where")
-    return Laboratory(where, phantom, cache)
-
-
-@pytest.fixture(scope="session")
-def scripted(tmp_path_factory, phantom, empty_stores):
-    """Where fits are scripted, by its `script`."""
-    where = shutil.copytree(empty_stores, tmp_path_factory.mktemp("scripted") / "where")
-    made = Laboratory(where, phantom, where / "cache", "scripted")
-    made.script = Script()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, made.script))
-        yield made
-
-
-@pytest.fixture(scope="session")
-def frozen(laboratory):
-    """A finished cross-validation of frozen VGG16."""
-    return laboratory.run()
-
-
-@pytest.fixture(scope="session")
-def tuned(laboratory):
-    """The same with the last convolution unfrozen."""
-    return laboratory.run(unfrozen_layers=1)

@@ -35,7 +35,7 @@ def test_view_0_is_the_plain_patch_and_the_others_are_its_transforms(laboratory,
             if view:
                 seen = augment(patches, draw_transforms("paper", ROWS, view, 32))
             found = activations(ROWS, np.full(3, view))
-            np.testing.assert_allclose(found, answer(plan, entry.cut, seen), rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(found, answer(plan, entry.job.cut, seen), rtol=1e-3, atol=1e-3)
 
 
 def test_views_differ(made):

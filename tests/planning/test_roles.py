@@ -67,9 +67,10 @@ def plan(made, identity="weights"):
     }
     data = SimpleNamespace(train=train, image_size=32, train_duplicates=rows, **hashes)
     tuned = Cut(9 - made.model.unfrozen_layers, (4, 4, 64), "float32") if made.model.unfrozen_layers else None
-    described = Description(Cut(9, (512,), "float32"), tuned, (512,), 1000)
+    described = Description(features=Cut(9, (512,), "float32"), tuned=tuned, head=(512,), parameters=1000)
     folds = Planner(data, None, None).folds(made.cv, made.task)
-    return _plan(made, data, Weights("file", "", identity, ""), folds, described)
+    weights = Weights(kind="file", label="", identity=identity, source="")
+    return _plan(made, data, weights, folds, described)
 
 
 def seen(made):
@@ -119,7 +120,9 @@ def description(keras):
 
     @cache
     def ask(made):
-        network = Network(made.family, made.model, 52, "float32", tuple(made.sides))
+        network = Network(
+            family=made.family, model=made.model, image_size=52, precision="float32", sides=tuple(made.sides)
+        )
         return replace(describe(DescribeJob(name="", network=network, threads=1), None), patches_per_second=0.0)
 
     return ask

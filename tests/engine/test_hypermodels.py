@@ -25,8 +25,8 @@ from mammo_mlflow.jobs.contracts import DrawJob, Network
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.models.network import cut_points
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import STARTS, start_draws, suggest
-from mammo_mlflow.search.spaces import ARCHITECTURES
+from mammo_mlflow.search.architectures import distribution, start_draws
+from mammo_mlflow.search.parameters import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -35,8 +35,12 @@ def draw_job(architecture, network, head=()):
     return DrawJob(name="draw", architecture=architecture, network=network, head=head)
 
 
+def known(family, model, size=32, sides=(PATCH,)):
+    return Network(family=family, model=model, image_size=size, precision="float32", sides=sides)
+
+
 def head_job(shape=(8,), **values):
-    return draw_job("head", Network("pretrained", ModelSpec(**values), 32, "float32"), shape)
+    return draw_job("head", known("pretrained", ModelSpec(**values)), shape)
 
 
 def setting(name, family="scratch", preset="paper"):
@@ -48,11 +52,16 @@ def scratch_job(size=32, sides=(PATCH,), **values):
     """A job for the network of M1, or the Siamese encoder's where there are two sides."""
     family, name = ("scratch", "m1") if len(sides) == 1 else ("siamese", "scratch")
     spec = build(TASKS[0], preset_values("paper", name, TASKS[0], family) | values, family).model
-    return draw_job("scratch", Network(family, spec, size, "float32", sides))
+    return draw_job("scratch", known(family, spec, size, sides))
 
 
 HEAD = head_job()
 JOBS = {"head": HEAD, "scratch": scratch_job()}
+
+
+def suggest(trial, name, facts):
+    """A trial's own answer to a question."""
+    return trial._suggest(name, distribution(facts))
 
 
 def answers(trial):
@@ -105,7 +114,7 @@ def test_a_known_setting_is_drawn_again(values):
 
 
 def test_the_tables_agree():
-    assert set(HYPERMODELS) == set(STARTS) == set(ARCHITECTURES)
+    assert set(HYPERMODELS) == set(ARCHITECTURES)
     for name, parameters in ARCHITECTURES.items():
         assert set(draw(JOBS[name], answers(optuna.create_study().ask()))) == set(parameters)
 
@@ -213,7 +222,7 @@ def test_a_drawn_siamese_network_has_both_sides():
 )
 def test_every_setting_trained_from_scratch_is_drawn_again(family, name, preset):
     experiment = build(TASKS[0], preset_values(preset, name, TASKS[0], family), family)
-    network = Network(family, experiment.model, 32, "float32", tuple(experiment.sides))
+    network = known(family, experiment.model, sides=tuple(experiment.sides))
     trial = FixedTrial(start_draws("scratch", experiment.flat()))
     values = draw(draw_job("scratch", network), answers(trial))
     assert values == {name: experiment.flat()[name] for name in ARCHITECTURES["scratch"]}
