@@ -6,7 +6,6 @@ A new backbone is one row, if `keras.applications` has it; see docs/extending.md
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from mammo_mlflow.errors import UserError
 
@@ -33,7 +32,7 @@ class Backbone:
     keras_path: str
     keras_md5: str
     pooling: str = "average"
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, str | float | bool] = field(default_factory=dict)
 
     @property
     def keras_file(self) -> str:

@@ -7,7 +7,7 @@ Each part is a dataclass whose fields are also the parameters of the command lin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from mammo_mlflow import checks, roles
@@ -142,9 +142,9 @@ class Experiment:
     def __post_init__(self) -> None:
         checks.one_of(*FAMILIES)("family", self.family)
         checks.one_of(*TASKS)("task", self.task)
-        parts = (self.model, self.training, self.cv, self.final)
-        problems = faults({item.name: getattr(part, item.name) for part in parts for item in fields(part)})
-        for check in (self._check_network, self._check_family):
+        problems = faults(self._values())
+        network = checks.one_of(*NETWORKS[self.family])
+        for check in (lambda: network("backbone", self.model.backbone), self._check_family):
             try:
                 check()
             except UserError as problem:
@@ -152,8 +152,9 @@ class Experiment:
         if problems:
             raise UserError("; ".join(problems))
 
-    def _check_network(self) -> None:
-        checks.one_of(*NETWORKS[self.family])("backbone", self.model.backbone)
+    def _values(self) -> dict[str, checks.Value]:
+        """Every parameter, also those that its family does not use."""
+        return {name: value for part in PARTS for name, value in vars(getattr(self, part)).items()}
 
     def _check_family(self) -> None:
         if self.family == "conditioned":
@@ -187,15 +188,13 @@ class Experiment:
             return {BASELINE: ROWS[BASELINE], PATCH: ROWS[PATCH]}
         return {PATCH: ROWS[BASELINE if self.cv.control == "baseline" else PATCH]}
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, checks.Value]:
         """Every parameter of its family by its own name, for the tracker and the command line."""
-        parts = (self.model, self.training, self.cv, self.final)
-        values = {name: value for part in parts for name, value in asdict(part).items()}
-        return {"family": self.family, "task": self.task} | {
-            item.name: values[item.name] for item in parameters(self.family)
-        }
+        values = self._values()
+        used = {item.name: values[item.name] for item in parameters(self.family)}
+        return {"family": self.family, "task": self.task, **used}
 
-    def changed(self, **values: Any) -> Experiment:
+    def changed(self, **values: object) -> Experiment:
         """The same experiment but for these parameters. Raises as `build`."""
         return build_from(self.flat() | values)
 
@@ -243,25 +242,27 @@ class Experiment:
         said = f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
         return said + (", stopped early on what is scored" if self.stops_on_scored else "")
 
-    def key(self, *parts: str, **facts: Any) -> str:
+    def key(self, *parts: str, **facts: object) -> str:
         """A sha256 over the named parts of this experiment, the results version and `facts` (fingerprints, fold)."""
         body = {"task": self.task, "family": self.family, "results_version": RESULTS_VERSION, **facts}
-        body |= {part: self._keyed(getattr(self, part)) for part in parts}
-        return json_sha256(body)
+        return json_sha256(body | {part: self._keyed(part) for part in parts})
 
-    def _keyed(self, part: Any) -> dict[str, Any]:
-        counted = [item for item in fields(part) if self.family in item.metadata["users"].families]
-        values = {item.name: (getattr(part, item.name), item) for item in counted}
-        return {k: v for k, (v, item) in values.items() if not (item.metadata["added"] and v == item.default)}
-
-
-PARTS: tuple[type, ...] = (ModelSpec, TrainingSpec, CrossValidationSpec, FinalSpec)
+    def _keyed(self, part: str) -> dict[str, checks.Value]:
+        values, counted = vars(getattr(self, part)), parameters(self.family, part)
+        kept = [item for item in counted if not (item.metadata["added"] and values[item.name] == item.default)]
+        return {item.name: values[item.name] for item in kept}
 
 
-def parameters(family: str | None = None) -> Iterator[Field[Any]]:
-    """Every parameter of a family's experiments, or of all families', but task and family; in order."""
-    for part in PARTS:
-        for item in fields(part):
+PARTS: dict[str, type] = {"model": ModelSpec, "training": TrainingSpec, "cv": CrossValidationSpec, "final": FinalSpec}
+
+
+def parameters(family: str | None = None, *parts: str) -> Iterator[Field[Any]]:
+    """Every parameter of a family's experiments, or of all families', but task and family; in order.
+
+    Those of these `parts` of an experiment, all by default.
+    """
+    for part in parts or PARTS:
+        for item in fields(PARTS[part]):
             if family is None or family in item.metadata["users"].families:
                 yield item
 
@@ -271,7 +272,7 @@ def that_move(*what: str, family: str | None = None) -> tuple[str, ...]:
     return tuple(item.name for item in parameters(family) if not item.metadata["moves"].isdisjoint(what))
 
 
-def faults(values: Mapping[str, Any]) -> list[str]:
+def faults(values: Mapping[str, object]) -> list[str]:
     """What the checks of these parameters say of their values, each by itself."""
     found = []
     for item in parameters():
@@ -283,7 +284,7 @@ def faults(values: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def convert(name: str, text: str, kind: type) -> Any:
+def convert(name: str, text: str, kind: type) -> checks.Value:
     """The value of type `kind` that a text spells. Raises `UserError`, a line about `name`, where it spells none."""
     if kind is bool:
         if text.lower() not in ("true", "false"):
@@ -296,7 +297,7 @@ def convert(name: str, text: str, kind: type) -> Any:
         raise expected(name, wanted, f"'{text}'") from None
 
 
-def build(task: str, values: Mapping[str, Any], family: str = "pretrained") -> Experiment:
+def build(task: str, values: Mapping[str, object], family: str = "pretrained") -> Experiment:
     """An experiment from flat parameter values; those not given take their defaults.
 
     Raises `UserError` for an unknown name, one of another family, or an impossible value.
@@ -306,15 +307,17 @@ def build(task: str, values: Mapping[str, Any], family: str = "pretrained") -> E
     for name in values:
         if name not in known:
             raise unknown_name("parameter", name, known)
-    parts = [part(**{f.name: values[f.name] for f in fields(part) if f.name in values}) for part in PARTS]
-    model, training, cv, final = parts
-    return Experiment(task=task, model=model, training=training, cv=cv, final=final, family=family)
+    parts = {
+        name: part(**{item.name: values[item.name] for item in fields(part) if item.name in values})
+        for name, part in PARTS.items()
+    }
+    return Experiment(task=task, family=family, **parts)
 
 
-def build_from(flat: Mapping[str, Any]) -> Experiment:
+def build_from(flat: Mapping[str, object]) -> Experiment:
     """The experiment of what `flat` gave."""
     values = dict(flat)
-    return build(values.pop("task"), values, values.pop("family"))
+    return build(str(values.pop("task")), values, str(values.pop("family")))
 
 
 def build_from_text(texts: Mapping[str, str]) -> Experiment:

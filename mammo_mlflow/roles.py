@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mammo_mlflow import checks
 from mammo_mlflow.backbones import BACKBONES
@@ -27,6 +27,8 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 """What `backbone` may be in each family: a pretrained base, a setting of chapter 4, an encoder, an approach of chapter
 8."""
 FAMILIES = tuple(NETWORKS)
+
+T = TypeVar("T", bound=checks.Value)
 
 
 class Users(NamedTuple):
@@ -56,8 +58,8 @@ CACHED = Users(tuple(n for n in FAMILIES if n != "scratch"), False, lambda exper
 
 
 def parameter(
-    default: Any, help: str, check: checks.Check, only: Users = ALL, added: bool = False, moves: str = "training"
-) -> Any:
+    default: T, help: str, check: checks.Check, only: Users = ALL, added: bool = False, moves: str = "training"
+) -> T:
     """A field; `only` are its users, `moves` says what another value moves, in the words above.
 
     One that was `added` to families that had results already is in their keys only where it is not the default.

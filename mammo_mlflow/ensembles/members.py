@@ -98,10 +98,8 @@ def find_members(
         raise Faults(faults)
     if len(found) < FEWEST:
         sets = f"a set ({', '.join(SETS)}) or registered names with commas between"
-        few = str(
-            expected("members", f"at least {FEWEST} registered models, by {sets}", f"{len(found)} in '{members}'")
-        )
-        raise Faults([few, *missing])
+        few = f"at least {FEWEST} registered models, by {sets}"
+        raise Faults([str(expected("members", few, f"{len(found)} in '{members}'")), *missing])
     for line in missing:
         _log.info("%s", line)
     return found

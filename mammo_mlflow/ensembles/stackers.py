@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from mammo_mlflow.errors import expected
-from mammo_mlflow.evaluation.weighted import LOG_LOSS_CLIP, Floats, Ints
+from mammo_mlflow.evaluation.weighted import Floats, Ints, log_losses
 from mammo_mlflow.level1 import Level1, sigmoid
 
 NEIGHBOURS = 25
@@ -174,5 +174,4 @@ def _inner(units: Ints, random: np.random.Generator) -> np.ndarray:
 
 
 def _log_loss(labels: Ints, p: Floats) -> float:
-    clipped = np.clip(p, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
-    return float(-np.log(np.where(labels == 1, clipped, 1 - clipped)).mean())
+    return float(log_losses(labels, p).mean())

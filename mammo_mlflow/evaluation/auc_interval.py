@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
-from scipy.stats import rankdata
 
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.dependence import (
@@ -31,7 +30,7 @@ from mammo_mlflow.evaluation.dependence import (
     exceedance_covariance,
     variance_freedom,
 )
-from mammo_mlflow.evaluation.weighted import Floats, Ints, members
+from mammo_mlflow.evaluation.weighted import Floats, Ints, members, placements
 
 _EDGE = 1e-12
 
@@ -110,23 +109,18 @@ def score_interval(auc: float, scale: float, quantile: float) -> tuple[float, fl
 
 
 def _fold(labels: Ints, probabilities: Floats, patients: Ints, clusters: int) -> _Fold:
-    positive, negative = labels == 1, labels == 0
-    placed = np.empty(len(labels))
-    together = rankdata(probabilities)
-    for mine, others in ((positive, negative), (negative, positive)):
-        placed[mine] = (together[mine] - rankdata(probabilities[mine])) / others.sum()
-    placed[negative] = 1 - placed[negative]
-    auc = float(placed[positive].mean())
+    placed = placements(labels, probabilities)
+    auc = float(placed[0].mean())
     moves, worth = [], []
-    for mine in (positive, negative):
-        sizes = np.bincount(patients[mine], minlength=clusters)
-        sums = np.bincount(patients[mine], placed[mine] - auc, clusters)
+    for value, shares in zip((1, 0), placed, strict=True):
+        mine = patients[labels == value]
+        sizes, sums = np.bincount(mine, minlength=clusters), np.bincount(mine, shares - auc, clusters)
         left = sizes.sum() - sizes
         # a mean of n moves by (sum - m · mean) / (n - m) where m of them are left out; NaN where none are left
         moves.append(np.divide(sums, left, out=np.full(clusters, np.nan), where=left > 0))
         worth.append(effective_number(sizes))
-    pairs = int(positive.sum()) * int(negative.sum())
-    return _Fold(pairs=pairs, auc=auc, moves=np.array(moves), worth=np.array(worth), tied=bool((placed == 0.5).all()))
+    pairs, tied = placed[0].size * placed[1].size, bool((np.concatenate(placed) == 0.5).all())
+    return _Fold(pairs=pairs, auc=auc, moves=np.array(moves), worth=np.array(worth), tied=tied)
 
 
 def _freedom(variances: Floats, freedoms: Floats) -> float:

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mammo_mlflow.evaluation.weighted import LOG_LOSS_CLIP, SENSITIVITY_AT, Floats, Ints, members, ratio
+from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT, Floats, Ints, log_losses, members, ratio
 
 BLOCK_CELLS = 400_000
 """Blended probabilities held at once by a thread: 3 MB, which stays within a processor's cache."""
@@ -119,8 +119,7 @@ def _right_by_class(blended: Floats, labels: Ints) -> Floats:
 
 
 def _losses(blended: Floats, labels: Ints) -> Floats:
-    clipped = np.clip(blended, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
-    return -np.log(np.where(labels, clipped, 1 - clipped)).sum(axis=1, keepdims=True)
+    return log_losses(labels, blended).sum(axis=1, keepdims=True)
 
 
 METRICS: dict[str, tuple[Count, Total]] = {

@@ -28,7 +28,7 @@ from mammo_mlflow.evaluation.dependence import LEAST_PATIENTS, ONE_CLASS, TOO_FE
 from mammo_mlflow.evaluation.mean_interval import mean_estimate
 from mammo_mlflow.evaluation.metrics import RATES
 from mammo_mlflow.evaluation.rate_interval import rate_estimates, resampled_share
-from mammo_mlflow.evaluation.weighted import Floats, Ints
+from mammo_mlflow.evaluation.weighted import Floats
 
 INDEPENDENT = "patches assumed independent"
 UNCALLED = "no patch is called class 1"
@@ -57,13 +57,16 @@ def score_estimates(
     """Each rate of `metrics.scores` with its interval."""
     y, p = weighted.checked(labels, probabilities)
     _tails(confidence)
-    patients = _patients(groups, y.size)
+    patients = weighted.patient_codes(groups, y.size)
     found = rate_estimates(y, p, threshold, patients, confidence)
     found["roc_auc"] = auc_estimate(y, p, None, patients, confidence)
     found |= {name: mean_estimate(loss(y, p), patients, confidence) for name, loss in weighted.LOSSES.items()}
     points = weighted.rates(y, p, threshold)(np.ones((1, y.size)))
-    undefined = {name: UNCALLED if name == "precision" else ONE_CLASS for name in RATES}
-    return {name: _at(float(points[name][0]), found[name], undefined[name]) for name in RATES}
+    for name in RATES:  # with the value that `metrics.scores` gives, to the last digit
+        value = float(points[name][0])
+        undefined = Estimate(reason=UNCALLED if name == "precision" else ONE_CLASS)
+        found[name] = undefined if math.isnan(value) else replace(found[name], value=value)
+    return {name: found[name] for name in RATES}
 
 
 def metric_estimate(
@@ -83,7 +86,7 @@ def metric_estimate(
     """
     y, p = weighted.checked(labels, probabilities)
     _tails(confidence)
-    fold, patients = _folds(folds, y.size), _patients(groups, y.size)
+    fold, patients = weighted.fold_codes(folds, y.size), weighted.patient_codes(groups, y.size)
     if metric == "roc_auc":
         return auc_estimate(y, p, fold, patients, confidence)
     if not metric.startswith(weighted.SENSITIVITY_AT):
@@ -118,7 +121,7 @@ def bootstrap_difference(
     """
     y, a = weighted.checked(labels, first)
     _, b = weighted.checked(labels, second)
-    of_first, of_second = (weighted.statistic(metric, y, p, _folds(folds, y.size)) for p in (a, b))
+    of_first, of_second = (weighted.statistic(metric, y, p, weighted.fold_codes(folds, y.size)) for p in (a, b))
     value, draws = _bootstrap(lambda w: of_first(w) - of_second(w), y.size, groups, resamples, seed)
     defined = draws[np.isfinite(draws)]
     low, high = np.quantile(defined, _tails(confidence)).tolist() if defined.size else (math.nan, math.nan)
@@ -159,21 +162,6 @@ def _bootstrap(
     """The statistic of all patches and of each resample, (resamples,), or (0,) where nothing can be resampled."""
     draws = [statistic(weights) for weights in _resampled(n, groups, resamples, seed)]
     return float(statistic(np.ones((1, n)))[0]), np.concatenate([np.empty(0), *draws])
-
-
-def _folds(folds: npt.ArrayLike | None, n: int) -> Ints | None:
-    return None if folds is None else weighted.codes("folds", folds, n)
-
-
-def _at(value: float, estimate: Estimate, undefined: str) -> Estimate:
-    """The estimate with the value that `metrics.scores` gives, to the last digit; undefined where that is, and why."""
-    if math.isnan(value):
-        return Estimate(value, reason=undefined)
-    return replace(estimate, value=value)
-
-
-def _patients(groups: npt.ArrayLike | None, n: int) -> Ints:
-    return np.arange(n) if groups is None else weighted.codes("groups", groups, n)
 
 
 def _tails(confidence: float) -> list[float]:

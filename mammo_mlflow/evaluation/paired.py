@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
 from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation import weighted
@@ -64,8 +64,7 @@ def delong(
     """
     y, a = weighted.checked(labels, first)
     _, b = weighted.checked(labels, second)
-    fold = None if folds is None else weighted.codes("folds", folds, y.size)
-    cluster = np.arange(y.size) if groups is None else weighted.codes("groups", groups, y.size)
+    fold, cluster = weighted.fold_codes(folds, y.size), weighted.patient_codes(groups, y.size)
     if fold is not None:
         weighted.check_whole(cluster, fold)
     parts = [_part(y[rows], a[rows], b[rows], cluster[rows]) for rows in weighted.members(y, fold)]
@@ -80,15 +79,6 @@ def delong(
     reach = float(norm.isf((1 - confidence) / 2)) * error
     p = float(2 * norm.sf(abs(value) / error)) if error else float(value == 0)
     return DeLong(value, value - reach, value + reach, error, p)
-
-
-def placements(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats]:
-    """The share of negatives below each positive (P,) and of positives above each negative (N,), a tie half."""
-    positive, negative = probabilities[labels == 1], probabilities[labels == 0]
-    together = rankdata(np.concatenate([positive, negative]))
-    of_positive = (together[: positive.size] - rankdata(positive)) / max(negative.size, 1)
-    of_negative = 1 - (together[positive.size :] - rankdata(negative)) / max(positive.size, 1)
-    return of_positive, of_negative
 
 
 def verdict(
@@ -132,7 +122,7 @@ def _part(labels: Ints, first: Floats, second: Floats, cluster: Ints) -> tuple[i
     positives, negatives = int(labels.sum()), int((1 - labels).sum())
     if not positives * negatives:
         return 0, math.nan, math.nan
-    (a10, a01), (b10, b01) = placements(labels, first), placements(labels, second)
+    (a10, a01), (b10, b01) = (weighted.placements(labels, p) for p in (first, second))
     difference = float((a10 - b10).mean())
     return positives * negatives, difference, _variance(labels, a10 - b10, a01 - b01, difference, cluster)
 

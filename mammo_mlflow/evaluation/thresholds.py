@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.evaluation import weighted
 from mammo_mlflow.evaluation.weighted import Floats
 
@@ -65,14 +65,16 @@ def choose_threshold(policy: str | float, labels: npt.ArrayLike, probabilities: 
     y, p = weighted.checked(labels, probabilities)
     positives, negatives = int(y.sum()), int((1 - y).sum())
     if positives == 0 or (chosen.kind == "youden" and negatives == 0):
-        raise _one_class(chosen.kind, positives, negatives)
+        wanted = "patches of both classes" if chosen.kind == "youden" else "positive patches"
+        found_here = f"{positives} positive, {negatives} negative"
+        raise expected("threshold", f"{wanted} to choose '{chosen.kind}' on", found_here)
     candidates = _between(p)
     found = positives - np.searchsorted(np.sort(p[y == 1]), candidates)
     alarms = negatives - np.searchsorted(np.sort(p[y == 0]), candidates)
     if chosen.kind == "youden":
         return float(candidates[np.argmax(found * negatives - alarms * positives)])
-    wanted = (chosen.value or 0.0) - 1e-12
-    return float(candidates[np.flatnonzero(found / positives >= wanted)[-1]])
+    enough = found / positives >= (chosen.value or 0.0) - 1e-12
+    return float(candidates[np.flatnonzero(enough)[-1]])
 
 
 def _between(probabilities: Floats) -> Floats:
@@ -89,8 +91,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _one_class(kind: str, positives: int, negatives: int) -> UserError:
-    wanted = "patches of both classes" if kind == "youden" else "positive patches"
-    return expected("threshold", f"{wanted} to choose '{kind}' on", f"{positives} positive, {negatives} negative")

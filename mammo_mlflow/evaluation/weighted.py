@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import rankdata
 
 from mammo_mlflow.errors import expected
 
@@ -51,6 +52,25 @@ def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
     if (found < 0).any():
         raise ValueError(f"{name}: expected a value for every patch, found {int((found < 0).sum())} missing")
     return found
+
+
+def fold_codes(folds: npt.ArrayLike | None, n: int) -> Ints | None:
+    """The `codes` of folds, where there are any."""
+    return None if folds is None else codes("folds", folds, n)
+
+
+def patient_codes(groups: npt.ArrayLike | None, n: int) -> Ints:
+    """The `codes` of patients; where they are not known every patch is one."""
+    return np.arange(n) if groups is None else codes("groups", groups, n)
+
+
+def placements(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats]:
+    """The share of negatives below each positive (P,) and of positives above each negative (N,), a tie half."""
+    positive, negative = probabilities[labels == 1], probabilities[labels == 0]
+    together = rankdata(np.concatenate([positive, negative]))
+    of_positive = (together[: positive.size] - rankdata(positive)) / max(negative.size, 1)
+    of_negative = 1 - (together[positive.size :] - rankdata(negative)) / max(positive.size, 1)
+    return of_positive, of_negative
 
 
 def check_whole(groups: Ints, folds: Ints) -> None:
@@ -100,15 +120,21 @@ def auc(labels: Ints, probabilities: Floats, folds: Ints | None = None) -> Calla
     With `folds`, only pairs within a fold count. That is the mean of the folds' AUCs weighted by
     positives × negatives, since won / pairs is a fold's AUC and pairs its weight.
     """
-    counters = [(index, pairs_won(labels[index], probabilities[index])) for index in members(labels, folds)]
+    return _over_folds(pairs_won, labels, probabilities, folds)
+
+
+def _over_folds(
+    counter: Callable[[Ints, Floats], Callable[[Floats], tuple[Floats, Floats]]],
+    labels: Ints,
+    probabilities: Floats,
+    folds: Ints | None,
+) -> Callable[[Floats], Floats]:
+    """The quotient of what is counted in each fold, summed over folds."""
+    counters = [(index, counter(labels[index], probabilities[index])) for index in members(labels, folds)]
 
     def compute(weights: Floats) -> Floats:
-        won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for index, count in counters:
-            fold_won, fold_pairs = count(weights if folds is None else weights[:, index])
-            won += fold_won
-            pairs += fold_pairs
-        return ratio(won, pairs)
+        counts = [count(weights if folds is None else weights[:, index]) for index, count in counters]
+        return ratio(*(sum(parts, np.zeros(len(weights))) for parts in zip(*counts, strict=True)))
 
     return compute
 
@@ -143,20 +169,20 @@ def sensitivity_at(
     the folds' positives as weights. A fold without negatives has no specificity and weighs nothing; NaN where no fold
     has both classes.
     """
-    counters = [(index, roc(labels[index], probabilities[index])) for index in members(labels, folds)]
     allowed = 1 - specificity + 1e-9  # one false alarm in ten is a specificity of 0.9, whatever 1 - 0.9 rounds to
 
-    def compute(weights: Floats) -> Floats:
-        found, positives = np.zeros(len(weights)), np.zeros(len(weights))
-        for index, count in counters:
-            true, false = count(weights[:, index])
+    def counter(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+        curve = roc(labels, probabilities)
+
+        def count(weights: Floats) -> tuple[Floats, Floats]:
+            true, false = curve(weights)
             negatives = false[:, -1:]
             both = negatives[:, 0] > 0
-            found += both * np.where(false <= allowed * negatives, true, 0.0).max(axis=1)
-            positives += both * true[:, -1]
-        return ratio(found, positives)
+            return both * np.where(false <= allowed * negatives, true, 0.0).max(axis=1), both * true[:, -1]
 
-    return compute
+        return count
+
+    return _over_folds(counter, labels, probabilities, folds)
 
 
 def squared_errors(labels: Ints, probabilities: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,13 @@ FEWEST = 10
 """Patients of each class that a subgroup needs for a figure; patches where patients are not known."""
 SUBGROUPS = {"density": "breast density", "view": "view", "subtlety": "subtlety", "size": "lesion size"}
 THIRDS = ("small", "medium", "large")
+WORSE, BETTER, SAME, UNKNOWN = VERDICTS = (
+    "it is distinguishable from, and better than, {};",
+    "it is distinguishable from, and worse than, {};",
+    "its difference from {} is within noise.",
+    "Its difference from {} cannot be told.",
+)
+"""What is said of others that are worse than the best one, or better, or not to be told from it."""
 
 
 def compare(models: Sequence[Model]) -> pd.DataFrame:
@@ -29,9 +37,7 @@ def compare(models: Sequence[Model]) -> pd.DataFrame:
     """
     rows = []
     for first, second in itertools.combinations(models, 2):
-        labels = first.test["label"].to_numpy()
-        groups = first.test["patient_id"].to_numpy() if "patient_id" in first.test else None
-        a, b = (model.test["probability"].to_numpy(float) for model in (first, second))
+        labels, groups, a, b = first.labels, first.patients, first.probabilities, second.probabilities
         auc = delong(labels, a, b, groups=groups)
         decided = mcnemar((a >= first.threshold) == labels, (b >= second.threshold) == labels, groups)
         rows.append(
@@ -50,8 +56,8 @@ def compare(models: Sequence[Model]) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     if len(table):
-        table["delong_p_holm"] = holm(table["delong_p"])
-        table["mcnemar_p_holm"] = holm(table["mcnemar_p"])
+        for p in ("delong_p", "mcnemar_p"):
+            table[f"{p}_holm"] = holm(table[p])
     return table
 
 
@@ -70,31 +76,17 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     if one_class(models):
         said = "The test set has patches of one class: no ROC AUC of it, and no difference of two, exists."
         return [f"Best out-of-fold ROC AUC: {named[best]}{phantom}.", said]
-    worse: list[str] = []
-    same: list[str] = []
-    unknown: list[str] = []
-    better: list[str] = []
+    told: dict[str, list[str]] = defaultdict(list)
     for _, pair in pairs.iterrows():
         if best not in (pair["first"], pair["second"]):
             continue
         other = pair["second"] if pair["first"] == best else pair["first"]
         lead = pair["auc_difference"] if pair["first"] == best else -pair["auc_difference"]
-        if math.isnan(pair["delong_p_holm"]):
-            unknown.append(named[other])
-        elif pair["delong_p_holm"] >= SIGNIFICANT:
-            same.append(named[other])
-        else:
-            (worse if lead > 0 else better).append(named[other])
+        p, apart = pair["delong_p_holm"], WORSE if lead > 0 else BETTER
+        told[UNKNOWN if math.isnan(p) else SAME if p >= SIGNIFICANT else apart].append(named[other])
     corrected = f"On the test set, after Holm's correction for {len(pairs)} pairs:"
     sentences = [f"Best out-of-fold ROC AUC: {named[best]}{phantom}. {corrected}"]
-    if worse:
-        sentences.append(f"it is distinguishable from, and better than, {_listed(worse)};")
-    if better:
-        sentences.append(f"it is distinguishable from, and worse than, {_listed(better)};")
-    if same:
-        sentences.append(f"its difference from {_listed(same)} is within noise.")
-    if unknown:
-        sentences.append(f"Its difference from {_listed(unknown)} cannot be told.")
+    sentences += [said.format("; ".join(told[said])) for said in VERDICTS if told[said]]
     within = int((pairs["delong_p_holm"] >= SIGNIFICANT).sum())
     sentences.append(f"Of all {len(pairs)} differences of ROC AUCs, {within} are within noise.")
     return sentences
@@ -114,13 +106,11 @@ def subgroups(models: Sequence[Model], groups: pd.DataFrame | None) -> pd.DataFr
     rows = []
     for name, part, inside in [] if groups is None else _parts(groups):
         for model in models:
-            labels = model.test["label"].to_numpy()[inside]
-            patients = model.test["patient_id"].to_numpy()[inside] if "patient_id" in model.test else None
+            labels, patients = model.labels[inside], None if model.patients is None else model.patients[inside]
             units = np.arange(len(labels)) if patients is None else patients
             if min(len(set(units[labels == value])) for value in (0, 1)) < FEWEST:
                 continue
-            p = model.test["probability"].to_numpy(float)[inside]
-            found = score_estimates(labels, p, model.threshold, patients)
+            found = score_estimates(labels, model.probabilities[inside], model.threshold, patients)
             rows.append(
                 {
                     "subgroup": name,
@@ -160,7 +150,3 @@ def _marks(*models: Model) -> str:
 
 def _said(fact: Fact, model: Model) -> str:
     return f" [{fact.mark}]" if fact in model.result.said else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return "; ".join(names)

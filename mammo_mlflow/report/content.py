@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
-from mammo_mlflow.report.filling import Filled, Model, Store, fill, folder_of, holdouts, standing
-from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, WEIGHTED, Row, Table, tables
+from mammo_mlflow.report.filling import Filled, Model, Store, fill, standing
+from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, Table, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
@@ -85,10 +85,9 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
 
     Test predictions are copied to `folder`.
     """
-    results = read_results(client)
-    by_dataset: dict[tuple[str, str], list[Result]] = {}
-    for one in results:
-        by_dataset.setdefault(one.dataset, []).append(one)
+    by_dataset: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for one in read_results(client):
+        by_dataset[one.dataset].append(one)
     chosen: tuple[str, str] | tuple[()]
     if wanted is not None:
         chosen = (wanted.train_sha256, wanted.test_sha256)
@@ -110,16 +109,15 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
         progress("reading predictions", done, len(stands))
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
-    place = next((one.data for one in mine if one.data), "")
-    phantom = bool(mine) and PHANTOM in mine[0].said
+    held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
     store = Store(
         results=mine,
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
-        fits={one: fit_metrics(client, one) for one in holdouts(stands.values())},
-        phantom=phantom or (wanted is not None and wanted.phantom),
-        place=str(wanted.directory) if wanted is not None else place,
-        types=_types(kept),
+        fits={one: fit_metrics(client, one) for one in held_out},
+        phantom=any(PHANTOM in one.said for one in mine[:1]) or (wanted is not None and wanted.phantom),
+        place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
+        types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
     patch_set = wanted or _patch_set(store, chosen, warnings)
     if patch_set is not None:
@@ -129,13 +127,12 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
-    patches = next((one.patches for one in mine if one.patches), 0) or 0
     return Content(
         dataset=chosen,
         store=store,
         tables=filled,
         tasks=tasks,
-        patches=patches,
+        patches=next((one.patches for one in mine if one.patches), 0) or 0,
         intervals=" or ".join(sorted(notes)),
         patch_set=patch_set,
         others=others,
@@ -158,12 +155,7 @@ def label_of(result: Result) -> str:
 
 def _members(every: Sequence[Table], results: Sequence[Result]) -> list[Result]:
     """The members of the ensembles that the report weighs itself."""
-    rows = [row for table in every for row in table.rows if row.optimistic]
-    members = [
-        Row(label="", task=row.task, family="pretrained", backbone=name, tuned=row.backbone == "tuned")
-        for row in rows
-        for name in WEIGHTED
-    ]
+    members = (one for table in every for row in table.rows if row.optimistic for one in row.members)
     return [one for row in members for one in standing(row, results)[:1]]
 
 
@@ -181,19 +173,13 @@ def _of_one_test_set(
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
 
 
-def _types(tests: Mapping[str, pd.DataFrame]) -> dict[int, int]:
-    if not tests:
-        return {}
-    types = next(iter(tests.values()))["type"].to_numpy()
-    return {kind: int((types == kind).sum()) for kind in TYPES}
-
-
 def _patch_set(store: Store, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
     """The data set itself, where it is still where it was and unchanged."""
-    folder = folder_of(store.place)
-    if not chosen or folder is None:
-        if chosen:
-            warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
+    folder = Path(store.place)
+    if not chosen:
+        return None
+    if not store.place or not folder.is_dir():
+        warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
         return None
     try:
         found = read_patch_set(folder)

@@ -28,16 +28,7 @@ class Difference:
 def differences() -> tuple[Difference, ...]:
     """Every row, in the order of the study's chapters."""
     rows = csv.DictReader(as_csv().splitlines())
-    return tuple(
-        Difference(
-            subject=row["subject"],
-            study=row["study"],
-            here=row["here"],
-            why=row["why"],
-            way=row["way"].removeprefix("-"),
-        )
-        for row in rows
-    )
+    return tuple(Difference(**row | {"way": row["way"].removeprefix("-")}) for row in rows)
 
 
 def as_csv() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,42 +29,30 @@ SHOWN = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A figure of the page: the section it belongs to, its caption, and its alternative text."""
+    """A figure of the page: the section it belongs to, its caption, its alternative text, and its PNG once drawn."""
 
-    name: str
-    section: str
-    caption: str
-    alt: str
-    png: Path
-    svg: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
     name: str
     section: str
     caption: str
     alt: str
     draw: Callable[[], Figure]
+    png: Path = Path()
 
 
 def draw_all(content: Content, folder: Path, progress: Callable[[str, int, int], None]) -> list[Drawn]:
     """Every figure of the content, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    plans = list(_plans(content))
-    drawn = []
-    for done, plan in enumerate(plans, 1):
-        figure = plan.draw()
-        png, svg = folder / f"{plan.name}.png", folder / f"{plan.name}.svg"
-        figure.savefig(png, dpi=DPI)
-        figure.savefig(svg, metadata={"Date": None})
+    drawn = [replace(one, png=folder / f"{one.name}.png") for one in _plans(content)]
+    for done, one in enumerate(drawn, 1):
+        figure = one.draw()
+        figure.savefig(one.png, dpi=DPI)
+        figure.savefig(one.png.with_suffix(".svg"), metadata={"Date": None})
         figure.clear()
-        drawn.append(Drawn(name=plan.name, section=plan.section, caption=plan.caption, alt=plan.alt, png=png, svg=svg))
-        progress("drawing figures", done, len(plans))
+        progress("drawing figures", done, len(drawn))
     return drawn
 
 
-def _plans(content: Content) -> Iterator[_Plan]:
+def _plans(content: Content) -> Iterator[Drawn]:
     for task in content.tasks:
         for group in task.groups:
             yield from _of_group(group, content)
@@ -74,39 +62,31 @@ def _plans(content: Content) -> Iterator[_Plan]:
         yield from _of_data(content.patch_set, content)
 
 
-def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
+def _of_group(group: Group, content: Content) -> Iterator[Drawn]:
     words = WORDS[group.task]
     title = f"{group.title}, {words}: test"
     note = _note(content, group.models)
     name = re.sub(r"[^a-z0-9]+", "_", f"{group.task} {group.title}".lower())
-    groups = {model.label: model.test.get("patient_id") for model in group.models}
-    curves = {
-        model.label: (
-            model.test["label"].to_numpy(),
-            model.test["probability"].to_numpy(float),
-            _array(groups[model.label]),
-        )
-        for model in group.models
-    }
-    judged = {model.label: (*curves[model.label][:2], model.threshold) for model in group.models}
+    curves = {model.label: (model.labels, model.probabilities, model.patients) for model in group.models}
+    judged = {model.label: (model.labels, model.probabilities, model.threshold) for model in group.models}
     told = "; ".join(f"{model.label} {_reached(model)}" for model in group.models)
     of_study = f" (the study's figure {group.figure})" if group.figure else ""
     if not one_class(group.models):
-        yield _Plan(
+        yield Drawn(
             name=f"roc_{name}",
             section=group.task,
             caption=f"ROC curves, {group.title.lower()}{of_study}",
             alt=f"ROC curves on the test set: {told}",
             draw=partial(figures.roc_curves, curves, title, note),
         )
-        yield _Plan(
+        yield Drawn(
             name=f"operating_{name}",
             section=group.task,
             caption=f"Precision and recall, calibration and decision curves, {group.title.lower()}",
             alt=f"Three panels of curves on the test set, for {'; '.join(curves)}",
             draw=partial(figures.operating_curves, judged, title, note),
         )
-    yield _Plan(
+    yield Drawn(
         name=f"confusion_{name}",
         section=group.task,
         caption=f"Confusion matrices at the stored thresholds, {group.title.lower()}",
@@ -115,10 +95,10 @@ def _of_group(group: Group, content: Content) -> Iterator[_Plan]:
     )
 
 
-def _cost(task: Task, content: Content) -> _Plan:
+def _cost(task: Task, content: Content) -> Drawn:
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
     words = WORDS[task.name]
-    return _Plan(
+    return Drawn(
         name=f"cost_{task.name}",
         section=task.name,
         caption="What each model cost: seconds of its folds and its final fit, without cached activations, members and "
@@ -128,10 +108,10 @@ def _cost(task: Task, content: Content) -> _Plan:
     )
 
 
-def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
+def _of_data(patch_set: PatchSet, content: Content) -> Iterator[Drawn]:
     note = content.said.note
     counts = patch_set.class_counts()
-    yield _Plan(
+    yield Drawn(
         name="classes",
         section="data",
         caption="Abnormalities of each class (the study's figure 4.1)",
@@ -142,10 +122,7 @@ def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
     )
     differences = pair_differences(patch_set)
     order = np.argsort(differences, kind="stable")
-    for name, what, rows, number in (
-        ("least", "least", order[:SHOWN], "6.2"),
-        ("most", "most", order[::-1][:SHOWN], "6.3"),
-    ):
+    for name, rows, number in (("least", order[:SHOWN], "6.2"), ("most", order[::-1][:SHOWN], "6.3")):
         types = patch_set.train.types
         sheet = [
             (
@@ -155,8 +132,8 @@ def _of_data(patch_set: PatchSet, content: Content) -> Iterator[_Plan]:
             )
             for row in rows
         ]
-        title = f"Training pairs that differ {what} (mean absolute difference of pixels)"
-        yield _Plan(
+        title = f"Training pairs that differ {name} (mean absolute difference of pixels)"
+        yield Drawn(
             name=f"pairs_{name}",
             section="data",
             caption=f"{title} (compare the study's figure {number})",
@@ -191,7 +168,3 @@ def _reached(model: Model) -> str:
 def _matrix_words(model: Model) -> str:
     found = scores(model.test["label"], model.test["probability"], model.threshold)
     return f"{model.label}: " + ", ".join(f"{found[name]:.0f} {name.replace('_', ' ')}" for name in COUNTS)
-
-
-def _array(values: object) -> np.ndarray | None:
-    return None if values is None else np.asarray(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
-from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, WEIGHTED, Column, Row, Table
+from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
@@ -53,6 +54,21 @@ class Model:
     result: Result
     test: pd.DataFrame
     seconds: float = math.nan
+
+    @property
+    def labels(self) -> Ints:
+        """The true classes of the test patches."""
+        return self.test["label"].to_numpy()
+
+    @property
+    def probabilities(self) -> Floats:
+        """What it says of them."""
+        return self.test["probability"].to_numpy(float)
+
+    @property
+    def patients(self) -> np.ndarray | None:
+        """Whose they are, where that is known."""
+        return self.test["patient_id"].to_numpy() if "patient_id" in self.test else None
 
     @property
     def threshold(self) -> float:
@@ -165,10 +181,9 @@ def command(row: Row, store: Store) -> str:
     if store.unanswerable(row):
         return ""
     given = dict(row.parameters())
-    if row.family == "scratch" and not (store.phantom and row.backbone == "m1_10fold"):
-        given |= HOLDOUT if store.phantom else {"preset": "table"}
-    if row.family == "scratch" and store.phantom and row.backbone == "m1_10fold":
-        given["folds"] = "10"
+    if row.family == "scratch":
+        judged = {"folds": "10"} if row.backbone == "m1_10fold" else HOLDOUT
+        given |= judged if store.phantom else {"preset": "table"}
     settings = settings_of(Path(store.place)) if store.phantom else None
     if settings is not None:
         made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
@@ -180,37 +195,31 @@ def command(row: Row, store: Store) -> str:
     return f"mlflow run . -e {row.family} {words} --env-manager local"
 
 
-def contradictions(row: Row) -> list[Figure]:
-    """What the study prints of a row elsewhere, in contradiction to its table."""
-    return [one for one in row.printed if one.note]
-
-
 def matrices(row: Row) -> list[str]:
     """The confusion matrices that the study printed of a row: actual classes in rows."""
     tuned = " tuned" if row.tuned else ""
     name = {"pretrained": f"{row.backbone}{tuned}", "siamese": f"siamese {row.backbone}{tuned}"}.get(row.family, "")
     if row.family == "conditioned":
         name = f"approach {row.backbone.upper()}"
-    first, second = TASKS[row.task]
-    found = []
-    for (source, task, model), counts in printed_matrices().items():
-        if (task, model) == (row.task, name):
-            cells = [counts[actual, predicted] for actual in (first, second) for predicted in (first, second)]
-            found.append("{}: {} {} | {} {}".format(source, *cells))
-    return found
+    cells = [(actual, predicted) for actual in TASKS[row.task] for predicted in TASKS[row.task]]
+    return [
+        "{}: {} {} | {} {}".format(source, *(counts[cell] for cell in cells))
+        for (source, task, model), counts in printed_matrices().items()
+        if (task, model) == (row.task, name)
+    ]
 
 
 def _fill(row: Row, table: Table, store: Store) -> Filled:
     candidates = standing(row, store.results)
-    notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in contradictions(row))
+    notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in row.printed if one.note)
     notes += tuple(f"the study's confusion matrix, {one}" for one in matrices(row))
     if not candidates:
         if found := store.unanswerable(row):
             notes = (f"not to be had of these training data: {found}", *notes)
         return Filled(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
     best = candidates[0]
-    estimates = {ACCURACY: best.estimate(Metric.TEST_ACCURACY), AUC: best.estimate(Metric.TEST_ROC_AUC)}
-    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
+    figures = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
+    measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in figures.items()}
     folds = store.metrics.get(best.cross_validation, {})
     mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
     if not math.isnan(mean):
@@ -218,24 +227,22 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
-    protocol = [] if _same_protocol(row, best) else ["on the common 4 folds, not the protocol of the study's table"]
-    if best.tag(Tag.PRESET) == "quick":
-        protocol.append("quick preset, not the study's settings")
-    if changed := other_settings(best):
-        protocol.append(f"not the study's settings: {', '.join(changed)}")
-    if SCORED in best.said:
-        protocol.append("early stopping watched the patches of its validation figures, as in the study")
-    if best.params.get("condition") == "class":
-        protocol.append("given the class, as in the study, not the probability")
-    if TRAIN in measured and best.params.get("early_stop", "0") not in ("0", ""):
-        protocol.append("training accuracy of the last epoch, not of the best one, which was kept")
+    changed, stopped = other_settings(best), best.params.get("early_stop", "0") not in ("0", "")
+    protocol = {
+        "on the common 4 folds, not the protocol of the study's table": not _same_protocol(row, best),
+        "quick preset, not the study's settings": best.tag(Tag.PRESET) == "quick",
+        f"not the study's settings: {', '.join(changed)}": bool(changed),
+        "early stopping watched the patches of its validation figures, as in the study": SCORED in best.said,
+        "given the class, as in the study, not the probability": best.params.get("condition") == "class",
+        "training accuracy of the last epoch, not of the best one, which was kept": TRAIN in measured and stopped,
+    }
     return Filled(
         row=row,
         cells=_cells(row, table, store, measured),
         command=command(row, store),
         result=best,
         marks=best.said.marks,
-        notes=(*protocol, *notes, *_without(estimates)),
+        notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(measured)),
         others=len(candidates) - 1,
     )
 
@@ -243,13 +250,11 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
 def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
-    tuned = row.backbone == "tuned"
     members = []
-    for name in WEIGHTED:
-        found = standing(Row(label="", task=row.task, family="pretrained", backbone=name, tuned=tuned), store.results)
+    for wanted in row.members:
+        found = standing(wanted, store.results)
         if not found or found[0].run_id not in store.tests:
-            missing = Row(label="", task=row.task, family="pretrained", backbone=name, tuned=tuned)
-            return Filled(row=row, cells=_cells(row, table, store, {}), command=command(missing, store), notes=said)
+            return Filled(row=row, cells=_cells(row, table, store, {}), command=command(wanted, store), notes=said)
         members.append(found[0])
     frames = [store.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
@@ -261,15 +266,12 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
     (chosen,) = grid(said_of, parse_objectives("accuracy")[0])
     found_scores = score_estimates(labels, np.clip(p @ chosen.weights, 0, 1), groups=groups)
-    estimates = {ACCURACY: found_scores["accuracy"], AUC: found_scores["roc_auc"]}
-    measured = {column: Cell(**vars(one)) for column, one in estimates.items()}
-    said += _without(estimates)
+    measured = {column: Cell(**vars(found_scores[column[0]])) for column in (ACCURACY, AUC)}
+    said += _without(measured)
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
-    return Filled(
-        row=row, cells=cells, command="", result=None, marks=marks, notes=(*said, weights), members=tuple(members)
-    )
+    return Filled(row=row, cells=cells, command="", marks=marks, notes=(*said, weights), members=tuple(members))
 
 
 def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:
@@ -281,11 +283,11 @@ def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]
     return cells
 
 
-def _without(estimates: Mapping[Column, Estimate]) -> tuple[str, ...]:
+def _without(cells: Mapping[Column, Cell]) -> tuple[str, ...]:
     """Which test figures do not exist or stand without an interval, and why, as notes."""
     return tuple(
         f"no {'' if math.isnan(one.value) else 'interval of '}test {metric}: {one.reason}"
-        for (metric, _), one in estimates.items()
+        for (metric, _), one in cells.items()
         if one.reason
     )
 
@@ -297,14 +299,3 @@ def _same_protocol(row: Row, result: Result) -> bool:
     if row.backbone == "m1_10fold":
         return result.params.get("folds") == "10"
     return abs(result.holdout - float(HOLDOUT["holdout"])) < 1e-9
-
-
-def holdouts(results: Iterable[Result]) -> list[str]:
-    """The cross-validations of scratch networks that are hold-outs: their one fit's own figures are asked for."""
-    return [one.cross_validation for one in results if one.holdout > 0]
-
-
-def folder_of(place: str) -> Path | None:
-    """The directory of a data set's arrays where it is still there."""
-    path = Path(place)
-    return path if place and path.is_dir() else None

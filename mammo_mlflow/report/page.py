@@ -51,7 +51,7 @@ def render(
     `said` are sentences about the store that stand at the top.
     """
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
-    environment.filters["png"] = _embedded
+    environment.filters["png"] = lambda path: _uri(path.read_bytes())
     template = environment.get_template("page.html")
     return template.render(
         content=content,
@@ -174,7 +174,7 @@ def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, object]:
                 test[:12],
                 count,
                 PHANTOM.mark if phantom else "",
-                f"mlflow run . -e report -P data={shlex.quote(place or 'DIR')} --env-manager local",
+                REPORT.format(shlex.quote(place or "DIR")),
             )
             for (_, test), count, phantom, place in content.others
         ],
@@ -200,10 +200,6 @@ def _cell(name: str, value: object) -> str:
 
 def _estimate(model: Model | None, name: str) -> str:
     return "undefined" if model is None else str(model.result.estimate(name))
-
-
-def _embedded(path: Path) -> str:
-    return _uri(path.read_bytes())
 
 
 def _shrunk(path: Path) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.presets import KEPT
@@ -37,6 +38,13 @@ CONDITIONED = {
 }
 
 
+ENSEMBLES = {
+    "stack (dense layer)": "dense",
+    "weighted (grid)": "grid",
+    "weighted (grid), as in the study": OPTIMISTIC,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of a table. `tuned` and `method` are None and "" where a model has no such thing."""
@@ -53,6 +61,12 @@ class Row:
     def optimistic(self) -> bool:
         """Whether its figure was chosen where it is measured: the study's weighted ensembles."""
         return self.method == OPTIMISTIC
+
+    @property
+    def members(self) -> tuple[Row, ...]:
+        """The rows of the members that its weights are chosen for."""
+        tuned = self.backbone == "tuned"
+        return tuple(Row(label="", task=self.task, family="pretrained", backbone=one, tuned=tuned) for one in WEIGHTED)
 
     def parameters(self) -> dict[str, str]:
         """The parameters of the entry point that fills the row."""
@@ -82,65 +96,37 @@ class Table:
 
 def tables() -> tuple[Table, ...]:
     """All tables, in the order of the study."""
-    return tuple(_tables())
-
-
-def _tables() -> Iterator[Table]:
-    for number, task in (("4.1", "mass_calc"), ("4.2", "benign_malignant")):
-        rows = tuple(_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
-        yield Table(
-            number=number,
-            title=f"Scratch models, {WORDS[task]}",
-            task=task,
-            columns=(TRAIN, VALIDATION, ACCURACY, AUC),
-            rows=rows,
-        )
-    for number, task in (("5.1", "mass_calc"), ("5.2", "benign_malignant")):
-        rows = _frozen_and_tuned("pretrained", tuple(BACKBONES), task)
-        yield Table(
-            number=number,
-            title=f"Pretrained models, {WORDS[task]}",
-            task=task,
-            columns=(VALIDATION, ACCURACY, AUC),
-            rows=rows,
-        )
-    for number, task in (("6.1", "mass_calc"), ("6.2", "benign_malignant")):
-        rows = _frozen_and_tuned("siamese", SIAMESE, task)
-        yield Table(
-            number=number,
-            title=f"Siamese models, {WORDS[task]}",
-            task=task,
-            columns=(VALIDATION, ACCURACY, AUC),
-            rows=rows,
-        )
-    for task in WORDS:
-        rows = tuple(
-            _row(f"{words_of}, {members}", task, "ensemble", members, None, method)
-            for words_of, method in (
-                ("stack (dense layer)", "dense"),
-                ("weighted (grid)", "grid"),
-                ("weighted (grid), as in the study", OPTIMISTIC),
-            )
-            for members in ("pretrained", "tuned")
-        )
-        yield Table(number="7", title=f"Ensembles, {WORDS[task]}", task=task, columns=(ACCURACY, AUC), rows=rows)
-    task = "benign_malignant"
-    rows = tuple(_row(label, task, "conditioned", name) for name, label in CONDITIONED.items())
-    yield Table(
-        number="8",
-        title=f"Given mass/calcification, {WORDS[task]}",
-        task=task,
-        columns=(VALIDATION, ACCURACY, AUC),
-        rows=rows,
-    )
-
-
-def _frozen_and_tuned(family: str, backbones: tuple[str, ...], task: str) -> tuple[Row, ...]:
     return tuple(
-        _row(f"{ENCODERS[name]}{', fine tuned' if tuned else ''}", task, family, name, tuned)
-        for name in backbones
-        for tuned in ((False,) if name == "scratch" else (False, True))
+        Table(
+            number=number.format(place),
+            title=f"{title}, {WORDS[task]}",
+            task=task,
+            columns=columns,
+            rows=tuple(rows(task)),
+        )
+        for number, title, tasks, columns, rows in _KINDS
+        for place, task in enumerate(tasks, 1)
     )
+
+
+def _scratch(task: str) -> Iterator[Row]:
+    return (_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
+
+
+def _ensembles(task: str) -> Iterator[Row]:
+    for label, method in ENSEMBLES.items():
+        for members in ("pretrained", "tuned"):
+            yield _row(f"{label}, {members}", task, "ensemble", members, None, method)
+
+
+def _conditioned(task: str) -> Iterator[Row]:
+    return (_row(label, task, "conditioned", name) for name, label in CONDITIONED.items())
+
+
+def _frozen_and_tuned(family: str, backbones: Sequence[str], task: str) -> Iterator[Row]:
+    for name in backbones:
+        for tuned in (False,) if name == "scratch" else (False, True):
+            yield _row(f"{ENCODERS[name]}{', fine tuned' if tuned else ''}", task, family, name, tuned)
 
 
 def _row(label: str, task: str, family: str, backbone: str, tuned: bool | None = None, method: str = "") -> Row:
@@ -165,3 +151,14 @@ def _is(figure: Figure, family: str, backbone: str, tuned: bool | None, method: 
     if family == "conditioned":
         return figure.model == f"approach_{backbone}"
     return figure.model == backbone and figure.set.endswith("tuned") == bool(tuned)
+
+
+_THREE = (VALIDATION, ACCURACY, AUC)
+_KINDS: tuple[tuple[str, str, Iterable[str], tuple[Column, ...], Callable[[str], Iterable[Row]]], ...] = (
+    ("4.{}", "Scratch models", WORDS, (TRAIN, *_THREE), _scratch),
+    ("5.{}", "Pretrained models", WORDS, _THREE, partial(_frozen_and_tuned, "pretrained", tuple(BACKBONES))),
+    ("6.{}", "Siamese models", WORDS, _THREE, partial(_frozen_and_tuned, "siamese", SIAMESE)),
+    ("7", "Ensembles", WORDS, (ACCURACY, AUC), _ensembles),
+    ("8", "Given mass/calcification", ("benign_malignant",), _THREE, _conditioned),
+)
+"""Number, title, tasks, columns and rows of the tables."""

@@ -83,12 +83,12 @@ def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], intervals: str) -> 
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    for table, rows in tables:
-        for one in rows:
-            for column, cell in one.cells.items():
-                writer.writerow(
-                    [table.number, table.task, one.row.label, *column, *_values(one, column, cell, intervals)]
-                )
+    writer.writerows(
+        [table.number, table.task, one.row.label, *column, *_values(one, column, cell, intervals)]
+        for table, rows in tables
+        for one in rows
+        for column, cell in one.cells.items()
+    )
     return text.getvalue()
 
 

@@ -204,7 +204,7 @@ class Search:
             return values
         # what the head stands on does not depend on what is unfrozen, nor may an impossible number hinder the draw
         frozen = {name: 0 for name in values if name == "unfrozen_layers"}
-        plan = self.planner.plans([build(self.question.task, values | frozen, space.family)])[0]
+        plan = self.planner.plans([build(self.question.task, {**values, **frozen}, space.family)])[0]
         job = DrawJob(
             name="architecture",
             architecture=space.architecture,

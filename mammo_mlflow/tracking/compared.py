@@ -99,13 +99,10 @@ def _named(client: MlflowClient, version: Version, names: str) -> list[Version]:
 
 def _unknown(version: Version, why: str) -> UserError:
     family, searched = version.tags.get(Tag.FAMILY, ""), Tag.STUDY_ID in version.tags
-    given = {"task": version.tags.get(Tag.TASK, "TASK")}
-    if family == "ensemble":
-        given["members"] = version.tags.get(Tag.MEMBERS, "").replace(" v", "/").replace(", ", ",") or "SET"
-    else:
-        given["backbone"] = version.tags.get(Tag.BACKBONE, "BACKBONE")
-    if searched and family != "pretrained":
-        given["family"] = family
+    members = {"members": version.tags.get(Tag.MEMBERS, "").replace(" v", "/").replace(", ", ",") or "SET"}
+    made_of = members if family == "ensemble" else {"backbone": version.tags.get(Tag.BACKBONE, "BACKBONE")}
+    given = {"task": version.tags.get(Tag.TASK, "TASK"), **made_of}
+    given |= {"family": family} if searched and family != "pretrained" else {}
     words = " ".join(f"--{name} {value}" for name, value in given.items())
     command = f"python -m mammo_mlflow {'search' if searched else family} {words}"
     return expected(

@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from mlflow.types import Schema, TensorSpec
@@ -23,7 +22,8 @@ FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 JSON, PARQUET = "application/json", "application/vnd.apache.parquet"
 TYPE = "0 (mass) or 1 (calcification)"
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, object]
+"""The rows of inputs by name, whatever a request has there."""
 
 
 def read_request(body: bytes, content_type: str | None, schema: Schema) -> dict[str, np.ndarray]:
@@ -88,7 +88,7 @@ def _columns(body: bytes, media_type: str, names: list[str], named: bool) -> tup
     return {names[0]: value}, form, booleans
 
 
-def _form(parsed: dict[str, Any]) -> str:
+def _form(parsed: Mapping[str, object]) -> str:
     found = [name for name in FORMS if name in parsed]
     if len(found) > 1:
         raise expected("request", f"one of the fields {', '.join(FORMS)}", " and ".join(found))
@@ -99,7 +99,7 @@ def _form(parsed: dict[str, Any]) -> str:
     raise unknown_name("request", next(iter(parsed)), FORMS)
 
 
-def _named(form: str, given: dict[str, Any], names: list[str]) -> Columns:
+def _named(form: str, given: Mapping[str, object], names: list[str]) -> Columns:
     """The inputs of a model by their names; MLflow overlooks others, and so does this where none is missing."""
     missing, more = [name for name in names if name not in given], [name for name in given if name not in names]
     if missing and more:
@@ -109,7 +109,7 @@ def _named(form: str, given: dict[str, Any], names: list[str]) -> Columns:
     return {name: given[name] for name in names}
 
 
-def _of_table(form: str, header: list[str], columns: Iterable[list[Any]], names: list[str], named: bool) -> Columns:
+def _of_table(form: str, header: list[str], columns: Iterable[list[object]], names: list[str], named: bool) -> Columns:
     given = dict(zip(header, columns, strict=True))
     if named:
         return _named(form, given, names)
@@ -118,7 +118,7 @@ def _of_table(form: str, header: list[str], columns: Iterable[list[Any]], names:
     return {names[0]: next(iter(given.values()))}
 
 
-def _records(form: str, rows: Any) -> tuple[list[str], Iterator[list[Any]]]:
+def _records(form: str, rows: object) -> tuple[list[str], Iterator[list[object]]]:
     """Columns of rows that are dictionaries of the same names."""
     if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
         raise expected(form, "a list of dictionaries, one for each row", _kind(rows))
@@ -130,7 +130,7 @@ def _records(form: str, rows: Any) -> tuple[list[str], Iterator[list[Any]]]:
     return names, ([row.pop(name) for row in rows] for name in names)
 
 
-def _split(table: Any) -> tuple[list[str], Iterator[list[Any]]]:
+def _split(table: object) -> tuple[list[str], Iterator[list[object]]]:
     if not isinstance(table, dict) or not isinstance(table.get("data"), list) or not table["data"]:
         found = "another" if isinstance(table, dict) else _kind(table)
         raise expected("dataframe_split", 'a dictionary of "columns" and "data", rows in a list', found)
@@ -146,7 +146,7 @@ def _split(table: Any) -> tuple[list[str], Iterator[list[Any]]]:
     return [str(name) for name in columns], ([row[at] for row in data] for at in range(len(columns)))
 
 
-def _parquet(body: bytes) -> tuple[list[str], Iterator[list[Any]]]:
+def _parquet(body: bytes) -> tuple[list[str], Iterator[list[object]]]:
     import pandas as pd
 
     try:
@@ -156,7 +156,7 @@ def _parquet(body: bytes) -> tuple[list[str], Iterator[list[Any]]]:
     return [str(name) for name in frame], (list(frame.iloc[:, at]) for at in range(frame.shape[1]))
 
 
-def _array(form: str, name: str, spec: TensorSpec, rows: Any, booleans: bool) -> np.ndarray:
+def _array(form: str, name: str, spec: TensorSpec, rows: object, booleans: bool) -> np.ndarray:
     """The rows of an input as one array in the signature's type; `rows` is emptied."""
     shape = tuple(spec.shape[1:])
     text = ", ".join(["n", *map(str, shape)])
@@ -181,7 +181,7 @@ def _wanted(names: list[str], named: bool) -> str:
     return f"a dictionary of {', '.join(names)}" if named else "an array without a name"
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     kinds = {dict: "a dictionary", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     found = kinds.get(type(value), "a number")
     return f"{found} '{value[:20]}'" if isinstance(value, str) else found

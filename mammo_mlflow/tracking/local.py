@@ -58,7 +58,7 @@ def prepare(path: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as problem:
                 raise Unusable(f"{path.parent}: {problem.strerror}") from None
-            make_whole(path, _make)
+            make_whole(path, lambda url: SqlAlchemyStore(url, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose())
         elif not _unfinished(found, revisions):
             _check(found, revisions)
             return
@@ -112,14 +112,9 @@ def _holds_nothing(path: Path) -> bool:
     return True
 
 
-def _make(url: str) -> None:
-    SqlAlchemyStore(url, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-
-
 def _upgraded(path: Path, revision: str | None) -> Path:
     def upgrade(url: str) -> None:
-        engine = create_engine(url, poolclass=NullPool)
-        mlflow_database._upgrade_db(engine)
+        mlflow_database._upgrade_db(create_engine(url, poolclass=NullPool))
 
     try:
         return replace_by_copy(path, upgrade, f"revision-{revision}")

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow.entities import ViewType
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
-from mammo_mlflow.tracking.registry import Version, find_run, registered_names, version_of
-from mammo_mlflow.tracking.runs import is_away
+from mammo_mlflow.tracking.registry import Version, find_run, make_registered_model, registered_names, version_of
+from mammo_mlflow.tracking.runs import experiments_of, there
 from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000
@@ -72,9 +71,8 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
 
     Each question stands once. Runs that were deleted count as well: their figures were seen.
     """
-    experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ALL)]
     runs = client.search_runs(
-        experiments,
+        experiments_of(client, ViewType.ALL),
         f"tags.`{Tag.FAMILY}` = 'promotion' and tags.`{Tag.TASK}` = '{task}'",
         run_view_type=ViewType.ALL,
         max_results=MOST_DECISIONS,
@@ -99,11 +97,7 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
     """Make a candidate the champion, by the decision of a run."""
     name, before = registered_name(task), champion_of(client, task)
-    try:
-        client.create_registered_model(name, description=f"the champion of {task}, in the alias '{CHAMPION}'")
-    except MlflowException as problem:
-        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    make_registered_model(client, name, f"the champion of {task}, in the alias '{CHAMPION}'")
     own = (Tag.PREVIOUS, Tag.WAS_CHAMPION, Tag.ROLLED_BACK)
     kept = {tag: value for tag, value in candidate.tags.items() if tag not in own}
     tags = {**kept, Tag.PROMOTED_FROM: origin(candidate), Tag.DECIDED_BY: decision}
@@ -146,27 +140,20 @@ def settle(client: MlflowClient, name: str) -> None:
         client.set_model_version_tag(name, str(champion.number), Tag.WAS_CHAMPION, "true")
     if Tag.ROLLED_BACK in champion.tags:  # nobody did
         client.delete_model_version_tag(name, str(champion.number), Tag.ROLLED_BACK)
-    wanted, present = champion.tags.get(Tag.PREVIOUS), _by_alias(client, name, PREVIOUS)
-    if wanted is not None and (present is None or present.number != int(wanted)) and _exists(client, name, wanted):
-        client.set_registered_model_alias(name, PREVIOUS, wanted)
-    elif present is not None and (wanted is None or present.number != int(wanted)):
-        client.delete_registered_model_alias(name, PREVIOUS)
+    wanted, present = int(champion.tags.get(Tag.PREVIOUS, 0)), _by_alias(client, name, PREVIOUS)
+    if wanted != (0 if present is None else present.number):
+        if any(one.number == wanted for one in _versions(client, name)):
+            client.set_registered_model_alias(name, PREVIOUS, str(wanted))
+        elif present is not None:
+            client.delete_registered_model_alias(name, PREVIOUS)
     run = find_run(client, champion.tags.get(Tag.DECIDED_BY) or "-")
     if run is not None and run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED")
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
-    try:
-        return version_of(client.get_model_version_by_alias(name, alias))
-    except MlflowException as problem:
-        if is_away(problem):
-            raise
-        return None
-
-
-def _exists(client: MlflowClient, name: str, number: str) -> bool:
-    return any(one.number == int(number) for one in _versions(client, name))
+    found = there(lambda: client.get_model_version_by_alias(name, alias))
+    return None if found is None else version_of(found)
 
 
 def _versions(client: MlflowClient, name: str) -> list[Version]:

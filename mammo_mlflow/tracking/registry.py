@@ -16,7 +16,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import CANDIDATE, Tag, registered_name
-from mammo_mlflow.tracking.runs import Writer, is_away
+from mammo_mlflow.tracking.runs import Writer, pages, there
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
 DOWNLOAD_NOTE = "registered_model_meta"
@@ -59,11 +59,7 @@ def log_model(
 def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
     """A new version of the registered model `name`; it becomes `candidate`, unless phantom would replace real."""
     client = writer.client
-    try:
-        writer.ask(lambda: client.create_registered_model(name, description=description))
-    except MlflowException as problem:
-        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    writer.ask(lambda: make_registered_model(client, name, description))
     marks = {**tags, Tag.FILES_SHA256: logged.sha256}
     version = writer.ask(
         lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id)
@@ -72,13 +68,19 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     return int(version.version)
 
 
+def make_registered_model(client: MlflowClient, name: str, description: str) -> None:
+    """Make a registered model where there is none of that name."""
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as problem:
+        if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> None:
     """Give a version the alias `candidate`, unless a later one has it, or phantom would replace real."""
     client = writer.client
-    try:
-        present = writer.ask(lambda: client.get_model_version_by_alias(name, CANDIDATE))
-    except MlflowException:
-        present = None
+    present = writer.ask(lambda: there(lambda: client.get_model_version_by_alias(name, CANDIDATE)))
     earlier = present is not None and int(present.version) < number
     if present is None or (earlier and (PHANTOM in version_of(present).said or not phantom)):
         writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, str(number)))
@@ -95,13 +97,7 @@ def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int]
 
 def find_version(client: MlflowClient, name: str, version: int) -> bool:
     """Whether that version of the registered model still exists."""
-    try:
-        client.get_model_version(name, str(version))
-    except MlflowException as problem:
-        if is_away(problem):
-            raise
-        return False
-    return True
+    return there(lambda: client.get_model_version(name, str(version))) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,20 +137,15 @@ def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -
 
     A bare name is every version with the tags `wanted`, the newest first, and then its `candidate`.
     """
+    if "/" in spelled:
+        one = there(lambda: client.get_model_version(*spelled.split("/", 1)))
+        return [] if one is None else [version_of(one)]
     name, _, alias = spelled.partition("@")
-    found = []
-    try:
-        if "/" in spelled:
-            return [version_of(client.get_model_version(*spelled.split("/", 1)))]
-        if not alias:
-            query = " and ".join([f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())])
-            found = sorted(map(version_of, client.search_model_versions(query)), key=lambda one: -one.number)
-        named = version_of(client.get_model_version_by_alias(name, alias or CANDIDATE))
-    except MlflowException as problem:
-        if is_away(problem):
-            raise
-        return found
-    return found if named in found else [*found, named]
+    query = " and ".join([f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())])
+    tagged = None if alias else there(lambda: client.search_model_versions(query))
+    named = there(lambda: client.get_model_version_by_alias(name, alias or CANDIDATE))
+    found = sorted(map(version_of, tagged or ()), key=lambda one: -one.number)
+    return found if named is None or version_of(named) in found else [*found, version_of(named)]
 
 
 def find_model(client: MlflowClient, uri: str) -> Version:
@@ -170,13 +161,8 @@ def find_model(client: MlflowClient, uri: str) -> Version:
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
     """A run that was not deleted; None where there is none."""
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as problem:
-        if is_away(problem):
-            raise
-        return None
-    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+    run = there(lambda: client.get_run(run_id))
+    return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 @dataclass(frozen=True)
@@ -232,10 +218,5 @@ def threshold_of(version: Version) -> float:
 
 def registered_names(client: MlflowClient) -> list[str]:
     """The names of all registered models of this project."""
-    found, token = [], None
-    while True:
-        page = client.search_registered_models(f"name LIKE '{registered_name('%')}'", page_token=token)
-        found += [model.name for model in page]
-        token = page.token
-        if not token:
-            return sorted(found)
+    query = f"name LIKE '{registered_name('%')}'"
+    return sorted(one.name for one in pages(lambda token: client.search_registered_models(query, page_token=token)))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient as Client
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
-from mammo_mlflow.tracking.runs import given_run
+from mammo_mlflow.tracking.resume import fetch_artifacts
+from mammo_mlflow.tracking.runs import experiments_of, given_run, pages
 
 PAGE = 500
 """Runs asked for at once: a final run has over a hundred metrics."""
@@ -111,8 +113,8 @@ def count_runs(client: Client) -> Counter[tuple[str, bool]]:
     Reports, and the run that this process was started in, do not count.
     """
     counts: Counter[tuple[str, bool]] = Counter()
-    for experiment in client.search_experiments(view_type=ViewType.ACTIVE_ONLY):
-        for run in client.search_runs([experiment.experiment_id], max_results=1000):
+    for experiment in experiments_of(client):
+        for run in client.search_runs([experiment], max_results=1000):
             if run.info.run_id != given_run() and run.data.tags.get(Tag.FAMILY) not in OVER:
                 counts[run.info.status, any(name.startswith(PREFIX) for name in run.data.tags)] += 1
     return counts
@@ -121,12 +123,9 @@ def count_runs(client: Client) -> Counter[tuple[str, bool]]:
 def metrics_of(client: Client, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
     """The metrics of runs by their ids; those that are gone are left out."""
     wanted = sorted(set(run_ids))
-    found = {}
-    for start in range(0, len(wanted), IDS_A_CALL):
-        quoted = ", ".join(f"'{one}'" for one in wanted[start : start + IDS_A_CALL])
-        for run in _search(client, f"attributes.run_id IN ({quoted})"):
-            found[run.info.run_id] = dict(run.data.metrics)
-    return found
+    parts = [", ".join(map(repr, wanted[start : start + IDS_A_CALL])) for start in range(0, len(wanted), IDS_A_CALL)]
+    found = (run for part in parts for run in _search(client, f"attributes.run_id IN ({part})"))
+    return {run.info.run_id: dict(run.data.metrics) for run in found}
 
 
 def fit_metrics(client: Client, cross_validation: str) -> dict[str, dict[str, float]]:
@@ -152,23 +151,14 @@ def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame
 
 def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
     """An artifact of a run, copied under `folder`; None where it is not to be had."""
-    target = folder / run_id
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        return Path(client.download_artifacts(run_id, name, str(target)))
-    except (MlflowException, OSError):
-        return None
+    with suppress(MlflowException, OSError):
+        return fetch_artifacts(client, run_id, name, folder / run_id)
+    return None
 
 
 def _search(client: Client, query: str) -> Iterator[Run]:
-    experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
-    token: str | None = None
-    while True:
-        page: Sequence[Run] = client.search_runs(experiments, query, max_results=PAGE, page_token=token)
-        yield from page
-        token = getattr(page, "token", None)
-        if not token:
-            return
+    experiments = experiments_of(client)
+    return pages(lambda token: client.search_runs(experiments, query, max_results=PAGE, page_token=token))
 
 
 def _result(run: Run) -> Result:

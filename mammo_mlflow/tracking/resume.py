@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.runs import is_away
+from mammo_mlflow.tracking.runs import experiments_of, is_away
 
 CLOCK_SECONDS = 3.0
 """How far two readings of one process's start may differ: the system's boot time moves when its clock is set."""
@@ -20,7 +20,7 @@ CLOCK_SECONDS = 3.0
 
 def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
     """The ids of FINISHED runs with these `mammo.key` tags, by key, in any experiment; copies give way to originals."""
-    experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    experiments = experiments_of(client)
     found: dict[str, str] = {}
     for key in keys:
         runs = client.search_runs(
@@ -44,9 +44,8 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dic
 
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     """The runs with all these tags, in any experiment, newest first."""
-    experiments = [found.experiment_id for found in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
+    return list(client.search_runs(experiments_of(client), query, order_by=["attributes.start_time DESC"]))
 
 
 def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:
@@ -69,18 +68,16 @@ def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, 
     running = client.search_runs(
         [experiment_id], f"attributes.status = 'RUNNING' and tags.`{Tag.PROCESS}` LIKE '{host}:%'"
     )
-    buried = 0
-    for run in running:
-        if run.info.run_id == continued_by or writer_alive(run.data.tags[Tag.PROCESS]):
-            continue
+    others = [run for run in running if run.info.run_id != continued_by]
+    dead = [run for run in others if not writer_alive(run.data.tags[Tag.PROCESS])]
+    for run in dead:
         client.set_terminated(run.info.run_id, "KILLED")
-        buried += 1
     for key in keys:
         killed = client.search_runs([experiment_id], f"tags.`{Tag.KEY}` = '{key}' and attributes.status = 'KILLED'")
         for run in killed:
             if Tag.CONTINUED_BY not in run.data.tags:
                 client.set_tag(run.info.run_id, Tag.CONTINUED_BY, continued_by)
-    return buried
+    return len(dead)
 
 
 def process_alive(pid: int, born: float) -> bool:

@@ -10,17 +10,18 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 import psutil
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -168,16 +169,13 @@ class Writer:
         self._metrics = {}
 
     def start_run(
-        self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, Any]
+        self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, object]
     ) -> TrackedRun:
         """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
         given = given_run() if parent is None else None
+        all_tags = self._all_tags(tags, parent)
         if given is not None:
             del os.environ["MLFLOW_RUN_ID"]
-        all_tags = {**self._tags, **tags}
-        if parent is not None:
-            all_tags[MLFLOW_PARENT_RUN_ID] = parent.id
-        if given is not None:
             self.ask(lambda: self.client.update_run(given, name=name))
             found = self.ask(lambda: self.client.get_run(given))
         else:  # with its tags from the first moment, so that no kill leaves a run that nobody can bury
@@ -185,15 +183,11 @@ class Writer:
             found = self.ask(lambda: self.client.create_run(self.experiment_id, tags=texts, run_name=name))
         run = TrackedRun(self, found)
         self._runs.append(run)
-        known = (
-            found.data.params
-        )  # `mlflow run` logs the strings it was given; another spelling of one would be refused
-        new = {key: scrubbed(str(value)) for key, value in params.items() if key not in known}
         if given is not None:
             run.set_tags(all_tags)
-        self.add(
-            lambda: self.client.log_batch(run.id, params=[Param(key, value) for key, value in new.items()]), run.id
-        )
+        # `mlflow run` logs the strings it was given; another spelling of one would be refused
+        new = [Param(key, scrubbed(str(value))) for key, value in params.items() if key not in found.data.params]
+        self.add(lambda: self.client.log_batch(run.id, params=new), run.id)
         self._next_try = 0.0
         self.flush()
         return run
@@ -203,8 +197,11 @@ class Writer:
         self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
         run = self.attach(run_id)
         self._runs.append(run)
-        run.set_tags({**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent.id}))
+        run.set_tags(self._all_tags(tags, parent))
         return run
+
+    def _all_tags(self, tags: Mapping[str, str], parent: TrackedRun | None) -> dict[str, str]:
+        return {**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent.id})
 
     def attach(self, run_id: str) -> TrackedRun:
         """A run that another process writes and ends, to nest runs in."""
@@ -236,7 +233,7 @@ class TrackedRun:
         points = [Metric(key, float(value), stamp, step) for key, value in values.items() if value == value]
         self._writer.add_metrics(self.id, points)
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
+    def set_tags(self, tags: Mapping[str, object]) -> None:
         """Queue tags."""
         items = [RunTag(key, scrubbed(str(value))) for key, value in tags.items()]
         self._add(lambda: self._writer.client.log_batch(self.id, tags=items))
@@ -298,6 +295,30 @@ class TrackedRun:
 
 def _no_answer() -> UserError:
     return UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")
+
+
+def there(request: Callable[[], T]) -> T | None:
+    """What a store answers to a request for something by its name, or None where it has no such thing."""
+    try:
+        return request()
+    except MlflowException as problem:
+        if is_away(problem):
+            raise
+        return None
+
+
+def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """Everything that a request finds, asked for with the token of one page after another."""
+    page = request(None)
+    yield from page
+    while page.token:
+        page = request(page.token)
+        yield from page
+
+
+def experiments_of(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
+    """The ids of the experiments in which runs are looked for."""
+    return [found.experiment_id for found in client.search_experiments(view_type=kind)]
 
 
 def is_away(problem: MlflowException | OSError) -> bool:

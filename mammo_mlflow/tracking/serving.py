@@ -10,12 +10,11 @@ from __future__ import annotations
 import io
 import logging
 import os
-from typing import Any
 
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
-from mlflow.pyfunc import scoring_server
+from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import Schema
 
 from mammo_mlflow.errors import UserError
@@ -30,13 +29,15 @@ MODEL = "MAMMO_SERVED_MODEL"
 _log = logging.getLogger(__name__)
 
 
-def make_app() -> Any:
+def make_app() -> object:
     """The ASGI application, for `uvicorn --factory`."""
     vars(scoring_server)["invocations"] = answer
     return scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
 
 
-def answer(body: bytes, content_type: str | None, model: Any, schema: Schema) -> scoring_server.InvocationsResponse:
+def answer(
+    body: bytes, content_type: str | None, model: PyFuncModel, schema: Schema
+) -> scoring_server.InvocationsResponse:
     """What MLflow's server calls for each request, in place of its own: predictions and, where there are any, warnings.
 
     Raises `MlflowException`, which that server answers as JSON: one line with status 400 for what is refused.
@@ -57,7 +58,7 @@ def answer(body: bytes, content_type: str | None, model: Any, schema: Schema) ->
     return scoring_server.InvocationsResponse(out.getvalue(), 200, JSON)
 
 
-def _warnings(inputs: dict[str, np.ndarray], model: Any) -> list[str]:
+def _warnings(inputs: dict[str, np.ndarray], model: PyFuncModel) -> list[str]:
     known = ranges_of_model(model.metadata)
     odd = {name: odd_values(values, known.get(name)) for name, values in inputs.items() if name in ROWS}
     return summarise(odd, range(len(next(iter(inputs.values())))))

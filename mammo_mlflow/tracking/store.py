@@ -36,6 +36,7 @@ from mammo_mlflow.tracking.local import check_tables, prepare
 from mammo_mlflow.tracking.runs import given_run
 from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 
+SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 """The schemes of addresses that mean a database; MLflow knows all but `postgres`, which is said to be `postgresql`."""
 TRIES, PAUSE_SECONDS = 5, 1.0
@@ -90,7 +91,8 @@ def open_store() -> tuple[MlflowClient, str]:
     client = open_client()
     uri = client.tracking_uri
     with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
-        _check_writable(uri)
+        if (file := _file(uri)) is not None:
+            check_file_writable(file)
         experiment = _patiently(lambda: _experiment(client))
     _check_artifacts(experiment)
     return client, experiment.experiment_id
@@ -99,7 +101,13 @@ def open_store() -> tuple[MlflowClient, str]:
 def store_id(uri: str) -> str:
     """A store by one name, however its SQLite file was spelled."""
     file = _file(uri)
-    return uri if file is None else f"sqlite:///{file.resolve()}"
+    return uri if file is None else f"{SQLITE}{file.resolve()}"
+
+
+def store_folder() -> Path:
+    """The folder of the store's SQLite file, absolute; the current one where the store is something else."""
+    file = _file(mlflow.get_tracking_uri())
+    return Path.cwd() if file is None else file.resolve().parent
 
 
 def _file(uri: str) -> Path | None:
@@ -166,12 +174,6 @@ def _active(field: str, experiment: Experiment) -> Experiment:
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
         raise UserError(f"{field}: expected an active experiment, found '{experiment.name}' deleted (restore it)")
     return experiment
-
-
-def _check_writable(uri: str) -> None:
-    file = _file(uri)
-    if file is not None:
-        check_file_writable(file)
 
 
 def _check_artifacts(experiment: Experiment) -> None:

@@ -62,22 +62,33 @@ class Vetted:
     ranges: dict[str, PixelRange]
 
 
+@contextmanager
+def _one_line(field: str) -> Iterator[None]:
+    """Whatever goes wrong in reading what somebody else may have made is a line about it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:
+        said = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:120]
+        raise expected(field, "what this project makes", f"something else: {said}") from None
+
+
+@_one_line("model")
 def vet(path: Path) -> Vetted:
     """Look at the files of a model directory that `flavor` wrote.
 
     Raises `UserError`, one line that names the file, for anything that this project does not write.
     """
-    with _one_line("model"):
-        return _vet(path)
-
-
-def _vet(path: Path) -> Vetted:
     files = {one.relative_to(path).as_posix() for one in path.rglob("*") if not one.is_dir()}
     files.discard("registered_model_meta")
     linked = sorted(one.name for one in path.rglob("*") if one.is_symlink())
     if linked:
         raise expected("model", "plain files", f"the link {linked[0]}")
-    model = _description(path)
+    with _one_line("model: MLmodel"):
+        model = Model.load(str(path))
+    if not isinstance(model.flavors, dict) or not isinstance(model.flavors.get("python_function"), dict):
+        raise expected("model: MLmodel", "the flavor python_function", "none")
     members: tuple[str, ...] | None = None
     loader = model.flavors["python_function"].get("loader_module")
     if loader == "mlflow.keras":
@@ -88,7 +99,9 @@ def _vet(path: Path) -> Vetted:
         folder = _vet_ensemble_flavor(model)
         _check_files(files, _ENVIRONMENT | _EXAMPLES | set(SERVED_CODE) | {f"{folder}/{n}" for n in _ENSEMBLE_FILES})
         for file, ours in SERVED_CODE.items():
-            _vet_code(path / file, file, ours)
+            digest = file_sha256(path / file)
+            if digest not in KNOWN_CODE[ours.name] | {file_sha256(ours)}:
+                raise expected(f"model: {file}", "this project's code", f"other code, sha256 {digest[:12]}")
         members = _vet_facts(path / folder / Artifact.ENSEMBLE)
         with _one_line(f"model: {Artifact.LEVEL1}"):
             joined = load(path / folder / Artifact.LEVEL1).members
@@ -114,22 +127,20 @@ def ranges_of_model(model: Model) -> dict[str, PixelRange]:
 
 def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:
     """Look at a `.keras` file; answers the shapes of its inputs by name. Raises `UserError`."""
-    with _one_line(f"model: {path.name}"):
-        return _vet_keras(path, f"model: {path.name}")
+    with _one_line(field := f"model: {path.name}"):
+        config = _vet_archive(path, field)
+        layers = [
+            layer.get("config", {})
+            for layer in config.get("config", {}).get("layers", [])
+            if layer.get(_SERIALIZED) == "InputLayer"
+        ]
+        return {
+            str(one.get("name")): tuple(-1 if size is None else int(size) for size in one.get("batch_shape") or [])
+            for one in layers
+        }
 
 
-@contextmanager
-def _one_line(field: str) -> Iterator[None]:
-    """Whatever goes wrong in reading what somebody else may have made is a line about it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as problem:
-        raise expected(field, "what this project makes", f"something else: {_line(problem)}") from None
-
-
-def _vet_keras(path: Path, field: str) -> dict[str, tuple[int, ...]]:
+def _vet_archive(path: Path, field: str) -> Any:
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         if names != _ARCHIVE:
@@ -143,15 +154,7 @@ def _vet_keras(path: Path, field: str) -> dict[str, tuple[int, ...]]:
     for module, name in classes(config):
         if name not in CLASSES.get(module, []):
             raise expected(f"{field}: config.json", "layers that this project uses", f"{module or '?'}.{name}")
-    return dict(_inputs_of(config))
-
-
-def _description(path: Path) -> Model:
-    with _one_line("model: MLmodel"):
-        model = Model.load(str(path))
-    if not isinstance(model.flavors, dict) or not isinstance(model.flavors.get("python_function"), dict):
-        raise expected("model: MLmodel", "the flavor python_function", "none")
-    return model
+    return config
 
 
 def _vet_keras_flavor(path: Path, model: Model) -> None:
@@ -201,13 +204,6 @@ def _check_files(found: set[str], allowed: set[str]) -> None:
         raise expected("model", f"the file {missing[0]}", "none")
 
 
-def _vet_code(path: Path, name: str, ours: Path) -> None:
-    digest = file_sha256(path)
-    known = KNOWN_CODE[ours.name] | {file_sha256(ours)}
-    if digest not in known:
-        raise expected(f"model: {name}", "this project's code", f"other code, sha256 {digest[:12]}")
-
-
 def _vet_facts(path: Path) -> tuple[str, ...]:
     """The names of the members."""
     with _one_line(f"model: {Artifact.ENSEMBLE}"):
@@ -223,10 +219,10 @@ def _vet_facts(path: Path) -> tuple[str, ...]:
 def _vet_weights(weights: h5py.File, field: str) -> None:
     """Weights lie in the file itself: a link to another would read whatever file it names."""
 
-    def link(name: str, found: Any) -> str | None:
+    def link(name: str, found: object) -> str | None:
         return name if isinstance(found, h5py.ExternalLink | h5py.SoftLink) else None
 
-    def elsewhere(name: str, found: Any) -> str | None:
+    def elsewhere(name: str, found: object) -> str | None:
         return name if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual) else None
 
     away = weights.visititems_links(link) or weights.visititems(elsewhere)
@@ -234,7 +230,7 @@ def _vet_weights(weights: h5py.File, field: str) -> None:
         raise expected(f"{field}: model.weights.h5", "weights in the file itself", f"a link at {away}")
 
 
-def classes(config: Any) -> Iterator[tuple[str, str]]:
+def classes(config: object) -> Iterator[tuple[str, str]]:
     """Every class that a configuration names, behind its module, which is "" for a tensor."""
     if isinstance(config, dict):
         if _SERIALIZED in config:
@@ -246,43 +242,27 @@ def classes(config: Any) -> Iterator[tuple[str, str]]:
             yield from classes(value)
 
 
-def _inputs_of(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for layer in config.get("config", {}).get("layers", []):
-        if layer.get(_SERIALIZED) == "InputLayer":
-            settings = layer.get("config", {})
-            shape = settings.get("batch_shape") or []
-            yield str(settings.get("name")), tuple(-1 if size is None else int(size) for size in shape)
-
-
 def _signature(
-    model: Model,
-    images: dict[str, tuple[int, ...]],
-    members: tuple[str, ...] | None,
-    ranges: dict[str, PixelRange],
+    model: Model, images: dict[str, tuple[int, ...]], members: tuple[str, ...] | None, ranges: dict[str, PixelRange]
 ) -> Vetted:
     """The inputs and columns of a signature that fits the network and, of an ensemble, the names of its members."""
-    signature = model.signature
+    signature, field = model.signature, "model: MLmodel: signature"
     if signature is None or signature.inputs is None or signature.outputs is None:
-        raise expected("model: MLmodel: signature", "inputs and outputs", "none")
-    field = "model: MLmodel: signature"
+        raise expected(field, "inputs and outputs", "none")
     found = {one.name or PATCH: tuple(one.shape) for one in signature.inputs.inputs}
     network = images if len(images) > 1 else dict.fromkeys([PATCH], next(iter(images.values())))
     if found != network or not set(found) <= {*ROWS, ABNORMALITY_TYPE} or PATCH not in found:
         raise expected(f"{field}: inputs", f"those of the network, {_shapes(network)}", _shapes(found))
     outputs = signature.outputs.inputs
-    if members is None:
-        if [getattr(one, "shape", ()) for one in outputs] != [(-1, 1)]:
-            raise expected(f"{field}: outputs", "one probability, (-1, 1)", str(signature.outputs))
-        return Vetted(kind="keras", inputs=tuple(found), columns=(), image_size=found[PATCH][1], ranges=ranges)
-    columns, wanted = tuple(str(one.name) for one in outputs), ("probability", "decision", *members)
-    if columns != wanted:
+    wanted = () if members is None else ("probability", "decision", *members)
+    columns = tuple(str(one.name) for one in outputs)
+    if members is None and [getattr(one, "shape", ()) for one in outputs] != [(-1, 1)]:
+        raise expected(f"{field}: outputs", "one probability, (-1, 1)", str(signature.outputs))
+    if members is not None and columns != wanted:
         raise expected(f"{field}: outputs", ", ".join(wanted), ", ".join(columns))
-    return Vetted(kind="ensemble", inputs=tuple(found), columns=columns, image_size=found[PATCH][1], ranges=ranges)
+    kind = "keras" if members is None else "ensemble"
+    return Vetted(kind=kind, inputs=tuple(found), columns=wanted, image_size=found[PATCH][1], ranges=ranges)
 
 
 def _shapes(inputs: dict[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in inputs.items())
-
-
-def _line(problem: Exception) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:120]

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from mammo_mlflow.tracking.location import SQLITE, store_folder
+from mammo_mlflow.tracking.store import SQLITE, store_folder
 
 
 def report_folder(given: str) -> Path:

@@ -26,6 +26,7 @@ from mammo_mlflow.evaluation.figures.style import (
 )
 from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate, roc_band
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
+from mammo_mlflow.evaluation.rate_interval import wilson
 from mammo_mlflow.evaluation.weighted import Floats
 
 Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
@@ -120,20 +121,18 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
     The corner has the Brier score. The intervals take patches as independent.
     """
     y, p = weighted.checked(labels, probabilities)
-    bins = int(np.clip(y.size // 20, 2, 10))
-    bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p, side="left")
-    filled = [bin_of == b for b in np.unique(bin_of)]
+    filled = equal_bins(p, 10)
     predicted = np.array([p[inside].mean() for inside in filled])
-    positive = np.array([y[inside].sum() for inside in filled], dtype=np.float64)
-    total = np.array([inside.sum() for inside in filled], dtype=np.float64)
-    low, high = _wilson(positive, total)
+    rate = np.array([y[inside].mean() for inside in filled])
+    quantile = float(norm.ppf(0.975))
+    ends = [wilson(share, inside.sum(), quantile) for share, inside in zip(rate, filled, strict=True)]
+    low, high = np.transpose(ends)
     footer = joined("bins of equal count, 95 % Wilson intervals, patches assumed independent", note)
     figure = new_figure(5.0, 6.0, title, footer)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     tidy(above, "", "observed frequency of class 1")
     tidy(below, "predicted probability of class 1", "patches", grid="y")
     above.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
-    rate = positive / total
     above.errorbar(
         predicted,
         rate,
@@ -161,10 +160,8 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
     return figure
 
 
-def _wilson(successes: Floats, n: Floats) -> tuple[Floats, Floats]:
-    """Ends of the 95 % score interval of a share (Wilson 1927, JASA 22:209-212)."""
-    z = float(norm.ppf(0.975))
-    centre = (successes + z**2 / 2) / (n + z**2)
-    half = z / (n + z**2) * np.sqrt(successes * (n - successes) / n + z**2 / 4)
-    # rounding must not put an end on the wrong side of a share of 0 or 1
-    return np.minimum(centre - half, successes / n), np.maximum(centre + half, successes / n)
+def equal_bins(p: Floats, most: int) -> list[npt.NDArray[np.bool_]]:
+    """Which probabilities (n,) are in each of up to `most` bins of equal count, fewer of less than 20 each."""
+    bins = int(np.clip(p.size // 20, 2, most))
+    bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p)
+    return [bin_of == b for b in np.unique(bin_of)]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from mammo_mlflow.evaluation.figures.classification import draw_matrix
+from mammo_mlflow.evaluation.figures.classification import draw_matrix, equal_bins
 from mammo_mlflow.evaluation.figures.style import (
     INK,
     QUIET,
@@ -113,7 +113,5 @@ def costs(seconds: Mapping[str, float], title: str, note: str | None = None) -> 
 
 def _calibration(y: npt.NDArray[np.int_], p: Floats) -> tuple[Floats, Floats]:
     """Mean prediction and observed frequency in bins of equal count."""
-    bins = int(np.clip(y.size // 20, 2, BINS))
-    bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p)
-    inside = [bin_of == b for b in np.unique(bin_of)]
+    inside = equal_bins(p, BINS)
     return np.array([p[one].mean() for one in inside]), np.array([y[one].mean() for one in inside])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def joined(*parts: str | None) -> str | None:
     return "\n".join(part for part in parts if part) or None
 
 
-def tidy(axes: Axes, x: str = "", y: str = "", grid: str | None = "both") -> None:
+def tidy(axes: Axes, x: str = "", y: str = "", grid: Literal["both", "x", "y"] | None = "both") -> None:
     """Axis names and the style of frame, ticks and grid (`both`, `x`, `y` or None)."""
     axes.set_xlabel(x, fontsize=TEXT_SIZE, color=INK)
     axes.set_ylabel(y, fontsize=TEXT_SIZE, color=INK)
@@ -70,12 +71,8 @@ def tidy(axes: Axes, x: str = "", y: str = "", grid: str | None = "both") -> Non
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(RULE)
-    if grid == "both":
-        axes.grid(True, color=RULE, linewidth=0.5)
-    elif grid == "x":
-        axes.grid(True, axis="x", color=RULE, linewidth=0.5)
-    elif grid == "y":
-        axes.grid(True, axis="y", color=RULE, linewidth=0.5)
+    if grid is not None:
+        axes.grid(True, axis=grid, color=RULE, linewidth=0.5)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
