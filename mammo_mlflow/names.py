@@ -1,4 +1,4 @@
-"""What this project calls things in the store, the registry and Optuna, each name with its meaning above it.
+"""What this project calls things in the store, the registry and Optuna, each name with its meaning above or beside it.
 
 The tables of docs/architecture.md are made of the comments of this file (`python scripts/name_tables.py`). A name is
 kept for good: what was stored under it would not be found under another.
@@ -6,16 +6,13 @@ kept for good: what was stored under it would not be found under another.
 
 from __future__ import annotations
 
-# what every tag begins with
-PREFIX = "mammo."
-# the MLflow experiment that runs go to where none is named
-EXPERIMENT = "mammo"
+PREFIX = "mammo."  # what every tag begins with
+EXPERIMENT = "mammo"  # the MLflow experiment that runs go to where none is named
 # where a logged model's metadata have what is known of it, and there the values of its training patches
 METADATA, TRAINING_VALUES = "mammo", "training_values"
 # the aliases of a model's newest version, of a task's champion, and of the champion before it
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-# what ends the registered name of a study's model
-SEARCHED = "searched"
+SEARCHED = "searched"  # what ends the registered name of a study's model
 
 
 class Tag:
@@ -26,22 +23,17 @@ class Tag:
     # `ensemble`
     TASK, FAMILY, BACKBONE = "mammo.task", "mammo.family", "mammo.backbone"
     UNFROZEN, SET, PRESET = "mammo.unfrozen", "mammo.set", "mammo.preset"
-    # `none`, `baseline` or `shuffled`
-    CONTROL = "mammo.control"
-    # sha256 that a finished run is found by
-    KEY = "mammo.key"
+    CONTROL = "mammo.control"  # `none`, `baseline` or `shuffled`
+    KEY = "mammo.key"  # sha256 that a finished run is found by
     # data and folds
     DATA_SHA256, TEST_SHA256, FOLDS_SHA256 = "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256"
     # kind, source and identity of the backbone's weights
     WEIGHTS, WEIGHTS_SOURCE, WEIGHTS_SHA256 = "mammo.weights", "mammo.weights_source", "mammo.weights_sha256"
     # TensorFlow by default; `KERAS_BACKEND=jax` runs the same code (part of the keys)
     KERAS_BACKEND = "mammo.keras_backend"
-    # `true` on phantom data
-    PHANTOM = "mammo.phantom"
-    # which fit of which cross-validation
-    FIT, CV_RUN_ID = "mammo.fit", "mammo.cv_run_id"
-    # how many patches have an out-of-fold prediction
-    OOF_PATCHES = "mammo.oof_patches"
+    PHANTOM = "mammo.phantom"  # `true` on phantom data
+    FIT, CV_RUN_ID = "mammo.fit", "mammo.cv_run_id"  # which fit of which cross-validation
+    OOF_PATCHES = "mammo.oof_patches"  # how many patches have an out-of-fold prediction
     # resuming; who writes; why a run failed
     REUSED_FROM, CONTINUED_BY = "mammo.reused_from", "mammo.continued_by"
     PROCESS, REASON = "mammo.process", "mammo.reason"
@@ -77,8 +69,7 @@ class Tag:
     REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
     FILES_SHA256 = "mammo.files_sha256"
-    # on the run of the whole study: the steps that are done
-    STEPS = "mammo.steps"
+    STEPS = "mammo.steps"  # on the run of the whole study: the steps that are done
 
 
 class Artifact:
@@ -90,16 +81,12 @@ class Artifact:
     FIT, PREDICTIONS, FACTS, TAIL = "fit", "predictions.parquet", "fit.json", "tail.keras"
     # of a final run, and of an ensemble: test predictions; the threshold, and what it was chosen on
     TEST, THRESHOLD = "test.parquet", "threshold.json"
-    # of all of these, and of studies: the folder of figures
-    FIGURES = "figures"
-    # of runs that compare several
-    COMPARISON = "comparison.csv"
+    FIGURES = "figures"  # of all of these, and of studies: the folder of figures
+    COMPARISON = "comparison.csv"  # of runs that compare several
     # of an ensemble
     METHODS, WEIGHTS, DISAGREEMENT = "methods.csv", "weights.csv", "disagreement.csv"
-    # of a study
-    TRIALS, BEST = "trials.csv", "best.json"
-    # of a promotion
-    GATES = "gates.csv"
+    TRIALS, BEST = "trials.csv", "best.json"  # of a study
+    GATES = "gates.csv"  # of a promotion
     # of a logged ensemble: one Keras model of all members, level 1 as arrays, and names and threshold
     MEMBERS, LEVEL1, ENSEMBLE = "members.keras", "level1.npz", "ensemble.json"
 
@@ -116,24 +103,19 @@ class Metric:
     TEST, TEST_ACCURACY, TEST_ROC_AUC = "test_", "test_accuracy", "test_roc_auc"
     # the same where a patient with abnormalities of both classes counts once for each
     BY_PATIENT = "test_by_patient_"
-    # behind either: decided at the stored threshold
-    AT_THRESHOLD = "at_threshold_"
+    AT_THRESHOLD = "at_threshold_"  # behind either: decided at the stored threshold
     # how many patches and patients the test set has
     TEST_PATCHES, TEST_PATIENTS = "test_patches", "test_patients"
-    # the threshold of the final model
-    THRESHOLD = "threshold"
-    # of a trial, by objective, with `_trials_mean` and `_sd` on the study
-    OBJECTIVE = "objective_"
+    THRESHOLD = "threshold"  # the threshold of the final model
+    OBJECTIVE = "objective_"  # of a trial, by objective, with `_trials_mean` and `_sd` on the study
     # on a study: the best trial's objectives, and how many trials ended how
     BEST, TRIALS = "best_", "trials_"
     # on an ensemble, by method: nested, and where the method was chosen
     NESTED, OPTIMISTIC = "nested_", "optimistic_"
-    # on an ensemble, by name: its members
-    MEMBER = "member_"
+    MEMBER = "member_"  # on an ensemble, by name: its members
     # on an ensemble, behind `test_` on the test set: its lead over the best member, and DeLong's p
     LEAD, DELONG_P = "lead", "delong_p"
-    # seconds of the fits, on the cross-validation
-    FIT_SECONDS = "fit_seconds"
+    FIT_SECONDS = "fit_seconds"  # seconds of the fits, on the cross-validation
 
 
 class Attribute:
@@ -143,8 +125,7 @@ class Attribute:
     ID, KEY, SPACE = "id", "key", "space"
     # of a trial: who works on it, the whole experiment, the link to its run, and where it has one why it ended so
     PROCESS, SETTING, LINK, REASON = "process", "setting", "mlflow_run", "reason"
-    # of the first trial: `paper`
-    PRESET = "preset"
+    PRESET = "preset"  # of the first trial: `paper`
 
 
 def registered_name(task: str, *parts: str) -> str:

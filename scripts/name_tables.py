@@ -2,8 +2,8 @@
 
     python scripts/name_tables.py
 
-Each class there is a table, between the marks `<!-- names: CLASS -->` and `<!-- end -->`; its comments are the
-meanings of the names that follow them.
+Each class there is a table, between the marks `<!-- names: CLASS -->` and `<!-- end -->`; its comments, above
+names or beside one, are their meanings.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NAMES, PAGE = ROOT / "mammo_mlflow" / "names.py", ROOT / "docs" / "architecture.md"
+ROWS = re.compile(r"((?:    # .*\n)+)((?:    [A-Z][^#\n]*(?:\n|$))+)|    ([A-Z][^#\n]*)  # (.*)")
 BLOCK = re.compile(r"(<!-- names: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rows(kind: str) -> Iterator[tuple[list[str], str]]:
     """The names of a class that share a meaning, and the meaning."""
     body = NAMES.read_text(encoding="utf-8").split(f"class {kind}:\n")[1].split("\n\n\n")[0]
-    for comment, constants in re.findall(r"((?:    # .*\n)+)((?:    [A-Z].*\n?)+)", body):
-        yield re.findall(r'"([^"]+)"', constants), " ".join(re.findall(r"# (.*)", comment))
+    for above, constants, lone, beside in ROWS.findall(body):
+        yield re.findall(r'"([^"]+)"', constants or lone), beside or " ".join(re.findall(r"# (.*)", above))
 
 
 def table(kind: str) -> str:
