@@ -5,9 +5,9 @@ import io
 import logging
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +38,7 @@ class Upgraded:
     """A store of an earlier release, and what its commands say to the present code."""
 
     def __init__(self, archive, where):
-        with tarfile.open(archive) as file:
-            file.extractall(where, filter="data")
+        shutil.unpack_archive(archive, where)  # `filter` is not there before Python 3.11.4
         move(where / "mlflow.db", where)
         self.where, self.store = where, Store(where)
         self.commands = (where / "commands.txt").read_text().splitlines()
