@@ -21,7 +21,7 @@ from scipy.stats import norm
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.metrics import fold_auc
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.search.judging import compare, simultaneous
+from mammo_mlflow.search.winner_test import compare, simultaneous
 
 (AUC,) = parse_objectives("roc_auc")
 PATCHES, FOLDS, SEEDS, TRUE_AUC = 350, 4, 3, 0.85

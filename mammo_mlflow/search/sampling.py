@@ -29,8 +29,8 @@ ATTEMPTS = 20
 GRID = "grid"
 
 Values = Mapping[str, Value]
-Suggest = Callable[[str, BaseDistribution], Value]
-Draw = Callable[[Suggest], dict[str, Value]]
+SuggestValue = Callable[[str, BaseDistribution], Value]
+Draw = Callable[[SuggestValue], dict[str, Value]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ SAMPLERS = {
     "gp": Sampler(optuna_name="GPSampler", package="torch", shared=True),
     "cmaes": Sampler(optuna_name="CmaEsSampler", package="cmaes", objectives=1, shared=True),
     "qmc": Sampler(optuna_name="QMCSampler", settings=_QMC, shared=True, one_sequence=True),
-    GRID: Sampler(optuna_name="RandomSampler"),  # `Proposer` takes the points in turn
+    GRID: Sampler(optuna_name="RandomSampler"),  # `TrialProposer` takes the points in turn
 }
 
 
@@ -94,7 +94,7 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-class Comparable(optuna.Study):
+class StudyWithoutPaperTrial(optuna.Study):
     """A study without its first trial while that lacks something that every other complete trial has.
 
     It does where the space leaves out the paper's value. Samplers that model the parameters all trials share would
@@ -114,7 +114,7 @@ class Comparable(optuna.Study):
 
 
 @dataclass(frozen=True)
-class Proposal:
+class DraftTrial:
     """The draws of a trial, what each was drawn from, and the values that were made of them."""
 
     params: dict[str, Value]
@@ -129,12 +129,12 @@ class Proposal:
                 trial.storage.set_trial_param(trial._trial_id, name, stored, drawn_from)
 
 
-def go_on(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+def resume_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
     """A trial that another process began, to be worked on."""
     return optuna.Trial(study, trial._trial_id)  # Optuna has no public way
 
 
-def fits(distribution: BaseDistribution, value: Value) -> bool:
+def can_give(distribution: BaseDistribution, value: Value) -> bool:
     """Whether a distribution can give this value."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
@@ -150,7 +150,7 @@ def _on_step(distribution: BaseDistribution, value: Value) -> Value:
     return float(low + step * round((float(value) - distribution.low) / distribution.step))
 
 
-class Proposer:
+class TrialProposer:
     """Settles the draws of one study's trials. `points`: every set of draws, where they can be counted."""
 
     def __init__(self, sampler: str, seed: int, points: Sequence[Values] | None) -> None:
@@ -170,14 +170,14 @@ class Proposer:
         draw: Draw,
         known: Values,
         known_only: bool = False,
-    ) -> Proposal:
+    ) -> DraftTrial:
         """The draws of a trial, the `known` ones as they are, the others by the sampler; nothing is stored.
 
         With `known_only` the others are answered but not kept, and neither are known values outside the space.
         `draw` may be called several times, until its draws are none of `taken`; where none is found they are repeated.
         """
         row = SAMPLERS[self._name]
-        seen = Comparable(study) if row.shared else study
+        seen = StudyWithoutPaperTrial(study) if row.shared else study
         for attempt in range(ATTEMPTS):
             seed = int(np.random.SeedSequence([self._seed, trial.number, attempt]).generate_state(1)[0])
             left = self._left(taken) if self._name == GRID or attempt else None
@@ -194,7 +194,7 @@ class Proposer:
 
 def _propose(
     study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, draw: Draw, known: Values, known_only: bool
-) -> Proposal:
+) -> DraftTrial:
     params: dict[str, Value] = {}
     distributions: dict[str, BaseDistribution] = {}
     with warnings.catch_warnings(action="ignore"):
@@ -204,7 +204,7 @@ def _propose(
     def suggest(name: str, distribution: BaseDistribution) -> Value:
         if name in known:
             value = known[name]
-            if not fits(distribution, value):
+            if not can_give(distribution, value):
                 return value
         elif name in relative and space.get(name) == distribution:
             value = _on_step(distribution, relative[name])
@@ -214,4 +214,4 @@ def _propose(
             params[name], distributions[name] = value, distribution
         return value
 
-    return Proposal(params, distributions, draw(suggest))
+    return DraftTrial(params, distributions, draw(suggest))

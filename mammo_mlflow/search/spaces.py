@@ -16,7 +16,7 @@ from mammo_mlflow.checks import Value, one_of
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
 from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
-from mammo_mlflow.search.tree import FOLDERS, KEYS, Tree, read_tree, shown
+from mammo_mlflow.search.yaml_tree import FOLDERS, KEYS, Tree, read_tree, shown
 
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
 _COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}

@@ -34,11 +34,11 @@ from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.sampling import Proposer, Suggest, distribution_of, go_on
+from mammo_mlflow.search.sampling import SuggestValue, TrialProposer, distribution_of, resume_trial
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.work import Ending, Work
+from mammo_mlflow.search.study_spec import StudySpec
+from mammo_mlflow.search.trial_progress import Ending, TrialProgress
 from mammo_mlflow.tracking.resume import bury_dead_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, this_process
 from mammo_mlflow.training.cross_validation import log_scores
@@ -52,14 +52,14 @@ ENDS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState
 _log = logging.getLogger(__name__)
 
 
-def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
+def open_study(storage: Storage, question: StudySpec, key: str) -> optuna.Study:
     """The study of that name, made where there is none. Raises `UserError` where it asks something else."""
     directions = [objective.direction for objective in question.objectives]
     with storage.alone():
         study = optuna.create_study(
             storage=storage.rdb,
             study_name=question.name,
-            sampler=optuna.samplers.RandomSampler(),  # draws nothing: a trial is given what `Proposer` settled
+            sampler=optuna.samplers.RandomSampler(),  # draws nothing: a trial is given what `TrialProposer` settled
             pruner=question.pruner or optuna.pruners.NopPruner(),
             directions=directions,
             load_if_exists=True,
@@ -77,7 +77,7 @@ def open_study(storage: Storage, question: Question, key: str) -> optuna.Study:
     return study
 
 
-class Search:
+class StudyWorker:
     """One coordinator's work on a study."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Search:
         planner: Planner,
         storage: Storage,
         study: optuna.Study,
-        question: Question,
+        question: StudySpec,
         runs: StudyRuns,
         top: TrackedRun,
         activations: Mapping[str, Path],
@@ -94,11 +94,11 @@ class Search:
         self.bench, self.planner, self._storage = bench, planner, storage
         self.study, self.question, self.runs, self.top = study, question, runs, top
         self._activations = dict(activations)
-        self._open: dict[int, Work] = {}
-        self._jobs: dict[str, Work] = {}
+        self._open: dict[int, TrialProgress] = {}
+        self._jobs: dict[str, TrialProgress] = {}
         self._started: set[int] = set()
         points = question.space.points(question.base)
-        self._proposer = Proposer(question.sampler, question.seed, points)
+        self._proposer = TrialProposer(question.sampler, question.seed, points)
         self.exhausted = False
 
     def run(self, wait: bool) -> None:
@@ -139,7 +139,7 @@ class Search:
         with self._storage.alone():
             cut_off = next((trial for trial in self._trials() if self._is_cut_off(trial)), None)
             if cut_off is not None:
-                trial = go_on(self.study, cut_off)
+                trial = resume_trial(self.study, cut_off)
                 _log.info("trial %d was cut off and goes on", trial.number)
                 writer = self.bench.writer  # its fold's run, too, may have been left RUNNING
                 writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self.top.id, []))
@@ -197,7 +197,7 @@ class Search:
         drawn = {item.name: paper[item.name] for item in space.parameters if item.name in paper}
         return drawn | (start_draws(space.architecture, paper) if space.architecture else {})
 
-    def _draw(self, suggest: Suggest) -> dict[str, Value]:
+    def _draw(self, suggest: SuggestValue) -> dict[str, Value]:
         space = self.question.space
         values = space.draw(self.question.base, lambda item: suggest(item.name, distribution_of(item)))
         if space.architecture is None:
@@ -246,7 +246,7 @@ class Search:
         fits = FitRuns(self.bench, plan, run, f"trial {trial.number} ", marks)
         results = fits.reuse(elsewhere=self.bench.resume)
         waiting = deque(fit for fit in plan.fits if fit.name not in results)
-        work = self._open[trial.number] = Work(
+        work = self._open[trial.number] = TrialProgress(
             trial=trial, plan=plan, run=run, runs=fits, results=results, waiting=waiting
         )
         self._look(work)
@@ -268,7 +268,7 @@ class Search:
             work.results[work.runs.fit_of(job).name] = answer
         self._look(work)
 
-    def _look(self, work: Work) -> None:
+    def _look(self, work: TrialProgress) -> None:
         """Report what is new; end the trial where it is over and none of its folds runs any more."""
         if work.ending is None:
             work.report(self.question.objectives, self.question.pruner)
@@ -276,7 +276,7 @@ class Search:
             del self._open[work.trial.number]
             self._end(work, work.ending)
 
-    def _end(self, work: Work, ending: Ending) -> None:
+    def _end(self, work: TrialProgress, ending: Ending) -> None:
         state, reason = ending
         if state == TrialState.FAIL:
             self._tell(work.trial, work.run, ending)
@@ -312,7 +312,7 @@ class Search:
         return f" ({finished}{wanted} finished" + (f", best: trial {best.number})" if best is not None else ")")
 
 
-def is_full(study: optuna.Study, question: Question) -> bool:
+def is_full(study: optuna.Study, question: StudySpec) -> bool:
     """Whether the study has all its trials, and none of them is still worked on."""
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     finished = sum(state.is_finished() for state in states)

@@ -17,7 +17,14 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from mammo_mlflow.evaluation.objectives import Direction
 from mammo_mlflow.experiment import build
 from mammo_mlflow.search.parameters import SearchSpace
-from mammo_mlflow.search.sampling import SAMPLERS, Proposal, Proposer, Suggest, check_sampler, distribution_of
+from mammo_mlflow.search.sampling import (
+    SAMPLERS,
+    DraftTrial,
+    SuggestValue,
+    TrialProposer,
+    check_sampler,
+    distribution_of,
+)
 from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
 
@@ -73,16 +80,16 @@ class Drawn:
             directions=self.directions,
             load_if_exists=True,
         )
-        self.proposer = Proposer(self.sampler, self.seed, self.space.points(PAPER))
+        self.proposer = TrialProposer(self.sampler, self.seed, self.space.points(PAPER))
 
-    def propose(self, trial: optuna.Trial) -> Proposal:
+    def propose(self, trial: optuna.Trial) -> DraftTrial:
         """What a trial draws, and the values that this makes."""
         others = [other.params for other in self.study.trials if other.number != trial.number]
         frozen = self.study.trials[trial.number]
         known = {item.name: PAPER[item.name] for item in self.space.parameters} if trial.number == 0 else {}
         return self.proposer.propose(self.study, frozen, others, self._draw, known, known_only=trial.number == 0)
 
-    def _draw(self, suggest: Suggest) -> Values:
+    def _draw(self, suggest: SuggestValue) -> Values:
         return self.space.draw(PAPER, lambda item: suggest(item.name, distribution_of(item)))
 
     def trial(self, value: Callable[[Values], float] = lambda values: 0.0) -> Values:

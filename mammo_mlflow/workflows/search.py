@@ -20,14 +20,14 @@ from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import networks, preset_values
-from mammo_mlflow.search.closing import Closer, Closing
 from mammo_mlflow.search.pruning import make_pruner
-from mammo_mlflow.search.question import Question, study_name
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
-from mammo_mlflow.search.study import Search, Study, is_full, open_study, write_note
+from mammo_mlflow.search.study import Study, StudyWorker, is_full, open_study, write_note
+from mammo_mlflow.search.study_result import StudyCloser, StudyResult
+from mammo_mlflow.search.study_spec import StudySpec, study_name
 from mammo_mlflow.tracking.resume import bury_dead_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
@@ -86,7 +86,7 @@ def run(
 
 def _questions(
     family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
-) -> list[Question]:
+) -> list[StudySpec]:
     """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
     checks.one_of(*SEARCHED)("family", family)
     checks.one_of(*TASKS, "all")("task", task)
@@ -116,7 +116,7 @@ def _questions(
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
             pruner = make_pruner(search.pruner, len(objectives), int(paper["folds"]))
-            question = Question(
+            question = StudySpec(
                 task=one,
                 space=space,
                 base=base,
@@ -142,12 +142,12 @@ def _search(
     bench: Workbench,
     planner: Planner,
     storage: Storage,
-    question: Question,
+    question: StudySpec,
     paper: Plan,
     above: TrackedRun | None,
     final: Mapping[str, Value],
     search: SearchOptions,
-) -> Closing | None:
+) -> StudyResult | None:
     """Work on one study and end it; None where another coordinator is the one to end it."""
     key = question.key(paper)
     question = replace(question, name=study_name(search.study, paper, key, several=above is not None))
@@ -172,7 +172,7 @@ def _search(
     activations = ensure_activations(bench, entries)
     if search.timeout:
         question = replace(question, deadline=time.monotonic() + search.timeout)
-    work = Search(bench, planner, storage, study, question, runs, top, activations)
+    work = StudyWorker(bench, planner, storage, study, question, runs, top, activations)
     work.run(wait=owner)
     if work.exhausted:
         _log.info("study '%s': every set of the space was tried", question.name)
@@ -186,14 +186,14 @@ def _search(
             return None
         work.run(wait=True)
         work.top = top
-    closing = Closer(work, final, search.fresh_seeds).close(paper.said.note)
+    closing = StudyCloser(work, final, search.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()
     return closing
 
 
-def _possible(planner: Planner, question: Question) -> Iterator[Plan]:
+def _possible(planner: Planner, question: StudySpec) -> Iterator[Plan]:
     """A plan for each way in which trials' activations may differ; what cannot work is left to fail as a trial."""
     values = {**question.base, **question.space.fixed}
     drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}

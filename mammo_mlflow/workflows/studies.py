@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.search.closing import Closing
+from mammo_mlflow.search.study_result import StudyResult
 from mammo_mlflow.workflows.comparison import final_cells
 from mammo_mlflow.workflows.terminal import say, show_table
 
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
 
 
-def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
+def show_studies(closings: Sequence[StudyResult], storage: str, plan: Plan) -> None:
     """A table over the studies, a sentence on each, and where to look next."""
     if not closings:
         return
@@ -41,7 +41,7 @@ def show_studies(closings: Sequence[Closing], storage: str, plan: Plan) -> None:
         say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")
 
 
-def _rows(closings: Sequence[Closing]) -> Iterator[list[str]]:
+def _rows(closings: Sequence[StudyResult]) -> Iterator[list[str]]:
     for closing in closings:
         best, fresh = closing.best, closing.fresh
         if best is None:

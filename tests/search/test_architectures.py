@@ -9,7 +9,7 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.models.drawn import block_counts, filters
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.sampling import fits
+from mammo_mlflow.search.sampling import can_give
 
 DISTRIBUTIONS = [
     ({"kind": "categorical", "choices": ["a", "b"]}, CategoricalDistribution(["a", "b"]), "b"),
@@ -27,7 +27,7 @@ DISTRIBUTIONS = [
 @pytest.mark.parametrize(("facts", "wanted", "value"), DISTRIBUTIONS)
 def test_distributions_become_optunas(facts, wanted, value):
     assert distribution(facts) == wanted
-    assert fits(wanted, value)
+    assert can_give(wanted, value)
 
 
 def test_an_unknown_kind_is_named():

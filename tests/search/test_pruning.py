@@ -20,12 +20,12 @@ from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.pruning import make_pruner, over_folds
-from mammo_mlflow.search.question import Question
 from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.sampling import Proposer, distribution_of
+from mammo_mlflow.search.sampling import TrialProposer, distribution_of
 from mammo_mlflow.search.spaces import read_space
 from mammo_mlflow.search.storage import Storage
-from mammo_mlflow.search.study import Search, open_study
+from mammo_mlflow.search.study import StudyWorker, open_study
+from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.training.cross_validation import collect
 from mammo_mlflow.training.fit_runs import FitRuns
@@ -94,7 +94,7 @@ class Laboratory:
         objectives = parse_objectives("roc_auc")
         made = make_pruner(pruner, len(objectives), FOLDS)
         name = f"{sampler} {pruner} {seed}"
-        question = Question(
+        question = StudySpec(
             name=name,
             task="mass_calc",
             space=self.space,
@@ -111,7 +111,7 @@ class Laboratory:
         runs = StudyRuns(self.session.writer, study, {})
         top, _ = runs.open_study(name, None, {})
         before = self.executor.trained
-        search = Search(self.session, self.planner, self.storage, study, question, runs, top, {})
+        search = StudyWorker(self.session, self.planner, self.storage, study, question, runs, top, {})
         search.run(wait=True)
         top.finish()
         self.session.writer.drain()
@@ -132,7 +132,7 @@ class Laboratory:
         """The study as `study` makes it, in memory; every trial's values, had all its folds been trained."""
         base = self.base(seed)
         made = optuna.create_study(direction="maximize", sampler=RandomSampler(), pruner=make_pruner("auto", 1, FOLDS))
-        proposer = Proposer(sampler, seed, None)
+        proposer = TrialProposer(sampler, seed, None)
         values = []
         for number in range(TRIALS):
             trial, known = made.ask(), {} if number else {RATE: base[RATE]}

@@ -19,7 +19,7 @@ KEYED = ("dense_batch_norm", "holdout", "control")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class StudySpec:
     """One study. `base` are a trial's values before any is drawn, `paper` those of the first trial."""
 
     name: str = ""

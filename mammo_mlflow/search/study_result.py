@@ -17,9 +17,9 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
-from mammo_mlflow.search.judging import Verdict, compare, judge, simultaneous
-from mammo_mlflow.search.question import Question
-from mammo_mlflow.search.study import Search, best_trial, metric_name
+from mammo_mlflow.search.study import StudyWorker, best_trial, metric_name
+from mammo_mlflow.search.study_spec import StudySpec
+from mammo_mlflow.search.winner_test import WinnerTest, compare, judge, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.resume import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -32,7 +32,7 @@ an older one only the closing is done again. It is on the study's run. No fold's
 
 
 @dataclass(frozen=True)
-class Fresh:
+class FreshSeeds:
     """Best and paper's setting under seeds that the search has not used: a value a seed, and the difference.
 
     The interval of the difference holds for all settings that competed with the paper's at once.
@@ -44,28 +44,28 @@ class Fresh:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Closing:
+class StudyResult:
     """How a study ended. `paper` is the first trial's value; what could not be had is None."""
 
-    question: Question
+    question: StudySpec
     states: dict[str, int]
     best: FrozenTrial | None = None
     paper: float | None = None
     final: Final | None = None
-    fresh: Fresh | None = None
-    verdict: Verdict | None = None
+    fresh: FreshSeeds | None = None
+    verdict: WinnerTest | None = None
 
 
-class Closer:
+class StudyCloser:
     """Ends a study: everything it logs goes on the study's run `top`. Doing it again adds nothing that is there."""
 
-    def __init__(self, search: Search, final: Mapping[str, Value], fresh_seeds: int) -> None:
+    def __init__(self, search: StudyWorker, final: Mapping[str, Value], fresh_seeds: int) -> None:
         self._bench = replace(search.bench, resume=True)  # the study's own folds are at hand
         self._planner, self._study, self._question = search.planner, search.study, search.question
         self._runs, self._top = search.runs, search.top
         self._final, self._fresh_seeds = final, fresh_seeds
 
-    def close(self, note: str | None) -> Closing:
+    def close(self, note: str | None) -> StudyResult:
         """Log table and figures, make the best trial's model, compare it with the paper's setting."""
         question = self._question
         trials = self._study.get_trials(deepcopy=False)
@@ -75,7 +75,7 @@ class Closer:
         for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
             self._top.log_figure(figure, name)
         if best is None:
-            return Closing(question=question, states=states)
+            return StudyResult(question=question, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
         cv, final = self._make_best(best, competed(states))
         verdict = fresh = None
@@ -83,7 +83,7 @@ class Closer:
             verdict = self._judge(cv, trials[0], states)
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
-        return Closing(
+        return StudyResult(
             question=question, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict
         )
 
@@ -130,7 +130,7 @@ class Closer:
         run.close()
         return cv, final
 
-    def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> Verdict:
+    def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> WinnerTest:
         writer, trials = self._bench.writer, competed(states)
         run_id = self._runs.find("trial", str(paper.number)) or ""
         target = self._bench.scratch / f"oof-{run_id}"
@@ -140,7 +140,7 @@ class Closer:
         found = compare(self._question.objectives[0], best.oof, pd.read_parquet(path))
         return judge(found.value, found.error, trials)
 
-    def _compare_fresh(self, best: FrozenTrial, trials: int) -> Fresh:
+    def _compare_fresh(self, best: FrozenTrial, trials: int) -> FreshSeeds:
         """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
         objective = self._question.objectives[0]
         settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
@@ -158,7 +158,7 @@ class Closer:
         best_oof, paper_oof = (pd.concat(parts, ignore_index=True) for parts in frames.values())
         difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
-        return Fresh(values["best"], values["paper"], difference)
+        return FreshSeeds(values["best"], values["paper"], difference)
 
     def _plan(self, trial: FrozenTrial, **values: Value) -> Plan:
         setting = json.loads(trial.user_attrs[Attribute.SETTING])

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WinnerTest:
     """Whether a lead is within the noise of choosing, the lead that luck alone reaches, and both in a sentence."""
 
     within_noise: bool
@@ -60,7 +60,7 @@ def simultaneous(lead: Difference, trials: int) -> Difference:
     return Difference(lead.value, lead.value - reach, lead.value + reach, lead.error)
 
 
-def judge(lead: float, error: float, trials: int) -> Verdict:
+def judge(lead: float, error: float, trials: int) -> WinnerTest:
     """Is the best trial's lead over the paper's setting more than choosing the best of many gives by chance?
 
     `lead`: the best trial's value minus the paper setting's on the same folds, positive where better; `error`: the
@@ -78,7 +78,7 @@ def judge(lead: float, error: float, trials: int) -> Verdict:
     bound = error * float(norm.ppf(CONFIDENCE ** (1 / others)))
     within = not (lead > 0 and lead > bound)  # what cannot be judged, a NaN, is not proven
     sentence = _sentence(lead, error, bound, within, others)
-    return Verdict(within, bound, sentence[0].upper() + sentence[1:])
+    return WinnerTest(within, bound, sentence[0].upper() + sentence[1:])
 
 
 def _sentence(lead: float, error: float, bound: float, within: bool, others: int) -> str:

@@ -2,14 +2,14 @@ from types import SimpleNamespace
 
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import build
-from mammo_mlflow.search.question import Question
+from mammo_mlflow.search.study_spec import StudySpec
 
 SPACE = SimpleNamespace(facts=dict)
 PAPER = SimpleNamespace(fits=[SimpleNamespace(key="f", fold=0)])
 
 
 def key(base):
-    question = Question(
+    question = StudySpec(
         task="mass_calc",
         space=SPACE,
         base=base,

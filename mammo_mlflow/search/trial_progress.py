@@ -22,7 +22,7 @@ Ending = tuple[TrialState, str]
 
 
 @dataclass(kw_only=True)
-class Work:
+class TrialProgress:
     """A trial of Optuna, its plan, its run and those of its fits. `ending` is its state to be, with the reason."""
 
     trial: optuna.Trial

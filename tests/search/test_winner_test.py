@@ -11,7 +11,7 @@ from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.search.judging import compare, judge, simultaneous
+from mammo_mlflow.search.winner_test import compare, judge, simultaneous
 
 
 def oof(noise: float, seed: int = 1) -> pd.DataFrame:
