@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from mammo_mlflow.ensembles.blend_weights import EXHAUSTIVE_MEMBERS, PAPER_LEVELS, candidates
 from mammo_mlflow.ensembles.methods import choose
-from mammo_mlflow.ensembles.weights import EXHAUSTIVE_MEMBERS, PAPER_LEVELS, candidates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.workflows.ensemble import EVERY_METHOD

@@ -24,14 +24,14 @@ from sklearn.preprocessing import StandardScaler
 from mammo_mlflow.data.patches import TASKS, read_patch_set, targets
 from mammo_mlflow.data.splits import make_folds
 from mammo_mlflow.evaluation.intervals import bootstrap_difference, cluster_note, metric_estimate
-from mammo_mlflow.models.weights import COMPACT_DIR, Weights, find_weights
+from mammo_mlflow.models.weights import COMPACT_DIR, NetworkWeights, find_weights
 
 FOLDS = 4
 TASK = "mass_calc"
 """Any: folds are the same for both."""
 
 
-def read_features(backbone: str, weights: Weights, patches: np.ndarray) -> np.ndarray:
+def read_features(backbone: str, weights: NetworkWeights, patches: np.ndarray) -> np.ndarray:
     """Average-pooled features of raw patches (n, size, size) uint16: float32 (n, channels)."""
     import keras
 
@@ -89,7 +89,7 @@ def main() -> None:
     arrays = {path.name: np.load(path, mmap_mode="r", allow_pickle=False) for path in arguments.patches}
     for backbone in arguments.backbones:
         exact = find_weights(backbone, str(arguments.weights), phantom=False)
-        rounded = Weights(
+        rounded = NetworkWeights(
             kind="int8", label="imagenet-int8", identity="", source="", path=COMPACT_DIR / f"{backbone}.npz"
         )
         features = [read_features(backbone, weights, data.train.abnormality) for weights in (exact, rounded)]

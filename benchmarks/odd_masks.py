@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support_collection import CROP, ODD, draw_film, plan, write_collection, write_dicom  # noqa: E402
 
 from mammo_mlflow.data.cbis_ddsm.ingest import Ingested, ingest  # noqa: E402
-from mammo_mlflow.data.cbis_ddsm.settings import Settings  # noqa: E402
+from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings  # noqa: E402
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         part.rename(source)
     shutil.rmtree(asked.folder / "out", ignore_errors=True)
     start = time.perf_counter()
-    made = ingest(source, asked.folder / "out", source, Settings(shared_patients="keep"), 2, lambda *_: None)
+    made = ingest(source, asked.folder / "out", source, IngestSettings(shared_patients="keep"), 2, lambda *_: None)
     figures = {"films": asked.films, "abnormalities": len(rows), "seconds": time.perf_counter() - start}
     figures |= {"kinds": count(made, rows, odd)}
     for kind, found in figures["kinds"].items():

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support_store import Models  # noqa: E402
 
-from mammo_mlflow.report.rows import tables  # noqa: E402
+from mammo_mlflow.report.paper_tables import tables  # noqa: E402
 
 
 def main() -> None:

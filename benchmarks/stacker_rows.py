@@ -22,7 +22,7 @@ from mammo_mlflow.ensembles.nested import Method, each, nested
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.level1 import Level1
+from mammo_mlflow.level1 import Combiner
 
 KINDS = ("equal", "unequal", "one good", "opposed", "weak")
 MEMBERS = (2, 5, 10)
@@ -50,7 +50,7 @@ def draw(kind: str, rows: int, members: int, seed: int) -> OutOfFold:
 def neuron(glorot: bool, more_steps: bool) -> Method:
     """The dense stacker with or without each of our changes."""
 
-    def fit(data: OutOfFold, objective: Objective, seed: int) -> Level1:
+    def fit(data: OutOfFold, objective: Objective, seed: int) -> Combiner:
         random = np.random.default_rng(seed)
         watched, members = stackers._inner(data.units, random), data.members
         limit = math.sqrt(6 / (members + 1))

@@ -22,7 +22,7 @@ BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Level1:
+class Combiner:
     """`kind` is a name of `KINDS`, `arrays` what it needs; `note` what is to be said beside its figures.
 
     Raises ValueError for another kind, arrays that are missing, too many or not finite numbers.
@@ -60,7 +60,7 @@ class Level1:
             np.savez(file, kind=np.array(self.kind), note=np.array(self.note), **self.arrays)  # type: ignore[arg-type]
 
 
-def load(path: str | os.PathLike[str]) -> Level1:
+def load(path: str | os.PathLike[str]) -> Combiner:
     """What `save` wrote. Raises ValueError for pickled objects, before any is read, and for what is no level 1."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -69,7 +69,7 @@ def load(path: str | os.PathLike[str]) -> Level1:
         raise ValueError(f"level 1: expected a file of arrays, found none ({error})") from error
     if "kind" not in arrays or "note" not in arrays:
         raise ValueError(f"level 1: expected kind and note, found {', '.join(arrays)}")
-    return Level1(str(arrays.pop("kind")), arrays=arrays, note=str(arrays.pop("note")))
+    return Combiner(str(arrays.pop("kind")), arrays=arrays, note=str(arrays.pop("note")))
 
 
 def sigmoid(x: Floats) -> Floats:

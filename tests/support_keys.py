@@ -16,9 +16,9 @@ import numpy as np
 
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import CalibrateJob, Cut, Description
+from mammo_mlflow.jobs.contracts import CalibrateJob, Description, LayerCut
 from mammo_mlflow.jobs.executors import Executor
-from mammo_mlflow.planning.base_models import Source, Sources
+from mammo_mlflow.planning.base_models import BaseModel, BaseModels
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import PRESETS, preset_values
 from mammo_mlflow.workflows.ensemble import ensemble_key
@@ -27,7 +27,7 @@ from mammo_mlflow.workflows.search import _questions
 
 RELEASED = Path(__file__).parent / "upgrades" / "keys.json"
 PATCHES = 160
-FEATURES, INNER = Cut(9, (512,), "float32"), Cut(5, (4, 4, 64), "bfloat16")
+FEATURES, INNER = LayerCut(9, (512,), "float32"), LayerCut(5, (4, 4, 64), "bfloat16")
 SAME = {"precision": "float32"}
 """Else the processor's."""
 TUNED = (("unfrozen_layers", 1),)
@@ -99,9 +99,9 @@ def planner(cache):
             plan = made.plans([build(task, values, family)])[0]
             tails = dict.fromkeys(f.name for f in plan.fits)
             version = SimpleNamespace(name=name)
-            found.append(Source(field="", version=version, plan=plan, tails=tails, out_of_fold=folds))
+            found.append(BaseModel(field="", version=version, plan=plan, tails=tails, out_of_fold=folds))
         condition = found[1] if len(found) > 1 else None
-        return Sources(found[0], condition, experiment.model.condition == "class")
+        return BaseModels(found[0], condition, experiment.model.condition == "class")
 
     made.find_sources = sources
     return made

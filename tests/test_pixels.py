@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.settings import Settings
+from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.pixels import describe_ranges, odd_values, range_of, read_ranges, summarise, whole_numbers
@@ -19,7 +19,7 @@ SIDES = {"patch": 1, "baseline": 0}
 def real(tmp_path_factory):
     """Eight patches cut from real films: CBIS-DDSM, CC BY 3.0, see the fixture's ATTRIBUTION.md."""
     out = tmp_path_factory.mktemp("real") / "out"
-    made = ingest(FILMS, out, FILMS, Settings(), 1, lambda *_: None)
+    made = ingest(FILMS, out, FILMS, IngestSettings(), 1, lambda *_: None)
     return np.load(made.directory / "public_test_tensor.npy")
 
 

@@ -22,7 +22,7 @@ HEADER_BYTES = 16_384  # NumPy reads none that is longer than 10,000
 
 
 @dataclass(frozen=True)
-class Header:
+class ArrayHeader:
     """What the head of a `.npy` file says: shape, dtype and the offset in bytes at which the data begins."""
 
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class Scan:
     constant: list[int]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> ArrayHeader:
     """Read the header of a `.npy` file and check that its data are all there, without reading them.
 
     Raises:
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
     if found != promised:
         kind = "truncated" if found < promised else "too long"
         raise expected(name, f"{promised} bytes for shape {shape}", f"{found}: the file is {kind}")
-    return Header(shape, dtype, offset)
+    return ArrayHeader(shape, dtype, offset)
 
 
 def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -91,7 +91,7 @@ def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
             raise expected(name, "a .npy array", "something else or a damaged header") from None
 
 
-def check_tensor(path: Path, size: int, any_number: bool = False) -> Header:
+def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader:
     """The header of a tensor file that holds (2n, size, size) little-endian uint16 patches, n > 0.
 
     With `any_number` the patches may be of another integer or floating type, whose values are still to be looked at.
@@ -112,7 +112,7 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> Header:
     return header
 
 
-def _unpaired(name: str, header: Header) -> UserError | None:
+def _unpaired(name: str, header: ArrayHeader) -> UserError | None:
     """What is wrong with the number of rows: each abnormality has its baseline above it."""
     rows = header.shape[0]
     if not rows:
@@ -194,7 +194,7 @@ def read_csv(path: Path, name: str, delimiters: str = ",") -> tuple[list[list[st
         raise UserError(f"{name}: cannot be read: {error.strerror}") from None
 
 
-def scan_tensor(path: Path, header: Header) -> Scan:
+def scan_tensor(path: Path, header: ArrayHeader) -> Scan:
     """Read a checked tensor once, in blocks of a few MB, and hash the file and each abnormality on the way."""
     pixels = header.shape[1] * header.shape[2]
     patch = pixels * header.dtype.itemsize

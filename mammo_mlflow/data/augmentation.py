@@ -13,7 +13,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class AugmentationPolicy:
     """The ranges transforms are drawn from, with the meaning of Keras's `ImageDataGenerator`.
 
     `rotation`: at most so many degrees either way (180 is every angle). `shift`: at most this fraction of the side,
@@ -28,12 +28,19 @@ class Policy:
     vertical_flip: bool = False
 
 
-POLICIES: dict[str, Policy] = {
-    "paper": Policy(rotation=180.0, horizontal_flip=True, vertical_flip=True),
-    "scratch": Policy(rotation=180.0, shift=0.1, shear=0.01, zoom=0.1, horizontal_flip=True, vertical_flip=True),
-    "rotation5": Policy(rotation=5.0),
-    "shift": Policy(shift=0.1),
-    "none": Policy(),
+POLICIES: dict[str, AugmentationPolicy] = {
+    "paper": AugmentationPolicy(rotation=180.0, horizontal_flip=True, vertical_flip=True),
+    "scratch": AugmentationPolicy(
+        rotation=180.0,
+        shift=0.1,
+        shear=0.01,
+        zoom=0.1,
+        horizontal_flip=True,
+        vertical_flip=True,
+    ),
+    "rotation5": AugmentationPolicy(rotation=5.0),
+    "shift": AugmentationPolicy(shift=0.1),
+    "none": AugmentationPolicy(),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.arrays import Header, Scan, check_tensor, read_groups, read_types, scan_tensor
+from mammo_mlflow.data.arrays import ArrayHeader, Scan, check_tensor, read_groups, read_types, scan_tensor
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.files import file_sha256, sha256
 
@@ -205,7 +205,7 @@ def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str
         except UserError as error:
             problems.append(str(error))
 
-    headers: dict[str, Header] = {}
+    headers: dict[str, ArrayHeader] = {}
     types: dict[str, np.ndarray] = {}
     groups: dict[str, pd.DataFrame] = {}
     for name, stem in SPLITS.items():

@@ -30,7 +30,7 @@ PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
 LARGEST = 20_000_000_000  # bytes: what takes days to draw and fills disks is a slip
 SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
 
-Row = Mapping[str, Any]
+PhantomRow = Mapping[str, Any]
 """An abnormality image of a plan: its columns in the groups file, its type, and what decides its look."""
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def make_phantom(
 
 
 def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, int], None] | None) -> None:
-    def draw(number: int, plan: list[Row]) -> Iterator[np.ndarray]:
+    def draw(number: int, plan: list[PhantomRow]) -> Iterator[np.ndarray]:
         for index, row in enumerate(plan):
             yield _draw_pair(np.random.default_rng([settings.seed, number, index]), settings.size, row)
             if progress is not None:
@@ -126,7 +126,7 @@ def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, 
     (directory / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[Row]:
+def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[PhantomRow]:
     """One row for each abnormality image: its type, patient, view and what decides its look.
 
     A patient has one abnormality or two, each seen in one view or two, so one to four rows. Suspicion, size and
@@ -138,7 +138,7 @@ def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> li
             views = min(number, int(rng.integers(1, 3)))
             abnormalities.append((kind, views))
             number -= views
-    rows: list[Row] = []
+    rows: list[PhantomRow] = []
     patient, of_patient = -1, 2
     for place in rng.permutation(len(abnormalities)):
         kind, views = abnormalities[place]
@@ -174,7 +174,7 @@ def _apportion(count: int) -> np.ndarray:
     return whole
 
 
-def _draw_pair(rng: np.random.Generator, size: int, plan: Row) -> np.ndarray:
+def _draw_pair(rng: np.random.Generator, size: int, plan: PhantomRow) -> np.ndarray:
     """The baseline and the abnormality patch of one plan row: uint16 (2, size, size)."""
     film = plan["contrast"] * images.draw_texture(rng, size)
     film += (plan["brightness"] + rng.normal(0, 2_500, (2, 1, 1))).astype(np.float32)
@@ -187,7 +187,7 @@ def _draw_pair(rng: np.random.Generator, size: int, plan: Row) -> np.ndarray:
     return np.clip(np.rint(film), 0, 65_535).astype(np.uint16)
 
 
-def _draw_lesion(rng: np.random.Generator, size: int, plan: Row) -> np.ndarray:
+def _draw_lesion(rng: np.random.Generator, size: int, plan: PhantomRow) -> np.ndarray:
     """A plan row's lesion in film units, float32 (size, size).
 
     Some calcifications lie in a patch of dense tissue and some masses hold a few specks of their own, as on real films.

@@ -19,11 +19,11 @@ from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import (
     ActivationJob,
     CalibrateJob,
-    Cut,
     DescribeJob,
     Description,
     Emit,
     FeatureJob,
+    LayerCut,
     Network,
     StepsDone,
     StoreJob,
@@ -139,6 +139,6 @@ def _padded(batch: np.ndarray, size: int) -> np.ndarray:
     return np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)) if len(batch) < size else batch
 
 
-def _cut(base: keras.Model, index: int) -> Cut:
+def _cut(base: keras.Model, index: int) -> LayerCut:
     tensor: Tensor = base.layers[index].output
-    return Cut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))
+    return LayerCut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))

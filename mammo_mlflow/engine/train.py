@@ -25,7 +25,7 @@ from mammo_mlflow.models.network import build_head, build_tail, build_whole, loa
 from mammo_mlflow.names import Artifact
 
 
-def run(job: FitJob, emit: Emit) -> FitResult:
+def train_fit(job: FitJob, emit: Emit) -> FitResult:
     """Train, predict the validation rows, save the tail; emits an `epoch` event after each epoch."""
     started = time.perf_counter()
     emit(StepsDone(0, job.total_epochs))

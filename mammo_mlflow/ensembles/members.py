@@ -14,12 +14,12 @@ from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, registered_name
-from mammo_mlflow.planning.base_models import Source
-from mammo_mlflow.planning.find_base_models import Command, Missing, SourceSearch
+from mammo_mlflow.planning.base_models import BaseModel
+from mammo_mlflow.planning.find_base_models import BaseModelSearch, Command, NotRegistered
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import KEPT
-from mammo_mlflow.tracking.resume import fetch_artifacts
+from mammo_mlflow.tracking.run_queries import fetch_artifacts
 
 FEWEST = 2
 
@@ -43,7 +43,7 @@ class Member:
     """A registered model, what it is called among the others, and its stored test predictions (m,)."""
 
     name: str
-    source: Source
+    source: BaseModel
     test: Floats
 
     @property
@@ -76,7 +76,7 @@ def find_members(
     found, missing, faults = [], list[str](), list[str]()
     for name in wanted:
         try:
-            search = SourceSearch(
+            search = BaseModelSearch(
                 bench=bench,
                 planner=planner,
                 field="members",
@@ -88,7 +88,7 @@ def find_members(
             )
             source = search.find()
             found.append(Member(name.removeprefix(prefix), source, _test(bench, source)))
-        except Missing as problem:
+        except NotRegistered as problem:
             missing.append(problem.brief if of_set else str(problem))
         except UserError as problem:
             faults += problem.lines
@@ -105,7 +105,7 @@ def find_members(
     return found
 
 
-def _test(bench: Workbench, source: Source) -> Floats:
+def _test(bench: Workbench, source: BaseModel) -> Floats:
     writer, run_id = bench.writer, source.version.run_id
     target = bench.scratch / f"member-{run_id}"
     path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))

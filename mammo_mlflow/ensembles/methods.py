@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mammo_mlflow.ensembles.blend_weights import BlendWeights, average, greedy, grid, grid_fine
 from mammo_mlflow.ensembles.nested import Method, each, nested
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
-from mammo_mlflow.ensembles.weights import Weights, average, greedy, grid, grid_fine
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.objectives import Objective, check_metric
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.level1 import Level1
+from mammo_mlflow.level1 import Combiner
 
 ENSEMBLE_VERSION = 3
 """The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.
@@ -23,7 +23,7 @@ An ensemble is then made anew, of the same members: their folds do not know this
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Ensemble:
+class FittedEnsemble:
     """A method's level 1, made of all rows, and two figures of the objective.
 
     `chosen_on` is its score on the very rows it was made of, which is optimistic; `nested` the honest figure, with its
@@ -31,7 +31,7 @@ class Ensemble:
     """
 
     method: str
-    level1: Level1
+    level1: Combiner
     chosen_on: float
     nested: Estimate
     probabilities: Floats
@@ -44,7 +44,7 @@ def choose(
     seed: int = 0,
     resamples: int = 2000,
     known: Mapping[str, Method] | None = None,
-) -> dict[str, Ensemble]:
+) -> dict[str, FittedEnsemble]:
     """The ensemble of each method asked for, by its name in `known`, by default `METHODS`; all by default.
 
     `data` are the predictions (n, m) of m members. Scores are the folds', as in `weighted.statistic`.
@@ -62,25 +62,32 @@ def choose(
     return {name: _ensemble(name, table[name], data, objective, seed, resamples) for name in names}
 
 
-def _ensemble(name: str, method: Method, data: OutOfFold, objective: Objective, seed: int, resamples: int) -> Ensemble:
+def _ensemble(
+    name: str,
+    method: Method,
+    data: OutOfFold,
+    objective: Objective,
+    seed: int,
+    resamples: int,
+) -> FittedEnsemble:
     level1, honest = nested(method, data, objective, seed)
     estimate = data.saying(honest).estimate(objective.name, resamples, seed)
     chosen_on = data.saying(level1.predict(data.probabilities)).score(objective.name)
-    return Ensemble(method=name, level1=level1, chosen_on=chosen_on, nested=estimate, probabilities=honest)
+    return FittedEnsemble(method=name, level1=level1, chosen_on=chosen_on, nested=estimate, probabilities=honest)
 
 
-def weights_method(search: Callable[..., list[Weights]]) -> Method:
+def weights_method(search: Callable[..., list[BlendWeights]]) -> Method:
     """A search of `weights` as a method."""
 
-    def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Level1]:
+    def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Combiner]:
         found = search(data, objective, left_out=left_out)
-        return [Level1("weights", {"weights": one.weights}, one.note) for one in found]
+        return [Combiner("weights", {"weights": one.weights}, one.note) for one in found]
 
     return method
 
 
 def _stacked(name: str) -> Method:
-    def fit(data: OutOfFold, objective: Objective, seed: int) -> Level1:
+    def fit(data: OutOfFold, objective: Objective, seed: int) -> Combiner:
         check_stackable(data.labels, data.units)
         return STACKERS[name](data.probabilities, data.labels, data.units, seed)
 

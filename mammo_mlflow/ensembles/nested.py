@@ -14,22 +14,22 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.level1 import Level1
+from mammo_mlflow.level1 import Combiner
 
-Method = Callable[[OutOfFold, Objective, int, Sequence[int | None]], list[Level1]]
+Method = Callable[[OutOfFold, Objective, int, Sequence[int | None]], list[Combiner]]
 """From predictions, objective, seed and folds to leave out, None for none, to a level 1 for each of these."""
 
 
-def each(fit: Callable[[OutOfFold, Objective, int], Level1]) -> Method:
+def each(fit: Callable[[OutOfFold, Objective, int], Combiner]) -> Method:
     """A method that fits the rows without each fold anew."""
 
-    def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Level1]:
+    def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Combiner]:
         return [fit(data.without(fold), objective, seed) for fold in left_out]
 
     return method
 
 
-def nested(method: Method, data: OutOfFold, objective: Objective, seed: int = 0) -> tuple[Level1, Floats]:
+def nested(method: Method, data: OutOfFold, objective: Objective, seed: int = 0) -> tuple[Combiner, Floats]:
     """The level 1 of all rows, and nested out-of-fold probabilities (n,): each fold's from the level 1 of the others.
 
     Raises UserError for a single fold, or where without one fold there is one class only.

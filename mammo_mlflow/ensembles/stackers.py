@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.weighted import Floats, Ints, log_losses
-from mammo_mlflow.level1 import Level1, sigmoid
+from mammo_mlflow.level1 import Combiner, sigmoid
 
 NEIGHBOURS = 25
 HIDDEN = 8
@@ -33,7 +33,7 @@ EPOCH_ROWS = 1800
 """An epoch of `dense` has at least as many steps as this many rows make: what 2,000 leave beside those watched."""
 
 
-def logistic(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+def logistic(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Combiner:
     """Logistic regression with scikit-learn's default ridge, standardising folded into its coefficients."""
     mean, scale, x = _standardised(probabilities)
     model = LogisticRegression().fit(x, labels)
@@ -41,14 +41,14 @@ def logistic(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Lev
     return _linear(coefficients, model.intercept_[0] - coefficients @ mean)
 
 
-def knn(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+def knn(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Combiner:
     """The 25 nearest neighbours; neighbours at equal distance count equally (`level1`)."""
     mean, scale, x = _standardised(probabilities)
     arrays = {"mean": mean, "scale": scale, "points": x, "labels": labels}
-    return Level1("neighbours", arrays | {"k": np.array(min(NEIGHBOURS, len(x)))})
+    return Combiner("neighbours", arrays | {"k": np.array(min(NEIGHBOURS, len(x)))})
 
 
-def svm(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+def svm(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Combiner:
     """A support vector machine with RBF kernel; a sigmoid of its decisions on held-out units (Platt 1999).
 
     The sigmoid is fitted to decisions of 3 folds of whole units, the machine itself to all rows.
@@ -68,10 +68,10 @@ def svm(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
         "slope": calibrator.a_,
         "offset": calibrator.b_,
     }
-    return Level1("kernel", {name: np.array(value, dtype=np.float64) for name, value in arrays.items()})
+    return Combiner("kernel", {name: np.array(value, dtype=np.float64) for name, value in arrays.items()})
 
 
-def mlp(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
+def mlp(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Combiner:
     """One hidden layer of 8 tanh neurons by L-BFGS, with a penalty of 5 |weights|² beside the sum of the losses."""
     mean, scale, x = _standardised(probabilities)
     model = MLPClassifier((HIDDEN,), activation="tanh", solver="lbfgs", alpha=10.0, max_iter=200, random_state=seed)
@@ -79,7 +79,7 @@ def mlp(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
         warnings.simplefilter("ignore", ConvergenceWarning)  # 200 iterations are the regularisation asked for
         model.fit(x, labels)
     hidden = model.coefs_[0].T / scale
-    return Level1(
+    return Combiner(
         "mlp",
         {
             "hidden": hidden,
@@ -90,7 +90,7 @@ def mlp(probabilities: Floats, labels: Ints, units: Ints, seed: int) -> Level1:
     )
 
 
-def dense(probabilities: Floats, labels: Ints, units: Ints, seed: int, epochs: int = EPOCHS) -> Level1:
+def dense(probabilities: Floats, labels: Ints, units: Ints, seed: int, epochs: int = EPOCHS) -> Combiner:
     """The paper's level 1: one sigmoid neuron on the probabilities, 40 epochs, early stop after 3 without gain.
 
     Trained as Keras would: binary cross-entropy, Adam (Kingma & Ba 2015, ICLR) at 1e-3, shuffled mini-batches of 16.
@@ -108,7 +108,7 @@ def dense(probabilities: Floats, labels: Ints, units: Ints, seed: int, epochs: i
     return _linear(weights[:-1], weights[-1])
 
 
-STACKERS: dict[str, Callable[[Floats, Ints, Ints, int], Level1]] = {
+STACKERS: dict[str, Callable[[Floats, Ints, Ints, int], Combiner]] = {
     "logistic": logistic,
     "knn": knn,
     "svm": svm,
@@ -129,8 +129,8 @@ def _standardised(probabilities: Floats) -> tuple[Floats, Floats, Floats]:
     return scaler.mean_, scaler.scale_, scaler.transform(probabilities)
 
 
-def _linear(coefficients: Floats, intercept: float) -> Level1:
-    return Level1("linear", {"coefficients": np.array(coefficients), "intercept": np.array(intercept)})
+def _linear(coefficients: Floats, intercept: float) -> Combiner:
+    return Combiner("linear", {"coefficients": np.array(coefficients), "intercept": np.array(intercept)})
 
 
 def _descend(

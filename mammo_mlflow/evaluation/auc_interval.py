@@ -30,7 +30,7 @@ from mammo_mlflow.evaluation.dependence import (
     exceedance_covariance,
     variance_freedom,
 )
-from mammo_mlflow.evaluation.weighted import Floats, Ints, members, placements
+from mammo_mlflow.evaluation.weighted import Floats, Ints, fold_rows, placements
 
 _EDGE = 1e-12
 
@@ -58,7 +58,7 @@ def auc_estimate(
     has pairs has one patient of a class, and where all probabilities are equal.
     """
     clusters = int(patients.max()) + 1
-    rows = members(labels, folds)
+    rows = fold_rows(labels, folds)
     parts = [_fold(labels[r], probabilities[r], patients[r], clusters) for r in rows if 0 < labels[r].sum() < len(r)]
     if not parts:
         return Estimate(reason=ONE_CLASS + (" in every fold" if len(rows) > 1 else ""))

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT, Floats, Ints, log_losses, members, ratio
+from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT, Floats, Ints, fold_rows, log_losses, ratio
 
 BLOCK_CELLS = 400_000
 """Blended probabilities held at once by a thread: 3 MB, which stays within a processor's cache."""
@@ -36,7 +36,7 @@ class Blends:
 
     def __init__(self, metric: str, probabilities: Floats, labels: Ints, folds: Ints) -> None:
         self._count, total = _metric(metric)
-        parts = members(labels, folds)
+        parts = fold_rows(labels, folds)
         self._members = np.ascontiguousarray(probabilities[np.concatenate(parts)].T)
         self._labels = [labels[index] for index in parts]
         ends = np.cumsum([0, *(len(index) for index in parts)])

@@ -67,7 +67,7 @@ def delong(
     fold, cluster = weighted.fold_codes(folds, y.size), weighted.patient_codes(groups, y.size)
     if fold is not None:
         weighted.check_whole(cluster, fold)
-    parts = [_part(y[rows], a[rows], b[rows], cluster[rows]) for rows in weighted.members(y, fold)]
+    parts = [_part(y[rows], a[rows], b[rows], cluster[rows]) for rows in weighted.fold_rows(y, fold)]
     pairs, differences, variances = np.array([part for part in parts if part[0]]).reshape(-1, 3).T
     if not pairs.sum():
         return DeLong()

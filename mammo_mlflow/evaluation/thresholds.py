@@ -19,14 +19,14 @@ patch to the other side."""
 
 
 @dataclass(frozen=True)
-class Policy:
+class ThresholdPolicy:
     """How a threshold is found: `fixed` at `value`, `youden`, or `sensitivity` of at least `value`."""
 
     kind: str
     value: float | None = None
 
 
-def parse_policy(policy: str | float) -> Policy:
+def parse_policy(policy: str | float) -> ThresholdPolicy:
     """The policy a text names: a number in (0, 1), `youden`, or `sensitivity=` and a number in (0, 1].
 
     Raises UserError, one line about the field `threshold`, for anything else.
@@ -34,18 +34,18 @@ def parse_policy(policy: str | float) -> Policy:
     text = str(policy).strip().lower()
     kind, separator, argument = (part.strip() for part in text.partition("="))
     if kind == "youden" and not separator:
-        return Policy("youden")
+        return ThresholdPolicy("youden")
     if kind == "sensitivity":
         wanted = _number(argument)
         if wanted is None or not 0 < wanted <= 1:
             raise expected("threshold", "'sensitivity=' and a number in (0, 1]", f"'{policy}'")
-        return Policy("sensitivity", wanted)
+        return ThresholdPolicy("sensitivity", wanted)
     fixed = _number(text)
     if fixed is None:
         raise unknown_name("threshold", policy, EXAMPLES)
     if not 0 < fixed < 1:
         raise expected("threshold", "a number in (0, 1)", f"'{policy}'")
-    return Policy("fixed", fixed)
+    return ThresholdPolicy("fixed", fixed)
 
 
 def choose_threshold(policy: str | float, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:

@@ -79,7 +79,7 @@ def check_whole(groups: Ints, folds: Ints) -> None:
         raise ValueError("groups: expected every patient in one fold, found one in two")
 
 
-def members(labels: Ints, folds: Ints | None) -> list[Ints]:
+def fold_rows(labels: Ints, folds: Ints | None) -> list[Ints]:
     """The indices of each fold's patches; those of all patches where there are no folds."""
     return [np.arange(len(labels))] if folds is None else [np.flatnonzero(folds == f) for f in np.unique(folds)]
 
@@ -130,7 +130,7 @@ def _over_folds(
     folds: Ints | None,
 ) -> Callable[[Floats], Floats]:
     """The quotient of what is counted in each fold, summed over folds."""
-    counters = [(index, counter(labels[index], probabilities[index])) for index in members(labels, folds)]
+    counters = [(index, counter(labels[index], probabilities[index])) for index in fold_rows(labels, folds)]
 
     def compute(weights: Floats) -> Floats:
         counts = [count(weights if folds is None else weights[:, index]) for index, count in counters]

@@ -19,7 +19,7 @@ import psutil
 
 from mammo_mlflow.errors import FULL_DISK, UserError, expected
 from mammo_mlflow.files import PARTIAL, Taken, locked, whole
-from mammo_mlflow.tracking.resume import process_alive
+from mammo_mlflow.tracking.run_queries import process_alive
 
 ACTIVATIONS = "activations.npy"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.wording import in_words
 
 Answer = TypeVar("Answer", covariant=True)
@@ -76,7 +76,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Cut:
+class LayerCut:
     """A cut of a network: the layer's index, and the shape and dtype of the one tensor it carries."""
 
     index: int
@@ -95,14 +95,14 @@ class Description:
     `head` is the shape that the head stands on, `parameters` the number of the encoder's.
     """
 
-    features: Cut
-    tuned: Cut | None
+    features: LayerCut
+    tuned: LayerCut | None
     head: tuple[int, ...]
     parameters: int
     patches_per_second: float = float("nan")
 
     @property
-    def trained(self) -> Cut:
+    def trained(self) -> LayerCut:
         """The cut after which everything is trained."""
         return self.tuned or self.features
 
@@ -134,7 +134,7 @@ class StoreJob(Job[None]):
     """Compute what a network makes of `views` augmented views, and the plain one, of each patch of `tensor`."""
 
     tensor: Path
-    cut: Cut
+    cut: LayerCut
     views: int
     augmentation: str
     threads: int = 1
@@ -152,7 +152,7 @@ class ActivationJob(StoreJob):
     target = "mammo_mlflow.engine.activations:compute"
 
     network: Network
-    weights: Weights
+    weights: NetworkWeights
     start: int = 0
     source: Path | None = None
     first: int = ROWS[PATCH]
@@ -199,7 +199,7 @@ class FitJob(Job[FitResult]):
 
     experiment: Experiment
     network: Network
-    weights: Weights
+    weights: NetworkWeights
     tensor: Path
     labels: np.ndarray
     train_rows: np.ndarray
@@ -225,7 +225,7 @@ class Part:
     """A trained model: what its prefix is built from, and its tails, which are averaged."""
 
     network: Network
-    weights: Weights
+    weights: NetworkWeights
     cut: int
     tails: tuple[Path, ...]
 

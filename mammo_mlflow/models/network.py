@@ -22,7 +22,7 @@ from mammo_mlflow.experiment import PATCH, ModelSpec
 from mammo_mlflow.models.precision import dtype_policy
 from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, POOLINGS, kernel_penalty
 from mammo_mlflow.models.siamese import join_sides
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.models.weights import NetworkWeights
 
 DAMAGED = (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile, zlib.error)
 """What reading a weights file ends in where it is damaged, or another network's."""
@@ -182,7 +182,7 @@ def join(base: keras.Model, cut: int, tails: Sequence[keras.Model], sides: Colle
     return keras.Model(inputs, out, name=base.name)
 
 
-def load_weights(base: keras.Model, source: Weights) -> None:
+def load_weights(base: keras.Model, source: NetworkWeights) -> None:
     """Fill a base's weights from a file or a compact copy; what has none is left as it is.
 
     Raises `UserError` where it does not fit the network.

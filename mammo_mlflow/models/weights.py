@@ -39,7 +39,7 @@ class _Damaged(Exception):  # noqa: N818 - nobody is told of it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class NetworkWeights:
     """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
 
     `source` says where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact copy),
@@ -61,9 +61,9 @@ class Weights:
         return self.path
 
 
-NO_WEIGHTS = Weights(kind="none", label="none", identity="none", source="trained from scratch in each fold")
+NO_WEIGHTS = NetworkWeights(kind="none", label="none", identity="none", source="trained from scratch in each fold")
 """Those of networks without a pretrained base."""
-RANDOM_WEIGHTS = Weights(
+RANDOM_WEIGHTS = NetworkWeights(
     kind="random",
     label="random",
     identity=f"random-v{RANDOM_WEIGHTS_VERSION}",
@@ -71,7 +71,7 @@ RANDOM_WEIGHTS = Weights(
 )
 
 
-def find_weights(backbone: str, wanted: str, *, phantom: bool) -> Weights:
+def find_weights(backbone: str, wanted: str, *, phantom: bool) -> NetworkWeights:
     """The weights for a backbone: `imagenet`, `random`, or a directory (or file) of the user's own.
 
     Random weights have the same identity on every data set: nothing of the data goes into them.
@@ -117,7 +117,7 @@ def _in_directory(backbone: str, directory: Path) -> Path | None:
     return exact if exact.is_file() else min(directory.glob(f"{backbone}*notop*.h5"), default=None)
 
 
-def _from_path(backbone: str, path: Path) -> Weights:
+def _from_path(backbone: str, path: Path) -> NetworkWeights:
     if not path.exists():
         raise UserError(f"weights: expected imagenet, random or an existing directory, found '{path}'")
     found = _in_directory(backbone, path) if path.is_dir() else path
@@ -126,7 +126,7 @@ def _from_path(backbone: str, path: Path) -> Weights:
     return _checked_file(backbone, found, "the user's path")
 
 
-def _checked_file(backbone: str, path: Path, source: str) -> Weights:
+def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:
     """The weights of a file that holds the right number of parameters; called ImageNet's only if its name says so."""
     wanted = BACKBONES[backbone].parameters
     arrays: list[h5py.Dataset] = []
@@ -148,9 +148,9 @@ def _checked_file(backbone: str, path: Path, source: str) -> Weights:
     return _of_file("file", "imagenet" if named else path.name, source, path)
 
 
-def _of_file(kind: str, label: str, source: str, path: Path) -> Weights:
+def _of_file(kind: str, label: str, source: str, path: Path) -> NetworkWeights:
     sha256 = file_sha256(path)
-    return Weights(kind=kind, label=label, identity=sha256, source=source, path=path, sha256=sha256)
+    return NetworkWeights(kind=kind, label=label, identity=sha256, source=source, path=path, sha256=sha256)
 
 
 def _check_archive(path: Path) -> None:

@@ -10,9 +10,9 @@ from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import ActivationJob, Cut, Description, FeatureJob, Network
+from mammo_mlflow.jobs.contracts import ActivationJob, Description, FeatureJob, LayerCut, Network
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.processes import keras_backend
 
 ACTIVATIONS_VERSION = 2
@@ -41,13 +41,13 @@ class Activations:
 
 
 def frozen_activations(
-    experiment: Experiment, patch_set: PatchSet, network: Network, weights: Weights, description: Description
+    experiment: Experiment, patch_set: PatchSet, network: Network, weights: NetworkWeights, description: Description
 ) -> tuple[dict[str, Activations], dict[str, Activations]]:
     """What a network's fits read in the first stage, and with unfrozen layers, by input; nothing when on-line."""
     if experiment.views == 0:
         return {}, {}
 
-    def entry(cut: Cut, first: int) -> Activations:
+    def entry(cut: LayerCut, first: int) -> Activations:
         training = experiment.training
         facts: dict[str, object] = {
             "data": patch_set.files["train_tensor.npy"],

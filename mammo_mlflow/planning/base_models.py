@@ -18,15 +18,15 @@ from mammo_mlflow.experiment import (
     Experiment,
 )
 from mammo_mlflow.files import json_sha256
-from mammo_mlflow.jobs.contracts import Cut, Description, FeatureJob, Part
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.jobs.contracts import Description, FeatureJob, LayerCut, Part
+from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.planning.activations import ACTIVATIONS_VERSION, Activations, frozen_activations
 from mammo_mlflow.planning.plan import REFIT, BaseParts, Plan
 from mammo_mlflow.tracking.registry import Version
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class BaseModel:
     """A registered model: its plan, the tail of each of its fits, and its out-of-fold predictions (n,)."""
 
     field: str
@@ -54,7 +54,7 @@ class Source:
         facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
         if not below:  # else in their keys
             facts["version"] = ACTIVATIONS_VERSION
-        cut, key = Cut(0, plan.description.head, "float32"), json_sha256(facts)
+        cut, key = LayerCut(0, plan.description.head, "float32"), json_sha256(facts)
         job = FeatureJob(
             name=f"{plan.experiment.model.backbone} features {fit}",
             tail=self.tails[fit],
@@ -69,18 +69,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Sources:
+class BaseModels:
     """What a conditioned model is built on; without `condition` it is given the true type.
 
     `as_class`: the condition is made a class, as `models.conditioned.class_of` does in the whole model.
     """
 
-    features: Source
-    condition: Source | None
+    features: BaseModel
+    condition: BaseModel | None
     as_class: bool = False
 
     @property
-    def all(self) -> tuple[Source, ...]:
+    def all(self) -> tuple[BaseModel, ...]:
         """Both, or the one."""
         return (self.features,) if self.condition is None else (self.features, self.condition)
 
@@ -97,14 +97,14 @@ class Sources:
         )
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> NetworkWeights:
         """Which registered models these are, as the identity that keys hash; random weights are said on."""
         said = [source.plan.weights.label for source in self.all]
         label = "random" if "random" in said else ", ".join(dict.fromkeys(said))
         keys = [fit.key for source in self.all for fit in source.plan.fits]
         identity = json_sha256(keys)
         named = ", ".join(str(source.version) for source in self.all)
-        return Weights(kind="none", label=label, identity=identity, source=named)
+        return NetworkWeights(kind="none", label=label, identity=identity, source=named)
 
     @property
     def description(self) -> Description:
@@ -112,7 +112,7 @@ class Sources:
         (width,) = self.features.plan.description.head
         parameters = sum(source.plan.description.parameters for source in self.all)
         return Description(
-            features=Cut(0, (width,), "float32"),
+            features=LayerCut(0, (width,), "float32"),
             tuned=None,
             head=(width + 1,),
             parameters=parameters,

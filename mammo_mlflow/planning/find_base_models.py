@@ -21,12 +21,12 @@ from mammo_mlflow.experiment import (
 )
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import CANDIDATE, PREFIX, SEARCHED, Tag
-from mammo_mlflow.planning.base_models import Source, Sources
+from mammo_mlflow.planning.base_models import BaseModel, BaseModels
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.registry import Version, find_models, find_run, registered_names
-from mammo_mlflow.tracking.resume import finished_runs
+from mammo_mlflow.tracking.run_queries import finished_runs
 
 _MADE_OF = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256, Tag.KERAS_BACKEND)
 """The tags that say why a model found again is not what it was."""
@@ -37,7 +37,7 @@ Command = Callable[[str, Mapping[str, Value]], str]
 """Spells the command of an entry point with these parameters, on the data of this command."""
 
 
-class Missing(UserError):  # noqa: N818 - beside `Faults`
+class NotRegistered(UserError):  # noqa: N818 - beside `Faults`
     """A model of that name is not registered; `brief` says how to make it, the whole also what there is instead."""
 
     def __init__(self, brief: str, others: str) -> None:
@@ -45,20 +45,24 @@ class Missing(UserError):  # noqa: N818 - beside `Faults`
         super().__init__(brief + others)
 
 
-def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callable[[Experiment, np.ndarray], Sources]:
+def find_base_models(
+    bench: Workbench,
+    planner: Planner,
+    command: Command,
+) -> Callable[[Experiment, np.ndarray], BaseModels]:
     """What finds the registered models of an experiment on its folds (n,).
 
     It raises `UserError` where one is missing or does not fit, with the `command` that makes it.
     """
-    found: dict[tuple[str, str, str, str, bool], Source] = {}
+    found: dict[tuple[str, str, str, str, bool], BaseModel] = {}
 
-    def find(experiment: Experiment, folds: np.ndarray) -> Sources:
-        def one(asked_for: tuple[str, str]) -> Source:
+    def find(experiment: Experiment, folds: np.ndarray) -> BaseModels:
+        def one(asked_for: tuple[str, str]) -> BaseModel:
             field, task = asked_for
             name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
             asked = field, name, task, folds_sha256(folds), refit
             if asked not in found:
-                search = SourceSearch(
+                search = BaseModelSearch(
                     bench=bench,
                     planner=planner,
                     field=field,
@@ -77,13 +81,13 @@ def find_sources(bench: Workbench, planner: Planner, command: Command) -> Callab
             del wanted["condition_from"]
         sources = gathered(one, wanted.items())
         condition = sources[1] if len(sources) > 1 else None
-        return Sources(sources[0], condition, condition is not None and experiment.model.condition == "class")
+        return BaseModels(sources[0], condition, condition is not None and experiment.model.condition == "class")
 
     return find
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSearch:
+class BaseModelSearch:
     """The registered model of a task that `name` means, looked for on the planner's data and `folds` (n,), of `cv`.
 
     `field` is the parameter that names it. Its refit has to be there where `refit`.
@@ -108,10 +112,10 @@ class SourceSearch:
         entry = self._entry(self._bare)
         return None if entry is None else self.command(*entry)
 
-    def find(self) -> Source:
+    def find(self) -> BaseModel:
         """The newest version that fits.
 
-        Raises `UserError` about the likeliest where none does, `Missing` where there is none of that name.
+        Raises `UserError` about the likeliest where none does, `NotRegistered` where there is none of that name.
         """
         client, data = self.bench.writer.client, self.planner.patch_set
         ask = self.bench.writer.ask
@@ -130,9 +134,9 @@ class SourceSearch:
         makes = self._make and self.name in (self._bare, f"{self._bare}@{CANDIDATE}")
         made = f"; make it with: {self._make}" if makes else ""
         others = f"; registered for {self.task}: {', '.join(known)}" if known else ""
-        raise Missing(f"{self.field}: expected a registered model, found no '{self.name}'{made}", others)
+        raise NotRegistered(f"{self.field}: expected a registered model, found no '{self.name}'{made}", others)
 
-    def _source(self, version: Version) -> Source:
+    def _source(self, version: Version) -> BaseModel:
         tags, data = version.tags, self.planner.patch_set
         if tags.get(Tag.TASK) != self.task:
             what = tags.get(Tag.TASK, "a task that is not known here")
@@ -170,7 +174,7 @@ class SourceSearch:
         except UserError as problem:
             raise self._wrong("a model that can be planned again", f"{version}: {problem}") from None
 
-    def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> Source:
+    def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> BaseModel:
         writer = self.bench.writer
         runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
         tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
@@ -180,7 +184,7 @@ class SourceSearch:
                 raise self._wrong("a model whose folds are in the store", f"{version} without {fit.name}")
             tails[fit.name] = result.tail
             out_of_fold[fit.validation_rows] = result.probabilities
-        return Source(field=self.field, version=version, plan=plan, tails=tails, out_of_fold=out_of_fold)
+        return BaseModel(field=self.field, version=version, plan=plan, tails=tails, out_of_fold=out_of_fold)
 
     def _wrong(self, wanted: str, found: str) -> UserError:
         again = f"; make one with: {self._make}" if self._make else ""

@@ -16,7 +16,7 @@ from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import Activations
 from mammo_mlflow.processes import keras_backend
@@ -70,7 +70,7 @@ class Plan:
     experiment: Experiment
     patch_set: PatchSet
     network: Network
-    weights: Weights
+    weights: NetworkWeights
     description: Description
     folds: np.ndarray
     labels: np.ndarray

@@ -28,9 +28,9 @@ from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
 from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
-from mammo_mlflow.models.weights import NO_WEIGHTS, Weights, find_weights
+from mammo_mlflow.models.weights import NO_WEIGHTS, NetworkWeights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
-from mammo_mlflow.planning.base_models import Sources
+from mammo_mlflow.planning.base_models import BaseModels
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
 from mammo_mlflow.processes import keras_backend
 
@@ -45,10 +45,10 @@ class Planner:
     def __init__(self, patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> None:
         self.patch_set = patch_set
         self._executor, self._cache, self._probe = executor, cache, probe
-        self._weights: dict[tuple[str, str], Weights] = {}
+        self._weights: dict[tuple[str, str], NetworkWeights] = {}
         self._descriptions: dict[Network, Description] = {}
         self._folds: dict[tuple[int, float, int, str], np.ndarray] = {}
-        self.find_sources: Callable[[Experiment, np.ndarray], Sources] | None = None
+        self.find_sources: Callable[[Experiment, np.ndarray], BaseModels] | None = None
         """How the registered models that conditioned ones are built on are found."""
 
     def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
@@ -183,10 +183,10 @@ def _keyed(experiment: Experiment) -> Experiment:
 def _plan(
     experiment: Experiment,
     patch_set: PatchSet,
-    weights: Weights,
+    weights: NetworkWeights,
     folds: np.ndarray,
     description: Description,
-    sources: Sources | None = None,
+    sources: BaseModels | None = None,
 ) -> Plan:
     network, train = _network(experiment, patch_set), patch_set.train
     training, final = experiment.training, experiment.final

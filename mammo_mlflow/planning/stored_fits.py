@@ -13,7 +13,7 @@ from mammo_mlflow.jobs.contracts import FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact
 from mammo_mlflow.planning.plan import Fit
-from mammo_mlflow.tracking.resume import fetch_artifacts
+from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.vetting import vet_keras
 
 """Where the files of a fit lie in its run."""

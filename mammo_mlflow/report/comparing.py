@@ -14,7 +14,7 @@ from mammo_mlflow.disclosure import PHANTOM, RANDOM, Disclosure, Fact
 from mammo_mlflow.evaluation.decisions import holm, mcnemar
 from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.paired import SIGNIFICANT, delong
-from mammo_mlflow.report.filling import Model
+from mammo_mlflow.report.fill_rows import ReportedModel
 
 FEWEST = 10
 """Patients of each class that a subgroup needs for a figure; patches where patients are not known."""
@@ -29,7 +29,7 @@ WORSE, BETTER, SAME, UNKNOWN = VERDICTS = (
 """What is said of others that are worse than the best one, or better, or not to be told from it."""
 
 
-def compare(models: Sequence[Model]) -> pd.DataFrame:
+def compare(models: Sequence[ReportedModel]) -> pd.DataFrame:
     """Every pair: the difference of ROC AUCs with its interval and DeLong's p, McNemar's p at the stored thresholds.
 
     Both p values also after Holm's correction for all pairs of the table. Where patients are known, both tests take
@@ -61,7 +61,7 @@ def compare(models: Sequence[Model]) -> pd.DataFrame:
     return table
 
 
-def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[str, float]) -> list[str]:
+def critical_view(models: Sequence[ReportedModel], pairs: pd.DataFrame, chosen_by: dict[str, float]) -> list[str]:
     """What the differences are worth, in sentences.
 
     The model that all are held against is the one with the best out-of-fold ROC AUC (`chosen_by`, by label), which the
@@ -92,12 +92,12 @@ def critical_view(models: Sequence[Model], pairs: pd.DataFrame, chosen_by: dict[
     return sentences
 
 
-def one_class(models: Sequence[Model]) -> bool:
+def one_class(models: Sequence[ReportedModel]) -> bool:
     """Whether the test set has patches of one class only, so that what compares the two classes does not exist."""
     return any(model.test["label"].nunique() < 2 for model in models)
 
 
-def subgroups(models: Sequence[Model], groups: pd.DataFrame | None) -> pd.DataFrame:
+def subgroups(models: Sequence[ReportedModel], groups: pd.DataFrame | None) -> pd.DataFrame:
     """ROC AUC, sensitivity and specificity of each model in parts of the test set, with intervals.
 
     `groups`: the rows of the test set's groups file, or None where they are not known. Parts with fewer than `FEWEST`
@@ -143,10 +143,10 @@ def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
     return found
 
 
-def _marks(*models: Model) -> str:
+def _marks(*models: ReportedModel) -> str:
     """What has to be said of the figures of models."""
     return "; ".join(Disclosure.together(model.result.said for model in models).marks)
 
 
-def _said(fact: Fact, model: Model) -> str:
+def _said(fact: Fact, model: ReportedModel) -> str:
     return f" [{fact.mark}]" if fact in model.result.said else ""

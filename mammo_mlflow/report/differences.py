@@ -11,7 +11,7 @@ HEADER = ("subject", "the study", "here", "why", "the study's way")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class PaperDifference:
     """A row: what the study does, what is done here, and why.
 
     `way` are the entry point and parameters that do it the study's way, or "" where none do.
@@ -25,10 +25,10 @@ class Difference:
 
 
 @cache
-def differences() -> tuple[Difference, ...]:
+def differences() -> tuple[PaperDifference, ...]:
     """Every row, in the order of the study's chapters."""
     rows = csv.DictReader(as_csv().splitlines())
-    return tuple(Difference(**row | {"way": row["way"].removeprefix("-")}) for row in rows)
+    return tuple(PaperDifference(**row | {"way": row["way"].removeprefix("-")}) for row in rows)
 
 
 def as_csv() -> str:

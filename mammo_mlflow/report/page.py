@@ -17,12 +17,12 @@ from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.disclosure import BANNER, PHANTOM
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import one_class
-from mammo_mlflow.report.content import Content, Task, label_of
 from mammo_mlflow.report.differences import HEADER, differences
-from mammo_mlflow.report.drawing import Drawn
-from mammo_mlflow.report.filling import Filled, Model
-from mammo_mlflow.report.rows import ACCURACY, WORDS, Column, Table
-from mammo_mlflow.report.writing import difference, header, layout, ours, papers
+from mammo_mlflow.report.export import difference, header, layout, ours, papers
+from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
+from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
+from mammo_mlflow.report.plots import Plot
+from mammo_mlflow.report.report_data import ReportData, TaskSection, label_of
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
@@ -44,7 +44,7 @@ PAIRS = {
 
 
 def render(
-    content: Content, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
+    content: ReportData, drawn: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
 ) -> str:
     """The page. `folds` has the figure of a cross-validation's folds by its run id, `links` runs' addresses by theirs.
 
@@ -69,7 +69,7 @@ def render(
     )
 
 
-def _summary(task: Task, content: Content) -> dict[str, object]:
+def _summary(task: TaskSection, content: ReportData) -> dict[str, object]:
     """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
     best = next((model for model in task.models if model.label == task.best), None)
     filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and one.measured)
@@ -85,7 +85,12 @@ def _summary(task: Task, content: Content) -> dict[str, object]:
     }
 
 
-def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mapping[str, str]) -> dict[str, object]:
+def _table(
+    table: PaperTable,
+    rows: Sequence[FilledRow],
+    content: ReportData,
+    links: Mapping[str, str],
+) -> dict[str, object]:
     shown, compared = layout(table, rows)
     return {
         "compared": compared,
@@ -117,13 +122,18 @@ def _table(table: Table, rows: Sequence[Filled], content: Content, links: Mappin
     }
 
 
-def _study(one: Filled, column: Column) -> tuple[str, str]:
+def _study(one: FilledRow, column: Column) -> tuple[str, str]:
     """The study's figure, and where it printed it."""
     cell = one.cells[column]
     return papers(cell), cell.paper.source if cell.paper else "not printed"
 
 
-def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: Mapping[str, str]) -> dict[str, object]:
+def _task(
+    task: TaskSection,
+    drawn: Sequence[Plot],
+    folds: Mapping[str, Path],
+    links: Mapping[str, str],
+) -> dict[str, object]:
     pairs = task.pairs.copy()
     if len(pairs):
         pairs["interval"] = [
@@ -161,7 +171,7 @@ def _task(task: Task, drawn: Sequence[Drawn], folds: Mapping[str, Path], links: 
     }
 
 
-def _data(content: Content, drawn: Sequence[Drawn]) -> dict[str, object]:
+def _data(content: ReportData, drawn: Sequence[Plot]) -> dict[str, object]:
     types = content.store.types
     return {
         "figures": [one for one in drawn if one.section == "data"],
@@ -198,7 +208,7 @@ def _cell(name: str, value: object) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _estimate(model: Model | None, name: str) -> str:
+def _estimate(model: ReportedModel | None, name: str) -> str:
     return "undefined" if model is None else str(model.result.estimate(name))
 
 

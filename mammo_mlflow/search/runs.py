@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from mammo_mlflow.names import Attribute, Tag
-from mammo_mlflow.tracking.resume import find_runs, writer_alive
+from mammo_mlflow.tracking.run_queries import find_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_process
 
 

@@ -39,7 +39,7 @@ from mammo_mlflow.search.sampling import SuggestValue, TrialProposer, distributi
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.trial_progress import Ending, TrialProgress
-from mammo_mlflow.tracking.resume import bury_dead_runs, writer_alive
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, writer_alive
 from mammo_mlflow.tracking.runs import TrackedRun, this_process
 from mammo_mlflow.training.cross_validation import log_scores
 from mammo_mlflow.training.fit_runs import FitRuns
@@ -142,7 +142,7 @@ class StudyWorker:
                 trial = resume_trial(self.study, cut_off)
                 _log.info("trial %d was cut off and goes on", trial.number)
                 writer = self.bench.writer  # its fold's run, too, may have been left RUNNING
-                writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, self.top.id, []))
+                writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, self.top.id, []))
             elif self._may_ask():
                 trial = self.study.ask()
             else:

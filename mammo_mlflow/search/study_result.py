@@ -21,7 +21,7 @@ from mammo_mlflow.search.study import StudyWorker, best_trial, metric_name
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.winner_test import WinnerTest, compare, judge, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
-from mammo_mlflow.tracking.resume import fetch_artifacts
+from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
 from mammo_mlflow.training.final_model import Final, make_final

@@ -22,7 +22,6 @@ from mammo_mlflow.jobs.contracts import (
     ActivationJob,
     AssembleJob,
     CalibrateJob,
-    Cut,
     DescribeJob,
     Description,
     DrawJob,
@@ -33,6 +32,7 @@ from mammo_mlflow.jobs.contracts import (
     FitJob,
     FitResult,
     Job,
+    LayerCut,
     Part,
     PredictJob,
     StepsDone,
@@ -118,11 +118,11 @@ def quality(experiment: Experiment) -> float:
 def _describe(job: DescribeJob, emit: Emit) -> Description:
     network = job.network
     whole = network.family == "scratch" or network.model.backbone == "scratch"
-    tuned = Cut(5, (4, 4, 2), "float32") if network.model.unfrozen_layers else None
+    tuned = LayerCut(5, (4, 4, 2), "float32") if network.model.unfrozen_layers else None
     if whole:
-        tuned = Cut(0, (network.image_size, network.image_size, 1), "float32")
+        tuned = LayerCut(0, (network.image_size, network.image_size, 1), "float32")
     return Description(
-        features=Cut(9, FEATURES, "float32"),
+        features=LayerCut(9, FEATURES, "float32"),
         tuned=tuned,
         head=FEATURES,
         parameters=1000,

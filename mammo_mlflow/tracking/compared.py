@@ -12,7 +12,7 @@ from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.estimate import HIGH, LOW
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.tracking.registry import Version, find_model, find_run
-from mammo_mlflow.tracking.resume import find_runs
+from mammo_mlflow.tracking.run_queries import find_runs
 from mammo_mlflow.tracking.runs import Writer
 
 

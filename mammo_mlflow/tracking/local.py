@@ -43,7 +43,7 @@ FILLED = ("runs", "registered_models", "logged_models", "trace_info", "evaluatio
 _log = logging.getLogger(__name__)
 
 
-def prepare(path: Path) -> None:
+def make_or_upgrade(path: Path) -> None:
     """See that `path` is a whole store of this MLflow, whatever it was. Called alone.
 
     What was broken off while it was made, and holds nothing, is made anew and kept under another name; an older store

@@ -21,7 +21,7 @@ from mammo_mlflow.tracking.runs import experiments_of, there
 from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000
-Asked = tuple[str, float | None, float]
+EarlierDecision = tuple[str, float | None, float]
 """The question of a decision, the error that it could spend, where known, and what it handed on to the next."""
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def rolled_back(client: MlflowClient, task: str) -> set[str]:
     return {origin(one) for one in _versions(client, registered_name(task)) if Tag.ROLLED_BACK in one.tags}
 
 
-def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str) -> list[Asked]:
+def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str) -> list[EarlierDecision]:
     """The decisions that compared candidates of a task with a champion on these data, the first one first.
 
     Each question stands once. Runs that were deleted count as well: their figures were seen.
@@ -78,7 +78,7 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
         max_results=MOST_DECISIONS,
         order_by=["attributes.start_time ASC"],
     )
-    found: dict[str, Asked] = {}
+    found: dict[str, EarlierDecision] = {}
     for run in runs:
         tags = run.data.tags
         known = Tag.QUESTION in tags

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient as Client
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
-from mammo_mlflow.tracking.resume import fetch_artifacts
+from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import experiments_of, given_run, pages
 
 PAGE = 500

@@ -32,7 +32,7 @@ from mammo_mlflow.databases import (
 )
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.names import EXPERIMENT
-from mammo_mlflow.tracking.local import check_tables, prepare
+from mammo_mlflow.tracking.local import check_tables, make_or_upgrade
 from mammo_mlflow.tracking.runs import given_run
 from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 
@@ -128,7 +128,7 @@ def _prepare(uri: str) -> None:
     parsed = parse(uri)
     file = file_of(parsed)
     if file is not None:
-        prepare(file)
+        make_or_upgrade(file)
     elif parsed.get_backend_name() != "sqlite":
         check_tables(look_at_server(parsed))
     elif not (parsed.database or "").startswith("file:"):

@@ -25,7 +25,7 @@ from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT
 from mammo_mlflow.tracking.compared import compared_tag
 from mammo_mlflow.tracking.registry import find_version, log_model, make_candidate, register, registered_run
-from mammo_mlflow.tracking.resume import fetch_artifacts, finished_runs
+from mammo_mlflow.tracking.run_queries import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.fit_runs import plan_dataset

@@ -16,7 +16,7 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.planning.stored_fits import fetch_fit
-from mammo_mlflow.tracking.resume import finished_runs, finished_under
+from mammo_mlflow.tracking.run_queries import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
 FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory")

@@ -15,11 +15,11 @@ from mammo_mlflow import checks
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.disclosure import RANDOM, Disclosure
+from mammo_mlflow.ensembles.blend_weights import tuned
 from mammo_mlflow.ensembles.disagreement import disagreement
 from mammo_mlflow.ensembles.members import SETS, Member, find_members
-from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, Ensemble, choose, weights_method
+from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION, METHODS, FittedEnsemble, choose, weights_method
 from mammo_mlflow.ensembles.nested import Method
-from mammo_mlflow.ensembles.weights import tuned
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
@@ -37,13 +37,13 @@ from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.tracking.compared import compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
-from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import SERVED_CODE
 from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
-from mammo_mlflow.workflows.rails import open_workbench
 from mammo_mlflow.workflows.terminal import say, show_table
+from mammo_mlflow.workflows.workbench import open_workbench
 
 EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
 """The methods by name; the one by Optuna is put together here, since the rooms do not know one another."""
@@ -64,7 +64,7 @@ class Joined:
     members: list[Member]
     objective: Objective
     data: OutOfFold
-    ensembles: dict[str, Ensemble]
+    ensembles: dict[str, FittedEnsemble]
 
     @property
     def names(self) -> list[str]:
@@ -142,7 +142,7 @@ def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
         tags=tags,
         params={"task": joined.task, "family": "ensemble", **asdict(asked)},
     )
-    writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
+    writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, {key}))
     _log_out_of_fold(joined, top, chosen)
     settings = len(joined.ensembles) if asked.method == BEST else 1
     lead = _verdict(joined, chosen, settings)
@@ -163,7 +163,7 @@ def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
     _show(joined, method, asked.method == BEST, lead, on_test, f"models:/{name}/{number}")
 
 
-def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
+def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: FittedEnsemble) -> None:
     """Predictions, tables and figures of members and methods, all on out-of-fold predictions."""
     plan, objective, names = joined.members[0].plan, joined.objective, joined.names
     frame = folds_frame(plan.patch_set.train, joined.data.folds)
@@ -197,7 +197,7 @@ def _log_out_of_fold(joined: Joined, top: TrackedRun, chosen: Ensemble) -> None:
 
 
 def _model(
-    bench: Workbench, joined: Joined, chosen: Ensemble, top: TrackedRun, name: str, marks: Mapping[str, str]
+    bench: Workbench, joined: Joined, chosen: FittedEnsemble, top: TrackedRun, name: str, marks: Mapping[str, str]
 ) -> tuple[int, Floats]:
     """The registered version, and its test predictions (m,): made, or those of an earlier command."""
     writer, patch_set = bench.writer, joined.members[0].plan.patch_set
@@ -245,7 +245,7 @@ def _model(
     return register(writer, name, logged, top.id, marks, description), answers[:, 0]
 
 
-def _verdict(joined: Joined, chosen: Ensemble, settings: int) -> Verdict:
+def _verdict(joined: Joined, chosen: FittedEnsemble, settings: int) -> Verdict:
     best = joined.best_member
     names = f"the ensemble ({chosen.method}, nested)", f"its best member ({joined.names[best]})"
     data, second = joined.data, joined.data.probabilities[:, best]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from mammo_mlflow import checks
-from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.presets import PRESETS
 
@@ -163,23 +163,23 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutOptions:
+class CropOptions:
     """How patches are cut from films; the defaults are the paper's. Raises `UserError` for impossible ones."""
 
-    margin: float = _parameter(Cut.margin, "context around the box, as a share of its sides")
-    interpolation: str = _parameter(Cut.interpolation, "nearest, area, bilinear or bicubic")
+    margin: float = _parameter(CropSettings.margin, "context around the box, as a share of its sides")
+    interpolation: str = _parameter(CropSettings.interpolation, "nearest, area, bilinear or bicubic")
     baseline_side: str = _parameter(
-        Cut.baseline_side, "left, right, above or below, several with commas in order of preference, or any"
+        CropSettings.baseline_side, "left, right, above or below, several with commas in order of preference, or any"
     )
-    tissue: float = _parameter(Cut.tissue, "least part of a baseline that lies in the breast")
+    tissue: float = _parameter(CropSettings.tissue, "least part of a baseline that lies in the breast")
     locate: str = _parameter(
-        Cut.locate,
+        CropSettings.locate,
         "how far an odd mask is followed: mask (as it is), rescale (no specks, to its film) or match (also by crop)",
     )
 
-    def cut(self, size: int = Cut.size) -> Cut:
+    def cut(self, size: int = CropSettings.size) -> CropSettings:
         """The same for patches of a size."""
-        return Cut(size=size, **{item.name: getattr(self, item.name) for item in fields(CutOptions)})
+        return CropSettings(size=size, **{item.name: getattr(self, item.name) for item in fields(CropOptions)})
 
     def __post_init__(self) -> None:
         """Check them all."""
@@ -222,7 +222,7 @@ class ReproduceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmOptions(CutOptions):
+class FilmOptions(CropOptions):
     """Where to look on a film that a model is asked of, and how it is cut. Raises `UserError` for impossible ones."""
 
     box: str = _parameter("", "on a film: x,y,width,height in its pixels, several with semicolons between")
@@ -234,7 +234,7 @@ class RequestOptions(FilmOptions):
     """The parameters of a request. Raises `UserError` for impossible ones."""
 
     inputs: str = _parameter("patch", "what the model takes: patch, or patch,baseline")
-    size: int = _parameter(Cut.size, "side of its patches in pixels")
+    size: int = _parameter(CropSettings.size, "side of its patches in pixels")
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
@@ -242,10 +242,10 @@ class RequestOptions(FilmOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareOptions(CutOptions):
+class PrepareOptions(CropOptions):
     """The parameters of an ingest. Raises `UserError` for impossible ones."""
 
-    size: int = _parameter(Cut.size, "side of a patch in pixels")
+    size: int = _parameter(CropSettings.size, "side of a patch in pixels")
     csv: str = _parameter("", "directory of the case descriptions; by default the source")
     without_callback: str = _parameter("benign", "what BENIGN_WITHOUT_CALLBACK is: benign or exclude")
     shared_patients: str = _parameter("drop-train", "training rows of patients in the test set: drop-train or keep")
@@ -256,9 +256,9 @@ class PrepareOptions(CutOptions):
         self.settings()
         checks.at_once("workers", self.workers)
 
-    def settings(self) -> Settings:
+    def settings(self) -> IngestSettings:
         """What decides the patches."""
-        return Settings(self.cut(self.size), self.without_callback, self.shared_patients)
+        return IngestSettings(self.cut(self.size), self.without_callback, self.shared_patients)
 
 
 def preset_of(options: Options) -> str:

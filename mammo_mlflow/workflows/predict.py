@@ -23,7 +23,7 @@ from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.wording import in_words
-from mammo_mlflow.workflows.asking import Asked, find_pairs
+from mammo_mlflow.workflows.input_pairs import InputPairs, find_input_pairs
 from mammo_mlflow.workflows.options import FilmOptions, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(model: str, source: str, output: str, overlays: str, executor: str, film: FilmOptions) -> None:
-    """Ask `model` of every pair of `source` (see `find_pairs`).
+    """Ask `model` of every pair of `source` (see `find_input_pairs`).
 
     Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold,
     of an ensemble each member's probability, and a warning where its values look like another scale. With `overlays`,
@@ -55,7 +55,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
             raise expected("model", "one that is asked of patches alone", f"{found.version}, which needs the true type")
         need_baseline = ROWS["baseline"] in sides.values()
         (place := Path(folder, "asked")).mkdir()
-        asked = find_pairs(source, film, found.made_of.image_size, need_baseline, place)
+        asked = find_input_pairs(source, film, found.made_of.image_size, need_baseline, place)
         threads = available_cores() if executor == "process" else 1  # TensorFlow takes them once in a process
         job = _JOBS[found.made_of.kind](
             name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
@@ -119,7 +119,7 @@ def _rows(count: int) -> list[int]:
     return [2 * number + ROWS[PATCH] for number in range(count)]
 
 
-def _write(found: Verified, answers: np.ndarray, asked: Asked, odd: dict[str, list[str]], target: Path) -> None:
+def _write(found: Verified, answers: np.ndarray, asked: InputPairs, odd: dict[str, list[str]], target: Path) -> None:
     probability = answers if answers.ndim == 1 else answers[:, 0]
     table: dict[str, Sequence[object] | np.ndarray] = {"row": _rows(len(answers)), "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)

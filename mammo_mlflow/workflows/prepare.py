@@ -17,12 +17,12 @@ from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.resume import bury_dead_runs
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.options import PrepareOptions, available_cores
-from mammo_mlflow.workflows.rails import ending_runs
 from mammo_mlflow.workflows.terminal import TerminalProgress, say, show_table
+from mammo_mlflow.workflows.workbench import ending_runs
 
 SHEET_PAIRS = 12
 
@@ -41,7 +41,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
     writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
         top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
-        writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
+        writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
         workers = asked.workers or available_cores()
         made = ingest(films, target, descriptions, asked.settings(), workers, progress.update)
         for warning in made.warnings:

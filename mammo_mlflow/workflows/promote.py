@@ -38,13 +38,13 @@ from mammo_mlflow.tracking.promotion import (
     what_it_is_not,
 )
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of, verified_model
-from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.budget import Budget, budget_of
 from mammo_mlflow.workflows.options import PromoteOptions
-from mammo_mlflow.workflows.rails import ending_runs
 from mammo_mlflow.workflows.terminal import say, show_table
+from mammo_mlflow.workflows.workbench import ending_runs
 
 ALL = "all"
 
@@ -265,7 +265,7 @@ class _Decision:
         marks = {Tag.TASK: self._task, Tag.FAMILY: "promotion", Tag.DECISION: outcome}
         marks |= {Tag.CHAMPION_BEFORE: _named(self._champion), **tags}
         run = writer.start_run(f"{self._task} champion {outcome}", parent=None, tags=marks, params=params)
-        writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, run.id, ()))
+        writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, run.id, ()))
         return run
 
     def _log(self, run: TrackedRun, challenges: Sequence[Challenge], best: Challenge) -> None:

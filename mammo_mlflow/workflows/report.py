@@ -14,18 +14,18 @@ from mammo_mlflow.files import check_writable, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.report import differences
-from mammo_mlflow.report.content import Content, gather
-from mammo_mlflow.report.drawing import draw_all
+from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import render
-from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
+from mammo_mlflow.report.plots import draw_all
+from mammo_mlflow.report.report_data import ReportData, gather
 from mammo_mlflow.tracking.results import count_runs, fetch
-from mammo_mlflow.tracking.resume import bury_dead_runs
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.rails import ending_runs, load_data
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
+from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
 MARKER = "report.json"
 PAGE = "index.html"
@@ -82,7 +82,7 @@ def _is_a_report(folder: Path) -> bool:
     )
 
 
-def _about(content: Content, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
+def _about(content: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
     """What has to be said of the store itself."""
     said = []
     if content.others:
@@ -108,7 +108,7 @@ def _runs(count: int) -> str:
 
 
 def _write(
-    content: Content, staging: Path, folder: Path, said: Sequence[str], writer: Writer, progress: TerminalProgress
+    content: ReportData, staging: Path, folder: Path, said: Sequence[str], writer: Writer, progress: TerminalProgress
 ) -> None:
     drawn = draw_all(content, staging / "figures", progress.update)
     tables = staging / "tables"
@@ -141,16 +141,16 @@ def _write(
     (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 
-def _log(writer: Writer, content: Content, staging: Path) -> None:
+def _log(writer: Writer, content: ReportData, staging: Path) -> None:
     data, test = content.dataset or ("", "")
     tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **content.said.tags}
     top = writer.start_run("report", parent=None, tags=tags, params={})
-    writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, ()))
+    writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
     top.log_folder(staging)
     top.close()
 
 
-def _show(content: Content, target: Path, said: Sequence[str]) -> None:
+def _show(content: ReportData, target: Path, said: Sequence[str]) -> None:
     for line in (*said, *content.warnings):
         say(line)
     for task in content.tasks:

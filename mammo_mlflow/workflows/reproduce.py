@@ -22,15 +22,15 @@ from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.names import Tag
-from mammo_mlflow.report.filling import HOLDOUT
-from mammo_mlflow.report.rows import SIAMESE
-from mammo_mlflow.tracking.resume import bury_dead_runs, find_runs
+from mammo_mlflow.report.fill_rows import HOLDOUT
+from mammo_mlflow.report.paper_tables import SIAMESE
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.options import ReproduceOptions
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.rails import ending_runs
 from mammo_mlflow.workflows.terminal import say
+from mammo_mlflow.workflows.workbench import ending_runs
 
 SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}
 """What `scale=small` gives every command: a small phantom, a few epochs."""
@@ -83,7 +83,7 @@ def run(asked: ReproduceOptions) -> None:
     with ending_runs(writer):
         tags = Disclosure.of(phantom=asked.data == "phantom").tags | {Tag.KEY: key}
         top = writer.start_run(f"reproduce, {asked.scale}", parent=None, tags=tags, params={"scale": asked.scale})
-        writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, {key}))
+        writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, {key}))
         begun, spent = time.monotonic(), 0.0
         for number, step in enumerate(todo, 1):
             if step.name in done and step.command not in ALWAYS:

@@ -11,13 +11,13 @@ import numpy as np
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
 from mammo_mlflow.files import target_file, whole
-from mammo_mlflow.workflows.asking import find_pairs
+from mammo_mlflow.workflows.input_pairs import find_input_pairs
 from mammo_mlflow.workflows.options import RequestOptions
 from mammo_mlflow.workflows.terminal import say
 
 
 def run(source: str, output: str, asked: RequestOptions) -> None:
-    """Write the request for every pair of `source` (see `find_pairs`). Raises `UserError`."""
+    """Write the request for every pair of `source` (see `find_input_pairs`). Raises `UserError`."""
     target = target_file("output", output)
     inputs = asked.inputs.split(",")
     for name in inputs:
@@ -26,7 +26,7 @@ def run(source: str, output: str, asked: RequestOptions) -> None:
     if PATCH not in inputs:
         raise expected("inputs", f"{PATCH}, or {PATCH},{BASELINE}", f"'{asked.inputs}'")
     with tempfile.TemporaryDirectory() as folder:
-        found = find_pairs(source, asked, asked.size, BASELINE in inputs, Path(folder))
+        found = find_input_pairs(source, asked, asked.size, BASELINE in inputs, Path(folder))
         pairs = np.load(found.tensor, mmap_mode="r", allow_pickle=False)
         sides = {name: pairs[ROWS[name] :: 2, :, :, None].tolist() for name in inputs}
     body = {"inputs": sides if len(inputs) > 1 else sides[PATCH]}

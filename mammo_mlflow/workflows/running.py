@@ -12,32 +12,32 @@ from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import missing_activations
-from mammo_mlflow.planning.find_base_models import find_sources
+from mammo_mlflow.planning.find_base_models import find_base_models
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.tracking.resume import bury_dead_runs, finished_runs
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import Options, same_data
-from mammo_mlflow.workflows.rails import log_data, open_workbench
+from mammo_mlflow.workflows.workbench import log_data, open_workbench
 
-Closing = Callable[[TrackedRun, Sequence[Outcome]], list[str]]
+Summarise = Callable[[TrackedRun, Sequence[Outcome]], list[str]]
 """Logs what a command has to say beyond its table on the top run, and answers it in sentences."""
 
 _log = logging.getLogger(__name__)
 
 
 def run_experiments(
-    experiments: Sequence[Experiment], options: Options, tags: Mapping[str, str], closing: Closing | None = None
+    experiments: Sequence[Experiment], options: Options, tags: Mapping[str, str], closing: Summarise | None = None
 ) -> None:
     """Cross-validate, finish, compare. `tags` go on every run; `closing` is called last, with the top run.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
     with open_workbench(options, experiments[0].training.threads, tags) as (bench, planner):
-        planner.find_sources = find_sources(bench, planner, partial(same_data, options))
+        planner.find_sources = find_base_models(bench, planner, partial(same_data, options))
         plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, bench.cache, bench.workers)
@@ -62,7 +62,7 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     ]
 
 
-def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing: Closing | None) -> None:
+def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing: Summarise | None) -> None:
     """One plan is the top run itself; several are nested in one that compares them."""
     first, several, writer = plans[0], len(plans) > 1, bench.writer
     task, family = first.experiment.task, first.experiment.family
@@ -78,7 +78,7 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing:
     else:
         top = _start(bench, first, None)
     keys = {key, *(plan.key for plan in plans)}
-    buried = writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, keys))
+    buried = writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, keys))
     if buried:
         _log.info("%d runs of an interrupted command were marked KILLED", buried)
     rows: list[Outcome] = []

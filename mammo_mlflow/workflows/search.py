@@ -28,14 +28,14 @@ from mammo_mlflow.search.storage import Storage, check_address
 from mammo_mlflow.search.study import Study, StudyWorker, is_full, open_study, write_note
 from mammo_mlflow.search.study_result import StudyCloser, StudyResult
 from mammo_mlflow.search.study_spec import StudySpec, study_name
-from mammo_mlflow.tracking.resume import bury_dead_runs
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
 from mammo_mlflow.workflows.places import storage_url
-from mammo_mlflow.workflows.rails import log_data, open_workbench
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
+from mammo_mlflow.workflows.workbench import log_data, open_workbench
 
 FINAL = that_move("final")
 STORED = that_move("activations")
@@ -164,7 +164,7 @@ def _search(
     with storage.alone():  # two coordinators that start together share one run
         top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
     writer = bench.writer
-    writer.ask(lambda: bury_dead_runs(writer.client, writer.experiment_id, top.id, []))
+    writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, []))
     _describe_study(study, paper, writer.link(top.id), search)
     if owner:
         log_data(paper, top)

@@ -9,7 +9,7 @@ import pytest
 
 from mammo_mlflow import level1
 from mammo_mlflow.ensembles.stackers import STACKERS
-from mammo_mlflow.level1 import Level1, load
+from mammo_mlflow.level1 import Combiner, load
 
 
 def test_it_imports_numpy_alone():
@@ -21,15 +21,15 @@ def test_it_imports_numpy_alone():
 
 def test_weight_one_is_that_member(made):
     p = made().probabilities
-    np.testing.assert_allclose(Level1("weights", {"weights": np.array([0.0, 1, 0])}).predict(p), p[:, 1], atol=1e-7)
-    thirds = Level1("weights", {"weights": np.full(3, 1 / 3)})
+    np.testing.assert_allclose(Combiner("weights", {"weights": np.array([0.0, 1, 0])}).predict(p), p[:, 1], atol=1e-7)
+    thirds = Combiner("weights", {"weights": np.full(3, 1 / 3)})
     assert thirds.predict(np.ones((1, 3)))[0] == 1  # and not the next float above
 
 
 @pytest.mark.parametrize("name", [*STACKERS, "weights"])
 def test_saved_and_loaded_it_answers_the_same(name, made, tmp_path):
     data = made()
-    fitted = Level1("weights", {"weights": np.array([0.2, 0.3, 0.5])}, "a note")
+    fitted = Combiner("weights", {"weights": np.array([0.2, 0.3, 0.5])}, "a note")
     if name in STACKERS:
         fitted = STACKERS[name](data.probabilities, data.labels, data.groups, 0)
     fitted.save(tmp_path / "level1")
@@ -54,7 +54,7 @@ def test_blocks_of_rows_change_nothing(made, monkeypatch):
 
 def test_neighbours_at_equal_distance_share_the_last_places():
     points = {"mean": np.zeros(1), "scale": np.ones(1), "points": np.array([[0.5], [0.4], [0.6], [0.9]])}
-    two = Level1("neighbours", points | {"labels": np.array([1, 1, 0, 0]), "k": np.array(2)})
+    two = Combiner("neighbours", points | {"labels": np.array([1, 1, 0, 0]), "k": np.array(2)})
     assert two.predict([[0.5]])[0] == pytest.approx((1 + 0.5) / 2)
 
 

@@ -7,10 +7,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from mammo_mlflow.ensembles.blend_weights import grid
 from mammo_mlflow.ensembles.methods import METHODS, choose
 from mammo_mlflow.ensembles.nested import nested
 from mammo_mlflow.ensembles.stackers import STACKERS
-from mammo_mlflow.ensembles.weights import grid
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.testing.combiners import CombinerContract, StackerContract
 

@@ -6,7 +6,7 @@ from sklearn.metrics import roc_curve
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import scores
-from mammo_mlflow.evaluation.thresholds import MARGIN, Policy, choose_threshold, parse_policy
+from mammo_mlflow.evaluation.thresholds import MARGIN, ThresholdPolicy, choose_threshold, parse_policy
 
 LABELS = np.array([0, 0, 1, 0, 1, 1])
 P = np.array([0.1, 0.2, 0.3, 0.6, 0.7, 0.9])
@@ -15,11 +15,11 @@ P = np.array([0.1, 0.2, 0.3, 0.6, 0.7, 0.9])
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("0.5", Policy("fixed", 0.5)),
-        (0.25, Policy("fixed", 0.25)),
-        (" Youden ", Policy("youden")),
-        ("sensitivity=0.9", Policy("sensitivity", 0.9)),
-        ("sensitivity = 1", Policy("sensitivity", 1.0)),
+        ("0.5", ThresholdPolicy("fixed", 0.5)),
+        (0.25, ThresholdPolicy("fixed", 0.25)),
+        (" Youden ", ThresholdPolicy("youden")),
+        ("sensitivity=0.9", ThresholdPolicy("sensitivity", 0.9)),
+        ("sensitivity = 1", ThresholdPolicy("sensitivity", 1.0)),
     ],
 )
 def test_policies(text, policy):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.models.network import build_base, load_weights, read_compact
-from mammo_mlflow.models.weights import COMPACT_DIR, Weights
+from mammo_mlflow.models.weights import COMPACT_DIR, NetworkWeights
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -31,7 +31,7 @@ def test_fits_its_network(backbone):
     arrays = read_compact(path)
     assert [array.shape for array in arrays] == [array.shape for array in base.get_weights()]
     assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
-    load_weights(base, Weights(kind="int8", label="imagenet-int8", identity="", source="", path=path))
+    load_weights(base, NetworkWeights(kind="int8", label="imagenet-int8", identity="", source="", path=path))
     answer = keras.ops.convert_to_numpy(base(np.full((1, 32, 32, 1), 30_000, np.float32)))
     assert np.isfinite(answer).all() and answer.std() > 0
 

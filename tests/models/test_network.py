@@ -15,7 +15,7 @@ from mammo_mlflow.models.network import (
     unfreeze,
 )
 from mammo_mlflow.models.synthetic import calibration_patches
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.testing.backbones import SIZE, run, smooth_patches
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -155,7 +155,7 @@ def test_weights_of_another_network_are_told(tmp_path):
     with pytest.raises(UserError, match=r"some\.weights\.h5: expected weights of resnet50"):
         load_weights(
             build_base("resnet50", 32, "average", "float32"),
-            Weights(kind="file", label="some", identity="sha", source="here", path=tmp_path / "some.weights.h5"),
+            NetworkWeights(kind="file", label="some", identity="sha", source="here", path=tmp_path / "some.weights.h5"),
         )
 
 
@@ -164,7 +164,8 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
     made.save_weights(tmp_path / "some.weights.h5")
     again = build_base("vgg16", 32, "max", "bfloat16")
     load_weights(
-        again, Weights(kind="file", label="some", identity="sha", source="here", path=tmp_path / "some.weights.h5")
+        again,
+        NetworkWeights(kind="file", label="some", identity="sha", source="here", path=tmp_path / "some.weights.h5"),
     )
     for one, other in zip(made.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -11,8 +11,8 @@ import pytest
 from mammo_mlflow import experiment, model_spec
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import NETWORKS, ModelSpec, build, parameters
-from mammo_mlflow.jobs.contracts import Cut, DescribeJob, Description, Network
-from mammo_mlflow.models.weights import Weights
+from mammo_mlflow.jobs.contracts import DescribeJob, Description, LayerCut, Network
+from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.planning.planner import Planner, _plan
 
 PATCHES = 48
@@ -66,10 +66,10 @@ def plan(made, identity="weights"):
         "directory": Path("data"),
     }
     data = SimpleNamespace(train=train, image_size=32, train_duplicates=rows, **hashes)
-    tuned = Cut(9 - made.model.unfrozen_layers, (4, 4, 64), "float32") if made.model.unfrozen_layers else None
-    described = Description(features=Cut(9, (512,), "float32"), tuned=tuned, head=(512,), parameters=1000)
+    tuned = LayerCut(9 - made.model.unfrozen_layers, (4, 4, 64), "float32") if made.model.unfrozen_layers else None
+    described = Description(features=LayerCut(9, (512,), "float32"), tuned=tuned, head=(512,), parameters=1000)
     folds = Planner(data, None, None).folds(made.cv, made.task)
-    weights = Weights(kind="file", label="", identity=identity, source="")
+    weights = NetworkWeights(kind="file", label="", identity=identity, source="")
     return _plan(made, data, weights, folds, described)
 
 

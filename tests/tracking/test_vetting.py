@@ -19,7 +19,7 @@ from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.jobs.contracts import EnsembleJob
-from mammo_mlflow.level1 import Level1
+from mammo_mlflow.level1 import Combiner
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.registry import log_model, register, verified_model
 from mammo_mlflow.tracking.vetting import SERVED_CODE, vet
@@ -53,7 +53,7 @@ def ensemble(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensemble") / "files"
     folder.mkdir()
     network(2).save(folder / Artifact.MEMBERS)
-    Level1("weights", {"weights": np.array([0.5, 0.5])}).save(folder / Artifact.LEVEL1)
+    Combiner("weights", {"weights": np.array([0.5, 0.5])}).save(folder / Artifact.LEVEL1)
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": ["one", "two"], "threshold": 0.5}))
     job = EnsembleJob(
         name="",

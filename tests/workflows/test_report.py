@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mammo_mlflow.report.differences import differences
-from mammo_mlflow.report.rows import tables
+from mammo_mlflow.report.paper_tables import tables
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

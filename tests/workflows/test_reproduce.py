@@ -7,7 +7,7 @@ import pytest
 from support import Running, Store, wait_for
 
 from mammo_mlflow.cli import make_parser
-from mammo_mlflow.report.rows import tables
+from mammo_mlflow.report.paper_tables import tables
 from mammo_mlflow.workflows import reproduce
 from mammo_mlflow.workflows.options import ReproduceOptions
 from mammo_mlflow.workflows.reproduce import Step, steps

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT, UNREADABLE, Abnormality, LeftOut
-from mammo_mlflow.data.cbis_ddsm.dicom import Header, read_header
+from mammo_mlflow.data.cbis_ddsm.dicom import DicomHeader, read_header
 from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.errors import UserError, expected
 
@@ -33,8 +33,8 @@ class Marked:
     """
 
     subject: str
-    fitting: tuple[Header, ...]
-    others: tuple[Header, ...]
+    fitting: tuple[DicomHeader, ...]
+    others: tuple[DicomHeader, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Film:
     are found by others, a baseline may lie on them.
     """
 
-    header: Header
+    header: DicomHeader
     abnormalities: tuple[Abnormality, ...]
     rois: tuple[Marked, ...]
     beside: tuple[Marked, ...]
@@ -87,7 +87,7 @@ def _no_dicom(folder: Path) -> UserError:
     return expected("source", f"{wanted}, films of 16 bits as The Cancer Imaging Archive has them ({DOI})", found)
 
 
-def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tuple[list[Header], list[LeftOut]]:
+def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tuple[list[DicomHeader], list[LeftOut]]:
     """The headers of files below `folder`, and an entry for each that has none."""
     headers, broken = [], []
     for done, name in enumerate(names, 1):
@@ -101,16 +101,16 @@ def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tupl
 
 def match(
     abnormalities: Iterable[Abnormality],
-    headers: Iterable[Header],
+    headers: Iterable[DicomHeader],
     unwanted: Collection[str],
-    sha256: Callable[[Header], str],
+    sha256: Callable[[DicomHeader], str],
 ) -> tuple[list[Film], list[LeftOut]]:
     """The films of all abnormalities but the `unwanted`, in the order of rows; each row or file that lacks the other.
 
     An abnormality whose subject is `unwanted` still keeps baselines away from it. `sha256` is asked of files that say
     they are one image.
     """
-    films, rois = defaultdict[str, list[Header]](list), defaultdict[str, list[Header]](list)
+    films, rois = defaultdict[str, list[DicomHeader]](list), defaultdict[str, list[DicomHeader]](list)
     left_out = []
     for header in headers:
         matched = SUBJECT.fullmatch(header.subject)
@@ -149,7 +149,10 @@ def match(
 
 
 def _film(
-    header: Header, of_film: Sequence[Abnormality], wanted: Sequence[Abnormality], rois: Mapping[str, list[Header]]
+    header: DicomHeader,
+    of_film: Sequence[Abnormality],
+    wanted: Sequence[Abnormality],
+    rois: Mapping[str, list[DicomHeader]],
 ) -> tuple[Film, list[LeftOut]]:
     """A film with its wanted rows, and those of them that have no image at all."""
     own = [one.subject for one in of_film]
@@ -177,7 +180,7 @@ def _film(
     return film, missing
 
 
-def _unused(header: Header, detail: str) -> LeftOut:
+def _unused(header: DicomHeader, detail: str) -> LeftOut:
     return LeftOut(file=header.file, reason="file without a row", detail=detail)
 
 
@@ -187,9 +190,9 @@ def _scene(subject: str) -> str:
     return "" if matched is None else "_".join(matched.group(3, 4, 5))
 
 
-def _distinct(headers: Sequence[Header], sha256: Callable[[Header], str]) -> list[Header]:
+def _distinct(headers: Sequence[DicomHeader], sha256: Callable[[DicomHeader], str]) -> list[DicomHeader]:
     """Each image once: of copies under one SOPInstanceUID the largest file; of one size only where they are equal."""
-    best: dict[str, Header] = {}
+    best: dict[str, DicomHeader] = {}
     for header in sorted(headers, key=lambda one: (-one.size, one.file)):
         key = header.uid or header.file
         first = best.setdefault(key, header)

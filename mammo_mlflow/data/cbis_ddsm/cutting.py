@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from mammo_mlflow.data.cbis_ddsm.settings import SIDES, Cut
+from mammo_mlflow.data.cbis_ddsm.settings import SIDES, CropSettings
 from mammo_mlflow.errors import UserError, expected
 
 BLOCKS = 160
@@ -132,7 +132,7 @@ def smaller(image: np.ndarray, factor: int) -> np.ndarray:
     return blocks.mean((1, 3), np.float32) if factor > 1 else image
 
 
-def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, how: Cut) -> Pair:
+def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, how: CropSettings) -> Pair:
     """The abnormality in `box` and its baseline.
 
     Of the sides asked for, the baseline is on the one with most tissue, or on the first that will do where an order was

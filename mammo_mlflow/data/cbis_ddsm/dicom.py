@@ -39,7 +39,7 @@ logging.getLogger("pydicom").propagate = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header:
+class DicomHeader:
     """What matching needs to know of a file.
 
     `subject` is its PatientID where that is one of the collection, else empty; `full` tells films from crops and masks.
@@ -61,13 +61,13 @@ class Header:
         return self.rows, self.columns
 
 
-def read_header(path: Path, name: str) -> Header:
+def read_header(path: Path, name: str) -> DicomHeader:
     """The header of a DICOM file, its pixels not read. Raises `UserError`, a line about `name`."""
     with _quiet(name):
         status = path.stat()
         found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         subject = str(found.get("PatientID", "")).strip()
-        return Header(
+        return DicomHeader(
             file=name,
             subject=subject if SUBJECT.fullmatch(subject) else "",
             full=_is_full(str(found.get("SeriesDescription", "")).lower(), subject),

@@ -17,7 +17,7 @@ from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film
 from mammo_mlflow.data.cbis_ddsm.locating import Unlocated
 from mammo_mlflow.data.cbis_ddsm.marking import find_mark
-from mammo_mlflow.data.cbis_ddsm.settings import Cut
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import sha256, whole
 
@@ -26,7 +26,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class CutResult:
     """What became of an abnormality: its place among the patches of its film's file, or why it has none.
 
     `unmarked` is another abnormality of the film that has no mask: the baseline may lie on it. `located`, `score` and
@@ -51,13 +51,13 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Task:
+class FilmToCut:
     """A film to cut, the folder its names are below, and the folder of the files of finished films."""
 
     film: Film
     source: Path
     target: Path
-    cut: Cut
+    cut: CropSettings
 
     @property
     def file(self) -> Path:
@@ -66,7 +66,7 @@ class Task:
         return self.target / f"{sha256(content)[:32]}.npz"
 
 
-def cut_film(task: Task) -> tuple[Answer, ...]:
+def cut_film(task: FilmToCut) -> tuple[CutResult, ...]:
     """Cut what is marked on a film and say what became of each.
 
     What an earlier command left is taken, but where a file could not be read then: a decoder may be there now.
@@ -75,7 +75,7 @@ def cut_film(task: Task) -> tuple[Answer, ...]:
         with np.load(task.file, allow_pickle=False) as stored:
             kept = json.loads(stored["answers"].tobytes())
         if kept["whole"]:
-            return tuple(Answer(**one) for one in kept["answers"])
+            return tuple(CutResult(**one) for one in kept["answers"])
     patches, answers, every = _cut(task)
     said = json.dumps({"whole": every, "answers": [asdict(one) for one in answers]})
     with whole(task.file) as part:
@@ -89,14 +89,14 @@ def read_patches(file: Path) -> np.ndarray:
         return stored["patches"]
 
 
-def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
+def _cut(task: FilmToCut) -> tuple[np.ndarray, tuple[CutResult, ...], bool]:
     """The patches, what became of each abnormality, and whether every file could be read."""
     film, how = task.film, task.cut
     empty = np.empty((0, how.size, how.size), np.uint16)
     try:
         pixels = read_film(task.source / film.header.file, film.header.file)
     except UserError as problem:
-        return empty, (Answer(reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
+        return empty, (CutResult(reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
     taken, everything = np.zeros(pixels.shape, bool), (*film.rois, *film.beside)
     marks = [find_mark(task.source, marked, pixels, taken, how.locate) for marked in everything]
     seen = {marked.subject for marked, mark in zip(everything, marks, strict=True) if mark.seen}
@@ -104,7 +104,7 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
     beside = next((subject for subject in (*unlike, *film.unmarked) if subject not in seen), "")
     breast = cache(lambda: find_breast(pixels))
     patches: list[np.ndarray] = []
-    answers: list[Answer] = []
+    answers: list[CutResult] = []
     for mark in marks[: len(film.rois)]:
         place = mark.place
         try:
@@ -113,13 +113,13 @@ def _cut(task: Task) -> tuple[np.ndarray, tuple[Answer, ...], bool]:
             pair = cut_pair(pixels, place.box, breast, taken, how)
         except UserError as problem:
             reason = problem.reason if isinstance(problem, Unlocated) else "no patch"
-            answers.append(Answer(reason=reason, detail=str(problem)))
+            answers.append(CutResult(reason=reason, detail=str(problem)))
             continue
         if pair.baseline is None:
-            answers.append(Answer(box=str(pair.box), reason="no baseline", detail=pair.why))
+            answers.append(CutResult(box=str(pair.box), reason="no baseline", detail=pair.why))
             continue
         answers.append(
-            Answer(
+            CutResult(
                 place=len(patches) // 2,
                 box=str(pair.box),
                 side=pair.side,

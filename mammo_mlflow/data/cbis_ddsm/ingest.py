@@ -20,8 +20,8 @@ import pandas as pd
 from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
-from mammo_mlflow.data.cbis_ddsm.films import VERSION, Answer, Task, cut_film, read_patches
-from mammo_mlflow.data.cbis_ddsm.settings import Settings
+from mammo_mlflow.data.cbis_ddsm.films import VERSION, CutResult, FilmToCut, cut_film, read_patches
+from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings
 from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import PARTIAL, file_sha256, locked, tree_sha256
@@ -62,7 +62,7 @@ class Ingested:
 
 
 def ingest(
-    source: Path, out: Path, descriptions: Path, settings: Settings, workers: int, progress: Progress
+    source: Path, out: Path, descriptions: Path, settings: IngestSettings, workers: int, progress: Progress
 ) -> Ingested:
     """Make the data directory `out` from the DICOM below `source` and the case descriptions below `descriptions`.
 
@@ -85,7 +85,7 @@ def ingest(
     left_out = [*told.left_out, *excluded.values(), *unmatched, *broken, *closed]
     with _alone(out) as staging:
         _check_room(staging, films, settings.cut.size)
-        tasks = [Task(film, source, staging / FILMS, settings.cut) for film in films]
+        tasks = [FilmToCut(film, source, staging / FILMS, settings.cut) for film in films]
         answered = _cut_all(tasks, workers, progress)
         left_out += [LeftOut.of(one, said.reason, said.detail) for one, said in answered if said.place is None]
         left_out.sort(key=lambda entry: (entry.file, entry.row or 0))
@@ -106,7 +106,7 @@ def ingest(
         return replace(made, anew=_publish(staging / WHOLE, out))
 
 
-def _place(out: Path, settings: Settings) -> Path:
+def _place(out: Path, settings: IngestSettings) -> Path:
     """Where the directory goes: nothing is there yet, or what an ingest with these settings made."""
     out = out.resolve()
     if not out.name or out.is_mount():
@@ -159,7 +159,7 @@ def _difference(whole: Path, out: Path) -> str:
     return ", ".join(sorted([*differing, *missing]))
 
 
-def _told_of(answers: Sequence[Answer]) -> Iterator[str]:
+def _told_of(answers: Sequence[CutResult]) -> Iterator[str]:
     """Sentences about the boxes that rest on odd masks, and the baselines that may lie on an abnormality."""
     if odd := [answer for answer in answers if answer.odd]:
         found = Counter(answer.located for answer in odd if answer.located != "mask")
@@ -171,7 +171,7 @@ def _told_of(answers: Sequence[Answer]) -> Iterator[str]:
         yield f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
 
 
-def _excluded(rows: Sequence[Abnormality], settings: Settings) -> dict[str, LeftOut]:
+def _excluded(rows: Sequence[Abnormality], settings: IngestSettings) -> dict[str, LeftOut]:
     """The rows that the settings leave out, by subject."""
     shared = shared_patients(rows) if settings.shared_patients == "drop-train" else set()
     found = {}
@@ -213,9 +213,9 @@ def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:
         raise expected("out", f"{needed / 1e6:.1f} MB free beside '{staging.parent}'", f"{free / 1e6:.1f} MB")
 
 
-def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tuple[Abnormality, Answer]]:
+def _cut_all(tasks: Sequence[FilmToCut], workers: int, progress: Progress) -> list[tuple[Abnormality, CutResult]]:
     """The abnormalities of every film in order, and what became of each."""
-    answered, pool = list[tuple[Abnormality, Answer]](), None
+    answered, pool = list[tuple[Abnormality, CutResult]](), None
     if workers > 1:
         pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), multiprocessing.get_context("spawn"), serve_parent)
     try:
@@ -233,7 +233,11 @@ def _cut_all(tasks: Sequence[Task], workers: int, progress: Progress) -> list[tu
 
 
 def _write(
-    whole: Path, tasks: Sequence[Task], kept: Sequence[tuple[Abnormality, Answer]], settings: Settings, odd: bool
+    whole: Path,
+    tasks: Sequence[FilmToCut],
+    kept: Sequence[tuple[Abnormality, CutResult]],
+    settings: IngestSettings,
+    odd: bool,
 ) -> dict[str, dict[str, int]]:
     """The data directory's arrays, and how many abnormalities of each type it has in each split."""
     shutil.rmtree(whole, ignore_errors=True)
@@ -251,7 +255,7 @@ def _write(
     return counts
 
 
-def _write_facts(whole: Path, made: Ingested, settings: Settings, odd: bool) -> None:
+def _write_facts(whole: Path, made: Ingested, settings: IngestSettings, odd: bool) -> None:
     """What stands beside the arrays: how they were made, what was left out, and whose they are."""
     reasons = dict(sorted(Counter(entry.reason for entry in made.left_out).items()))
     located = {"locate": settings.cut.locate} if odd else {}
@@ -268,7 +272,7 @@ def _write_facts(whole: Path, made: Ingested, settings: Settings, odd: bool) -> 
         (whole / ATTRIBUTION_FILE).write_text(ATTRIBUTION, encoding="utf-8")
 
 
-def _said(settings: Settings) -> dict[str, object]:
+def _said(settings: IngestSettings) -> dict[str, object]:
     """What `prepare.json` says of how a directory was made; it has `locate` too where that made a difference."""
     others = asdict(settings)
     cut = others.pop("cut")
@@ -276,7 +280,7 @@ def _said(settings: Settings) -> dict[str, object]:
     return {"generator": "mammo_mlflow prepare", "version": VERSION, **cut, **others}
 
 
-def _describe(one: Abnormality, answer: Answer) -> dict[str, object]:
+def _describe(one: Abnormality, answer: CutResult) -> dict[str, object]:
     """A row of a groups file."""
     return {
         "patient_id": one.patient,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mammo_mlflow.data.cbis_ddsm.collection import Marked
 from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
-from mammo_mlflow.data.cbis_ddsm.dicom import Header, NoMask, read_grey, two_valued
+from mammo_mlflow.data.cbis_ddsm.dicom import DicomHeader, NoMask, read_grey, two_valued
 from mammo_mlflow.data.cbis_ddsm.locating import NO_FIT, Located, Unlocated, locate
 from mammo_mlflow.errors import UserError
 
@@ -76,7 +76,7 @@ def _sizes(marked: Marked, film: np.ndarray) -> str:
     return f"film of {film.shape[0]}×{film.shape[1]} pixels, its crop or mask of {sizes}"
 
 
-def _read(source: Path, headers: Sequence[Header]) -> tuple[list[np.ndarray], list[np.ndarray], list[UserError]]:
+def _read(source: Path, headers: Sequence[DicomHeader]) -> tuple[list[np.ndarray], list[np.ndarray], list[UserError]]:
     """The masks among images, told by their content, the others that show something, and why each is no mask."""
     masks, others = [], []
     unlike: list[UserError] = []

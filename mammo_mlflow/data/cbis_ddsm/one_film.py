@@ -13,11 +13,11 @@ import numpy as np
 from mammo_mlflow.data.cbis_ddsm.cutting import Box, Pair, cut_pair, find_breast
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film, read_grey, two_valued
 from mammo_mlflow.data.cbis_ddsm.locating import INVERTED, NO_FIT, Located, Unlocated, locate
-from mammo_mlflow.data.cbis_ddsm.settings import Cut
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 from mammo_mlflow.errors import expected
 
 
-def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: Cut) -> list[Pair]:
+def cut_one_film(film: Path, boxes: Sequence[Box], masks: Sequence[Path], how: CropSettings) -> list[Pair]:
     """The pairs of a film, those of `boxes` first, then one for each mask; no baseline lies on any of them.
 
     Raises:

@@ -15,7 +15,7 @@ SHARED_PATIENTS = ("drop-train", "keep")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class CropSettings:
     """How patches are cut; the defaults are the paper's. Raises `UserError`.
 
     `margin` is context around the box, as a share of its sides; `size` the side of a patch in pixels; `baseline_side`
@@ -54,10 +54,10 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Settings:
+class IngestSettings:
     """What decides the patches, beside the files. Raises `UserError`."""
 
-    cut: Cut = field(default_factory=Cut)
+    cut: CropSettings = field(default_factory=CropSettings)
     without_callback: str = "benign"
     shared_patients: str = "drop-train"
 

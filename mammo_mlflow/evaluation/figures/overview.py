@@ -25,13 +25,13 @@ from mammo_mlflow.evaluation.figures.style import (
 from mammo_mlflow.evaluation.metrics import scores
 from mammo_mlflow.evaluation.weighted import Floats
 
-Judged = tuple[npt.ArrayLike, npt.ArrayLike, float]
+Predictions = tuple[npt.ArrayLike, npt.ArrayLike, float]
 """Labels int (n,), probabilities float (n,), decision threshold."""
 
 BINS = 8
 
 
-def operating_curves(models: Mapping[str, Judged], title: str, note: str | None = None) -> Figure:
+def operating_curves(models: Mapping[str, Predictions], title: str, note: str | None = None) -> Figure:
     """Three panels: precision and recall, calibration, and decision curves with the stored thresholds marked.
 
     The decision curve is the net benefit TP/n - FP/n · t/(1 - t) of acting on a probability of t or more (Vickers &
@@ -80,7 +80,7 @@ def net_benefit(labels: npt.ArrayLike, probabilities: npt.ArrayLike, thresholds:
 
 
 def confusion_matrices(
-    models: Mapping[str, Judged], class_names: Sequence[str], title: str, note: str | None = None
+    models: Mapping[str, Predictions], class_names: Sequence[str], title: str, note: str | None = None
 ) -> Figure:
     """A small matrix for each model at its threshold: counts and row shares, actual classes in rows."""
     columns = min(4, max(1, len(models)))

@@ -4,10 +4,10 @@ import pytest
 from support_collection import plan, write_collection
 
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 
 ROWS = plan(24)
-SMALL = Settings(Cut(size=32))
+SMALL = IngestSettings(CropSettings(size=32))
 
 
 @pytest.fixture(scope="session")

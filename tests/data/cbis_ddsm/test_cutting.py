@@ -4,7 +4,7 @@ from PIL import Image
 from support_collection import draw_film
 
 from mammo_mlflow.data.cbis_ddsm.cutting import Box, Breast, box_of, cut_pair, find_breast, resize
-from mammo_mlflow.data.cbis_ddsm.settings import INTERPOLATIONS, SIDES, Cut
+from mammo_mlflow.data.cbis_ddsm.settings import INTERPOLATIONS, SIDES, CropSettings
 from mammo_mlflow.errors import UserError
 
 EVERYWHERE = Breast(np.ones((60, 40), bool), 4)
@@ -61,7 +61,7 @@ def test_pairs_never_touch_what_is_marked_or_leave_the_film():
         taken = np.zeros(film.shape, bool)
         box.of(taken)[:] = True
         taken[rng.integers(0, 240, 12), rng.integers(0, 160, 12)] = True
-        pair = cut_pair(film, box, lambda: EVERYWHERE, taken, Cut(size=32))
+        pair = cut_pair(film, box, lambda: EVERYWHERE, taken, CropSettings(size=32))
         np.testing.assert_array_equal(pair.abnormality, resize(box.of(film), 32, "nearest"))
         if pair.baseline is None:
             refused = pair.why.split("; ")
@@ -80,16 +80,16 @@ def test_the_side_with_most_tissue_or_the_first_that_was_asked_for():
     mask[:, :10] = False  # 40 pixels on the left are no breast
     breast = lambda: Breast(mask, 4)  # noqa: E731
     film, box = ramp(240, 160), Box(44, 100, 20, 20)
-    assert cut_pair(film, box, breast, NOTHING, Cut(size=32, tissue=0)).side == "right"
-    assert cut_pair(film, box, breast, NOTHING, Cut(size=32, baseline_side="below,right")).side == "below"
-    left = cut_pair(film, box, breast, NOTHING, Cut(size=32, baseline_side="left"))
+    assert cut_pair(film, box, breast, NOTHING, CropSettings(size=32, tissue=0)).side == "right"
+    assert cut_pair(film, box, breast, NOTHING, CropSettings(size=32, baseline_side="below,right")).side == "below"
+    left = cut_pair(film, box, breast, NOTHING, CropSettings(size=32, baseline_side="left"))
     assert (left.baseline, left.why) == (None, "left: 20 % tissue")
-    assert cut_pair(film, box, breast, NOTHING, Cut(size=32, baseline_side="left", tissue=0.1)).side == "left"
+    assert cut_pair(film, box, breast, NOTHING, CropSettings(size=32, baseline_side="left", tissue=0.1)).side == "left"
 
 
 def test_a_margin_stops_at_the_films_edge():
     film = ramp(240, 160)
-    pair = cut_pair(film, Box(2, 230, 20, 10), lambda: EVERYWHERE, NOTHING, Cut(size=32, margin=0.5))
+    pair = cut_pair(film, Box(2, 230, 20, 10), lambda: EVERYWHERE, NOTHING, CropSettings(size=32, margin=0.5))
     assert pair.box == Box(0, 225, 32, 15)
 
 
@@ -97,9 +97,9 @@ def test_a_box_outside_the_film_and_a_constant_patch_are_refused():
     film = ramp(240, 160)
     for box in (Box(150, 0, 11, 5), Box(0, 236, 5, 5), Box(0, 0, 0, 5)):
         with pytest.raises(UserError, match="box: expected one in the film of 160×240 pixels"):
-            cut_pair(film, box, lambda: EVERYWHERE, NOTHING, Cut())
+            cut_pair(film, box, lambda: EVERYWHERE, NOTHING, CropSettings())
     with pytest.raises(UserError, match="found a constant patch, every pixel 7"):
-        cut_pair(np.full((240, 160), 7, np.uint16), Box(0, 0, 9, 9), lambda: EVERYWHERE, NOTHING, Cut())
+        cut_pair(np.full((240, 160), 7, np.uint16), Box(0, 0, 9, 9), lambda: EVERYWHERE, NOTHING, CropSettings())
 
 
 def test_the_breast_is_found_beside_letters_and_a_white_edge():
@@ -131,7 +131,7 @@ def test_nothing_on_a_film_is_said():
             find_breast(np.full((400, 300), value, np.uint16))
     film = np.zeros((400, 300), np.uint16)
     film[100, 50:60] = 9
-    pair = cut_pair(film, Box(45, 95, 20, 20), lambda: find_breast(film), np.zeros(film.shape, bool), Cut())
+    pair = cut_pair(film, Box(45, 95, 20, 20), lambda: find_breast(film), np.zeros(film.shape, bool), CropSettings())
     assert pair.baseline is None
     assert "expected a breast on it" in pair.why
 
@@ -149,4 +149,4 @@ def test_nothing_on_a_film_is_said():
 )
 def test_impossible_cuts(wrong, said):
     with pytest.raises(UserError, match=said):
-        Cut(**wrong)
+        CropSettings(**wrong)

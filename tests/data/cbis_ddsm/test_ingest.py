@@ -17,7 +17,7 @@ from pydicom.uid import JPEGLSLossless
 from support_collection import CROP, FILM, MASK, draw_film, draw_mask, plan, write_collection, write_dicom
 
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.errors import UserError
 
@@ -124,7 +124,7 @@ def test_patients_in_both_splits_leave_the_training_set_or_stay(made, prepare):
         assert left_out(made, row).startswith("patient in both splits")
     test = [row for row in ROWS if row.patient in SHARED and row.split == "Test"]
     assert test and not any(left_out(made, row) for row in test)
-    kept = prepare(Settings(Cut(size=32), shared_patients="keep"))
+    kept = prepare(IngestSettings(CropSettings(size=32), shared_patients="keep"))
     assert sorted(subjects(kept.directory)) == sorted(row.subject for row in ROWS)
     assert not kept.left_out
 
@@ -132,13 +132,13 @@ def test_patients_in_both_splits_leave_the_training_set_or_stay(made, prepare):
 def test_without_callback_is_benign_or_excluded(made, prepare):
     without = [row for row in KEPT if row.pathology == "BENIGN_WITHOUT_CALLBACK"]
     assert without and {row.subject for row in without} <= set(subjects(made.directory))
-    fewer = prepare(Settings(Cut(size=32), without_callback="exclude"))
+    fewer = prepare(IngestSettings(CropSettings(size=32), without_callback="exclude"))
     assert not {row.subject for row in without} & set(subjects(fewer.directory))
     assert all(left_out(fewer, row).startswith("without callback") for row in without)
 
 
 def test_a_margin_widens_the_box_and_a_side_is_kept_to(prepare):
-    wide = prepare(Settings(Cut(size=32, margin=0.25, baseline_side="right")))
+    wide = prepare(IngestSettings(CropSettings(size=32, margin=0.25, baseline_side="right")))
     table = pd.concat([groups(wide.directory), groups(wide.directory, "public_test")])
     assert set(table["baseline_side"]) == {"right"}
     by_subject = {row.subject: row for row in ROWS}
@@ -154,7 +154,7 @@ def test_a_second_command_finds_it_done_and_other_parameters_are_refused(prepare
     again = prepare()
     assert (again.anew, again.counts, again.left_out) == (False, first.counts, first.left_out)
     with pytest.raises(UserError, match=r"out: expected a directory that is not there yet, found .* other parameters"):
-        prepare(Settings(Cut(size=32, margin=0.5)))
+        prepare(IngestSettings(CropSettings(size=32, margin=0.5)))
     assert content(first.directory) == before
 
 
@@ -243,7 +243,7 @@ KILLER = """
 import sys
 from pathlib import Path
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, Settings
 if __name__ == "__main__":
     source, out = map(Path, sys.argv[1:3])
     ingest(source, out, source, Settings(Cut(size=32)), 2, lambda *now: print(*now, flush=True))
@@ -396,7 +396,7 @@ def test_a_mask_of_two_others_abnormality_keeps_baselines_off(prepare, collectio
     other = collection / "other.dcm"
     shutil.copy(place(collection, second.subject, MASK), other)
     rewrite(other, draw_mask((330, 220), (5, 5, 20, 20)), SOPInstanceUID="2.25.7")
-    found = prepare(Settings(Cut(size=32, baseline_side="right")))
+    found = prepare(IngestSettings(CropSettings(size=32, baseline_side="right")))
     assert left_out(found, second).startswith("ambiguous mask")
     assert left_out(found, first) == "no baseline: right: on an abnormality"
 

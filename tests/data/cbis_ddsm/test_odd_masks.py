@@ -13,7 +13,7 @@ from mammo_mlflow.data.cbis_ddsm.cutting import Box
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
 from mammo_mlflow.data.cbis_ddsm.locating import find_crop, oddness, without_specks
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film
-from mammo_mlflow.data.cbis_ddsm.settings import Cut, Settings
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 from mammo_mlflow.errors import UserError
 
 from .conftest import content
@@ -22,11 +22,11 @@ SHAPE = (660, 440)
 ROWS = plan(28, shape=SHAPE)
 TWINS = [row for row in ROWS if sum(other.film == row.film for other in ROWS) > 1]
 KINDS = dict(zip([row.subject for row in ROWS if row not in TWINS], [*ODD, *ODD], strict=False))
-KEEP = Settings(Cut(size=32), shared_patients="keep")
+KEEP = IngestSettings(CropSettings(size=32), shared_patients="keep")
 
 
 def run(source, out, how="match", workers=1):
-    settings = Settings(Cut(size=32, locate=how), shared_patients="keep")
+    settings = IngestSettings(CropSettings(size=32, locate=how), shared_patients="keep")
     return ingest(source, out, source, settings, workers, lambda *_: None)
 
 
@@ -213,9 +213,9 @@ def test_one_film_and_an_odd_mask(tmp_path, kind):
     }
     if kind in said:
         with pytest.raises(UserError, match=said[kind]):
-            cut_one_film(tmp_path / "film.dcm", [], [tmp_path / "mask.dcm"], Cut(size=32))
+            cut_one_film(tmp_path / "film.dcm", [], [tmp_path / "mask.dcm"], CropSettings(size=32))
         return
-    (pair,) = cut_one_film(tmp_path / "film.dcm", [], [tmp_path / "mask.dcm"], Cut(size=32))
+    (pair,) = cut_one_film(tmp_path / "film.dcm", [], [tmp_path / "mask.dcm"], CropSettings(size=32))
     found = (pair.box.x, pair.box.y, pair.box.width, pair.box.height)
     assert max(abs(a - b) for a, b in zip(found, box, strict=True)) <= (0 if kind == "speck" else 2)
     word = "1 marked pixels were taken for specks" if kind == "speck" else "pixels were scaled to the film's"

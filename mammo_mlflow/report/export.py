@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from io import StringIO
 
-from mammo_mlflow.report.filling import Cell, Filled
-from mammo_mlflow.report.rows import ACCURACY, Column, Table
+from mammo_mlflow.report.fill_rows import Cell, FilledRow
+from mammo_mlflow.report.paper_tables import ACCURACY, Column, PaperTable
 
 HEADINGS = {
     ("accuracy", "train"): "training accuracy",
@@ -41,25 +41,25 @@ def difference(cell: Cell) -> str:
     return "" if math.isnan(cell.difference) else f"{cell.difference:+.3f}"
 
 
-def layout(table: Table, rows: Sequence[Filled]) -> tuple[list[tuple[Column, bool]], bool]:
+def layout(table: PaperTable, rows: Sequence[FilledRow]) -> tuple[list[tuple[Column, bool]], bool]:
     """What a table as it is read shows: its columns, which of them have figures of the study, whether differences."""
     shown = [(column, any(one.cells[column].paper for one in rows)) for column in table.columns]
     return shown, any(difference(one.cells[ACCURACY]) for one in rows)
 
 
-def header(table: Table, rows: Sequence[Filled]) -> list[str]:
+def header(table: PaperTable, rows: Sequence[FilledRow]) -> list[str]:
     """The headings of a table as it is read."""
     shown, compared = layout(table, rows)
     names = [name for column, study in shown for name in (HEADINGS[column], *(["study"] if study else []))]
     return ["model", *names, *(["difference"] if compared else []), "patches", "run"]
 
 
-def footnotes(rows: Sequence[Filled]) -> list[str]:
+def footnotes(rows: Sequence[FilledRow]) -> list[str]:
     """What has to be said of rows, each once, in the order in which it is first said."""
     return list(dict.fromkeys(note for one in rows for note in one.notes))
 
 
-def lines(table: Table, rows: Sequence[Filled]) -> list[list[str]]:
+def lines(table: PaperTable, rows: Sequence[FilledRow]) -> list[list[str]]:
     """The cells of a table as it is read: marks in brackets, the numbers of footnotes in parentheses."""
     found = []
     shown, compared = layout(table, rows)
@@ -76,7 +76,7 @@ def lines(table: Table, rows: Sequence[Filled]) -> list[list[str]]:
     return found
 
 
-def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], intervals: str) -> str:
+def as_csv(tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]], intervals: str) -> str:
     """A line for each figure: everything that the page tells of it."""
     names = ["table", "task", "row", "metric", "split", "value", "low", "high", "sd", "patches", "intervals"]
     names += ["study", "study_sd", "study_source", "difference", "model", "run_id", "marks", "notes", "command"]
@@ -92,7 +92,7 @@ def as_csv(tables: Sequence[tuple[Table, Sequence[Filled]]], intervals: str) -> 
     return text.getvalue()
 
 
-def _values(one: Filled, column: Column, cell: Cell, intervals: str) -> list[object]:
+def _values(one: FilledRow, column: Column, cell: Cell, intervals: str) -> list[object]:
     run = one.result
     told = not math.isnan(cell.value)
     study = ["", "", ""] if cell.paper is None else [cell.paper.value, _number(cell.paper.sd), cell.paper.source]
@@ -111,7 +111,7 @@ def _values(one: Filled, column: Column, cell: Cell, intervals: str) -> list[obj
     ]
 
 
-def as_markdown(table: Table, rows: Sequence[Filled], caption: str) -> str:
+def as_markdown(table: PaperTable, rows: Sequence[FilledRow], caption: str) -> str:
     """A table in GitHub's Markdown."""
     names, body = header(table, rows), lines(table, rows)
     text = [f"**Table {table.number}: {table.title}.** {caption}", "", _bar(names), _bar(["---"] * len(names))]
@@ -120,7 +120,7 @@ def as_markdown(table: Table, rows: Sequence[Filled], caption: str) -> str:
     return "\n".join([*text, *(["", "  \n".join(notes)] if notes else [])]) + "\n"
 
 
-def as_latex(table: Table, rows: Sequence[Filled], caption: str) -> str:
+def as_latex(table: PaperTable, rows: Sequence[FilledRow], caption: str) -> str:
     """A table for LaTeX's `booktabs`."""
     names, body = header(table, rows), lines(table, rows)
     text = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(f'{table.title}. {caption}')}}}"]

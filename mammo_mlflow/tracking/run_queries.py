@@ -59,7 +59,7 @@ def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path
         return None
 
 
-def bury_dead_runs(client: MlflowClient, experiment_id: str, continued_by: str, keys: Collection[str]) -> int:
+def close_orphaned_runs(client: MlflowClient, experiment_id: str, continued_by: str, keys: Collection[str]) -> int:
     """End the RUNNING runs of this host whose process is gone as KILLED; returns how many.
 
     KILLED runs with one of `keys`, which the run that now starts will finish, are tagged `mammo.continued_by`.

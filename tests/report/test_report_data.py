@@ -13,10 +13,10 @@ from support_store import REAL
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.report.comparing import subgroups
-from mammo_mlflow.report.content import gather
-from mammo_mlflow.report.drawing import draw_all
-from mammo_mlflow.report.rows import ACCURACY, AUC, OPTIMISTIC, VALIDATION
-from mammo_mlflow.report.writing import as_csv, as_latex, as_markdown
+from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
+from mammo_mlflow.report.paper_tables import ACCURACY, AUC, OPTIMISTIC, VALIDATION
+from mammo_mlflow.report.plots import draw_all
+from mammo_mlflow.report.report_data import gather
 
 OTHER = ("1" * 64, "2" * 64)
 

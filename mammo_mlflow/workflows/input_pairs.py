@@ -27,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
+class InputPairs:
     """A checked tensor file of pairs; where they were cut from a film, how."""
 
     tensor: Path
     cut: Sequence[Pair] = ()
 
 
-def find_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> Asked:
+def find_input_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
     """The pairs of `source`: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
 
     What is cut from a film, and whole numbers of another type than uint16, go to a file in `folder`. Patches have
@@ -49,8 +49,8 @@ def find_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, f
             raise expected(name, "a film (FILM.dcm) as input beside it", f"'{source}'")
     tensor = path / TENSOR if path.is_dir() else path
     if check_tensor(tensor, size, any_number=True).dtype != np.dtype("<u2"):
-        return Asked(_of_whole_numbers(tensor, need_baseline, folder / "pairs.npy"))
-    return Asked(tensor)
+        return InputPairs(_of_whole_numbers(tensor, need_baseline, folder / "pairs.npy"))
+    return InputPairs(tensor)
 
 
 def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:
@@ -67,7 +67,7 @@ def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:
     return target
 
 
-def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: Path) -> Asked:
+def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: Path) -> InputPairs:
     masks = [Path(name).expanduser() for name in film.mask.split(";") if name.strip()]
     boxes = parse_boxes(film.box)
     if not boxes and not masks:
@@ -79,4 +79,4 @@ def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: 
     for note in filter(None, (pair.note for pair in pairs)):
         _log.warning("%s", note)
     np.save(target, pairs_array(pairs, need_baseline))
-    return Asked(target, pairs)
+    return InputPairs(target, pairs)

@@ -4,7 +4,7 @@ import time
 
 from support import unused_pid
 
-from mammo_mlflow.tracking.resume import bury_dead_runs, fetch_artifacts, finished_runs
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import this_process
 
 
@@ -64,7 +64,7 @@ def test_the_dead_are_buried_and_the_living_are_not(client, experiment):
     elsewhere = make(client, experiment, "key", "RUNNING", mammo_process="elsewhere:1:1")
     unknown = make(client, experiment, "key", "RUNNING")
     new = make(client, experiment, "key", "RUNNING", mammo_process=gone())
-    assert bury_dead_runs(client, experiment, new, {"key"}) == 2
+    assert close_orphaned_runs(client, experiment, new, {"key"}) == 2
     status = {run: client.get_run(run).info.status for run in (dead, child, alive, elsewhere, unknown, new)}
     assert [run for run, found in status.items() if found == "KILLED"] == [dead, child]
     assert client.get_run(dead).data.tags["mammo.continued_by"] == new
@@ -74,11 +74,11 @@ def test_the_dead_are_buried_and_the_living_are_not(client, experiment):
 def test_another_process_of_the_same_number_is_not_the_writer(client, experiment):
     host = socket.gethostname()
     reused = make(client, experiment, "key", "RUNNING", mammo_process=f"{host}:{os.getpid()}:1000")
-    assert bury_dead_runs(client, experiment, "new", ()) == 1
+    assert close_orphaned_runs(client, experiment, "new", ()) == 1
     assert client.get_run(reused).info.status == "KILLED"
 
 
 def test_a_clock_that_was_set_kills_nobody(client, experiment):
     host, pid, born = this_process().rsplit(":", 2)
     make(client, experiment, "key", "RUNNING", mammo_process=f"{host}:{pid}:{int(born) + 1}")
-    assert bury_dead_runs(client, experiment, "new", ()) == 0
+    assert close_orphaned_runs(client, experiment, "new", ()) == 0

@@ -18,9 +18,9 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.figures.style import joined
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.report.comparing import one_class
-from mammo_mlflow.report.content import Content, Group, Task
-from mammo_mlflow.report.filling import Model
-from mammo_mlflow.report.rows import WORDS
+from mammo_mlflow.report.fill_rows import ReportedModel
+from mammo_mlflow.report.paper_tables import WORDS
+from mammo_mlflow.report.report_data import ModelGroup, ReportData, TaskSection
 
 DPI = 100
 SHOWN = 6
@@ -28,7 +28,7 @@ SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Plot:
     """A figure of the page: the section it belongs to, its caption, its alternative text, and its PNG once drawn."""
 
     name: str
@@ -39,7 +39,7 @@ class Drawn:
     png: Path = Path()
 
 
-def draw_all(content: Content, folder: Path, progress: Callable[[str, int, int], None]) -> list[Drawn]:
+def draw_all(content: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
     """Every figure of the content, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [replace(one, png=folder / f"{one.name}.png") for one in _plans(content)]
@@ -52,7 +52,7 @@ def draw_all(content: Content, folder: Path, progress: Callable[[str, int, int],
     return drawn
 
 
-def _plans(content: Content) -> Iterator[Drawn]:
+def _plans(content: ReportData) -> Iterator[Plot]:
     for task in content.tasks:
         for group in task.groups:
             yield from _of_group(group, content)
@@ -62,7 +62,7 @@ def _plans(content: Content) -> Iterator[Drawn]:
         yield from _of_data(content.patch_set, content)
 
 
-def _of_group(group: Group, content: Content) -> Iterator[Drawn]:
+def _of_group(group: ModelGroup, content: ReportData) -> Iterator[Plot]:
     words = WORDS[group.task]
     title = f"{group.title}, {words}: test"
     note = _note(content, group.models)
@@ -72,21 +72,21 @@ def _of_group(group: Group, content: Content) -> Iterator[Drawn]:
     told = "; ".join(f"{model.label} {_reached(model)}" for model in group.models)
     of_study = f" (the study's figure {group.figure})" if group.figure else ""
     if not one_class(group.models):
-        yield Drawn(
+        yield Plot(
             name=f"roc_{name}",
             section=group.task,
             caption=f"ROC curves, {group.title.lower()}{of_study}",
             alt=f"ROC curves on the test set: {told}",
             draw=partial(figures.roc_curves, curves, title, note),
         )
-        yield Drawn(
+        yield Plot(
             name=f"operating_{name}",
             section=group.task,
             caption=f"Precision and recall, calibration and decision curves, {group.title.lower()}",
             alt=f"Three panels of curves on the test set, for {'; '.join(curves)}",
             draw=partial(figures.operating_curves, judged, title, note),
         )
-    yield Drawn(
+    yield Plot(
         name=f"confusion_{name}",
         section=group.task,
         caption=f"Confusion matrices at the stored thresholds, {group.title.lower()}",
@@ -95,10 +95,10 @@ def _of_group(group: Group, content: Content) -> Iterator[Drawn]:
     )
 
 
-def _cost(task: Task, content: Content) -> Drawn:
+def _cost(task: TaskSection, content: ReportData) -> Plot:
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
     words = WORDS[task.name]
-    return Drawn(
+    return Plot(
         name=f"cost_{task.name}",
         section=task.name,
         caption="What each model cost: seconds of its folds and its final fit, without cached activations, members and "
@@ -108,10 +108,10 @@ def _cost(task: Task, content: Content) -> Drawn:
     )
 
 
-def _of_data(patch_set: PatchSet, content: Content) -> Iterator[Drawn]:
+def _of_data(patch_set: PatchSet, content: ReportData) -> Iterator[Plot]:
     note = content.said.note
     counts = patch_set.class_counts()
-    yield Drawn(
+    yield Plot(
         name="classes",
         section="data",
         caption="Abnormalities of each class (the study's figure 4.1)",
@@ -133,7 +133,7 @@ def _of_data(patch_set: PatchSet, content: Content) -> Iterator[Drawn]:
             for row in rows
         ]
         title = f"Training pairs that differ {name} (mean absolute difference of pixels)"
-        yield Drawn(
+        yield Plot(
             name=f"pairs_{name}",
             section="data",
             caption=f"{title} (compare the study's figure {number})",
@@ -153,18 +153,18 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
     )
 
 
-def _note(content: Content, models: tuple[Model, ...]) -> str | None:
+def _note(content: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
     """Phantom data and random weights are said on every figure that shows them."""
     random = [model.label for model in models if RANDOM in model.result.said]
     said = f"{RANDOM.note}: {'; '.join(random)}" if random else None
     return joined(content.said.note, said)
 
 
-def _reached(model: Model) -> str:
+def _reached(model: ReportedModel) -> str:
     found = scores(model.test["label"], model.test["probability"])
     return f"AUC {found['roc_auc']:.3f}, accuracy {found['accuracy']:.3f}"
 
 
-def _matrix_words(model: Model) -> str:
+def _matrix_words(model: ReportedModel) -> str:
     found = scores(model.test["label"], model.test["probability"], model.threshold)
     return f"{model.label}: " + ", ".join(f"{found[name]:.0f} {name.replace('_', ' ')}" for name in COUNTS)

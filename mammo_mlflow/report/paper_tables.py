@@ -8,7 +8,7 @@ from functools import partial
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.presets import KEPT
-from mammo_mlflow.report.paper_figures import Figure, printed
+from mammo_mlflow.report.printed_values import PrintedValue, printed
 
 Column = tuple[str, str]
 """Metric (`accuracy`, `roc_auc`) and split (`train`, `validation`, `test`)."""
@@ -46,7 +46,7 @@ ENSEMBLES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PaperRow:
     """A row of a table. `tuned` and `method` are None and "" where a model has no such thing."""
 
     label: str
@@ -55,7 +55,7 @@ class Row:
     backbone: str
     tuned: bool | None = None
     method: str = ""
-    printed: tuple[Figure, ...] = ()
+    printed: tuple[PrintedValue, ...] = ()
 
     @property
     def optimistic(self) -> bool:
@@ -63,10 +63,11 @@ class Row:
         return self.method == OPTIMISTIC
 
     @property
-    def members(self) -> tuple[Row, ...]:
+    def members(self) -> tuple[PaperRow, ...]:
         """The rows of the members that its weights are chosen for."""
         tuned = self.backbone == "tuned"
-        return tuple(Row(label="", task=self.task, family="pretrained", backbone=one, tuned=tuned) for one in WEIGHTED)
+        row = partial(PaperRow, label="", task=self.task, family="pretrained", tuned=tuned)
+        return tuple(row(backbone=one) for one in WEIGHTED)
 
     def parameters(self) -> dict[str, str]:
         """The parameters of the entry point that fills the row."""
@@ -79,14 +80,14 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class PaperTable:
     """A table of the study: its number, what it is about, and its columns."""
 
     number: str
     title: str
     task: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
 
     @property
     def name(self) -> str:
@@ -94,10 +95,10 @@ class Table:
         return f"table_{self.number}_{self.task}".replace(".", "_")
 
 
-def tables() -> tuple[Table, ...]:
+def tables() -> tuple[PaperTable, ...]:
     """All tables, in the order of the study."""
     return tuple(
-        Table(
+        PaperTable(
             number=number.format(place),
             title=f"{title}, {WORDS[task]}",
             task=task,
@@ -109,36 +110,36 @@ def tables() -> tuple[Table, ...]:
     )
 
 
-def _scratch(task: str) -> Iterator[Row]:
+def _scratch(task: str) -> Iterator[PaperRow]:
     return (_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
 
 
-def _ensembles(task: str) -> Iterator[Row]:
+def _ensembles(task: str) -> Iterator[PaperRow]:
     for label, method in ENSEMBLES.items():
         for members in ("pretrained", "tuned"):
             yield _row(f"{label}, {members}", task, "ensemble", members, None, method)
 
 
-def _conditioned(task: str) -> Iterator[Row]:
+def _conditioned(task: str) -> Iterator[PaperRow]:
     return (_row(label, task, "conditioned", name) for name, label in CONDITIONED.items())
 
 
-def _frozen_and_tuned(family: str, backbones: Sequence[str], task: str) -> Iterator[Row]:
+def _frozen_and_tuned(family: str, backbones: Sequence[str], task: str) -> Iterator[PaperRow]:
     for name in backbones:
         for tuned in (False,) if name == "scratch" else (False, True):
             yield _row(f"{ENCODERS[name]}{', fine tuned' if tuned else ''}", task, family, name, tuned)
 
 
-def _row(label: str, task: str, family: str, backbone: str, tuned: bool | None = None, method: str = "") -> Row:
+def _row(label: str, task: str, family: str, backbone: str, tuned: bool | None = None, method: str = "") -> PaperRow:
     mine = tuple(
         one
         for one in printed()
         if (one.task, one.family) == (task, family) and _is(one, family, backbone, tuned, method)
     )
-    return Row(label=label, task=task, family=family, backbone=backbone, tuned=tuned, method=method, printed=mine)
+    return PaperRow(label=label, task=task, family=family, backbone=backbone, tuned=tuned, method=method, printed=mine)
 
 
-def _is(figure: Figure, family: str, backbone: str, tuned: bool | None, method: str) -> bool:
+def _is(figure: PrintedValue, family: str, backbone: str, tuned: bool | None, method: str) -> bool:
     """Whether a printed figure is of such a model."""
     if family == "scratch":
         model = backbone.split("_")[0]
@@ -154,7 +155,7 @@ def _is(figure: Figure, family: str, backbone: str, tuned: bool | None, method: 
 
 
 _THREE = (VALIDATION, ACCURACY, AUC)
-_KINDS: tuple[tuple[str, str, Iterable[str], tuple[Column, ...], Callable[[str], Iterable[Row]]], ...] = (
+_KINDS: tuple[tuple[str, str, Iterable[str], tuple[Column, ...], Callable[[str], Iterable[PaperRow]]], ...] = (
     ("4.{}", "Scratch models", WORDS, (TRAIN, *_THREE), _scratch),
     ("5.{}", "Pretrained models", WORDS, _THREE, partial(_frozen_and_tuned, "pretrained", tuple(BACKBONES))),
     ("6.{}", "Siamese models", WORDS, _THREE, partial(_frozen_and_tuned, "siamese", SIAMESE)),

@@ -13,7 +13,7 @@ METRICS = {"accuracy": "accuracy", "auc": "roc_auc"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class PrintedValue:
     """A printed figure: a metric of `roc_auc` or `accuracy`, on the split train, validation or test."""
 
     source: str
@@ -30,11 +30,11 @@ class Figure:
 
 
 @cache
-def printed() -> tuple[Figure, ...]:
+def printed() -> tuple[PrintedValue, ...]:
     """Every figure, in the order of the file."""
     text = (files(__package__) / "paper" / "results.csv").read_text(encoding="utf-8")
     return tuple(
-        Figure(
+        PrintedValue(
             source=row["source"],
             task=row["task"],
             family=row["family"],
@@ -62,7 +62,7 @@ def printed_matrices() -> dict[tuple[str, str, str], dict[tuple[str, str], int]]
     return found
 
 
-def counts_as(figures: list[Figure]) -> Figure | None:
+def counts_as(figures: list[PrintedValue]) -> PrintedValue | None:
     """The figure that counts among those printed for one thing: without a note, a table's before another's."""
     plain = [one for one in figures if not one.note]
     return next((one for one in plain if one.source.startswith("table")), plain[0] if plain else None)

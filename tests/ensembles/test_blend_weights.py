@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from mammo_mlflow.ensembles import weights
-from mammo_mlflow.ensembles.weights import PAPER_LEVELS, average, candidates, greedy, grid, grid_fine
+from mammo_mlflow.ensembles import blend_weights
+from mammo_mlflow.ensembles.blend_weights import PAPER_LEVELS, average, candidates, greedy, grid, grid_fine
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.search.blending import study_weights
 
@@ -113,7 +113,7 @@ def test_beyond_six_members_one_weight_at_a_time(made, objective, monkeypatch):
         changed = found.weights / found.weights.max()
         changed[member] = level
         assert plain("roc_auc", data, data.probabilities @ (changed / changed.sum())) <= found.score + 1e-9
-    monkeypatch.setattr(weights, "EXHAUSTIVE_BLENDS", 100)
+    monkeypatch.setattr(blend_weights, "EXHAUSTIVE_BLENDS", 100)
     assert grid(made(members=4, n=60), objective())[0].note
 
 
@@ -150,7 +150,7 @@ def test_refusals(made, objective):
 
 def test_weights_by_a_study_are_no_worse_than_where_it_starts(made, objective):
     data = made(n=80)
-    found = weights.tuned(data, objective(), study_weights, (None, 1))
+    found = blend_weights.tuned(data, objective(), study_weights, (None, 1))
     for one, fold in zip(found, (None, 1), strict=True):
         rest = data.without(fold)
         assert one.weights.sum() == pytest.approx(1)

@@ -28,7 +28,7 @@ TIE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class BlendWeights:
     """Weights (m,) ≥ 0 that sum to one, and their score on the rows on which they were chosen, hence optimistic.
 
     `evaluated`: how many blends were scored to find them.
@@ -40,7 +40,7 @@ class Weights:
     note: str = ""
 
 
-def average(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[Weights]:
+def average(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[BlendWeights]:
     """Equal weights, which nothing chose."""
     scorer = _Scorer(data, objective, left_out)
     weights = np.full(data.members, 1 / data.members)
@@ -52,7 +52,7 @@ def grid(
     objective: Objective,
     levels: Sequence[float] = PAPER_LEVELS,
     left_out: Sequence[int | None] = (None,),
-) -> list[Weights]:
+) -> list[BlendWeights]:
     """The best of all combinations of `levels`, one for each member, normalised to sum to one.
 
     With more than six members, or two million combinations, only one member's weight changes at a time: from the best
@@ -71,7 +71,7 @@ def grid(
     return [scorer.result(tried[row], gains[row, i], len(tried)) for i, row in enumerate(best)]
 
 
-def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[Weights]:
+def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[BlendWeights]:
     """`grid` in steps of a tenth; of a fifth for six members, whose 1.8 million tenths would take minutes."""
     steps = 5 if data.members == EXHAUSTIVE_MEMBERS else 10
     found = grid(data, objective, [step / steps for step in range(steps + 1)], left_out)
@@ -80,7 +80,7 @@ def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | No
 
 def greedy(
     data: OutOfFold, objective: Objective, bag: int = 50, left_out: Sequence[int | None] = (None,)
-) -> list[Weights]:
+) -> list[BlendWeights]:
     """Selection with replacement (Caruana et al. 2004, ICML, section 2): weights are shares of a bag of members.
 
     The bag starts with the N best members, N such that their average is best (sorted initialisation); then the member
@@ -96,7 +96,7 @@ Optimise = Callable[[int, Callable[[Floats], float]], tuple[Floats, int]]
 
 def tuned(
     data: OutOfFold, objective: Objective, optimise: Optimise, left_out: Sequence[int | None] = (None,)
-) -> list[Weights]:
+) -> list[BlendWeights]:
     """Weights that an optimiser finds, which is given their gain."""
     scorer, found = _Scorer(data, objective, left_out), []
     for column in range(len(left_out)):
@@ -141,18 +141,18 @@ class _Scorer:
         found = np.nan_to_num(self._sign * self._blends.scores(normal, kept), nan=-np.inf)
         return found if column is None else found[:, 0]
 
-    def result(self, weights: Floats, gain: float, evaluated: int, note: str = "") -> Weights:
+    def result(self, weights: Floats, gain: float, evaluated: int, note: str = "") -> BlendWeights:
         """Raise UserError where the objective is undefined for every blend."""
         if not np.isfinite(gain):
             raise expected("objective", f"folds in which {self._objective.name} is defined", "none")
-        return Weights(weights / weights.sum(), self._sign * float(gain), evaluated, note)
+        return BlendWeights(weights / weights.sum(), self._sign * float(gain), evaluated, note)
 
 
 def _first(gains: Floats) -> int:
     return int(np.argmax(gains >= gains.max() - TIE))
 
 
-def _coordinates(scorer: _Scorer, levels: Floats, column: int) -> Weights:
+def _coordinates(scorer: _Scorer, levels: Floats, column: int) -> BlendWeights:
     alone = scorer.gains(np.eye(scorer.members), column)
     weights = np.eye(scorer.members)[_first(alone)] * levels[0]
     best, evaluated, still = alone.max(), scorer.members, 0
@@ -171,7 +171,7 @@ def _coordinates(scorer: _Scorer, levels: Floats, column: int) -> Weights:
     return scorer.result(weights, best, evaluated, note)
 
 
-def _select(scorer: _Scorer, bag: int, column: int) -> Weights:
+def _select(scorer: _Scorer, bag: int, column: int) -> BlendWeights:
     single = np.eye(scorer.members)
     order = np.argsort(-scorer.gains(single, column), kind="stable")
     tops = np.cumsum(single[order], axis=0)[: max(bag, 1)]

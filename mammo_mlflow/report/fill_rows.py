@@ -14,7 +14,7 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_of
 from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
-from mammo_mlflow.ensembles.weights import grid
+from mammo_mlflow.ensembles.blend_weights import grid
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import score_estimates
@@ -24,8 +24,8 @@ from mammo_mlflow.evaluation.weighted import Floats, Ints
 from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.report.paper_figures import TEST_TYPES, Figure, counts_as, printed_matrices
-from mammo_mlflow.report.rows import ACCURACY, AUC, TRAIN, VALIDATION, Column, Row, Table
+from mammo_mlflow.report.paper_tables import ACCURACY, AUC, TRAIN, VALIDATION, Column, PaperRow, PaperTable
+from mammo_mlflow.report.printed_values import TEST_TYPES, PrintedValue, counts_as, printed_matrices
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
@@ -37,7 +37,7 @@ class Cell(Estimate):
     """A figure of this store, with its interval or `sd`, its deviation over folds, and the study's."""
 
     sd: float = math.nan
-    paper: Figure | None = None
+    paper: PrintedValue | None = None
     comparable: bool = False
 
     @property
@@ -47,7 +47,7 @@ class Cell(Estimate):
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class ReportedModel:
     """A model that stands for rows: its run, its test predictions, and its costs."""
 
     label: str
@@ -77,10 +77,10 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Filled:
+class FilledRow:
     """A row with its cells; `result` is None, and `command` says what would fill it, where nothing stands for it."""
 
-    row: Row
+    row: PaperRow
     cells: Mapping[Column, Cell]
     command: str
     result: Result | None = None
@@ -102,7 +102,7 @@ class Filled:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Store:
+class ReportedRuns:
     """What was run on one data set, and what filling asks of it."""
 
     results: Sequence[Result]
@@ -118,7 +118,7 @@ class Store:
     lacking: Mapping[str, str] = field(default_factory=dict)
     """What the training set, where it is known, lacks for a task."""
 
-    def unanswerable(self, row: Row) -> str:
+    def unanswerable(self, row: PaperRow) -> str:
         """What the training set lacks for a row, which no command can then fill."""
         tasks = TASKS if row.family == "conditioned" else (row.task,)
         return next((self.lacking[task] for task in tasks if task in self.lacking), "")
@@ -129,7 +129,7 @@ class Store:
         return not self.phantom and dict(self.types) == TEST_TYPES
 
 
-def standing(row: Row, results: Sequence[Result]) -> list[Result]:
+def standing(row: PaperRow, results: Sequence[Result]) -> list[Result]:
     """The results that can stand for a row, the one that does first.
 
     Controls and the models of searches do not. Before others come those with the protocol of the study's table (its
@@ -161,7 +161,7 @@ def other_settings(result: Result) -> list[str]:
     return [f"{name}={result.params[name]}" for name, value in kept.items() if result.params[name] != str(value)]
 
 
-def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
+def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
     return (
         not _same_protocol(row, result),
         RANDOM in result.said,
@@ -171,12 +171,12 @@ def _rank(row: Row, result: Result) -> tuple[bool, bool, bool, bool, int]:
     )
 
 
-def fill(table: Table, store: Store) -> list[Filled]:
+def fill(table: PaperTable, store: ReportedRuns) -> list[FilledRow]:
     """Every row of a table."""
     return [_optimistic(row, table, store) if row.optimistic else _fill(row, table, store) for row in table.rows]
 
 
-def command(row: Row, store: Store) -> str:
+def command(row: PaperRow, store: ReportedRuns) -> str:
     """The command that fills a row, on the data set of the page; "" where none can."""
     if store.unanswerable(row):
         return ""
@@ -195,7 +195,7 @@ def command(row: Row, store: Store) -> str:
     return f"mlflow run . -e {row.family} {words} --env-manager local"
 
 
-def matrices(row: Row) -> list[str]:
+def matrices(row: PaperRow) -> list[str]:
     """The confusion matrices that the study printed of a row: actual classes in rows."""
     tuned = " tuned" if row.tuned else ""
     name = {"pretrained": f"{row.backbone}{tuned}", "siamese": f"siamese {row.backbone}{tuned}"}.get(row.family, "")
@@ -209,14 +209,14 @@ def matrices(row: Row) -> list[str]:
     ]
 
 
-def _fill(row: Row, table: Table, store: Store) -> Filled:
+def _fill(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
     candidates = standing(row, store.results)
     notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in row.printed if one.note)
     notes += tuple(f"the study's confusion matrix, {one}" for one in matrices(row))
     if not candidates:
         if found := store.unanswerable(row):
             notes = (f"not to be had of these training data: {found}", *notes)
-        return Filled(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
+        return FilledRow(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
     best = candidates[0]
     figures = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
     measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in figures.items()}
@@ -236,7 +236,7 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
         "given the class, as in the study, not the probability": best.params.get("condition") == "class",
         "training accuracy of the last epoch, not of the best one, which was kept": TRAIN in measured and stopped,
     }
-    return Filled(
+    return FilledRow(
         row=row,
         cells=_cells(row, table, store, measured),
         command=command(row, store),
@@ -247,20 +247,20 @@ def _fill(row: Row, table: Table, store: Store) -> Filled:
     )
 
 
-def _optimistic(row: Row, table: Table, store: Store) -> Filled:
+def _optimistic(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
     """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
     members = []
     for wanted in row.members:
         found = standing(wanted, store.results)
         if not found or found[0].run_id not in store.tests:
-            return Filled(row=row, cells=_cells(row, table, store, {}), command=command(wanted, store), notes=said)
+            return FilledRow(row=row, cells=_cells(row, table, store, {}), command=command(wanted, store), notes=said)
         members.append(found[0])
     frames = [store.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
     if len(set(labels)) < 2:
         said = ("no weights can be chosen on a test set of one class",)
-        return Filled(row=row, cells=_cells(row, table, store, {}), command="", notes=said)
+        return FilledRow(row=row, cells=_cells(row, table, store, {}), command="", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
     said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
@@ -271,10 +271,15 @@ def _optimistic(row: Row, table: Table, store: Store) -> Filled:
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, store, measured)
-    return Filled(row=row, cells=cells, command="", marks=marks, notes=(*said, weights), members=tuple(members))
+    return FilledRow(row=row, cells=cells, command="", marks=marks, notes=(*said, weights), members=tuple(members))
 
 
-def _cells(row: Row, table: Table, store: Store, measured: Mapping[Column, Cell]) -> dict[Column, Cell]:
+def _cells(
+    row: PaperRow,
+    table: PaperTable,
+    store: ReportedRuns,
+    measured: Mapping[Column, Cell],
+) -> dict[Column, Cell]:
     cells = {}
     for column in table.columns:
         paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
@@ -292,7 +297,7 @@ def _without(cells: Mapping[Column, Cell]) -> tuple[str, ...]:
     )
 
 
-def _same_protocol(row: Row, result: Result) -> bool:
+def _same_protocol(row: PaperRow, result: Result) -> bool:
     """Whether a run followed the protocol of the study's table: the hold-out of chapter 4, or its ten folds."""
     if row.family != "scratch":
         return True

@@ -5,9 +5,9 @@ import shlex
 import pytest
 
 from mammo_mlflow.cli import make_parser
-from mammo_mlflow.report.filling import Store, command
-from mammo_mlflow.report.paper_figures import counts_as, printed
-from mammo_mlflow.report.rows import tables
+from mammo_mlflow.report.fill_rows import ReportedRuns, command
+from mammo_mlflow.report.paper_tables import tables
+from mammo_mlflow.report.printed_values import counts_as, printed
 
 TABLES = tables()
 
@@ -69,7 +69,7 @@ def test_where_the_study_contradicts_itself_its_table_counts():
 @pytest.mark.parametrize("phantom", [False, True])
 def test_every_command_is_one_that_exists(phantom):
     place = "/x/phantom-v1-64-32-80px-seed0" if phantom else "my data"
-    store = Store(results=[], tests={}, metrics={}, fits={}, phantom=phantom, place=place)
+    store = ReportedRuns(results=[], tests={}, metrics={}, fits={}, phantom=phantom, place=place)
     parsers = make_parser().sub_parsers
     seen = set()
     for table in TABLES:

@@ -17,8 +17,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare, critical_view, subgroups
-from mammo_mlflow.report.filling import Filled, Model, Store, fill, standing
-from mammo_mlflow.report.rows import CONDITIONED, ENCODERS, SCRATCH, Table, tables
+from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, fill, standing
+from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
@@ -37,22 +37,22 @@ GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class ModelGroup:
     """Models of a task and family that are drawn together; `figure` is the number of the study's."""
 
     task: str
     title: str
     figure: str
-    models: tuple[Model, ...]
+    models: tuple[ReportedModel, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Task:
+class TaskSection:
     """What is said of a task: its models, their pairs, and what the differences are worth."""
 
     name: str
-    models: tuple[Model, ...]
-    groups: tuple[Group, ...]
+    models: tuple[ReportedModel, ...]
+    groups: tuple[ModelGroup, ...]
     pairs: pd.DataFrame
     critical: tuple[str, ...]
     subgroups: pd.DataFrame
@@ -60,13 +60,13 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Content:
+class ReportData:
     """The report's content. `dataset` is empty where no model has been finished at all."""
 
     dataset: tuple[str, str] | tuple[()]
-    store: Store
-    tables: tuple[tuple[Table, tuple[Filled, ...]], ...]
-    tasks: tuple[Task, ...]
+    store: ReportedRuns
+    tables: tuple[tuple[PaperTable, tuple[FilledRow, ...]], ...]
+    tasks: tuple[TaskSection, ...]
     patches: int
     intervals: str
     patch_set: PatchSet | None
@@ -80,7 +80,7 @@ class Content:
         return Disclosure.of(phantom=self.store.phantom)
 
 
-def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> Content:
+def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
     """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
 
     Test predictions are copied to `folder`.
@@ -110,7 +110,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
-    store = Store(
+    store = ReportedRuns(
         results=mine,
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
@@ -127,7 +127,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     filled = tuple((table, tuple(fill(table, store))) for table in every)
     tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
-    return Content(
+    return ReportData(
         dataset=chosen,
         store=store,
         tables=filled,
@@ -153,7 +153,7 @@ def label_of(result: Result) -> str:
     return f"{'Siamese ' if family == 'siamese' else ''}{ENCODERS.get(backbone, backbone)}{tuned}"
 
 
-def _members(every: Sequence[Table], results: Sequence[Result]) -> list[Result]:
+def _members(every: Sequence[PaperTable], results: Sequence[Result]) -> list[Result]:
     """The members of the ensembles that the report weighs itself."""
     members = (one for table in every for row in table.rows if row.optimistic for one in row.members)
     return [one for row in members for one in standing(row, results)[:1]]
@@ -173,7 +173,7 @@ def _of_one_test_set(
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
 
 
-def _patch_set(store: Store, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
+def _patch_set(store: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
     """The data set itself, where it is still where it was and unchanged."""
     folder = Path(store.place)
     if not chosen:
@@ -193,14 +193,19 @@ def _patch_set(store: Store, chosen: tuple[str, str] | tuple[()], warnings: list
 
 
 def _task(
-    name: str, filled: Sequence[tuple[Table, Sequence[Filled]]], store: Store, groups: pd.DataFrame | None
-) -> Task:
+    name: str,
+    filled: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
+    store: ReportedRuns,
+    groups: pd.DataFrame | None,
+) -> TaskSection:
     results: dict[str, Result] = {}
     for table, rows in filled:
         for one in rows if table.task == name else ():
             if one.result is not None and one.result.run_id in store.tests:
                 results[one.result.run_id] = one.result
-    models = tuple(Model(label_of(one), one, store.tests[one.run_id], _seconds(one, store)) for one in results.values())
+    models = tuple(
+        ReportedModel(label_of(one), one, store.tests[one.run_id], _seconds(one, store)) for one in results.values()
+    )
     drawn = []
     for family, title, tuned, numbers in GROUPS:
         mine = tuple(
@@ -209,13 +214,13 @@ def _task(
             if model.result.tag(Tag.FAMILY) == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
-            drawn.append(Group(name, title, numbers.get(name, ""), mine))
+            drawn.append(ModelGroup(name, title, numbers.get(name, ""), mine))
     pairs = compare(models)
     chosen_by = {model.label: _out_of_fold(model.result, store) for model in models}
     known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
     best = max(known, key=lambda label: known[label]) if known else ""
     sentences = tuple(critical_view(models, pairs, chosen_by))
-    return Task(
+    return TaskSection(
         name=name,
         models=models,
         groups=tuple(drawn),
@@ -226,11 +231,11 @@ def _task(
     )
 
 
-def _seconds(result: Result, store: Store) -> float:
+def _seconds(result: Result, store: ReportedRuns) -> float:
     return store.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
 
 
-def _out_of_fold(result: Result, store: Store) -> float:
+def _out_of_fold(result: Result, store: ReportedRuns) -> float:
     """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble.
 
     Hold-outs have none of all patients, and one of patches that early stopping watched is not to be compared.
