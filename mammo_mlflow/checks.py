@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from mammo_mlflow.errors import expected, unknown_name
@@ -15,14 +16,21 @@ Check = Callable[[str, Any], None]
 LARGEST = 1_000_000_000
 
 
-def one_of(*choices: str) -> Check:
+@dataclass(frozen=True)
+class OneOf:
+    """The check of a name that is one of `choices`."""
+
+    choices: tuple[str, ...]
+
+    def __call__(self, name: str, value: object) -> None:
+        """Raise `UserError` for another name, saying what was meant."""
+        if value not in self.choices:
+            raise unknown_name(name, value, self.choices)
+
+
+def one_of(*choices: str) -> OneOf:
     """One of these names."""
-
-    def check(name: str, value: object) -> None:
-        if value not in choices:
-            raise unknown_name(name, value, choices)
-
-    return check
+    return OneOf(choices)
 
 
 def whole(low: int, high: int) -> Check:

@@ -46,7 +46,7 @@ ROWS = {BASELINE: 0, PATCH: 1}
 class TrainingSpec:
     """How it is trained."""
 
-    optimizer: str = parameter("adam", "optimizer: adam, rmsprop or sgd", checks.one_of(*OPTIMIZERS))
+    optimizer: str = parameter("adam", "optimizer", checks.one_of(*OPTIMIZERS))
     momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.share, roles.SGD)
     learning_rate: float = parameter(
         1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive
@@ -62,9 +62,7 @@ class TrainingSpec:
     class_weights: str = parameter(
         "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.class_weights
     )
-    augmentation: str = roles.stored(
-        "paper", f"augmentation policy: {', '.join(AUGMENTATIONS)}", checks.one_of(*AUGMENTATIONS)
-    )
+    augmentation: str = roles.stored("paper", "augmentation policy", checks.one_of(*AUGMENTATIONS))
     pair_augmentation: str = parameter(
         "joint",
         "transforms of a baseline and its abnormality: joint (the same) or independent",
@@ -88,9 +86,7 @@ class TrainingSpec:
         added=True,
         moves="judging training",
     )
-    precision: str = roles.precise(
-        "auto", f"precision of the convolutions: {', '.join(PRECISIONS)}", checks.one_of(*PRECISIONS)
-    )
+    precision: str = roles.precise("auto", "precision of the convolutions", checks.one_of(*PRECISIONS))
     threads: int = roles.place(
         1, "processor threads of each fold; part of its key, since it moves results", checks.whole(1, 1024)
     )
@@ -254,6 +250,8 @@ class Experiment:
 
 
 PARTS: dict[str, type] = {"model": ModelSpec, "training": TrainingSpec, "cv": CrossValidationSpec, "final": FinalSpec}
+DEFAULTS: dict[str, checks.Value] = {name: value for part in PARTS.values() for name, value in vars(part()).items()}
+"""The value of every parameter that nothing gives."""
 
 
 def parameters(family: str | None = None, *parts: str) -> Iterator[Field[Any]]:

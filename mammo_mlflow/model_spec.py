@@ -63,7 +63,7 @@ class ModelSpec:
     )
     pooling: str = roles.encoder(
         "average",
-        "pooling before the head: flatten, average or max",
+        "pooling before the head",
         checks.one_of(*POOLINGS),
         roles.POOLED,
     )

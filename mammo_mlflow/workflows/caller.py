@@ -10,15 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+from mammo_mlflow.commands.base import CommandOptions, options_of
 from mammo_mlflow.errors import expected
 
-PATHS = ("data", "cache_dir", "out", "output", "overlays", "input", "source", "csv", "space", "weights", "mask")
-"""The options that are paths, several in one with semicolons between, or words that stand for one."""
 WORDS = ("", "phantom", "imagenet", "random")
 SURROUNDINGS = ("MAMMO_CACHE_DIR", "MAMMO_WEIGHTS_DIR", "KERAS_HOME")
 ROOM_BESIDE = ".unfinished-123456"
@@ -60,13 +58,13 @@ def _is_given_line(words: list[str]) -> bool:
     return len(words) > 1 and Path(words[0]).name in SHELLS and words[1] == "-c"
 
 
-def check_texts(found: Mapping[str, object]) -> None:
-    """Raises `UserError` for the first value that no file and no store can hold as it was given."""
-    for name, value in found.items():
+def check_texts(options: CommandOptions) -> None:
+    """Raise `UserError` for the first value that no file and no store can hold as it was given."""
+    for name, about in options_of(type(options)).items():
+        value = getattr(options, name)
         if isinstance(value, str):
             _check_text(name, value)
-    for name in PATHS:
-        for part in str(found.get(name) or "").split(";"):
+        for part in str(value or "").split(";") if about.path else ():
             check_path(name, part.strip())
     for name in SURROUNDINGS:
         _check_text(name, os.environ.get(name, ""))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.shared import FilmOptions, WorkbenchOptions
 from mammo_mlflow.data.arrays import check_tensor
 from mammo_mlflow.data.cbis_ddsm.cutting import Pair
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
@@ -17,7 +18,6 @@ from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.pixels import whole_numbers
-from mammo_mlflow.workflows.options import FilmOptions, Options
 
 PHANTOM = "phantom"
 TENSOR = "public_test_tensor.npy"
@@ -34,13 +34,18 @@ class InputPairs:
     cut: Sequence[Pair] = ()
 
 
-def find_input_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
-    """The pairs of `source`: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
+def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
+    """The pairs of the input: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
 
     What is cut from a film, and whole numbers of another type than uint16, go to a file in `folder`. Patches have
     `size` pixels a side. Raises `UserError`.
     """
-    given = make_phantom(PhantomSettings(), Cache(None, Options().cache_limit_gb).root) if source == PHANTOM else None
+    source = film.input
+    given = (
+        make_phantom(PhantomSettings(), Cache(None, WorkbenchOptions().cache_limit_gb).root)
+        if source == PHANTOM
+        else None
+    )
     path = given or Path(source).expanduser()
     if not path.is_dir() and (path.suffix.lower() in _FILM or (path.suffix != ".npy" and (film.box or film.mask))):
         return _cut(path, film, size, need_baseline, folder / "pairs.npy")
@@ -75,7 +80,7 @@ def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: 
     for field, file in (("input", path), *(("mask", mask) for mask in masks)):
         if not file.is_file():
             raise UserError(f"{field}: expected a DICOM file, found none at '{file}'")
-    pairs = cut_one_film(path, boxes, masks, film.cut(size))
+    pairs = cut_one_film(path, boxes, masks, film.crop(size))
     for note in filter(None, (pair.note for pair in pairs)):
         _log.warning("%s", note)
     np.save(target, pairs_array(pairs, need_baseline))

@@ -6,11 +6,12 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.prepare import PrepareOptions
+from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, Ingested, ingest
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
@@ -20,7 +21,6 @@ from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import PrepareOptions, available_cores
 from mammo_mlflow.workflows.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.workflows.workbench import ending_runs
 
@@ -29,21 +29,22 @@ SHEET_PAIRS = 12
 _log = logging.getLogger(__name__)
 
 
-def run(source: str, out: str, asked: PrepareOptions) -> None:
+def run(options: PrepareOptions) -> None:
     """Make the data directory `out` from the collection below `source`. Raises `UserError`."""
+    source, out = options.source, options.out
     if not out:
         raise expected("out", "the name of a directory to make", "''")
     films, target = Path(source).expanduser().absolute(), Path(out).expanduser().absolute()
-    descriptions = Path(asked.csv).expanduser().absolute() if asked.csv else films
-    for field, name in (("source", source), ("out", out), ("csv", asked.csv)):
+    descriptions = Path(options.csv).expanduser().absolute() if options.csv else films
+    for field, name in (("source", source), ("out", out), ("csv", options.csv)):
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
     writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
-        top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
+        top = writer.start_run("prepare", parent=None, tags={}, params=options.model_dump())
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
-        workers = asked.workers or available_cores()
-        made = ingest(films, target, descriptions, asked.settings(), workers, progress.update)
+        workers = options.workers or available_cores()
+        made = ingest(films, target, descriptions, options.settings(), workers, progress.update)
         for warning in made.warnings:
             _log.warning("%s", warning)
         _log_all(top, made)

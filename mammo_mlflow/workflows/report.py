@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from mammo_mlflow.commands.report import ReportOptions
+from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import check_writable, whole
@@ -22,7 +23,6 @@ from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.terminal import TerminalProgress, say
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
@@ -32,15 +32,15 @@ PAGE = "index.html"
 GENERATOR = "mammo_mlflow report"
 
 
-def run(asked: ReportOptions) -> None:
+def run(options: ReportOptions) -> None:
     """Write the page, its figures and tables to a folder and to MLflow. Raises `UserError`."""
-    target = _target(asked.out)
+    target = _target(options.out)
     writer = Writer(*open_store(), {Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
         wanted: PatchSet | None = None
-        if asked.data:
-            options = Options(**{name: value for name, value in asdict(asked).items() if name != "out"})
-            wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
+        if options.data:
+            cache = Cache(None, WorkbenchOptions().cache_limit_gb)
+            wanted = load_data(options.data, options, cache, progress)
         content = gather(writer.client, wanted, Path(folder), progress.update)
         with whole(target) as staging:
             staging.mkdir()

@@ -10,6 +10,8 @@ from itertools import product
 
 from mammo_mlflow import checks
 from mammo_mlflow.checks import Value
+from mammo_mlflow.commands.families import SearchedFamilyOptions
+from mammo_mlflow.commands.search import SearchOptions
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.objectives import parse_objectives
@@ -31,7 +33,6 @@ from mammo_mlflow.search.study_spec import StudySpec, study_name
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
-from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
 from mammo_mlflow.workflows.places import storage_url
 from mammo_mlflow.workflows.studies import show_studies
 from mammo_mlflow.workflows.terminal import say
@@ -50,23 +51,26 @@ _SHOWN = (Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA
 _log = logging.getLogger(__name__)
 
 
-def run(
-    family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
-) -> None:
-    """Search each task and backbone. `given` are the parameters of the command line: they are fixed, not drawn.
+SearchesOptions = SearchOptions | SearchedFamilyOptions
+
+
+def run(options: SearchesOptions) -> None:
+    """Search each task and backbone; the parameters given on the command line are fixed, not drawn.
 
     Raises `UserError` before anything is made for everything that can be known by then.
     """
-    questions = _questions(family, task, backbone, given, options, search)
+    family, given, questions = options.family, options.given(), study_specs(options)
     final = asdict(FinalSpec()) | {k: given[k] for k in FINAL if k in given}
     build(questions[0].task, {**questions[0].paper, **final}, family)
-    database = storage_url(search.storage)
+    database = storage_url(options.storage)
     check_address(database)
-    with open_workbench(options, int(questions[0].base.get("threads", 1))) as (bench, planner):
+    with open_workbench(
+        options, int(questions[0].base.get("threads", 1)), workers=options.workers, probe=options.dry_run
+    ) as (bench, planner):
         papers = planner.plans([build(question.task, question.paper, family) for question in questions])
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
-            say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
+            say(f"each line is one trial, the paper's setting, of {options.trials or 'as many as the time allows'}")
             return
         storage = Storage(database)
         if given_run() and storage.secret:
@@ -77,29 +81,26 @@ def run(
             top = bench.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})
         closings = []
         for question, paper in zip(questions, papers, strict=True):
-            closing = _search(bench, planner, storage, question, paper, top, final, search)
+            closing = _search(bench, planner, storage, question, paper, top, final, options)
             closings += [closing] if closing is not None else []
         if top is not None:
             top.close()
         show_studies(closings, storage.shown, papers[0])
 
 
-def _questions(
-    family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
-) -> list[StudySpec]:
+def study_specs(options: SearchesOptions) -> list[StudySpec]:
     """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
-    checks.one_of(*SEARCHED)("family", family)
-    checks.one_of(*TASKS, "all")("task", task)
+    family, task, backbone, given = options.family, options.task, options.backbone, options.given()
     checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
     if options.seeds != 1:
         raise expected("seeds", "1 in a search (fresh_seeds are those of its closing comparison)", options.seeds)
     if given.get("early_stop_on") == "scored":
         wanted = "inner in a search, whose trials are compared by what they score"
         raise expected("early_stop_on", wanted, "'scored'")
-    objectives = parse_objectives(search.objective)
-    check_sampler(search.sampler, len(objectives))
+    objectives = parse_objectives(options.objective)
+    check_sampler(options.sampler, len(objectives))
     fixed = {name: value for name, value in given.items() if name not in FINAL}
-    preset = preset_of(options)
+    preset = options.preset_name
     questions, faults = [], dict[str, None]()
     for one in TASKS if task == "all" else (task,):
         for name in networks(family, preset) if backbone == "all" else (backbone,):
@@ -107,25 +108,25 @@ def _questions(
             kept = {key: base[key] for key in JUDGED if key in base}
             paper = {**preset_values("paper", name, one, family), **kept, **fixed, "backbone": name, "final": "none"}
             try:
-                space = read_space(find_space(search.space, family, name), family, name).narrowed(fixed)
+                space = read_space(find_space(options.space, family, name), family, name).narrowed(fixed)
                 base, paper = _complete(one, base, family), _complete(one, paper, family)
             except Faults as found:
                 faults |= dict.fromkeys(found.faults)  # backbones may share a file
                 continue
-            if search.sampler == GRID and space.points(base) is None:
+            if options.sampler == GRID and space.points(base) is None:
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
-            pruner = make_pruner(search.pruner, len(objectives), int(paper["folds"]))
+            pruner = make_pruner(options.pruner, len(objectives), int(paper["folds"]))
             question = StudySpec(
                 task=one,
                 space=space,
                 base=base,
                 paper=paper,
                 objectives=objectives,
-                sampler=search.sampler,
+                sampler=options.sampler,
                 seed=int(paper["seed"]),
                 pruner=pruner,
-                trials=search.trials or None,
+                trials=options.trials or None,
             )
             questions.append(question)
     if faults:
@@ -146,11 +147,11 @@ def _search(
     paper: Plan,
     above: TrackedRun | None,
     final: Mapping[str, Value],
-    search: SearchOptions,
+    options: SearchesOptions,
 ) -> StudyResult | None:
     """Work on one study and end it; None where another coordinator is the one to end it."""
     key = question.key(paper)
-    question = replace(question, name=study_name(search.study, paper, key, several=above is not None))
+    question = replace(question, name=study_name(options.study, paper, key, several=above is not None))
     study = open_study(storage, question, key)
     on_line = not paper.activations()  # then there are none to be made for any trial
     plans = [] if is_full(study, question) or on_line else [paper, *_possible(planner, question)]
@@ -160,18 +161,18 @@ def _search(
     tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
     runs = StudyRuns(bench.writer, study, tags)
     params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
-    params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
+    params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": options.sampler}
     with storage.alone():  # two coordinators that start together share one run
-        top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
+        top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": options.pruner})
     writer = bench.writer
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, []))
-    _describe_study(study, paper, writer.link(top.id), search)
+    _describe_study(study, paper, writer.link(top.id), options)
     if owner:
         log_data(paper, top)
     _log.info("study '%s' in %s", question.name, storage.shown)
     activations = ensure_activations(bench, entries)
-    if search.timeout:
-        question = replace(question, deadline=time.monotonic() + search.timeout)
+    if options.timeout:
+        question = replace(question, deadline=time.monotonic() + options.timeout)
     work = StudyWorker(bench, planner, storage, study, question, runs, top, activations)
     work.run(wait=owner)
     if work.exhausted:
@@ -186,7 +187,7 @@ def _search(
             return None
         work.run(wait=True)
         work.top = top
-    closing = StudyCloser(work, final, search.fresh_seeds).close(paper.said.note)
+    closing = StudyCloser(work, final, options.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()
@@ -205,10 +206,10 @@ def _possible(planner: Planner, question: StudySpec) -> Iterator[Plan]:
             _log.warning("study: some trials will fail: %s", problem)
 
 
-def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions) -> None:
+def _describe_study(study: Study, paper: Plan, link: str, options: SearchesOptions) -> None:
     """What the dashboard shows beside the study's name."""
     facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
-    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, Attribute.LINK: link}.items():
+    for name, value in {**facts, "sampler": options.sampler, "pruner": options.pruner, Attribute.LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")
