@@ -91,8 +91,10 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 def help_of(command: Command, given: dict[str, str]) -> str:
     """The help of a command, narrowed to the options given."""
-    field = command.options.model_fields
-    usage = [f"--{spelled(n)} {n.upper()}" if field[n].is_required() else f"[--{spelled(n)}]" for n in command.shown]
+    field, shown = command.options.model_fields, command.shown
+    usage = [
+        f"--{spelled(n)} {n.upper()}" if field[n].is_required() else f"[--{spelled(n)} {n.upper()}]" for n in shown
+    ]
     parser = argparse.ArgumentParser(
         usage=" ".join([PROGRAM, command.name, *usage, "[--some-name VALUE ...]"]),
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
@@ -133,7 +135,7 @@ def _run(arguments: Sequence[str]) -> int:
         from mammo_mlflow.jobs.executors.process import start_server
 
         start_server()  # imports TensorFlow while this process imports the rest
-    from mammo_mlflow.workflows.terminal import set_up_logging
+    from mammo_mlflow.terminal import set_up_logging
 
     set_up_logging()
     with _failures():

@@ -11,10 +11,10 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.names import Artifact
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.final_model import Final
-from mammo_mlflow.workflows.terminal import say, show_table
 
 Outcome = tuple[CrossValidation, Final | None]
 

@@ -8,7 +8,7 @@ from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.workflows.terminal import show_table
+from mammo_mlflow.terminal import show_table
 
 HEAD_SECONDS = 1e-4
 """A patch and epoch of a head on cached activations, as measured (docs/benchmarks.md)."""

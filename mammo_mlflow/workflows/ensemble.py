@@ -37,13 +37,13 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.compared import compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import SERVED_CODE
 from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
-from mammo_mlflow.workflows.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import open_workbench
 
 EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}

@@ -22,11 +22,11 @@ from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Jo
 from mammo_mlflow.jobs.executors import AnyJob, Executor, JobFailed, make_executor
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.pixels import odd_values, summarise
+from mammo_mlflow.terminal import TerminalProgress, say
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.wording import in_words
 from mammo_mlflow.workflows.input_pairs import InputPairs, find_input_pairs
-from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
 _JOBS = {"keras": PredictJob, "ensemble": AnswerJob}
 """What asks a model of each kind (`Vetted.kind`)."""

@@ -18,10 +18,10 @@ from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
+from mammo_mlflow.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SHEET_PAIRS = 12

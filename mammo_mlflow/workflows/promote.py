@@ -24,6 +24,7 @@ from mammo_mlflow.experiment import ABNORMALITY_TYPE
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
 from mammo_mlflow.names import CHAMPION, Artifact, Metric, Tag, registered_name
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
     candidates_of,
@@ -41,7 +42,6 @@ from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifac
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.budget import Budget, budget_of
-from mammo_mlflow.workflows.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import ending_runs
 
 ALL = "all"

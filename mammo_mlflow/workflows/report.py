@@ -19,12 +19,12 @@ from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import render
 from mammo_mlflow.report.plots import draw_all
 from mammo_mlflow.report.report_data import ReportData, gather
+from mammo_mlflow.terminal import TerminalProgress, say
 from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.terminal import TerminalProgress, say
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
 MARKER = "report.json"

@@ -25,11 +25,11 @@ from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.names import Tag
 from mammo_mlflow.report.fill_rows import HOLDOUT
 from mammo_mlflow.report.paper_tables import SIAMESE
+from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.terminal import say
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}

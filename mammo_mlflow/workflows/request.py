@@ -12,8 +12,8 @@ from mammo_mlflow.commands.request import RequestOptions
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
 from mammo_mlflow.files import target_file, whole
+from mammo_mlflow.terminal import say
 from mammo_mlflow.workflows.input_pairs import find_input_pairs
-from mammo_mlflow.workflows.terminal import say
 
 
 def run(options: RequestOptions) -> None:

@@ -30,12 +30,12 @@ from mammo_mlflow.search.storage import Storage, check_address
 from mammo_mlflow.search.study import Study, StudyWorker, is_full, open_study, write_note
 from mammo_mlflow.search.study_result import StudyCloser, StudyResult
 from mammo_mlflow.search.study_spec import StudySpec, study_name
+from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.places import storage_url
 from mammo_mlflow.workflows.studies import show_studies
-from mammo_mlflow.workflows.terminal import say
 from mammo_mlflow.workflows.workbench import log_data, open_workbench
 
 FINAL = that_move("final")

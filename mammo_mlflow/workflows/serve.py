@@ -13,9 +13,9 @@ from pathlib import Path
 from mammo_mlflow.commands.serve import ServeOptions
 from mammo_mlflow.disclosure import ASKED
 from mammo_mlflow.errors import expected
+from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.registry import verified_model
 from mammo_mlflow.tracking.store import open_client
-from mammo_mlflow.workflows.terminal import say
 
 HERE = Path(__file__).parents[2]
 

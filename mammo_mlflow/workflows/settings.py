@@ -16,10 +16,10 @@ from mammo_mlflow.jobs.cache import default_root
 from mammo_mlflow.presets import PRESETS
 from mammo_mlflow.search.parameters import ARCHITECTURES
 from mammo_mlflow.search.study_spec import StudySpec
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.wording import scrubbed
 from mammo_mlflow.workflows import controls, families, search
 from mammo_mlflow.workflows.places import report_folder, storage_url
-from mammo_mlflow.workflows.terminal import say, show_table
 
 
 def run(options: SettingsOptions) -> None:

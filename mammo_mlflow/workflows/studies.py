@@ -8,8 +8,8 @@ from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.study_result import StudyResult
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.workflows.comparison import final_cells
-from mammo_mlflow.workflows.terminal import say, show_table
 
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
 

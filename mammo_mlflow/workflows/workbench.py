@@ -23,11 +23,11 @@ from mammo_mlflow.jobs.executors import JobFailed, make_executor
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.terminal import TerminalProgress
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import TrackingError, check_store, open_store
 from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.wording import first_line, in_words, reason
-from mammo_mlflow.workflows.terminal import TerminalProgress
 
 SHEET_ROWS = 2
 
