@@ -1,4 +1,4 @@
-"""The command line: parsing and exit codes only. A parameter is `--some-name` here and `-P some_name=` for MLflow."""
+"""The command line: parse arguments, run the command, return an exit code. Options are `-P some_name=` for MLflow."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ NO_WINDOWS = "system: expected Linux or macOS, found Windows (WSL is a Linux on 
 
 
 class _Failed(Exception):  # noqa: N818 - not a user's error
-    """A job or a request failed, and the log says so."""
+    """Raised where a job or a request failed and the log already says so."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises a `UserError` where argparse would print its usage and end the process."""
+    """An argument parser that raises `UserError` where argparse would print its usage and end the process."""
 
     def __init__(self, **settings: object) -> None:
         super().__init__(allow_abbrev=False, add_help=False, **settings)  # type: ignore[arg-type]
@@ -45,9 +45,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
-    """The command that these arguments name, and its checked options. Raises `UserError`.
+    """Return the command that the arguments name, and its checked options. Raises `UserError`.
 
-    Prints the help that they ask for, and raises `SystemExit`.
+    Prints the help where they ask for it, and raises `SystemExit`.
     """
     if not arguments:
         raise expected("command", f"one of {', '.join(COMMANDS)}, or --help", "none")
@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
-    """Arguments `--some-name value` or `--some-name=value` as options by name. Raises `UserError`."""
+    """Read arguments `--some-name value` or `--some-name=value` as options by name. Raises `UserError`."""
     found, left = {}, list(words)
     while left:
         name, equals, value = left.pop(0).partition("=")
@@ -90,7 +90,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def help_of(command: Command, given: dict[str, str]) -> str:
-    """The help of a command, narrowed to the options given."""
+    """Return the help of a command; options already given narrow the values that presets are shown for."""
     field, shown = command.options.model_fields, command.shown
     usage = [
         f"--{spelled(n)} {n.upper()}" if field[n].is_required() else f"[--{spelled(n)} {n.upper()}]" for n in shown
@@ -144,7 +144,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """What can fail past the user's hands, as a `_Failed` with one line in the log."""
+    """Turn failures that are no mistake of the user's into a line in the log and `_Failed`."""
     from mammo_mlflow.databases import fault
     from mammo_mlflow.jobs.executors import JobFailed
     from mammo_mlflow.tracking.store import UNAVAILABLE, TrackingError

@@ -1,4 +1,4 @@
-"""What every command keeps: `class TestMine(CommandContract)`, with a fixture `command`, runs it on one of them."""
+"""The tests that every command passes: subclass `CommandContract` with a fixture `command`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NONSENSE = "nonsense?"
 
 
 def needed(command: Command) -> list[str]:
-    """The options that it needs, with any value: the example's, else a text, which is no name of a table."""
+    """Return the options that a command needs, with the example's values, else a text."""
     words = shlex.split(command.example)
     given = dict(zip(words[::2], words[1::2], strict=True))
     fields = command.options.model_fields
@@ -26,7 +26,7 @@ def needed(command: Command) -> list[str]:
 
 
 def mistakes(command: Command) -> dict[str, tuple[str, str]]:
-    """A value that cannot be, and how the line about it begins, for each option that is a number, a truth or a name."""
+    """Return, for each option with a type or choices to check, an impossible value and the message about it."""
     found = {}
     for name, field in command.options.model_fields.items():
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind_of(field))
@@ -41,7 +41,7 @@ def mistakes(command: Command) -> dict[str, tuple[str, str]]:
 
 
 class CommandContract:
-    """A command explains itself, answers a mistake in one line, and is an entry point of the project."""
+    """Tests that a command explains itself, answers all mistakes in one line, and is an entry point and in the docs."""
 
     @pytest.fixture
     def command(self) -> Command:

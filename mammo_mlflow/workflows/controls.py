@@ -1,7 +1,7 @@
-"""`controls`: what a network is to be compared with, so that one sees what it adds.
+"""`controls`: train a network beside its controls, to see what it adds.
 
-The same task from the healthy baseline patches alone, from shuffled labels, and from simple texture features with
-logistic regression.
+The controls: the same task from the healthy baseline patches alone, from shuffled labels, and from simple texture
+features with logistic regression.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(options: ControlsOptions) -> None:
 
 
 def experiments_of(options: ControlsOptions) -> list[Experiment]:
-    """The network's experiment, then its controls'. Raises `UserError`."""
+    """Return the network's experiment, then its controls'. Raises `UserError`."""
     family, task, control = options.family, options.task, options.control
     backbone = NETWORK[family] if options.backbone == DEFAULT else options.backbone
     checks.one_of(*NETWORKS[family])("backbone", backbone)
@@ -49,7 +49,7 @@ def experiments_of(options: ControlsOptions) -> list[Experiment]:
 
 
 def _compare(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
-    """What each control reaches, and what the network adds to it, on out-of-fold predictions."""
+    """Log and tell each control's out-of-fold ROC AUC, and by how much the network exceeds it."""
     said = []
     network = rows[0][0]
     same_folds = [cv for cv, _ in rows if cv.plan.experiment.cv.seed == network.plan.experiment.cv.seed]

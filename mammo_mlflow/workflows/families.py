@@ -1,4 +1,4 @@
-"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validated, tested, registered models, compared."""
+"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validate, test, register and compare a family's models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mammo_mlflow.workflows.running import run_experiments
 
 
 def run(options: FamilyOptions) -> None:
-    """Train one network of a family, or all, with a preset's values and those given; as a study where trials are.
+    """Train one network of a family, or all, with a preset's values and those given; a study where `trials` is given.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
@@ -27,7 +27,7 @@ def run(options: FamilyOptions) -> None:
 
 
 def experiments_of(options: FamilyOptions) -> list[Experiment]:
-    """The experiments that these options ask for, one a network. Raises `UserError`."""
+    """Return the experiments that the options ask for, one for each network. Raises `UserError`."""
     family, backbone, task, given = options.family, options.backbone, options.task, options.given()
     if family == "conditioned" and options.seeds != 1:
         wanted = "1 for conditioned models, each built on models of one seed (give it with 'seed')"
@@ -41,7 +41,10 @@ def experiments_of(options: FamilyOptions) -> list[Experiment]:
 
 
 def settled(family: str, backbone: str, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The parameters given, and what follows from them. Raises `UserError` for those that a network would ignore."""
+    """Return the parameters given, and those that follow from them.
+
+    Raises `UserError` for parameters that the network would ignore.
+    """
     values = dict(given)
     ignored = {} if backbone == "all" else dict.fromkeys(idle(family, backbone), f"{family} {backbone}")
     if backbone == "c":

@@ -1,4 +1,4 @@
-"""What a model is asked of: the pairs of a data directory, of a tensor file, or cut from a film."""
+"""The pairs of patches that a model is to answer: of a data directory, of a tensor file, or cut from a film."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputPairs:
-    """A checked tensor file of pairs; where they were cut from a film, how."""
+    """A checked tensor file of pairs, uint16 (2n, size, size), and where they were cut from a film, the places."""
 
     tensor: Path
     cut: Sequence[Pair] = ()
 
 
 def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
-    """The pairs of the input: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
+    """Find the pairs of a test set (data directory or `phantom`), of a `.npy` file, or of a film's boxes and masks.
 
-    What is cut from a film, and whole numbers of another type than uint16, go to a file in `folder`. Patches have
-    `size` pixels a side. Raises `UserError`.
+    Pairs cut from a film, and whole numbers of another type than uint16, are written to a file in `folder`. Patches
+    have `size` pixels a side. Raises `UserError`.
     """
     source = film.input
     given = (
@@ -59,9 +59,10 @@ def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: 
 
 
 def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:
-    """What is needed of a checked tensor file of another type, as uint16, the rest 0.
+    """Convert a checked tensor file of another type to uint16; baselines that are not needed become 0.
 
-    Raises `UserError` for other values, in the order in which a server looks at them.
+    Raises `UserError` for values that are not whole numbers from 0 to 65535, in the order in which a server checks
+    them.
     """
     given = np.load(tensor, mmap_mode="r", allow_pickle=False)
     taken = np.zeros(given.shape, np.uint16)

@@ -1,4 +1,4 @@
-"""`predict`: a registered model asked of patches in a file, its answers written as a table."""
+"""`predict`: write a registered model's answers for patches in a file as a table."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _log = logging.getLogger(__name__)
 def run(options: PredictOptions) -> None:
     """Write a model's answers for every pair of the input (see `find_input_pairs`).
 
-    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold,
-    of an ensemble each member's probability, and a warning where its values look like another scale. With `overlays`,
-    a folder, Grad-CAM maps over the patches, a figure for each, before the table. Raises `UserError` before anything is
+    The table `output` has a row for each abnormality: its row in the file, probability, decision at the stored
+    threshold, for an ensemble each member's probability, and a warning where its values look like another scale. With
+    `overlays`, Grad-CAM maps over the patches are drawn into that folder first. Raises `UserError` before anything is
     written.
     """
     target, maps = target_file("output", options.output), Path(options.overlays).expanduser().absolute()
@@ -112,7 +112,7 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
 
 
 def _odd_values(found: Verified, job: PredictJob) -> dict[str, list[str]]:
-    """Why the patches of each side look like those of another scale than the training patches', "" where not."""
+    """For each input, say why each patch's values look like another scale than the training patches'; "" where not."""
     pairs = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
     return {side: odd_values(pairs[first::2], found.made_of.ranges.get(side)) for side, first in job.sides.items()}
 

@@ -1,4 +1,4 @@
-"""`prepare`: CBIS-DDSM as it is published made a data directory, the making a tracked run."""
+"""`prepare`: make a data directory from CBIS-DDSM as it is published, as a tracked run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(options: PrepareOptions) -> None:
-    """Make the data directory `out` from the collection below `source`. Raises `UserError`."""
+    """Make the data directory `out` from the films below `source`. Raises `UserError`."""
     source, out = options.source, options.out
     if not out:
         raise expected("out", "the name of a directory to make", "''")
@@ -53,7 +53,7 @@ def run(options: PrepareOptions) -> None:
 
 
 def _log_all(run: TrackedRun, made: Ingested) -> None:
-    """Counts, what was left out, sheets of each class, and, of both splits, the fingerprint."""
+    """Log counts, the rows left out, sheets of patches of each class, and, with both splits, the data's sha256."""
     note = NOTE if made.synthetic else "CBIS-DDSM (Lee et al. 2017), CC BY 3.0"
     metrics = {
         f"{split}_{name.replace(' ', '_')}": count for split, of in made.counts.items() for name, count in of.items()
@@ -77,7 +77,7 @@ def _log_all(run: TrackedRun, made: Ingested) -> None:
 
 
 def _sheets(directory: Path, split: str) -> Iterator[tuple[str, list[tuple[str, np.ndarray, np.ndarray]]]]:
-    """Pairs of each class, spread over the whole split."""
+    """Yield a title and pairs (name, baseline, patch) of each class, spread over the whole split."""
     stem = SPLITS[split]
     patches = np.load(directory / f"{stem}_tensor.npy", mmap_mode="r", allow_pickle=False)
     types = np.load(directory / f"{stem}_labels.npy", allow_pickle=False)[1::2]

@@ -1,4 +1,4 @@
-"""`report`: the study's tables and figures beside the study's own, from whatever has been run."""
+"""`report`: write the paper's tables and figures beside one's own, from whatever has been run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GENERATOR = "mammo_mlflow report"
 
 
 def run(options: ReportOptions) -> None:
-    """Write the page, its figures and tables to a folder and to MLflow. Raises `UserError`."""
+    """Write the page with its figures and tables to a folder and to MLflow. Raises `UserError`."""
     target = _target(options.out)
     writer = Writer(*open_store(), {Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def run(options: ReportOptions) -> None:
 
 
 def _target(out: str) -> Path:
-    """The folder to write; an earlier report may be replaced, anything else is left alone."""
+    """Return the folder to write; an earlier report may be replaced, anything else is refused with a `UserError`."""
     target = report_folder(out).resolve()
     if not target.name or target.is_file():
         raise expected("out", "a folder to write", f"'{out}'")
@@ -83,7 +83,7 @@ def _is_a_report(folder: Path) -> bool:
 
 
 def _about(content: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
-    """What has to be said of the store itself."""
+    """Return sentences about the store itself: other data sets in it, and where it has no finished model."""
     said = []
     if content.others:
         word = "set" if len(content.others) == 1 else "sets"

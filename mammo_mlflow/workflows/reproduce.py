@@ -1,4 +1,4 @@
-"""`reproduce`: the whole study in order, each step a command of its own, ended by the report; resumable."""
+"""`reproduce`: run every experiment of the paper in order, a command each, and the report last; resumable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """A command, by what it is called, and its cost beside the other steps'."""
+    """A command with the options given to it, and its cost in relation to the other steps'."""
 
     command: str
     given: dict[str, str]
@@ -57,7 +57,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        """What it is called in the log and on the run."""
+        """The step's name in the log and on the run."""
         return " ".join([self.command, *(value for key, value in self.given.items() if key in _TOLD)])
 
     @property
@@ -71,7 +71,7 @@ _TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
 
 
 def run(options: ReproduceOptions) -> None:
-    """Run every step that no earlier command has finished. Raises `UserError`, and `JobFailed` for a failed step."""
+    """Run every step that no earlier command finished. Raises `UserError`, and `JobFailed` for a failed step."""
     writer = Writer(*open_store(), {Tag.FAMILY: "reproduce"})
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
     surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
@@ -105,9 +105,9 @@ def run(options: ReproduceOptions) -> None:
 
 
 def _key(options: ReproduceOptions) -> str:
-    """What earlier steps must have been run on to count: this data, settings and code, wherever the report goes.
+    """Return the sha256 of scale, settings, data and code versions: steps finished under the same key count as done.
 
-    Steps of older code are issued again, which trains only what has changed.
+    Steps of older code are run again, which trains only what has changed.
     """
     data = "phantom"
     if options.data != data:
@@ -119,7 +119,7 @@ def _key(options: ReproduceOptions) -> str:
 
 
 def _call(line: list[str], surroundings: dict[str, str]) -> int:
-    """Run a step; where this process is to end, the step ends first, and ends its runs."""
+    """Run a step and return its exit code; where this process is ended, it ends the step first."""
     with subprocess.Popen(line, env=surroundings) as child:
         try:
             return child.wait()
@@ -133,7 +133,7 @@ def _call(line: list[str], surroundings: dict[str, str]) -> int:
 
 
 def _time_left(begun: float, spent: float, left: float) -> str:
-    """What is left, judged by what the steps so far took."""
+    """Estimate the time left from what the steps so far took, in words."""
     if not spent:
         return ""
     minutes = (time.monotonic() - begun) / spent * left / 60
@@ -141,7 +141,7 @@ def _time_left(begun: float, spent: float, left: float) -> str:
 
 
 def steps(options: ReproduceOptions) -> Iterator[Step]:
-    """The study in order."""
+    """Yield every step of the paper in order."""
     small = options.scale == "small"
     common = dict(SMALL) if small else {"data": options.data, "preset": "paper"}
     if options.data != "phantom":

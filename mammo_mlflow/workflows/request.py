@@ -1,4 +1,4 @@
-"""`request`: patches as the JSON that a served model takes, for `curl`."""
+"""`request`: write patches as the JSON that a served model takes, for `curl`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running experiments, whichever family: plans, runs, comparison."""
+"""Run experiments of any family: plan them, cross-validate, make final models, compare."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def run_experiments(
     experiments: Sequence[Experiment],
     options: TrainingOptions,
     tags: Mapping[str, str],
-    closing: Summarise | None = None,
+    summarise: Summarise | None = None,
 ) -> None:
-    """Cross-validate, finish, compare. `tags` go on every run; `closing` is called last, with the top run.
+    """Cross-validate experiments, make their final models and compare them.
 
-    Raises `UserError` before any run exists for everything that can be known by then.
+    `tags` go on every run; `summarise` is called last, with the top run. Raises `UserError` before any run exists for
+    everything that can be known by then.
     """
     with open_workbench(options, experiments[0].training.threads, tags, options.workers, options.dry_run) as (
         bench,
@@ -56,11 +57,11 @@ def run_experiments(
             for entry in plan.activations():
                 cache.find(entry.key)  # leased: it is not what makes room
             cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())
-        _run_all(bench, plans, options, closing)
+        _run_all(bench, plans, options, summarise)
 
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
-    """Each experiment under `seeds` seeds; only the first gets a final model."""
+    """Return each experiment under `seeds` seeds in a row; only the first seed gets a final model."""
     return [
         experiment.changed(seed=experiment.cv.seed + number, **({"final": "none"} if number else {}))
         for experiment in experiments
@@ -68,8 +69,8 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     ]
 
 
-def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, closing: Summarise | None) -> None:
-    """One plan is the top run itself; several are nested in one that compares them."""
+def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, summarise: Summarise | None) -> None:
+    """Run the plans: one plan is the top run itself, several are nested in a run that compares them."""
     first, several, writer = plans[0], len(plans) > 1, bench.writer
     task, family = first.experiment.task, first.experiment.family
     key = sha256("".join(plan.key for plan in plans)) if several else first.key
@@ -98,7 +99,7 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, 
             run.finish()
         rows.append((cv, final))
     log_comparison(top, rows)
-    said = [] if closing is None else closing(top, rows)
+    said = [] if summarise is None else summarise(top, rows)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     show_comparison(rows, said)

@@ -1,4 +1,4 @@
-"""`search`: an Optuna study for each task and backbone, one trial a whole cross-validation, all of it in MLflow."""
+"""`search`: an Optuna study for each task and backbone, each trial a whole cross-validation, all of it in MLflow."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SearchesOptions = SearchOptions | SearchedFamilyOptions
 
 
 def run(options: SearchesOptions) -> None:
-    """Search each task and backbone; the parameters given on the command line are fixed, not drawn.
+    """Run a study for each task and backbone; parameters given on the command line are fixed, not drawn.
 
     Raises `UserError` before anything is made for everything that can be known by then.
     """
@@ -89,7 +89,10 @@ def run(options: SearchesOptions) -> None:
 
 
 def study_specs(options: SearchesOptions) -> list[StudySpec]:
-    """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
+    """Return the spec of each study, checked as far as possible without the data.
+
+    Raises `Faults` with the faults of all search spaces at once.
+    """
     family, task, backbone, given = options.family, options.task, options.backbone, options.given()
     checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
     if options.seeds != 1:
@@ -135,7 +138,7 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
 
 
 def _complete(task: str, values: Mapping[str, Value], family: str) -> dict[str, Value]:
-    """Every parameter of the experiment of these values, defaults too. Raises `UserError` for impossible ones."""
+    """Return every parameter of an experiment with these values, defaults too. Raises `UserError`."""
     return {k: v for k, v in build(task, values, family).flat().items() if k not in ("task", "family")}
 
 
@@ -149,7 +152,7 @@ def _search(
     final: Mapping[str, Value],
     options: SearchesOptions,
 ) -> StudyResult | None:
-    """Work on one study and end it; None where another coordinator is the one to end it."""
+    """Work on one study until it ends; return its result, or None where another coordinator ends it."""
     key = question.key(paper)
     question = replace(question, name=study_name(options.study, paper, key, several=above is not None))
     study = open_study(storage, question, key)
@@ -195,7 +198,10 @@ def _search(
 
 
 def _possible(planner: Planner, question: StudySpec) -> Iterator[Plan]:
-    """A plan for each way in which trials' activations may differ; what cannot work is left to fail as a trial."""
+    """Yield a plan for each combination of drawn values that needs activations of its own.
+
+    A combination that cannot work is left out with a warning, since its trials will fail.
+    """
     values = {**question.base, **question.space.fixed}
     drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}
     for picked in product(*drawn.values()):
@@ -207,7 +213,7 @@ def _possible(planner: Planner, question: StudySpec) -> Iterator[Plan]:
 
 
 def _describe_study(study: Study, paper: Plan, link: str, options: SearchesOptions) -> None:
-    """What the dashboard shows beside the study's name."""
+    """Set what the dashboard shows beside the study's name: task, data, sampler, a link to its MLflow run."""
     facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
     for name, value in {**facts, "sampler": options.sampler, "pruner": options.pruner, Attribute.LINK: link}.items():
         if study.user_attrs.get(name) != value:

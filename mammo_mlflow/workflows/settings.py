@@ -1,4 +1,4 @@
-"""`settings`: what a command resolves to, every value with where it comes from."""
+"""`settings`: print what a command resolves to, every value with where it comes from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(options: SettingsOptions) -> None:
 
 
 def _show_study(options: TrainingOptions, spec: StudySpec) -> None:
-    """The first trial's experiment, and what the others draw."""
+    """Print the experiment of the study's first trial, and what the other trials draw."""
     paper, space = build(spec.task, spec.paper, spec.space.family), spec.space
     drawn = dict.fromkeys(ARCHITECTURES.get(space.architecture or "", ()), f"drawn: architecture {space.architecture}")
     drawn |= {item.name: f"drawn: {item.extent}" for item in space.parameters}
@@ -53,7 +53,7 @@ def _show(
     presets: Sequence[str] = (),
     drawn: Mapping[str, str] | None = None,
 ) -> None:
-    """A row for each parameter and a column for each experiment; `drawn` are the parameters that trials draw."""
+    """Print a row for each parameter and a column for each experiment; `drawn` are the parameters that trials draw."""
     flat, rows = [one.flat() for one in experiments], list[list[str]]()
     for name in dict.fromkeys(name for values in flat for name in values):
         sources = (_source(options, one, name, presets) for one in experiments if name in one.flat())
@@ -66,7 +66,7 @@ def _show(
 
 
 def _source(options: TrainingOptions, one: Experiment, name: str, presets: Sequence[str]) -> str:
-    """Where an experiment's value of a parameter comes from: the command line, a preset, its default, the command."""
+    """Return where a value comes from: given, a preset, the parameter's default, or set by the command itself."""
     value = one.flat()[name]
     if name in options.model_fields_set and getattr(options, name) == value:
         return "given"
@@ -81,7 +81,7 @@ def _spelled(value: object) -> str:
 
 
 def _option(options: CommandOptions, name: str) -> tuple[str, str]:
-    """What an option comes to, and whether it was given."""
+    """Return the value that an option resolves to, and whether it was given."""
     value = getattr(options, name)
     where = "given" if name in options.model_fields_set else "default"
     if isinstance(options, TrainingOptions) and name == "preset":

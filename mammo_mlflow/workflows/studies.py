@@ -1,4 +1,4 @@
-"""What a search ends with on the terminal: each study's best setting beside the paper's, and how sure that is."""
+"""The results of a search on the terminal: each study's best setting beside the paper's, and how sure that is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accu
 
 
 def show_studies(closings: Sequence[StudyResult], storage: str, plan: Plan) -> None:
-    """A table over the studies, a sentence on each, and where to look next."""
+    """Print a table of the studies, a sentence on each, and the commands to go on with."""
     if not closings:
         return
     names = ", ".join(objective.name for objective in closings[0].question.objectives)

@@ -1,4 +1,4 @@
-"""The rails of every workflow: data, planner and executor, then the store, the writer and a place for files."""
+"""Open what a command works with: data, planner, executors, store, and a folder for temporary files."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def open_workbench(
     workers: int = 0,
     probe: bool = False,
 ) -> Iterator[tuple[Workbench, Planner]]:
-    """All that a command works and plans with, on its checked data. `threads` are those of each fold.
-    `workers` folds are trained at once; 0: as many as the cores allow.
+    """Open the data set, check it, and yield the workbench and planner of a command.
 
-    `tags` go on every run. However the command ends, no run of it stays RUNNING. Raises `UserError`.
+    Each fold uses `threads` threads; `workers` folds are trained at once (0: as many as the cores allow). `tags` go on
+    every run. However the command ends, none of its runs is left RUNNING. Raises `UserError`.
     """
     check_store()
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
@@ -101,7 +101,7 @@ def load_data(
 
 
 def log_data(plan: Plan, run: TrackedRun) -> None:
-    """Log the data set of a plan, its classes and some of its patches on a run."""
+    """Log a plan's data set on a run: its identity, its class counts and some of its patches."""
     plan_dataset(plan, run, "training")
     patch_set = plan.patch_set
     train, counts, note = patch_set.train, patch_set.class_counts(), plan.said.note
@@ -116,7 +116,7 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A directory for files on their way to the store, locked while in use; unlocked ones were left by a kill."""
+    """Make a locked folder for files on their way to the store; remove unlocked ones that a killed process left."""
     for old in root.glob("scratch-*.lock"):
         with suppress(Taken), locked(old, Taken()):
             shutil.rmtree(old.with_suffix(""), ignore_errors=True)
@@ -133,7 +133,7 @@ def _scratch(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def ending_runs(writer: Writer) -> Iterator[None]:
-    """No run stays RUNNING behind a command that ended, whichever way it ended."""
+    """End every open run of `writer` as FAILED or KILLED where the block raises."""
     try:
         yield
     except BaseException as problem:
