@@ -71,11 +71,10 @@ def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
     if given.pop("help", False):
         sys.stdout.write(help_of(command, given))
         raise SystemExit(0)
-    others = _pairs(unknown)
-    if others and command.options.model_config.get("extra") != "allow":
+    if unknown and command.options.model_config.get("extra") != "allow":
         known = [f"--{spelled(option)}" for option in options_of(command.options)]
         raise unknown_name("option", unknown[0].split("=")[0], known)
-    return command, command.options(**given, **others)
+    return command, command.options(**given, **_pairs(unknown))
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:

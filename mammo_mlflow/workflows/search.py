@@ -59,15 +59,15 @@ def run(options: SearchesOptions) -> None:
 
     Raises `UserError` before anything is made for everything that can be known by then.
     """
-    family, given, questions = options.family, options.given(), study_specs(options)
+    family, given, specs = options.family, options.given(), study_specs(options)
     final = asdict(FinalSpec()) | {k: given[k] for k in FINAL if k in given}
-    build(questions[0].task, {**questions[0].paper, **final}, family)
+    build(specs[0].task, {**specs[0].paper, **final}, family)
     database = storage_url(options.storage)
     check_address(database)
     with open_workbench(
-        options, int(questions[0].base.get("threads", 1)), workers=options.workers, probe=options.dry_run
+        options, int(specs[0].base.get("threads", 1)), workers=options.workers, probe=options.dry_run
     ) as (bench, planner):
-        papers = planner.plans([build(question.task, question.paper, family) for question in questions])
+        papers = planner.plans([build(spec.task, spec.paper, family) for spec in specs])
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {options.trials or 'as many as the time allows'}")
@@ -76,16 +76,16 @@ def run(options: SearchesOptions) -> None:
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
         said, top = Disclosure.of(phantom=papers[0].patch_set.phantom), None
-        if len(questions) > 1:
+        if len(specs) > 1:
             tags = {**said.tags, Tag.LEVEL: "search"}
             top = bench.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})
-        closings = []
-        for question, paper in zip(questions, papers, strict=True):
-            closing = _search(bench, planner, storage, question, paper, top, final, options)
-            closings += [closing] if closing is not None else []
+        results = []
+        for spec, paper in zip(specs, papers, strict=True):
+            result = _search(bench, planner, storage, spec, paper, top, final, options)
+            results += [result] if result is not None else []
         if top is not None:
             top.close()
-        show_studies(closings, storage.shown, papers[0])
+        show_studies(results, storage.shown, papers[0])
 
 
 def study_specs(options: SearchesOptions) -> list[StudySpec]:
@@ -104,7 +104,7 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
     check_sampler(options.sampler, len(objectives))
     fixed = {name: value for name, value in given.items() if name not in FINAL}
     preset = options.preset_name
-    questions, faults = [], dict[str, None]()
+    specs, faults = [], dict[str, None]()
     for one in TASKS if task == "all" else (task,):
         for name in networks(family, preset) if backbone == "all" else (backbone,):
             base = {**preset_values(preset, name, one, family), **fixed, "backbone": name, "final": "none"}
@@ -120,7 +120,7 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
             pruner = make_pruner(options.pruner, len(objectives), int(paper["folds"]))
-            question = StudySpec(
+            spec = StudySpec(
                 task=one,
                 space=space,
                 base=base,
@@ -131,10 +131,10 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
                 pruner=pruner,
                 trials=options.trials or None,
             )
-            questions.append(question)
+            specs.append(spec)
     if faults:
         raise Faults(faults)
-    return questions
+    return specs
 
 
 def _complete(task: str, values: Mapping[str, Value], family: str) -> dict[str, Value]:
@@ -146,68 +146,68 @@ def _search(
     bench: Workbench,
     planner: Planner,
     storage: Storage,
-    question: StudySpec,
+    spec: StudySpec,
     paper: Plan,
     above: TrackedRun | None,
     final: Mapping[str, Value],
     options: SearchesOptions,
 ) -> StudyResult | None:
     """Work on one study until it ends; return its result, or None where another coordinator ends it."""
-    key = question.key(paper)
-    question = replace(question, name=study_name(options.study, paper, key, several=above is not None))
-    study = open_study(storage, question, key)
+    key = spec.key(paper)
+    spec = replace(spec, name=study_name(options.study, paper, key, several=above is not None))
+    study = open_study(storage, spec, key)
     on_line = not paper.activations()  # then there are none to be made for any trial
-    plans = [] if is_full(study, question) or on_line else [paper, *_possible(planner, question)]
+    plans = [] if is_full(study, spec) or on_line else [paper, *_possible(planner, spec)]
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if bench.cache.find(entry.key) is None)
     bench.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
     tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
     runs = StudyRuns(bench.writer, study, tags)
-    params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
-    params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": options.sampler}
+    params = {"task": spec.task, "family": spec.space.family, "backbone": paper.experiment.model.backbone}
+    params |= {"objective": ",".join(o.name for o in spec.objectives), "sampler": options.sampler}
     with storage.alone():  # two coordinators that start together share one run
-        top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": options.pruner})
+        top, owner = runs.open_study(f"study: {spec.name}", above, params | {"pruner": options.pruner})
     writer = bench.writer
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, []))
     _describe_study(study, paper, writer.link(top.id), options)
     if owner:
         log_data(paper, top)
-    _log.info("study '%s' in %s", question.name, storage.shown)
+    _log.info("study '%s' in %s", spec.name, storage.shown)
     activations = ensure_activations(bench, entries)
     if options.timeout:
-        question = replace(question, deadline=time.monotonic() + options.timeout)
-    work = StudyWorker(bench, planner, storage, study, question, runs, top, activations)
-    work.run(wait=owner)
-    if work.exhausted:
-        _log.info("study '%s': every set of the space was tried", question.name)
+        spec = replace(spec, deadline=time.monotonic() + options.timeout)
+    worker = StudyWorker(bench, planner, storage, study, spec, runs, top, activations)
+    worker.run(wait=owner)
+    if worker.exhausted:
+        _log.info("study '%s': every set of the space was tried", spec.name)
     if not owner:
         if runs.owned_elsewhere(top):
-            _log.info("study '%s': another coordinator ends it", question.name)
+            _log.info("study '%s': another coordinator ends it", spec.name)
             return None
         with storage.alone():
-            top, owner = runs.open_study(f"study: {question.name}", above, params)  # that one died meanwhile
+            top, owner = runs.open_study(f"study: {spec.name}", above, params)  # that one died meanwhile
         if not owner:
             return None
-        work.run(wait=True)
-        work.top = top
-    closing = StudyCloser(work, final, options.fresh_seeds).close(paper.said.note)
+        worker.run(wait=True)
+        worker.top = top
+    result = StudyCloser(worker, final, options.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()
-    return closing
+    return result
 
 
-def _possible(planner: Planner, question: StudySpec) -> Iterator[Plan]:
+def _possible(planner: Planner, spec: StudySpec) -> Iterator[Plan]:
     """Yield a plan for each combination of drawn values that needs activations of its own.
 
     A combination that cannot work is left out with a warning, since its trials will fail.
     """
-    values = {**question.base, **question.space.fixed}
-    drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}
+    values = {**spec.base, **spec.space.fixed}
+    drawn = {item.name: item.values(ENOUGH) or [] for item in spec.space.parameters if item.name in STORED}
     for picked in product(*drawn.values()):
         setting = {**values, **dict(zip(drawn, picked, strict=True))}
         try:
-            yield planner.plans([build(question.task, setting, question.space.family)])[0]
+            yield planner.plans([build(spec.task, setting, spec.space.family)])[0]
         except UserError as problem:
             _log.warning("study: some trials will fail: %s", problem)
 
