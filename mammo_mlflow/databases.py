@@ -179,7 +179,7 @@ def make_whole(path: Path, make: Callable[[str], object]) -> None:
             _give_name(part, path)
 
 
-def check_writable(folder: Path) -> None:
+def check_folder_writable(folder: Path) -> None:
     """Raises `Unusable` where no file can be made in a folder, as beside a SQLite database that is written to."""
     if why := unwritable(folder):
         raise Unusable(f"{folder}: {why}")
@@ -187,7 +187,7 @@ def check_writable(folder: Path) -> None:
 
 def check_file_writable(path: Path) -> None:
     """Raises `Unusable` where a SQLite file that is there cannot be written, nor what SQLite puts beside it."""
-    check_writable(path.parent)
+    check_folder_writable(path.parent)
     if not os.access(path, os.W_OK):
         raise Unusable(f"{path}: a file that may not be written")
 
@@ -202,7 +202,7 @@ def clear_parts(path: Path) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """The name of a new file beside `path`, of which nothing stays. Raises `Unusable` where none can be written."""
-    check_writable(path.parent)
+    check_folder_writable(path.parent)
     clear_parts(path)
     try:
         yield path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
