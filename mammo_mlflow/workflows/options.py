@@ -64,7 +64,7 @@ class Options:
             executor=checks.one_of(*_executors()),
             preset=checks.one_of("auto", *PRESETS),
             duplicates=checks.one_of("warn", "error"),
-            seeds=checks.whole(1, 1000),
+            seeds=checks.whole_number(1, 1000),
             workers=checks.at_once,
             cache_limit_gb=checks.positive,
         )
@@ -96,9 +96,9 @@ class SearchOptions:
         _check(
             self,
             *endless,
-            trials=checks.whole(0, 1_000_000),
+            trials=checks.whole_number(0, 1_000_000),
             timeout=checks.at_least_zero,
-            fresh_seeds=checks.whole(0, 1000),
+            fresh_seeds=checks.whole_number(0, 1000),
         )
 
 
@@ -119,7 +119,7 @@ class EnsembleOptions:
 
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
-        checks.whole(2, 1000)("folds", self.folds)
+        checks.whole_number(2, 1000)("folds", self.folds)
         checks.seed("seed", self.seed)
 
 
@@ -159,7 +159,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         """Check what can be checked without touching anything."""
         for name, low, high in (("port", 1, 65535), ("timeout", 1, 86_400), ("workers", 1, 64)):
-            checks.whole(low, high)(name, getattr(self, name))
+            checks.whole_number(low, high)(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
