@@ -89,3 +89,18 @@ def test_compact_weights_are_packaged_with_their_licences():
     assert {"vgg16.npz", "resnet50.npz"} <= {path.name for path in files}
     assert any("LICENSE" in path.name for path in files)
     assert sum(path.stat().st_size for path in files) < 40e6
+
+
+def test_pre_commit_runs_the_linters_of_ci_and_downloads_nothing():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = repository["hooks"]
+    assert repository["repo"] == "local"
+    assert {hook["language"] for hook in hooks} == {"system"}
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [hook["entry"] for hook in hooks] == [line for line in lines if line.startswith(("ruff", "mypy", "lint"))]
+
+
+def test_development_has_all_that_the_tests_have():
+    assert "mammo-mlflow[test]" in PYPROJECT["dependency-groups"]["dev"]
+    assert (ROOT / "mammo_mlflow" / "py.typed").exists()
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["mammo_mlflow"]

@@ -32,7 +32,7 @@ class EnsembleSettings(CommandOptions):
         ),
     ] = "roc_auc"
     threshold: Annotated[str, Option("decision threshold: a number, youden, or sensitivity=0.9", JUDGING)] = "0.5"
-    folds: Annotated[int, Option("number of folds of the members", JUDGING, checks.whole(2, 1000))] = 4
+    folds: Annotated[int, Option("number of folds of the members", JUDGING, checks.whole_number(2, 1000))] = 4
     seed: Annotated[int, Option("seed of the members' folds, and of what is drawn here", JUDGING, checks.seed)] = 0
 
 

@@ -24,7 +24,7 @@ class SearchSettings(CommandOptions):
         Option(
             "trials finished in all, those of earlier commands among them; 0: as the time allows",
             SEARCHING,
-            checks.whole(0, 1_000_000),
+            checks.whole_number(0, 1_000_000),
         ),
     ] = 20
     timeout: Annotated[
@@ -65,7 +65,7 @@ class SearchSettings(CommandOptions):
         Option(
             "seeds under which the best trial is compared with the paper's setting; 0: none",
             SEARCHING,
-            checks.whole(0, 1000),
+            checks.whole_number(0, 1000),
         ),
     ] = 3
 

@@ -14,10 +14,10 @@ class ServeOptions(CommandOptions):
 
     model: Annotated[str, REGISTERED]
     host: Annotated[str, Option("address to listen at")] = "127.0.0.1"
-    port: Annotated[int, Option("port to listen at", check=checks.whole(1, 65535))] = 5001
-    timeout: Annotated[int, Option("seconds that a request may take", check=checks.whole(1, 86_400))] = 600
+    port: Annotated[int, Option("port to listen at", check=checks.whole_number(1, 65535))] = 5001
+    timeout: Annotated[int, Option("seconds that a request may take", check=checks.whole_number(1, 86_400))] = 600
     workers: Annotated[
-        int, Option("processes that answer, each with the model in its memory", check=checks.whole(1, 64))
+        int, Option("processes that answer, each with the model in its memory", check=checks.whole_number(1, 64))
     ] = 1
 
 

@@ -66,7 +66,7 @@ class TrainingOptions(WorkbenchOptions):
             checks.one_of("auto", *PRESETS),
         ),
     ] = "auto"
-    seeds: Annotated[int, Option("repeat the whole with this many seeds", JUDGING, checks.whole(1, 1000))] = 1
+    seeds: Annotated[int, Option("repeat the whole with this many seeds", JUDGING, checks.whole_number(1, 1000))] = 1
     workers: Annotated[int, Option("folds at once; 0 fits them to the processor", check=checks.at_once)] = 0
     dry_run: Annotated[bool, Option("say what would be done, and its time and disk, and stop")] = False
 

@@ -35,7 +35,7 @@ from mammo_mlflow.tracking.promotion import (
     previous_of,
     promote,
     rolled_back,
-    what_it_is_not,
+    why_never_champion,
 )
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of, verified_model
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts
@@ -140,7 +140,7 @@ class _Decision:
                 other = version.tags.get(Tag.TASK, "a task not known here")
                 if other != self._task:
                     raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
-                if why := what_it_is_not(version):
+                if why := why_never_champion(version):
                     raise expected("candidate", "a model that could be champion", f"{version}, {why}")
         else:
             past = rolled_back(client, self._task) | {origin(self._champion) if self._champion else ""}
