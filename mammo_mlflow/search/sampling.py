@@ -1,15 +1,15 @@
-"""Samplers by name, and a trial's draws: the same for the same seed and history, and never a set that was drawn before.
+"""Samplers by name, and how a trial's parameters are drawn with them.
 
-A trial's draws are settled before they are stored. Each trial has a sampler of its own, seeded by the study's seed and
-the trial's number, so that an interrupted study goes on as it would have. No other module uses names
-that Optuna keeps to itself.
+The same seed and history give the same draws, and no set of draws comes twice. A trial's draws are settled before they
+are stored. Each trial has a sampler of its own, seeded by the study's seed and the trial's number, so that an
+interrupted study goes on as it would have. Optuna's private names are used in `optuna_private.py` alone.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -17,10 +17,11 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.search.optuna_private import StudyWithoutPaperTrial, can_give, store_parameter
 from mammo_mlflow.search.parameters import Parameter
 
 ATTEMPTS = 20
@@ -94,25 +95,6 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-class StudyWithoutPaperTrial(optuna.Study):
-    """A study without its first trial while that lacks something that every other complete trial has.
-
-    It does where the space leaves out the paper's value. Samplers that model the parameters all trials share would
-    otherwise never model that one.
-    """
-
-    def __init__(self, study: optuna.Study) -> None:
-        super().__init__(study.study_name, study._storage)
-
-    def _get_trials(  # what samplers ask
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        names = [trial.params.keys() for trial in trials if trial.number and trial.state == TrialState.COMPLETE]
-        shared = set(names[0]).intersection(*names[1:]) if names else set()
-        return [trial for trial in trials if trial.number or shared <= trial.params.keys()]
-
-
 @dataclass(frozen=True)
 class DraftTrial:
     """The draws of a trial, what each was drawn from, and the values that were made of them."""
@@ -125,21 +107,7 @@ class DraftTrial:
         """Make the draws the trial's; what an interrupted coordinator has stored of them is there already."""
         for name, drawn_from in self.distributions.items():
             if name not in trial.params:
-                stored = drawn_from.to_internal_repr(self.params[name])
-                trial.storage.set_trial_param(trial._trial_id, name, stored, drawn_from)
-
-
-def resume_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
-    """A trial that another process began, to be worked on."""
-    return optuna.Trial(study, trial._trial_id)  # Optuna has no public way
-
-
-def can_give(distribution: BaseDistribution, value: Value) -> bool:
-    """Whether a distribution can give this value."""
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (ValueError, TypeError):
-        return False
+                store_parameter(trial, name, self.params[name], drawn_from)
 
 
 def _on_step(distribution: BaseDistribution, value: Value) -> Value:

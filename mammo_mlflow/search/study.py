@@ -34,8 +34,9 @@ from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.search.architectures import distribution, start_draws
+from mammo_mlflow.search.optuna_private import enqueued_parameters, resume_trial
 from mammo_mlflow.search.runs import StudyRuns
-from mammo_mlflow.search.sampling import SuggestValue, TrialProposer, distribution_of, resume_trial
+from mammo_mlflow.search.sampling import SuggestValue, TrialProposer, distribution_of
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.trial_progress import Ending, TrialProgress
@@ -180,7 +181,7 @@ class StudyWorker:
         if Attribute.SETTING in frozen.user_attrs:
             return json.loads(frozen.user_attrs[Attribute.SETTING])
         question, first = self.question, trial.number == 0
-        known = {**frozen.system_attrs.get("fixed_params", {}), **frozen.params}
+        known = {**enqueued_parameters(frozen), **frozen.params}
         if first:
             known |= self._paper_draws()
         taken = [other.params for other in self._trials() if other.number != trial.number]

@@ -9,7 +9,7 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.models.drawn import block_counts, filters
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.sampling import can_give
+from mammo_mlflow.search.optuna_private import can_give
 
 DISTRIBUTIONS = [
     ({"kind": "categorical", "choices": ["a", "b"]}, CategoricalDistribution(["a", "b"]), "b"),
