@@ -29,7 +29,7 @@ WORSE, BETTER, SAME, UNKNOWN = VERDICTS = (
 """What is said of others that are worse than the best one, or better, or not to be told from it."""
 
 
-def compare(models: Sequence[ReportedModel]) -> pd.DataFrame:
+def compare_pairs(models: Sequence[ReportedModel]) -> pd.DataFrame:
     """Every pair: the difference of ROC AUCs with its interval and DeLong's p, McNemar's p at the stored thresholds.
 
     Both p values also after Holm's correction for all pairs of the table. Where patients are known, both tests take

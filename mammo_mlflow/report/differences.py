@@ -27,16 +27,16 @@ class PaperDifference:
 @cache
 def differences() -> tuple[PaperDifference, ...]:
     """Every row, in the order of the study's chapters."""
-    rows = csv.DictReader(as_csv().splitlines())
+    rows = csv.DictReader(differences_csv().splitlines())
     return tuple(PaperDifference(**row | {"way": row["way"].removeprefix("-")}) for row in rows)
 
 
-def as_csv() -> str:
+def differences_csv() -> str:
     """The table as it is stored."""
     return (files(__package__) / "paper" / "differences.csv").read_text(encoding="utf-8")
 
 
-def as_markdown() -> str:
+def differences_markdown() -> str:
     """The table in GitHub's Markdown."""
     rows = [(one.subject, one.study, one.here, one.why, f"`{one.way}`" if one.way else "-") for one in differences()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *rows)) + "\n"

@@ -16,7 +16,7 @@ from mammo_mlflow.disclosure import PHANTOM, SCORED, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
-from mammo_mlflow.report.comparing import compare, critical_view, subgroups
+from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroups
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, fill, standing
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
@@ -215,7 +215,7 @@ def _task(
         )
         if mine:
             drawn.append(ModelGroup(name, title, numbers.get(name, ""), mine))
-    pairs = compare(models)
+    pairs = compare_pairs(models)
     chosen_by = {model.label: _out_of_fold(model.result, store) for model in models}
     known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
     best = max(known, key=lambda label: known[label]) if known else ""

@@ -24,7 +24,7 @@ DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {
 }
 
 
-def distribution(facts: Mapping[str, object]) -> BaseDistribution:
+def distribution_from(facts: Mapping[str, object]) -> BaseDistribution:
     """Optuna's distribution of a hyperparameter.
 
     `facts` is {"kind": "categorical", "choices": […]} or {"kind": "int" or "float", "low", "high", "step", "log"}.

@@ -17,14 +17,14 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
-from mammo_mlflow.search.study import StudyWorker, best_trial, metric_name
 from mammo_mlflow.search.study_spec import StudySpec
-from mammo_mlflow.search.winner_test import WinnerTest, compare, judge, simultaneous
+from mammo_mlflow.search.winner_test import WinnerTest, judge, paired_lead, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
 from mammo_mlflow.training.final_model import Final, make_final
+from mammo_mlflow.worker.study import StudyWorker, best_trial, metric_name
 
 VERSION = 2
 """Raised whenever a change of the code changes what a closing says of the same trials: of a study that was closed by
@@ -47,7 +47,7 @@ class FreshSeeds:
 class StudyResult:
     """How a study ended. `paper` is the first trial's value; what could not be had is None."""
 
-    question: StudySpec
+    spec: StudySpec
     states: dict[str, int]
     best: FrozenTrial | None = None
     paper: float | None = None
@@ -59,48 +59,46 @@ class StudyResult:
 class StudyCloser:
     """Ends a study: everything it logs goes on the study's run `top`. Doing it again adds nothing that is there."""
 
-    def __init__(self, search: StudyWorker, final: Mapping[str, Value], fresh_seeds: int) -> None:
-        self._bench = replace(search.bench, resume=True)  # the study's own folds are at hand
-        self._planner, self._study, self._question = search.planner, search.study, search.question
-        self._runs, self._top = search.runs, search.top
+    def __init__(self, worker: StudyWorker, final: Mapping[str, Value], fresh_seeds: int) -> None:
+        self._bench = replace(worker.bench, resume=True)  # the study's own folds are at hand
+        self._planner, self._study, self._spec = worker.planner, worker.study, worker.spec
+        self._runs, self._top = worker.runs, worker.top
         self._final, self._fresh_seeds = final, fresh_seeds
 
     def close(self, note: str | None) -> StudyResult:
         """Log table and figures, make the best trial's model, compare it with the paper's setting."""
-        question = self._question
+        spec = self._spec
         trials = self._study.get_trials(deepcopy=False)
         states = {state.name: sum(trial.state == state for trial in trials) for state in TrialState}
         best = best_trial(self._study)
         self._log_trials(trials, states, best)
-        for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
+        for name, figure in study_figures(self._study, [o.name for o in spec.objectives], note).items():
             self._top.log_figure(figure, name)
         if best is None:
-            return StudyResult(question=question, states=states)
+            return StudyResult(spec=spec, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
         cv, final = self._make_best(best, competed(states))
         verdict = fresh = None
-        if paper is not None and best.number != 0 and question.objectives[0].name != SECONDS:
+        if paper is not None and best.number != 0 and spec.objectives[0].name != SECONDS:
             verdict = self._judge(cv, trials[0], states)
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
-        return StudyResult(
-            question=question, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict
-        )
+        return StudyResult(spec=spec, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict)
 
     def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
-        values = "values" if len(self._question.objectives) > 1 else "value"
+        values = "values" if len(self._spec.objectives) > 1 else "value"
         table = self._study.trials_dataframe(attrs=("number", "state", values, "params", "user_attrs", "duration"))
         table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
         table = table.drop(columns=[Attribute.SETTING], errors="ignore")
         self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
         metrics = {f"{Metric.TRIALS}{name.lower()}": float(count) for name, count in states.items()}
-        for index, objective in enumerate(self._question.objectives):
+        for index, objective in enumerate(self._spec.objectives):
             mean, sd = mean_sd(trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE)
             name = metric_name(objective.name)
             metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
             if best is not None:
                 metrics[f"{Metric.BEST}{name}"] = best.values[index]
-        base = self._question.base
+        base = self._spec.base
         folds = 1 if base.get("holdout") else int(base["folds"])
         pruned = sum(len(trial.intermediate_values) for trial in trials if trial.state == TrialState.PRUNED)
         metrics["folds_trained"] = folds * states["COMPLETE"] + pruned
@@ -137,16 +135,16 @@ class StudyCloser:
         path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, target))
         if path is None:
             return judge(float("nan"), float("nan"), trials)
-        found = compare(self._question.objectives[0], best.oof, pd.read_parquet(path))
+        found = paired_lead(self._spec.objectives[0], best.oof, pd.read_parquet(path))
         return judge(found.value, found.error, trials)
 
     def _compare_fresh(self, best: FrozenTrial, trials: int) -> FreshSeeds:
         """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
-        objective = self._question.objectives[0]
+        objective = self._spec.objectives[0]
         settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
         frames: dict[str, list[pd.DataFrame]] = {who: [] for who in settings}
         values: dict[str, list[float]] = {who: [] for who in settings}
-        first = self._question.seed
+        first = self._spec.seed
         for seed in range(first + 1, first + 1 + self._fresh_seeds):
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
@@ -156,13 +154,13 @@ class StudyCloser:
                 values[who].append(objective.value(cv.predictions, 0.0))
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
         best_oof, paper_oof = (pd.concat(parts, ignore_index=True) for parts in frames.values())
-        difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
+        difference = simultaneous(paired_lead(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return FreshSeeds(values["best"], values["paper"], difference)
 
     def _plan(self, trial: FrozenTrial, **values: Value) -> Plan:
         setting = json.loads(trial.user_attrs[Attribute.SETTING])
-        return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
+        return self._planner.plans([build(self._spec.task, {**setting, **values}, self._spec.space.family)])[0]
 
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
         tags = {**plan.tags(), Tag.KEY: plan.key}

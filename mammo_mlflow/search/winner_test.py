@@ -24,7 +24,7 @@ class WinnerTest:
     sentence: str
 
 
-def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resamples: int = 2000) -> Difference:
+def paired_lead(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resamples: int = 2000) -> Difference:
     """How far one setting's out-of-fold predictions lead another's, positive where `best` is better, on the same folds.
 
     Both frames: columns patch, fold, label, probability, in any order of rows; patients are resampled where both have
@@ -36,7 +36,7 @@ def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resam
     both = best.merge(paper[[*on, "probability"]], on=on, suffixes=("", "_paper"), validate="one_to_one")
     if not len(best) == len(paper) == len(both):
         raise ValueError(
-            f"compare: expected the same patches and folds, found {len(both)} of {len(best)}, {len(paper)}"
+            f"paired_lead: expected the same patches and folds, found {len(both)} of {len(best)}, {len(paper)}"
         )
     pair = both["probability"], both["probability_paper"]
     return bootstrap_difference(

@@ -13,7 +13,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.files import check_writable, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
-from mammo_mlflow.report import differences
+from mammo_mlflow.report.differences import differences_csv, differences_markdown
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import render
 from mammo_mlflow.report.plots import draw_all
@@ -118,8 +118,8 @@ def _write(
     for table, rows in content.tables:
         (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")
         (tables / f"{table.name}.tex").write_text(as_latex(table, rows, caption), encoding="utf-8")
-    (tables / "differences.md").write_text(differences.as_markdown(), encoding="utf-8")
-    (tables / "differences.csv").write_text(differences.as_csv(), encoding="utf-8")
+    (tables / "differences.md").write_text(differences_markdown(), encoding="utf-8")
+    (tables / "differences.csv").write_text(differences_csv(), encoding="utf-8")
     (tables / "tables.csv").write_text(as_csv(content.tables, content.intervals), encoding="utf-8")
     for task in content.tasks:
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):

@@ -90,7 +90,7 @@ def _parameter(name: str, trials: list[FrozenTrial]) -> Varied:
     return Varied(name=name, choices=choices, log=log, whole=whole, positions=positions)
 
 
-def better(objective: str, maximize: bool) -> str:
+def axis_label(objective: str, maximize: bool) -> str:
     """An axis's name, which says where better is."""
     return f"{objective} ({'higher' if maximize else 'lower'} is better)"
 

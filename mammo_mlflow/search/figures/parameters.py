@@ -24,7 +24,15 @@ from mammo_mlflow.evaluation.figures.style import (
     wrap,
 )
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, Varied, better, mark
+from mammo_mlflow.search.figures.finished import (
+    BEST_COLOUR,
+    PAPER_COLOUR,
+    TRIAL_COLOUR,
+    Finished,
+    Varied,
+    axis_label,
+    mark,
+)
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00243A"])
 ABSENT = -0.12
@@ -42,7 +50,7 @@ def slices(finished: Finished, note: str | None) -> Figure:
     figure = new_figure(2.5 + 2.9 * columns, 1.0 + 2.5 * rows, f"{finished.objective} over each parameter", note)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     shades = ScalarMappable(Normalize(finished.numbers[0], finished.numbers[-1]), SHADES)
-    axis = wrap(better(finished.objective, finished.maximize), 2.3, TEXT_SIZE)
+    axis = wrap(axis_label(finished.objective, finished.maximize), 2.3, TEXT_SIZE)
     for axes in panels.flat[count:]:
         axes.set_visible(False)
     for index, (axes, parameter) in enumerate(zip(panels.flat, finished.parameters, strict=False)):

@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from mammo_mlflow.evaluation.figures.style import QUIET, SMALL_SIZE, joined, new_figure, tidy
-from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, better, mark
+from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, axis_label, mark
 
 
 def history(finished: Finished, note: str | None) -> Figure:
@@ -24,7 +24,7 @@ def history(finished: Finished, note: str | None) -> Figure:
     note = joined("pruned trials stand at their last running value" if pruned else None, note)
     figure = new_figure(8.4, 4.2, f"History of the study: {finished.objective}", note)
     axes = figure.subplots()
-    tidy(axes, "trial", better(finished.objective, finished.maximize))
+    tidy(axes, "trial", axis_label(finished.objective, finished.maximize))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     numbers, values = finished.numbers, finished.values
     running = (np.maximum if finished.maximize else np.minimum).accumulate(values)
@@ -45,7 +45,7 @@ def pareto(finished: Finished, second: str, note: str | None) -> Figure:
     figure = new_figure(7.6, 4.6, f"Pareto front: {finished.objective} and {second}", note)
     axes = figure.subplots()
     maximize = finished.study.directions[1] == StudyDirection.MAXIMIZE
-    tidy(axes, better(second, maximize), better(finished.objective, finished.maximize))
+    tidy(axes, axis_label(second, maximize), axis_label(finished.objective, finished.maximize))
     x, y = np.array([trial.values[1] for trial in finished.trials]), finished.values
     best = {trial.number for trial in finished.study.best_trials}
     on = np.array([trial.number in best for trial in finished.trials])
