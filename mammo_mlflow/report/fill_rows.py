@@ -91,14 +91,14 @@ class FilledRow:
 
     @property
     def measured(self) -> bool:
-        """Whether the row has any figure of this store."""
+        """Whether the row has any figure of this runs."""
         return any(not math.isnan(cell.value) for cell in self.cells.values())
 
     @property
     def patches(self) -> int | None:
         """The number of test patches of its figures."""
-        runs = (self.result,) if self.result else self.members
-        return next((one.patches for one in runs), None) if self.measured else None
+        found = (self.result,) if self.result else self.members
+        return next((one.patches for one in found), None) if self.measured else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,26 +171,26 @@ def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
     )
 
 
-def fill(table: PaperTable, store: ReportedRuns) -> list[FilledRow]:
+def fill(table: PaperTable, runs: ReportedRuns) -> list[FilledRow]:
     """Every row of a table."""
-    return [_optimistic(row, table, store) if row.optimistic else _fill(row, table, store) for row in table.rows]
+    return [_optimistic(row, table, runs) if row.optimistic else _fill(row, table, runs) for row in table.rows]
 
 
-def command(row: PaperRow, store: ReportedRuns) -> str:
+def command(row: PaperRow, runs: ReportedRuns) -> str:
     """The command that fills a row, on the data set of the page; "" where none can."""
-    if store.unanswerable(row):
+    if runs.unanswerable(row):
         return ""
     given = dict(row.parameters())
     if row.family == "scratch":
         judged = {"folds": "10"} if row.backbone == "m1_10fold" else HOLDOUT
-        given |= judged if store.phantom else {"preset": "table"}
-    settings = settings_of(Path(store.place)) if store.phantom else None
+        given |= judged if runs.phantom else {"preset": "table"}
+    settings = settings_of(Path(runs.place)) if runs.phantom else None
     if settings is not None:
         made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
         usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}
         given |= {name: value for name, value in made.items() if value != usual[name]}
     else:
-        given["data"] = store.place or "DIR"
+        given["data"] = runs.place or "DIR"
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"mlflow run . -e {row.family} {words} --env-manager local"
 
@@ -209,22 +209,22 @@ def matrices(row: PaperRow) -> list[str]:
     ]
 
 
-def _fill(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
-    candidates = standing(row, store.results)
+def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
+    candidates = standing(row, runs.results)
     notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in row.printed if one.note)
     notes += tuple(f"the study's confusion matrix, {one}" for one in matrices(row))
     if not candidates:
-        if found := store.unanswerable(row):
+        if found := runs.unanswerable(row):
             notes = (f"not to be had of these training data: {found}", *notes)
-        return FilledRow(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
+        return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command(row, runs), notes=notes)
     best = candidates[0]
     figures = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
     measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in figures.items()}
-    folds = store.metrics.get(best.cross_validation, {})
+    folds = runs.metrics.get(best.cross_validation, {})
     mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
     if not math.isnan(mean):
         measured[VALIDATION] = Cell(mean, sd=sd)
-    trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
+    trained = runs.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
     changed, stopped = other_settings(best), best.params.get("early_stop", "0") not in ("0", "")
@@ -238,8 +238,8 @@ def _fill(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
     }
     return FilledRow(
         row=row,
-        cells=_cells(row, table, store, measured),
-        command=command(row, store),
+        cells=_cells(row, table, runs, measured),
+        command=command(row, runs),
         result=best,
         marks=best.said.marks,
         notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(measured)),
@@ -247,20 +247,20 @@ def _fill(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
     )
 
 
-def _optimistic(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
+def _optimistic(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
     """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
     members = []
     for wanted in row.members:
-        found = standing(wanted, store.results)
-        if not found or found[0].run_id not in store.tests:
-            return FilledRow(row=row, cells=_cells(row, table, store, {}), command=command(wanted, store), notes=said)
+        found = standing(wanted, runs.results)
+        if not found or found[0].run_id not in runs.tests:
+            return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command(wanted, runs), notes=said)
         members.append(found[0])
-    frames = [store.tests[one.run_id] for one in members]
+    frames = [runs.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
     if len(set(labels)) < 2:
         said = ("no weights can be chosen on a test set of one class",)
-        return FilledRow(row=row, cells=_cells(row, table, store, {}), command="", notes=said)
+        return FilledRow(row=row, cells=_cells(row, table, runs, {}), command="", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
     said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
@@ -270,20 +270,20 @@ def _optimistic(row: PaperRow, table: PaperTable, store: ReportedRuns) -> Filled
     said += _without(measured)
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
-    cells = _cells(row, table, store, measured)
+    cells = _cells(row, table, runs, measured)
     return FilledRow(row=row, cells=cells, command="", marks=marks, notes=(*said, weights), members=tuple(members))
 
 
 def _cells(
     row: PaperRow,
     table: PaperTable,
-    store: ReportedRuns,
+    runs: ReportedRuns,
     measured: Mapping[Column, Cell],
 ) -> dict[Column, Cell]:
     cells = {}
     for column in table.columns:
         paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
-        comparable = store.is_the_papers and column[1] == "test"
+        comparable = runs.is_the_papers and column[1] == "test"
         cells[column] = replace(measured.get(column, Cell()), paper=paper, comparable=comparable)
     return cells
 

@@ -44,7 +44,7 @@ PAIRS = {
 
 
 def render(
-    content: ReportData, drawn: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
+    report: ReportData, plots: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
 ) -> str:
     """The page. `folds` has the figure of a cross-validation's folds by its run id, `links` runs' addresses by theirs.
 
@@ -54,13 +54,13 @@ def render(
     environment.filters["png"] = lambda path: _uri(path.read_bytes())
     template = environment.get_template("page.html")
     return template.render(
-        content=content,
-        banner=BANNER if content.store.phantom else "",
-        said=[*said, *content.warnings],
-        summary=[_summary(task, content) for task in content.tasks if task.models],
-        tables=[_table(table, rows, content, links) for table, rows in content.tables],
-        tasks=[_task(task, drawn, folds, links) for task in content.tasks if task.models],
-        data=_data(content, drawn),
+        report=report,
+        banner=BANNER if report.runs.phantom else "",
+        said=[*said, *report.warnings],
+        summary=[_summary(task, report) for task in report.tasks if task.models],
+        tables=[_table(table, rows, report, links) for table, rows in report.tables],
+        tasks=[_task(task, plots, folds, links) for task in report.tasks if task.models],
+        data=_data(report, plots),
         types=list(TYPES.values()),
         difference_columns=list(HEADER),
         differences=differences(),
@@ -69,11 +69,11 @@ def render(
     )
 
 
-def _summary(task: TaskSection, content: ReportData) -> dict[str, object]:
+def _summary(task: TaskSection, report: ReportData) -> dict[str, object]:
     """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
     best = next((model for model in task.models if model.label == task.best), None)
-    filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and one.measured)
-    rows_of = sum(len(rows) for table, rows in content.tables if table.task == task.name)
+    filled = sum(1 for table, rows in report.tables for one in rows if table.task == task.name and one.measured)
+    rows_of = sum(len(rows) for table, rows in report.tables if table.task == task.name)
     return {
         "task": WORDS[task.name],
         "best": best.label if best else "",
@@ -88,7 +88,7 @@ def _summary(task: TaskSection, content: ReportData) -> dict[str, object]:
 def _table(
     table: PaperTable,
     rows: Sequence[FilledRow],
-    content: ReportData,
+    report: ReportData,
     links: Mapping[str, str],
 ) -> dict[str, object]:
     shown, compared = layout(table, rows)
@@ -130,7 +130,7 @@ def _study(one: FilledRow, column: Column) -> tuple[str, str]:
 
 def _task(
     task: TaskSection,
-    drawn: Sequence[Plot],
+    plots: Sequence[Plot],
     folds: Mapping[str, Path],
     links: Mapping[str, str],
 ) -> dict[str, object]:
@@ -144,7 +144,7 @@ def _task(
         "name": task.name,
         "title": WORDS[task.name],
         "classes": TASKS[task.name],
-        "figures": [one for one in drawn if one.section == task.name],
+        "figures": [one for one in plots if one.section == task.name],
         "one_class": one_class(task.models),
         "critical": task.critical,
         "pairs": _cells(pairs),
@@ -171,14 +171,14 @@ def _task(
     }
 
 
-def _data(content: ReportData, drawn: Sequence[Plot]) -> dict[str, object]:
-    types = content.store.types
+def _data(report: ReportData, plots: Sequence[Plot]) -> dict[str, object]:
+    types = report.runs.types
     return {
-        "figures": [one for one in drawn if one.section == "data"],
+        "figures": [one for one in plots if one.section == "data"],
         "types": [types.get(kind, "") for kind in TYPES],
-        "is_papers": content.store.is_the_papers,
-        "warnings": [] if content.patch_set is None else content.patch_set.warnings,
-        "known": content.patch_set is not None,
+        "is_papers": report.runs.is_the_papers,
+        "warnings": [] if report.patch_set is None else report.patch_set.warnings,
+        "known": report.patch_set is not None,
         "others": [
             (
                 test[:12],
@@ -186,9 +186,9 @@ def _data(content: ReportData, drawn: Sequence[Plot]) -> dict[str, object]:
                 PHANTOM.mark if phantom else "",
                 REPORT.format(shlex.quote(place or "DIR")),
             )
-            for (_, test), count, phantom, place in content.others
+            for (_, test), count, phantom, place in report.others
         ],
-        "patients": content.patch_set is not None and content.patch_set.test.patient_ids is not None,
+        "patients": report.patch_set is not None and report.patch_set.test.patient_ids is not None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The report's figures: drawn once, as PNG and SVG, each with a text that says what it shows."""
+"""The report's figures: plots once, as PNG and SVG, each with a text that says what it shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure of the page: the section it belongs to, its caption, its alternative text, and its PNG once drawn."""
+    """A figure of the page: the section it belongs to, its caption, its alternative text, and its PNG once plots."""
 
     name: str
     section: str
@@ -39,33 +39,33 @@ class Plot:
     png: Path = Path()
 
 
-def draw_all(content: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
+def draw_all(report: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
     """Every figure of the content, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = [replace(one, png=folder / f"{one.name}.png") for one in _plans(content)]
-    for done, one in enumerate(drawn, 1):
+    plots = [replace(one, png=folder / f"{one.name}.png") for one in _plans(report)]
+    for done, one in enumerate(plots, 1):
         figure = one.draw()
         figure.savefig(one.png, dpi=DPI)
         figure.savefig(one.png.with_suffix(".svg"), metadata={"Date": None})
         figure.clear()
-        progress("drawing figures", done, len(drawn))
-    return drawn
+        progress("drawing figures", done, len(plots))
+    return plots
 
 
-def _plans(content: ReportData) -> Iterator[Plot]:
-    for task in content.tasks:
+def _plans(report: ReportData) -> Iterator[Plot]:
+    for task in report.tasks:
         for group in task.groups:
-            yield from _of_group(group, content)
+            yield from _of_group(group, report)
         if len(task.models) > 0:
-            yield _cost(task, content)
-    if content.patch_set is not None:
-        yield from _of_data(content.patch_set, content)
+            yield _cost(task, report)
+    if report.patch_set is not None:
+        yield from _of_data(report.patch_set, report)
 
 
-def _of_group(group: ModelGroup, content: ReportData) -> Iterator[Plot]:
+def _of_group(group: ModelGroup, report: ReportData) -> Iterator[Plot]:
     words = WORDS[group.task]
     title = f"{group.title}, {words}: test"
-    note = _note(content, group.models)
+    note = _note(report, group.models)
     name = re.sub(r"[^a-z0-9]+", "_", f"{group.task} {group.title}".lower())
     curves = {model.label: (model.labels, model.probabilities, model.patients) for model in group.models}
     judged = {model.label: (model.labels, model.probabilities, model.threshold) for model in group.models}
@@ -95,7 +95,7 @@ def _of_group(group: ModelGroup, content: ReportData) -> Iterator[Plot]:
     )
 
 
-def _cost(task: TaskSection, content: ReportData) -> Plot:
+def _cost(task: TaskSection, report: ReportData) -> Plot:
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
     words = WORDS[task.name]
     return Plot(
@@ -104,12 +104,12 @@ def _cost(task: TaskSection, content: ReportData) -> Plot:
         caption="What each model cost: seconds of its folds and its final fit, without cached activations, members and "
         "sources",
         alt="; ".join(f"{label} {value:,.0f} s" for label, value in seconds.items()) or "no costs are stored",
-        draw=partial(figures.costs, seconds, f"Cost of the models, {words}", _note(content, task.models)),
+        draw=partial(figures.costs, seconds, f"Cost of the models, {words}", _note(report, task.models)),
     )
 
 
-def _of_data(patch_set: PatchSet, content: ReportData) -> Iterator[Plot]:
-    note = content.said.note
+def _of_data(patch_set: PatchSet, report: ReportData) -> Iterator[Plot]:
+    note = report.said.note
     counts = patch_set.class_counts()
     yield Plot(
         name="classes",
@@ -153,11 +153,11 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
     )
 
 
-def _note(content: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
+def _note(report: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
     """Phantom data and random weights are said on every figure that shows them."""
     random = [model.label for model in models if RANDOM in model.result.said]
     said = f"{RANDOM.note}: {'; '.join(random)}" if random else None
-    return joined(content.said.note, said)
+    return joined(report.said.note, said)
 
 
 def _reached(model: ReportedModel) -> str:

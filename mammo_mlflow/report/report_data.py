@@ -64,7 +64,7 @@ class ReportData:
     """The report's content. `dataset` is empty where no model has been finished at all."""
 
     dataset: tuple[str, str] | tuple[()]
-    store: ReportedRuns
+    runs: ReportedRuns
     tables: tuple[tuple[PaperTable, tuple[FilledRow, ...]], ...]
     tasks: tuple[TaskSection, ...]
     patches: int
@@ -77,7 +77,7 @@ class ReportData:
     @property
     def said(self) -> Disclosure:
         """What every figure has to say of the data."""
-        return Disclosure.of(phantom=self.store.phantom)
+        return Disclosure.of(phantom=self.runs.phantom)
 
 
 def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
@@ -110,7 +110,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
-    store = ReportedRuns(
+    runs = ReportedRuns(
         results=mine,
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
@@ -119,18 +119,18 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
         place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
         types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
-    patch_set = wanted or _patch_set(store, chosen, warnings)
+    patch_set = wanted or _patch_set(runs, chosen, warnings)
     if patch_set is not None:
         found = {name: lacking(patch_set.train.types, name) for name in TASKS}
-        store = replace(store, lacking={name: what for name, what in found.items() if what})
+        runs = replace(runs, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
-    filled = tuple((table, tuple(fill(table, store))) for table in every)
-    tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
+    filled_tables = tuple((table, tuple(fill(table, runs))) for table in every)
+    tasks = tuple(_task(name, filled_tables, runs, groups) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     return ReportData(
         dataset=chosen,
-        store=store,
-        tables=filled,
+        runs=runs,
+        tables=filled_tables,
         tasks=tasks,
         patches=next((one.patches for one in mine if one.patches), 0) or 0,
         intervals=" or ".join(sorted(notes)),
@@ -173,12 +173,12 @@ def _of_one_test_set(
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
 
 
-def _patch_set(store: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
+def _patch_set(runs: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
     """The data set itself, where it is still where it was and unchanged."""
-    folder = Path(store.place)
+    folder = Path(runs.place)
     if not chosen:
         return None
-    if not store.place or not folder.is_dir():
+    if not runs.place or not folder.is_dir():
         warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
         return None
     try:
@@ -194,19 +194,19 @@ def _patch_set(store: ReportedRuns, chosen: tuple[str, str] | tuple[()], warning
 
 def _task(
     name: str,
-    filled: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
-    store: ReportedRuns,
+    tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
+    runs: ReportedRuns,
     groups: pd.DataFrame | None,
 ) -> TaskSection:
     results: dict[str, Result] = {}
-    for table, rows in filled:
+    for table, rows in tables:
         for one in rows if table.task == name else ():
-            if one.result is not None and one.result.run_id in store.tests:
+            if one.result is not None and one.result.run_id in runs.tests:
                 results[one.result.run_id] = one.result
     models = tuple(
-        ReportedModel(label_of(one), one, store.tests[one.run_id], _seconds(one, store)) for one in results.values()
+        ReportedModel(label_of(one), one, runs.tests[one.run_id], _seconds(one, runs)) for one in results.values()
     )
-    drawn = []
+    groups_drawn = []
     for family, title, tuned, numbers in GROUPS:
         mine = tuple(
             model
@@ -214,16 +214,16 @@ def _task(
             if model.result.tag(Tag.FAMILY) == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
-            drawn.append(ModelGroup(name, title, numbers.get(name, ""), mine))
+            groups_drawn.append(ModelGroup(name, title, numbers.get(name, ""), mine))
     pairs = compare_pairs(models)
-    chosen_by = {model.label: _out_of_fold(model.result, store) for model in models}
+    chosen_by = {model.label: _out_of_fold(model.result, runs) for model in models}
     known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
     best = max(known, key=lambda label: known[label]) if known else ""
     sentences = tuple(critical_view(models, pairs, chosen_by))
     return TaskSection(
         name=name,
         models=models,
-        groups=tuple(drawn),
+        groups=tuple(groups_drawn),
         pairs=pairs,
         critical=sentences,
         subgroups=subgroups(models, groups),
@@ -231,16 +231,16 @@ def _task(
     )
 
 
-def _seconds(result: Result, store: ReportedRuns) -> float:
-    return store.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
+def _seconds(result: Result, runs: ReportedRuns) -> float:
+    return runs.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
 
 
-def _out_of_fold(result: Result, store: ReportedRuns) -> float:
+def _out_of_fold(result: Result, runs: ReportedRuns) -> float:
     """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble.
 
     Hold-outs have none of all patients, and one of patches that early stopping watched is not to be compared.
     """
     if result.holdout or SCORED in result.said:
         return math.nan
-    metrics = store.metrics.get(result.cross_validation, {})
+    metrics = runs.metrics.get(result.cross_validation, {})
     return float(metrics.get(Metric.OOF_ROC_AUC, np.nan))
