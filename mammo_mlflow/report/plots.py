@@ -1,4 +1,4 @@
-"""The report's figures: plots once, as PNG and SVG, each with a text that says what it shows."""
+"""The report's plots, drawn as PNG and SVG, each with a caption and an alternative text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mammo_mlflow.report.report_data import ModelGroup, ReportData, TaskSection
 
 DPI = 100
 SHOWN = 6
-"""Pairs of patches in each sheet."""
+"""Pairs of patches in each of the sheets of pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure of the page: the section it belongs to, its caption, its alternative text, and its PNG once plots."""
+    """A plot of the page: its section, caption, alternative text, the function that draws it, and its PNG file."""
 
     name: str
     section: str
@@ -40,9 +40,9 @@ class Plot:
 
 
 def draw_all(report: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
-    """Every figure of the content, in `folder`."""
+    """Draw all plots of the report into `folder`, and give them with their files."""
     folder.mkdir(parents=True, exist_ok=True)
-    plots = [replace(one, png=folder / f"{one.name}.png") for one in _plans(report)]
+    plots = [replace(one, png=folder / f"{one.name}.png") for one in _plots(report)]
     for done, one in enumerate(plots, 1):
         figure = one.draw()
         figure.savefig(one.png, dpi=DPI)
@@ -52,7 +52,8 @@ def draw_all(report: ReportData, folder: Path, progress: Callable[[str, int, int
     return plots
 
 
-def _plans(report: ReportData) -> Iterator[Plot]:
+def _plots(report: ReportData) -> Iterator[Plot]:
+    """All plots of the report, not drawn yet."""
     for task in report.tasks:
         for group in task.groups:
             yield from _of_group(group, report)
@@ -63,6 +64,7 @@ def _plans(report: ReportData) -> Iterator[Plot]:
 
 
 def _of_group(group: ModelGroup, report: ReportData) -> Iterator[Plot]:
+    """ROC curves, operating curves and confusion matrices of a group of models."""
     words = WORDS[group.task]
     title = f"{group.title}, {words}: test"
     note = _note(report, group.models)
@@ -70,12 +72,12 @@ def _of_group(group: ModelGroup, report: ReportData) -> Iterator[Plot]:
     curves = {model.label: (model.labels, model.probabilities, model.patients) for model in group.models}
     judged = {model.label: (model.labels, model.probabilities, model.threshold) for model in group.models}
     told = "; ".join(f"{model.label} {_reached(model)}" for model in group.models)
-    of_study = f" (the study's figure {group.figure})" if group.figure else ""
+    of_paper = f" (the paper's figure {group.figure})" if group.figure else ""
     if not one_class(group.models):
         yield Plot(
             name=f"roc_{name}",
             section=group.task,
-            caption=f"ROC curves, {group.title.lower()}{of_study}",
+            caption=f"ROC curves, {group.title.lower()}{of_paper}",
             alt=f"ROC curves on the test set: {told}",
             draw=partial(figures.roc_curves, curves, title, note),
         )
@@ -96,6 +98,7 @@ def _of_group(group: ModelGroup, report: ReportData) -> Iterator[Plot]:
 
 
 def _cost(task: TaskSection, report: ReportData) -> Plot:
+    """The training times of a task's models, in seconds."""
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
     words = WORDS[task.name]
     return Plot(
@@ -109,12 +112,13 @@ def _cost(task: TaskSection, report: ReportData) -> Plot:
 
 
 def _of_data(patch_set: PatchSet, report: ReportData) -> Iterator[Plot]:
+    """The distribution of classes, and the pairs of patches that differ least and most."""
     note = report.said.note
     counts = patch_set.class_counts()
     yield Plot(
         name="classes",
         section="data",
-        caption="Abnormalities of each class (the study's figure 4.1)",
+        caption="Abnormalities of each class (the paper's figure 4.1)",
         alt="; ".join(
             f"{split}: " + ", ".join(f"{n} {name}" for name, n in of.items()) for split, of in counts.items()
         ),
@@ -136,14 +140,14 @@ def _of_data(patch_set: PatchSet, report: ReportData) -> Iterator[Plot]:
         yield Plot(
             name=f"pairs_{name}",
             section="data",
-            caption=f"{title} (compare the study's figure {number})",
+            caption=f"{title} (compare the paper's figure {number})",
             alt=f"{len(sheet)} pairs of a baseline and an abnormality patch: " + "; ".join(text for text, *_ in sheet),
             draw=partial(figures.patch_sheet, sheet, title, note),
         )
 
 
 def pair_differences(patch_set: PatchSet) -> np.ndarray:
-    """The mean absolute difference of the pixels of each training pair, float (n,) in 16-bit grey values."""
+    """The mean absolute difference of the pixels of each training pair, float64 (n,), in grey values of 0 to 65535."""
     train = patch_set.train
     return np.array(
         [
@@ -154,17 +158,19 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
 
 
 def _note(report: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
-    """Phantom data and random weights are said on every figure that shows them."""
+    """The note under a plot: phantom data and models with random weights, None where there is neither."""
     random = [model.label for model in models if RANDOM in model.result.said]
     said = f"{RANDOM.note}: {'; '.join(random)}" if random else None
     return joined(report.said.note, said)
 
 
 def _reached(model: ReportedModel) -> str:
+    """A model's test ROC AUC and accuracy in words."""
     found = scores(model.test["label"], model.test["probability"])
     return f"AUC {found['roc_auc']:.3f}, accuracy {found['accuracy']:.3f}"
 
 
 def _matrix_words(model: ReportedModel) -> str:
+    """A model's confusion matrix in words."""
     found = scores(model.test["label"], model.test["probability"], model.threshold)
     return f"{model.label}: " + ", ".join(f"{found[name]:.0f} {name.replace('_', ' ')}" for name in COUNTS)

@@ -1,4 +1,4 @@
-"""Everything the report says, gathered from the store once: no figure, no page."""
+"""Reads from the tracking store everything that the report shows; plots and page are made from it elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, Pap
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
-"""Called with what goes on, how much of it is done and how much there is."""
+"""Called with the name of a step, how much of it is done and how much there is."""
 
 GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
     ("scratch", "Scratch models", None, {}),
@@ -33,12 +33,12 @@ GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
     ("ensemble", "Ensembles", None, {}),
     ("conditioned", "Given mass/calcification", None, {}),
 )
-"""Family, title, whether fine tuned, and the study's figure of the ROC curves by task."""
+"""Family, title, whether fine tuned, and by task the number of the paper's figure of the ROC curves."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelGroup:
-    """Models of a task and family that are drawn together; `figure` is the number of the study's."""
+    """Models of a task and family that are plotted together; `figure` is the number of the paper's figure of them."""
 
     task: str
     title: str
@@ -48,7 +48,7 @@ class ModelGroup:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TaskSection:
-    """What is said of a task: its models, their pairs, and what the differences are worth."""
+    """The report's section on a task: models, table of pairs, sentences on the differences, subgroups, best model."""
 
     name: str
     models: tuple[ReportedModel, ...]
@@ -61,7 +61,11 @@ class TaskSection:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReportData:
-    """The report's content. `dataset` is empty where no model has been finished at all."""
+    """All data of the report.
+
+    `dataset`: the sha256 of training and test set, empty where no model has been finished; `tables`: the paper's tables
+    with their filled rows; `patches`: the size of the test set.
+    """
 
     dataset: tuple[str, str] | tuple[()]
     runs: ReportedRuns
@@ -71,19 +75,19 @@ class ReportData:
     intervals: str
     patch_set: PatchSet | None
     others: tuple[tuple[tuple[str, str], int, bool, str], ...]
-    """Other data sets: their sha256, number of models, whether phantom, and place."""
+    """Other data sets in the store: their sha256, number of models, whether phantom, and folder."""
     warnings: tuple[str, ...]
 
     @property
     def said(self) -> Disclosure:
-        """What every figure has to say of the data."""
+        """What every plot and table has to disclose about the data: whether it is phantom."""
         return Disclosure.of(phantom=self.runs.phantom)
 
 
 def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
-    """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
+    """Read the finished runs on one data set: `wanted`, else the newest real one, else the newest phantom.
 
-    Test predictions are copied to `folder`.
+    Test predictions are downloaded to `folder`. What cannot be read is left out, with a warning in the result.
     """
     by_dataset: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for one in read_results(client):
@@ -103,7 +107,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     for done, (run_id, one) in enumerate(stands.items(), 1):
         frame = predictions_of(client, one, folder)
         if frame is None:
-            warnings.append(f"{one.model}: its stored test predictions are gone; it is in no figure or comparison")
+            warnings.append(f"{one.model}: its stored test predictions are gone; it is in no plot or comparison")
         else:
             tests[run_id] = frame
         progress("reading predictions", done, len(stands))
@@ -141,7 +145,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
 
 
 def label_of(result: Result) -> str:
-    """What a model is called in figures and comparisons."""
+    """The label of a model in plots and comparisons."""
     family, backbone = result.tag(Tag.FAMILY), result.tag(Tag.BACKBONE)
     if family == "scratch":
         return SCRATCH[backbone][0] if backbone in SCRATCH else backbone
@@ -154,7 +158,7 @@ def label_of(result: Result) -> str:
 
 
 def _members(every: Sequence[PaperTable], results: Sequence[Result]) -> list[Result]:
-    """The members of the ensembles that the report weighs itself."""
+    """The runs that are members of the weighted ensembles whose weights the report chooses."""
     members = (one for table in every for row in table.rows if row.optimistic for one in row.members)
     return [one for row in members for one in standing(row, results)[:1]]
 
@@ -162,7 +166,7 @@ def _members(every: Sequence[PaperTable], results: Sequence[Result]) -> list[Res
 def _of_one_test_set(
     tests: Mapping[str, pd.DataFrame], warnings: list[str], stands: Mapping[str, Result]
 ) -> dict[str, pd.DataFrame]:
-    """The predictions that are on the same patches as most; others, damaged ones, are told."""
+    """The predictions that are on the test set of most; others, which are damaged, are left out with a warning."""
     shapes = Counter(tuple(frame["type"]) for frame in tests.values())
     if not shapes:
         return {}
@@ -174,7 +178,7 @@ def _of_one_test_set(
 
 
 def _patch_set(runs: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
-    """The data set itself, where it is still where it was and unchanged."""
+    """The data set of the report, where it is still in its folder and unchanged; else None, with a warning."""
     folder = Path(runs.place)
     if not chosen:
         return None
@@ -198,6 +202,7 @@ def _task(
     runs: ReportedRuns,
     groups: pd.DataFrame | None,
 ) -> TaskSection:
+    """The section of the task `name`, of the models that fill rows of its tables."""
     results: dict[str, Result] = {}
     for table, rows in tables:
         for one in rows if table.task == name else ():
@@ -232,13 +237,14 @@ def _task(
 
 
 def _seconds(result: Result, runs: ReportedRuns) -> float:
+    """The training time of a model's folds and final fit, NaN where it is not stored."""
     return runs.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
 
 
 def _out_of_fold(result: Result, runs: ReportedRuns) -> float:
-    """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble.
+    """The out-of-fold ROC AUC by which models are compared, nested for an ensemble; NaN where there is none.
 
-    Hold-outs have none of all patients, and one of patches that early stopping watched is not to be compared.
+    A hold-out's is not of all patients, and one of patches that early stopping watched is optimistic: both are NaN.
     """
     if result.holdout or SCORED in result.said:
         return math.nan

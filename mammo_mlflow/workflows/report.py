@@ -113,7 +113,7 @@ def _write(
     plots = draw_all(report, staging / "figures", progress.update)
     tables = staging / "tables"
     tables.mkdir()
-    caption = f"Test figures with 95 % intervals ({report.intervals or 'none stored'}), {report.patches} patches."
+    caption = f"Test scores with 95 % intervals ({report.intervals or 'none stored'}), {report.patches} patches."
     caption += f" {report.said.line()}." if report.runs.phantom else ""
     for table, rows in report.tables:
         (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")

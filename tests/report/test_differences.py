@@ -21,8 +21,8 @@ def test_the_docs_hold_the_table():
 def test_every_row_says_all_of_it():
     assert len({one.subject for one in differences()}) == len(differences()) >= 15
     for one in differences():
-        assert all((one.subject, one.study, one.here, one.why))
-        assert "|" not in "".join((one.subject, one.study, one.here, one.why, one.way))
+        assert all((one.subject, one.paper, one.here, one.why))
+        assert "|" not in "".join((one.subject, one.paper, one.here, one.why, one.way))
 
 
 @pytest.mark.parametrize("way", [one.way for one in differences() if one.way])

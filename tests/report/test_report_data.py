@@ -101,7 +101,7 @@ def test_the_studys_early_stop_is_said_and_never_the_best(models, tmp_path):
     report = read(models, tmp_path)
     found = row(report, "4.1", "M1, class balancing, early stop")
     assert "optimistic validation" in found.marks
-    assert "early stopping watched the patches of its validation figures, as in the study" in found.notes
+    assert "early stopping watched the patches of its validation scores, as in the paper" in found.notes
     assert "optimistic validation" not in row(report, "4.1", "M1, class balancing").marks  # it did not stop early
     assert report.tasks[0].best == "M2, class balancing, early stop"
 
@@ -109,7 +109,7 @@ def test_the_studys_early_stop_is_said_and_never_the_best(models, tmp_path):
 def test_a_condition_given_as_a_class_is_said(models, tmp_path):
     models.model("benign_malignant", "conditioned", "a", params={"condition": "class"})
     found = row(read(models, tmp_path), "8", "A: Siamese sources")
-    assert "given the class, as in the study, not the probability" in found.notes
+    assert "given the class, as in the paper, not the probability" in found.notes
 
 
 def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
@@ -122,7 +122,7 @@ def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
     models.client.delete_run(wanted)
     found = row(read(models, tmp_path), "5.1", "VGG16")
     assert found.result.run_id == changed
-    assert "not the study's settings: epochs=1" in found.notes
+    assert "not the paper's settings: epochs=1" in found.notes
 
 
 def test_a_hold_out_of_another_size_is_not_the_studys(models, tmp_path):
@@ -168,7 +168,7 @@ def test_patches_are_those_of_the_row(models, tmp_path):
 
 def test_the_studys_matrices_are_told(models, tmp_path):
     found = row(read(models, tmp_path), "5.2", "VGG16, fine tuned")
-    assert "the study's confusion matrix, figure 5.24: 187 32 | 100 17" in found.notes
+    assert "the paper's confusion matrix, figure 5.24: 187 32 | 100 17" in found.notes
     assert any(
         "figure 8.3: 137 82 | 50 67" in note for note in row(read(models, tmp_path), "8", "A: Siamese sources").notes
     )
