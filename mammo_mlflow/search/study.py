@@ -1,4 +1,6 @@
-"""Working on a study: trials asked, trained fold by fold and told, by one or several coordinators, whatever happens.
+"""Runs the trials of a study: draws their parameters, trains their folds, and tells Optuna the result.
+
+Several coordinators (processes, also on several machines) can work on one study.
 
 Optuna is told of a trial only after the tracker has all of it. A trial that was cut off stays RUNNING in the study
 until a coordinator takes it up again: it has the same parameters, and the folds that were finished are not trained
@@ -48,13 +50,13 @@ from mammo_mlflow.training.fit_runs import FitRuns
 POLL_SECONDS = 1.0
 FAILURES = (UserError, JobFailed)
 ENDS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
-"""How a trial's run ends."""
+"""The MLflow status with which a trial's run ends, by the trial's state."""
 
 _log = logging.getLogger(__name__)
 
 
 def open_study(storage: Storage, spec: StudySpec, key: str) -> optuna.Study:
-    """The study of that name, made where there is none. Raises `UserError` where it asks something else."""
+    """The Optuna study of that name, made where there is none. Raises `UserError` where its key is another."""
     directions = [objective.direction for objective in spec.objectives]
     with storage.alone():
         study = optuna.create_study(
@@ -79,7 +81,7 @@ def open_study(storage: Storage, spec: StudySpec, key: str) -> optuna.Study:
 
 
 class StudyWorker:
-    """One coordinator's work on a study."""
+    """Runs trials of a study in this process, the coordinator, until the study is full or its time is over."""
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class StudyWorker:
         self.exhausted = False
 
     def run(self, wait: bool) -> None:
-        """Work until the study has its trials or its time is over; with `wait`, until others have ended theirs too."""
+        """Run trials until the study has all or its time is over; with `wait`, until others have ended theirs."""
         while True:
             for job, answer in self.bench.stream(self._next_job, self._on_event):
                 self._answered(job, answer)
@@ -113,11 +115,13 @@ class StudyWorker:
             self.bench.writer.flush()
 
     def _trials(self) -> list[FrozenTrial]:
+        """All trials of the study as they are stored now."""
         return self.study.get_trials(deepcopy=False)
 
-    # -- giving out work
+    # -- the next job
 
     def _next_job(self) -> FitJob | None:
+        """The next fold to train, of an open trial or of a new one; None where there is none now."""
         # a pruner looks at each fold of a trial before the next one starts, while there are other trials to work on
         side_by_side = self.spec.pruner is None
         while (job := self._fold_job(side_by_side)) is None:
@@ -126,7 +130,7 @@ class StudyWorker:
         return job
 
     def _fold_job(self, side_by_side: bool) -> FitJob | None:
-        """The next fold of the first open trial that has one to give out."""
+        """The next fold of the first open trial that has one waiting; `side_by_side`, also while another of it runs."""
         for progress in self._open.values():
             if progress.waiting and progress.ending is None and (side_by_side or not progress.running):
                 job = progress.runs.job(progress.waiting.popleft(), self._activations)
@@ -136,7 +140,7 @@ class StudyWorker:
         return None
 
     def _begin(self) -> bool:
-        """Take up a trial that was cut off, or ask for a new one; whether there was one."""
+        """Resume a trial whose process died, or begin a new one. Returns whether there was one."""
         with self._storage.alone():
             cut_off = next((trial for trial in self._trials() if self._is_cut_off(trial)), None)
             if cut_off is not None:
@@ -158,6 +162,7 @@ class StudyWorker:
         return True
 
     def _is_cut_off(self, trial: FrozenTrial) -> bool:
+        """Whether a trial is RUNNING although the process that ran it has died. Needs the lock."""
         if trial.state != TrialState.RUNNING or trial.number in self._started:
             return False
         # set under the lock that is held here: without one, its process died
@@ -165,6 +170,7 @@ class StudyWorker:
         return owner is None or not writer_alive(owner)
 
     def _may_ask(self) -> bool:
+        """Whether a new trial may begin: neither the trials nor the time nor the search space are used up."""
         spec, trials = self.spec, self._trials()
         counted = sum(trial.state != TrialState.WAITING for trial in trials)
         late = time.monotonic() > (spec.deadline or math.inf)
@@ -173,10 +179,10 @@ class StudyWorker:
         self.exhausted = self._proposer.exhausted([trial.params for trial in trials])
         return not self.exhausted
 
-    # -- settling what a trial is
+    # -- the parameters of a trial
 
     def _settle(self, trial: optuna.Trial) -> dict[str, Value]:
-        """The trial's values, drawn and stored where that is not done yet."""
+        """The experiment's values of a trial, drawn and stored where that has not been done yet."""
         frozen = self._trials()[trial.number]
         if Attribute.SETTING in frozen.user_attrs:
             return json.loads(frozen.user_attrs[Attribute.SETTING])
@@ -194,11 +200,13 @@ class StudyWorker:
         return values
 
     def _paper_draws(self) -> dict[str, Value]:
+        """The parameters of the first trial, which is the paper's setting."""
         space, paper = self.spec.space, self.spec.paper
         drawn = {item.name: paper[item.name] for item in space.parameters if item.name in paper}
         return drawn | (start_draws(space.architecture, paper) if space.architecture else {})
 
     def _draw(self, suggest: SuggestValue) -> dict[str, Value]:
+        """An experiment's values with parameters from `suggest`, those of an architecture drawn by a child process."""
         space = self.spec.space
         values = space.draw(self.spec.base, lambda item: suggest(item.name, distribution_of(item)))
         if space.architecture is None:
@@ -218,9 +226,10 @@ class StudyWorker:
 
         return values | self.bench.run_one(job, answer)
 
-    # -- following a trial
+    # -- an open trial
 
     def _open_trial(self, trial: optuna.Trial, setting: Mapping[str, Value], problem: str, new: bool) -> None:
+        """Plan a trial, open its run and find the folds that are trained already; a trial with a `problem` fails."""
         plan: Plan | None = None
         if not problem:
             try:
@@ -253,9 +262,11 @@ class StudyWorker:
         self._look(progress)
 
     def _on_event(self, job: FitJob, event: Event) -> None:
+        """Log an event of a fold's training."""
         self._jobs[job.name].runs.on_event(job, event)
 
     def _answered(self, job: FitJob, answer: FitResult | Failure) -> None:
+        """Take the result of a fold, or its failure, which fails the trial."""
         progress = self._jobs.pop(job.name)
         progress.running -= 1
         if isinstance(answer, Failure):
@@ -270,7 +281,7 @@ class StudyWorker:
         self._look(progress)
 
     def _look(self, progress: TrialProgress) -> None:
-        """Report what is new; end the trial where it is over and none of its folds runs any more."""
+        """Report new results to the pruner, and end the trial where it is over and none of its folds is running."""
         if progress.ending is None:
             progress.report(self.spec.objectives, self.spec.pruner)
         if progress.ending is not None and not progress.running:
@@ -278,6 +289,7 @@ class StudyWorker:
             self._end(progress, progress.ending)
 
     def _end(self, progress: TrialProgress, ending: Ending) -> None:
+        """Log the scores of a trial and tell Optuna its objectives."""
         state, reason = ending
         if state == TrialState.FAIL:
             self._tell(progress.trial, progress.run, ending)
@@ -296,6 +308,7 @@ class StudyWorker:
     def _tell(
         self, trial: optuna.Trial, run: TrackedRun, ending: Ending, values: Sequence[float] | None = None
     ) -> None:
+        """End the run of a trial, and then the trial: Optuna is told once MLflow has everything."""
         state, reason = ending
         run.set_tags({Tag.TRIAL_STATE: state.name} | ({Tag.REASON: reason[:500]} if reason else {}))
         run.finish(ENDS[state])
@@ -307,6 +320,7 @@ class StudyWorker:
             _log.warning("trial %d failed: %s", trial.number, reason)
 
     def _standing(self) -> str:
+        """How many trials are finished and which is the best, in words for the log."""
         finished = sum(trial.state.is_finished() for trial in self._trials())
         wanted = f" of {self.spec.trials}" if self.spec.trials else ""
         best = best_trial(self.study)
@@ -314,26 +328,26 @@ class StudyWorker:
 
 
 def is_full(study: optuna.Study, spec: StudySpec) -> bool:
-    """Whether the study has all its trials, and none of them is still worked on."""
+    """Whether the study has all its trials, and none of them is running."""
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     finished = sum(state.is_finished() for state in states)
     return finished >= (spec.trials or math.inf) and TrialState.RUNNING not in states
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial with the best first objective; of equals the first. None where no trial is complete."""
+    """The complete trial with the best first objective, of equals the first; None where no trial is complete."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
     return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
 
 
 def write_note(what: optuna.Trial | optuna.Study, text: str) -> None:
-    """What optuna-dashboard shows above a trial or study as Markdown, in which links can be followed."""
+    """Store a note in Markdown, which optuna-dashboard shows with a trial or study."""
     from optuna_dashboard import save_note  # takes a second, which is better spent while folds train
 
     save_note(what, text)
 
 
 def metric_name(objective: str) -> str:
-    """The name of an objective as a metric of the tracker, which takes no `=`."""
+    """The name of an objective's MLflow metric, which may not contain `=`."""
     return f"{Metric.OBJECTIVE}{objective.replace('=', '_')}"

@@ -1,4 +1,4 @@
-"""How the trials of a study did: one after the other, and one objective against the other."""
+"""Figures of a study's trials: the history of the objective, and the Pareto front of two objectives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIA
 
 
 def history(finished: Finished, note: str | None) -> Figure:
-    """Every finished trial's value, the best so far, and pruned trials at the last value that they reported."""
+    """The figure of the finished trials' values and the best so far, with pruned trials at their last reported value."""
     pruned = [
         (trial.number, trial.intermediate_values[trial.last_step])
         for trial in finished.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
@@ -40,7 +40,7 @@ def history(finished: Finished, note: str | None) -> Figure:
 
 
 def pareto(finished: Finished, second: str, note: str | None) -> Figure:
-    """The first objective against the second, and the trials that no other beats in both."""
+    """The figure of the first objective over the second, with the front of trials that no other beats in both."""
     note = joined("front: no other trial is at least as good in both objectives and better in one", note)
     figure = new_figure(7.6, 4.6, f"Pareto front: {finished.objective} and {second}", note)
     axes = figure.subplots()
