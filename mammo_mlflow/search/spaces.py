@@ -279,7 +279,7 @@ class _Reader:
                 self._fault(key, f"what it can be, {other.extent}", found)
 
     def _ordered(self, drawn: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
-        """The parameters in the file's order, but each after those its conditions name; a circle of these is a fault."""
+        """The parameters in the file's order, but each after those its conditions name; a circle is a fault."""
         found: list[Parameter] = []
         waiting = dict(drawn)
         while waiting:

@@ -15,7 +15,7 @@ from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIA
 
 
 def history(finished: Finished, note: str | None) -> Figure:
-    """The figure of the finished trials' values and the best so far, with pruned trials at their last reported value."""
+    """The figure of the finished trials' values and the best so far, with pruned trials at their last reported one."""
     pruned = [
         (trial.number, trial.intermediate_values[trial.last_step])
         for trial in finished.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
