@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
-from mammo_mlflow.data.phantom import PhantomSettings, settings_of
+from mammo_mlflow.data.phantom import PhantomSettings, settings_from_name
 from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
 from mammo_mlflow.ensembles.blend_weights import grid
 from mammo_mlflow.errors import UserError
@@ -184,7 +184,7 @@ def command(row: PaperRow, store: ReportedRuns) -> str:
     if row.family == "scratch":
         judged = {"folds": "10"} if row.backbone == "m1_10fold" else HOLDOUT
         given |= judged if store.phantom else {"preset": "table"}
-    settings = settings_of(Path(store.place)) if store.phantom else None
+    settings = settings_from_name(Path(store.place)) if store.phantom else None
     if settings is not None:
         made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
         usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}
