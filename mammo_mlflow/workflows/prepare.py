@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, Ingested, ingest
+from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
@@ -51,7 +51,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
     _show(made)
 
 
-def _log_all(run: TrackedRun, made: Ingested) -> None:
+def _log_all(run: TrackedRun, made: IngestResult) -> None:
     """Counts, what was left out, sheets of each class, and, of both splits, the fingerprint."""
     note = NOTE if made.synthetic else "CBIS-DDSM (Lee et al. 2017), CC BY 3.0"
     metrics = {
@@ -87,11 +87,11 @@ def _sheets(directory: Path, split: str) -> Iterator[tuple[str, list[tuple[str, 
             yield title, [(f"patch {row}", patches[2 * row], patches[2 * row + 1]) for row in shown]
 
 
-def _reasons(made: Ingested) -> Counter[str]:
+def _reasons(made: IngestResult) -> Counter[str]:
     return Counter(entry.reason for entry in made.left_out)
 
 
-def _show(made: Ingested) -> None:
+def _show(made: IngestResult) -> None:
     rows = [
         [split, *(str(of[name]) for name in TYPES.values()), str(sum(of.values()))] for split, of in made.counts.items()
     ]
