@@ -79,12 +79,11 @@ def singular(word):
 
 
 def not_in_their_row(classes, rows):
-    """The classes that end in a word of the glossary whose row names neither them nor their module."""
+    """The classes that end in a word of the glossary whose row names neither them nor their module or folder."""
     named = {singular(word.split()[-1]): names for words, names in rows for word in words}
     for one in sorted(classes):
-        module, _, name = one.rpartition(".")
-        word = singular(re.findall("[A-Z][a-z0-9]*|[A-Z]+(?=[A-Z]|$)", name)[-1])
-        if word in named and one not in named[word] and module not in named[word]:
+        word = singular(re.findall("[A-Z][a-z0-9]*|[A-Z]+(?=[A-Z]|$)", one)[-1])
+        if word in named and not any(f"{one}.".startswith(f"{name}.") for name in named[word]):
             yield f"{one} ends in '{word}'"
 
 
