@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from mammo_mlflow import checks
+from mammo_mlflow.commands.ensemble import EnsembleOptions, EnsembleSettings
+from mammo_mlflow.commands.shared import same_data
 from mammo_mlflow.data.patches import TASKS, targets
 from mammo_mlflow.data.splits import folds_frame
 from mammo_mlflow.disclosure import RANDOM, Disclosure
@@ -35,14 +37,13 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.search.blending import study_weights
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.compared import compared_tag, tell_compared
 from mammo_mlflow.tracking.registry import log_model, make_candidate, register, registered_run
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.vetting import SERVED_CODE
 from mammo_mlflow.training.final_model import EXAMPLE_PATCHES, Judged, log_test
-from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
-from mammo_mlflow.workflows.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import open_workbench
 
 EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
@@ -50,6 +51,8 @@ EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(t
 BEST = "best"
 OWN = "selected"
 """What an ensemble of members named one by one is called."""
+CHOICES = (BEST, *EVERY_METHOD)
+"""What `method` may be."""
 CLOSE = 1e-4
 """How far a member's answers inside of the ensemble may be from its stored ones."""
 
@@ -93,10 +96,10 @@ class Joined:
         return Disclosure.together(member.plan.said for member in self.members)
 
 
-def run(task: str, options: Options, asked: EnsembleOptions) -> None:
+def run(options: EnsembleOptions) -> None:
     """Make, judge and register an ensemble. Raises `UserError` before any run exists for what can be known by then."""
-    checks.one_of(*TASKS)("task", task)
-    checks.one_of(BEST, *EVERY_METHOD)("method", asked.method)
+    task, asked = options.task, options.settings
+    checks.one_of(*CHOICES)("method", asked.method)
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1:
         raise expected("objective", "one name", f"'{asked.objective}'")
@@ -117,13 +120,13 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         _finish(bench, joined, asked)
 
 
-def ensemble_key(members: Sequence[str], method: str, asked: EnsembleOptions, test_sha256: str) -> str:
+def ensemble_key(members: Sequence[str], method: str, asked: EnsembleSettings, test_sha256: str) -> str:
     """What an ensemble is found by: the keys of its members, the method that was chosen, and what was asked."""
-    facts = {"members": list(members), "method": method, "test": test_sha256, "asked": asdict(asked)}
+    facts = {"members": list(members), "method": method, "test": test_sha256, "asked": asked.model_dump()}
     return json_sha256({**facts, "ensemble_version": ENSEMBLE_VERSION})
 
 
-def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
+def _finish(bench: Workbench, joined: Joined, asked: EnsembleSettings) -> None:
     writer, patch_set = bench.writer, joined.members[0].plan.patch_set
     method = joined.best_method if asked.method == BEST else asked.method
     chosen, of_set = joined.ensembles[method], asked.members if asked.members in SETS else OWN
@@ -140,7 +143,7 @@ def _finish(bench: Workbench, joined: Joined, asked: EnsembleOptions) -> None:
         f"{joined.task} ensemble {of_set}{joined.said.suffix}",
         parent=None,
         tags=tags,
-        params={"task": joined.task, "family": "ensemble", **asdict(asked)},
+        params={"task": joined.task, "family": "ensemble", **asked.model_dump()},
     )
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, {key}))
     _log_out_of_fold(joined, top, chosen)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow import checks
-from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.commands.promote import PromoteOptions
 from mammo_mlflow.disclosure import PHANTOM, Disclosure
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.estimate import Estimate, log_estimates
@@ -25,6 +24,7 @@ from mammo_mlflow.experiment import ABNORMALITY_TYPE
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
 from mammo_mlflow.names import CHAMPION, Artifact, Metric, Tag, registered_name
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.promotion import (
     candidates_of,
@@ -35,15 +35,13 @@ from mammo_mlflow.tracking.promotion import (
     previous_of,
     promote,
     rolled_back,
-    what_it_is_not,
+    why_never_champion,
 )
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of, verified_model
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.budget import Budget, budget_of
-from mammo_mlflow.workflows.options import PromoteOptions
-from mammo_mlflow.workflows.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import ending_runs
 
 ALL = "all"
@@ -68,9 +66,9 @@ class Challenge:
         return next((gate for gate in self.gates if not gate.passed), None)
 
 
-def run(task: str, asked: PromoteOptions) -> None:
+def run(asked: PromoteOptions) -> None:
     """Decide about the champion of a task. Raises `UserError` before any run exists for what can be known by then."""
-    checks.one_of(*TASKS)("task", task)
+    task = asked.task
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1 or objectives[0].name == SECONDS:
         raise expected("objective", "one metric of predictions", f"'{asked.objective}'")
@@ -142,7 +140,7 @@ class _Decision:
                 other = version.tags.get(Tag.TASK, "a task not known here")
                 if other != self._task:
                     raise expected("candidate", f"a model for {self._task}", f"{version}, for {other}")
-                if why := what_it_is_not(version):
+                if why := why_never_champion(version):
                     raise expected("candidate", "a model that could be champion", f"{version}, {why}")
         else:
             past = rolled_back(client, self._task) | {origin(self._champion) if self._champion else ""}
@@ -261,7 +259,7 @@ class _Decision:
 
     def _start(self, outcome: str, tags: dict[str, str]) -> TrackedRun:
         """The run of the decision. It is FINISHED only where what it says has come to be."""
-        writer, params = self._writer, {"task": self._task, **asdict(self._asked)}
+        writer, params = self._writer, {"task": self._task, **self._asked.model_dump()}
         marks = {Tag.TASK: self._task, Tag.FAMILY: "promotion", Tag.DECISION: outcome}
         marks |= {Tag.CHAMPION_BEFORE: _named(self._champion), **tags}
         run = writer.start_run(f"{self._task} champion {outcome}", parent=None, tags=marks, params=params)
