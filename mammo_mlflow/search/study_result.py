@@ -17,6 +17,7 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
+from mammo_mlflow.search.study import StudyWorker, best_trial, metric_name
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.winner_test import WinnerTest, judge, paired_lead, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
@@ -24,7 +25,6 @@ from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
 from mammo_mlflow.training.final_model import Final, make_final
-from mammo_mlflow.worker.study import StudyWorker, best_trial, metric_name
 
 VERSION = 2
 """The version of a study's result, to be raised when a change of the code changes the result of the same trials.
