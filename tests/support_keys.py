@@ -8,12 +8,14 @@ when.
 import json
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 
+from mammo_mlflow.ensembles.registered_ensemble import EnsembleSpec, ensemble_key
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, Description, LayerCut
@@ -21,7 +23,6 @@ from mammo_mlflow.jobs.executors import Executor
 from mammo_mlflow.planning.base_models import BaseModel, BaseModels
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import PRESETS, preset_values
-from mammo_mlflow.workflows.ensemble import ensemble_key
 from mammo_mlflow.workflows.options import EnsembleOptions, Options, SearchOptions
 from mammo_mlflow.workflows.search import _questions
 
@@ -147,7 +148,10 @@ def ensembles():
         "pretrained average": ("average", EnsembleOptions(method="average")),
         "a,b svm": ("svm", EnsembleOptions(members="a,b", method="svm", threshold="youden", folds=3, seed=7)),
     }
-    return {name: ensemble_key(["a", "b"], method, options, "test") for name, (method, options) in asked.items()}
+    return {
+        name: ensemble_key(["a", "b"], method, EnsembleSpec(**asdict(options)), "test")
+        for name, (method, options) in asked.items()
+    }
 
 
 def all_keys():

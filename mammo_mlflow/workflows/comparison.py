@@ -13,7 +13,7 @@ from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.names import Artifact
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
-from mammo_mlflow.training.final_model import Final
+from mammo_mlflow.training.registered_model import Final
 from mammo_mlflow.workflows.terminal import say, show_table
 
 Outcome = tuple[CrossValidation, Final | None]
