@@ -1,4 +1,4 @@
-"""What every way to make an ensemble costs, nested figures included, and what the usual loop over a grid would.
+"""What every way to make an ensemble costs, nested scores included, and what the usual loop over a grid would.
 
     python benchmarks/ensemble_cost.py [--members 10] [--patches 2676] [--resamples 2000] [--output FILE]
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--objective", default="roc_auc")
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--naive-blends", type=int, default=60, help="blends that the naive loop really scores")
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     before = peak()
     data = predictions(options.patches, options.members)
@@ -60,9 +60,9 @@ def main() -> None:
         f" nested {naive['nested']:.0f} s ({naive['nested'] / ours:.0f}x)"
     )
     if options.output:
-        figures = {"members": options.members, "patches": options.patches, "seconds": seconds, "peak_mb": peak()}
-        figures |= {"start_mb": before, "methods": methods, "six_members": six, "naive": naive}
-        Path(options.output).write_text(json.dumps(figures, indent=1))
+        numbers = {"members": options.members, "patches": options.patches, "seconds": seconds, "peak_mb": peak()}
+        numbers |= {"start_mb": before, "methods": methods, "six_members": six, "naive": naive}
+        Path(options.output).write_text(json.dumps(numbers, indent=1))
 
 
 def predictions(patches: int, members: int) -> OutOfFold:
@@ -76,7 +76,7 @@ def predictions(patches: int, members: int) -> OutOfFold:
 
 
 def measure(data: OutOfFold, method: str, objective: str, resamples: int) -> dict[str, float]:
-    """A method's seconds, the peak memory after it in MB, and both of its figures."""
+    """A method's seconds, the peak memory after it in MB, and both of its scores."""
     start = time.perf_counter()
     found = choose(data, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[method]
     seconds = time.perf_counter() - start

@@ -4,7 +4,7 @@
 
 Members are logits of the truth with a shared and an own error, two patches a patient, four folds; a seed is a drawn
 data set. Kinds of members: `equal`; `unequal` skill from high to almost none; `one good` beside nearly noise; `opposed`
-errors that nearly cancel in the average; `weak`. Columns: the average, logistic regression, the neuron as the study
+errors that nearly cancel in the average; `weak`. Columns: the average, logistic regression, the neuron as the paper
 trains it (Glorot's start, an epoch a pass over the rows), with as many steps as on 2,000 rows, with a start from equal
 weights, and with both, which is the product's `dense`.
 """
@@ -69,7 +69,7 @@ def neuron(glorot: bool, more_steps: bool) -> Method:
 COLUMNS: dict[str, Method] = {
     "average": METHODS["average"],
     "logistic": METHODS["logistic"],
-    "the study's": neuron(True, False),
+    "the paper's": neuron(True, False),
     "+ steps": neuron(True, True),
     "+ equal": neuron(False, False),
     "dense": METHODS["dense"],

@@ -10,11 +10,8 @@ from pathlib import Path
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, expected
-from mammo_mlflow.experiment import PARTS, build, parameters
+from mammo_mlflow.experiment import DEFAULTS, build, parameters
 from mammo_mlflow.models.drawn import DROPOUTS, HEAD_WIDTHS, POOL_DROPOUTS, SCRATCH_WIDTHS
-
-DEFAULTS: dict[str, Value] = {name: value for part in PARTS.values() for name, value in vars(part()).items()}
-"""Of the parameters of all families' experiments."""
 
 EITHER = (False, True)
 ARCHITECTURES: dict[str, Mapping[str, Sequence[Value]]] = {

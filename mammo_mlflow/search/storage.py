@@ -20,7 +20,7 @@ from mammo_mlflow.databases import (
     Unusable,
     alone_with,
     check_file_writable,
-    check_writable,
+    check_folder_writable,
     clear_parts,
     fault,
     file_of,
@@ -46,7 +46,7 @@ def check_address(url: str) -> None:
         file = file_of(parsed)
         if file is not None:
             if not is_filled(file):
-                check_writable(file.absolute().parent)
+                check_folder_writable(file.absolute().parent)
         elif parsed.get_backend_name() != "sqlite":
             _check(look_at_server(parsed))
 

@@ -1,4 +1,4 @@
-"""What every ensemble method of `METHODS`, and every stacker of `STACKERS`, keeps: subclass with its name."""
+"""The tests that every method of `METHODS` and every stacker of `STACKERS` passes: subclass with a name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def drawn(
 
 
 class CombinerContract:
-    """A method gives weights or a level-1 model, and an honest figure of it: nothing of a fold goes into its own."""
+    """Tests that a method gives a combiner and an honest nested score: no fold's labels enter its own predictions."""
 
     fits_its_rows = True
     """Whether its score where it was chosen is better than chance on noise: not an average's, which chooses nothing."""
@@ -49,12 +49,12 @@ class CombinerContract:
 
     @pytest.fixture
     def method(self) -> str:
-        """Its name."""
+        """The method's name."""
         raise NotImplementedError
 
     @pytest.fixture
     def simulation(self) -> Callable[[int], Iterable[int]]:
-        """The seeds of so many repetitions."""
+        """The seeds of the repetitions."""
         return range
 
     def test_it_gives_both_figures(self, method: str) -> None:
@@ -95,11 +95,11 @@ class CombinerContract:
 
 
 class StackerContract:
-    """A level-1 model is the same for the same seed, and a member that says nothing does it no harm."""
+    """Tests that a stacker is reproducible with a seed, and that a member of pure noise does it no harm."""
 
     @pytest.fixture
     def stacker(self) -> str:
-        """Its name."""
+        """The stacker's name."""
         raise NotImplementedError
 
     def test_the_same_seed_gives_the_same_model(self, stacker: str) -> None:

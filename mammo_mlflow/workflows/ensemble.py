@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 
 from mammo_mlflow import checks
-from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.commands.ensemble import EnsembleOptions
+from mammo_mlflow.commands.shared import same_data
 from mammo_mlflow.ensembles.blend_weights import tuned
 from mammo_mlflow.ensembles.fitted_methods import FittedMethods, fit_methods
 from mammo_mlflow.ensembles.members import find_members
@@ -19,18 +19,19 @@ from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import CrossValidationSpec
 from mammo_mlflow.search.blending import study_weights
-from mammo_mlflow.workflows.options import EnsembleOptions, Options, same_data
-from mammo_mlflow.workflows.terminal import say, show_table
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import open_workbench
 
 EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
 """The methods by name; the one by Optuna is put together here, since the rooms do not know one another."""
+CHOICES = (BEST, *EVERY_METHOD)
+"""What `method` may be."""
 
 
-def run(task: str, options: Options, asked: EnsembleOptions) -> None:
+def run(options: EnsembleOptions) -> None:
     """Make, judge and register an ensemble. Raises `UserError` before any run exists for what can be known by then."""
-    checks.one_of(*TASKS)("task", task)
-    checks.one_of(BEST, *EVERY_METHOD)("method", asked.method)
+    task, asked = options.task, options.settings
+    checks.one_of(*CHOICES)("method", asked.method)
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1:
         raise expected("objective", "one name", f"'{asked.objective}'")
@@ -40,7 +41,7 @@ def run(task: str, options: Options, asked: EnsembleOptions) -> None:
         folds = planner.folds(cv, task)
         members = find_members(bench, planner, task, asked.members, cv, folds, partial(same_data, options))
         fitted = fit_methods(task, members, objectives[0], folds, asked.seed, EVERY_METHOD)
-        made = make_ensemble(bench, fitted, EnsembleSpec(**asdict(asked)))
+        made = make_ensemble(bench, fitted, EnsembleSpec(**asked.model_dump()))
         _show(fitted, made, of_all=asked.method == BEST)
 
 

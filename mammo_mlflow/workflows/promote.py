@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
-from mammo_mlflow import checks
-from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.commands.promote import PromoteOptions
 from mammo_mlflow.disclosure import PHANTOM
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.intervals import cluster_note
@@ -15,24 +13,22 @@ from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objecti
 from mammo_mlflow.names import CHAMPION, registered_name
 from mammo_mlflow.promotion.candidates import PromotionSpec, champion_name, disclosure_of
 from mammo_mlflow.promotion.decision import Decision, decide, roll_back
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.promotion import deciding
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import PromoteOptions
-from mammo_mlflow.workflows.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import ending_runs
 
 
-def run(task: str, asked: PromoteOptions) -> None:
+def run(options: PromoteOptions) -> None:
     """Decide about the champion of a task. Raises `UserError` before any run exists for what can be known by then."""
-    checks.one_of(*TASKS)("task", task)
-    objectives = parse_objectives(asked.objective)
+    task, objectives = options.task, parse_objectives(options.objective)
     if len(objectives) > 1 or objectives[0].name == SECONDS:
-        raise expected("objective", "one metric of predictions", f"'{asked.objective}'")
-    spec = PromotionSpec(task=task, **asdict(asked))
+        raise expected("objective", "one metric of predictions", f"'{options.objective}'")
+    spec = PromotionSpec(**options.model_dump())
     writer = Writer(*open_store(), {})
     with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task), ending_runs(writer):
-        if asked.rollback:
+        if options.rollback:
             now, before = roll_back(writer, spec, Path(folder))
             say(f"champion of {task}: {champion_name(now)} again, {champion_name(before)} before")
         else:

@@ -1,13 +1,14 @@
-"""`report`: the study's tables and figures beside the study's own, from whatever has been run."""
+"""`report`: write the paper's tables and figures beside one's own, from whatever has been run."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from mammo_mlflow.commands.report import ReportOptions
+from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import check_writable, whole
@@ -18,13 +19,12 @@ from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import render
 from mammo_mlflow.report.plots import draw_all
 from mammo_mlflow.report.report_data import ReportData, gather
+from mammo_mlflow.terminal import TerminalProgress, say
 from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.terminal import TerminalProgress, say
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
 MARKER = "report.json"
@@ -32,15 +32,15 @@ PAGE = "index.html"
 GENERATOR = "mammo_mlflow report"
 
 
-def run(asked: ReportOptions) -> None:
-    """Write the page, its figures and tables to a folder and to MLflow. Raises `UserError`."""
-    target = _target(asked.out)
+def run(options: ReportOptions) -> None:
+    """Write the page with its figures and tables to a folder and to MLflow. Raises `UserError`."""
+    target = _target(options.out)
     writer = Writer(*open_store(), {Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
         wanted: PatchSet | None = None
-        if asked.data:
-            options = Options(**{name: value for name, value in asdict(asked).items() if name != "out"})
-            wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
+        if options.data:
+            cache = Cache(None, WorkbenchOptions().cache_limit_gb)
+            wanted = load_data(options.data, options, cache, progress)
         content = gather(writer.client, wanted, Path(folder), progress.update)
         with whole(target) as staging:
             staging.mkdir()
@@ -53,7 +53,7 @@ def run(asked: ReportOptions) -> None:
 
 
 def _target(out: str) -> Path:
-    """The folder to write; an earlier report may be replaced, anything else is left alone."""
+    """Return the folder to write; an earlier report may be replaced, anything else is refused with a `UserError`."""
     target = report_folder(out).resolve()
     if not target.name or target.is_file():
         raise expected("out", "a folder to write", f"'{out}'")
@@ -83,7 +83,7 @@ def _is_a_report(folder: Path) -> bool:
 
 
 def _about(content: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
-    """What has to be said of the store itself."""
+    """Return sentences about the store itself: other data sets in it, and where it has no finished model."""
     said = []
     if content.others:
         word = "set" if len(content.others) == 1 else "sets"

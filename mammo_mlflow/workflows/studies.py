@@ -1,4 +1,4 @@
-"""What a search ends with on the terminal: each study's best setting beside the paper's, and how sure that is."""
+"""The results of a search on the terminal: each study's best setting beside the paper's, and how sure that is."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.study_result import StudyResult
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.workflows.comparison import final_cells
-from mammo_mlflow.workflows.terminal import say, show_table
 
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
 
 
 def show_studies(closings: Sequence[StudyResult], storage: str, plan: Plan) -> None:
-    """A table over the studies, a sentence on each, and where to look next."""
+    """Print a table of the studies, a sentence on each, and the commands to go on with."""
     if not closings:
         return
     names = ", ".join(objective.name for objective in closings[0].question.objectives)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_mlflow.cli import make_parser
+from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.ensembles.methods import METHODS
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import FAMILIES, build, convert, parameters
@@ -30,8 +30,7 @@ def test_the_studys_way_is_a_command(way):
     entry, *words = way.split()
     given = dict(word.split("=") for word in words[1::2])
     assert set(words[::2]) == {"-P"} and given
-    options = {action.dest for action in make_parser().sub_parsers[entry]._actions}
-    assert set(given) <= options
+    assert set(given) <= set(COMMANDS[entry].options.model_fields)
     if entry == "ensemble":
         assert given["method"] in METHODS
         assert parse_objectives(given["objective"])[0].name == given["objective"]

@@ -23,7 +23,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.spending import ALPHA, share
 from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.promotion import champion_of, deciding, promote, settle
+from mammo_mlflow.tracking.promotion import champion_of, deciding, finish_decision, promote
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
 
@@ -373,7 +373,7 @@ def test_a_version_made_by_hand_stays(place):
     place.promote()
     version = place.client.get_model_version(TASK_MODEL, "1")
     place.client.create_model_version(TASK_MODEL, version.source, version.run_id)
-    settle(place.client, TASK_MODEL)
+    finish_decision(place.client, TASK_MODEL)
     assert place.versions == [1, 2]
 
 
@@ -385,7 +385,7 @@ def test_the_champion_names_the_one_before_it(place):
     made = promote(place.client, "mass_calc", candidate, "")
     assert made.tags["mammo.previous"] == "1"
     place.client.delete_registered_model_alias(TASK_MODEL, "previous")
-    settle(place.client, TASK_MODEL)
+    finish_decision(place.client, TASK_MODEL)
     assert place.previous == 1
 
 
