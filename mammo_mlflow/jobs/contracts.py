@@ -43,7 +43,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A question: a value for a hyperparameter, by its `distribution` (see `search.architectures.distribution`)."""
+    """A request for the value of a hyperparameter, by its `distribution` (`search.architectures.distribution_from`)."""
 
     name: str
     distribution: Mapping[str, object]

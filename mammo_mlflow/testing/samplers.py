@@ -95,12 +95,12 @@ class Drawn:
     def trial(self, value: Callable[[Values], float] = lambda values: 0.0) -> Values:
         """Run one more trial and return the values that it drew."""
         trial = self.study.ask()
-        proposal = self.propose(trial)
-        proposal.store(trial)
-        told = value(proposal.values)
+        draft = self.propose(trial)
+        draft.store(trial)
+        told = value(draft.values)
         self.study.tell(trial, [told] if len(self.directions) == 1 else [told, -told])
-        assert self.study.trials[trial.number].params == proposal.params
-        return proposal.values
+        assert self.study.trials[trial.number].params == draft.params
+        return draft.values
 
     def trials(self, count: int, value: Callable[[Values], float] = lambda values: 0.0) -> list[Values]:
         """Run this many more trials."""
