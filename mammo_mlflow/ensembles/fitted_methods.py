@@ -10,7 +10,7 @@ import numpy as np
 from mammo_mlflow.data.patches import PatchSet, targets
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.ensembles.members import Member
-from mammo_mlflow.ensembles.methods import FittedEnsemble, choose
+from mammo_mlflow.ensembles.methods import FittedEnsemble, fit_ensembles
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.objectives import Objective
@@ -92,7 +92,7 @@ class FittedMethods:
         header = ["method", f"nested {self.objective.name}", "where chosen (optimistic)", "weights", "note"]
         rows = []
         for method, one in self.ensembles.items():
-            combiner = one.level1
+            combiner = one.combiner
             weights = combiner.arrays["weights"] if combiner.kind == "weights" else ()
             spelled = " ".join(f"{value:.2f}" for value in weights) or "-"
             rows.append([method, f"{one.nested}", f"{one.chosen_on:.3f}", spelled, combiner.note or "-"])
@@ -117,7 +117,7 @@ def fit_methods(
         data = OutOfFold(
             labels=targets(train.types, task), probabilities=probabilities, folds=folds, groups=train.patient_ids
         )
-        ensembles = choose(data, objective, seed=seed, known=methods)
+        ensembles = fit_ensembles(data, objective, seed=seed, known=methods)
     except UserError as problem:
         raise UserError(f"{task}: {problem}") from None
     return FittedMethods(task=task, members=members, objective=objective, data=data, ensembles=ensembles)

@@ -27,7 +27,7 @@ def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str) -> None
     header, rows = fitted.table()
     run.log_text(pd.DataFrame(rows, columns=header).to_csv(index=False), Artifact.METHODS)
     weights = {
-        name: one.level1.arrays["weights"] for name, one in fitted.ensembles.items() if one.level1.kind == "weights"
+        name: one.combiner.arrays["weights"] for name, one in fitted.ensembles.items() if one.combiner.kind == "weights"
     }
     run.log_text(pd.DataFrame(weights, index=names).T.to_csv(index_label="method"), Artifact.WEIGHTS)
     run.log_metrics({f"{Metric.OPTIMISTIC}{name}": one.chosen_on for name, one in fitted.ensembles.items()})

@@ -1,4 +1,4 @@
-"""The members of an ensemble: registered models of one task, with their out-of-fold and stored test predictions."""
+"""Find the members of an ensemble: registered models of one task, with their out-of-fold and test predictions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Member:
 
     @property
     def plan(self) -> Plan:
-        """What it was trained by."""
+        """The plan that it was trained by."""
         return self.base_model.plan
 
 

@@ -134,7 +134,7 @@ class EnsembleBuilder(ModelBuilder):
         """See `ModelBuilder`; the combiner's arrays are written beside `output`."""
         fitted, patch_set = self._fitted, self._fitted.patch_set
         level1 = output.with_name(f"{output.name}-level1.npz")
-        self._chosen.level1.save(level1)
+        self._chosen.combiner.save(level1)
         values = describe_ranges(patch_set.train.patches, fitted.sides)
         return EnsembleJob(
             name="ensemble assembling",

@@ -7,7 +7,7 @@ from functools import partial
 from mammo_mlflow import checks
 from mammo_mlflow.commands.ensemble import EnsembleOptions
 from mammo_mlflow.commands.shared import same_data
-from mammo_mlflow.ensembles.blend_weights import tuned
+from mammo_mlflow.ensembles.blend_weights import optimised
 from mammo_mlflow.ensembles.fitted_methods import FittedMethods, fit_methods
 from mammo_mlflow.ensembles.members import find_members
 from mammo_mlflow.ensembles.methods import METHODS, weights_method
@@ -22,7 +22,7 @@ from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import open_workbench
 
-EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(tuned, optimise=study_weights))}
+EVERY_METHOD: dict[str, Method] = {**METHODS, "optuna": weights_method(partial(optimised, optimiser=study_weights))}
 """The methods by name; the one by Optuna is put together here, since the rooms do not know one another."""
 CHOICES = (BEST, *EVERY_METHOD)
 """What `method` may be."""
