@@ -41,10 +41,10 @@ INGEST = """
 import sys
 from pathlib import Path
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.settings import Settings
+from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings
 if __name__ == "__main__":
     source, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    ingest(source, out, source, Settings(shared_patients="keep"), workers, lambda *_: None)
+    ingest(source, out, source, IngestSettings(shared_patients="keep"), workers, lambda *_: None)
 """
 
 

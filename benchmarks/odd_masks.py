@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support_collection import CROP, ODD, draw_film, plan, write_collection, write_dicom  # noqa: E402
 
-from mammo_mlflow.data.cbis_ddsm.ingest import Ingested, ingest  # noqa: E402
+from mammo_mlflow.data.cbis_ddsm.ingest import IngestResult, ingest  # noqa: E402
 from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings  # noqa: E402
 
 
@@ -83,7 +83,7 @@ def exchange_crops(root: Path, rows: list, shape: tuple[int, int]) -> None:
             write_dicom(path, np.ascontiguousarray(other), row.subject, CROP)
 
 
-def count(made: Ingested, rows: list, odd: dict[str, str]) -> dict[str, Counter[str]]:
+def count(made: IngestResult, rows: list, odd: dict[str, str]) -> dict[str, Counter[str]]:
     """By kind of mask, `whole` for those that are as they should be: how rows were located, and wrong boxes."""
     tables = [pd.read_csv(path, keep_default_na=False) for path in sorted(made.directory.glob("*_groups.csv"))]
     told = pd.concat(tables)

@@ -1,4 +1,4 @@
-"""The files of a data directory: array headers, labels, groups, the pass over a tensor, and writing them."""
+"""Read, check and write the files of a data directory: tensors, labels and groups."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ import pandas as pd
 from mammo_mlflow.errors import UserError, expected
 
 BLOCK_ROWS = 64
+"""Rows of a tensor that are read at a time."""
 HEADER_BYTES = 16_384  # NumPy reads none that is longer than 10,000
 
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """What the head of a `.npy` file says: shape, dtype and the offset in bytes at which the data begins."""
+    """The header of a `.npy` file: shape, dtype, and the offset in bytes at which the data begins."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -32,10 +33,10 @@ class ArrayHeader:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What one pass over a tensor found.
+    """Hashes and constant rows of a tensor file.
 
-    `sha256` is of the whole file, `digests` has one 16-byte digest for each odd (abnormality) row, `constant` lists the
-    rows whose pixels are all equal.
+    `sha256` is of the whole file, `digests` has 16 bytes of the sha256 of each odd (abnormality) row, `constant` lists
+    the rows whose pixels are all equal.
     """
 
     sha256: str
@@ -44,7 +45,7 @@ class Scan:
 
 
 def read_header(path: Path) -> ArrayHeader:
-    """Read the header of a `.npy` file and check that its data are all there, without reading them.
+    """Read the header of a `.npy` file and check by the file's length that all data are there, without reading them.
 
     Raises:
         UserError: the file is missing, empty, unreadable, no `.npy` file, holds Python objects, is in Fortran order, or
@@ -77,11 +78,11 @@ def read_header(path: Path) -> ArrayHeader:
 
 
 def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """NumPy's own reading of the header at the beginning of `head`: shape, Fortran order, dtype. Raises `UserError`.
+    """Parse a `.npy` header with NumPy: shape, whether it is in Fortran order, dtype. Raises `UserError`.
 
-    NumPy hands the header's text to Python's parser and then to `dtype`: a damaged one ends in errors of a dozen kinds
-    from both (TokenError, IndentationError, RecursionError, MemoryError, IndexError, TypeError …), in none of which a
-    byte of it was run. So every kind is caught, around these two calls alone.
+    NumPy gives the header's text to Python's parser and then to `dtype`, which raise a dozen kinds of errors for a
+    damaged one (TokenError, IndentationError, RecursionError, MemoryError, IndexError, TypeError …); none of its text
+    is executed. So every kind is caught, around these two calls alone.
     """
     with warnings.catch_warnings(action="ignore"):  # Python's parser warns of odd literals
         try:
@@ -92,9 +93,9 @@ def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
 
 
 def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader:
-    """The header of a tensor file that holds (2n, size, size) little-endian uint16 patches, n > 0.
+    """Check by its header that a tensor file holds little-endian uint16 patches (2n, size, size), n > 0; the header.
 
-    With `any_number` the patches may be of another integer or floating type, whose values are still to be looked at.
+    With `any_number` another integer or floating dtype is accepted; the caller has to check the values.
 
     Raises:
         UserError: as `read_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
@@ -105,15 +106,15 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader
         problems.append(expected(f"{name}: dtype", "uint16", f"{header.dtype.name}{order}"))
     if len(header.shape) != 3 or header.shape[1:] != (size, size):
         problems.append(expected(f"{name}: shape", f"(2n, {size}, {size})", header.shape))
-    elif fault := _unpaired(name, header):
+    elif fault := _row_count_fault(name, header):
         problems.append(fault)
     if problems:
         raise UserError("; ".join(map(str, problems)))
     return header
 
 
-def _unpaired(name: str, header: ArrayHeader) -> UserError | None:
-    """What is wrong with the number of rows: each abnormality has its baseline above it."""
+def _row_count_fault(name: str, header: ArrayHeader) -> UserError | None:
+    """The error for a number of rows that is 0 or odd, which cannot be pairs; else None."""
     rows = header.shape[0]
     if not rows:
         return expected(f"{name}: rows", "at least 2", 0)
@@ -121,7 +122,7 @@ def _unpaired(name: str, header: ArrayHeader) -> UserError | None:
 
 
 def read_types(path: Path) -> np.ndarray:
-    """Read a label file (2n,) of 0, type, 0, type … and give the types: int8 (n,), each 1 to 4.
+    """Read a label file (2n,) of 0, type, 0, type …: the types as int8 (n,), each 1 to 4.
 
     Raises:
         UserError: as `read_header`, or a label is not finite, not whole, outside 0 to 4, or baseline and abnormality
@@ -132,7 +133,7 @@ def read_types(path: Path) -> np.ndarray:
         raise expected(f"{name}: dtype", "an integer or float type", header.dtype.name)
     if len(header.shape) != 1:
         raise expected(f"{name}: shape", "(2n,)", header.shape)
-    if fault := _unpaired(name, header):
+    if fault := _row_count_fault(name, header):
         raise fault
     labels = np.load(path, allow_pickle=False)
     baseline = np.arange(len(labels)) % 2 == 0
@@ -176,10 +177,12 @@ def read_groups(path: Path) -> pd.DataFrame:
 
 
 def read_csv(path: Path, name: str, delimiters: str = ",") -> tuple[list[list[str]], str]:
-    """The stripped values of a CSV in UTF-8, and what stands between them: the most frequent in its first line.
+    """Read a CSV in UTF-8: its rows of stripped values, and its delimiter.
+
+    The delimiter is the most frequent of `delimiters` in the first line.
 
     Raises:
-        UserError: it is none, or cannot be read; the line is about `name`.
+        UserError: the file is no CSV in UTF-8 or cannot be read; the message begins with `name`.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -195,7 +198,11 @@ def read_csv(path: Path, name: str, delimiters: str = ",") -> tuple[list[list[st
 
 
 def scan_tensor(path: Path, header: ArrayHeader) -> Scan:
-    """Read a checked tensor once, in blocks of a few MB, and hash the file and each abnormality on the way."""
+    """Hash a checked tensor file and each of its abnormality rows in one pass, a few MB at a time.
+
+    Raises:
+        UserError: the file became shorter meanwhile.
+    """
     pixels = header.shape[1] * header.shape[2]
     patch = pixels * header.dtype.itemsize
     whole, digests, constant = hashlib.sha256(), list[bytes](), list[int]()
@@ -217,16 +224,16 @@ def scan_tensor(path: Path, header: ArrayHeader) -> Scan:
 def write_split(
     directory: Path, stem: str, size: int, types: Sequence[int], groups: pd.DataFrame, blocks: Iterable[np.ndarray]
 ) -> None:
-    """Write the tensor, labels and groups of a split of n abnormalities, the same bytes for the same values.
+    """Write the tensor, labels and groups files of a split of n abnormalities; the same values give the same bytes.
 
-    `types` and `groups` have n rows; `blocks` are uint16 (2k, size, size) in their order, even rows baselines, and are
-    written one at a time.
+    `types` (n,) are 1 to 4, `groups` has n rows; `blocks` are uint16 (2k, size, size) in the same order, even rows
+    baselines, and are written one at a time.
     """
     labels = np.zeros(2 * len(types), np.int64)
     labels[1::2] = types
     np.save(directory / f"{stem}_labels.npy", labels)
     groups.to_csv(directory / f"{stem}_groups.csv", index=False, lineterminator="\n")
-    # written, not mapped: on a full disk a write raises, a mapped page ends the process
+    # a write raises on a full disk, where a page mapped from the file would end the process
     with (directory / f"{stem}_tensor.npy").open("wb") as file:
         header = {"descr": "<u2", "fortran_order": False, "shape": (len(labels), size, size)}
         np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""Augmentation policies and their random transforms, one for each (seed, pair, view), drawn without any state."""
+"""Augmentation policies, and the random affine transform of each (seed, pair, view), a hash of the three."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationPolicy:
-    """The ranges transforms are drawn from, with the meaning of Keras's `ImageDataGenerator`.
+    """The ranges that random transforms are drawn from, as Keras's `ImageDataGenerator` defines them.
 
-    `rotation`: at most so many degrees either way (180 is every angle). `shift`: at most this fraction of the side,
-    each axis. `shear`: at most so many degrees. `zoom`: each axis by a factor of 1 ± zoom. Flips: with probability 1/2.
+    `rotation` and `shear`: the largest angle in degrees, either way (a rotation of 180 is every angle). `shift`: the
+    largest shift along each axis, as a fraction of the side. `zoom`: each axis by a factor of 1 - zoom to 1 + zoom.
+    Flips: with probability 1/2.
     """
 
     rotation: float = 0.0
@@ -45,11 +46,12 @@ POLICIES: dict[str, AugmentationPolicy] = {
 
 
 def draw_transforms(policy: str, pairs: np.ndarray, view: int, size: int, seed: int = 0) -> np.ndarray:
-    """The transform of view `view` of each pair: float32 (n, 8), for `keras.ops.image.affine_transform`.
+    """Draw the transform of view `view` of each pair: float32 (n, 8), for `keras.ops.image.affine_transform`.
 
-    `pairs` (n,) are whole numbers. Row (a0, a1, a2, b0, b1, b2, 0, 0) takes the output pixel in column x and row y from
-    the input at (a0 x + a1 y + a2, b0 x + b1 y + b2), about the centre (size - 1) / 2. It depends on seed, pair and
-    view alone, so baseline and abnormality of a pair share it and no order or selection of pairs changes it.
+    `pairs` (n,) are whole numbers, `size` is the side of a patch in pixels. Row (a0, a1, a2, b0, b1, b2, 0, 0) takes
+    the output pixel in column x and row y from the input at (a0 x + a1 y + a2, b0 x + b1 y + b2); rotation, shear and
+    zoom are about the centre, (size - 1) / 2. A transform depends on seed, pair and view alone: baseline and
+    abnormality of a pair share it, and no order or selection of pairs changes it.
 
     Raises:
         UserError: the policy is not in `POLICIES`.

@@ -1,4 +1,4 @@
-"""A data directory, checked from end to end and opened: training patches, the locked test set and their fingerprint."""
+"""Read and check a data directory: its training set, its test set and the sha256 of both."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.files import file_sha256, sha256
 
 IMAGE_SIZE = 150
+"""The side of the course's patches, in pixels."""
 SPLITS = {"train": "train", "test": "public_test"}
+"""Each split, and the first part of its files' names."""
 TYPES = {1: "mass benign", 2: "mass malignant", 3: "calcification benign", 4: "calcification malignant"}
 TASKS: dict[str, tuple[str, str]] = {
     "mass_calc": ("mass", "calcification"),
     "benign_malignant": ("benign", "malignant"),
 }
+"""The classes of each task: what targets 0 and 1 mean."""
 DUPLICATES = ("warn", "error")
 PHANTOM_FILE, PREPARED_FILE = "phantom.json", "prepare.json"
-"""What tells that patches are synthetic, and how patches of CBIS-DDSM were cut; both say their size."""
+"""The files that a phantom and an ingest of CBIS-DDSM write beside their arrays; both hold the patch size in pixels."""
 
 
 def targets(types: np.ndarray | Sequence[int], task: str) -> np.ndarray:
-    """The 0/1 target of each abnormality for a task: int8 (n,), from types (n,) of 1 to 4.
+    """The target (0 or 1) of each abnormality for a task: int8 (n,), from types (n,) of 1 to 4.
 
     Raises:
         UserError: the task is not in `TASKS`.
@@ -39,10 +42,10 @@ def targets(types: np.ndarray | Sequence[int], task: str) -> np.ndarray:
     return (kind // 2 if task == "mass_calc" else kind % 2).astype(np.int8)
 
 
-def lacking(types: np.ndarray | Sequence[int], task: str) -> str:
-    """What abnormalities of these types (n,) lack for a task, in words: `120 mass and no calcification`; "" if nothing.
+def missing_classes(types: np.ndarray | Sequence[int], task: str) -> str:
+    """Describe which class of a task is missing among types (n,) of 1 to 4; "" where both are there.
 
-    A task needs both of its classes, of whichever types.
+    For example `120 mass and no calcification`. Raises `UserError` for an unknown task.
     """
     counts = np.bincount(targets(types, task), minlength=2)
     if counts.all():
@@ -51,21 +54,22 @@ def lacking(types: np.ndarray | Sequence[int], task: str) -> str:
 
 
 def check_classes(types: np.ndarray | Sequence[int], task: str, asked: str = "") -> None:
-    """Raise `UserError` where training abnormalities of these types (n,) are of one class of a task.
+    """Check that training abnormalities of these types (n,), 1 to 4, have both classes of a task. Raises `UserError`.
 
-    `asked` is what the line is about, by default the task.
+    `asked` is the name that the message begins with, by default the task.
     """
-    if found := lacking(types, task):
+    if found := missing_classes(types, task):
         both = " and ".join(TASKS[task])
         raise expected(asked or task, f"{both} abnormalities in train_labels.npy", f"{found} abnormalities")
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The patches of one side of a data set.
+    """The patches of one split, train or test, of n abnormalities.
 
-    `patches` is (2n, S, S) uint16, mapped from its file and read-only: hand its path to another process, since pickling
-    it copies all pixels. `types` is int8 (n,), each 1 to 4 (see `TYPES`). `groups` has n rows of strings, or is None.
+    `patches` is uint16 (2n, size, size), even rows baselines, odd rows abnormalities; it is mapped from its file and
+    read-only: give another process the path, since pickling copies all pixels. `types` is int8 (n,), each 1 to 4 (see
+    `TYPES`). `groups` has n rows of strings, or is None.
     """
 
     name: str
@@ -79,12 +83,12 @@ class Split:
 
     @property
     def abnormality(self) -> np.ndarray:
-        """The abnormality patches, a (n, S, S) uint16 view."""
+        """The abnormality patches: uint16 (n, size, size), not a copy."""
         return self.patches[1::2]
 
     @property
     def baseline(self) -> np.ndarray:
-        """The healthy patch beside each abnormality, a (n, S, S) uint16 view."""
+        """The baseline of each abnormality: uint16 (n, size, size), not a copy."""
         return self.patches[0::2]
 
     @property
@@ -95,7 +99,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchSet:
-    """A checked data directory; `read_patch_set` makes it.
+    """A data directory that `read_patch_set` has checked and opened.
 
     `files` maps each data file to its sha256; `train_sha256` and `test_sha256` are over the names and hashes of one
     split's files. `train_duplicates` (n,) int64 holds, for each training abnormality, the index of the first one with
@@ -125,7 +129,7 @@ class PatchSet:
         }
 
     def describe(self) -> dict[str, object]:
-        """The fingerprint, ready for JSON; it does not depend on where the directory lies."""
+        """Hashes, sizes, counts and warnings as a dictionary for JSON; the directory's path is not in it."""
         patients = {
             split.name: None if split.patient_ids is None else len(np.unique(split.patient_ids))
             for split in (self.train, self.test)
@@ -144,7 +148,7 @@ class PatchSet:
 
 
 def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
-    """Check every file of a data directory and open it; patches stay mapped, so memory use is small.
+    """Check every file of a data directory and open it; patches are mapped from their files, not loaded.
 
     Constant patches, classes without a patch and patients in both splits give warnings; so do exact duplicates of an
     abnormality, unless `duplicates` is "error".
@@ -157,23 +161,23 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
     directory = Path(directory)
     if not directory.is_dir():
         raise expected(f"data: {directory}", "a directory", "a file" if directory.exists() else "nothing there")
-    halves = [name for name, stem in SPLITS.items() if (directory / f"{stem}_tensor.npy").exists()]
-    if len(halves) == 1 and (directory / PREPARED_FILE).exists():
-        other = next(name for name in SPLITS if name not in halves)
-        found = f"the {halves[0]} set alone; `prepare` with the {other} set's files makes both"
+    present = [name for name, stem in SPLITS.items() if (directory / f"{stem}_tensor.npy").exists()]
+    if len(present) == 1 and (directory / PREPARED_FILE).exists():
+        other = next(name for name in SPLITS if name not in present)
+        found = f"the {present[0]} set alone; `prepare` with the {other} set's files makes both"
         raise expected(f"data: {directory}", "a training set and a test set", found)
     phantom_size, prepared_size = (_stated_size(directory / name) for name in (PHANTOM_FILE, PREPARED_FILE))
     splits, scans = _read_splits(directory, phantom_size or prepared_size or IMAGE_SIZE)
     first, copies = _find_duplicates(scans["train"].digests, scans["test"].digests)
     if copies and duplicates == "error":
         raise UserError(f"{directory}: {'; '.join(copies)} (duplicates=error)")
-    files = {name: _hashes(directory, stem, scans[name]) for name, stem in SPLITS.items()}
+    files = {name: _file_sha256s(directory, stem, scans[name]) for name, stem in SPLITS.items()}
     return PatchSet(
         directory=directory,
         train=splits["train"],
         test=splits["test"],
-        train_sha256=_joint_sha256(files["train"]),
-        test_sha256=_joint_sha256(files["test"]),
+        train_sha256=_split_sha256(files["train"]),
+        test_sha256=_split_sha256(files["test"]),
         files={**files["train"], **files["test"]},
         phantom=phantom_size is not None,
         warnings=(*_warnings(splits, scans), *copies),
@@ -182,6 +186,7 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
 
 
 def _stated_size(path: Path) -> int | None:
+    """The patch size in pixels that a JSON file states; None where there is no such file. Raises `UserError`."""
     if not path.exists():
         return None
     try:
@@ -195,11 +200,12 @@ def _stated_size(path: Path) -> int | None:
 
 
 def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str, Scan]]:
-    """Both sides of the data, and what a pass over their patches found; none is read before all files are checked."""
+    """Both splits and the scan of each tensor; no tensor is read before every file is checked. Raises `UserError`."""
     problems: list[str] = []
 
     @contextmanager
-    def noted() -> Iterator[None]:
+    def collecting() -> Iterator[None]:
+        """Append the `UserError` of the block to `problems`."""
         try:
             yield
         except UserError as error:
@@ -209,12 +215,12 @@ def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str
     types: dict[str, np.ndarray] = {}
     groups: dict[str, pd.DataFrame] = {}
     for name, stem in SPLITS.items():
-        with noted():
+        with collecting():
             headers[name] = check_tensor(directory / f"{stem}_tensor.npy", size)
-        with noted():
+        with collecting():
             types[name] = read_types(directory / f"{stem}_labels.npy")
         path = directory / f"{stem}_groups.csv"
-        with noted():
+        with collecting():
             if path.exists():
                 groups[name] = read_groups(path)
         if name not in headers:
@@ -236,14 +242,14 @@ def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str
 
 
 def _find_duplicates(train: list[bytes], test: list[bytes]) -> tuple[np.ndarray, list[str]]:
-    """For each training abnormality the first with its pixels, and sentences about the copies in and across splits."""
-    first, found = _firsts(train), []
-    for stem, firsts in (("train", first), ("public_test", _firsts(test))):
+    """Find exact duplicates by digest: the first training abnormality like each, int64 (n,), and warnings."""
+    first, found = _first_occurrences(train), []
+    for stem, firsts in (("train", first), ("public_test", _first_occurrences(test))):
         again = np.flatnonzero(firsts != np.arange(len(firsts)))
         if len(again):
             rows = f"row {2 * again[0] + 1} repeats row {2 * firsts[again[0]] + 1}"
             found.append(f"{stem}_tensor.npy: {len(again)} exact duplicates of an earlier abnormality (first: {rows})")
-    joint = _firsts([*train, *test])[len(train) :]
+    joint = _first_occurrences([*train, *test])[len(train) :]
     across = np.flatnonzero(joint < len(train))
     if len(across):
         rows = f"row {2 * across[0] + 1} is training row {2 * joint[across[0]] + 1}"
@@ -251,12 +257,14 @@ def _find_duplicates(train: list[bytes], test: list[bytes]) -> tuple[np.ndarray,
     return first, found
 
 
-def _firsts(digests: list[bytes]) -> np.ndarray:
+def _first_occurrences(digests: list[bytes]) -> np.ndarray:
+    """For each digest the index of the first that is equal: int64 (n,)."""
     seen: dict[bytes, int] = {}
     return np.array([seen.setdefault(digest, index) for index, digest in enumerate(digests)], np.int64)
 
 
 def _warnings(splits: dict[str, Split], scans: dict[str, Scan]) -> list[str]:
+    """Warnings about constant patches, missing types and patients in both splits."""
     found = []
     for name, stem in SPLITS.items():
         if constant := scans[name].constant:
@@ -271,10 +279,12 @@ def _warnings(splits: dict[str, Split], scans: dict[str, Scan]) -> list[str]:
     return found
 
 
-def _hashes(directory: Path, stem: str, scan: Scan) -> dict[str, str]:
+def _file_sha256s(directory: Path, stem: str, scan: Scan) -> dict[str, str]:
+    """The sha256 of each file of a split, by name."""
     others = (directory / f"{stem}_labels.npy", directory / f"{stem}_groups.csv")
     return {f"{stem}_tensor.npy": scan.sha256} | {path.name: file_sha256(path) for path in others if path.exists()}
 
 
-def _joint_sha256(files: dict[str, str]) -> str:
+def _split_sha256(files: dict[str, str]) -> str:
+    """One sha256 over the names and hashes of a split's files."""
     return sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)))

@@ -1,4 +1,4 @@
-"""A synthetic data directory, made once and kept: it lets everything run anywhere and is no medical result."""
+"""The phantom: a data directory of synthetic patches, made once and kept, for runs without real data."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from mammo_mlflow.data.patches import PHANTOM_FILE, SPLITS
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import locked, whole
 
-VERSION = 1  # raised when the same settings give other pixels, labels or groups
+VERSION = 1  # to be raised when the same settings give other pixels, labels or groups
 NOTE = (
     "Synthetic patches made by a program. They show no patient, and no figure computed from them is a medical result."
 )
 TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
-LARGEST = 20_000_000_000  # bytes: what takes days to draw and fills disks is a slip
+LARGEST = 20_000_000_000  # bytes of patches; more is taken for a mistake, since it takes days to draw
 SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
 
 PhantomRow = Mapping[str, Any]
-"""An abnormality image of a plan: its columns in the groups file, its type, and what decides its look."""
+"""An abnormality to draw: its columns of the groups file, its type (1 to 4), and the numbers that decide its looks."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """How much to make: abnormalities in each split, side of a patch in pixels, seed.
+    """The size of a phantom: abnormalities in each split, side of a patch in pixels, seed.
 
     Raises:
         UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024, a negative seed or too many bytes.
@@ -64,17 +64,17 @@ class PhantomSettings:
 
     @property
     def bytes(self) -> int:
-        """What its patches take."""
+        """The bytes of its patches."""
         return 4 * (self.train + self.test) * self.size**2
 
     @property
     def directory_name(self) -> str:
-        """The directory such a phantom is kept under; it names every setting and the version of the generator."""
+        """The name of its data directory, made of every setting and the version of the generator."""
         return f"phantom-v{VERSION}-{self.train}-{self.test}-{self.size}px-seed{self.seed}"
 
 
-def settings_of(directory: Path) -> PhantomSettings | None:
-    """The settings that a phantom's directory is named after; None where it is called something else."""
+def settings_from_name(directory: Path) -> PhantomSettings | None:
+    """Parse the settings of a phantom from its directory's name; None for a directory of another name."""
     found = re.fullmatch(rf"phantom-v{VERSION}-(\d+)-(\d+)-(\d+)px-seed(\d+)", directory.name)
     return PhantomSettings(*map(int, found.groups())) if found else None
 
@@ -82,13 +82,13 @@ def settings_of(directory: Path) -> PhantomSettings | None:
 def make_phantom(
     settings: PhantomSettings, root: str | Path, progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """The data directory of a phantom under `root`, made if it is not there yet; the same settings give the same bytes.
+    """Make a phantom's data directory below `root` unless it is there; the same settings give the same bytes.
 
-    Several processes may ask at once: one makes it, the others wait. It appears under its name only when whole.
-    `progress` is called with the number of abnormalities drawn and to draw.
+    Where several processes call this at once, one makes it and the others wait. The directory gets its name only when
+    it is complete. `progress` is called with the number of abnormalities drawn and their total.
 
     Raises:
-        UserError: `root` cannot be written to.
+        UserError: `root` cannot be written to, or its disk has no room.
     """
     target = Path(root) / settings.directory_name
     if target.is_dir():
@@ -102,38 +102,41 @@ def make_phantom(
             if not target.is_dir():
                 with whole(target, alone=True) as folder:
                     folder.mkdir()
-                    _write(settings, folder, progress)
+                    _write_phantom(settings, folder, progress)
                 logger.info("made the phantom %s", target)
     except OSError as error:
         raise UserError(f"phantom: {target}: cannot be written: {error.strerror or error}") from None
     return target
 
 
-def _write(settings: PhantomSettings, directory: Path, progress: Callable[[int, int], None] | None) -> None:
-    def draw(number: int, plan: list[PhantomRow]) -> Iterator[np.ndarray]:
-        for index, row in enumerate(plan):
+def _write_phantom(settings: PhantomSettings, directory: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Draw both splits and write their files and `phantom.json` into `directory`."""
+
+    def draw_pairs(number: int, rows: list[PhantomRow]) -> Iterator[np.ndarray]:
+        for index, row in enumerate(rows):
             yield _draw_pair(np.random.default_rng([settings.seed, number, index]), settings.size, row)
             if progress is not None:
                 progress(number * settings.train + index + 1, settings.train + settings.test)
 
     for number, (name, stem) in enumerate(SPLITS.items()):
         rng = np.random.default_rng([settings.seed, number])
-        plan = _plan_abnormalities(rng, getattr(settings, name), PREFIXES[name])
+        rows = _draw_abnormalities(rng, getattr(settings, name), PREFIXES[name])
         columns = ["patient_id", "side", "view", "abnormality_id", "density", "subtlety"]
-        types, groups = [row["type"] for row in plan], pd.DataFrame(plan, columns=columns)
-        write_split(directory, stem, settings.size, types, groups, draw(number, plan))
+        types, groups = [row["type"] for row in rows], pd.DataFrame(rows, columns=columns)
+        write_split(directory, stem, settings.size, types, groups, draw_pairs(number, rows))
     content = {"generator": "mammo_mlflow phantom", "version": VERSION, **asdict(settings), "note": NOTE}
     (directory / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[PhantomRow]:
-    """One row for each abnormality image: its type, patient, view and what decides its look.
+def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[PhantomRow]:
+    """Draw type, patient, projection and looks of `count` abnormality patches, a row for each.
 
-    A patient has one abnormality or two, each seen in one view or two, so one to four rows. Suspicion, size and
-    conspicuity belong to the abnormality, film brightness and contrast to the patient; only suspicion knows the label.
+    A patient has one or two abnormalities, each on one or two projections (CC, MLO), so one to four rows. Suspicion,
+    size and conspicuity are drawn for the abnormality, film brightness and contrast for the patient; only suspicion
+    depends on whether it is benign or malignant.
     """
     abnormalities = []
-    for kind, number in zip(range(1, 5), _apportion(count), strict=True):
+    for kind, number in zip(range(1, 5), _counts_by_type(count), strict=True):
         while number > 0:
             views = min(number, int(rng.integers(1, 3)))
             abnormalities.append((kind, views))
@@ -166,40 +169,40 @@ def _plan_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> li
     return rows
 
 
-def _apportion(count: int) -> np.ndarray:
-    """Split a count over the four types in proportion to `TYPE_WEIGHTS`, by largest remainders."""
+def _counts_by_type(count: int) -> np.ndarray:
+    """Split a count over the four types in proportion to `TYPE_WEIGHTS`, by largest remainders: int (4,)."""
     share = count * np.array(TYPE_WEIGHTS) / sum(TYPE_WEIGHTS)
     whole = np.floor(share).astype(int)
     whole[np.argsort(whole - share, kind="stable")[: count - whole.sum()]] += 1
     return whole
 
 
-def _draw_pair(rng: np.random.Generator, size: int, plan: PhantomRow) -> np.ndarray:
-    """The baseline and the abnormality patch of one plan row: uint16 (2, size, size)."""
-    film = plan["contrast"] * images.draw_texture(rng, size)
-    film += (plan["brightness"] + rng.normal(0, 2_500, (2, 1, 1))).astype(np.float32)
+def _draw_pair(rng: np.random.Generator, size: int, row: PhantomRow) -> np.ndarray:
+    """Draw the baseline and the abnormality patch of one row: uint16 (2, size, size)."""
+    film = row["contrast"] * images.draw_texture(rng, size)
+    film += (row["brightness"] + rng.normal(0, 2_500, (2, 1, 1))).astype(np.float32)
     for patch, edge_chance in zip(film, (0.12, 0.35), strict=True):
         if rng.random() < edge_chance:
             patch -= rng.uniform(6_000, 16_000) * images.draw_edge(rng, size)
         patch += rng.uniform(6_000, 14_000) * images.draw_dust(rng, size)
-    film[1] += _draw_lesion(rng, size, plan)
+    film[1] += _draw_lesion(rng, size, row)
     film += rng.uniform(450, 800) * images.draw_grain(rng, size)
     return np.clip(np.rint(film), 0, 65_535).astype(np.uint16)
 
 
-def _draw_lesion(rng: np.random.Generator, size: int, plan: PhantomRow) -> np.ndarray:
-    """A plan row's lesion in film units, float32 (size, size).
+def _draw_lesion(rng: np.random.Generator, size: int, row: PhantomRow) -> np.ndarray:
+    """Draw the abnormality of one row, in grey values to be added: float32 (size, size).
 
-    Some calcifications lie in a patch of dense tissue and some masses hold a few specks of their own, as on real films.
+    Some calcifications lie in dense tissue and some masses hold a few calcifications, as on real films.
     """
-    suspicion = plan["suspicion"] + rng.normal(0, 0.3)
-    radius = min(max(plan["radius"] * math.exp(rng.normal(0, 0.1)), 0.15), 0.4)
-    if plan["type"] <= 2:
-        lesion = 8_000 * math.exp(0.45 * plan["conspicuity"]) * images.draw_mass(rng, size, suspicion, radius)
+    suspicion = row["suspicion"] + rng.normal(0, 0.3)
+    radius = min(max(row["radius"] * math.exp(rng.normal(0, 0.1)), 0.15), 0.4)
+    if row["type"] <= 2:
+        lesion = 8_000 * math.exp(0.45 * row["conspicuity"]) * images.draw_mass(rng, size, suspicion, radius)
         if rng.random() < 0.3:
             lesion += rng.uniform(1_500, 4_500) * images.draw_calcifications(rng, size, rng.normal(-1.5, 1), radius)
         return lesion
-    lesion = 4_500 * math.exp(0.5 * plan["conspicuity"]) * images.draw_calcifications(rng, size, suspicion, radius)
+    lesion = 4_500 * math.exp(0.5 * row["conspicuity"]) * images.draw_calcifications(rng, size, suspicion, radius)
     if rng.random() < 0.4:
         dense = rng.uniform(0.17, 0.4)
         lesion += 6_000 * math.exp(0.45 * rng.normal()) * images.draw_mass(rng, size, rng.normal(-0.3, 0.5), dense)

@@ -1,4 +1,4 @@
-"""Folds and inner holdouts: stratified by type, with every patient (and every exact duplicate) on one side."""
+"""Make folds and holdouts, stratified by type; patients and exact duplicates are never split."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def make_folds(
     task: str,
     duplicate_groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The fold of each training abnormality: int16 (n,), 0 to folds - 1.
+    """Assign each training abnormality to a fold: int16 (n,), 0 to folds - 1.
 
     `types` (n,) are 1 to 4, `patient_ids` (n,) or None, `duplicate_groups` (n,) equal where pixels are
-    (`PatchSet.train_duplicates`). No patient and no duplicate is on two sides. Folds are stratified by the types that
-    there are, so that they are the same for both tasks; where `task` could not be answered on these, by its classes.
+    (`PatchSet.train_duplicates`). All of a patient, and all duplicates, are in one fold. Folds are stratified by type,
+    so that they are the same for both tasks; where that leaves a fold without a class of `task`, by its classes.
 
     Raises:
         UserError: fewer than 2 folds, a class of the task without a patch or with too few patches or patients for
@@ -50,14 +50,14 @@ def make_folds(
     counts = {kind: len(np.unique(groups[types == kind])) for kind in np.unique(types)}
     if few := [f"{count} with a {TYPES[kind]}" for kind, count in counts.items() if count < folds]:
         _log.warning("folds: too few %s for one in each of %d folds: %s", unit, folds, ", ".join(few))
-    enough = max(np.bincount(types)) >= folds  # else scikit-learn has no split
-    numbers = _stratified(types, groups, folds, seed) if enough else None
-    if numbers is None or _without_class(numbers, classes, folds):
+    enough = max(np.bincount(types)) >= folds  # scikit-learn refuses to split where no type has so many
+    numbers = _stratified_folds(types, groups, folds, seed) if enough else None
+    if numbers is None or _folds_without_class(numbers, classes, folds):
         _log.warning("folds: stratified by %s alone, and so for %s alone", " and ".join(TASKS[task]), task)
-        numbers = _stratified(classes, groups, folds, seed)
+        numbers = _stratified_folds(classes, groups, folds, seed)
     if len(np.unique(np.stack([groups, numbers]), axis=1).T) != len(np.unique(groups)):
         raise UserError("folds: a patient or duplicate ended up in two folds")
-    for fold, value in _without_class(numbers, classes, folds):
+    for fold, value in _folds_without_class(numbers, classes, folds):
         raise UserError(f"folds: fold {fold} of {folds} has no {TASKS[task][value]} patch; use fewer folds")
     return numbers
 
@@ -70,7 +70,9 @@ def make_holdout(
     task: str,
     duplicate_groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A single split in the form of `make_folds`, int16 (n,): 0 where held out, about `share` of each type, else -1.
+    """Make a single split in the form of `make_folds`: int16 (n,), 0 where held out, else -1.
+
+    About `share` (0 to 1) of each type is held out; the other arguments are as in `make_folds`.
 
     Raises:
         UserError: a class of the task would be missing on one side.
@@ -91,12 +93,12 @@ def inner_holdout(
     seed: int = 0,
     duplicate_groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a fold's training abnormalities into those to fit on and those early stopping watches.
+    """Split a fold's training abnormalities into those to train on and those whose loss early stopping watches.
 
     `indices` (m,) point into `types`, `patient_ids` and `duplicate_groups`, which are (n,) over all training
-    abnormalities. Whole patients are drawn in random order as long as each brings the number of each type nearer to
-    `fraction` of it, at least one; of each class of the task, where types would leave a side without one. Both results
-    are sorted and together are `indices`.
+    abnormalities. Whole patients are taken in random order where that brings the number of each type nearer to
+    `fraction` (0 to 1) of it, at least one. Where a side would be without a class of the task, classes are counted
+    instead of types. Both results are sorted and together are `indices`.
 
     Raises:
         UserError: the fraction is not between 0 and 1, or a class of the task would be missing on one side.
@@ -105,10 +107,10 @@ def inner_holdout(
         raise expected("fraction", "more than 0 and less than 1", fraction)
     indices = np.sort(np.asarray(indices))
     kinds = np.asarray(types)[indices]
-    keys = (None if known is None else np.asarray(known)[indices] for known in (patient_ids, duplicate_groups))
-    groups, classes = _merge_groups(len(indices), *keys), targets(kinds, task)
+    groupings = (None if known is None else np.asarray(known)[indices] for known in (patient_ids, duplicate_groups))
+    groups, classes = _merge_groups(len(indices), *groupings), targets(kinds, task)
     for strata in (kinds - 1, classes):
-        held_out = _drawn(strata, groups, fraction, seed)
+        held_out = _draw_holdout(strata, groups, fraction, seed)
         sides = [set(classes[held_out]), set(classes[~held_out])]
         if all(len(side) == len(TASKS[task]) for side in sides):
             return indices[~held_out], indices[held_out]
@@ -119,8 +121,8 @@ def inner_holdout(
     )
 
 
-def _drawn(strata: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Which rows are held out, bool (m,): whole groups, about `fraction` of each of the `strata` (m,), 0 to 3."""
+def _draw_holdout(strata: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose the rows to hold out, bool (m,): whole `groups`, about `fraction` of each of `strata` (m,), 0 to 3."""
     counts = np.zeros((groups.max(initial=-1) + 1, len(TYPES)), np.int64)
     np.add.at(counts, (groups, strata), 1)
     total = counts.sum(axis=0)
@@ -138,25 +140,25 @@ def _drawn(strata: np.ndarray, groups: np.ndarray, fraction: float, seed: int) -
 
 
 def folds_sha256(fold_numbers: np.ndarray) -> str:
-    """The sha256 of the fold numbers (n,) as little-endian int16, in hexadecimal."""
+    """The sha256 (hexadecimal) of fold numbers (n,), hashed as little-endian int16."""
     return sha256(np.asarray(fold_numbers).astype("<i2").tobytes())
 
 
 def folds_frame(split: Split, fold_numbers: np.ndarray) -> pd.DataFrame:
-    """One row for each abnormality: patch (its index), fold, type (1 to 4) and, where known, patient_id."""
+    """Folds (n,) as a table: patch (the abnormality's index), fold, type (1 to 4) and, where known, patient_id."""
     frame = pd.DataFrame({"patch": np.arange(len(split)), "fold": np.asarray(fold_numbers), "type": split.types})
     if split.patient_ids is not None:
         frame["patient_id"] = split.patient_ids
     return frame
 
 
-def _merge_groups(count: int, *keys: np.ndarray | None) -> np.ndarray:
-    """Number the groups (n,) that must stay together: joined by a patient or by equal pixels, also in chains.
+def _merge_groups(count: int, *groupings: np.ndarray | None) -> np.ndarray:
+    """Number the groups of rows that must stay together, (count,): connected by any of the groupings, also in chains.
 
-    Each of `keys` (n,) is equal where two belong together, or None.
+    Each of `groupings` (count,) has equal values where two rows belong together, or is None.
     """
     nodes, edges, offset = np.arange(count), [], count
-    for known in keys:
+    for known in groupings:
         if known is not None:
             _, numbers = np.unique(np.asarray(known), return_inverse=True)
             edges.append(numbers + offset)
@@ -168,18 +170,18 @@ def _merge_groups(count: int, *keys: np.ndarray | None) -> np.ndarray:
     return connected_components(graph, directed=False)[1][:count]
 
 
-def _stratified(strata: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Folds int16 (n,) of whole groups, each with about its share of every one of the `strata` (n,)."""
+def _stratified_folds(strata: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Folds, int16 (n,), of whole `groups` (n,), each with about the same part of every one of the `strata` (n,)."""
     numbers = np.empty(len(strata), np.int16)
     grouped = len(np.unique(groups)) < len(strata)
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # `make_folds` says it in its own words
+        warnings.filterwarnings("ignore", "The least populated class")  # `make_folds` warns of it itself
         for number, (_, held_out) in enumerate(splitter.split(strata, strata, groups if grouped else None)):
             numbers[held_out] = number
     return numbers
 
 
-def _without_class(numbers: np.ndarray, classes: np.ndarray, folds: int) -> list[tuple[int, int]]:
-    """The folds that lack a class, and the class."""
+def _folds_without_class(numbers: np.ndarray, classes: np.ndarray, folds: int) -> list[tuple[int, int]]:
+    """Each (fold, class) of which the fold, of numbers (n,), has no row of the class, of `classes` (n,)."""
     return [(fold, value) for fold in range(folds) for value in (0, 1) if value not in classes[numbers == fold]]

@@ -195,7 +195,7 @@ class FitJob(Job[FitResult]):
     files by the tail's inputs, empty where the training is on-line. `constants` are inputs of one number a row (n,).
     """
 
-    target = "mammo_mlflow.engine.train:run"
+    target = "mammo_mlflow.engine.train:train_fit"
 
     experiment: Experiment
     network: Network

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
-from mammo_mlflow.data.phantom import PhantomSettings, settings_of
+from mammo_mlflow.data.phantom import PhantomSettings, settings_from_name
 from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
 from mammo_mlflow.ensembles.blend_weights import grid
 from mammo_mlflow.errors import UserError
@@ -192,7 +192,7 @@ def command(row: PaperRow, runs: ReportedRuns) -> str:
     if row.family == "scratch":
         judged = {"folds": "10"} if row.backbone == "m1_10fold" else HOLDOUT
         given |= judged if runs.phantom else {"preset": "table"}
-    settings = settings_of(Path(runs.place)) if runs.phantom else None
+    settings = settings_from_name(Path(runs.place)) if runs.phantom else None
     if settings is not None:
         made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
         usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.patches import TYPES, PatchSet, lacking, read_patch_set
+from mammo_mlflow.data.patches import TYPES, PatchSet, missing_classes, read_patch_set
 from mammo_mlflow.disclosure import PHANTOM, SCORED, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
@@ -125,7 +125,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     )
     patch_set = wanted or _patch_set(runs, chosen, warnings)
     if patch_set is not None:
-        found = {name: lacking(patch_set.train.types, name) for name in TASKS}
+        found = {name: missing_classes(patch_set.train.types, name) for name in TASKS}
         runs = replace(runs, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
     filled_tables = tuple((table, tuple(fill(table, runs))) for table in every)

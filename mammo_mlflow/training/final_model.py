@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.patches import TASKS, PatchSet, lacking, targets
+from mammo_mlflow.data.patches import TASKS, PatchSet, missing_classes, targets
 from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
@@ -202,7 +202,7 @@ def _log_figures(judged: Judged, run: TrackedRun, test: pd.DataFrame, threshold:
         at = f"{title} at the chosen threshold"
         run.log_figure(figures.confusion_matrix(labels, predicted, threshold, classes, at, note), "confusion_threshold")
     curves = {judged.label: (labels, predicted, groups)}
-    if missing := lacking(test["type"], judged.task):
+    if missing := missing_classes(test["type"], judged.task):
         _log.warning("%s: %s abnormalities: what compares the two classes is left out", title, missing)
     else:
         run.log_figure(figures.roc_curves(curves, title, note), "roc")

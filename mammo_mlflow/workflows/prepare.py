@@ -12,7 +12,7 @@ import numpy as np
 
 from mammo_mlflow.commands.prepare import PrepareOptions
 from mammo_mlflow.commands.shared import available_cores
-from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, Ingested, ingest
+from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
@@ -52,7 +52,7 @@ def run(options: PrepareOptions) -> None:
     _show(made)
 
 
-def _log_all(run: TrackedRun, made: Ingested) -> None:
+def _log_all(run: TrackedRun, made: IngestResult) -> None:
     """Log counts, the rows left out, sheets of patches of each class, and, with both splits, the data's sha256."""
     note = NOTE if made.synthetic else "CBIS-DDSM (Lee et al. 2017), CC BY 3.0"
     metrics = {
@@ -88,11 +88,11 @@ def _sheets(directory: Path, split: str) -> Iterator[tuple[str, list[tuple[str, 
             yield title, [(f"patch {row}", patches[2 * row], patches[2 * row + 1]) for row in shown]
 
 
-def _reasons(made: Ingested) -> Counter[str]:
+def _reasons(made: IngestResult) -> Counter[str]:
     return Counter(entry.reason for entry in made.left_out)
 
 
-def _show(made: Ingested) -> None:
+def _show(made: IngestResult) -> None:
     rows = [
         [split, *(str(of[name]) for name in TYPES.values()), str(sum(of.values()))] for split, of in made.counts.items()
     ]

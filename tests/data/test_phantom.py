@@ -56,8 +56,8 @@ def test_a_second_call_keeps_what_is_there(tmp_path):
 
 
 def test_classes_follow_the_real_test_set(tmp_path):
-    assert phantom._apportion(336).tolist() == [113, 66, 106, 51]
-    assert phantom._apportion(16).sum() == 16
+    assert phantom._counts_by_type(336).tolist() == [113, 66, 106, 51]
+    assert phantom._counts_by_type(16).sum() == 16
     counts = read_patch_set(make_phantom(PhantomSettings(336, 16, 32), tmp_path)).class_counts()["train"]
     assert list(counts.values()) == [113, 66, 106, 51]
 
@@ -119,14 +119,14 @@ def test_processes_that_ask_at_once_get_one_whole_directory(system, made, tmp_pa
 
 
 def test_it_is_drawn_once_and_appears_only_when_whole(tmp_path, monkeypatch):
-    drawn, write = [], phantom._write
+    drawn, write = [], phantom._write_phantom
 
     def watched(settings, directory, progress):
         drawn.append(directory)
         assert not (tmp_path / SMALL.directory_name).exists()
         write(settings, directory, progress)
 
-    monkeypatch.setattr(phantom, "_write", watched)
+    monkeypatch.setattr(phantom, "_write_phantom", watched)
     make_phantom(SMALL, tmp_path)
     make_phantom(SMALL, tmp_path)
     assert len(drawn) == 1

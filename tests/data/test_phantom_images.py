@@ -54,26 +54,26 @@ def test_suspicious_specks_are_more_and_finer():
 
 
 def test_malignant_abnormalities_are_drawn_from_higher_suspicion():
-    plan = phantom._plan_abnormalities(np.random.default_rng(0), 2_000, "P")
-    suspicion, kinds = np.array([row["suspicion"] for row in plan]), np.array([row["type"] for row in plan])
+    rows = phantom._draw_abnormalities(np.random.default_rng(0), 2_000, "P")
+    suspicion, kinds = np.array([row["suspicion"] for row in rows]), np.array([row["type"] for row in rows])
     for benign, malignant in ((1, 2), (3, 4)):
         won = (suspicion[kinds == malignant][:, None] > suspicion[kinds == benign][None, :]).mean()
         assert 0.96 < won < 0.999
 
 
 def test_nothing_else_in_the_plan_knows_the_label():
-    plan = phantom._plan_abnormalities(np.random.default_rng(0), 8_000, "P")
-    kinds = np.array([row["type"] for row in plan])
+    rows = phantom._draw_abnormalities(np.random.default_rng(0), 8_000, "P")
+    kinds = np.array([row["type"] for row in rows])
     for name in ("brightness", "contrast", "conspicuity", "radius", "density", "subtlety"):
-        values = np.array([row[name] for row in plan], float)
+        values = np.array([row[name] for row in rows], float)
         means = [values[kinds == kind].mean() for kind in range(1, 5)]
         assert np.ptp(means) < 0.15 * values.std(), name
 
 
 def test_some_calcifications_lie_in_dense_tissue_and_some_masses_hold_specks():
     def share(kind, suspicion, is_mixed):
-        plan = {"type": kind, "suspicion": suspicion, "radius": 0.25, "conspicuity": 0.0}
-        return np.mean([is_mixed(phantom._draw_lesion(np.random.default_rng(seed), 100, plan)) for seed in range(150)])
+        row = {"type": kind, "suspicion": suspicion, "radius": 0.25, "conspicuity": 0.0}
+        return np.mean([is_mixed(phantom._draw_lesion(np.random.default_rng(seed), 100, row)) for seed in range(150)])
 
     def has_specks(lesion):
         bend = 4 * lesion[1:-1, 1:-1] - lesion[:-2, 1:-1] - lesion[2:, 1:-1] - lesion[1:-1, :-2] - lesion[1:-1, 2:]

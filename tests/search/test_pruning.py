@@ -33,7 +33,7 @@ from mammo_mlflow.training.fit_runs import FitRuns
 TRIALS, FOLDS, RATE = 20, 4, "learning_rate"
 SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-7, high: 1, log: true}\n"
 FIXED = {"weights": "random", "views": 0, "folds": FOLDS, "final": "none", "precision": "float32", "threads": 1}
-TRAINING = "mammo_mlflow.engine.train:run"
+TRAINING = "mammo_mlflow.engine.train:train_fit"
 
 
 class Pretending(InlineExecutor):

@@ -1,4 +1,4 @@
-"""From a film and a box to two patches: the abnormality and its baseline, healthy tissue of the same size beside it."""
+"""Cut a pair out of a film: the abnormality in a box, and its baseline, healthy tissue of the same size beside it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mammo_mlflow.data.cbis_ddsm.settings import SIDES, CropSettings
 from mammo_mlflow.errors import UserError, expected
 
 BLOCKS = 160
-"""Blocks across a film's shorter side, at least, in which tissue is looked for; none is larger than 16 pixels."""
+"""The least number of blocks along a film's shorter side when the breast is searched; a block has 16 pixels or less."""
 SATURATED = 65_000
-"""What is brighter, averaged over a block, is a film's white edge and no tissue."""
+"""The mean grey value of a block from which it is a film's white edge, not tissue."""
 
 
 @dataclass(frozen=True, order=True)
 class Box:
-    """A rectangle on a film, in its pixels: the left upper corner and the size."""
+    """A rectangle on a film: the left upper corner and the size, in pixels."""
 
     x: int
     y: int
@@ -31,28 +31,28 @@ class Box:
 
     @classmethod
     def between(cls, rows: slice, columns: slice) -> Box:
-        """The box of these rows and columns."""
+        """The box of a range of rows and one of columns."""
         return cls(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
 
-    def within(self, outer: Box) -> Box:
-        """The same box on a film, where it is one on the film's part in `outer`."""
-        return replace(self, x=outer.x + self.x, y=outer.y + self.y)
+    def offset_by(self, window: Box) -> Box:
+        """Convert the box from coordinates of a window on a film to those of the film."""
+        return replace(self, x=window.x + self.x, y=window.y + self.y)
 
-    def of(self, image: np.ndarray) -> np.ndarray:
-        """The image's part in the box, a view."""
+    def pixels(self, image: np.ndarray) -> np.ndarray:
+        """The pixels (height, width) of an image (rows, columns) inside the box, not a copy."""
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
     def inside(self, shape: tuple[int, ...]) -> bool:
-        """Whether the whole box lies in an image of that shape (height, width)."""
+        """Whether the box is not empty and lies within an image of that shape (height, width)."""
         return min(self.width, self.height) > 0 and self.widened(0, 0, shape) == self
 
-    def beside(self, side: str) -> Box:
-        """The box of the same size that touches this one on a side."""
+    def neighbour(self, side: str) -> Box:
+        """The box of the same size that touches this one on a side, one of `SIDES`."""
         right, down = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}[side]
         return Box(self.x + right * self.width, self.y + down * self.height, self.width, self.height)
 
     def widened(self, down: int, across: int, shape: tuple[int, ...]) -> Box:
-        """The box with so many rows and columns more on each side, as far as an image of that shape goes."""
+        """Extend the box by `down` rows and `across` columns on each side, within an image of `shape`."""
         left, top = max(0, self.x - across), max(0, self.y - down)
         right, bottom = min(shape[1], self.x + self.width + across), min(shape[0], self.y + self.height + down)
         return Box(left, top, right - left, bottom - top)
@@ -60,9 +60,9 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two patches (size, size) uint16 and where they were cut; without a baseline why there is none.
+    """An abnormality and its baseline, uint16 (size, size) each, and the boxes they were cut from.
 
-    `note` tells what was done where the box is of an odd mask.
+    Without a baseline, `why` says what was wrong on each side. `note` says how an odd mask was read.
     """
 
     abnormality: np.ndarray
@@ -75,7 +75,7 @@ class Pair:
 
 
 def box_of(mask: np.ndarray) -> Box:
-    """The bounding box of what is marked in a mask, bool (rows, columns), which must not be empty."""
+    """The bounding box of the true pixels of a mask, bool (rows, columns), at least one of which is true."""
     rows = np.flatnonzero(mask.any(axis=1))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     columns = np.flatnonzero(mask[top:bottom].any(axis=0))
@@ -85,33 +85,33 @@ def box_of(mask: np.ndarray) -> Box:
 
 @dataclass(frozen=True)
 class Breast:
-    """Where the breast is on a film: `mask`, bool, has a pixel for each `block` × `block` of the film's."""
+    """Where the breast is on a film: `mask`, bool, has one value for each block of `block` × `block` pixels."""
 
     mask: np.ndarray
     block: int
 
-    def share(self, box: Box) -> float:
-        """The part of a box that lies in the breast; a film's last, incomplete blocks are as their neighbours."""
-        rows, columns = _cover(box.y, box.height, self.block), _cover(box.x, box.width, self.block)
+    def tissue_share(self, box: Box) -> float:
+        """The fraction (0 to 1) of a box inside the breast; a film's incomplete blocks count as their neighbours."""
+        rows, columns = _block_overlaps(box.y, box.height, self.block), _block_overlaps(box.x, box.width, self.block)
         inside = self.mask.take(rows[0], 0, mode="clip").take(columns[0], 1, mode="clip")
         return float(rows[1] @ inside @ columns[1]) / (box.width * box.height)
 
 
-def _cover(start: int, length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks that a side of a box touches, and how many of its pixels lie in each."""
+def _block_overlaps(start: int, length: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks that a side of a box overlaps, and by how many pixels each."""
     blocks = np.arange(start // block, -(-(start + length) // block))
     return blocks, np.minimum(start + length, (blocks + 1) * block) - np.maximum(start, blocks * block)
 
 
 def find_breast(film: np.ndarray) -> Breast:
-    """The breast on a film, uint16 (rows, columns).
+    """Find the breast on a film, uint16 (rows, columns).
 
-    It is the largest connected part above a threshold, which is Otsu's (1979) on square roots, or a fifth of the 95th
-    percentile where that is lower (a film may hold little else than tissue, or have white edges). Letters on the
-    film are apart from it. Raises `UserError` where nothing stands out.
+    It is the largest connected region above a grey value: Otsu's (1979) on square roots, or a fifth of the 95th
+    percentile where that is lower (a film may show little else than tissue, or have white edges). Letters on the film
+    are regions of their own. Raises `UserError` where no region stands out.
     """
     block = min(16, max(1, min(film.shape) // BLOCKS))
-    coarse = smaller(film, block).astype(np.float32, copy=False)
+    coarse = block_means(film, block).astype(np.float32, copy=False)
     exposed = coarse < SATURATED
     if not exposed.any() or np.ptp(coarse[exposed]) == 0:
         raise expected("film", "a breast on it", "nothing that stands out")
@@ -125,48 +125,49 @@ def find_breast(film: np.ndarray) -> Breast:
     return Breast(ndimage.binary_fill_holes(parts == largest), block)
 
 
-def smaller(image: np.ndarray, factor: int) -> np.ndarray:
-    """The averages, float32, of an image's `factor` × `factor` blocks but for incomplete ones; at 1 the image."""
+def block_means(image: np.ndarray, factor: int) -> np.ndarray:
+    """Shrink an image (rows, columns) to the means, float32, of complete `factor` × `factor` blocks; at 1 as it is."""
     rows, columns = (side // factor for side in image.shape)
     blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
     return blocks.mean((1, 3), np.float32) if factor > 1 else image
 
 
-def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, how: CropSettings) -> Pair:
-    """The abnormality in `box` and its baseline.
+def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np.ndarray, crop: CropSettings) -> Pair:
+    """Cut the abnormality in `box` and its baseline out of a film, uint16 (rows, columns).
 
-    Of the sides asked for, the baseline is on the one with most tissue, or on the first that will do where an order was
-    given; it lies in the film, holds enough tissue, and nothing of `taken`, bool of the film's shape. `breast` is asked
-    for `find_breast`'s answer. Raises `UserError` where the box leaves the film or holds a single grey value.
+    A baseline has to lie within the film, hold enough tissue, and overlap no pixel of `taken`, bool of the film's
+    shape. With `baseline_side=any` it is on the side with most tissue, else on the first side that is possible.
+    `breast` gives `find_breast` of the film; it is called only where needed. Raises `UserError` where the box leaves
+    the film or all its pixels are equal.
     """
     if not box.inside(film.shape):
         raise expected("box", f"one in the film of {film.shape[1]}×{film.shape[0]} pixels", box)
-    wide = box.widened(round(how.margin * box.height), round(how.margin * box.width), film.shape)
-    abnormality = resize(wide.of(film), how.size, how.interpolation)
+    wide = box.widened(round(crop.margin * box.height), round(crop.margin * box.width), film.shape)
+    abnormality = resize(wide.pixels(film), crop.size, crop.interpolation)
     if abnormality.min() == abnormality.max():
         raise expected(f"box {wide}", "something to see", f"a constant patch, every pixel {abnormality.flat[0]}")
-    order = SIDES if how.baseline_side == "any" else how.baseline_side.split(",")
+    order = SIDES if crop.baseline_side == "any" else crop.baseline_side.split(",")
     refused, good = [], []
     for side in order:
-        beside = wide.beside(side)
+        beside = wide.neighbour(side)
         if not beside.inside(film.shape):
             refused.append(f"{side}: outside the film")
-        elif beside.of(taken).any():
+        elif beside.pixels(taken).any():
             refused.append(f"{side}: on an abnormality")
         else:
             try:
-                share = breast().share(beside)
+                share = breast().tissue_share(beside)
             except UserError as problem:
                 refused.append(f"{side}: {problem}")
                 continue
-            if share < how.tissue:
+            if share < crop.tissue:
                 refused.append(f"{side}: {100 * share:.0f} % tissue")
             else:
                 good.append((share, side, beside))
-    if how.baseline_side == "any":
+    if crop.baseline_side == "any":
         good.sort(key=lambda one: -one[0])  # stable: the first of equals
     for _, side, beside in good:
-        baseline = resize(beside.of(film), how.size, how.interpolation)
+        baseline = resize(beside.pixels(film), crop.size, crop.interpolation)
         if baseline.min() < baseline.max():
             return Pair(abnormality=abnormality, box=wide, baseline=baseline, baseline_box=beside, side=side)
         refused.append(f"{side}: constant")
@@ -174,11 +175,11 @@ def cut_pair(film: np.ndarray, box: Box, breast: Callable[[], Breast], taken: np
 
 
 def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """An image resized to (size, size) uint16.
+    """Resize an image, uint16 (rows, columns), to uint16 (size, size); `interpolation` is one of `INTERPOLATIONS`.
 
-    `nearest` takes pixel floor(i · side / size) in whole numbers (OpenCV's INTER_NEAREST, but for the rounding of its
-    floating-point factor, which misses that at 219 of the first 2,000 sides) and invents no grey value. The others are
-    Pillow's, which average where they make smaller.
+    `nearest` takes pixel floor(i · side / size), computed in integers, so that no new grey value appears (OpenCV's
+    INTER_NEAREST rounds its factor and differs at 219 of the first 2,000 sides). The others are Pillow's, which average
+    where they shrink.
     """
     if interpolation == "nearest":
         rows, columns = (np.arange(size) * side // size for side in image.shape)

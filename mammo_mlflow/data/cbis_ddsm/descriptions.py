@@ -1,4 +1,4 @@
-"""The case-description CSVs: a row for each abnormality, with the quirks of the published files and of mirrors."""
+"""Read the case-description CSVs, a row for each abnormality, as published or as mirrors have changed them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.files import file_sha256
 
 SPLITS = {"train": "Training", "test": "Test"}
-"""The word for each split in the collection's PatientIDs."""
+"""Each split, and its word in the collection's PatientIDs."""
 KINDS = {"mass": "Mass", "calcification": "Calc"}
-"""The word for each type of abnormality there."""
+"""Each kind of abnormality, and its word in PatientIDs."""
 UNREADABLE = "unreadable file"
+"""The reason for leaving out what cannot be read."""
 PATHOLOGIES = {"BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0, "MALIGNANT": 1}
+"""Each pathology of the collection, and its target for benign_malignant."""
 SUBJECT = re.compile(r"(Mass|Calc)-(Training|Test)_(P_[0-9]+)_(LEFT|RIGHT)_(CC|MLO)(?:_([0-9]+))?")
-"""A PatientID of the collection: that of a film, or with a number at its end that of one of its abnormalities."""
+"""The pattern of the collection's PatientIDs: a film's, or with a number at its end an abnormality's."""
 
-_WRITTEN_BY_PANDAS = {"nan", "none", "null", "<na>"}
-"""What a program writes where nothing stands."""
-_UNKNOWN = {"", "n/a", "na", "-"}
-"""What people write there; it stays as it is, and agrees with whatever another file knows."""
-_NAMES = {
+_MISSING_BY_PANDAS = {"nan", "none", "null", "<na>"}
+"""Spellings of a missing value by pandas."""
+_MISSING_BY_HAND = {"", "n/a", "na", "-"}
+"""Spellings of a missing value by people; they are kept, and do not contradict another file's value."""
+_COLUMN_NAMES = {
     "patient": ("patientid", "patient"),
     "side": ("leftorrightbreast", "laterality", "breastside", "breast", "side"),
     "view": ("imageview", "view"),
@@ -42,8 +44,8 @@ _NAMES = {
     "subtlety": ("subtlety",),
     "source_file": ("imagefilepath", "imagepath"),
 }
-"""A row's fields, and how the published files and mirrors call them (letters and digits alone, in lower case)."""
-_FIELDS = {name: field for field, names in _NAMES.items() for name in names}
+"""The fields of a row, and the column names of each (letters and digits alone, in lower case)."""
+_FIELDS = {name: field for field, names in _COLUMN_NAMES.items() for name in names}
 REQUIRED = {
     "patient": ("patient_id", "a patient such as P_00001", "P_[0-9]{1,9}"),
     "side": ("left or right breast", "LEFT or RIGHT", "LEFT|RIGHT"),
@@ -51,23 +53,26 @@ REQUIRED = {
     "number": ("abnormality id", "a whole number", r"0{0,3}[1-9][0-9]{0,3}(\.0*)?"),
     "pathology": ("pathology", ", ".join(PATHOLOGIES), "|".join(PATHOLOGIES).replace("_", "[ _]")),
 }
-"""The fields that need a column, how the published files call it, what stands there in words, and as a pattern."""
-_TOLD = {
+"""The required fields: the column's published name, its allowed values in words, and as a pattern."""
+_FROM_FILE_NAME = {
     "kind": ("abnormality type", "mass or calcification, here or in the file's name", "|".join(KINDS)),
     "split": ("split", "train or test in the file's name or in 'image file path'", "|".join(SPLITS)),
 }
-"""The same of those that the names of files may tell."""
+"""The same for the fields that the name of a file or path may give instead of a column."""
 _NUMBERS = {"density": "breast density", "assessment": "assessment", "subtlety": "subtlety"}
-"""The fields of a number, whose column a warning misses, and how the published files call it."""
+"""The numeric fields and their columns' published names; a missing column gives a warning."""
 _DESCRIBING = (*_NUMBERS, "shape_or_type", "margins_or_distribution", "pathology")
-SIGNS = 3
-"""A CSV with so many of the columns that are needed describes cases; others (the NBIA Data Retriever's
-`metadata.csv`) do not, unless they are called so."""
+MIN_COLUMNS = 3
+"""The number of required columns from which a CSV is taken for a case description; one with fewer, such as the NBIA
+Data Retriever's `metadata.csv`, is one only if it is named so."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Abnormality:
-    """A row of a case description: `split` train or test, `kind` mass or calcification, `number` its id on the film."""
+    """A row of a case description: `split` train or test, `kind` mass or calcification, `number` its id on the film.
+
+    `file` and `row` tell where it was read; the other fields are the columns as text.
+    """
 
     split: str
     kind: str
@@ -86,14 +91,14 @@ class Abnormality:
     row: int = 0
 
     @property
-    def film(self) -> str:
-        """The PatientID of its film's DICOM."""
+    def film_subject(self) -> str:
+        """The PatientID of its film's DICOM file."""
         return f"{KINDS[self.kind]}-{SPLITS[self.split]}_{self.patient}_{self.side}_{self.view}"
 
     @property
     def subject(self) -> str:
-        """The PatientID of its crop's and its mask's DICOM."""
-        return f"{self.film}_{self.number}"
+        """The PatientID of its crop's and its mask's DICOM files."""
+        return f"{self.film_subject}_{self.number}"
 
     @property
     def type(self) -> int:
@@ -103,7 +108,7 @@ class Abnormality:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A row, or a file, that gives no patch. `reason` is one of a few, `detail` a sentence."""
+    """A row or a file that gives no patch. `reason` is one of a few fixed texts, `detail` a sentence."""
 
     file: str
     row: int | None = None
@@ -113,13 +118,13 @@ class LeftOut:
 
     @classmethod
     def of(cls, one: Abnormality, reason: str, detail: str) -> LeftOut:
-        """The entry of a row."""
+        """The entry of an abnormality's row."""
         return cls(file=one.file, row=one.row, abnormality=one.subject, reason=reason, detail=detail)
 
 
 @dataclass(frozen=True)
 class Descriptions:
-    """All rows in one order, whatever the order of files and rows; those left out already; sentences of warning."""
+    """All rows, sorted so that the order of files does not matter; the rows left out; warnings, a sentence each."""
 
     abnormalities: tuple[Abnormality, ...]
     left_out: tuple[LeftOut, ...]
@@ -129,10 +134,10 @@ class Descriptions:
 def read_descriptions(folder: Path) -> Descriptions:
     """Read every case description below `folder`.
 
-    Rows with values that no abnormality can have, repeated rows and rows that contradict one another are left out.
+    Rows with impossible values, repeated rows and rows that contradict one another are left out.
 
     Raises:
-        UserError: there is none, or one is not CSV in UTF-8 or lacks a column that is needed; a line for each.
+        UserError: there is no description, or one is not CSV in UTF-8 or lacks a required column; a line for each.
     """
     rows: list[Abnormality] = []
     left_out: list[LeftOut] = []
@@ -148,7 +153,7 @@ def read_descriptions(folder: Path) -> Descriptions:
         try:
             table = _read_table(name, path)
         except UserError as problem:
-            if _is_called_so(name):
+            if _is_named_description(name):
                 faults.append(str(problem))
             elif isinstance(problem, MissingColumn):
                 lacking_columns.append(str(problem))
@@ -166,7 +171,7 @@ def read_descriptions(folder: Path) -> Descriptions:
         if lacking := [title for field, title in _NUMBERS.items() if field not in table.fields]:
             warnings.append(f"{name}: no column {', '.join(lacking)}: nothing is known of it in the groups files")
         for number, values in table.rows:
-            one = _parse(name, number, table, values)
+            one = _parse_row(name, number, table, values)
             (rows if isinstance(one, Abnormality) else left_out).append(one)  # type: ignore[arg-type]
     if rows:  # a table of somebody's that merely lies beside the descriptions
         warnings += [f"{said}; passed over" for said in lacking_columns]
@@ -183,18 +188,18 @@ def read_descriptions(folder: Path) -> Descriptions:
 
 
 def shared_patients(rows: Sequence[Abnormality]) -> set[str]:
-    """The patients that stand on both sides of the official split."""
+    """The patients that are in both splits."""
     sides = [{one.patient for one in rows if one.split == split} for split in SPLITS]
     return sides[0] & sides[1]
 
 
 class MissingColumn(UserError):  # noqa: N818 - said of a table
-    """A table that describes cases and lacks a column."""
+    """A case description that lacks a required column."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The titles of a CSV's columns, the field that each means or nothing, and the rows with their numbers."""
+    """A CSV: column titles, the field of each ("" where it is none of ours), and the rows with their numbers."""
 
     titles: list[str]
     fields: list[str]
@@ -206,11 +211,11 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 def _read_table(name: str, path: Path) -> _Table | None:
-    """The table of a file, or None where it describes no cases."""
+    """Read a CSV; None where it is no case description. Raises `UserError`, `MissingColumn`."""
     rows, delimiter = read_csv(path, name, "".join(_DELIMITERS))
     titles = rows[0] if rows else []
     header = [_FIELDS.get(re.sub(r"[^a-z0-9]", "", title.lower()), "") for title in titles]
-    if len(REQUIRED.keys() & set(header)) < SIGNS and not _is_called_so(name):
+    if len(REQUIRED.keys() & set(header)) < MIN_COLUMNS and not _is_named_description(name):
         return None
     missing = [repr(title) for field, (title, *_) in REQUIRED.items() if field not in header]
     if missing:
@@ -219,22 +224,25 @@ def _read_table(name: str, path: Path) -> _Table | None:
     return _Table(titles, header, [(number, row) for number, row in enumerate(rows[1:], 1) if any(row)], delimiter)
 
 
-def _is_called_so(name: str) -> bool:
+def _is_named_description(name: str) -> bool:
+    """Whether a file is named as the published case descriptions are."""
     return "case_description" in name.lower()
 
 
-def _parse(name: str, number: int, table: _Table, row: Sequence[str]) -> Abnormality | LeftOut:
-    """A row's abnormality. What a row does not say itself, its paths or the file's name tell."""
+def _parse_row(name: str, number: int, table: _Table, row: Sequence[str]) -> Abnormality | LeftOut:
+    """Parse a row; a split or kind that it does not give is taken from its image path or the file's name."""
     try:
-        values = _values(table, row)
+        values = _values_by_field(table, row)
         values["patient"] = re.sub(r"[\s_]+", "_", values["patient"]).upper()
         told = SUBJECT.search(values.get("source_file", ""))
-        kind = values.get("kind", "").lower() or (told[1].lower() if told else _named(name, "mass", "calc"))
+        kind = values.get("kind", "").lower() or (told[1].lower() if told else _word_in_name(name, "mass", "calc"))
         values["kind"] = "calcification" if kind == "calc" else kind
-        values["split"] = {"Training": "train", "Test": "test"}[told[2]] if told else _named(name, "train", "test")
+        values["split"] = (
+            {"Training": "train", "Test": "test"}[told[2]] if told else _word_in_name(name, "train", "test")
+        )
         wrong = [
             str(expected(title, wish, f"'{values[field]}'"))
-            for field, (title, wish, pattern) in (REQUIRED | _TOLD).items()
+            for field, (title, wish, pattern) in (REQUIRED | _FROM_FILE_NAME).items()
             if not re.fullmatch(pattern, values[field], re.IGNORECASE)
         ]
         if wrong:
@@ -246,16 +254,16 @@ def _parse(name: str, number: int, table: _Table, row: Sequence[str]) -> Abnorma
     return Abnormality(**values, number=of_film, file=name, row=number)
 
 
-def _named(name: str, *words: str) -> str:
-    """The one of these words that is in the name of a file; nothing where several are, or none."""
+def _word_in_name(name: str, *words: str) -> str:
+    """The only one of these words in the name of a file; "" where none is, or several are."""
     found = [word for word in words if word in Path(name).name.lower()]
     return found[0] if len(found) == 1 else ""
 
 
-def _values(table: _Table, row: Sequence[str]) -> dict[str, str]:
-    """The values of a row by field. Several columns may mean one (mass shape, calc type): a row has it in one of them.
+def _values_by_field(table: _Table, row: Sequence[str]) -> dict[str, str]:
+    """The values of a row by field; of several columns of one field (mass shape, calc type) the one that is filled.
 
-    Raises `UserError` where a row has different values in them, or is too short or too long.
+    Raises `UserError` where such columns contradict one another, or the row is too short or too long.
     """
     width = len(table.titles)
     if len(row) < width or any(row[width:]):
@@ -265,34 +273,34 @@ def _values(table: _Table, row: Sequence[str]) -> dict[str, str]:
     for field, title, cell in zip(table.fields, table.titles, row, strict=False):
         if not field:
             continue
-        value = "" if cell.lower() in _WRITTEN_BY_PANDAS else cell
+        value = "" if cell.lower() in _MISSING_BY_PANDAS else cell
         if field in _NUMBERS:
             value = re.sub(r"^([0-9]+)\.0+$", r"\1", value)
         before = values.get(field, "")
-        if not _agree(before, value):
+        if not _compatible(before, value):
             raise expected(f"{titles[field]} and {title}", "one value of the two columns", f"'{before}' and '{value}'")
-        if _told(value, before) == value:
+        if _known_value(value, before) == value:
             values[field], titles[field] = value, title
     return values
 
 
-def _agree(one: str, other: str) -> bool:
-    """Whether two values can be of the same abnormality: one is unknown, or they are equal but for capitals."""
-    return one.lower() in _UNKNOWN or other.lower() in _UNKNOWN or one.lower() == other.lower()
+def _compatible(one: str, other: str) -> bool:
+    """Whether two values do not contradict one another: one is missing, or they are equal but for capitals."""
+    return one.lower() in _MISSING_BY_HAND or other.lower() in _MISSING_BY_HAND or one.lower() == other.lower()
 
 
-def _told(*values: str) -> str:
-    """What several values that agree say, whatever their order."""
-    return min(values, key=lambda value: (value.lower() in _UNKNOWN, not value, value))
+def _known_value(*values: str) -> str:
+    """The most informative of several compatible values, whatever their order."""
+    return min(values, key=lambda value: (value.lower() in _MISSING_BY_HAND, not value, value))
 
 
 def _without_repeated(
     rows: Sequence[Abnormality],
 ) -> tuple[tuple[Abnormality, ...], list[LeftOut], list[tuple[str, int]]]:
-    """Each abnormality once, what is left out of it, and how many rows of a file other files have too.
+    """Merge the rows of each abnormality; also the rows left out, and by file the number of rows found elsewhere too.
 
-    A row repeated in its own file is left out by name; a whole file that repeats others (all rows merged into one) is
-    counted.
+    A row that is repeated in its own file, or contradicts another, is left out with its number; rows that another file
+    repeats (as one with all rows merged) are only counted.
     """
     by_subject = defaultdict[str, list[Abnormality]](list)
     for one in rows:
@@ -300,9 +308,9 @@ def _without_repeated(
     kept, left_out = [], []
     elsewhere: Counter[str] = Counter()
     for same in by_subject.values():
-        same.sort(key=lambda one: (not _is_called_so(one.file), one.file, one.row))
+        same.sort(key=lambda one: (not _is_named_description(one.file), one.file, one.row))
         told = {field: [getattr(one, field) for one in same] for field in _DESCRIBING}
-        differing = [field for field in told if not all(_agree(*two) for two in combinations(told[field], 2))]
+        differing = [field for field in told if not all(_compatible(*two) for two in combinations(told[field], 2))]
         if differing:
             field = differing[0]
             found = [f"{value} in row {one.row} of {one.file}" for one, value in zip(same, told[field], strict=True)]
@@ -310,7 +318,7 @@ def _without_repeated(
             left_out += [LeftOut.of(one, "contradictory rows", detail) for one in same]
             continue
         path = min((one.source_file for one in same), key=lambda path: (not SUBJECT.match(path), path))
-        known = {field: _told(*values) for field, values in told.items()}
+        known = {field: _known_value(*values) for field, values in told.items()}
         kept.append(replace(same[0], source_file=path, **known))  # type: ignore[arg-type]
         for one in same[1:]:
             earlier = next(two for two in same if two.file == one.file)

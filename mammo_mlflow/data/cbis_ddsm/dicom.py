@@ -1,6 +1,7 @@
-"""The only module that reads DICOM. Nothing but sizes, formats and identifiers of the collection leaves it.
+"""Read DICOM files; the only module that imports pydicom.
 
-Messages never repeat a header's text, nor what pydicom says of it: a header can name a person.
+Of a header it returns sizes, formats and the collection's own identifiers alone. Messages never repeat a header's text,
+nor pydicom's messages, which quote it: a header can name a person.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from mammo_mlflow.errors import FULL_DISK, UserError, expected
 from mammo_mlflow.processes import silent_stderr
 
 SYNTHETIC = "mammo_mlflow synthetic"
-"""The Manufacturer of films that a program drew: whatever is made of them is phantom data."""
+"""The Manufacturer in films that a program drew; patches cut from them are phantom data."""
 DECODERS = "pip install 'mammo-mlflow[dicom]'"
+"""The command that installs decoders of compressed DICOM."""
 RUST_PANIC = "PanicException"
-"""What a decoder in Rust raises on damaged data; it is no `Exception`, and its class is nowhere to be imported."""
+"""The class name of what a decoder in Rust raises on damaged data; it is no `Exception` and cannot be imported."""
 _TAGS = ["PatientID", "SeriesDescription", "SOPInstanceUID", "Rows", "Columns", "Manufacturer"]
 
 
 class NoMask(UserError):  # noqa: N818 - said of a file that is otherwise in order
-    """An image that can be read and is no mask."""
+    """An image can be read, but is not a mask."""
 
 
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -40,9 +42,11 @@ logging.getLogger("pydicom").propagate = False
 
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader:
-    """What matching needs to know of a file.
+    """The part of a DICOM header that matching and hashing need.
 
-    `subject` is its PatientID where that is one of the collection, else empty; `full` tells films from crops and masks.
+    `file` is the path below the source folder; `subject` its PatientID if that is one of the collection's, else "";
+    `full` is true of films, false of crops and masks; `rows` and `columns` are in pixels, `size` in bytes, `modified`
+    in nanoseconds since 1970; `synthetic` is true of films that a program drew.
     """
 
     file: str
@@ -62,8 +66,8 @@ class DicomHeader:
 
 
 def read_header(path: Path, name: str) -> DicomHeader:
-    """The header of a DICOM file, its pixels not read. Raises `UserError`, a line about `name`."""
-    with _quiet(name):
+    """Read the header of a DICOM file without its pixels. Raises `UserError`, whose message begins with `name`."""
+    with _errors_in_one_line(name):
         status = path.stat()
         found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         subject = str(found.get("PatientID", "")).strip()
@@ -81,7 +85,7 @@ def read_header(path: Path, name: str) -> DicomHeader:
 
 
 def _is_full(description: str, subject: str) -> bool:
-    """Whether a series is of full films: as its description says, or where that is silent its PatientID."""
+    """Whether an image is a whole film, by its SeriesDescription, or where that does not tell, by its PatientID."""
     if "full" in description:
         return True
     if any(word in description for word in ("mask", "crop", "roi")):
@@ -91,7 +95,10 @@ def _is_full(description: str, subject: str) -> bool:
 
 
 def read_film(path: Path, name: str) -> np.ndarray:
-    """The pixels of a full film: uint16 (rows, columns), bright where tissue is dense. Raises `UserError`."""
+    """Read the pixels of a film: uint16 (rows, columns), bright where tissue is dense.
+
+    Raises `UserError`, whose message begins with `name`, for an unreadable file or another format.
+    """
     pixels, found = _read_pixels(path, name)
     stored = int(found.get("BitsStored", 0) or 0)
     if pixels.dtype != np.uint16 or stored != 16:
@@ -102,12 +109,12 @@ def read_film(path: Path, name: str) -> np.ndarray:
 
 
 def read_grey(path: Path, name: str) -> np.ndarray:
-    """The pixels of any grey image (rows, columns), as they are stored. Raises `UserError`."""
+    """Read the pixels of any grey image (rows, columns) in their stored dtype. Raises `UserError`."""
     return _read_pixels(path, name)[0]
 
 
-def two_valued(pixels: np.ndarray, name: str) -> np.ndarray:
-    """The mask that an image is: bool (rows, columns), true where the higher of its two values stands.
+def as_mask(pixels: np.ndarray, name: str) -> np.ndarray:
+    """Convert an image of two grey values to a mask: bool (rows, columns), true at the higher value.
 
     Raises `NoMask` for an image of more values, such as a crop, and for one of a single value, an empty mask.
     """
@@ -121,14 +128,15 @@ def two_valued(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _read_pixels(path: Path, name: str) -> tuple[np.ndarray, pydicom.Dataset]:
-    with _quiet(name):
+    """Read a single grey image: its pixels (rows, columns) and its data set. Raises `UserError`."""
+    with _errors_in_one_line(name):
         found = pydicom.dcmread(path)
         if "PixelData" not in found:
             raise expected(name, "an image", "a DICOM file without pixels")
         if int(found.get("NumberOfFrames", 1) or 1) != 1 or int(found.get("SamplesPerPixel", 1) or 1) != 1:
             raise expected(name, "one grey image", "several frames, or colours")
         _check_decoder(found.file_meta.get("TransferSyntaxUID"), name)
-        with silent_stderr():  # where a decoder in Rust fails it says so there, in many lines
+        with silent_stderr():  # a decoder in Rust that fails writes many lines there
             pixels = found.pixel_array
     if pixels.ndim != 2:
         raise expected(name, "one grey image", f"pixels of shape {pixels.shape}")
@@ -136,6 +144,7 @@ def _read_pixels(path: Path, name: str) -> tuple[np.ndarray, pydicom.Dataset]:
 
 
 def _check_decoder(syntax: UID | None, name: str) -> None:
+    """Raise `UserError` where no decoder of a transfer syntax is installed."""
     if syntax is None or not syntax.is_compressed or syntax.is_deflated:
         return
     try:
@@ -147,8 +156,8 @@ def _check_decoder(syntax: UID | None, name: str) -> None:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Whatever pydicom makes of a broken file, as one line that repeats nothing of it."""
+def _errors_in_one_line(name: str) -> Iterator[None]:
+    """Turn whatever pydicom raises for a broken file into a `UserError` of one line that quotes nothing of the file."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
@@ -164,7 +173,7 @@ def _quiet(name: str) -> Iterator[None]:
         if problem.errno is None:
             raise expected(name, "a whole DICOM file", "a damaged or truncated one") from None
         raise UserError(f"{name}: cannot be read: {problem.strerror}") from None
-    except BaseException as problem:  # what a damaged file makes pydicom raise has no common class
+    except BaseException as problem:  # pydicom's errors for damaged files have no common class
         if not isinstance(problem, Exception) and type(problem).__name__ != RUST_PANIC:
             raise
         found = f"a damaged or truncated one ({type(problem).__name__})"

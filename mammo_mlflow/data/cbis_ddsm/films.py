@@ -1,4 +1,4 @@
-"""One film at a time, in a process that may die at any moment: its patches in a file that appears whole or not."""
+"""Cut the patches of one film, in a worker process, into a file that is complete or not there."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import sha256, whole
 
 VERSION = 1
-"""Raised when the same films give other patches."""
+"""The version of an ingest, to be raised when the same films give other patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutResult:
-    """What became of an abnormality: its place among the patches of its film's file, or why it has none.
+    """The result for one abnormality: its index among the film's pairs, `place`, and its boxes, or why it was not cut.
 
-    `unmarked` is another abnormality of the film that has no mask: the baseline may lie on it. `located`, `score` and
-    `stray` are those of `Located`.
+    Without a `place`, `reason` and `detail` are those of `LeftOut`. `unmarked` is another abnormality of the film,
+    whose mask is missing: the baseline may lie on it. `located`, `score` and `stray` are `how`, `score` and `stray` of
+    `Located`.
     """
 
     place: int | None = None
@@ -46,79 +47,80 @@ class CutResult:
 
     @property
     def odd(self) -> bool:
-        """Whether its box rests on an odd mask."""
+        """Whether its box was found by an odd mask, or by the crop."""
         return self.place is not None and (self.located != "mask" or self.stray > 0)
 
 
 @dataclass(frozen=True)
 class FilmToCut:
-    """A film to cut, the folder its names are below, and the folder of the files of finished films."""
+    """A film to cut, the folder `source` of the DICOM files, and the folder `target` of finished films' patches."""
 
     film: Film
     source: Path
     target: Path
-    cut: CropSettings
+    crop: CropSettings
 
     @property
     def file(self) -> Path:
-        """Where the patches go; the name tells what they are made of."""
-        content = json.dumps([VERSION, asdict(self.cut), asdict(self.film)], sort_keys=True)
+        """The file of the film's patches, named by the hash of film and settings."""
+        content = json.dumps([VERSION, asdict(self.crop), asdict(self.film)], sort_keys=True)
         return self.target / f"{sha256(content)[:32]}.npz"
 
 
-def cut_film(task: FilmToCut) -> tuple[CutResult, ...]:
-    """Cut what is marked on a film and say what became of each.
+def cut_film(to_cut: FilmToCut) -> tuple[CutResult, ...]:
+    """Cut every abnormality of a film; the patches go to `to_cut.file`, the results are returned.
 
-    What an earlier command left is taken, but where a file could not be read then: a decoder may be there now.
+    The file of an earlier command is taken as it is, unless a DICOM file could not be read then: its decoder may have
+    been installed since.
     """
     with suppress(FileNotFoundError, ValueError, EOFError, KeyError, BadZipFile):  # not there, or damaged
-        with np.load(task.file, allow_pickle=False) as stored:
+        with np.load(to_cut.file, allow_pickle=False) as stored:
             kept = json.loads(stored["answers"].tobytes())
         if kept["whole"]:
             return tuple(CutResult(**one) for one in kept["answers"])
-    patches, answers, every = _cut(task)
-    said = json.dumps({"whole": every, "answers": [asdict(one) for one in answers]})
-    with whole(task.file) as part:
+    patches, results, every = _cut_patches(to_cut)
+    said = json.dumps({"whole": every, "answers": [asdict(one) for one in results]})
+    with whole(to_cut.file) as part:
         np.savez(part, patches=patches, answers=np.frombuffer(said.encode(), np.uint8))
-    return answers
+    return results
 
 
 def read_patches(file: Path) -> np.ndarray:
-    """The patches of a finished film: uint16 (2k, size, size), even rows baselines."""
+    """Read the patches of a finished film: uint16 (2k, size, size), even rows baselines."""
     with np.load(file, allow_pickle=False) as stored:
         return stored["patches"]
 
 
-def _cut(task: FilmToCut) -> tuple[np.ndarray, tuple[CutResult, ...], bool]:
-    """The patches, what became of each abnormality, and whether every file could be read."""
-    film, how = task.film, task.cut
-    empty = np.empty((0, how.size, how.size), np.uint16)
+def _cut_patches(to_cut: FilmToCut) -> tuple[np.ndarray, tuple[CutResult, ...], bool]:
+    """Cut a film: uint16 (2k, size, size), the result of each abnormality, and whether every file could be read."""
+    film, crop = to_cut.film, to_cut.crop
+    empty = np.empty((0, crop.size, crop.size), np.uint16)
     try:
-        pixels = read_film(task.source / film.header.file, film.header.file)
+        pixels = read_film(to_cut.source / film.header.file, film.header.file)
     except UserError as problem:
         return empty, (CutResult(reason=UNREADABLE, detail=str(problem)),) * len(film.abnormalities), False
     taken, everything = np.zeros(pixels.shape, bool), (*film.rois, *film.beside)
-    marks = [find_mark(task.source, marked, pixels, taken, how.locate) for marked in everything]
+    marks = [find_mark(to_cut.source, marked, pixels, taken, crop.locate) for marked in everything]
     seen = {marked.subject for marked, mark in zip(everything, marks, strict=True) if mark.seen}
     unlike = [marked.subject for marked in reversed(everything) if marked.fitting and marked.subject not in seen]
     beside = next((subject for subject in (*unlike, *film.unmarked) if subject not in seen), "")
     breast = cache(lambda: find_breast(pixels))
     patches: list[np.ndarray] = []
-    answers: list[CutResult] = []
+    results: list[CutResult] = []
     for mark in marks[: len(film.rois)]:
         place = mark.place
         try:
             if isinstance(place, Unlocated):
                 raise place
-            pair = cut_pair(pixels, place.box, breast, taken, how)
+            pair = cut_pair(pixels, place.box, breast, taken, crop)
         except UserError as problem:
             reason = problem.reason if isinstance(problem, Unlocated) else "no patch"
-            answers.append(CutResult(reason=reason, detail=str(problem)))
+            results.append(CutResult(reason=reason, detail=str(problem)))
             continue
         if pair.baseline is None:
-            answers.append(CutResult(box=str(pair.box), reason="no baseline", detail=pair.why))
+            results.append(CutResult(box=str(pair.box), reason="no baseline", detail=pair.why))
             continue
-        answers.append(
+        results.append(
             CutResult(
                 place=len(patches) // 2,
                 box=str(pair.box),
@@ -131,4 +133,4 @@ def _cut(task: FilmToCut) -> tuple[np.ndarray, tuple[CutResult, ...], bool]:
             )
         )
         patches += [pair.baseline, pair.abnormality]
-    return np.stack(patches) if patches else empty, tuple(answers), all(mark.whole for mark in marks)
+    return np.stack(patches) if patches else empty, tuple(results), all(mark.whole for mark in marks)

@@ -1,4 +1,4 @@
-"""CBIS-DDSM as it is published to the four arrays: films one at a time, resumable, the directory whole or not there."""
+"""Turn published CBIS-DDSM into a data directory, film by film; an interrupted ingest can be continued."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_mlflow.data.arrays import write_split
-from mammo_mlflow.data.cbis_ddsm.collection import Film, find_dicom, match, read_headers
+from mammo_mlflow.data.cbis_ddsm.collection import Film, Progress, find_dicom, match_films, read_headers
 from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, CutResult, FilmToCut, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings
@@ -28,6 +28,7 @@ from mammo_mlflow.files import PARTIAL, file_sha256, locked, tree_sha256
 from mammo_mlflow.processes import serve_parent
 
 FILMS, WHOLE, LOCK = "films", "whole", "lock"
+"""The names in the staging folder: finished films, the finished directory, the lock file."""
 LEFT_OUT_FILE, ATTRIBUTION_FILE = "left_out.csv", "ATTRIBUTION.txt"
 ATTRIBUTION = """Patches of CBIS-DDSM (Curated Breast Imaging Subset of DDSM), cut and resized from its films; licence:
 Creative Commons Attribution 3.0 Unported (CC BY 3.0), https://creativecommons.org/licenses/by/3.0/
@@ -38,18 +39,16 @@ https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY
 """
 NOTE = "Cut from films that a program drew: no figure computed from it is a medical result."
 _GROUPS = ("density", "shape_or_type", "margins_or_distribution", "assessment", "subtlety", "pathology", "source_file")
-_OF_ODD = ["located", "score", "stray"]
-"""The columns of groups files that say how a box was found, where some mask of the collection was odd."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what goes on, how much of it is done and how much there is."""
+_ODD_MASK_COLUMNS = ["located", "score", "stray"]
+"""The columns of groups files that say how a box was found; written only where some mask was odd."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ingested:
-    """What an ingest made: abnormalities by split and type, rows without a patch, sentences of warning.
+class IngestResult:
+    """The result of an ingest: `counts` by split and type, the rows and files left out, warnings, a sentence each.
 
-    `anew` is false where the very same directory was there already.
+    `films` is the number of films, `synthetic` tells that a program drew some. `anew` is false where the same directory
+    was there already.
     """
 
     directory: Path
@@ -63,42 +62,44 @@ class Ingested:
 
 def ingest(
     source: Path, out: Path, descriptions: Path, settings: IngestSettings, workers: int, progress: Progress
-) -> Ingested:
+) -> IngestResult:
     """Make the data directory `out` from the DICOM below `source` and the case descriptions below `descriptions`.
 
-    The same rows and films give the same bytes, whatever their folders, order and `workers`. What is finished of an
-    ingest that was ended is kept beside `out`, in `<out>.partial`, and taken by the next.
+    The same rows and films give the same bytes, whatever their folders, order and the number of `workers` (processes).
+    Finished films of an interrupted ingest are kept beside `out`, in `<out>.partial`, and used by the next.
 
     Raises:
-        UserError: no descriptions or DICOM, no abnormality with a patch, no room, `out` holds something else, or
-            another ingest is at work on it.
+        UserError: there are no descriptions, DICOM files or patches, the disk has no room, `out` holds something else,
+            or another ingest is writing it.
     """
     for name, folder in (("source", source), ("csv", descriptions)):
         if not folder.is_dir():
             raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
-    out = _place(out, settings)
+    out = _check_out(out, settings)
     names, closed = find_dicom(source)
     told = read_descriptions(descriptions)
-    headers, broken = read_headers(source, names, lambda done, total: progress("reading headers", done, total))
-    excluded = _excluded(told.abnormalities, settings)
-    films, unmatched = match(told.abnormalities, headers, excluded, lambda header: file_sha256(source / header.file))
+    headers, broken = read_headers(source, names, progress)
+    excluded = _excluded_rows(told.abnormalities, settings)
+    films, unmatched = match_films(
+        told.abnormalities, headers, excluded, lambda header: file_sha256(source / header.file)
+    )
     left_out = [*told.left_out, *excluded.values(), *unmatched, *broken, *closed]
-    with _alone(out) as staging:
-        _check_room(staging, films, settings.cut.size)
-        tasks = [FilmToCut(film, source, staging / FILMS, settings.cut) for film in films]
-        answered = _cut_all(tasks, workers, progress)
-        left_out += [LeftOut.of(one, said.reason, said.detail) for one, said in answered if said.place is None]
+    with _staging_folder(out) as staging:
+        _check_room(staging, films, settings.crop.size)
+        to_cut = [FilmToCut(film, source, staging / FILMS, settings.crop) for film in films]
+        answered = _cut_films(to_cut, workers, progress)
+        left_out += [LeftOut.of(one, result.reason, result.detail) for one, result in answered if result.place is None]
         left_out.sort(key=lambda entry: (entry.file, entry.row or 0))
-        kept = [(one, said) for one, said in answered if said.place is not None]
+        kept = [(one, result) for one, result in answered if result.place is not None]
         if not kept:
             shutil.rmtree(staging / FILMS)
-            raise _nothing(source, len(told.abnormalities), left_out)
-        odd = any(said.odd for _, said in kept)
-        made = Ingested(
+            raise _no_patches_error(source, len(told.abnormalities), left_out)
+        odd = any(result.odd for _, result in kept)
+        made = IngestResult(
             directory=out,
-            counts=_write(staging / WHOLE, tasks, kept, settings, odd),
+            counts=_write_arrays(staging / WHOLE, to_cut, kept, settings, odd),
             left_out=tuple(left_out),
-            warnings=(*told.warnings, *_told_of([said for _, said in kept])),
+            warnings=(*told.warnings, *_baseline_and_mask_warnings([result for _, result in kept])),
             films=len(films),
             synthetic=any(film.header.synthetic for film in films),
         )
@@ -106,8 +107,8 @@ def ingest(
         return replace(made, anew=_publish(staging / WHOLE, out))
 
 
-def _place(out: Path, settings: IngestSettings) -> Path:
-    """Where the directory goes: nothing is there yet, or what an ingest with these settings made."""
+def _check_out(out: Path, settings: IngestSettings) -> Path:
+    """Resolve `out`: it has to be missing, empty, or made by an ingest with these settings. Raises `UserError`."""
     out = out.resolve()
     if not out.name or out.is_mount():
         raise expected("out", "a directory to make", f"'{out}'")
@@ -115,8 +116,8 @@ def _place(out: Path, settings: IngestSettings) -> Path:
         return out
     try:
         made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))
-        differing = [name for name, value in _said(settings).items() if made[name] != value]
-        differing += ["locate"] if made.get("locate", settings.cut.locate) != settings.cut.locate else []
+        differing = [name for name, value in _settings_facts(settings).items() if made[name] != value]
+        differing += ["locate"] if made.get("locate", settings.crop.locate) != settings.crop.locate else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise expected("out", "a directory that is not there yet", f"'{out}', which `prepare` did not make") from None
     if differing:
@@ -126,7 +127,10 @@ def _place(out: Path, settings: IngestSettings) -> Path:
 
 
 def _publish(whole: Path, out: Path) -> bool:
-    """Give the finished directory its name; where the same bytes are there already that is all, and false."""
+    """Move the finished directory to `out`; false where the same bytes are there already.
+
+    Raises `UserError` where others are there, which are left as they are.
+    """
     if not out.exists() or not any(out.iterdir()):
         whole.replace(out)
         return True
@@ -139,7 +143,7 @@ def _publish(whole: Path, out: Path) -> bool:
 
 
 def _difference(whole: Path, out: Path) -> str:
-    """In what two directories of one ingest's settings differ, for somebody who made the one in `out` before."""
+    """Describe how two directories made with the same settings differ: counts if they do, else file names."""
     old, new = (json.loads((folder / PREPARED_FILE).read_text(encoding="utf-8")) for folder in (out, whole))
     found = [
         (f"{split} abnormalities", [sum(one.get("counts", {}).get(split, {}).values()) for one in (old, new)])
@@ -159,20 +163,20 @@ def _difference(whole: Path, out: Path) -> str:
     return ", ".join(sorted([*differing, *missing]))
 
 
-def _told_of(answers: Sequence[CutResult]) -> Iterator[str]:
-    """Sentences about the boxes that rest on odd masks, and the baselines that may lie on an abnormality."""
-    if odd := [answer for answer in answers if answer.odd]:
-        found = Counter(answer.located for answer in odd if answer.located != "mask")
+def _baseline_and_mask_warnings(results: Sequence[CutResult]) -> Iterator[str]:
+    """Warn of boxes that were found by odd masks, and of baselines that may lie on an abnormality."""
+    if odd := [result for result in results if result.odd]:
+        found = Counter(result.located for result in odd if result.located != "mask")
         counted = [f"{count} {how}" for how, count in sorted(found.items())]
-        stray = sum(bool(answer.stray) for answer in odd)
+        stray = sum(bool(result.stray) for result in odd)
         counted += [f"{stray} without stray pixels"] if stray else []
         yield f"{len(odd)} boxes are of odd masks: {', '.join(counted)} (located, score, stray in the groups files)"
-    if unsure := sum(bool(answer.unmarked) for answer in answers):
+    if unsure := sum(bool(result.unmarked) for result in results):
         yield f"{unsure} baselines are on films of which another abnormality has no mask: they may lie on it (unmarked)"
 
 
-def _excluded(rows: Sequence[Abnormality], settings: IngestSettings) -> dict[str, LeftOut]:
-    """The rows that the settings leave out, by subject."""
+def _excluded_rows(rows: Sequence[Abnormality], settings: IngestSettings) -> dict[str, LeftOut]:
+    """The rows that the settings leave out, by PatientID."""
     shared = shared_patients(rows) if settings.shared_patients == "drop-train" else set()
     found = {}
     for one in rows:
@@ -185,8 +189,11 @@ def _excluded(rows: Sequence[Abnormality], settings: IngestSettings) -> dict[str
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[Path]:
-    """The staging folder beside `out`, for this process alone; it goes when the block ends well."""
+def _staging_folder(out: Path) -> Iterator[Path]:
+    """Make and lock the staging folder beside `out`; it is removed when the block ends without an error.
+
+    Raises `UserError` where it cannot be made, holds other files, or another process has locked it.
+    """
     staging = out.with_name(f"{out.name}{PARTIAL}")
     try:
         (staging / FILMS).mkdir(parents=True, exist_ok=True)
@@ -205,7 +212,7 @@ def _alone(out: Path) -> Iterator[Path]:
 
 
 def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:
-    """Every patch lies on the disk twice for a moment."""
+    """Raise `UserError` where the disk has no room for all patches twice: those of films, and the joined tensors."""
     patches = 2 * sum(len(film.abnormalities) for film in films)
     kept = sum(file.stat().st_size for file in (staging / FILMS).glob("*.npz"))
     needed, free = 2 * patches * size * size * 2 - kept, shutil.disk_usage(staging).free
@@ -213,16 +220,18 @@ def _check_room(staging: Path, films: Sequence[Film], size: int) -> None:
         raise expected("out", f"{needed / 1e6:.1f} MB free beside '{staging.parent}'", f"{free / 1e6:.1f} MB")
 
 
-def _cut_all(tasks: Sequence[FilmToCut], workers: int, progress: Progress) -> list[tuple[Abnormality, CutResult]]:
-    """The abnormalities of every film in order, and what became of each."""
+def _cut_films(to_cut: Sequence[FilmToCut], workers: int, progress: Progress) -> list[tuple[Abnormality, CutResult]]:
+    """Cut all films in worker processes; the abnormalities in order, each with its result. Raises `UserError`."""
     answered, pool = list[tuple[Abnormality, CutResult]](), None
     if workers > 1:
-        pool = ProcessPoolExecutor(min(workers, max(1, len(tasks))), multiprocessing.get_context("spawn"), serve_parent)
+        pool = ProcessPoolExecutor(
+            min(workers, max(1, len(to_cut))), multiprocessing.get_context("spawn"), serve_parent
+        )
     try:
-        found = pool.map(cut_film, tasks) if pool else map(cut_film, tasks)
-        for done, (task, said) in enumerate(zip(tasks, found, strict=True), 1):
-            answered += zip(task.film.abnormalities, said, strict=True)
-            progress("cutting films", done, len(tasks))
+        found = pool.map(cut_film, to_cut) if pool else map(cut_film, to_cut)
+        for done, (film, results) in enumerate(zip(to_cut, found, strict=True), 1):
+            answered += zip(film.film.abnormalities, results, strict=True)
+            progress("cutting films", done, len(to_cut))
     except BrokenProcessPool:
         ended = f"{workers}, one of which ended (out of memory?); fewer need less"
         raise expected("workers", "as many as the memory holds", ended) from None
@@ -232,74 +241,74 @@ def _cut_all(tasks: Sequence[FilmToCut], workers: int, progress: Progress) -> li
     return answered
 
 
-def _write(
+def _write_arrays(
     whole: Path,
-    tasks: Sequence[FilmToCut],
+    to_cut: Sequence[FilmToCut],
     kept: Sequence[tuple[Abnormality, CutResult]],
     settings: IngestSettings,
     odd: bool,
 ) -> dict[str, dict[str, int]]:
-    """The data directory's arrays, and how many abnormalities of each type it has in each split."""
+    """Write tensors, labels and groups files into `whole`; the number of abnormalities by split and type."""
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
     counts: dict[str, dict[str, int]] = {}
     for split, stem in SPLITS.items():
-        files = [task.file for task in tasks if task.film.abnormalities[0].split == split]
-        mine = [(one, answer) for one, answer in kept if one.split == split]
+        files = [film.file for film in to_cut if film.film.abnormalities[0].split == split]
+        mine = [(one, result) for one, result in kept if one.split == split]
         if mine:
             types = [one.type for one, _ in mine]
             counts[split] = {name: types.count(kind) for kind, name in TYPES.items()}
-            groups = pd.DataFrame([_describe(one, answer) for one, answer in mine])
-            groups = groups if odd else groups.drop(columns=_OF_ODD)
-            write_split(whole, stem, settings.cut.size, types, groups, map(read_patches, files))
+            groups = pd.DataFrame([_groups_row(one, result) for one, result in mine])
+            groups = groups if odd else groups.drop(columns=_ODD_MASK_COLUMNS)
+            write_split(whole, stem, settings.crop.size, types, groups, map(read_patches, files))
     return counts
 
 
-def _write_facts(whole: Path, made: Ingested, settings: IngestSettings, odd: bool) -> None:
-    """What stands beside the arrays: how they were made, what was left out, and whose they are."""
+def _write_facts(whole: Path, made: IngestResult, settings: IngestSettings, odd: bool) -> None:
+    """Write the files beside the arrays: settings and counts, the table of what was left out, attribution or note."""
     reasons = dict(sorted(Counter(entry.reason for entry in made.left_out).items()))
-    located = {"locate": settings.cut.locate} if odd else {}
-    said = {**_said(settings), **located, "counts": made.counts, "left_out": reasons}
+    located = {"locate": settings.crop.locate} if odd else {}
+    said = {**_settings_facts(settings), **located, "counts": made.counts, "left_out": reasons}
     (whole / PREPARED_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     with (whole / LEFT_OUT_FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         rows = csv.DictWriter(file, [f.name for f in fields(LeftOut)], lineterminator="\n")
         rows.writeheader()
         rows.writerows(asdict(entry) for entry in made.left_out)
     if made.synthetic:
-        content = {"generator": "mammo_mlflow prepare", "size": settings.cut.size, "note": NOTE}
+        content = {"generator": "mammo_mlflow prepare", "size": settings.crop.size, "note": NOTE}
         (whole / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     else:
         (whole / ATTRIBUTION_FILE).write_text(ATTRIBUTION, encoding="utf-8")
 
 
-def _said(settings: IngestSettings) -> dict[str, object]:
-    """What `prepare.json` says of how a directory was made; it has `locate` too where that made a difference."""
+def _settings_facts(settings: IngestSettings) -> dict[str, object]:
+    """The settings as `prepare.json` has them; `locate` is added by the caller only where some mask was odd."""
     others = asdict(settings)
-    cut = others.pop("cut")
-    del cut["locate"]
-    return {"generator": "mammo_mlflow prepare", "version": VERSION, **cut, **others}
+    crop = others.pop("crop")
+    del crop["locate"]
+    return {"generator": "mammo_mlflow prepare", "version": VERSION, **crop, **others}
 
 
-def _describe(one: Abnormality, answer: CutResult) -> dict[str, object]:
-    """A row of a groups file."""
+def _groups_row(one: Abnormality, result: CutResult) -> dict[str, object]:
+    """The row of an abnormality in a groups file."""
     return {
         "patient_id": one.patient,
         "side": one.side,
         "view": one.view,
         "abnormality_id": one.number,
         **{name: getattr(one, name) for name in _GROUPS},
-        "box": answer.box,
-        "baseline_side": answer.side,
-        "baseline_box": answer.baseline_box,
-        "unmarked": answer.unmarked,
-        "located": answer.located,
-        "score": "" if answer.score is None else f"{answer.score:.4f}",
-        "stray": answer.stray,
+        "box": result.box,
+        "baseline_side": result.side,
+        "baseline_box": result.baseline_box,
+        "unmarked": result.unmarked,
+        "located": result.located,
+        "score": "" if result.score is None else f"{result.score:.4f}",
+        "stray": result.stray,
     }
 
 
-def _nothing(source: Path, rows: int, left_out: Sequence[LeftOut]) -> UserError:
-    """No patch at all: say what most rows lack, with an example."""
+def _no_patches_error(source: Path, rows: int, left_out: Sequence[LeftOut]) -> UserError:
+    """The error for an ingest without a patch: the most frequent reasons, with an example."""
     reasons = Counter(entry.reason for entry in left_out).most_common(4)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
     first = next(entry for entry in left_out if entry.reason == reasons[0][0])

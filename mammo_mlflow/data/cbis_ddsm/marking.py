@@ -1,4 +1,4 @@
-"""What the images of an abnormality say of where it is: its mask is told from its crop by content, then followed."""
+"""Locate an abnormality by its image files: tell its mask from its crop by their pixels, then read the mask's box."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_mlflow.data.cbis_ddsm.collection import Marked
+from mammo_mlflow.data.cbis_ddsm.collection import AbnormalityImages
 from mammo_mlflow.data.cbis_ddsm.descriptions import UNREADABLE
-from mammo_mlflow.data.cbis_ddsm.dicom import DicomHeader, NoMask, read_grey, two_valued
+from mammo_mlflow.data.cbis_ddsm.dicom import DicomHeader, NoMask, as_mask, read_grey
 from mammo_mlflow.data.cbis_ddsm.locating import NO_FIT, Located, Unlocated, locate
 from mammo_mlflow.errors import UserError
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The place of an abnormality, or why it is not known.
+    """Where an abnormality is on its film, or why that is not known.
 
-    `seen`: something of it is marked on the film; `whole`: every file that was opened could be read.
+    `seen`: a mask of it was found; `whole`: every file that was opened could be read.
     """
 
     place: Located | Unlocated
@@ -27,16 +27,16 @@ class Mark:
     whole: bool
 
 
-def find_mark(source: Path, marked: Marked, film: np.ndarray, taken: np.ndarray, how: str) -> Mark:
-    """Where an abnormality is on its film, uint16 (rows, columns), `how` being `Cut.locate`.
+def find_mark(source: Path, marked: AbnormalityImages, film: np.ndarray, taken: np.ndarray, how: str) -> Mark:
+    """Locate an abnormality on its film, uint16 (rows, columns); `how` is `CropSettings.locate`.
 
-    What is marked of it is added to `taken`, bool of the film's shape. Images of other sizes than the film's are opened
-    where there is no other.
+    Its pixels are set in `taken`, bool of the film's shape. Images of another size than the film's are opened only
+    where there is none of its size.
     """
     if not marked.fitting and how == "mask":
-        return Mark(Unlocated(NO_FIT, _sizes(marked, film)), False, True)
-    masks, others, unlike = _read(source, marked.fitting or marked.others)
-    whole = all(isinstance(problem, NoMask) for problem in unlike)
+        return Mark(Unlocated(NO_FIT, _describe_sizes(marked, film)), False, True)
+    masks, others, not_masks = _read_masks(source, marked.fitting or marked.others)
+    whole = all(isinstance(problem, NoMask) for problem in not_masks)
     crops = [header.shape for header in marked.others] if marked.fitting else [crop.shape for crop in others]
     crop = others[0] if len(others) == 1 and not marked.fitting else None
     places: list[Located | Unlocated] = []
@@ -46,46 +46,49 @@ def find_mark(source: Path, marked: Marked, film: np.ndarray, taken: np.ndarray,
         except Unlocated as problem:
             places.append(problem)
     seen = bool(masks) if marked.fitting else any(isinstance(place, Located) for place in places)
-    return Mark(_only(masks, places, unlike, marked, film), seen, whole)
+    return Mark(_resolve_place(masks, places, not_masks, marked, film), seen, whole)
 
 
-def _only(
+def _resolve_place(
     masks: Sequence[np.ndarray],
     places: Sequence[Located | Unlocated],
-    unlike: Sequence[UserError],
-    marked: Marked,
+    not_masks: Sequence[UserError],
+    marked: AbnormalityImages,
     film: np.ndarray,
 ) -> Located | Unlocated:
-    """The one place of an abnormality, or why there is none."""
+    """The place of an abnormality, or the reason there is none, from the places that each of its masks gave."""
     if any(not np.array_equal(masks[0], other) for other in masks[1:]):
         return Unlocated("ambiguous mask", f"{len(masks)} different masks of one abnormality")
     if not masks:
-        broken = [problem for problem in unlike if not isinstance(problem, NoMask)]
+        broken = [problem for problem in not_masks if not isinstance(problem, NoMask)]
         if not marked.fitting and not broken:
-            return Unlocated(NO_FIT, _sizes(marked, film))
-        detail = "; ".join(str(problem) for problem in unlike)
+            return Unlocated(NO_FIT, _describe_sizes(marked, film))
+        detail = "; ".join(str(problem) for problem in not_masks)
         return Unlocated(UNREADABLE if broken else "no mask", detail)
     place = places[0]
     if isinstance(place, Unlocated) and place.reason == NO_FIT:
-        return Unlocated(NO_FIT, f"{_sizes(marked, film)}; {place}")
+        return Unlocated(NO_FIT, f"{_describe_sizes(marked, film)}; {place}")
     return place
 
 
-def _sizes(marked: Marked, film: np.ndarray) -> str:
+def _describe_sizes(marked: AbnormalityImages, film: np.ndarray) -> str:
+    """The sizes of a film and of the images that do not have its size, in words."""
     sizes = ", ".join(sorted(f"{one.rows}×{one.columns}" for one in marked.others))
     return f"film of {film.shape[0]}×{film.shape[1]} pixels, its crop or mask of {sizes}"
 
 
-def _read(source: Path, headers: Sequence[DicomHeader]) -> tuple[list[np.ndarray], list[np.ndarray], list[UserError]]:
-    """The masks among images, told by their content, the others that show something, and why each is no mask."""
+def _read_masks(
+    source: Path, headers: Sequence[DicomHeader]
+) -> tuple[list[np.ndarray], list[np.ndarray], list[UserError]]:
+    """Read images (rows, columns): the masks, bool, the crops, and the error of each file that is no mask."""
     masks, others = [], []
-    unlike: list[UserError] = []
+    not_masks: list[UserError] = []
     for header in headers:
         try:
             pixels = read_grey(source / header.file, header.file)
-            masks.append(two_valued(pixels, header.file))
+            masks.append(as_mask(pixels, header.file))
         except UserError as problem:
-            unlike.append(problem)
+            not_masks.append(problem)
             if isinstance(problem, NoMask) and pixels.min() < pixels.max():
                 others.append(pixels)
-    return masks, others, unlike
+    return masks, others, not_masks

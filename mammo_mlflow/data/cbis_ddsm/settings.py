@@ -1,4 +1,4 @@
-"""What decides the patches, beside the films; light enough to be imported by the command line."""
+"""The settings of an ingest, without heavy imports, since the command line reads them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from mammo_mlflow.checks import one_of
 from mammo_mlflow.errors import UserError, expected, unknown_name
 
 SIDES = ("left", "right", "above", "below")
+"""Where a baseline may lie beside its abnormality."""
 INTERPOLATIONS = ("nearest", "area", "bilinear", "bicubic")
 WITHOUT_CALLBACK = ("benign", "exclude")
+"""What becomes of abnormalities that are benign without callback."""
 LOCATE = ("match", "rescale", "mask")
 SHARED_PATIENTS = ("drop-train", "keep")
+"""What becomes of the training abnormalities of patients that are in the test set too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """How patches are cut; the defaults are the paper's. Raises `UserError`.
+    """How patches are cut out of films; the defaults are the paper's. Raises `UserError`.
 
-    `margin` is context around the box, as a share of its sides; `size` the side of a patch in pixels; `baseline_side`
-    one of `SIDES`, several with commas in order of preference, or `any`; `tissue` the least part of a baseline that
-    lies in the breast; `locate` how far an odd mask is followed: `mask` takes it as it is, `rescale` scales one of
-    another size and leaves specks out, `match` looks for the crop too.
+    `margin` is the context around the box, as a fraction of its sides; `size` the side of a patch in pixels;
+    `baseline_side` one of `SIDES`, several with commas in order of preference, or `any`; `tissue` the least fraction of
+    a baseline that lies in the breast; `locate` how a box is found where a mask is odd: `mask` takes every mask as it
+    is, `rescale` also scales one of another size than its film and ignores specks, `match` also searches the film for
+    the crop.
     """
 
     margin: float = 0.0
@@ -55,13 +59,13 @@ class CropSettings:
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """What decides the patches, beside the files. Raises `UserError`."""
+    """The settings of an ingest: how to cut patches, and which rows to leave out. Raises `UserError`."""
 
-    cut: CropSettings = field(default_factory=CropSettings)
+    crop: CropSettings = field(default_factory=CropSettings)
     without_callback: str = "benign"
     shared_patients: str = "drop-train"
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check every field but `crop`, which checks itself."""
         one_of(*WITHOUT_CALLBACK)("without_callback", self.without_callback)
         one_of(*SHARED_PATIENTS)("shared_patients", self.shared_patients)

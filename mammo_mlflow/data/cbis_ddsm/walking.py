@@ -1,4 +1,4 @@
-"""The files below a folder, each once, whatever links lead around in circles."""
+"""List the files below a folder, each once, also where links form a circle."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from pathlib import Path
 
 from mammo_mlflow.files import PARTIAL
 
-LITTER = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found", "@eadir"}
-"""What systems leave on disks and in archives, in lower case; so is all whose name begins with a dot."""
+SYSTEM_FILES = {
+    "__macosx",
+    "thumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "@eadir",
+}
+"""Names of files and folders that operating systems add, in lower case; `walk` skips them."""
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
-    """Every file below `folder` in the order of names; a folder that cannot be read comes with its error.
+    """Yield every file below `folder` in the order of names with None; what cannot be read with its error.
 
-    Links are followed, each folder is visited once. Hidden files and folders, those of `LITTER` and the folders in
-    which an ingest is at work are passed over.
+    Links are followed, each folder is visited once. Hidden files and folders, `SYSTEM_FILES` and the folders that an
+    ingest is writing are skipped.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
@@ -33,7 +41,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
         seen.add((status.st_dev, status.st_ino))
         below = []
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in LITTER:
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
                 continue
             path = Path(entry.path)
             try:

@@ -33,7 +33,7 @@ def collection(published, tmp_path):
 
 @pytest.fixture
 def prepare(collection, tmp_path):
-    """Ingest the copy: prepare(workers=2) -> Ingested."""
+    """Ingest the copy: prepare(workers=2) -> IngestResult."""
 
     def call(settings=SMALL, workers=1, out="out", source=collection, descriptions=collection):
         return ingest(source, tmp_path / out, descriptions, settings, workers, lambda *_: None)

@@ -59,10 +59,10 @@ def test_pairs_never_touch_what_is_marked_or_leave_the_film():
         width, height = (int(n) for n in rng.integers(5, 60, 2))
         box = Box(int(rng.integers(0, 160 - width)), int(rng.integers(0, 240 - height)), width, height)
         taken = np.zeros(film.shape, bool)
-        box.of(taken)[:] = True
+        box.pixels(taken)[:] = True
         taken[rng.integers(0, 240, 12), rng.integers(0, 160, 12)] = True
         pair = cut_pair(film, box, lambda: EVERYWHERE, taken, CropSettings(size=32))
-        np.testing.assert_array_equal(pair.abnormality, resize(box.of(film), 32, "nearest"))
+        np.testing.assert_array_equal(pair.abnormality, resize(box.pixels(film), 32, "nearest"))
         if pair.baseline is None:
             refused = pair.why.split("; ")
             assert [one.split(":")[0] for one in refused] == list(SIDES)
@@ -70,8 +70,8 @@ def test_pairs_never_touch_what_is_marked_or_leave_the_film():
         found += 1
         beside = pair.baseline_box
         assert beside.inside(film.shape) and (beside.width, beside.height) == (width, height)
-        assert not beside.of(taken).any()
-        np.testing.assert_array_equal(pair.baseline, resize(beside.of(film), 32, "nearest"))
+        assert not beside.pixels(taken).any()
+        np.testing.assert_array_equal(pair.baseline, resize(beside.pixels(film), 32, "nearest"))
     assert 250 < found < 400
 
 
@@ -107,9 +107,9 @@ def test_the_breast_is_found_beside_letters_and_a_white_edge():
     film[40:80, 380:420] = 60_000  # a letter
     film[:, -12:] = 65_535  # the film's edge
     breast = find_breast(film)
-    assert breast.share(Box(60, 280, 100, 100)) == 1
-    assert breast.share(Box(380, 40, 40, 40)) == 0
-    assert breast.share(Box(428, 0, 12, 660)) < 0.02
+    assert breast.tissue_share(Box(60, 280, 100, 100)) == 1
+    assert breast.tissue_share(Box(380, 40, 40, 40)) == 0
+    assert breast.tissue_share(Box(428, 0, 12, 660)) < 0.02
     assert 0.9 < breast.mask.mean() / ((film > 9_000) & (film < 65_000)).mean() < 1.1
 
 
@@ -117,7 +117,7 @@ def test_tissue_is_counted_by_pixels():
     mask = np.zeros((60, 40), bool)
     mask[:, 10:] = True  # from pixel 40 on
     for left, share in ((39, 19 / 20), (21, 1 / 20), (40, 1), (20, 0), (33, 13 / 20)):
-        assert Breast(mask, 4).share(Box(left, 101, 20, 17)) == pytest.approx(share)
+        assert Breast(mask, 4).tissue_share(Box(left, 101, 20, 17)) == pytest.approx(share)
 
 
 def test_a_film_that_is_all_tissue_is_all_breast():

@@ -182,7 +182,7 @@ def test_a_folder_of_the_users_beside_it_is_left_alone(prepare, tmp_path):
 def test_a_damaged_leftover_is_made_again(made, prepare, tmp_path, monkeypatch):
     from mammo_mlflow.data.cbis_ddsm import ingest as module
 
-    monkeypatch.setattr(module, "_write", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "_write_arrays", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare()
     monkeypatch.undo()
@@ -281,7 +281,7 @@ def test_finished_films_are_not_cut_again(prepare, collection, monkeypatch, tmp_
     assert not (tmp_path / "out").exists()
     assert len(list((tmp_path / "out.partial" / "films").glob("*.npz"))) == len({row.film for row in KEPT})
     monkeypatch.undo()
-    monkeypatch.setattr("mammo_mlflow.data.cbis_ddsm.films._cut", full)
+    monkeypatch.setattr("mammo_mlflow.data.cbis_ddsm.films._cut_patches", full)
     assert prepare().anew
 
 

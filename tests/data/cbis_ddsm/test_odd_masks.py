@@ -11,7 +11,7 @@ from support_collection import ODD, Row, draw_film, draw_mask, odd_mask, plan, w
 
 from mammo_mlflow.data.cbis_ddsm.cutting import Box
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.locating import find_crop, oddness, without_specks
+from mammo_mlflow.data.cbis_ddsm.locating import find_crop, mask_fault, without_specks
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 from mammo_mlflow.errors import UserError
@@ -191,13 +191,13 @@ def test_a_stray_pixel_and_the_size_of_the_crop():
 
 
 def test_a_lesion_at_the_edge_is_no_frame():
-    assert oddness(draw_mask((200, 150), (0, 50, 60, 90)) > 0) == ""
+    assert mask_fault(draw_mask((200, 150), (0, 50, 60, 90)) > 0) == ""
     strip = draw_mask((200, 150), (40, 50, 60, 90)) > 0
     strip[:, -4:] = True
-    assert oddness(strip) == "framed mask"
+    assert mask_fault(strip) == "framed mask"
     inner = draw_mask((200, 150), (40, 50, 60, 90)) > 0
     inner[5:8, 5:-5] = inner[-8:-5, 5:-5] = inner[5:-5, 5:8] = inner[5:-5, -8:-5] = True
-    assert oddness(inner) == "framed mask"
+    assert mask_fault(inner) == "framed mask"
 
 
 @pytest.mark.parametrize("kind", ["larger", "smaller", "speck", "stretched", "inverted", "framed"])
@@ -225,7 +225,7 @@ def test_one_film_and_an_odd_mask(tmp_path, kind):
 def test_an_interrupted_command_ends_with_the_same_bytes(system, source, made, tmp_path, monkeypatch):
     from mammo_mlflow.data.cbis_ddsm import ingest as module
 
-    monkeypatch.setattr(module, "_write", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "_write_arrays", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(source, tmp_path / "out")
     monkeypatch.undo()
