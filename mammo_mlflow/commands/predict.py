@@ -6,7 +6,10 @@ from typing import Annotated
 
 from mammo_mlflow.commands.base import MODEL, Command, Option
 from mammo_mlflow.commands.shared import EXECUTOR, FilmOptions
+from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.names import CHAMPION, registered_name
 
+CHAMPION_MODEL = f"models:/{registered_name(TASKS[0])}@{CHAMPION}"
 REGISTERED = Option("models:/NAME/VERSION or models:/NAME@ALIAS", MODEL)
 
 
@@ -28,5 +31,5 @@ COMMAND = Command(
     options=PredictOptions,
     run="mammo_mlflow.workflows.predict:run",
     shown=("model", "input", "output"),
-    example="--model models:/mammo-mass_calc@champion --input phantom --output predictions.csv",
+    example=f"--model {CHAMPION_MODEL} --input phantom --output predictions.csv",
 )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from mammo_mlflow import checks
 from mammo_mlflow.commands.base import Command, CommandOptions, Option
-from mammo_mlflow.commands.predict import REGISTERED
+from mammo_mlflow.commands.predict import CHAMPION_MODEL, REGISTERED
 
 
 class ServeOptions(CommandOptions):
@@ -28,5 +28,5 @@ COMMAND = Command(
     options=ServeOptions,
     run="mammo_mlflow.workflows.serve:run",
     shown=("model", "port"),
-    example="--model models:/mammo-mass_calc@champion --port 5001",
+    example=f"--model {CHAMPION_MODEL} --port 5001",
 )
