@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -130,3 +131,13 @@ def test_the_files_that_the_docs_name_exist():
     named = {(page.name, name) for page in pages for name in re.findall(r"`([\w/]+\.py)", page.read_text())}
     assert len(named) > 50
     assert [one for one in sorted(named) if not any(path.endswith(f"/{one[1]}") for path in known)] == []
+
+
+def test_the_same_seed_draws_the_same_docstrings(capsys, monkeypatch):
+    said = []
+    for seed in ("1", "1", "2"):
+        monkeypatch.setattr(sys, "argv", ["draw_docstrings.py", "--seed", seed, "--count", "5"])
+        runpy.run_path(str(ROOT / "scripts" / "draw_docstrings.py"), run_name="__main__")
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+    assert said[0].count("\nmammo_mlflow") == 4

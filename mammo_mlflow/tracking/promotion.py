@@ -18,7 +18,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
 from mammo_mlflow.tracking.registry import Version, find_run, make_registered_model, registered_names, version_of
-from mammo_mlflow.tracking.runs import experiments_of, there
+from mammo_mlflow.tracking.runs import experiments_of, or_none
 from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000
@@ -158,7 +158,7 @@ def finish_decision(client: MlflowClient, name: str) -> None:
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
-    found = there(lambda: client.get_model_version_by_alias(name, alias))
+    found = or_none(lambda: client.get_model_version_by_alias(name, alias))
     return None if found is None else version_of(found)
 
 
