@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from mammo_mlflow import __version__
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.experiment import parameters
 
@@ -141,3 +142,9 @@ def test_the_same_seed_draws_the_same_docstrings(capsys, monkeypatch):
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
     assert said[0].count("\nmammo_mlflow") == 4
+
+
+def test_the_changelog_tells_of_this_version():
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] in ("Unreleased", __version__)
+    assert __version__ in headings

@@ -97,7 +97,10 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
 
 
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
-    """Make a candidate the champion of its task: the new version of `mammo-<task>`. `decision` is a run's id."""
+    """Make a candidate the champion of a task, as a new version of `mammo-<task>`, which is returned.
+
+    `decision` is the id of the run that decided so.
+    """
     name, before = registered_name(task), champion_of(client, task)
     make_registered_model(client, name, f"the champion of {task}, in the alias '{CHAMPION}'")
     own = (Tag.PREVIOUS, Tag.WAS_CHAMPION, Tag.ROLLED_BACK)
@@ -122,7 +125,7 @@ def previous_of(client: MlflowClient, task: str) -> Version:
 
 
 def go_back(client: MlflowClient, champion: Version, before: Version, decision: str) -> None:
-    """Roll back: make the earlier champion `before` the champion again. `decision` is a run's id."""
+    """Roll back: make the earlier champion `before` the champion again, by the decision of the run of that id."""
     client.set_model_version_tag(before.name, str(before.number), Tag.DECIDED_BY, decision)
     client.set_model_version_tag(champion.name, str(champion.number), Tag.ROLLED_BACK, "true")
     client.set_registered_model_alias(before.name, CHAMPION, str(before.number))

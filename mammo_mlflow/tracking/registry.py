@@ -125,7 +125,7 @@ class Version:
 
 
 def version_of(found: ModelVersion) -> Version:
-    """A `Version` of MLflow's own record."""
+    """Convert MLflow's record of a version to a `Version`."""
     return Version(
         name=found.name,
         number=int(found.version),
