@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from mammo_mlflow.commands import COMMANDS
-from mammo_mlflow.report.fill_rows import ReportedRuns, command
+from mammo_mlflow.report.fill_rows import ReportedRuns, command_for
 from mammo_mlflow.report.paper_tables import tables
 from mammo_mlflow.report.printed_values import preferred_value, printed
 
