@@ -4,7 +4,7 @@
 
 The product's `choose` on made-up out-of-fold predictions (4 folds, 8 patches a patient), one method after another in
 one process: seconds, and the process's peak memory so far. A method's time is that of its level 1 of all rows, of those
-without each fold, and of the bootstrap interval of the nested figure. Then the same with six members, the most for
+without each fold, and of the bootstrap interval of the nested score. Then the same with six members, the most for
 which grids are exhaustive.
 
 `naive`: a Python loop over the grid {0, 0.34, 0.67, 1} of those six, normalised, multiples removed, which asks

@@ -16,7 +16,7 @@ from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.level1 import Combiner
 
 ENSEMBLE_VERSION = 3
-"""The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.
+"""The version of ensembles: raised where any method, their nested scores or the joined model give other numbers.
 
 An ensemble is then made anew, of the same members: their folds do not know this number.
 """

@@ -54,7 +54,7 @@ def _show(fitted: FittedMethods, made: MadeEnsemble, of_all: bool) -> None:
     header = ["member", f"out-of-fold {fitted.objective.name}", "version"]
     show_table(f"{fitted.task}: members{fitted.said.title}", header, alone)
     show_table(f"{fitted.task}: ensembles of them, {cluster_note(fitted.data.groups)}", *fitted.table())
-    picked = f", the best of {len(fitted.ensembles)} by its nested figure, which that makes a little optimistic"
+    picked = f", the best of {len(fitted.ensembles)} by its nested score, which that makes a little optimistic"
     say(f"registered: {made.method}{picked if of_all else ''}")
     say(made.verdict.sentence)
     say(f"On the test set, once: {made.final.comparison}")
