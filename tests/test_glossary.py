@@ -82,7 +82,7 @@ def not_in_their_row(classes, rows):
     """The classes that end in a word of the glossary whose row names neither them nor where they are."""
     named = {singular(word.split()[-1]): names for words, names in rows for word in words}
     for one in sorted(classes):
-        module, _, name = one.rpartition(".")
+        name = one.rpartition(".")[2]
         word = singular(re.findall("[A-Z][a-z0-9]*|[A-Z]+(?=[A-Z]|$)", name)[-1])
         places = tuple(f"{place}." for place in named.get(word, ()))
         if places and not f"{one}.".startswith(places):
