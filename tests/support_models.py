@@ -12,7 +12,7 @@ import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine import assembly, ensemble
-from mammo_mlflow.engine.activations import encoder
+from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
@@ -59,7 +59,7 @@ def part(made, folder):
     model, sides = made.model, tuple(made.sides)
     size = BACKBONES[model.backbone].minimum_size if model.backbone in BACKBONES else 32
     network = Network(family=made.family, model=model, image_size=size, precision="float32", sides=sides)
-    base = encoder(network)
+    base = network_encoder(network)
     cut = 0 if base.trainable_weights else deepest_cut(base, model.unfrozen_layers)
     features = base.output.shape[1:]
     head = build_head(joined_shape(features, len(sides), model.difference), model)
@@ -73,7 +73,7 @@ def save(made, folder):
     if made.family == "conditioned":
         family, network = ("pretrained", "vgg16") if made.model.backbone == "b" else ("siamese", "scratch")
         source = part(build(TASK, preset_values("quick", network, TASK, family), family), folder)
-        width = encoder(source.network).output.shape[1]
+        width = network_encoder(source.network).output.shape[1]
         tail = build_conditioned((width,), build_head((width + 1,), made.model))
         network = Network(family="conditioned", model=made.model, image_size=32, precision="float32")
         own = Part(network, NO_WEIGHTS, 0, (_saved(tail, folder),))

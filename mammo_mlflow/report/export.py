@@ -19,7 +19,7 @@ HEADINGS = {
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
 
 
-def ours(cell: Cell) -> str:
+def measured_text(cell: Cell) -> str:
     """A cell's measured value with its interval, or with its deviation over folds; `-` where it is undefined.
 
     Empty where nothing was run.
@@ -31,7 +31,7 @@ def ours(cell: Cell) -> str:
     return f"{cell.value:.3f}" + ("" if math.isnan(cell.sd) else f" ± {cell.sd:.3f}")
 
 
-def papers(cell: Cell) -> str:
+def paper_text(cell: Cell) -> str:
     """The value that the paper printed for a cell, with as many digits; "" where it printed none."""
     if cell.paper is None:
         return ""
@@ -39,7 +39,7 @@ def papers(cell: Cell) -> str:
     return f"{cell.paper.value:.{digits}f}" + ("" if cell.paper.sd is None else f" ± {cell.paper.sd:g}")
 
 
-def difference(cell: Cell) -> str:
+def difference_text(cell: Cell) -> str:
     """The measured value minus the paper's, as text; "" where they are not of one test set."""
     return "" if math.isnan(cell.difference) else f"{cell.difference:+.3f}"
 
@@ -47,7 +47,7 @@ def difference(cell: Cell) -> str:
 def layout(table: PaperTable, rows: Sequence[FilledRow]) -> tuple[list[tuple[Column, bool]], bool]:
     """The columns of a table, each with whether the paper printed values for it, and whether differences are shown."""
     shown = [(column, any(one.cells[column].paper for one in rows)) for column in table.columns]
-    return shown, any(difference(one.cells[ACCURACY]) for one in rows)
+    return shown, any(difference_text(one.cells[ACCURACY]) for one in rows)
 
 
 def header(table: PaperTable, rows: Sequence[FilledRow]) -> list[str]:
@@ -72,8 +72,8 @@ def lines(table: PaperTable, rows: Sequence[FilledRow]) -> list[list[str]]:
         marks += "".join(f" ({numbers[note]})" for note in one.notes)
         cells = []
         for column, paper in shown:
-            cells += [ours(one.cells[column]), *([papers(one.cells[column])] if paper else [])]
-        cells += [difference(one.cells[ACCURACY])] if compared else []
+            cells += [measured_text(one.cells[column]), *([paper_text(one.cells[column])] if paper else [])]
+        cells += [difference_text(one.cells[ACCURACY])] if compared else []
         run = one.result.model if one.result else " + ".join(member.model for member in one.members) or "not run"
         found.append([one.row.label + marks, *cells, "" if one.patches is None else str(one.patches), run])
     return found

@@ -25,7 +25,7 @@ from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, TRAIN, VALIDATION, Column, PaperRow, PaperTable
-from mammo_mlflow.report.printed_values import TEST_TYPES, PrintedValue, counts_as, printed_matrices
+from mammo_mlflow.report.printed_values import TEST_TYPES, PrintedValue, preferred_value, printed_matrices
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
@@ -125,7 +125,7 @@ class ReportedRuns:
     lacking: Mapping[str, str] = field(default_factory=dict)
     """By task what the training set lacks for it, where the set is known."""
 
-    def unanswerable(self, row: PaperRow) -> str:
+    def lacking_for(self, row: PaperRow) -> str:
         """What the training set lacks for a row, which no command can then fill; "" where it lacks nothing."""
         tasks = TASKS if row.family == "conditioned" else (row.task,)
         return next((self.lacking[task] for task in tasks if task in self.lacking), "")
@@ -136,7 +136,7 @@ class ReportedRuns:
         return not self.phantom and dict(self.types) == TEST_TYPES
 
 
-def standing(row: PaperRow, results: Sequence[Result]) -> list[Result]:
+def candidates_for(row: PaperRow, results: Sequence[Result]) -> list[Result]:
     """The results that can stand for a row, best suited first.
 
     Controls and the models of searches cannot. Those with the protocol of the paper's table (its hold-out, its ten
@@ -169,7 +169,7 @@ def other_settings(result: Result) -> list[str]:
 
 
 def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
-    """The key by which `standing` sorts; lower is better suited."""
+    """The key by which `candidates_for` sorts; lower is better suited."""
     return (
         not _same_protocol(row, result),
         RANDOM in result.said,
@@ -179,14 +179,14 @@ def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
     )
 
 
-def fill(table: PaperTable, runs: ReportedRuns) -> list[FilledRow]:
+def fill_table(table: PaperTable, runs: ReportedRuns) -> list[FilledRow]:
     """All rows of a table with the cells that these runs give."""
     return [_optimistic(row, table, runs) if row.optimistic else _fill(row, table, runs) for row in table.rows]
 
 
-def command(row: PaperRow, runs: ReportedRuns) -> str:
+def command_for(row: PaperRow, runs: ReportedRuns) -> str:
     """The command line that fills a row on the report's data set; "" where none can."""
-    if runs.unanswerable(row):
+    if runs.lacking_for(row):
         return ""
     given = dict(row.parameters())
     if row.family == "scratch":
@@ -203,7 +203,7 @@ def command(row: PaperRow, runs: ReportedRuns) -> str:
     return f"mlflow run . -e {row.family} {words} --env-manager local"
 
 
-def matrices(row: PaperRow) -> list[str]:
+def matrices_of(row: PaperRow) -> list[str]:
     """The confusion matrices that the paper printed for a row, as text: actual classes in rows."""
     tuned = " tuned" if row.tuned else ""
     name = {"pretrained": f"{row.backbone}{tuned}", "siamese": f"siamese {row.backbone}{tuned}"}.get(row.family, "")
@@ -219,13 +219,13 @@ def matrices(row: PaperRow) -> list[str]:
 
 def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
     """A row with the values of the run that stands for it, if there is one, and notes on how its protocol differs."""
-    candidates = standing(row, runs.results)
+    candidates = candidates_for(row, runs.results)
     notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in row.printed if one.note)
-    notes += tuple(f"the paper's confusion matrix, {one}" for one in matrices(row))
+    notes += tuple(f"the paper's confusion matrix, {one}" for one in matrices_of(row))
     if not candidates:
-        if found := runs.unanswerable(row):
+        if found := runs.lacking_for(row):
             notes = (f"not to be had of these training data: {found}", *notes)
-        return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command(row, runs), notes=notes)
+        return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command_for(row, runs), notes=notes)
     best = candidates[0]
     metrics = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
     measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in metrics.items()}
@@ -248,7 +248,7 @@ def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
     return FilledRow(
         row=row,
         cells=_cells(row, table, runs, measured),
-        command=command(row, runs),
+        command=command_for(row, runs),
         result=best,
         marks=best.said.marks,
         notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(measured)),
@@ -261,9 +261,9 @@ def _optimistic(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledR
     said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic value",)
     members = []
     for wanted in row.members:
-        found = standing(wanted, runs.results)
+        found = candidates_for(wanted, runs.results)
         if not found or found[0].run_id not in runs.tests:
-            return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command(wanted, runs), notes=said)
+            return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command_for(wanted, runs), notes=said)
         members.append(found[0])
     frames = [runs.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
@@ -292,7 +292,7 @@ def _cells(
     """All cells of a row: the measured values with the paper's beside them."""
     cells = {}
     for column in table.columns:
-        paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
+        paper = preferred_value([one for one in row.printed if (one.metric, one.split) == column])
         comparable = runs.is_the_papers and column[1] == "test"
         cells[column] = replace(measured.get(column, Cell()), paper=paper, comparable=comparable)
     return cells

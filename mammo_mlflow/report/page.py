@@ -18,7 +18,7 @@ from mammo_mlflow.disclosure import BANNER, PHANTOM
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.differences import HEADER, differences
-from mammo_mlflow.report.export import difference, header, layout, ours, papers
+from mammo_mlflow.report.export import difference_text, header, layout, measured_text, paper_text
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
 from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
 from mammo_mlflow.report.plots import Plot
@@ -106,9 +106,12 @@ def _table(
                 "cells": [
                     cell
                     for column, paper in shown
-                    for cell in ((ours(one.cells[column]), ""), *([_papers_cell(one, column)] if paper else []))
+                    for cell in (
+                        (measured_text(one.cells[column]), ""),
+                        *([_papers_cell(one, column)] if paper else []),
+                    )
                 ],
-                "difference": difference(one.cells[ACCURACY]),
+                "difference": difference_text(one.cells[ACCURACY]),
                 "patches": "" if one.patches is None else one.patches,
                 "runs": [
                     (of.model, links.get(of.run_id, ""), of.tag(Tag.PRESET))
@@ -127,7 +130,7 @@ def _table(
 def _papers_cell(one: FilledRow, column: Column) -> tuple[str, str]:
     """The value that the paper printed for a cell, and where it did."""
     cell = one.cells[column]
-    return papers(cell), cell.paper.source if cell.paper else "not printed"
+    return paper_text(cell), cell.paper.source if cell.paper else "not printed"
 
 
 def _task(

@@ -66,7 +66,7 @@ def printed_matrices() -> dict[tuple[str, str, str], dict[tuple[str, str], int]]
     return found
 
 
-def counts_as(values: list[PrintedValue]) -> PrintedValue | None:
+def preferred_value(values: list[PrintedValue]) -> PrintedValue | None:
     """The value that counts of those printed for one cell: one without a note, a table's before another's."""
     plain = [one for one in values if not one.note]
     return next((one for one in plain if one.source.startswith("table")), plain[0] if plain else None)

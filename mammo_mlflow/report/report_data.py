@@ -17,7 +17,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroups
-from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, fill, standing
+from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, candidates_for, fill_table
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
@@ -84,7 +84,7 @@ class ReportData:
         return Disclosure.of(phantom=self.runs.phantom)
 
 
-def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
+def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
     """Read the finished runs on one data set: `wanted`, else the newest real one, else the newest phantom.
 
     Test predictions are downloaded to `folder`. What cannot be read is left out, with a warning in the result.
@@ -101,7 +101,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     mine = by_dataset.get(chosen, []) if chosen else []
     others = tuple((key, len(of), PHANTOM in of[0].said, of[0].data) for key, of in by_dataset.items() if key != chosen)
     every = tables()
-    stands = {one.run_id: one for table in every for row in table.rows for one in standing(row, mine)[:1]}
+    stands = {one.run_id: one for table in every for row in table.rows for one in candidates_for(row, mine)[:1]}
     stands |= {one.run_id: one for one in _members(every, mine)}
     tests, warnings = {}, []
     for done, (run_id, one) in enumerate(stands.items(), 1):
@@ -128,7 +128,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
         found = {name: missing_classes(patch_set.train.types, name) for name in TASKS}
         runs = replace(runs, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
-    filled_tables = tuple((table, tuple(fill(table, runs))) for table in every)
+    filled_tables = tuple((table, tuple(fill_table(table, runs))) for table in every)
     tasks = tuple(_task(name, filled_tables, runs, groups) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     return ReportData(
@@ -160,7 +160,7 @@ def label_of(result: Result) -> str:
 def _members(every: Sequence[PaperTable], results: Sequence[Result]) -> list[Result]:
     """The runs that are members of the weighted ensembles whose weights the report chooses."""
     members = (one for table in every for row in table.rows if row.optimistic for one in row.members)
-    return [one for row in members for one in standing(row, results)[:1]]
+    return [one for row in members for one in candidates_for(row, results)[:1]]
 
 
 def _of_one_test_set(

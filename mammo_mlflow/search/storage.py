@@ -41,7 +41,7 @@ SERVER_LOCK = 0x6D616D6D6F
 
 def check_address(url: str) -> None:
     """Raise `UserError` for an address at which no studies can be kept, as far as is known without making a file."""
-    with _telling(url):
+    with _as_user_error(url):
         parsed = parse(url)
         file = file_of(parsed)
         if file is not None:
@@ -62,7 +62,7 @@ class Storage:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.url, self.shown = url, scrubbed(url)
         self.secret = self.shown != url
-        with _telling(url):
+        with _as_user_error(url):
             parsed = parse(url)
             self._server, self._file = parsed.get_backend_name() == "postgresql", file_of(parsed)
             # relative paths name another database in another directory
@@ -90,7 +90,7 @@ class Storage:
 
 
 @contextmanager
-def _telling(url: str) -> Iterator[None]:
+def _as_user_error(url: str) -> Iterator[None]:
     """Turn every error of a database into a `UserError` that does not show its password."""
     try:
         yield

@@ -108,7 +108,7 @@ class StudyWorker:
         """Run trials until the study has all or its time is over; with `wait`, until others have ended theirs."""
         while True:
             for job, answer in self.bench.stream(self._next_job, self._on_event):
-                self._answered(job, answer)
+                self._on_answer(job, answer)
             if not (wait and any(trial.state == TrialState.RUNNING for trial in self._trials())):
                 return
             time.sleep(POLL_SECONDS)
@@ -155,7 +155,7 @@ class StudyWorker:
             trial.set_user_attr(Attribute.PROCESS, this_process())
             self._started.add(trial.number)
             try:
-                setting, problem = self._settle(trial), ""
+                setting, problem = self._settle_values(trial), ""
             except FAILURES as error:
                 setting, problem = {}, Failure(str(error)).line
         self._open_trial(trial, setting, problem, new=cut_off is None)
@@ -181,7 +181,7 @@ class StudyWorker:
 
     # -- the parameters of a trial
 
-    def _settle(self, trial: optuna.Trial) -> dict[str, Value]:
+    def _settle_values(self, trial: optuna.Trial) -> dict[str, Value]:
         """The experiment's values of a trial, drawn and stored where that has not been done yet."""
         frozen = self._trials()[trial.number]
         if Attribute.SETTING in frozen.user_attrs:
@@ -259,13 +259,13 @@ class StudyWorker:
         progress = self._open[trial.number] = TrialProgress(
             trial=trial, plan=plan, run=run, runs=fits, results=results, waiting=waiting
         )
-        self._look(progress)
+        self._advance(progress)
 
     def _on_event(self, job: FitJob, event: Event) -> None:
         """Log an event of a fold's training."""
         self._jobs[job.name].runs.on_event(job, event)
 
-    def _answered(self, job: FitJob, answer: FitResult | Failure) -> None:
+    def _on_answer(self, job: FitJob, answer: FitResult | Failure) -> None:
         """Take the result of a fold, or its failure, which fails the trial."""
         progress = self._jobs.pop(job.name)
         progress.running -= 1
@@ -278,9 +278,9 @@ class StudyWorker:
         else:
             progress.runs.finish(job, answer)
             progress.results[progress.runs.fit_of(job).name] = answer
-        self._look(progress)
+        self._advance(progress)
 
-    def _look(self, progress: TrialProgress) -> None:
+    def _advance(self, progress: TrialProgress) -> None:
         """Report new results to the pruner, and end the trial where it is over and none of its folds is running."""
         if progress.ending is None:
             progress.report(self.spec.objectives, self.spec.pruner)
@@ -303,7 +303,7 @@ class StudyWorker:
                 self.bench.writer.attach(run_id).set_tags({Tag.PRUNED: "true"})
         self._tell(progress.trial, progress.run, ending, values if state == TrialState.COMPLETE else None)
         shown = reason or ", ".join(f"{o.name} {v:.4g}" for o, v in zip(objectives, values, strict=True))
-        _log.info("trial %d: %s%s", progress.trial.number, shown, self._standing())
+        _log.info("trial %d: %s%s", progress.trial.number, shown, self._summary())
 
     def _tell(
         self, trial: optuna.Trial, run: TrackedRun, ending: Ending, values: Sequence[float] | None = None
@@ -319,7 +319,7 @@ class StudyWorker:
         if state == TrialState.FAIL:
             _log.warning("trial %d failed: %s", trial.number, reason)
 
-    def _standing(self) -> str:
+    def _summary(self) -> str:
         """How many trials are finished and which is the best, in words for the log."""
         finished = sum(trial.state.is_finished() for trial in self._trials())
         wanted = f" of {self.spec.trials}" if self.spec.trials else ""

@@ -55,7 +55,7 @@ class FitRuns:
         total = job.total_epochs
         if isinstance(event, EpochDone):
             self._bench.progress.update(job.name, min(event.epoch, total - 1), total)
-            self._run(self.fit_of(job)).log_metrics(event.figures, event.epoch, event.time)
+            self._run(self.fit_of(job)).log_metrics(event.metrics, event.epoch, event.time)
 
     def finish(self, job: FitJob, result: FitResult) -> None:
         """Log the result of a fit and end its run."""

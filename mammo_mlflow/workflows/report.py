@@ -18,7 +18,7 @@ from mammo_mlflow.report.differences import differences_csv, differences_markdow
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import render
 from mammo_mlflow.report.plots import draw_all
-from mammo_mlflow.report.report_data import ReportData, gather
+from mammo_mlflow.report.report_data import ReportData, gather_report
 from mammo_mlflow.terminal import TerminalProgress, say
 from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
@@ -41,7 +41,7 @@ def run(options: ReportOptions) -> None:
         if options.data:
             cache = Cache(None, WorkbenchOptions().cache_limit_gb)
             wanted = load_data(options.data, options, cache, progress)
-        report = gather(writer.client, wanted, Path(folder), progress.update)
+        report = gather_report(writer.client, wanted, Path(folder), progress.update)
         with whole(target) as staging:
             staging.mkdir()
             counts = {} if report.dataset and report.runs.results else count_runs(writer.client)

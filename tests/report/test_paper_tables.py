@@ -7,7 +7,7 @@ import pytest
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.report.fill_rows import ReportedRuns, command
 from mammo_mlflow.report.paper_tables import tables
-from mammo_mlflow.report.printed_values import counts_as, printed
+from mammo_mlflow.report.printed_values import preferred_value, printed
 
 TABLES = tables()
 
@@ -18,7 +18,7 @@ def rows(number, task=None):
 
 
 def value(row, metric="accuracy", split="test"):
-    found = counts_as([one for one in row.printed if (one.metric, one.split) == (metric, split)])
+    found = preferred_value([one for one in row.printed if (one.metric, one.split) == (metric, split)])
     return None if found is None else found.value
 
 

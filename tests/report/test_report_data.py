@@ -16,13 +16,13 @@ from mammo_mlflow.report.comparing import subgroups
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, OPTIMISTIC, VALIDATION
 from mammo_mlflow.report.plots import draw_all
-from mammo_mlflow.report.report_data import gather
+from mammo_mlflow.report.report_data import gather_report
 
 OTHER = ("1" * 64, "2" * 64)
 
 
 def read(models, tmp_path, wanted=None):
-    return gather(models.client, wanted, tmp_path / "files", lambda *_: None)
+    return gather_report(models.client, wanted, tmp_path / "files", lambda *_: None)
 
 
 def row(report, number, label, task=None):
