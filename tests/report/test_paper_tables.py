@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from mammo_mlflow.commands import COMMANDS
-from mammo_mlflow.report.fill_rows import ReportedRuns, command
+from mammo_mlflow.report.fill_rows import ReportedRuns, command_for
 from mammo_mlflow.report.paper_tables import tables
 from mammo_mlflow.report.printed_values import preferred_value, printed
 
@@ -75,7 +75,7 @@ def test_every_command_is_one_that_exists(phantom):
         for row in table.rows:
             if row.optimistic:
                 continue
-            words = shlex.split(command(row, store))
+            words = shlex.split(command_for(row, store))
             assert words[:4] == ["mlflow", "run", ".", "-e"]
             given = dict(word.split("=", 1) for word in words[6:-2:2])
             COMMANDS[words[4]].options(**given)  # raises for what it does not know
@@ -84,5 +84,5 @@ def test_every_command_is_one_that_exists(phantom):
                 assert (given["phantom_train"], given["phantom_size"]) == ("64", "80") and "data" not in given
             else:
                 assert given["data"] == "my data"
-            seen.add(command(row, store))
+            seen.add(command_for(row, store))
     assert len(seen) == sum(not row.optimistic for table in TABLES for row in table.rows)
