@@ -4,7 +4,7 @@
 
 The product's `choose` on made-up out-of-fold predictions (4 folds, 8 patches a patient), one method after another in
 one process: seconds, and the process's peak memory so far. A method's time is that of its level 1 of all rows, of those
-without each fold, and of the bootstrap interval of the nested figure. Then the same with six members, the most for
+without each fold, and of the bootstrap interval of the nested score. Then the same with six members, the most for
 which grids are exhaustive.
 
 `naive`: a Python loop over the grid {0, 0.34, 0.67, 1} of those six, normalised, multiples removed, which asks
@@ -26,7 +26,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from mammo_mlflow.ensembles.blend_weights import EXHAUSTIVE_MEMBERS, PAPER_LEVELS, candidates
-from mammo_mlflow.ensembles.methods import choose
+from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.workflows.ensemble import EVERY_METHOD
@@ -78,7 +78,9 @@ def predictions(patches: int, members: int) -> OutOfFold:
 def measure(data: OutOfFold, method: str, objective: str, resamples: int) -> dict[str, float]:
     """A method's seconds, the peak memory after it in MB, and both of its scores."""
     start = time.perf_counter()
-    found = choose(data, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[method]
+    found = fit_ensembles(data, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[
+        method
+    ]
     seconds = time.perf_counter() - start
     print(f"{method:>10} {seconds:6.2f} s  chosen on {found.chosen_on:.4f}, nested {found.nested:.4f}")
     return {"seconds": seconds, "peak_mb": peak(), "chosen_on": found.chosen_on, "nested": found.nested.value}

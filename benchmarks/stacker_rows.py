@@ -18,7 +18,7 @@ import numpy as np
 
 from mammo_mlflow.ensembles import stackers
 from mammo_mlflow.ensembles.methods import METHODS
-from mammo_mlflow.ensembles.nested import Method, each, nested
+from mammo_mlflow.ensembles.nested import Method, method_of, nested_predictions
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
@@ -63,7 +63,7 @@ def neuron(glorot: bool, more_steps: bool) -> Method:
             stackers.EPOCH_ROWS = given
         return stackers._linear(weights[:-1], weights[-1])
 
-    return each(fit)
+    return method_of(fit)
 
 
 COLUMNS: dict[str, Method] = {
@@ -90,7 +90,7 @@ def main() -> None:
                 found = []
                 for seed in range(max(1, round(seeds * share))):
                     data = draw(kind, rows, members, seed)
-                    predicted = [nested(method, data, objective, seed)[1] for method in COLUMNS.values()]
+                    predicted = [nested_predictions(method, data, objective, seed)[1] for method in COLUMNS.values()]
                     found.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in predicted])
                 values = np.array(found)
                 cells = [f"{value:.3f}" for value in values.mean(axis=0)]

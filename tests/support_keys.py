@@ -16,6 +16,7 @@ import numpy as np
 
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.ensemble import EnsembleSettings
+from mammo_mlflow.ensembles.registered_ensemble import EnsembleSpec, ensemble_key
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, Description, LayerCut
@@ -23,7 +24,6 @@ from mammo_mlflow.jobs.executors import Executor
 from mammo_mlflow.planning.base_models import BaseModel, BaseModels
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import PRESETS, preset_values
-from mammo_mlflow.workflows.ensemble import ensemble_key
 from mammo_mlflow.workflows.search import study_specs
 
 RELEASED = Path(__file__).parent / "upgrades" / "keys.json"
@@ -148,7 +148,10 @@ def ensembles():
         "pretrained average": ("average", EnsembleSettings(method="average")),
         "a,b svm": ("svm", EnsembleSettings(members="a,b", method="svm", threshold="youden", folds=3, seed=7)),
     }
-    return {name: ensemble_key(["a", "b"], method, options, "test") for name, (method, options) in asked.items()}
+    return {
+        name: ensemble_key(["a", "b"], method, EnsembleSpec(**settings.model_dump()), "test")
+        for name, (method, settings) in asked.items()
+    }
 
 
 def all_keys():

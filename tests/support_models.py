@@ -12,8 +12,8 @@ import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine import assembly, ensemble
-from mammo_mlflow.engine.activations import encoder
-from mammo_mlflow.ensembles.methods import choose
+from mammo_mlflow.engine.activations import network_encoder
+from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
@@ -59,7 +59,7 @@ def part(made, folder):
     model, sides = made.model, tuple(made.sides)
     size = BACKBONES[model.backbone].minimum_size if model.backbone in BACKBONES else 32
     network = Network(family=made.family, model=model, image_size=size, precision="float32", sides=sides)
-    base = encoder(network)
+    base = network_encoder(network)
     cut = 0 if base.trainable_weights else deepest_cut(base, model.unfrozen_layers)
     features = base.output.shape[1:]
     head = build_head(joined_shape(features, len(sides), model.difference), model)
@@ -73,7 +73,7 @@ def save(made, folder):
     if made.family == "conditioned":
         family, network = ("pretrained", "vgg16") if made.model.backbone == "b" else ("siamese", "scratch")
         source = part(build(TASK, preset_values("quick", network, TASK, family), family), folder)
-        width = encoder(source.network).output.shape[1]
+        width = network_encoder(source.network).output.shape[1]
         tail = build_conditioned((width,), build_head((width + 1,), made.model))
         network = Network(family="conditioned", model=made.model, image_size=32, precision="float32")
         own = Part(network, NO_WEIGHTS, 0, (_saved(tail, folder),))
@@ -101,9 +101,9 @@ def save_ensembles(folder):
     made.append(build(TASK, preset_values("quick", "scratch", TASK, "siamese"), "siamese"))
     parts, folder = tuple(part(one, folder) for one in made), folder / "ensemble"
     (objective,) = parse_objectives("roc_auc")
-    for method, found in choose(data, objective, resamples=10).items():
+    for method, found in fit_ensembles(data, objective, resamples=10).items():
         arrays = folder.with_name(Artifact.LEVEL1)
-        found.level1.save(arrays)
+        found.combiner.save(arrays)
         if not folder.exists():
             job = EnsembleJob(
                 name="",

@@ -79,13 +79,11 @@ def singular(word):
 
 
 def not_in_their_row(classes, rows):
-    """The classes that end in a word of the glossary whose row names neither them nor where they are."""
+    """The classes that end in a word of the glossary whose row names neither them nor their module or folder."""
     named = {singular(word.split()[-1]): names for words, names in rows for word in words}
     for one in sorted(classes):
-        module, _, name = one.rpartition(".")
-        word = singular(re.findall("[A-Z][a-z0-9]*|[A-Z]+(?=[A-Z]|$)", name)[-1])
-        places = tuple(f"{place}." for place in named.get(word, ()))
-        if places and not f"{one}.".startswith(places):
+        word = singular(re.findall("[A-Z][a-z0-9]*|[A-Z]+(?=[A-Z]|$)", one)[-1])
+        if word in named and not any(f"{one}.".startswith(f"{name}.") for name in named[word]):
             yield f"{one} ends in '{word}'"
 
 

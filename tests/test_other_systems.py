@@ -50,4 +50,4 @@ def test_memory_is_the_resident_set_where_nothing_finer_is_told(keras, monkeypat
     from mammo_mlflow.engine import loop
 
     monkeypatch.setattr(loop.Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
-    assert loop.private_memory() > 1_000_000
+    assert loop.private_memory_bytes() > 1_000_000

@@ -1,7 +1,7 @@
-"""Prefix activations, in the child: many augmented views of each patch through the frozen layers, once.
+"""Compute prefix activations, in a child process: the outputs of the frozen layers for many views of each patch.
 
-The file holds an array (n, views + 1, ...): index 0 is the plain patch (validation, test), 1 to `views` the augmented
-ones. bfloat16 values are stored as the uint16 of their bits.
+A file holds an array (n, views + 1, ...): index 0 is the plain patch (validation, test), 1 to `views` are augmented
+views. float32, or bfloat16 stored as the uint16 of its bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from mammo_mlflow.engine.backend import set_threads
-from mammo_mlflow.engine.inputs import Fed, StoredActivations, all_views
+from mammo_mlflow.engine.inputs import ModelInput, StoredActivations, all_views
 from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import (
     ActivationJob,
@@ -32,17 +32,18 @@ from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
 from mammo_mlflow.models.siamese import before_head, joined_shape
 from mammo_mlflow.models.synthetic import calibration_patches
-from mammo_mlflow.models.tensors import Tensor, fed
+from mammo_mlflow.models.tensors import Tensor, as_model_input
 
 BATCH = 32
 PROBE_PATCHES = 32
+"""The number of patches whose time is measured."""
 
 
-def describe(job: DescribeJob, emit: Emit) -> Description:
-    """Where the network is cut; with `probe`, its speed on this machine."""
+def describe_network(job: DescribeJob, emit: Emit) -> Description:
+    """Find where a network is cut, the shapes there, and with `probe` its speed in patches a second."""
     set_threads(job.threads)
     network = job.network
-    base = encoder(network)
+    base = network_encoder(network)
     tuned = 0 if base.trainable_weights else None
     if network.model.unfrozen_layers:
         tuned = deepest_cut(base, network.model.unfrozen_layers)
@@ -53,36 +54,36 @@ def describe(job: DescribeJob, emit: Emit) -> Description:
         start = time.perf_counter()
         base.predict_on_batch(patches)
         speed = PROBE_PATCHES / (time.perf_counter() - start)
-    features = _cut(base, len(base.layers) - 1)
+    features = _layer_cut(base, len(base.layers) - 1)
     head = joined_shape(features.shape, len(network.sides), network.model.difference)
     return Description(
         features=features,
-        tuned=None if tuned is None else _cut(base, tuned),
+        tuned=None if tuned is None else _layer_cut(base, tuned),
         head=head,
         parameters=base.count_params(),
         patches_per_second=speed,
     )
 
 
-def calibrate(job: CalibrateJob, emit: Emit) -> None:
-    """Write calibrated random weights as a Keras weights file: in float32 and at one size, whatever uses them."""
+def calibrate_weights(job: CalibrateJob, emit: Emit) -> None:
+    """Draw and calibrate a backbone's random weights, and write them to `job.output`, a Keras weights file."""
     set_threads(job.threads)
     patches = calibration_patches()
-    keras.utils.set_random_seed(0)  # what calibration leaves to Keras: depthwise kernels, dropped blocks
+    keras.utils.set_random_seed(0)  # for what `calibrate_random` does not draw: depthwise kernels, stochastic depth
     base = build_base(job.backbone, patches.shape[1], "average", "float32")
     calibrate_random(base, patches.astype(np.float32)[..., None])
     with whole(job.output, alone=True) as part:
         base.save_weights(part)
 
 
-def compute(job: ActivationJob, emit: Emit) -> None:
-    """Write the activations at `job.cut` to `job.output`; emits `progress` events (done, total patches).
+def compute_activations(job: ActivationJob, emit: Emit) -> None:
+    """Write the activations at `job.cut` to `job.output`; emits `StepsDone` in patches.
 
-    View v of a pair has one transform for good, whatever the seed of the experiment, so that all seeds share the file.
+    View v of a pair has the same transform for every seed of an experiment, so that all seeds share the file.
     """
     emit(StepsDone(0, 1))
     set_threads(job.threads)
-    base = encoder(job.network)
+    base = network_encoder(job.network)
     load_weights(base, job.weights)
     network = prefix(base, job.cut.index, job.start)
     patches = np.load(job.tensor, mmap_mode="r")[job.first :: 2]
@@ -97,28 +98,30 @@ def compute(job: ActivationJob, emit: Emit) -> None:
 
 
 def compute_features(job: FeatureJob, emit: Emit) -> None:
-    """Write what the head of a trained tail stands on to `job.output`, as `compute` does."""
+    """Write the features that enter the head of a trained tail to `job.output`, as `compute_activations` does."""
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     network = before_head(keras.saving.load_model(job.tail, compile=False))
     patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
     stored = {name: StoredActivations(path) for name, path in job.sources.items()}
 
-    def read(rows: np.ndarray) -> Fed:
+    def read(rows: np.ndarray) -> ModelInput:
         if stored:
-            return fed({name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()})
-        return fed({name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()})
+            return as_model_input({name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()})
+        return as_model_input(
+            {name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()}
+        )
 
     _write(job, network, read, emit)
 
 
-def encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
-    """The encoder of a network, its weights not loaded yet; `batch_norm` as in `build_encoder`."""
+def network_encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
+    """Build the encoder of a network, its weights not loaded; `batch_norm` as in `build_encoder`."""
     return build_encoder(network.family, network.model, network.image_size, network.precision, batch_norm)
 
 
-def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], Fed], emit: Emit) -> None:
-    """Write the answers of `network` to what `read` gives for each block of patches: all views of these rows."""
+def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], ModelInput], emit: Emit) -> None:
+    """Write the outputs of `network` for all patches; `read` gives its inputs, all views of each of some rows."""
     total = len(np.load(job.tensor, mmap_mode="r")) // 2
     views, small = job.views + 1, job.cut.dtype == "bfloat16"
     block = max(1, BATCH // views)
@@ -127,18 +130,19 @@ def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], Fed
         np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views, *job.cut.shape)})
         for start in range(0, total, block):
             rows = np.arange(start, min(start + block, total))
-            seen = keras.tree.map_structure(lambda one: _padded(one, block * views), read(rows))
-            out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(seen), "float32"))
+            inputs = keras.tree.map_structure(lambda one: _pad_rows(one, block * views), read(rows))
+            out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(inputs), "float32"))
             kept = out[: len(rows) * views]
             file.write((kept.astype(ml_dtypes.bfloat16) if small else kept).tobytes())
             emit(StepsDone(int(rows[-1]) + 1, total))
 
 
-def _padded(batch: np.ndarray, size: int) -> np.ndarray:
-    """The same batch shape at every call, so that the graph is traced once."""
+def _pad_rows(batch: np.ndarray, size: int) -> np.ndarray:
+    """Pad a batch with zeros to `size` rows, so that Keras sees one shape and traces the graph once."""
     return np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)) if len(batch) < size else batch
 
 
-def _cut(base: keras.Model, index: int) -> LayerCut:
+def _layer_cut(base: keras.Model, index: int) -> LayerCut:
+    """The layer cut after layer `index`, with the shape and dtype of its output."""
     tensor: Tensor = base.layers[index].output
     return LayerCut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))

@@ -1,54 +1,57 @@
-"""The whole model, in the child: joined from prefix and tails, written as an MLflow model, loaded again to predict."""
+"""Join prefix and tails into the whole model, write it as an MLflow model, predict with one, in a child process."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.activations import encoder
+from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import answer_example, load_keras_model, save_keras_model
-from mammo_mlflow.engine.inputs import blocks
+from mammo_mlflow.engine.inputs import read_batches
 from mammo_mlflow.jobs.contracts import AssembleJob, Emit, Part, PredictJob, StepsDone, TryJob
 from mammo_mlflow.models.conditioned import join_condition
-from mammo_mlflow.models.network import join, load_weights
+from mammo_mlflow.models.network import join_tails, load_weights
 from mammo_mlflow.models.siamese import before_head
-from mammo_mlflow.models.tensors import fed
+from mammo_mlflow.models.tensors import as_model_input
 
 BATCH = 32
 
 
 def assemble(job: AssembleJob, emit: Emit) -> None:
-    """Write the MLflow model directory `job.output`: raw inputs in, as in `job.examples`, probability (n, 1) out."""
+    """Write the MLflow model directory `job.output`: inputs as in `job.examples`, probability (n, 1) out."""
     if job.features is None:
-        model = build(job.part)
+        model = build_part(job.part)
     else:
-        condition = None if job.condition is None else build(job.condition)
+        condition = None if job.condition is None else build_part(job.condition)
         tail = keras.saving.load_model(job.part.tails[0], compile=False)
         network = job.part.network
-        features, as_class = build(job.features, features=True), network.model.condition == "class"
+        features, as_class = build_part(job.features, features=True), network.model.condition == "class"
         model = join_condition(features, condition, tail, network.image_size, as_class)
     model.trainable = False
     save_keras_model(model, job.output, job.examples, job.metadata)
 
 
-def build(part: Part, features: bool = False) -> keras.Model:
-    """The whole model of a trained part, or all of it that stands before its head."""
-    base = encoder(part.network)
+def build_part(part: Part, features: bool = False) -> keras.Model:
+    """Build the whole model of a trained part; with `features`, all of it before its head."""
+    base = network_encoder(part.network)
     load_weights(base, part.weights)
     tails = [keras.saving.load_model(path, compile=False) for path in part.tails]
-    return join(base, part.cut, [before_head(tail) for tail in tails] if features else tails, part.network.sides)
+    return join_tails(base, part.cut, [before_head(tail) for tail in tails] if features else tails, part.network.sides)
 
 
 def predict(job: PredictJob, emit: Emit) -> np.ndarray:
-    """Probabilities (n,) of every abnormality by the model in `job.model`; emits `progress` events."""
+    """Predict every abnormality with the model in `job.model`: probabilities, float64 (n,); emits `StepsDone`."""
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     model = load_keras_model(job.model)
-    out = [model.predict(fed(batch), batch_size=BATCH, verbose=0)[:, 0] for batch in blocks(job, BATCH, emit)]
+    out = [
+        model.predict(as_model_input(batch), batch_size=BATCH, verbose=0)[:, 0]
+        for batch in read_batches(job, BATCH, emit)
+    ]
     return np.concatenate(out).astype(np.float64)
 
 
-def try_out(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
-    """What a served model answers to its own input example, columns (n,)."""
+def predict_example(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
+    """Predict a model's own input example as MLflow serves it: columns (n,) by name."""
     return answer_example(job.model)

@@ -1,4 +1,4 @@
-"""The one module that touches TensorFlow: its threads and its input pipeline. Everything else speaks Keras 3."""
+"""The only module that uses TensorFlow itself: threads, input pipeline, faster layers. All others use Keras 3."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 IN_MEMORY_BYTES = 256 * 2**20
+"""The most bytes of activations that are held in memory during a fit."""
 
 
 def set_threads(threads: int) -> None:
-    """Use that many processor threads from now on.
+    """Set the number of processor threads of this process.
 
-    Raises `UserError` where TensorFlow already runs with another number (`executor=inline` after another job).
+    Raises `UserError` where TensorFlow already runs with another number, as in a later job of `executor=inline`.
     """
     if keras.backend.backend() != "tensorflow":
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -40,10 +41,10 @@ def set_threads(threads: int) -> None:
 
 
 def fastest_feed(batches: Batches, epochs: int) -> tuple[Tensor, int | None]:
-    """What to give `fit`: the same batches in the same order, and the steps of an epoch if it must be told them.
+    """The fastest input for Keras's `fit`: the same batches in the same order, and the steps of an epoch or None.
 
-    Under TensorFlow, activations that fit in memory are gathered by a `tf.data` pipeline, without Python between steps
-    (about twice as fast for a pooled head); anything else is fed as it is, read and augmented ahead of the step.
+    Under TensorFlow, activations of at most `IN_MEMORY_BYTES` are gathered by a `tf.data` pipeline, without Python
+    between steps (about twice as fast for pooled features). Other inputs stay `batches`, which Keras reads ahead.
     """
     stored = batches.read.in_memory(IN_MEMORY_BYTES)
     if stored is None or keras.backend.backend() != "tensorflow":
@@ -66,9 +67,10 @@ def fastest_feed(batches: Batches, epochs: int) -> tuple[Tensor, int | None]:
 
 
 def fast_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The same optimizer; under TensorFlow its update is one pass over the weights, compiled by XLA.
+    """The same optimizer with, under TensorFlow, an update that XLA compiles into one pass over the weights.
 
-    Op by op, Adam goes over weights and moments some twenty times: 40 ms of a 310 ms step of M1 (13 million weights).
+    Uncompiled, Adam passes over weights and moments some twenty times: 40 ms of a 310 ms step of M1 (13 million
+    weights).
     """
     if keras.backend.backend() != "tensorflow":
         return optimizer
@@ -83,7 +85,7 @@ def fast_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Op
                 kind.apply(self, list(values), trainable_variables)
 
             if trainable_variables is not None and not self.built:
-                with tf.init_scope():  # variables cannot be made inside of what XLA compiles
+                with tf.init_scope():  # XLA cannot create variables
                     self.build(trainable_variables)
             update(tuple(grads))
 
@@ -91,10 +93,10 @@ def fast_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Op
 
 
 def fast_batch_norm() -> type:
-    """A batch normalisation layer that trains faster: under TensorFlow in one fused operation, in bfloat16 too.
+    """The class of a faster batch normalisation layer: under TensorFlow one fused operation, also in bfloat16.
 
-    Keras's own takes about a third of a training step of M1. Weights and inference are those of Keras's layer, with
-    which a model that is kept is built again.
+    Keras's own layer takes about a third of a training step of M1. Weights and inference are the same as that layer's,
+    and models are saved with it.
     """
     if keras.backend.backend() != "tensorflow":
         return keras.layers.BatchNormalization
@@ -121,7 +123,7 @@ def fast_batch_norm() -> type:
 
 
 def gradient_tape() -> tf.GradientTape:
-    """What gradients of whatever it is told to watch are taken by. Raises `UserError` without TensorFlow."""
+    """A tape that records gradients of the tensors it is told to watch. Raises `UserError` without TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise expected("overlays", "TensorFlow as Keras's backend", keras.backend.backend())
     import tensorflow as tf

@@ -1,23 +1,25 @@
-"""Batches of training rows: their order and the views drawn of each patch, epoch by epoch."""
+"""Training batches: the order of rows, and which view of each patch is used, in each epoch."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.inputs import Fed, Reader
+from mammo_mlflow.engine.inputs import ModelInput, Reader
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled training batches; each epoch draws one view of each patch. The last, incomplete batch is left out.
+    """Shuffled training batches: inputs and labels (m,), with one random view of each patch in each epoch.
 
-    Order and views of epoch e depend on (seed, e) alone. `views=None` asks the reader for view number e + 1: a fresh
-    one each epoch, as on-line augmentation does. With several `columns`, so many views are drawn of each patch.
+    `rows` (n,) are the training rows, `labels` cover all rows of the data set. The last, incomplete batch of an epoch
+    is left out. Order and views of epoch e depend on (seed, e) alone. `views` is the number of stored views; with None
+    the reader makes view e + 1, a new one each epoch, as on-line augmentation does. With two `columns`, two views of
+    each row are drawn, one for each side.
     """
 
     def __init__(
         self,
-        read: Reader[Fed],
+        read: Reader[ModelInput],
         rows: np.ndarray,
         labels: np.ndarray,
         batch: int,
@@ -30,14 +32,15 @@ class Batches(keras.utils.PyDataset):
         self.read, self.rows, self.labels = read, rows, labels
         self._views, self._seed = views, seed
         self._batch = min(batch, len(rows))
-        self._epoch = -1  # Keras ends an epoch once before the first
+        self._epoch = -1  # Keras calls `on_epoch_end` once before the first epoch
         self._drawn = self.draw(0)
 
     def __len__(self) -> int:
+        """The number of batches in an epoch."""
         return len(self.rows) // self._batch
 
     def draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of an epoch (batches, batch size) and their views, of the same shape or with the columns behind."""
+        """Draw an epoch: rows (batches, batch size), and their views, of the same shape or with `columns` behind."""
         rng = np.random.default_rng([*self._seed, epoch])
         order = rng.permutation(self.rows)[: len(self) * self._batch]
         shape = (len(order), *self._shape)
@@ -45,10 +48,11 @@ class Batches(keras.utils.PyDataset):
         return order.reshape(len(self), -1), views.reshape(len(self), -1, *self._shape)
 
     def on_epoch_end(self) -> None:
-        """Draw the next epoch."""
+        """Draw rows and views of the next epoch; Keras calls it."""
         self._epoch += 1
         self._drawn = self.draw(self._epoch)
 
-    def __getitem__(self, index: int) -> tuple[Fed, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[ModelInput, np.ndarray]:
+        """Inputs and labels (m,) of one batch."""
         rows, views = self._drawn
         return self.read(rows[index], views[index]), self.labels[rows[index]]

@@ -1,4 +1,4 @@
-"""The ensemble as one model, in the child: every member in one Keras graph, what members share computed once."""
+"""Join the members of an ensemble into one Keras model, save it, predict with it, in a child process."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import keras
 import numpy as np
 from keras import layers
 
-from mammo_mlflow.engine.activations import encoder
+from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import load_answering_model, save_answering_model
-from mammo_mlflow.engine.inputs import blocks
+from mammo_mlflow.engine.inputs import read_batches
 from mammo_mlflow.jobs.contracts import AnswerJob, Emit, EnsembleJob, Part, StepsDone
 from mammo_mlflow.models.network import load_weights, prefix
-from mammo_mlflow.models.tensors import Tensor, fed
+from mammo_mlflow.models.tensors import Tensor, as_model_input
 from mammo_mlflow.names import Artifact
 
 BATCH = 32
 
 
 def assemble(job: EnsembleJob, emit: Emit) -> None:
-    """Write the MLflow model directory: patches in, probability, decision and each member's probability out."""
+    """Write an ensemble's MLflow model directory: patches in; probability, decision and members' probabilities out."""
     folder = job.output.with_name(f"{job.output.name}-files")
     folder.mkdir(parents=True)
     members = join_members(job.parts)
@@ -33,41 +33,41 @@ def assemble(job: EnsembleJob, emit: Emit) -> None:
 
 
 def join_members(parts: tuple[Part, ...]) -> keras.Model:
-    """One model of all members: raw patches of each side in, probabilities (n, m) float32 out, in the parts' order.
+    """Join all members into one model: raw patches of each side in, probabilities, float32 (n, members), out.
 
-    A frozen prefix that several members stand on is in it once, a deeper cut computed from the shallower one.
+    A frozen prefix that several members share is in it once; a deeper layer cut is computed from the shallower one.
     """
     size = parts[0].network.image_size
     sides = sorted({side for part in parts for side in part.network.sides})
     inputs = {side: layers.Input((size, size, 1), dtype="float32", name=side) for side in sides}
-    carried = _prefixes(inputs, parts)
+    carried = _shared_prefixes(inputs, parts)
     answers = []
     for number, part in enumerate(parts):
-        given = {side: carried[_encoder_of(part), part.cut, side] for side in part.network.sides}
+        given = {side: carried[_encoder_identity(part), part.cut, side] for side in part.network.sides}
         tails = [keras.saving.load_model(path, compile=False, safe_mode=True) for path in part.tails]
         for fold, tail in enumerate(tails):
             tail.name = f"member_{number}_{fold}"
-        found = [tail(fed(given)) for tail in tails]
+        found = [tail(as_model_input(given)) for tail in tails]
         answers.append(found[0] if len(found) == 1 else layers.Average(name=f"member_{number}")(found))
     out = layers.Concatenate(dtype="float32", name="members")(answers)
-    model = keras.Model(fed(inputs), out, name="ensemble")
+    model = keras.Model(as_model_input(inputs), out, name="ensemble")
     model.trainable = False
     return model
 
 
-def _prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> dict[tuple[str, int, str], Tensor]:
-    """What each side's patches have become at every cut that a member stands on, by its encoder, the cut, the side."""
+def _shared_prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> dict[tuple[str, int, str], Tensor]:
+    """The activations at each layer cut of the members, by encoder, cut and side."""
     found: dict[tuple[str, int, str], Tensor] = {}
     by_encoder: dict[str, list[Part]] = {}
     for part in parts:
-        by_encoder.setdefault(_encoder_of(part), []).append(part)
+        by_encoder.setdefault(_encoder_identity(part), []).append(part)
     for number, (key, alike) in enumerate(by_encoder.items()):
         known, start = {side: inputs[side] for part in alike for side in part.network.sides}, 0
         base = None
         for cut in sorted({part.cut for part in alike}):
             if cut:
                 if base is None:
-                    base = encoder(alike[0].network)
+                    base = network_encoder(alike[0].network)
                     load_weights(base, alike[0].weights)
                 step = prefix(base, cut, start)
                 step.name = f"prefix_{number}_{cut}"
@@ -76,15 +76,20 @@ def _prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> dict[tup
     return found
 
 
-def _encoder_of(part: Part) -> str:
-    """What members share their prefix by: the same base, pooled alike, with the same weights in the same precision."""
+def _encoder_identity(part: Part) -> str:
+    """Identify an encoder by backbone, pooling, precision and weights; members with the same share their prefix."""
     network = part.network
     return f"{network.model.backbone} {network.model.pooling} {network.precision} {part.weights.identity}"
 
 
-def answer(job: AnswerJob, emit: Emit) -> np.ndarray:
-    """The logged ensemble's answers (n, 2 + members) for every abnormality; emits `progress` events."""
+def predict_ensemble(job: AnswerJob, emit: Emit) -> np.ndarray:
+    """Predict every abnormality with a logged ensemble: probability, decision, each member's probability.
+
+    float64 (n, 2 + members); emits `StepsDone`.
+    """
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     model = load_answering_model(job.model)
-    return np.concatenate([np.asarray(model.predict(fed(one)), np.float64) for one in blocks(job, BATCH, emit)])
+    return np.concatenate(
+        [np.asarray(model.predict(as_model_input(one)), np.float64) for one in read_batches(job, BATCH, emit)]
+    )

@@ -1,8 +1,8 @@
-"""Where in a patch a model's answer comes from, in the child: Grad-CAM over the patches, written as figures.
+"""Grad-CAM: which regions of a patch raise a model's probability, drawn as figures, in a child process.
 
-Selvaraju et al. 2017, "Grad-CAM", ICCV: the maps of the last convolution before a member's answer, weighted by the mean
-gradient of the answer, before its sigmoid, with respect to each, summed, negative sums cut off. Where an answer is the
-mean of several networks', their maps are added up.
+Selvaraju et al. 2017, "Grad-CAM", ICCV: the maps of the last convolution, each weighted by the mean gradient of the
+output, before its sigmoid, with respect to it, are summed and negative sums set to 0. Where a member averages several
+networks, their maps are added.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import keras
 import numpy as np
 
 from mammo_mlflow.engine.backend import gradient_tape, set_threads
-from mammo_mlflow.engine.inputs import blocks
+from mammo_mlflow.engine.inputs import read_batches
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.experiment import PATCH
 from mammo_mlflow.jobs.contracts import Emit, ExplainJob
-from mammo_mlflow.models.tensors import Tensor, fed
+from mammo_mlflow.models.tensors import Tensor, as_model_input
 
 BATCH = 8
 P = ParamSpec("P")
-Place = tuple[str, int]
-"""The path of a layer, and which of its calls."""
+LayerCall = tuple[str, int]
+"""A call of a layer: the layer's path in the model, and the number of the call."""
 _NO_MAPS = (
     keras.layers.InputLayer,
     keras.layers.Rescaling,
@@ -36,14 +36,14 @@ _NO_MAPS = (
 
 
 def explain(job: ExplainJob, emit: Emit) -> int:
-    """Write a figure for every abnormality of a tensor file; answers their number and emits `progress` events."""
+    """Draw a figure of Grad-CAM maps for every abnormality of a tensor file; their number. Emits `StepsDone`."""
     set_threads(job.threads)
     model = keras.saving.load_model(job.model, compile=False, safe_mode=True)
     total, where = 0, None
-    for batch in blocks(job, BATCH, emit):
+    for batch in read_batches(job, BATCH, emit):
         given = {name: patches.astype(np.float32) for name, patches in batch.items()}
-        where = where or find(model, {name: patches[:1] for name, patches in given.items()})
-        found = class_activation(model, given, where)
+        where = where or find_last_convolutions(model, {name: patches[:1] for name, patches in given.items()})
+        found = class_activation_maps(model, given, where)
         for number, patch in enumerate(given[PATCH][..., 0]):
             row = 2 * total + job.sides[PATCH]
             each = zip(job.names, job.answers[total], found, strict=True)
@@ -56,21 +56,21 @@ def explain(job: ExplainJob, emit: Emit) -> int:
     return total
 
 
-def class_activation(
-    model: keras.Model, patches: Mapping[str, np.ndarray], where: list[list[Place]] | None = None
+def class_activation_maps(
+    model: keras.Model, patches: Mapping[str, np.ndarray], where: list[list[LayerCall]] | None = None
 ) -> list[np.ndarray]:
-    """For each member, a column of the model's answer (n, m), its maps (n, size, size) in [0, 1].
+    """Grad-CAM maps of each member, a column of the model's output (n, members): float32 (n, size, size), 0 to 1.
 
-    `patches` by input name: (n, size, size, 1) each. Where nothing speaks for class 1, a map is zero. `where` is what
-    `find` finds, by default anew. Raises `UserError` for a model without convolutions.
+    `patches` are float32 (n, size, size, 1) by input name. A map is 0 everywhere if no region raises the probability.
+    `where` is the result of `find_last_convolutions`. Raises `UserError` for a model without convolutions.
     """
-    places = where or find(model, {name: one[:1] for name, one in patches.items()})
-    call = _Call(model, patches, {place for several in places for place in several})
+    places = where or find_last_convolutions(model, {name: one[:1] for name, one in patches.items()})
+    call = _RecordedCall(model, patches, {place for several in places for place in several})
     size = next(iter(patches.values())).shape[1:3]
     made = []
     for answer, several in zip(call.answers, places, strict=True):
         tensors = [call.maps[place] for place in several]
-        pairs = zip(_arrays(tensors), _arrays(call.slopes(answer, tensors)), strict=True)
+        pairs = zip(_to_numpy(tensors), _to_numpy(call.slopes(answer, tensors)), strict=True)
         weighted = [(maps * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1) for maps, slopes in pairs]
         heat = np.maximum(weighted, 0).sum(axis=0)
         top = heat.max(axis=(1, 2), keepdims=True)
@@ -80,14 +80,14 @@ def class_activation(
     return made
 
 
-def find(model: keras.Model, one: Mapping[str, np.ndarray]) -> list[list[Place]]:
-    """Where each member's last convolutions of the abnormality are, by the gradients of one patch by input name.
+def find_last_convolutions(model: keras.Model, one: Mapping[str, np.ndarray]) -> list[list[LayerCall]]:
+    """Find each member's last convolutions of the abnormality, by gradients for one pair, (1, size, size, 1) by input.
 
-    Of each part of the model, the first name of a place's path, the last that the answer depends on; none that another
-    one depends on.
+    In each part of the model, named first in a layer's path, it is the last layer that the output depends on; those on
+    which another of them depends are left out. Raises `UserError` for a model without convolutions.
     """
-    call = _Call(model, one)
-    alone = len(one) == 1  # a lone input is what everything depends on: no need to ask
+    call = _RecordedCall(model, one)
+    alone = len(one) == 1  # everything depends on a single input: no need to test it
     seen = {place: x for place, x in call.maps.items() if alone or call.slopes(x, call.patch) is not None}
     found = []
     for answer in call.answers:
@@ -100,16 +100,18 @@ def find(model: keras.Model, one: Mapping[str, np.ndarray]) -> list[list[Place]]
     return found
 
 
-class _Call:
-    """One call of a model: maps (n, h, w, c) that its layers give, by place, and each member's answer before sigmoid.
+class _RecordedCall:
+    """One call of a model, recorded: the maps (n, h, w, c) of its layers, and each member's output before the sigmoid.
 
-    `slopes` are gradients with respect to the maps at the places `wanted`; by default to all, and to the abnormality.
+    `slopes` gives gradients with respect to the maps of the layer calls `wanted`; by default to all, and to the patch.
     """
 
-    def __init__(self, model: keras.Model, patches: Mapping[str, np.ndarray], wanted: set[Place] | None = None) -> None:
+    def __init__(
+        self, model: keras.Model, patches: Mapping[str, np.ndarray], wanted: set[LayerCall] | None = None
+    ) -> None:
         tape, counts = gradient_tape(), Counter[str]()
         inputs = {name: keras.ops.convert_to_tensor(one) for name, one in patches.items()}
-        self.maps: dict[Place, Tensor] = {}
+        self.maps: dict[LayerCall, Tensor] = {}
         self.slopes, self.patch = tape.gradient, inputs[PATCH]
 
         def note(path: str, tensor: Tensor) -> None:
@@ -119,20 +121,20 @@ class _Call:
                 tape.watch(tensor)
                 self.maps[place] = tensor
 
-        # the members' answers one by one: through the layer that joins them each would depend on every other's maps
+        # the outputs of members one by one: behind the layer that concatenates them, each depends on all members' maps
         joined = model.layers[-1]
         apart = keras.Model(model.input, joined.input) if isinstance(joined, keras.layers.Concatenate) else model
-        with _noting(model, note), tape:
+        with _recording(model, note), tape:
             if wanted is None:
                 tape.watch(self.patch)
-            answers = apart(fed(inputs), training=False)
+            answers = apart(as_model_input(inputs), training=False)
         self.answers = answers if isinstance(answers, list) else [answers]
 
 
 @contextmanager
-def _noting(model: keras.Model, note: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While it lasts, what layers of the model give is noted by their paths, and its answers are before sigmoid."""
-    layers = list(_leaves(model, ""))
+def _recording(model: keras.Model, note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Within the block, `note` gets the path and output of each layer call, and sigmoids are left out of the model."""
+    layers = list(_layers_with_maps(model, ""))
     sigmoids = [one for one in model._flatten_layers() if getattr(one, "activation", None) is keras.activations.sigmoid]
 
     def hook(path: str, call: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -156,14 +158,16 @@ def _noting(model: keras.Model, note: Callable[[str, Tensor], None]) -> Iterator
             object.__delattr__(layer, "call")  # the method of its class again
 
 
-def _leaves(model: keras.Model, path: str) -> Iterator[tuple[str, keras.Layer]]:
+def _layers_with_maps(model: keras.Model, path: str) -> Iterator[tuple[str, keras.Layer]]:
+    """The path and layer of each layer, also of nested models, that gives maps (n, h, w, c)."""
     for layer in model.layers:
         here = f"{path}/{layer.name}"
         if isinstance(layer, keras.Model):
-            yield from _leaves(layer, here)
+            yield from _layers_with_maps(layer, here)
         elif not isinstance(layer, _NO_MAPS) and len(getattr(layer.output, "shape", ())) == 4:
             yield here, layer
 
 
-def _arrays(tensors: list[Tensor]) -> list[np.ndarray]:
+def _to_numpy(tensors: list[Tensor]) -> list[np.ndarray]:
+    """The tensors as float32 arrays."""
     return [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in tensors]

@@ -1,7 +1,7 @@
-"""Architectures as KerasTuner hypermodels, drawn by somebody else: in a child, by the trial its coordinator holds.
+"""Draw architectures from KerasTuner hypermodels, in a child process, with values suggested by an Optuna trial.
 
-`DrawnHyperParameters` is a KerasTuner `HyperParameters` whose values come from a callback, so that any `HyperModel`
-(with its scopes and conditions) can be searched by Optuna.
+`DrawnHyperParameters` is a KerasTuner `HyperParameters` whose values come from a callback, so that Optuna can search
+any `HyperModel`, with its scopes and conditions. The trial is in the coordinator; the callback sends it `Suggestion`s.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.jobs.contracts import DrawJob, Emit, Reply, Suggestion
-from mammo_mlflow.models import drawn
+from mammo_mlflow.models import architecture_ranges as ranges
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_head, build_whole
 from mammo_mlflow.models.siamese import joined_shape
 
 Suggest = Callable[[str, Mapping[str, object]], Reply]
+"""Gives a value for a hyperparameter, by its name and distribution."""
 
 
 class DrawnHyperParameters(keras_tuner.HyperParameters):
-    """Hyperparameters whose values `suggest(name, distribution)` gives, each asked for once.
+    """KerasTuner hyperparameters whose values are given by `suggest(name, distribution)`, called once for each name.
 
-    Scopes, conditions, fixed and inactive ones (None, and never suggested) are KerasTuner's own. Asking for one raises
-    `UserError` where its distribution has no counterpart (`distribution_of`).
+    Scopes, conditions, fixed and inactive hyperparameters (None, never suggested) work as in KerasTuner. Reading one
+    raises `UserError` where Optuna has no such distribution (`distribution_of`).
     """
 
     def __init__(self, suggest: Suggest) -> None:
@@ -44,10 +45,10 @@ class DrawnHyperParameters(keras_tuner.HyperParameters):
 
 
 def distribution_of(hp: HyperParameter) -> dict[str, object]:
-    """The distribution of a KerasTuner hyperparameter, in the form of `architectures.distribution`.
+    """Convert a KerasTuner hyperparameter's distribution to the form of `search.architectures.distribution`.
 
-    Logarithmic steps multiply in KerasTuner, which Optuna has not: such a range becomes a choice of its values. Raises
-    `UserError` for a reversed logarithm without steps.
+    KerasTuner's logarithmic steps multiply, which Optuna cannot do: such a range becomes a choice of its values. Raises
+    `UserError` for a reversed logarithm without steps and for an unknown kind of hyperparameter.
     """
     if isinstance(hp, Boolean):
         return {"kind": "categorical", "choices": [False, True]}
@@ -66,7 +67,7 @@ def distribution_of(hp: HyperParameter) -> dict[str, object]:
 
 
 class DrawnModel(keras_tuner.HyperModel):
-    """An architecture as `values` of `ModelSpec`; what is not drawn is taken from the job's network."""
+    """A hypermodel that draws some values of `ModelSpec`; the others are those of the job's network."""
 
     def __init__(self, job: DrawJob) -> None:
         super().__init__(name=job.architecture)
@@ -77,7 +78,7 @@ class DrawnModel(keras_tuner.HyperModel):
         raise NotImplementedError
 
     def spec(self, hp: keras_tuner.HyperParameters) -> ModelSpec:
-        """The model's description with the values drawn."""
+        """The model's parameters with the drawn values in place."""
         values: dict[str, Any] = {**self.values(hp)}
         return replace(self._job.network.model, **values)
 
@@ -87,7 +88,7 @@ class HeadHyperModel(DrawnModel):
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
         """The values drawn, by the names of `ModelSpec`."""
-        return _dense(hp, drawn.HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
+        return _draw_head(hp, ranges.HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """The head, not compiled: features in, probability (n, 1) out."""
@@ -97,7 +98,7 @@ class HeadHyperModel(DrawnModel):
 class ScratchHyperModel(DrawnModel):
     """Networks trained from scratch: blocks of convolutions, dense layers, dropout, normalisation and penalties.
 
-    Each block has its own filters and number of convolutions; the patches decide how many blocks there may be.
+    Each block has its own filters and number of convolutions; the patch size limits the number of blocks.
     """
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
@@ -105,29 +106,30 @@ class ScratchHyperModel(DrawnModel):
         values = {
             "blocks": self._blocks(hp),
             "convolution_batch_norm": hp.Boolean("convolution_batch_norm", default=True),
-            "pool_dropout": _tenths(hp, "pool_dropout", drawn.POOL_DROPOUTS),
-            **_dense(hp, drawn.SCRATCH_WIDTHS),
+            "pool_dropout": _draw_rate(hp, "pool_dropout", ranges.POOL_DROPOUTS),
+            **_draw_head(hp, ranges.SCRATCH_WIDTHS),
             "dense_batch_norm": hp.Boolean("dense_batch_norm", default=True),
         }
         hp.Boolean("regularised")
         with hp.conditional_scope("regularised", [True]):
             penalties = {
-                name: hp.Float(name, *ends, sampling="log") for name, ends in (("l1", drawn.L1), ("l2", drawn.L2))
+                name: hp.Float(name, *ends, sampling="log") for name, ends in (("l1", ranges.L1), ("l2", ranges.L2))
             }
         return values | {name: penalty or 0.0 for name, penalty in penalties.items()}
 
     def _blocks(self, hp: keras_tuner.HyperParameters) -> str:
+        """Draw the blocks, in the form of `ModelSpec.blocks`."""
         network = self._job.network
-        fewest, most = drawn.block_counts(network.image_size, drawn.STRIDE)
-        most = max(most, hp.Int("block_count", fewest, most))  # a known setting may have more than is ever drawn
+        fewest, most = ranges.block_counts(network.image_size, ranges.STRIDE)
+        most = max(most, hp.Int("block_count", fewest, most))  # a study may start from a preset with more blocks
         blocks = []
         for number in range(1, most + 1):
             with hp.conditional_scope("block_count", list(range(number, most + 1))):
-                width = hp.Choice(f"filters_{number}", list(drawn.filters(number)))
-                length = hp.Int(f"convolutions_{number}", 1, drawn.CONVOLUTIONS)
+                width = hp.Choice(f"filters_{number}", list(ranges.filters(number)))
+                length = hp.Int(f"convolutions_{number}", 1, ranges.CONVOLUTIONS)
             if width is not None:
                 blocks.append([str(width)] * length)
-        blocks[0][0] += f"/{drawn.STRIDE}"
+        blocks[0][0] += f"/{ranges.STRIDE}"
         return ",".join("-".join(block) for block in blocks)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
@@ -138,35 +140,36 @@ class ScratchHyperModel(DrawnModel):
         return build_whole(encoder, head, network.sides, spec.difference)
 
 
-def _dense(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Value]:
-    """The hidden layers of a head, each one's width asked for only where it is there, and their dropout."""
-    hp.Int("dense_layers", 1, drawn.LAYERS)
+def _draw_head(hp: keras_tuner.HyperParameters, widths: Sequence[int]) -> dict[str, Value]:
+    """Draw a head's number of hidden layers, the units of each, and its dropout rate."""
+    hp.Int("dense_layers", 1, ranges.LAYERS)
     found = []
-    for number in range(1, drawn.LAYERS + 1):
-        with hp.conditional_scope("dense_layers", list(range(number, drawn.LAYERS + 1))):
+    for number in range(1, ranges.LAYERS + 1):
+        with hp.conditional_scope("dense_layers", list(range(number, ranges.LAYERS + 1))):
             found.append(hp.Choice(f"dense_{number}", list(widths), default=256))
     dense = "-".join(str(width) for width in found if width is not None)
-    return {"dense": dense, "dropout": _tenths(hp, "dropout", drawn.DROPOUTS)}
+    return {"dense": dense, "dropout": _draw_rate(hp, "dropout", ranges.DROPOUTS)}
 
 
-def _tenths(hp: keras_tuner.HyperParameters, name: str, rates: Sequence[float]) -> float:
+def _draw_rate(hp: keras_tuner.HyperParameters, name: str, rates: Sequence[float]) -> float:
+    """Draw a dropout rate, in tenths."""
     return round(hp.Float(name, rates[0], rates[-1], step=0.1), 1)  # 3 * 0.1 is not 0.3, and would be another key
 
 
 HYPERMODELS: dict[str, type[DrawnModel]] = {"head": HeadHyperModel, "scratch": ScratchHyperModel}
 
 
-def draw(job: DrawJob, emit: Emit) -> dict[str, Value]:
-    """Draw an architecture: the values of `ModelSpec`, such as {"dense": "256-64", "dropout": 0.2, …}.
+def draw_architecture(job: DrawJob, emit: Emit) -> dict[str, Value]:
+    """Draw an architecture: values of `ModelSpec`, such as {"dense": "256-64", "dropout": 0.2, …}.
 
-    `emit` answers each `Suggestion` with a value. The model is built, so that what
-    cannot be is known before it is trained. Raises `UserError` for that, and for an unknown architecture.
+    `emit` returns a value for each `Suggestion`. The model is built once, so that an impossible one is found before it
+    is trained. Raises `UserError` for such a one and for an unknown architecture.
     """
     if job.architecture not in HYPERMODELS:
         raise unknown_name("architecture", job.architecture, HYPERMODELS)
     hypermodel = HYPERMODELS[job.architecture](job)
     hp = DrawnHyperParameters(lambda name, distribution: emit(Suggestion(name, distribution)))
-    values = hypermodel.values(hp)  # before the build: an error of the answers is not one of the architecture
+    values = hypermodel.values(hp)  # outside the `try`: an error of `suggest` is not the architecture's
     try:
         hypermodel.build(hp)
     except UserError:

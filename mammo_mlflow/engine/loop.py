@@ -1,4 +1,4 @@
-"""The one training loop, for every family: Keras's `fit`, fed a view per patch per epoch, reporting each epoch."""
+"""Train one stage of a fit with Keras, for every family, and report each epoch."""
 
 from __future__ import annotations
 
@@ -13,65 +13,67 @@ import psutil
 
 from mammo_mlflow.engine.backend import fast_optimizer, fastest_feed
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.inputs import Fed
+from mammo_mlflow.engine.inputs import ModelInput
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import TrainingSpec
 from mammo_mlflow.jobs.contracts import Emit, EpochDone
 
 EVALUATION_BATCH = 64
 COMPILED_PARAMETERS = 1_000_000
-Watched = tuple[Fed, np.ndarray] | None
-"""Inputs and labels that are not trained on, if there are any."""
+"""The number of weights above which XLA compiles a network or its optimizer."""
+HeldOut = tuple[ModelInput, np.ndarray] | None
+"""The inputs and labels (m,) of rows that are not trained on, or None."""
 
 
 class Stage(NamedTuple):
-    """A stage of a fit."""
+    """A stage of a fit: `head`, `tuned` (the last convolutions with it), or `network` (all at once)."""
 
     name: str
     epochs: int
     learning_rate: float
 
 
-class _Report(keras.callbacks.Callback):
-    """Sends each epoch's figures, and scores the inner patients that early stopping watches."""
+class _EpochReporter(keras.callbacks.Callback):
+    """Sends the metrics of each epoch, and computes the loss on the inner patients for early stopping."""
 
-    def __init__(self, emit: Emit, stage: str, start: int, inner: Watched) -> None:
+    def __init__(self, emit: Emit, stage: str, start: int, inner: HeldOut) -> None:
         super().__init__()
         self._emit, self._stage, self._start, self._inner = emit, stage, start, inner
         self.history: list[dict[str, float | str]] = []
         self.peak_memory = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Record and send. Raises `UserError` where the loss is no number any more."""
+        """Record and send the metrics. Raises `UserError` where the loss is not finite."""
         logs = {} if logs is None else logs
         if not np.isfinite(logs.get("loss", 0.0)):
-            raise diverged(f"{logs['loss']} in epoch {self._start + epoch + 1} ({self._stage})")
+            raise divergence_error(f"{logs['loss']} in epoch {self._start + epoch + 1} ({self._stage})")
         if self._inner is not None:
             logs["inner_loss"] = self.model.evaluate(*self._inner, batch_size=EVALUATION_BATCH, verbose=0)[0]
-        figures = {name: float(value) for name, value in logs.items()}
-        self.history.append({"stage": self._stage, "epoch": self._start + epoch + 1, **figures})
-        self.peak_memory = max(self.peak_memory, private_memory())
-        self._emit(EpochDone(self._start + epoch + 1, figures, time.time()))
+        metrics = {name: float(value) for name, value in logs.items()}
+        self.history.append({"stage": self._stage, "epoch": self._start + epoch + 1, **metrics})
+        self.peak_memory = max(self.peak_memory, private_memory_bytes())
+        self._emit(EpochDone(self._start + epoch + 1, metrics, time.time()))
 
 
-def fit(
+def train_stage(
     model: keras.Model,
     batches: Batches,
     spec: TrainingSpec,
     stage: Stage,
     *,
     start: int,
-    validation: Watched,
-    inner: Watched,
+    validation: HeldOut,
+    inner: HeldOut,
     emit: Emit,
 ) -> tuple[list[dict[str, float | str]], int, int]:
-    """Train `model` in place; returns its history, the number of epochs kept, and the peak private memory in bytes.
+    """Train `model` in place: its history, the number of epochs kept, and the peak private memory in bytes.
 
-    `start` is the number of epochs before this stage.
-    `validation` is only watched. With early stopping the weights of the epoch with the least loss on `inner` are kept.
+    `start` is the number of epochs before this stage. The metrics of `validation` are reported and change nothing. With
+    early stopping the weights of the epoch with the least loss on `inner` are kept. Raises `UserError` where the loss
+    is not finite.
     """
     wide = model.count_params() > COMPILED_PARAMETERS
-    # XLA would slow it: on a processor it pays for wide dense layers, not for convolutions
+    # on a processor XLA speeds up wide dense layers and slows down convolutions
     convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
     optimizer = OPTIMIZERS[spec.optimizer](stage.learning_rate, spec.momentum)
     model.compile(
@@ -79,9 +81,9 @@ def fit(
         loss="binary_crossentropy",
         metrics=["accuracy"],
         jit_compile=wide and not convolves,
-        steps_per_execution=len(batches),  # Keras runs whole executions: another number would overrun an epoch
+        steps_per_execution=len(batches),  # Keras runs whole executions: with another number beyond the epoch's end
     )
-    report = _Report(emit, stage.name, start, inner)
+    report = _EpochReporter(emit, stage.name, start, inner)
     patience = spec.early_stop if inner is not None else 0
     stopping = keras.callbacks.EarlyStopping("inner_loss", patience=patience, restore_best_weights=True, mode="min")
     data, steps = fastest_feed(batches, stage.epochs)
@@ -108,7 +110,7 @@ OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
 
 
 def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
-    """Weights of class 0 and 1: `balanced` gives each the other's share (the paper's chapter 4), `a:b` is as given."""
+    """The class weights for labels (n,) of 0 and 1: `balanced` gives each class the other's fraction, `a:b` a and b."""
     if name == "none":
         return None
     if name == "balanced":
@@ -118,15 +120,15 @@ def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
     return {0: negative, 1: positive}
 
 
-def diverged(found: str) -> UserError:
-    """The error for a training whose numbers left the finite ones."""
+def divergence_error(found: str) -> UserError:
+    """The error for a fit whose loss or predictions are not finite."""
     return expected("learning_rate", "a loss that stays a number", f"{found}; a lower rate may help")
 
 
-def private_memory() -> int:
-    """Bytes that this process has to itself: anonymous memory where the system tells it, else the resident set.
+def private_memory_bytes() -> int:
+    """The memory of this process alone in bytes: anonymous memory on Linux, else the resident set.
 
-    Mapped cache files count in the resident set but are the system's to take back.
+    The resident set also counts mapped cache files, whose memory the system can free at any time.
     """
     try:
         with Path("/proc/self/status").open() as status:

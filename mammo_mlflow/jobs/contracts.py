@@ -37,7 +37,7 @@ class EpochDone:
     """An epoch of a fit is over, the first one 1: its figures, and when it ended (seconds since 1970)."""
 
     epoch: int
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     time: float
 
 
@@ -111,7 +111,7 @@ class Description:
 class DescribeJob(Job[Description]):
     """Ask where a network is cut. With `probe`, also how fast it is (patches a second, on `threads` threads)."""
 
-    target = "mammo_mlflow.engine.activations:describe"
+    target = "mammo_mlflow.engine.activations:describe_network"
 
     network: Network
     threads: int
@@ -122,7 +122,7 @@ class DescribeJob(Job[Description]):
 class CalibrateJob(Job[None]):
     """Make a backbone's random weights, whose signal survives, calibrated on synthetic patches; written to `output`."""
 
-    target = "mammo_mlflow.engine.activations:calibrate"
+    target = "mammo_mlflow.engine.activations:calibrate_weights"
 
     backbone: str
     threads: int
@@ -149,7 +149,7 @@ class ActivationJob(StoreJob):
     shallower cut `start`, or is None to start from the patches themselves.
     """
 
-    target = "mammo_mlflow.engine.activations:compute"
+    target = "mammo_mlflow.engine.activations:compute_activations"
 
     network: Network
     weights: NetworkWeights
@@ -270,14 +270,14 @@ class PredictJob(ModelJob[np.ndarray]):
 class AnswerJob(PredictJob):
     """Ask a logged ensemble: answers (n, 2 + members)."""
 
-    target = "mammo_mlflow.engine.ensemble:answer"
+    target = "mammo_mlflow.engine.ensemble:predict_ensemble"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TryJob(Job[dict[str, np.ndarray]]):
     """Ask the model of a directory, as MLflow serves it, about its own input example: answers by column (n,)."""
 
-    target = "mammo_mlflow.engine.assembly:try_out"
+    target = "mammo_mlflow.engine.assembly:predict_example"
 
     model: Path
 
@@ -326,7 +326,7 @@ class DrawJob(Job[dict[str, Value]]):
     `head` is the shape that the network's head stands on, where the architecture leaves the rest as it is.
     """
 
-    target = "mammo_mlflow.engine.hypermodels:draw"
+    target = "mammo_mlflow.engine.hypermodels:draw_architecture"
 
     architecture: str
     network: Network

@@ -1,4 +1,4 @@
-"""The encoder of every family, from a raw patch to features, built by one function."""
+"""Build the encoder of any family, from a raw patch to features."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mammo_mlflow.models.texture import build_texture
 def build_encoder(
     family: str, spec: ModelSpec, image_size: int, precision: str, batch_norm: type | None = None
 ) -> keras.Model:
-    """Raw patches (n, size, size, 1) in, features out. A backbone's weights are still to be loaded.
+    """Build an encoder: raw patches (n, size, size, 1) in, features out; the weights of a backbone are not loaded.
 
-    `batch_norm` is the layer's class where the encoder is trained from scratch. Raises `UserError` for too small
-    patches.
+    `image_size` is in pixels, `precision` as in `dtype_policy`. `batch_norm` is the class of batch normalisation layers
+    in an encoder trained from scratch. Raises `UserError` for too small patches.
     """
     if family == "texture":
         return build_texture(image_size)

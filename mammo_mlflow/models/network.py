@@ -1,8 +1,8 @@
-"""Building networks: a raw patch in, a probability out, cut into a frozen prefix and a trained tail.
+"""Build networks, raw patch in, probability out, and cut them into a frozen prefix and a trained tail.
 
-A model is `prefix ∘ tail`. The prefix is every layer before the first trainable one, cut where a single tensor carries
-all, so that the blocks of ResNet and Inception stay whole. Both halves are views of one functional graph, hence the
-tail trained on stored activations is the very tail of the whole model.
+A model is its prefix followed by its tail. The prefix is every layer before the first trainable one, cut where a single
+tensor leads to all later layers, so that no block of ResNet or Inception is split. Both share the layers of one
+functional graph, so the tail that is trained on stored activations is the whole model's own.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, POOLINGS, kernel_pe
 from mammo_mlflow.models.siamese import join_sides
 from mammo_mlflow.models.weights import NetworkWeights
 
-DAMAGED = (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile, zlib.error)
-"""What reading a weights file ends in where it is damaged, or another network's."""
+BAD_FILE = (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile, zlib.error)
+"""The errors that Keras raises for a weights file that is damaged or of another network."""
 
 
 def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> keras.Model:
-    """The backbone with input scaling and pooling, all frozen: raw patches (n, size, size, 1) in, features out.
+    """Build a backbone with input scaling and pooling, all frozen: raw patches (n, size, size, 1) in, features out.
 
-    Scaling and average or maximum pooling stay in float32; the convolutions compute in `precision`. The weights are
-    the initialisers' own until `load_weights`.
+    Scaling and average or maximum pooling compute in float32, the convolutions in `precision`. The weights are random
+    until `load_weights`.
     """
     row = BACKBONES[backbone]
-    keras.utils.clear_session()  # layer names count up otherwise: a saved model would depend on what was built before
+    keras.utils.clear_session()  # else layer names go on counting, and a saved model depends on what was built before
     patch = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     rgb = layers.Concatenate(dtype="float32", name="grey_to_rgb")([patch, patch, patch])
     scaled = layers.Rescaling(row.scale, offset=list(row.offset), dtype="float32", name="input_scaling")(rgb)
@@ -43,13 +43,13 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
         application = getattr(keras.applications, row.application)
         base = application(include_top=False, weights=None, input_tensor=scaled)
         base.trainable = False
-        # flattened they stay in the base's own precision, so that bfloat16 features are stored as such
+        # flattened features keep the precision of the convolutions, so that bfloat16 is stored as bfloat16
         pool = POOLINGS[pooling](dtype=None if pooling == "flatten" else "float32", name="features")
     return keras.Model(patch, pool(base.output), name=backbone)
 
 
 def cut_points(base: keras.Model) -> list[int]:
-    """The indices in `base.layers` after which a single tensor carries all that later layers need."""
+    """The indices in `base.layers` after which all later layers depend on that layer's output alone."""
     position = {id(layer): index for index, layer in enumerate(base.layers)}
     last_use = list(range(len(base.layers)))
     for index, layer in enumerate(base.layers):
@@ -62,12 +62,12 @@ def cut_points(base: keras.Model) -> list[int]:
 
 
 def convolutions(base: keras.Model) -> list[int]:
-    """The indices of the convolutional layers in `base.layers` order."""
+    """The indices of the convolutional layers in `base.layers`, ascending."""
     return [index for index, layer in enumerate(base.layers) if isinstance(layer, layers.Conv2D)]
 
 
 def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
-    """The last cut point before the first of the last `unfrozen_layers` convolutions; the features where none is.
+    """The last cut point before the last `unfrozen_layers` convolutions; for 0 of them, the index of the features.
 
     Raises `UserError` where the backbone has fewer convolutions.
     """
@@ -82,18 +82,18 @@ def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
 
 
 def unfreeze(base: keras.Model, unfrozen_layers: int) -> None:
-    """Make the last n convolutions trainable. Batch normalisation stays frozen, which in Keras is inference mode."""
+    """Make the last `unfrozen_layers` convolutions trainable; batch normalisation stays frozen, in inference mode."""
     for index in convolutions(base)[-unfrozen_layers:] if unfrozen_layers else []:
         base.layers[index].trainable = True
 
 
 def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
-    """The layers after cut `start` (0: from the raw patch) up to and with cut `cut`, as a model."""
+    """The layers after layer `start` (0: from the raw patch) up to and including layer `cut`, as a model."""
     return keras.Model(base.layers[start].output, base.layers[cut].output, name=f"{base.name}_{start}_{cut}")
 
 
 def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
-    """The classifier on top, drawn from Keras's seed.
+    """Build the head: features of shape (n, *feature_shape) in, probability (n, 1) out; weights from Keras's seed.
 
     Batch normalisation and dropout of the features if wanted, dense layers, a sigmoid.
     """
@@ -123,7 +123,7 @@ def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
 
 
 def suffix(base: keras.Model, cut: int) -> keras.Model | None:
-    """The layers after `cut` up to the features; None where the cut is the features."""
+    """The layers after layer `cut` up to the features, as a model; None where that layer is the features."""
     if cut == len(base.layers) - 1:
         return None
     return keras.Model(base.layers[cut].output, base.output, name="encoder")
@@ -136,10 +136,10 @@ def build_tail(
     difference: str = "subtract",
     feature_shape: Sequence[int] = (),
 ) -> keras.Model:
-    """What is trained: the `suffix` of an encoder and the head.
+    """Build the tail: the `suffix` of an encoder, if any, then the head; activations in, probability (n, 1) out.
 
-    Without an encoder it stands on features of `feature_shape`: of one side, it is the head itself. Of two sides it
-    takes a dictionary of activations; the encoder is one for both.
+    Without an encoder its input is features of `feature_shape`; of one side it is the head itself. For two sides it
+    takes a dictionary of activations, and both share the encoder.
     """
     if len(sides) == 1:
         return head if encoder is None else keras.Model(encoder.input, head(encoder.output), name="tail")
@@ -152,9 +152,9 @@ def build_tail(
 def build_whole(
     base: keras.Model, head: keras.Model, sides: Collection[str] = (PATCH,), difference: str = "subtract"
 ) -> keras.Model:
-    """The whole network to be trained on line, from raw patches.
+    """Build the whole network for on-line training: raw patches (n, size, size, 1) in, probability (n, 1) out.
 
-    Both sides go through the encoder as one batch, so that batch normalisation sees both alike.
+    Two sides go through the encoder as one batch, so that batch normalisation has the statistics of both.
     """
     if len(sides) == 1:
         return keras.Model(base.input, head(base.output))
@@ -164,10 +164,13 @@ def build_whole(
     return keras.Model(inputs, head(join_sides(dict(zip(inputs, split, strict=True)), difference)))
 
 
-def join(base: keras.Model, cut: int, tails: Sequence[keras.Model], sides: Collection[str] = (PATCH,)) -> keras.Model:
-    """The whole model: raw patches in, probability out; several tails (one a fold) are averaged.
+def join_tails(
+    base: keras.Model, cut: int, tails: Sequence[keras.Model], sides: Collection[str] = (PATCH,)
+) -> keras.Model:
+    """Join a prefix and its tails into the whole model: raw patches (n, size, size, 1) in, probability (n, 1) out.
 
-    Of two sides it takes a dictionary of patches, `baseline` and `patch`.
+    The probabilities of several tails (one a fold) are averaged. Of two sides it takes a dictionary of patches,
+    `baseline` and `patch`.
     """
     carried, inputs = base.layers[cut].output, base.input
     if len(sides) > 1:
@@ -182,26 +185,26 @@ def join(base: keras.Model, cut: int, tails: Sequence[keras.Model], sides: Colle
     return keras.Model(inputs, out, name=base.name)
 
 
-def load_weights(base: keras.Model, source: NetworkWeights) -> None:
-    """Fill a base's weights from a file or a compact copy; what has none is left as it is.
+def load_weights(base: keras.Model, weights: NetworkWeights) -> None:
+    """Load weights into a backbone from a file or a compact copy; of kind `none` they leave it as it is.
 
-    Raises `UserError` where it does not fit the network.
+    Raises `UserError` where the file is damaged or does not fit the network.
     """
-    if source.kind == "none":
+    if weights.kind == "none":
         return
     try:
-        if source.kind == "int8":
-            base.set_weights(read_compact(source.file))
+        if weights.kind == "int8":
+            base.set_weights(read_compact(weights.file))
         else:
-            base.load_weights(source.file)
-    except DAMAGED as problem:
+            base.load_weights(weights.file)
+    except BAD_FILE as problem:
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
         fits = f"weights of {base.name}"
-        raise expected(str(source.file), fits, f"a file that does not fit: {first}") from None
+        raise expected(str(weights.file), fits, f"a file that does not fit: {first}") from None
 
 
 def read_compact(path: Path) -> list[np.ndarray]:
-    """The float32 arrays of a compact copy, in `model.weights` order: int8 kernels times a scale per output channel."""
+    """Read a compact copy: float32 arrays in the order of `model.weights`, int8 kernels times a scale per channel."""
     with np.load(path, allow_pickle=False) as file:
         count = sum(not name.endswith("_scale") for name in file.files)
         return [
@@ -211,13 +214,13 @@ def read_compact(path: Path) -> list[np.ndarray]:
 
 
 def calibrate_random(base: keras.Model, patches: np.ndarray, seed: int = 0) -> None:
-    """Random weights whose signal survives: statistics and scales from patches (m, size, size, 1).
+    """Draw random weights, scaled so that activations neither vanish nor explode on patches (m, size, size, 1).
 
     Kernels are drawn from He's normal distribution (He et al., ICCV 2015). Where the network has batch normalisation,
     its moving statistics become those of `patches`; where it has none (VGG16), each convolution in turn is scaled to
     unit output deviation (layer-sequential unit-variance initialisation, Mishkin & Matas, ICLR 2016).
     """
-    rng = np.random.RandomState(seed)  # the stream that NumPy keeps for good (NEP 19)
+    rng = np.random.RandomState(seed)  # NumPy guarantees this stream for all versions (NEP 19)
     for layer in (base.layers[index] for index in convolutions(base)):
         shape = layer.kernel.shape
         layer.kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape).astype(np.float32))

@@ -1,4 +1,4 @@
-"""What a layer computes in: float32, or bfloat16 with float32 weights."""
+"""The precision that layers compute in: float32, or bfloat16 with float32 weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import keras
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""Each precision, and Keras's name of its dtype policy."""
 
 
 @contextmanager
 def dtype_policy(precision: str) -> Iterator[None]:
-    """Layers made in this block compute in `precision`, unless they name a dtype themselves."""
+    """Within the block, layers are built to compute in `precision`, one of `POLICIES`, unless they name a dtype."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(POLICIES[precision])
     try:

@@ -1,7 +1,8 @@
 """Convolutional networks trained from scratch: the paper's M1 and M2 (chapter 4), and its Siamese encoder (chapter 6).
 
 `ModelSpec.blocks` describes them: `32/2-32-32,64-64` is three 3x3 convolutions of 32 filters, the first with stride 2,
-a 2x2 maximum pool, two of 64 and a pool. `first_pool` and `pool_padding` are those of the pools.
+a 2x2 maximum pool, two of 64 and a pool. `first_pool` is the size of the first pool, `pool_padding` the padding of all
+pools.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ POOLINGS = {
     "average": layers.GlobalAveragePooling2D,
     "max": layers.GlobalMaxPooling2D,
 }
-"""What makes features of the last maps."""
+"""The layer that turns the last maps into features, by the name of the pooling."""
 BATCH_NORM_MOMENTUM = 0.9
-"""Of hidden layers; that of convolutions is a parameter with the same default.
+"""The momentum of batch normalisation in hidden layers; that of convolutions is a parameter with the same default.
 
-Keras's 0.99 would need some 500 steps before its moving statistics mean anything: four epochs of the real data.
+With Keras's 0.99 the moving statistics need some 500 steps to be of use, which are four epochs of the real data.
 """
 
 
 def parse_blocks(blocks: str) -> list[list[tuple[int, int]]]:
-    """The (filters, stride) of each convolution, block by block."""
+    """Parse `ModelSpec.blocks`: the (filters, stride) of each convolution of each block."""
     return [
         [(int(filters), int(stride or 1)) for filters, _, stride in (one.partition("/") for one in block.split("-"))]
         for block in blocks.split(",")
@@ -35,14 +36,14 @@ def parse_blocks(blocks: str) -> list[list[tuple[int, int]]]:
 
 
 def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: type | None = None) -> keras.Model:
-    """A trainable encoder: raw patches (n, size, size, 1) in, features out; its weights are drawn from Keras's seed.
+    """Build a trainable encoder: raw patches (n, size, size, 1) in, features out; weights from Keras's seed.
 
     A convolution has a bias only where no batch normalisation follows. `batch_norm` is the layer's class, Keras's own
     by default (`engine.backend` has one that trains faster). Raises `UserError` for patches too small for the pools.
     """
     normalise = batch_norm or layers.BatchNormalization
     penalty = kernel_penalty(spec)
-    keras.utils.clear_session()  # as in build_base: names that do not depend on what was built before
+    keras.utils.clear_session()  # as in `build_base`: layer names must not depend on what was built before
     patch = x = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     with dtype_policy(precision):
         x = layers.Rescaling(1 / 65535, dtype="float32", name="input_scaling")(x)
@@ -74,6 +75,6 @@ def build_scratch(spec: ModelSpec, image_size: int, precision: str, batch_norm: 
 
 
 def kernel_penalty(spec: ModelSpec, hidden: bool = False) -> keras.regularizers.Regularizer | None:
-    """The L1 and L2 penalty on kernels, those of `hidden` layers or others; None where both are 0."""
+    """The L1 and L2 penalty on kernels, of `hidden` dense layers or of all others; None where both are 0."""
     l2 = spec.l2 + spec.dense_l2 if hidden else spec.l2
     return regularizers.L1L2(spec.l1, l2) if spec.l1 or l2 else None

@@ -1,19 +1,20 @@
-"""The fixed synthetic patches that random weights are calibrated on: no patch of a data set takes part in them."""
+"""The fixed synthetic patches that random weights are calibrated on, independent of every data set."""
 
 from __future__ import annotations
 
 import numpy as np
 
-COUNT, SIZE = 16, 150
-LEVELS = (19_000, 46_000)
-SLOPE = 3.2  # of the power spectrum, 1/f^3.2: mammographic texture (Burgess et al., Medical Physics 28, 419, 2001)
+COUNT, SIZE = 16, 150  # patches, and their side in pixels
+LEVELS = (19_000, 46_000)  # mean grey values, from the darkest to the brightest patch
+SLOPE = 3.2
+"""Exponent of the power spectrum, 1/f^3.2: mammographic texture (Burgess et al., Medical Physics 28, 419, 2001)."""
 
 
 def calibration_patches() -> np.ndarray:
-    """Breast-like texture with film grain, uint16 (16, 150, 150), the levels of films spread evenly; always the same.
+    """Draw the calibration patches, always the same: breast-like texture with film grain, uint16 (16, 150, 150).
 
-    They are a formula of their own rather than phantom data, whose generator may change, and need no file. The numbers
-    are those of `RandomState`, the one stream that NumPy keeps for good (NEP 19).
+    They are not phantom data, whose generator may change. Their numbers are from `RandomState`, whose stream NumPy
+    guarantees for all versions (NEP 19).
     """
     random = np.random.RandomState(0)
     rows, columns = np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)

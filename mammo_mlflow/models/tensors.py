@@ -1,4 +1,4 @@
-"""What Keras's backends compute with, by a name of its own: their types are not importable without importing them."""
+"""A type for the tensors of any Keras backend, whose own types cannot be imported without the backend."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ Tensor = Any
 Input = TypeVar("Input")
 
 
-def fed(inputs: Mapping[str, Input]) -> Input | dict[str, Input]:
-    """What a model takes: its inputs by name, a lone one as it is."""
+def as_model_input(inputs: Mapping[str, Input]) -> Input | dict[str, Input]:
+    """Inputs by name as a Keras model takes them: a dictionary, or the only one as it is."""
     return dict(inputs) if len(inputs) > 1 else next(iter(inputs.values()))

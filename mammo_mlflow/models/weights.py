@@ -1,7 +1,7 @@
-"""Where a backbone's weights come from. Kept free of Keras: everything is settled, and checked, before a run exists.
+"""Find and check the weights of a backbone, without Keras: plans are made before any process imports it.
 
-`imagenet` is looked for in `$MAMMO_WEIGHTS_DIR`, Keras's cache, Keras's own download, and last in the compact int8 copy
-shipped with this package, so that real features are there behind a hospital's firewall too.
+`imagenet` is searched for in `$MAMMO_WEIGHTS_DIR`, in Keras's cache, in Keras's download, and last in the compact int8
+copy that this package ships for computers without internet.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import file_sha256, whole
 
 COMPACT_DIR = Path(__file__).parent / "compact"
+"""The folder of the compact copies."""
 DOWNLOAD_TIMEOUT_S = 4.0
 RANDOM_WEIGHTS_VERSION = 3
-"""The version of random weights: raised where they are drawn or calibrated otherwise, hence other numbers.
+"""The version of random weights, to be raised when they are drawn or calibrated differently.
 
-Their folds, and no others, are then trained again.
+Fits on random weights, and no others, are then trained again.
 """
 
 _log = logging.getLogger(__name__)
 
 
-class _Damaged(Exception):  # noqa: N818 - nobody is told of it
-    """A download is not what Keras offers."""
+class _WrongChecksum(Exception):  # noqa: N818 - caught in this module
+    """A download has another checksum than Keras's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkWeights:
-    """The weights that a run uses: `label` is what tags and tables show, `identity` what keys hash.
+    """The weights of a backbone: their file, and how they are named in tags (`label`) and hashed in keys (`identity`).
 
-    `source` says where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact copy),
-    `random`, which has no file until it is calibrated, or `none` where nothing is loaded.
+    `source` says in words where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact
+    copy), `random`, which has no file until it is calibrated, or `none` where nothing is loaded.
     """
 
     kind: str
@@ -62,7 +63,7 @@ class NetworkWeights:
 
 
 NO_WEIGHTS = NetworkWeights(kind="none", label="none", identity="none", source="trained from scratch in each fold")
-"""Those of networks without a pretrained base."""
+"""The weights of a network without a backbone: none are loaded."""
 RANDOM_WEIGHTS = NetworkWeights(
     kind="random",
     label="random",
@@ -72,24 +73,24 @@ RANDOM_WEIGHTS = NetworkWeights(
 
 
 def find_weights(backbone: str, wanted: str, *, phantom: bool) -> NetworkWeights:
-    """The weights for a backbone: `imagenet`, `random`, or a directory (or file) of the user's own.
+    """Find the weights of a backbone: `imagenet`, `random`, or a directory or file of the user's own.
 
-    Random weights have the same identity on every data set: nothing of the data goes into them.
-    Raises `UserError` where nothing answers, or a file holds another network.
+    On a phantom, random weights replace ImageNet's where none are found. Random weights do not depend on the data.
+    Raises `UserError` where no weights are found, or a file is damaged or of another network.
     """
     if wanted == "random":
         return RANDOM_WEIGHTS
     if wanted != "imagenet":
-        return _from_path(backbone, Path(wanted).expanduser())
+        return _user_weights(backbone, Path(wanted).expanduser())
     for source, directory in _local_directories().items():
-        if found := _in_directory(backbone, directory):
+        if found := _find_in_directory(backbone, directory):
             return _checked_file(backbone, found, source)
     if downloaded := _download(backbone):
         return _checked_file(backbone, downloaded, "Keras's download")
     compact = COMPACT_DIR / f"{backbone}.npz"
     if compact.is_file():
         _check_archive(compact)
-        return _of_file("int8", "imagenet-int8", "the copy shipped with this package", compact)
+        return _file_weights("int8", "imagenet-int8", "the copy shipped with this package", compact)
     if phantom:
         _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
         return RANDOM_WEIGHTS
@@ -101,33 +102,39 @@ def find_weights(backbone: str, wanted: str, *, phantom: bool) -> NetworkWeights
 
 
 def keras_cache() -> Path:
-    """Keras's directory of downloaded models."""
+    """The directory that Keras downloads models to."""
     return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
 
 
 def _local_directories() -> dict[str, Path]:
+    """The directories to search, by their names for messages, the first first. Raises `UserError`."""
     own = os.environ.get("MAMMO_WEIGHTS_DIR")
     if own and not Path(own).is_dir():
         raise UserError(f"MAMMO_WEIGHTS_DIR: expected a directory, found {own}")
     return ({"MAMMO_WEIGHTS_DIR": Path(own)} if own else {}) | {"Keras's cache": keras_cache()}
 
 
-def _in_directory(backbone: str, directory: Path) -> Path | None:
+def _find_in_directory(backbone: str, directory: Path) -> Path | None:
+    """A backbone's weights file in a directory, Keras's name before others."""
     exact = directory / BACKBONES[backbone].keras_file
     return exact if exact.is_file() else min(directory.glob(f"{backbone}*notop*.h5"), default=None)
 
 
-def _from_path(backbone: str, path: Path) -> NetworkWeights:
+def _user_weights(backbone: str, path: Path) -> NetworkWeights:
+    """The weights in a user's directory or file. Raises `UserError`."""
     if not path.exists():
         raise UserError(f"weights: expected imagenet, random or an existing directory, found '{path}'")
-    found = _in_directory(backbone, path) if path.is_dir() else path
+    found = _find_in_directory(backbone, path) if path.is_dir() else path
     if found is None:
         raise UserError(f"weights: expected a file {backbone}*notop*.h5 in {path}, found none")
     return _checked_file(backbone, found, "the user's path")
 
 
 def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:
-    """The weights of a file that holds the right number of parameters; called ImageNet's only if its name says so."""
+    """Check an HDF5 file: its number of parameters, and that all are finite. Raises `UserError`.
+
+    The weights are labelled `imagenet` only if the file's name says so.
+    """
     wanted = BACKBONES[backbone].parameters
     arrays: list[h5py.Dataset] = []
     try:
@@ -140,32 +147,33 @@ def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:
             odd = next((item.name for item in arrays if not np.isfinite(item[()]).all()), None)
     except UserError:
         raise
-    except Exception as problem:  # HDF5 has an error of its own kind for each part of a file that may be damaged
+    except Exception as problem:  # HDF5 raises many kinds of errors for a damaged file
         raise expected(str(path), "an HDF5 weights file", f"one that cannot be read ({problem})") from None
     if odd is not None:
         raise expected(str(path), "finite weights", f"others in {odd}")
     named = path.name == BACKBONES[backbone].keras_file or "imagenet" in path.name.lower()
-    return _of_file("file", "imagenet" if named else path.name, source, path)
+    return _file_weights("file", "imagenet" if named else path.name, source, path)
 
 
-def _of_file(kind: str, label: str, source: str, path: Path) -> NetworkWeights:
+def _file_weights(kind: str, label: str, source: str, path: Path) -> NetworkWeights:
+    """The weights of a file, identified by its sha256."""
     sha256 = file_sha256(path)
     return NetworkWeights(kind=kind, label=label, identity=sha256, source=source, path=path, sha256=sha256)
 
 
 def _check_archive(path: Path) -> None:
-    """Raises `UserError` where a copy that was shipped is not whole any more."""
+    """Raise `UserError` where a shipped compact copy is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as problem:  # as many kinds as there are parts of an archive
+    except Exception as problem:  # damaged archives raise many kinds of errors
         damaged = str(problem)
     if damaged:
         raise expected(str(path), "the copy that this package ships", f"a damaged one ({damaged}): install it again")
 
 
 def _download(backbone: str) -> Path | None:
-    """Keras's own file into Keras's own cache, given up quickly where there is no network."""
+    """Download Keras's file into Keras's cache; None without a connection, after `DOWNLOAD_TIMEOUT_S`."""
     if os.environ.get("MAMMO_OFFLINE"):
         return None
     row = BACKBONES[backbone]
@@ -178,9 +186,9 @@ def _download(backbone: str) -> Path | None:
                 shutil.copyfileobj(answer, file)
                 file.seek(0)
                 if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != row.keras_md5:
-                    raise _Damaged
+                    raise _WrongChecksum
         return target
-    except _Damaged:
+    except _WrongChecksum:
         _log.warning("%s: the download does not have Keras's checksum and is not used", row.keras_url)
     except OSError as problem:
         _log.info("no download of %s: %s", row.keras_file, problem)

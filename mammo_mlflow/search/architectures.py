@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import unknown_name
-from mammo_mlflow.models.drawn import CONVOLUTIONS, L1, L2, LAYERS, filters
+from mammo_mlflow.models.architecture_ranges import CONVOLUTIONS, L1, L2, LAYERS, filters
 from mammo_mlflow.search.parameters import ARCHITECTURES
 
 DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, expected
 from mammo_mlflow.experiment import DEFAULTS, build, parameters
-from mammo_mlflow.models.drawn import DROPOUTS, HEAD_WIDTHS, POOL_DROPOUTS, SCRATCH_WIDTHS
+from mammo_mlflow.models.architecture_ranges import DROPOUTS, HEAD_WIDTHS, POOL_DROPOUTS, SCRATCH_WIDTHS
 
 EITHER = (False, True)
 ARCHITECTURES: dict[str, Mapping[str, Sequence[Value]]] = {

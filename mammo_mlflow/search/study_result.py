@@ -24,7 +24,8 @@ from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
-from mammo_mlflow.training.final_model import Final, make_final
+from mammo_mlflow.training.final_model import make_final
+from mammo_mlflow.training.registered_model import Final
 
 VERSION = 2
 """The version of a study's result, to be raised when a change of the code changes the result of the same trials.

@@ -20,7 +20,7 @@ from mammo_mlflow.models.network import (
     convolutions,
     cut_points,
     deepest_cut,
-    join,
+    join_tails,
     prefix,
     suffix,
     unfreeze,
@@ -149,7 +149,7 @@ class BackboneContract:
         cut = deepest_cut(base, unfrozen)
         tail = build_tail(suffix(base, cut), head)
         wanted = run(keras.Model(base.input, head(base.output)), patches[:3])
-        joined = join(base, cut, [tail])
+        joined = join_tails(base, cut, [tail])
         np.testing.assert_allclose(run(joined, patches[:3]), wanted, rtol=1e-4, atol=1e-6)
         assert joined.output.shape[1:] == (1,)
 
@@ -159,7 +159,7 @@ class BackboneContract:
         tails = [build_head(base.output.shape[1:], ModelSpec(backbone=base.name, dense="8")) for _ in range(3)]
         each = [run(tail, features) for tail in tails]
         assert np.std(each, axis=0).max() > 1e-4
-        joined = run(join(base, cut, tails), patches[:3])
+        joined = run(join_tails(base, cut, tails), patches[:3])
         np.testing.assert_allclose(joined, np.mean(each, axis=0), rtol=1e-4, atol=1e-6)
 
 

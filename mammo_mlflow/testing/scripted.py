@@ -41,7 +41,7 @@ from mammo_mlflow.jobs.contracts import (
 )
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt, call
-from mammo_mlflow.models.drawn import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
+from mammo_mlflow.models.architecture_ranges import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
 from mammo_mlflow.names import METADATA, Artifact, Tag
 
 FEATURES = (8,)

@@ -14,7 +14,7 @@ from mammo_mlflow.names import Artifact
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
-from mammo_mlflow.training.final_model import Final
+from mammo_mlflow.training.registered_model import Final
 
 Outcome = tuple[CrossValidation, Final | None]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from mammo_mlflow.engine.gradcam import class_activation, explain
+from mammo_mlflow.engine.gradcam import class_activation_maps, explain
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.contracts import ExplainJob
 
@@ -47,7 +47,7 @@ def test_the_map_of_a_nested_network(patches):
     encode, tail = encoder("encoder"), head((SIZE, SIZE, 3), "tail")
     inputs = layers.Input((SIZE, SIZE, 1))
     model = keras.Model(inputs, tail(encode(inputs)))
-    (found,) = class_activation(model, {"patch": patches})
+    (found,) = class_activation_maps(model, {"patch": patches})
     np.testing.assert_allclose(found, closed_form(encode, tail, patches), atol=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_the_surest_answer_has_a_map_too(patches):
     inputs = layers.Input((SIZE, SIZE, 1))
     model = keras.Model(inputs, tail(encode(inputs)))
     assert (model.predict(patches, verbose=0) == 1).all()
-    (found,) = class_activation(model, {"patch": patches})
+    (found,) = class_activation_maps(model, {"patch": patches})
     np.testing.assert_allclose(found, closed_form(encode, tail, patches), atol=1e-5)
     assert found.max() == pytest.approx(1)
 
@@ -67,7 +67,7 @@ def test_the_mean_of_networks_has_the_sum_of_their_maps(patches):
     pairs = [(encoder(f"encoder_{number}"), head((SIZE, SIZE, 3), f"tail_{number}")) for number in range(3)]
     inputs = layers.Input((SIZE, SIZE, 1))
     model = keras.Model(inputs, layers.Average()([tail(encode(inputs)) for encode, tail in pairs]))
-    (found,) = class_activation(model, {"patch": patches})
+    (found,) = class_activation_maps(model, {"patch": patches})
     heat = 0
     for encode, tail in pairs:
         maps = encode.predict(patches, verbose=0)
@@ -88,7 +88,7 @@ def test_members_have_maps_of_their_own_and_the_baseline_has_none(patches):
     seen, healthy = other(patch), other(baseline)
     answers = [first(maps), second(maps), third(layers.Subtract()([seen, healthy]))]
     model = keras.Model({"patch": patch, "baseline": baseline}, layers.Concatenate()(answers))
-    found = class_activation(model, {"patch": patches, "baseline": patches[::-1].copy()})
+    found = class_activation_maps(model, {"patch": patches, "baseline": patches[::-1].copy()})
     for one, tail in zip(found, (first, second), strict=False):
         np.testing.assert_allclose(one, closed_form(shared, tail, patches), atol=1e-5)
     difference = other.predict(patches, verbose=0) - other.predict(patches[::-1], verbose=0)
@@ -100,7 +100,7 @@ def test_the_model_is_as_it_was(patches):
     inputs = layers.Input((SIZE, SIZE, 1))
     model = keras.Model(inputs, tail(encode(inputs)))
     before = model.predict(patches, verbose=0)
-    (found,) = class_activation(model, {"patch": patches})
+    (found,) = class_activation_maps(model, {"patch": patches})
     assert found.shape == (3, SIZE, SIZE)
     assert found.max() <= 1
     np.testing.assert_array_equal(model.predict(patches, verbose=0), before)
@@ -111,7 +111,7 @@ def test_without_convolutions_there_is_no_map(patches):
     inputs = layers.Input((SIZE, SIZE, 1))
     model = keras.Model(inputs, layers.Dense(1)(layers.Flatten()(inputs)))
     with pytest.raises(UserError, match="overlays: expected a model with convolutions"):
-        class_activation(model, {"patch": patches})
+        class_activation_maps(model, {"patch": patches})
 
 
 def test_a_figure_for_each_abnormality(tmp_path, patches):

@@ -17,7 +17,7 @@ from mammo_mlflow.engine.hypermodels import (
     DrawnHyperParameters,
     HeadHyperModel,
     ScratchHyperModel,
-    draw,
+    draw_architecture,
 )
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import BASELINE, NETWORKS, PATCH, TASKS, ModelSpec, build
@@ -89,7 +89,7 @@ def test_drawn_heads_ask_only_for_the_widths_they_have(study):
     seen = set()
     for _ in range(12):
         trial = study.ask()
-        values = draw(HEAD, answers(trial))
+        values = draw_architecture(HEAD, answers(trial))
         widths = values["dense"].split("-")
         names = {f"dense_{number}" for number in range(1, len(widths) + 1)}
         assert set(trial.params) == {"dense_layers", "dropout", "batch_norm"} | names
@@ -110,24 +110,24 @@ def test_drawn_heads_ask_only_for_the_widths_they_have(study):
     ],
 )
 def test_a_known_setting_is_drawn_again(values):
-    assert draw(HEAD, answers(FixedTrial(start_draws("head", values)))) == values
+    assert draw_architecture(HEAD, answers(FixedTrial(start_draws("head", values)))) == values
 
 
 def test_the_tables_agree():
     assert set(HYPERMODELS) == set(ARCHITECTURES)
     for name, parameters in ARCHITECTURES.items():
-        assert set(draw(JOBS[name], answers(optuna.create_study().ask()))) == set(parameters)
+        assert set(draw_architecture(JOBS[name], answers(optuna.create_study().ask()))) == set(parameters)
 
 
 def test_dropout_is_a_number_as_one_writes_it():
     draws = start_draws("head", {"dense": "64", "batch_norm": False}) | {"dropout": 3 * 0.1}
-    assert draw(HEAD, answers(FixedTrial(draws)))["dropout"] == 0.3
+    assert draw_architecture(HEAD, answers(FixedTrial(draws)))["dropout"] == 0.3
 
 
 def test_a_study_starts_from_a_known_setting(study):
     values = {"dense": "256-64", "dropout": 0.2, "batch_norm": True}
     study.enqueue_trial(start_draws("head", values))
-    assert draw(HEAD, answers(study.ask())) == values
+    assert draw_architecture(HEAD, answers(study.ask())) == values
 
 
 @pytest.mark.parametrize("name", ["inline", "process"])
@@ -174,7 +174,7 @@ def test_drawn_networks_are_experiments_and_can_be_built(study, size, sides):
     family, name = job.network.family, job.network.model.backbone
     for _ in range(6):
         trial = study.ask()
-        values = draw(job, answers(trial))
+        values = draw_architecture(job, answers(trial))
         study.tell(trial, 0.0)
         build(TASKS[0], {"backbone": name, **values}, family)
         json.dumps(values)
@@ -224,7 +224,7 @@ def test_every_setting_trained_from_scratch_is_drawn_again(family, name, preset)
     experiment = build(TASKS[0], preset_values(preset, name, TASKS[0], family), family)
     network = known(family, experiment.model, sides=tuple(experiment.sides))
     trial = FixedTrial(start_draws("scratch", experiment.flat()))
-    values = draw(draw_job("scratch", network), answers(trial))
+    values = draw_architecture(draw_job("scratch", network), answers(trial))
     assert values == {name: experiment.flat()[name] for name in ARCHITECTURES["scratch"]}
 
 
@@ -245,7 +245,7 @@ def test_patches_too_small_for_a_known_setting_fail_the_draw():
     with pytest.raises(
         UserError, match="blocks: expected at most 3 pools for patches of 24 pixels, found '32/2-32-32,"
     ):
-        draw(scratch_job(24), lambda event: draws[event.name])
+        draw_architecture(scratch_job(24), lambda event: draws[event.name])
 
 
 @pytest.mark.parametrize(
@@ -336,12 +336,12 @@ def test_a_model_that_cannot_be_built_says_why():
     trial = FixedTrial(start_draws("head", {"dense": "64", "dropout": 0.0, "batch_norm": False}))
     wanted = "architecture head: expected a model that can be built, found ValueError: .*[Nn]egative dimensions"
     with pytest.raises(UserError, match=wanted):
-        draw(head_job((-3,)), answers(trial))
+        draw_architecture(head_job((-3,)), answers(trial))
 
 
 def test_an_unknown_architecture_is_named():
     with pytest.raises(UserError, match="architecture: unknown 'heads', did you mean 'head'"):
-        draw(replace(HEAD, architecture="heads"), answers(FixedTrial({})))
+        draw_architecture(replace(HEAD, architecture="heads"), answers(FixedTrial({})))
 
 
 def test_importing_keras_tuner_says_nothing_and_needs_no_tensorboard(system):

@@ -6,7 +6,14 @@ import pytest
 
 from mammo_mlflow.engine.backend import fastest_feed
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.inputs import Constant, Inputs, Patches, StoredActivations, all_views, one_or_all
+from mammo_mlflow.engine.inputs import (
+    CombinedReader,
+    NumberReader,
+    PatchReader,
+    StoredActivations,
+    all_views,
+    combine_readers,
+)
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -23,8 +30,8 @@ def tensor(tmp_path):
 
 @pytest.mark.parametrize("independent", [False, True])
 def test_on_line_pairs(tensor, independent):
-    baseline = Patches(tensor, 0, "paper", 0, own_views=independent)
-    both = Inputs({"baseline": baseline, "patch": Patches(tensor, 1, "paper", 0)})
+    baseline = PatchReader(tensor, 0, "paper", 0, own_views=independent)
+    both = CombinedReader({"baseline": baseline, "patch": PatchReader(tensor, 1, "paper", 0)})
     plain, first, second = (both(ROWS, np.full(6, view)) for view in range(3))
     np.testing.assert_array_equal(plain["baseline"], plain["patch"])
     for seen in (first, second):
@@ -37,7 +44,7 @@ def test_on_line_pairs(tensor, independent):
 def test_another_seed_transforms_otherwise_and_none_not_at_all(tensor):
     views = np.ones(6, int)
     found = [
-        Patches(tensor, 1, policy, seed)(ROWS, views) for policy, seed in (("paper", 0), ("paper", 1), ("none", 0))
+        PatchReader(tensor, 1, policy, seed)(ROWS, views) for policy, seed in (("paper", 0), ("paper", 1), ("none", 0))
     ]
     assert not np.array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[2][..., 0], np.load(tensor)[1::2])
@@ -69,7 +76,7 @@ def made(read, columns):
 def test_stored_pairs(sides, columns):
     views = []
     for epoch in range(4):
-        batches = made(Inputs(sides), columns)
+        batches = made(CombinedReader(sides), columns)
         for _ in range(epoch + 1):
             batches.on_epoch_end()
         for index in range(len(batches)):
@@ -86,7 +93,11 @@ def test_stored_pairs(sides, columns):
 
 @pytest.mark.parametrize("columns", [1, 2])
 def test_the_fast_feed_is_the_same_batches(sides, columns):
-    read = Inputs(sides | {"type": Constant(np.linspace(0, 1, 6), 3)}) if columns == 1 else Inputs(sides)
+    read = (
+        CombinedReader(sides | {"type": NumberReader(np.linspace(0, 1, 6), 3)})
+        if columns == 1
+        else CombinedReader(sides)
+    )
     feed, steps = fastest_feed(made(read, columns), 2)
     batches, found = made(read, columns), list(feed.as_numpy_iterator())
     assert steps == len(batches)
@@ -103,9 +114,9 @@ def test_the_fast_feed_is_the_same_batches(sides, columns):
 
 def test_what_is_too_big_together_is_not_held(sides):
     each = sides["patch"].table.nbytes
-    assert Inputs(sides).in_memory(2 * each).keys() == sides.keys()
-    assert Inputs(sides).in_memory(2 * each - 1) is None
-    assert one_or_all({"patch": sides["patch"]}) is sides["patch"]
+    assert CombinedReader(sides).in_memory(2 * each).keys() == sides.keys()
+    assert CombinedReader(sides).in_memory(2 * each - 1) is None
+    assert combine_readers({"patch": sides["patch"]}) is sides["patch"]
 
 
 @pytest.fixture
@@ -118,14 +129,16 @@ def pairs(tmp_path):
 def test_the_plain_view_is_the_patch_as_it_is_in_the_file(pairs):
     rows, stored = np.array([4, 0, 5]), np.load(pairs)
     for first, own_views in ((0, True), (0, False), (1, False)):
-        found = Patches(pairs, first, "paper", 7, own_views)(rows, np.zeros(3, int))
+        found = PatchReader(pairs, first, "paper", 7, own_views)(rows, np.zeros(3, int))
         assert found.shape == (3, 16, 16, 1) and found.dtype == np.float32
         np.testing.assert_array_equal(found[..., 0], stored[2 * rows + first])
 
 
 def test_independent_sides_differ_in_every_pair(tensor):
     views = np.ones(6, int)
-    baseline, patch = (Patches(tensor, first, "paper", 0, own)(ROWS, views) for first, own in ((0, True), (1, False)))
+    baseline, patch = (
+        PatchReader(tensor, first, "paper", 0, own)(ROWS, views) for first, own in ((0, True), (1, False))
+    )
     assert [row for row in ROWS if np.allclose(baseline[row], patch[row], atol=1)] == []
 
 
@@ -133,14 +146,14 @@ def test_each_pair_has_a_transform_of_its_own_whatever_is_read_beside_it(tmp_pat
     """Of a file that holds the same patch again and again."""
     same = np.random.default_rng(0).integers(0, 65_535, (1, 16, 16)).astype(np.uint16)
     np.save(tmp_path / "same.npy", same.repeat(12, axis=0))
-    read = Patches(tmp_path / "same.npy", 1, "paper", 0)
+    read = PatchReader(tmp_path / "same.npy", 1, "paper", 0)
     found = read(ROWS, np.full(6, 2))
     assert len(np.unique(found.reshape(6, -1), axis=0)) == 6
     np.testing.assert_array_equal(read(np.array([5, 2]), np.full(2, 2)), found[[5, 2]])
 
 
 def test_no_rows_are_no_patches(pairs):
-    assert Patches(pairs, 1, "paper", 0)(np.zeros(0, int), np.zeros(0, int)).shape == (0, 16, 16, 1)
+    assert PatchReader(pairs, 1, "paper", 0)(np.zeros(0, int), np.zeros(0, int)).shape == (0, 16, 16, 1)
 
 
 def test_stored_views_are_those_of_on_line_training_patch_by_patch(tensor):
@@ -149,12 +162,12 @@ def test_stored_views_are_those_of_on_line_training_patch_by_patch(tensor):
     both = [all_views(patches[first::2], rows, 2, "paper").reshape(2, 3, 32, 32, 1) for first in (0, 1)]
     np.testing.assert_array_equal(*both)
     for view in range(3):
-        wanted = Patches(tensor, 1, "paper", 0)(rows, np.full(2, view))
+        wanted = PatchReader(tensor, 1, "paper", 0)(rows, np.full(2, view))
         np.testing.assert_array_equal(both[1][:, view], wanted)
 
 
 def test_a_number_is_the_same_in_every_view():
-    number = Constant(np.array([0.25, 0.5, 1.0]), 2)
+    number = NumberReader(np.array([0.25, 0.5, 1.0]), 2)
     for view in range(3):
         found = number(np.array([2, 0]), np.full(2, view))
         np.testing.assert_array_equal(found, [[1.0], [0.25]])
@@ -167,14 +180,14 @@ def test_each_input_has_its_column_in_the_order_they_are_given(sides):
     views = np.array([[1, 3], [2, 2], [3, 0]])
     rows = np.array([0, 4, 5])
     for names in (["baseline", "patch"], ["patch", "baseline"]):
-        found = Inputs({name: sides[name] for name in names})(rows, views)
+        found = CombinedReader({name: sides[name] for name in names})(rows, views)
         assert list(found) == names
         for name, column in zip(names, views.T, strict=True):
             np.testing.assert_array_equal(found[name][:, 1:], np.stack([rows, column], axis=1))
 
 
 def test_what_one_reader_cannot_hold_none_does(sides, pairs):
-    assert Inputs(sides | {"patch": Patches(pairs, 1, "paper", 0)}).in_memory(10**9) is None
+    assert CombinedReader(sides | {"patch": PatchReader(pairs, 1, "paper", 0)}).in_memory(10**9) is None
 
 
 def test_two_columns_are_drawn_without_regard_to_one_another():
@@ -197,7 +210,7 @@ def test_stored_files_are_fed_fast_as_they_are_read(names, columns, tmp_path):
         values = rng.normal(0, 1, (6, 4, 2, 2)).astype(kind)
         np.save(tmp_path / f"{name}.npy", values if kind is np.float32 else values.view(np.uint16))
         readers[name] = StoredActivations(tmp_path / f"{name}.npy")
-    read = Inputs(readers)
+    read = CombinedReader(readers)
     found = list(fastest_feed(made(read, columns), 3)[0].as_numpy_iterator())
     drawn = [pair for epoch in range(3) for pair in zip(*made(read, columns).draw(epoch), strict=True)]
     assert len(found) == len(drawn) == 9

@@ -7,7 +7,7 @@ import pytest
 
 from mammo_mlflow.engine.backend import fastest_feed
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.loop import Stage, class_weights, fit, private_memory
+from mammo_mlflow.engine.loop import Stage, class_weights, private_memory_bytes, train_stage
 from mammo_mlflow.experiment import TrainingSpec
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -117,7 +117,7 @@ def train(net, made=None, **changes):
         "inner": None,
         "emit": lambda event: None,
     }
-    return fit(net, made or batches(), **{**settings, **changes})
+    return train_stage(net, made or batches(), **{**settings, **changes})
 
 
 def test_each_epoch_is_reported_as_it_ends():
@@ -126,7 +126,7 @@ def test_each_epoch_is_reported_as_it_ends():
     history, kept, peak = train(model(), validation=inputs, start=5, stage=Stage("tuned", 3, 1e-3), emit=events.append)
     assert [event.epoch for event in events] == [row["epoch"] for row in history] == [6, 7, 8]
     assert {row["stage"] for row in history} == {"tuned"}
-    assert set(events[0].figures) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert set(events[0].metrics) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert kept == 3
     assert peak > 0
     assert events[0].time <= events[2].time
@@ -143,7 +143,7 @@ def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
         inner=inner,
         spec=spec,
         stage=Stage("head", 30, 5e-3),
-        emit=lambda e: losses.append(e.figures["inner_loss"]),
+        emit=lambda e: losses.append(e.metrics["inner_loss"]),
     )
     assert kept == int(np.argmin(losses)) + 1
     assert len(history) == kept + 2 < 30
@@ -171,12 +171,12 @@ def test_class_weights_move_the_model():
 
 def test_private_memory_leaves_out_mapped_files(tmp_path):
     np.save(tmp_path / "big.npy", np.ones(40_000_000, np.uint8))
-    before = private_memory()
+    before = private_memory_bytes()
     mapped = np.load(tmp_path / "big.npy", mmap_mode="r")
     assert mapped.sum() == 40_000_000
-    assert private_memory() - before < 30e6
+    assert private_memory_bytes() - before < 30e6
     # straight from the system: the allocator might have room left from earlier tests
     with mmap.mmap(-1, 40_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
         for offset in range(0, len(held), mmap.PAGESIZE):
             held[offset] = 1
-        assert private_memory() - before > 30e6
+        assert private_memory_bytes() - before > 30e6

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, BASELINE, CONDITION, FEATURES, PATCH, ModelSpec
-from mammo_mlflow.models.conditioned import build_conditioned, class_of, image_inputs, join_condition
-from mammo_mlflow.models.network import build_head, build_tail, join, suffix
+from mammo_mlflow.models.conditioned import build_conditioned, class_of, input_names, join_condition
+from mammo_mlflow.models.network import build_head, build_tail, join_tails, suffix
 from mammo_mlflow.models.scratch import build_scratch
 from mammo_mlflow.models.siamese import before_head
 from mammo_mlflow.tracking.vetting import vet_keras
@@ -43,10 +43,10 @@ class Source:
         self.tail = build_tail(suffix(self.encoder, self.cut), self.head, sides, "subtract", shape)
 
     def whole(self):
-        return join(self.encoder, self.cut, [self.tail], self.sides)
+        return join_tails(self.encoder, self.cut, [self.tail], self.sides)
 
     def before_head(self):
-        return join(self.encoder, self.cut, [before_head(self.tail)], self.sides)
+        return join_tails(self.encoder, self.cut, [before_head(self.tail)], self.sides)
 
     def features(self, raw):
         """What the head stands on, by hand."""
@@ -56,7 +56,7 @@ class Source:
 
 def needed(model, raw):
     """The inputs of a model, in another order than its own: an array where it takes one alone."""
-    names = image_inputs(model)
+    names = input_names(model)
     return {name: raw[name] for name in reversed(names)} if len(names) > 1 else raw[names[0]]
 
 
@@ -101,7 +101,7 @@ def joined(approach):
 
 def test_the_trained_part_is_a_head_on_features_and_condition():
     tail = conditioned_tail(3)
-    assert set(image_inputs(tail)) == {FEATURES, CONDITION}
+    assert set(input_names(tail)) == {FEATURES, CONDITION}
     rng = np.random.default_rng(0)
     features, condition = rng.normal(0, 1, (7, 3)).astype(np.float32), rng.uniform(0, 1, (7, 1)).astype(np.float32)
     found = run(tail, {FEATURES: features, CONDITION: condition})
@@ -160,7 +160,7 @@ def test_a_condition_can_be_joined_as_a_class_and_is_so_when_stored_and_loaded(s
 
 def test_inputs_are_asked_for_by_name(approach):
     model = joined(approach)
-    assert set(image_inputs(model)) == approach[-1]
+    assert set(input_names(model)) == approach[-1]
     assert {one.name: one.shape for one in model.inputs} == {
         name: (None, 1) if name == ABNORMALITY_TYPE else (None, SIZE, SIZE, 1) for name in approach[-1]
     }
@@ -185,7 +185,7 @@ def test_stored_and_loaded_it_answers_the_same(approach, raw, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_allclose(run(loaded, needed(loaded, raw)), run(model, needed(model, raw)), rtol=1e-6)
-    assert set(image_inputs(loaded)) == approach[-1]
+    assert set(input_names(loaded)) == approach[-1]
     assert loaded.count_params() == model.count_params()
 
 

@@ -10,7 +10,7 @@ from mammo_mlflow.models.network import (
     build_whole,
     calibrate_random,
     deepest_cut,
-    join,
+    join_tails,
     suffix,
 )
 from mammo_mlflow.models.siamese import FORMS, JOINED, before_head, join_sides, joined_shape
@@ -79,8 +79,8 @@ class Siamese:
         self.head = build_head(joined_shape(shape, len(SIDES), form), spec)
         self.on_line = build_whole(base, self.head, SIDES, form)
         self.tail = build_tail(suffix(base, self.cut), self.head, SIDES, form, shape)
-        self.difference = join(base, self.cut, [before_head(self.tail)], SIDES)
-        self.joined = join(base, self.cut, [self.tail], SIDES)
+        self.difference = join_tails(base, self.cut, [before_head(self.tail)], SIDES)
+        self.joined = join_tails(base, self.cut, [self.tail], SIDES)
         self.parameters = base.count_params() + self.head.count_params()
 
 
@@ -179,7 +179,7 @@ def test_stored_and_loaded_it_is_the_same(name, form, pairs, bases, tmp_path):
     made = Siamese(bases[name], ENCODERS[name], form)
     made.tail.save(tmp_path / "tail.keras")
     tail = keras.saving.load_model(tmp_path / "tail.keras", compile=False, safe_mode=True)
-    join(made.base, made.cut, [tail], SIDES).save(tmp_path / "model.keras")
+    join_tails(made.base, made.cut, [tail], SIDES).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_allclose(run(loaded, pairs), run(made.on_line, pairs), rtol=1e-4, atol=1e-6)
     assert parameters(loaded) == made.parameters
@@ -203,7 +203,9 @@ def test_several_tails_are_averaged(name, pairs, bases):
     tails = [build_tail(suffix(base, cut), head, SIDES, "subtract", shape) for head in heads]
     each = [run(build_whole(base, head, SIDES), pairs) for head in heads]
     assert np.std(each, axis=0).max() > 1e-3
-    np.testing.assert_allclose(run(join(base, cut, tails, SIDES), pairs), np.mean(each, axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        run(join_tails(base, cut, tails, SIDES), pairs), np.mean(each, axis=0), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_batch_norm_in_training_sees_both_sides_as_one_batch(pairs, bases):

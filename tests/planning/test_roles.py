@@ -116,14 +116,14 @@ def test_what_does_not_count_is_in_no_key(family, backbone):
 @pytest.fixture(scope="module")
 def description(keras):
     """What a child says of the whole of a network, where nothing is left out as not moving the cut."""
-    from mammo_mlflow.engine.activations import describe
+    from mammo_mlflow.engine.activations import describe_network
 
     @cache
     def ask(made):
         network = Network(
             family=made.family, model=made.model, image_size=52, precision="float32", sides=tuple(made.sides)
         )
-        return replace(describe(DescribeJob(name="", network=network, threads=1), None), patches_per_second=0.0)
+        return replace(describe_network(DescribeJob(name="", network=network, threads=1), None), patches_per_second=0.0)
 
     return ask
 

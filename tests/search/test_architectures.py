@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
-from mammo_mlflow.models.drawn import block_counts, filters
+from mammo_mlflow.models.architecture_ranges import block_counts, filters
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.search.architectures import distribution_from, start_draws
 from mammo_mlflow.search.optuna_private import can_give
