@@ -37,7 +37,7 @@ def run_experiments(
     Raises `UserError` before any run exists for everything that can be known by then.
     """
     with open_workbench(options, experiments[0].training.threads, tags) as (bench, planner):
-        planner.find_sources = find_base_models(bench, planner, partial(same_data, options))
+        planner.find_base_models = find_base_models(bench, planner, partial(same_data, options))
         plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, bench.cache, bench.workers)
