@@ -1,4 +1,4 @@
-"""Compute prefix activations, in a child process: the outputs of the frozen layers for many views of each patch.
+"""Compute prefix activations, in a worker process: the outputs of the frozen layers for many views of each patch.
 
 A file holds an array (n, views + 1, ...): index 0 is the plain patch (validation, test), 1 to `views` are augmented
 views. float32, or bfloat16 stored as the uint16 of its bits.

@@ -37,7 +37,7 @@ Command = Callable[[str, Mapping[str, Value]], str]
 """Gives the command line of an entry point with these parameters, on this command's data."""
 
 
-class NotRegistered(UserError):  # noqa: N818 - beside `Faults`
+class NotRegistered(UserError):  # noqa: N818 - names what was found
     """No model of that name is registered; `brief` says how to make it, the message also which others there are."""
 
     def __init__(self, brief: str, others: str) -> None:

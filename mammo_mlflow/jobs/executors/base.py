@@ -18,7 +18,7 @@ Answered = Generator[tuple[AnyJob, Any], None, None]
 """Yields jobs of one class, each with its answer, whose type the class declares."""
 
 
-class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterrupt
+class JobFailed(Exception):  # noqa: N818 - names what happened
     """A job failed for a reason that no user can correct; the message is its traceback, or the signal that ended it."""
 
 
