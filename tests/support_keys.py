@@ -89,8 +89,8 @@ def planner(cache):
     )
     made = Planner(data, Described(), Cache(cache))
 
-    def sources(experiment, folds):
-        """Those that the setting names, with its folds."""
+    def find_base_models(experiment, folds):
+        """The models that the setting names, with its folds."""
         named = (experiment.model.features_from, experiment.model.condition_from)
         found = []
         for name in (name for name in named if name):
@@ -104,7 +104,7 @@ def planner(cache):
         condition = found[1] if len(found) > 1 else None
         return BaseModels(found[0], condition, experiment.model.condition == "class")
 
-    made.find_sources = sources
+    made.find_base_models = find_base_models
     return made
 
 

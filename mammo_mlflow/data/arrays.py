@@ -93,7 +93,7 @@ def _parse_header(head: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
 
 
 def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader:
-    """Check by its header that a tensor file holds little-endian uint16 patches (2n, size, size), n > 0; the header.
+    """Read a tensor file's header and check that it holds little-endian uint16 patches (2n, size, size), n > 0.
 
     With `any_number` another integer or floating dtype is accepted; the caller has to check the values.
 

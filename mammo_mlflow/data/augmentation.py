@@ -1,4 +1,4 @@
-"""Augmentation policies, and the random affine transform of each (seed, pair, view), a hash of the three."""
+"""Augmentation policies, and the affine transform of each (seed, pair, view), drawn from a hash of the three."""
 
 from __future__ import annotations
 

@@ -183,5 +183,5 @@ def _stratified_folds(strata: np.ndarray, groups: np.ndarray, folds: int, seed: 
 
 
 def _folds_without_class(numbers: np.ndarray, classes: np.ndarray, folds: int) -> list[tuple[int, int]]:
-    """Each (fold, class) of which the fold, of numbers (n,), has no row of the class, of `classes` (n,)."""
+    """The (fold, class) combinations without a row; `numbers` (n,) are folds, `classes` (n,) are 0 or 1."""
     return [(fold, value) for fold in range(folds) for value in (0, 1) if value not in classes[numbers == fold]]

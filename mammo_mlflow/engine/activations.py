@@ -1,4 +1,4 @@
-"""Compute prefix activations, in a child process: the outputs of the frozen layers for many views of each patch.
+"""Compute prefix activations, in a worker process: the outputs of the frozen layers for many views of each patch.
 
 A file holds an array (n, views + 1, ...): index 0 is the plain patch (validation, test), 1 to `views` are augmented
 views. float32, or bfloat16 stored as the uint16 of its bits.
@@ -87,7 +87,7 @@ def compute_activations(job: ActivationJob, emit: Emit) -> None:
     load_weights(base, job.weights)
     network = prefix(base, job.cut.index, job.start)
     patches = np.load(job.tensor, mmap_mode="r")[job.first :: 2]
-    stored = None if job.source is None else StoredActivations(job.source)
+    stored = None if job.input_file is None else StoredActivations(job.input_file)
 
     def read(rows: np.ndarray) -> np.ndarray:
         if stored is None:
@@ -103,7 +103,7 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     set_threads(job.threads)
     network = before_head(keras.saving.load_model(job.tail, compile=False))
     patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
-    stored = {name: StoredActivations(path) for name, path in job.sources.items()}
+    stored = {name: StoredActivations(path) for name, path in job.input_files.items()}
 
     def read(rows: np.ndarray) -> ModelInput:
         if stored:

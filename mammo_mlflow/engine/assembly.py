@@ -1,4 +1,4 @@
-"""Join prefix and tails into the whole model, write it as an MLflow model, predict with one, in a child process."""
+"""Join prefix and tails into the whole model, write it as an MLflow model, predict with one, in a worker process."""
 
 from __future__ import annotations
 

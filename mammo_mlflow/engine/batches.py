@@ -40,7 +40,7 @@ class Batches(keras.utils.PyDataset):
         return len(self.rows) // self._batch
 
     def draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw an epoch: rows (batches, batch size), and their views, of the same shape or with `columns` behind."""
+        """Draw an epoch's rows (batches, batch size) and views, the same shape or with a last axis of `columns`."""
         rng = np.random.default_rng([*self._seed, epoch])
         order = rng.permutation(self.rows)[: len(self) * self._batch]
         shape = (len(order), *self._shape)

@@ -1,4 +1,4 @@
-"""Join the members of an ensemble into one Keras model, save it, predict with it, in a child process."""
+"""Join the members of an ensemble into one Keras model, save it, predict with it, in a worker process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Save and load Keras models and ensembles as MLflow models. Imports TensorFlow: for child processes only."""
+"""Save and load Keras models and ensembles as MLflow models. Imports TensorFlow: for worker processes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: which regions of a patch raise a model's probability, drawn as figures, in a child process.
+"""Grad-CAM: which regions of a patch raise a model's probability, drawn as figures, in a worker process.
 
 Selvaraju et al. 2017, "Grad-CAM", ICCV: the maps of the last convolution, each weighted by the mean gradient of the
 output, before its sigmoid, with respect to it, are summed and negative sums set to 0. Where a member averages several
@@ -155,7 +155,7 @@ def _recording(model: keras.Model, note: Callable[[str, Tensor], None]) -> Itera
         for one in sigmoids:
             one.activation = keras.activations.sigmoid
         for _, layer in layers:
-            object.__delattr__(layer, "call")  # the method of its class again
+            object.__delattr__(layer, "call")  # the method of its class is found again
 
 
 def _layers_with_maps(model: keras.Model, path: str) -> Iterator[tuple[str, keras.Layer]]:

@@ -1,4 +1,4 @@
-"""Draw architectures from KerasTuner hypermodels, in a child process, with values suggested by an Optuna trial.
+"""Draw architectures from KerasTuner hypermodels, in a worker process, with values suggested by an Optuna trial.
 
 `DrawnHyperParameters` is a KerasTuner `HyperParameters` whose values come from a callback, so that Optuna can search
 any `HyperModel`, with its scopes and conditions. The trial is in the coordinator; the callback sends it `Suggestion`s.

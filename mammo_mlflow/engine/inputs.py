@@ -1,4 +1,4 @@
-"""Read the inputs of a network, in a child process: patches, stored activations and numbers, by input name."""
+"""Read the inputs of a network, in a worker process: patches, stored activations and numbers, by input name."""
 
 from __future__ import annotations
 

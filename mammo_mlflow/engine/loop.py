@@ -81,7 +81,7 @@ def train_stage(
         loss="binary_crossentropy",
         metrics=["accuracy"],
         jit_compile=wide and not convolves,
-        steps_per_execution=len(batches),  # Keras runs whole executions: with another number beyond the epoch's end
+        steps_per_execution=len(batches),  # Keras runs whole executions: another number may pass the epoch's end
     )
     report = _EpochReporter(emit, stage.name, start, inner)
     patience = spec.early_stop if inner is not None else 0

@@ -1,4 +1,4 @@
-"""Train one fit, a fold or the refit, in a child process: first the head, then the last convolutions with it.
+"""Train one fit, a fold or the refit, in a worker process: first the head, then the last convolutions with it.
 
 A network without frozen layers is trained in one stage, from raw patches.
 """

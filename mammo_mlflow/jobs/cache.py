@@ -1,7 +1,8 @@
-"""The cache directory: phantom data, random weights and prefix activations, within a size limit.
+"""The cache directory, limited in size: phantom data, random weights and prefix activations.
 
-An entry is a directory under `activations/`, moved into place when whole. Its age is that of its `entry.json`, touched
-at each use; a lease file names the process that uses it, and leased entries of living processes are never evicted.
+An entry is a directory below `activations/`, which gets its name when it is complete. Its `entry.json` is touched at
+each use, and the least recently used entries are evicted first. A lease file names the process that uses an entry;
+entries leased by living processes are never evicted.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from mammo_mlflow.files import PARTIAL, Taken, locked, whole
 from mammo_mlflow.tracking.run_queries import process_alive
 
 ACTIVATIONS = "activations.npy"
+"""The file of an entry's activations."""
 
 _log = logging.getLogger(__name__)
 
 
 class Cache:
-    """A cache directory with a size limit in bytes. Raises `UserError` where it cannot be written."""
+    """A cache directory that holds at most `limit_gb` gigabytes. Raises `UserError` where it cannot be written.
+
+    `root` is by default `default_root()`; `limit` is the limit in bytes.
+    """
 
     def __init__(self, root: Path | None = None, limit_gb: float = 20.0) -> None:
         if limit_gb <= 0:
@@ -51,9 +56,9 @@ class Cache:
         return self.root / "activations"
 
     def find(self, key: str) -> Path | None:
-        """The activations of that key, leased to this process; None where there are none."""
+        """The activations file of an entry, which is leased to this process; None without such an entry."""
         entry = self._entries / key
-        with self.lock("evict"):  # between looking for leases and removing an entry nobody may take one
+        with self.lock("evict"):  # no entry may be leased while `make_room` looks for leases and removes entries
             if not self.has(key):
                 return None
             _lease(entry)
@@ -61,19 +66,20 @@ class Cache:
         return entry / ACTIVATIONS
 
     def release(self) -> None:
-        """Give up this process's leases."""
+        """Remove this process's leases."""
         for lease in self._entries.glob(f"*/lease-{os.getpid()}-*"):
             lease.unlink(missing_ok=True)
 
     def has(self, key: str) -> bool:
-        """Whether the entry is there."""
+        """Whether there is an entry of that key."""
         return (self._entries / key / "entry.json").exists()
 
     @contextmanager
     def creating(self, key: str, facts: Mapping[str, object]) -> Iterator[Path | None]:
-        """A temporary path to write the activations of `key` to; None where another process made them meanwhile.
+        """Make an entry: a temporary path to write its activations to; None where another process made it meanwhile.
 
-        The entry appears, whole, when the block ends without an error. Raises `UserError` on a full disk.
+        The entry gets its name, complete, when the block ends without an error; `facts` go into its `entry.json`.
+        Raises `UserError` on a full disk.
         """
         with self.lock(key):
             if self.has(key):
@@ -84,7 +90,7 @@ class Cache:
                     entry.mkdir()
                     yield entry / ACTIVATIONS
                     (entry / "entry.json").write_text(json.dumps(facts, indent=1, default=str))
-                    _lease(entry)  # before anyone can see it, or it could be evicted before it is used
+                    _lease(entry)  # before the entry has its name, or another process could evict it before it is used
             except OSError as problem:
                 if problem.errno in FULL_DISK:
                     full = f"cache_dir: the disk of {self.root} is full"
@@ -92,15 +98,14 @@ class Cache:
                 raise
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """One process at a time; says so when it has to wait."""
+        """Hold the lock file of that name during the block; while it waits for another process, it logs so."""
         return locked(self.locks / f"{name}.lock", "waiting for another process that makes the same cache entry", 1)
 
     def make_room(self, needed: int, beside: int = 0) -> None:
         """Evict the least recently used entries until `needed` more bytes fit the limit and the disk.
 
-        The disk must hold `beside` bytes too, for files that are no entries.
-
-        Raises `UserError` where they cannot.
+        The disk must also have `beside` bytes for files that are no entries. Raises `UserError` where that is
+        impossible.
         """
         if needed > self.limit:
             raise expected("cache_limit_gb", f"at least {needed / 1e9:.2g} for these activations", self.limit / 1e9)
@@ -114,7 +119,7 @@ class Cache:
                 if (full or self._free() < needed + beside) and not _leased(entry):
                     _log.info("evicting %s (%.2f GB) from the cache", entry.name[:12], sizes[entry] / 1e9)
                     leaving = entry.with_name(f"{entry.name}{PARTIAL}")
-                    entry.replace(leaving)  # in one step: a kill half way through the removal leaves no half entry
+                    entry.replace(leaving)  # in one step, so that a kill during the removal leaves no incomplete entry
                     shutil.rmtree(leaving, ignore_errors=True)
             kept = sum(sizes[e] for e in sizes if e.exists())
         if kept + needed > self.limit:
@@ -126,25 +131,28 @@ class Cache:
             raise expected("cache_dir", wanted, f"{self._free() / 1e9:.3f} GB")
 
     def _remove_partial(self) -> None:
-        """Remove what killed processes left half-written."""
+        """Remove the incomplete entries of killed processes."""
         for partial in self._entries.glob(f"*{PARTIAL}"):
             with suppress(Taken), locked(self.locks / f"{partial.stem}.lock", Taken()):
                 shutil.rmtree(partial, ignore_errors=True)
 
     def _free(self) -> int:
+        """The free bytes of the disk."""
         return shutil.disk_usage(self.root).free
 
 
 def default_root() -> Path:
-    """`$MAMMO_CACHE_DIR`, else the user's cache directory."""
+    """The default cache directory: `$MAMMO_CACHE_DIR`, else one in the user's cache directory."""
     return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
 
 
 def _lease(entry: Path) -> None:
+    """Write this process's lease file into an entry; start time and id together name a process."""
     (entry / f"lease-{os.getpid()}-{int(psutil.Process().create_time())}").touch()
 
 
 def _leased(entry: Path) -> bool:
+    """Whether a living process leases an entry; leases of dead ones are removed."""
     for lease in entry.glob("lease-*"):
         _, pid, born = lease.name.split("-")
         if process_alive(int(pid), int(born)):

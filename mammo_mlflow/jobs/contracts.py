@@ -1,7 +1,7 @@
-"""What travels between the coordinator and its children: jobs, the events they send meanwhile, their answers.
+"""The messages between coordinator and worker processes: jobs, the events they emit, and their answers (return values).
 
-Kept free of Keras: the coordinator makes jobs and reads answers. A job class names the function of `engine/` that does
-it, and the type of that function's answer.
+Without Keras, since the coordinator makes jobs and reads answers. A job class names the function of `engine/` that runs
+it, and the type of the answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mammo_mlflow.wording import in_words
 Answer = TypeVar("Answer", covariant=True)
 
 UNSET = Path()
-"""The place of a file in a job that a plan carries; it is told as the job is given out."""
+"""Stands for the output path of a job in a plan; the path is filled in when the job is run."""
 
 
 @dataclass(frozen=True)
 class StepsDone:
-    """A job has done so many of its steps (patches, epochs)."""
+    """Event: a job has done `done` of `total` steps (patches or epochs)."""
 
     done: int
     total: int
@@ -34,7 +34,7 @@ class StepsDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch of a fit is over, the first one 1: its figures, and when it ended (seconds since 1970)."""
+    """Event: an epoch of a fit, from 1 on, has ended, with its metrics and the time in seconds since 1970."""
 
     epoch: int
     metrics: Mapping[str, float]
@@ -51,14 +51,14 @@ class Suggestion:
 
 Event = StepsDone | EpochDone | Suggestion
 Reply = Value | None
-"""What an event is answered: a `Suggestion` by its value, others by nothing."""
+"""The reply to an event: the value to a `Suggestion`, None to others."""
 Emit = Callable[[Event], Reply]
-"""Sends an event."""
+"""Sends an event to the coordinator, and returns the reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[Answer]):
-    """Work for an executor, shown as `name`. `target` is its function `(job, emit) -> answer`, `module:function`."""
+    """Work for an executor, displayed as `name`. `target`, `module:function`, is called with the job and `emit`."""
 
     target: ClassVar[str]
     name: str
@@ -66,7 +66,7 @@ class Job(Generic[Answer]):
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What a child needs to build a network: everything but its weights. `sides` are its image inputs, by name."""
+    """A network to build, without its weights: family, parameters, patch size in pixels, precision, image inputs."""
 
     family: str
     model: ModelSpec
@@ -77,22 +77,24 @@ class Network:
 
 @dataclass(frozen=True)
 class LayerCut:
-    """A cut of a network: the layer's index, and the shape and dtype of the one tensor it carries."""
+    """A layer cut of a network: the index of the layer before it, and shape and dtype of that layer's output."""
 
     index: int
     shape: tuple[int, ...]
     dtype: str
 
     def stored_bytes(self, patches: int, views: int) -> int:
-        """The size of the stored activations of so many patches, each plain and in `views` augmented views."""
+        """The bytes of the stored activations of `patches` patches, each plain and in `views` augmented views."""
         return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4) * patches * (views + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A network's cuts: `features` of one side, `tuned` before the first layer trained but the head (None if frozen).
+    """The layer cuts and sizes of a network.
 
-    `head` is the shape that the head stands on, `parameters` the number of the encoder's.
+    `features` is the cut after the encoder, of one side; `tuned` the cut before the first trained layer of the encoder
+    (None if all are frozen). `head` is the shape of the head's input, `parameters` the number of the encoder's weights,
+    `patches_per_second` its measured speed, NaN if not measured.
     """
 
     features: LayerCut
@@ -103,13 +105,13 @@ class Description:
 
     @property
     def trained(self) -> LayerCut:
-        """The cut after which everything is trained."""
+        """The layer cut behind which everything is trained: the start of the tail."""
         return self.tuned or self.features
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeJob(Job[Description]):
-    """Ask where a network is cut. With `probe`, also how fast it is (patches a second, on `threads` threads)."""
+    """Find the layer cuts of a network; with `probe` also measure its speed on `threads` threads."""
 
     target = "mammo_mlflow.engine.activations:describe_network"
 
@@ -120,7 +122,7 @@ class DescribeJob(Job[Description]):
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateJob(Job[None]):
-    """Make a backbone's random weights, whose signal survives, calibrated on synthetic patches; written to `output`."""
+    """Draw a backbone's random weights, calibrate them on synthetic patches, and write them to `output`."""
 
     target = "mammo_mlflow.engine.activations:calibrate_weights"
 
@@ -131,7 +133,7 @@ class CalibrateJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreJob(Job[None]):
-    """Compute what a network makes of `views` augmented views, and the plain one, of each patch of `tensor`."""
+    """Compute and store the activations of each patch of `tensor`, plain and in `views` augmented views."""
 
     tensor: Path
     cut: LayerCut
@@ -143,10 +145,10 @@ class StoreJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationJob(StoreJob):
-    """Compute the activations at `cut`.
+    """Compute the activations of a network at `cut`.
 
-    The patches are those in every second row of `tensor`, the first in row `first`. `source` holds activations at the
-    shallower cut `start`, or is None to start from the patches themselves.
+    The patches are every second row of `tensor`, from row `first` on. `input_file` holds activations at the shallower
+    layer `start`; with None the patches themselves are the input.
     """
 
     target = "mammo_mlflow.engine.activations:compute_activations"
@@ -154,28 +156,32 @@ class ActivationJob(StoreJob):
     network: Network
     weights: NetworkWeights
     start: int = 0
-    source: Path | None = None
+    input_file: Path | None = None
     first: int = ROWS[PATCH]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureJob(StoreJob):
-    """Compute what the head of a trained `tail` stands on.
+    """Compute the features that enter the head of a trained `tail`.
 
-    `sources` are the activation files of its sides, none where it takes patches: then `sides` are their first rows
-    in `tensor`.
+    `input_files` are the activation files of its sides; none where it takes patches: then `sides` has the first row of
+    each in `tensor`.
     """
 
     target = "mammo_mlflow.engine.activations:compute_features"
 
     tail: Path
     sides: dict[str, int]
-    sources: dict[str, Path] = field(default_factory=dict)
+    input_files: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a fit answers: probabilities in the order of its validation rows, history, costs, and its tail."""
+    """The result of a fit: probabilities, float64 (m,), of its validation rows, history, costs, and the saved tail.
+
+    `history` has the metrics of each epoch, `best_epochs` the epochs kept in each stage; `peak_memory` is in bytes.
+    `reused_from` is the run that an earlier command made it in, if any.
+    """
 
     probabilities: np.ndarray
     history: list[dict[str, float | str]]
@@ -191,8 +197,9 @@ class FitResult:
 class FitJob(Job[FitResult]):
     """Train one tail on some rows and predict others: a fold, or the refit (no validation rows).
 
-    rows are indices of abnormality patches; labels (n,) cover all of them. `features` and `tuned` are activation
-    files by the tail's inputs, empty where the training is on-line. `constants` are inputs of one number a row (n,).
+    Rows, int (m,), are indices of training abnormalities; `labels`, float32 (n,), cover all of them. `features` and
+    `tuned` are the activation files of the two stages by the tail's inputs, empty in on-line training. `constants`,
+    (n,), are the inputs of one number a row. The tail is saved below `output`.
     """
 
     target = "mammo_mlflow.engine.train:train_fit"
@@ -216,13 +223,13 @@ class FitJob(Job[FitResult]):
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of both stages."""
+        """The epochs of both stages together."""
         return self.epochs + (self.tuning_epochs if self.experiment.model.unfrozen_layers else 0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A trained model: what its prefix is built from, and its tails, which are averaged."""
+    """A trained model to build: network, weights and layer cut of its prefix, and its tails, which are averaged."""
 
     network: Network
     weights: NetworkWeights
@@ -234,8 +241,8 @@ class Part:
 class AssembleJob(Job[None]):
     """Join prefix and tails into one Keras model and write it as an MLflow model directory.
 
-    `examples` are patches (m, size, size, 1) or numbers (m, 1) by input. A conditioned model has a `part`
-    without a prefix, on the features of `features` and on the answer of `condition` (None: on the true type).
+    `examples` are patches, uint16 (m, size, size, 1), or numbers (m, 1), by input. In a conditioned model `part` has no
+    prefix: its inputs are the features of `features` and the prediction of `condition` (None: the true type).
     """
 
     target = "mammo_mlflow.engine.assembly:assemble"
@@ -250,7 +257,10 @@ class AssembleJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelJob(Job[Answer]):
-    """Show a model every abnormality of a tensor file; `sides` and `constants` as in other jobs."""
+    """Give a model every abnormality of a tensor file.
+
+    `sides` has the first row of each image input in `tensor`, `constants`, (n,), the inputs of one number a row.
+    """
 
     model: Path
     tensor: Path
@@ -261,21 +271,21 @@ class ModelJob(Job[Answer]):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob(ModelJob[np.ndarray]):
-    """Ask a logged model: probabilities (n,)."""
+    """Predict with a logged model: probabilities, float64 (n,)."""
 
     target = "mammo_mlflow.engine.assembly:predict"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerJob(PredictJob):
-    """Ask a logged ensemble: answers (n, 2 + members)."""
+    """Predict with a logged ensemble: probability, decision and members' probabilities, float64 (n, 2 + members)."""
 
     target = "mammo_mlflow.engine.ensemble:predict_ensemble"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TryJob(Job[dict[str, np.ndarray]]):
-    """Ask the model of a directory, as MLflow serves it, about its own input example: answers by column (n,)."""
+    """Predict the input example of an MLflow model as MLflow serves it: columns (n,) by name."""
 
     target = "mammo_mlflow.engine.assembly:predict_example"
 
@@ -284,9 +294,9 @@ class TryJob(Job[dict[str, np.ndarray]]):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainJob(ModelJob[int]):
-    """Draw Grad-CAM maps of a Keras file's members `names` over the patches, into `output`.
+    """Draw Grad-CAM maps of the members `names` of a Keras file over every patch, as PNG files in `output`.
 
-    `answers` (n, members) are what the members answered.
+    `answers`, (n, members), are the members' probabilities; `title` and `note` stand on every figure.
     """
 
     target = "mammo_mlflow.engine.gradcam:explain"
@@ -300,11 +310,11 @@ class ExplainJob(ModelJob[int]):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleJob(Job[None]):
-    """Write the ensemble as an MLflow model directory `output`.
+    """Write an ensemble as an MLflow model directory `output`.
 
-    `code` is the script that answers and the modules beside it; `parts` are the members in the order of `names`;
-    `level1` is the file of arrays, `examples` patches (m, size, size, 1) by input. The threshold decides; `metadata`
-    is kept in the model.
+    `code` is the script that predicts and the modules that it imports; `parts` are the members in the order of `names`;
+    `level1` is the file of the combiner's arrays, `examples` are patches, uint16 (m, size, size, 1), by input.
+    `threshold` is the decision threshold; `metadata` is kept in the model.
     """
 
     target = "mammo_mlflow.engine.ensemble:assemble"
@@ -321,9 +331,9 @@ class EnsembleJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawJob(Job[dict[str, Value]]):
-    """Ask a child for one draw of an architecture; `network.model` holds what is not drawn.
+    """Draw an architecture once; `network.model` has the parameters that are not drawn.
 
-    `head` is the shape that the network's head stands on, where the architecture leaves the rest as it is.
+    `head` is the shape of the head's input, for an architecture of the head alone.
     """
 
     target = "mammo_mlflow.engine.hypermodels:draw_architecture"
@@ -335,18 +345,18 @@ class DrawJob(Job[dict[str, Value]]):
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not finish: `user` marks a `UserError`'s text; otherwise `reason` is a traceback or a signal.
+    """A job that failed: `reason` is the text of a `UserError` if `user`, else a traceback or a signal.
 
-    `error` is the exception itself where the job ran in this very process.
+    `error` is the exception itself where the job ran in this process.
     """
 
     reason: str
     user: bool = False
     error: Exception | None = None
     fatal: bool = False
-    """Whether another job would fail the same way, as on a full disk."""
+    """Whether every other job would fail for the same reason, as on a full disk."""
 
     @property
     def line(self) -> str:
-        """The reason in one line, in words."""
+        """The reason in one line, for users."""
         return in_words(self.reason.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What a command works with: executors, cache, progress and, from its first use on, the store."""
+"""The workbench of a command: executors, cache, progress display and the store, which is opened at its first use."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from mammo_mlflow.tracking.runs import Writer
 
 
 class Progress(Protocol):
-    """Shows how far things are."""
+    """Displays the progress of jobs."""
 
     def update(self, name: str, done: int, total: int) -> None:
-        """`name` is at `done` of `total`; it is over when both are equal."""
+        """Display that `name` has done `done` of `total` steps; it has ended when both are equal."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workbench:
-    """Everything a command needs beside its plans.
+    """Everything that a command needs to run its plans.
 
-    `executor` runs lists and streams of jobs, `side` single ones, which may be asked for meanwhile. `open_store` gives
-    the writer and a directory for files on their way to the store, and is asked once: planning alone opens nothing.
-    `cores` are for single jobs, `workers` the jobs at once. Where `resume`, finished fits and models are found again.
+    `executor` runs lists and streams of jobs, `side` runs single jobs, also meanwhile. `open_store` opens the store at
+    its first call, and gives the writer and a directory for files to be uploaded; planning alone does not call it.
+    `cores` is the number of threads of a single job, `workers` that of simultaneous jobs. With `resume`, finished fits
+    and models are reused.
     """
 
     executor: Executor
@@ -41,23 +42,25 @@ class Workbench:
 
     @property
     def writer(self) -> Writer:
-        """The one that writes to the store."""
+        """The only writer to the store."""
         return self.open_store()[0]
 
     @property
     def scratch(self) -> Path:
-        """A directory for files on their way to the store."""
+        """A directory for files that are to be uploaded to the store."""
         return self.open_store()[1]
 
     def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob] | None = None) -> Answered[AnyJob]:
-        """Run jobs, writing to the tracker meanwhile; `progress` events are shown under the job's name."""
+        """Run jobs and yield each with its answer; meanwhile display `StepsDone` events and write to the store."""
         return self.executor.run(jobs, self._handler(on_event), self.writer.flush)
 
     def stream(self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob]) -> Answered[AnyJob]:
-        """The same for jobs that are asked for while a worker is free; a failed job's answer is its `Failure`."""
+        """Run the jobs that `next_job` gives while a worker is free; the answer of a failed one is its `Failure`."""
         return self.executor.stream(next_job, self._handler(on_event), self.writer.flush)
 
     def _handler(self, on_event: OnEvent[AnyJob] | None) -> OnEvent[AnyJob]:
+        """A handler that displays `StepsDone` events and gives all others to `on_event`."""
+
         def handle(job: AnyJob, event: Event) -> Reply:
             answer = None
             if isinstance(event, StepsDone):
@@ -70,6 +73,6 @@ class Workbench:
         return handle
 
     def run_one(self, job: Job[Answer], on_event: OnEvent[Job[Answer]] | None = None) -> Answer:
-        """Run a single job, beside whatever else runs, and return its answer."""
+        """Run a single job and return its answer, also while `executor` is busy."""
         ((_, answer),) = self.side.run([job], self._handler(on_event), self.writer.flush)
         return answer

@@ -1,4 +1,4 @@
-"""The ranges of the architectures that a study searches, without Keras: coordinator and child processes read them."""
+"""The ranges of the architectures that a study searches, without Keras: coordinator and worker processes read them."""
 
 from __future__ import annotations
 

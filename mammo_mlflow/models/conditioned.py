@@ -10,7 +10,7 @@ from mammo_mlflow.models.tensors import as_model_input
 
 
 def build_conditioned(feature_shape: tuple[int, ...], head: keras.Model) -> keras.Model:
-    """Build the tail: a head on features (n, f) and the condition (n, 1), the probability or class calcification."""
+    """Build the tail: a head on features (n, f) and the condition (n, 1), probability or class of a calcification."""
     inputs = {
         FEATURES: layers.Input(feature_shape, dtype="float32", name=FEATURES),
         CONDITION: layers.Input((1,), dtype="float32", name=CONDITION),

@@ -1,4 +1,4 @@
-"""Cached activations: which entries a plan needs, and making those that are missing, each from the nearest at hand."""
+"""Cached activations: find the cache entries that a plan needs, and compute those that are missing."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.processes import keras_backend
 
 ACTIVATIONS_VERSION = 2
-"""The version of cached activations: raised where their files change, so that they are computed again.
+"""The version of cached activations, to be raised when their files change, so that they are computed again.
 
-Where that gives fits other numbers, as another augmentation does, `RESULTS_VERSION` is raised too.
+Where that changes the numbers of fits, as another augmentation does, `RESULTS_VERSION` has to be raised too.
 """
 FLATTEN = "flatten"
+"""The pooling that only reshapes: its entry holds the last maps too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """One cache entry: the activations of every training abnormality, or of every baseline, at one cut.
+    """One cache entry: the activations of every training abnormality, or of every baseline, at one layer cut.
 
-    `job` makes it, once it is told the files to read and to write. Entries of one `line` can be computed from one
-    another, the deeper from the shallower. `pooling` tells how features are pooled (None: an inner cut). `below` are
-    the entries, by input, that the features of a trained model are computed from.
+    `job` computes it, once its input and output files are filled in; `bytes` is the size of its file. Within a
+    `series`, entries at deeper cuts can be computed from shallower ones. `pooling` is that of the features (None: a cut
+    before them). `below` are the entries, by input, from which the features of a trained model are computed.
     """
 
     key: str
     bytes: int
-    line: str
+    series: str
     pooling: str | None
     job: ActivationJob | FeatureJob
     below: Mapping[str, Activations] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class Activations:
 def frozen_activations(
     experiment: Experiment, patch_set: PatchSet, network: Network, weights: NetworkWeights, description: Description
 ) -> tuple[dict[str, Activations], dict[str, Activations]]:
-    """What a network's fits read in the first stage, and with unfrozen layers, by input; nothing when on-line."""
+    """The cache entries that fits read in their first and second stage, by input; none in on-line training."""
     if experiment.views == 0:
         return {}, {}
 
@@ -57,11 +58,11 @@ def frozen_activations(
             "views": training.views,
             "precision": network.precision,
             "backend": keras_backend(),
-            "results_version": ACTIVATIONS_VERSION,  # the name it had when one version counted for everything
+            "results_version": ACTIVATIONS_VERSION,  # an older name, which keys hash
         }
         if first != ROWS[PATCH]:
             facts["rows"] = first
-        # the same layer index means another layer under another pooling, where it is the features
+        # the features' index is the same for every pooling, though their layer is not
         pooling = experiment.model.pooling if cut == description.features else None
         job = ActivationJob(
             name=f"{experiment.model.backbone} {'baseline ' if first == ROWS[BASELINE] else ''}activations",
@@ -76,7 +77,7 @@ def frozen_activations(
         return Activations(
             key=json_sha256(facts | {"cut": asdict(cut), "pooling": pooling}),
             bytes=cut.stored_bytes(len(patch_set.train.types), training.views),
-            line=json_sha256(facts),
+            series=json_sha256(facts),
             pooling=pooling,
             job=job,
         )
@@ -89,7 +90,7 @@ def frozen_activations(
 
 
 def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Activations]:
-    """Those of the entries that the cache has not, and what it has not of what they are computed from."""
+    """The entries that are not in the cache, preceded by those below them that are not there either."""
     found: dict[str, Activations] = {}
     for entry in entries:
         if not cache.has(entry.key):
@@ -98,9 +99,10 @@ def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Ac
 
 
 def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict[str, Path]:
-    """The files of all these entries, by key, leased to this process until the cache releases them.
+    """Compute the entries that are missing; the files of all, by key, leased to this process until `Cache.release`.
 
-    The shallowest is computed from the patches, deeper ones from it; pooled features from those that are not pooled.
+    In a series the shallowest entry is computed from the patches, deeper ones from it, pooled features last. Raises
+    `UserError` where cache or disk have no room.
     """
     paths: dict[str, Path] = {}
     ready: list[Activations] = []
@@ -111,31 +113,32 @@ def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict
             facts = {"cut": entry.job.cut, "name": entry.job.name}
             with bench.cache.creating(entry.key, facts) as output:
                 if output is not None:
-                    shallower = [one for one in ready if one.line == entry.line]
-                    job = _reading(bench, entry, shallower[-1] if shallower else None, paths)
+                    shallower = [one for one in ready if one.series == entry.series]
+                    job = _with_inputs(bench, entry, shallower[-1] if shallower else None, paths)
                     bench.run_one(replace(job, threads=bench.cores, output=output))
             found = bench.cache.find(entry.key)
             if found is None:
                 raise RuntimeError(f"the cache entry {entry.key[:12]} vanished")
         paths[entry.key] = found
-        if entry.pooling in (None, FLATTEN):  # pooled features lead nowhere else
+        if entry.pooling in (None, FLATTEN):  # nothing can be computed from pooled features
             ready.append(entry)
     return paths
 
 
 def _depth(entry: Activations) -> tuple[int, bool, str]:
+    """Sorts entries from shallow to deep, flattened features before pooled ones."""
     return entry.job.cut.index, entry.pooling != FLATTEN, entry.key
 
 
-def _reading(
+def _with_inputs(
     bench: Workbench, entry: Activations, shallower: Activations | None, paths: Mapping[str, Path]
 ) -> ActivationJob | FeatureJob:
-    """An entry's job, told what to read."""
+    """The job of an entry, with its input files filled in."""
     if isinstance(entry.job, FeatureJob):
         files = ensure_activations(bench, entry.below.values())
-        return replace(entry.job, sources={side: files[one.key] for side, one in entry.below.items()})
+        return replace(entry.job, input_files={side: files[one.key] for side, one in entry.below.items()})
     if shallower is None:
         return entry.job
     # flattened features are the layer before them in another shape
     start = shallower.job.cut.index - (shallower.pooling == FLATTEN)
-    return replace(entry.job, start=start, source=paths[shallower.key])
+    return replace(entry.job, start=start, input_file=paths[shallower.key])

@@ -1,8 +1,8 @@
-"""The registered models that a conditioned model is built on, found again with their folds and tails.
+"""The base models of a conditioned model: registered models, with the tails of their folds.
 
 In fold k the features come from the benign/malignant model that was trained without fold k, and the condition is the
-out-of-fold prediction of the mass/calcification model: no patch is described by a model that was trained on it. In the
-refit the features come from the registered model itself.
+out-of-fold prediction of the mass/calcification model. So neither comes from a model that was trained on the scored
+patches. In the refit the features come from the registered model itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from mammo_mlflow.tracking.registry import Version
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A registered model: its plan, the tail of each of its fits, and its out-of-fold predictions (n,)."""
+    """A registered model: its plan, the tail of each of its fits by name, and its out-of-fold predictions, float (n,).
+
+    `field` is the parameter that names it, `features_from` or `condition_from`.
+    """
 
     field: str
     version: Version
@@ -37,12 +40,12 @@ class BaseModel:
 
     @property
     def part(self) -> Part:
-        """The registered model, to be built again; without a tail where its refit is not asked for."""
+        """What is needed to build the registered model; without a tail if its refit was not fetched."""
         return self.plan.part(tail for name, tail in self.tails.items() if name == REFIT)
 
-    def features(self, fit: str, asked: Experiment) -> Activations:
-        """What the head of a fit's model stands on, in the views of `asked`: a cache entry."""
-        plan, training = self.plan, asked.training
+    def features(self, fit: str, conditioned: Experiment) -> Activations:
+        """The cache entry of the features that a fit's model gives, in the views and augmentation of `conditioned`."""
+        plan, training = self.plan, conditioned.training
         changes = {"views": training.views, "augmentation": training.augmentation}
         own = plan.experiment.flat()
         changed = plan.experiment.changed(**{k: v for k, v in changes.items() if k in own})
@@ -52,7 +55,7 @@ class BaseModel:
         whose = "" if below and not second else next(one.key for one in plan.fits if one.name == fit)
         facts = {**changes, "of": [one.key for one in below.values()], "whose": whose}
         facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
-        if not below:  # else in their keys
+        if not below:  # otherwise the keys of `below` hold it
             facts["version"] = ACTIVATIONS_VERSION
         cut, key = LayerCut(0, plan.description.head, "float32"), json_sha256(facts)
         job = FeatureJob(
@@ -65,14 +68,14 @@ class BaseModel:
             augmentation=training.augmentation,
         )
         size = cut.stored_bytes(len(plan.labels), training.views)
-        return Activations(key=key, bytes=size, line=key, pooling=None, job=job, below=below)
+        return Activations(key=key, bytes=size, series=key, pooling=None, job=job, below=below)
 
 
 @dataclass(frozen=True)
 class BaseModels:
-    """What a conditioned model is built on; without `condition` it is given the true type.
+    """The base models of one conditioned model; without `condition` its input is the true type of the abnormality.
 
-    `as_class`: the condition is made a class, as `models.conditioned.class_of` does in the whole model.
+    With `as_class` the condition is a class, 0 or 1, as `models.conditioned.class_of` makes it in the whole model.
     """
 
     features: BaseModel
@@ -81,36 +84,36 @@ class BaseModels:
 
     @property
     def all(self) -> tuple[BaseModel, ...]:
-        """Both, or the one."""
+        """The base models, one or two."""
         return (self.features,) if self.condition is None else (self.features, self.condition)
 
     @property
     def parts(self) -> BaseParts:
-        """What a plan keeps of them."""
-        sides = {name: first for source in self.all for name, first in source.plan.sides.items()}
+        """What is needed to build the base models, for a plan."""
+        sides = {name: first for base_model in self.all for name, first in base_model.plan.sides.items()}
         return BaseParts(
             features=self.features.part,
             condition=None if self.condition is None else self.condition.part,
             as_class=self.as_class,
             sides=dict(sorted(sides.items())),
-            versions=tuple(source.version for source in self.all),
+            versions=tuple(base_model.version for base_model in self.all),
         )
 
     @property
     def weights(self) -> NetworkWeights:
-        """Which registered models these are, as the identity that keys hash; random weights are said on."""
-        said = [source.plan.weights.label for source in self.all]
-        label = "random" if "random" in said else ", ".join(dict.fromkeys(said))
-        keys = [fit.key for source in self.all for fit in source.plan.fits]
+        """The weights of the base models: the identity hashes the keys of their fits, the label names random ones."""
+        labels = [base_model.plan.weights.label for base_model in self.all]
+        label = "random" if "random" in labels else ", ".join(dict.fromkeys(labels))
+        keys = [fit.key for base_model in self.all for fit in base_model.plan.fits]
         identity = json_sha256(keys)
-        named = ", ".join(str(source.version) for source in self.all)
+        named = ", ".join(str(base_model.version) for base_model in self.all)
         return NetworkWeights(kind="none", label=label, identity=identity, source=named)
 
     @property
     def description(self) -> Description:
-        """What the head stands on: the features and, beside them, the condition."""
+        """The sizes of the conditioned model: its head's input is the features and the condition."""
         (width,) = self.features.plan.description.head
-        parameters = sum(source.plan.description.parameters for source in self.all)
+        parameters = sum(base_model.plan.description.parameters for base_model in self.all)
         return Description(
             features=LayerCut(0, (width,), "float32"),
             tuned=None,
@@ -120,7 +123,10 @@ class BaseModels:
         )
 
     def constants(self, types: np.ndarray) -> dict[str, np.ndarray]:
-        """The condition (n,) of each training abnormality of these types, from a model that was not trained on it."""
+        """The condition of each training abnormality, float (n,), by input; without a model for it, of `types` (n,).
+
+        It is an out-of-fold prediction: its model was not trained on the abnormality.
+        """
         if self.condition is None:
             return {CONDITION: targets(types, "mass_calc").astype(np.float32)}
         found = self.condition.out_of_fold

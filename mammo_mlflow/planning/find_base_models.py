@@ -1,4 +1,4 @@
-"""Finding the registered models that conditioned models and ensembles are built on, with their folds and tails."""
+"""Find the registered models that conditioned models and ensembles are built on, and fetch their folds and tails."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.registry import Version, find_models, find_run, registered_names
 from mammo_mlflow.tracking.run_queries import finished_runs
 
-_MADE_OF = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256, Tag.KERAS_BACKEND)
-"""The tags that say why a model found again is not what it was."""
-FAMILIES = ("pretrained", "scratch", "siamese")
+_EXPLAINING_TAGS = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256, Tag.KERAS_BACKEND)
+"""The tags that explain why a model, planned again, has another key."""
+BASE_FAMILIES = ("pretrained", "scratch", "siamese")
 """The families whose models a conditioned one can be built on."""
 
 Command = Callable[[str, Mapping[str, Value]], str]
-"""Spells the command of an entry point with these parameters, on the data of this command."""
+"""Gives the command line of an entry point with these parameters, on this command's data."""
 
 
-class NotRegistered(UserError):  # noqa: N818 - beside `Faults`
-    """A model of that name is not registered; `brief` says how to make it, the whole also what there is instead."""
+class NotRegistered(UserError):  # noqa: N818 - names what was found
+    """No model of that name is registered; `brief` says how to make it, the message also which others there are."""
 
     def __init__(self, brief: str, others: str) -> None:
         self.brief = brief
@@ -50,18 +50,18 @@ def find_base_models(
     planner: Planner,
     command: Command,
 ) -> Callable[[Experiment, np.ndarray], BaseModels]:
-    """What finds the registered models of an experiment on its folds (n,).
+    """A function that finds the base models of an experiment with its folds, int (n,); each is fetched once.
 
-    It raises `UserError` where one is missing or does not fit, with the `command` that makes it.
+    It raises `UserError` where one is missing or does not fit, with the `command` line that makes it.
     """
     found: dict[tuple[str, str, str, str, bool], BaseModel] = {}
 
     def find(experiment: Experiment, folds: np.ndarray) -> BaseModels:
-        def one(asked_for: tuple[str, str]) -> BaseModel:
-            field, task = asked_for
+        def find_one(parameter: tuple[str, str]) -> BaseModel:
+            field, task = parameter
             name, refit = getattr(experiment.model, field), experiment.final.final == REFIT
-            asked = field, name, task, folds_sha256(folds), refit
-            if asked not in found:
+            identity = field, name, task, folds_sha256(folds), refit
+            if identity not in found:
                 search = BaseModelSearch(
                     bench=bench,
                     planner=planner,
@@ -73,24 +73,25 @@ def find_base_models(
                     command=command,
                     refit=refit,
                 )
-                found[asked] = search.find()
-            return found[asked]
+                found[identity] = search.find()
+            return found[identity]
 
         wanted = {"features_from": "benign_malignant", "condition_from": "mass_calc"}
         if experiment.model.backbone == "c":
             del wanted["condition_from"]
-        sources = gathered(one, wanted.items())
-        condition = sources[1] if len(sources) > 1 else None
-        return BaseModels(sources[0], condition, condition is not None and experiment.model.condition == "class")
+        base_models = gathered(find_one, wanted.items())
+        condition = base_models[1] if len(base_models) > 1 else None
+        return BaseModels(base_models[0], condition, condition is not None and experiment.model.condition == "class")
 
     return find
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModelSearch:
-    """The registered model of a task that `name` means, looked for on the planner's data and `folds` (n,), of `cv`.
+    """A search for a registered model of a task by `name`, trained on the planner's data with `folds`, int (n,).
 
-    `field` is the parameter that names it. Its refit has to be there where `refit`.
+    `cv` are the parameters that gave the folds, `field` is the parameter that names the model. With `refit` the tail of
+    its refit is needed too.
     """
 
     bench: Workbench
@@ -104,18 +105,20 @@ class BaseModelSearch:
     refit: bool = True
 
     @cached_property
-    def _bare(self) -> str:
+    def _bare_name(self) -> str:
+        """The name without alias or version."""
         return self.name.partition("@")[0].partition("/")[0]
 
     @cached_property
-    def _make(self) -> str | None:
-        entry = self._entry(self._bare)
+    def _make_command(self) -> str | None:
+        """The command line that registers such a model, if there is one."""
+        entry = self._entry_point(self._bare_name)
         return None if entry is None else self.command(*entry)
 
     def find(self) -> BaseModel:
-        """The newest version that fits.
+        """Find the newest version that fits and fetch its fits.
 
-        Raises `UserError` about the likeliest where none does, `NotRegistered` where there is none of that name.
+        Raises `UserError` for the first version where none fits, `NotRegistered` where there is none of that name.
         """
         client, data = self.bench.writer.client, self.planner.patch_set
         ask = self.bench.writer.ask
@@ -124,84 +127,87 @@ class BaseModelSearch:
         problems = []
         for version in versions:
             try:
-                return self._source(version)
+                return self._check_version(version)
             except UserError as problem:
                 problems.append(problem)
         if problems:
             raise problems[0]
         names = ask(lambda: registered_names(client))
-        known = [name for name in names if self._entry(name) is not None]
-        makes = self._make and self.name in (self._bare, f"{self._bare}@{CANDIDATE}")
-        made = f"; make it with: {self._make}" if makes else ""
+        known = [name for name in names if self._entry_point(name) is not None]
+        makes = self._make_command and self.name in (self._bare_name, f"{self._bare_name}@{CANDIDATE}")
+        made = f"; make it with: {self._make_command}" if makes else ""
         others = f"; registered for {self.task}: {', '.join(known)}" if known else ""
         raise NotRegistered(f"{self.field}: expected a registered model, found no '{self.name}'{made}", others)
 
-    def _source(self, version: Version) -> BaseModel:
+    def _check_version(self, version: Version) -> BaseModel:
+        """Check a version's task, family, data, folds and key, and fetch its fits. Raises `UserError`."""
         tags, data = version.tags, self.planner.patch_set
         if tags.get(Tag.TASK) != self.task:
             what = tags.get(Tag.TASK, "a task that is not known here")
-            raise self._wrong(f"a model for {self.task}", f"{version}, for {what}")
+            raise self._misfit(f"a model for {self.task}", f"{version}, for {what}")
         family, control = tags.get(Tag.FAMILY, "foreign"), tags.get(Tag.CONTROL, "none")
-        if family not in FAMILIES or control != "none":
+        if family not in BASE_FAMILIES or control != "none":
             kind = family if control == "none" else f"{control} control"
-            raise self._wrong(f"a model of {', '.join(FAMILIES)}, no control", f"{version}, a {kind} model")
+            raise self._misfit(f"a model of {', '.join(BASE_FAMILIES)}, no control", f"{version}, a {kind} model")
         if tags.get(Tag.DATA_SHA256) != data.train_sha256:
-            raise self._wrong(f"a model trained on {data.directory}", f"{version}, trained on other data")
+            raise self._misfit(f"a model trained on {data.directory}", f"{version}, trained on other data")
         plan = self._plan(version)
         if folds_sha256(plan.folds) != folds_sha256(self.folds):
             cv = plan.experiment.cv
             how = f"holdout={cv.holdout}" if cv.holdout else f"folds={cv.folds}"
-            raise self._wrong("a model with the folds of this command", f"{version} with {how}, seed={cv.seed}")
+            raise self._misfit("a model with the folds of this command", f"{version} with {how}, seed={cv.seed}")
         run_name = version.tags.get(Tag.REGISTERED_NAME, version.name)
         if tags.get(Tag.KEY) != plan.final_key(run_name):
             now = plan.tags()
-            other = [tag.removeprefix(PREFIX) for tag in _MADE_OF if tags.get(tag) != now[tag]]
+            other = [tag.removeprefix(PREFIX) for tag in _EXPLAINING_TAGS if tags.get(tag) != now[tag]]
             differs = f"with other {' and '.join(other)}" if other else "by other code, or tested on other data"
-            raise self._wrong("a model of this code, data and weights", f"{version}, made {differs}")
+            raise self._misfit("a model of this code, data and weights", f"{version}, made {differs}")
         needed = [fit for fit in plan.fits if fit.fold is not None or self.refit]
         if self.refit and REFIT not in {fit.name for fit in needed}:
-            raise self._wrong("a model with final=refit", f"{version}, with final={plan.experiment.final.final}")
-        return self._fetched(version, plan, needed)
+            raise self._misfit("a model with final=refit", f"{version}, with final={plan.experiment.final.final}")
+        return self._fetch_fits(version, plan, needed)
 
     def _plan(self, version: Version) -> Plan:
-        """What it was trained by, planned again from the parameters of its run."""
+        """Plan the experiment of a version again, from the parameters of its run. Raises `UserError`."""
         writer = self.bench.writer
         run = writer.ask(lambda: find_run(writer.client, version.run_id))
         if run is None:
-            raise self._wrong("a model whose run is in the store", f"{version} without its run")
+            raise self._misfit("a model whose run is in the store", f"{version} without its run")
         try:
             return self.planner.plans([build_from_text(run.data.params)])[0]
         except UserError as problem:
-            raise self._wrong("a model that can be planned again", f"{version}: {problem}") from None
+            raise self._misfit("a model that can be planned again", f"{version}: {problem}") from None
 
-    def _fetched(self, version: Version, plan: Plan, needed: list[Fit]) -> BaseModel:
+    def _fetch_fits(self, version: Version, plan: Plan, needed: list[Fit]) -> BaseModel:
+        """Fetch the tails and out-of-fold predictions of the needed fits. Raises `UserError` where one is missing."""
         writer = self.bench.writer
         runs = writer.ask(lambda: finished_runs(writer.client, [fit.key for fit in needed]))
         tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
         for fit in needed:
             result = fetch_fit(self.bench, runs[fit.key], fit) if fit.key in runs else None
             if result is None:
-                raise self._wrong("a model whose folds are in the store", f"{version} without {fit.name}")
+                raise self._misfit("a model whose folds are in the store", f"{version} without {fit.name}")
             tails[fit.name] = result.tail
             out_of_fold[fit.validation_rows] = result.probabilities
         return BaseModel(field=self.field, version=version, plan=plan, tails=tails, out_of_fold=out_of_fold)
 
-    def _wrong(self, wanted: str, found: str) -> UserError:
-        again = f"; make one with: {self._make}" if self._make else ""
+    def _misfit(self, wanted: str, found: str) -> UserError:
+        """The error for a version that cannot be used."""
+        again = f"; make one with: {self._make_command}" if self._make_command else ""
         return expected(self.field, wanted, f"{found}{again}")
 
-    def _entry(self, name: str) -> tuple[str, dict[str, Value]] | None:
-        """The entry point and its parameters that register a model of the task under this name, on these folds."""
+    def _entry_point(self, name: str) -> tuple[str, dict[str, Value]] | None:
+        """The entry point and parameters that register a model of this name, on these folds; None for other names."""
         cv = self.cv
         own: dict[str, Value] = {"folds": cv.folds} if cv.folds != COMMON_FOLDS else {}
         own |= {"seed": cv.seed} if cv.seed else {}
-        for family in FAMILIES:
+        for family in BASE_FAMILIES:
             for backbone in NETWORKS[family]:
                 for tuned in ({}, {"unfrozen_layers": 1}):
                     values: dict[str, Value] = {"backbone": backbone, **tuned, **own}
                     try:
                         made = build(self.task, values, family).registered_name
-                    except UserError:  # nothing to unfreeze
+                    except UserError:  # no layers to unfreeze
                         continue
                     if made == name:
                         return family, {"task": self.task, **values}

@@ -1,4 +1,4 @@
-"""What a cross-validation will do: its folds, weights, cuts, keys, and its fits with their jobs and cache entries."""
+"""The plan of a cross-validation: folds, weights, layer cuts, keys, and its fits with their jobs and cache entries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from mammo_mlflow.processes import keras_backend
 from mammo_mlflow.tracking.registry import Version
 
 REFIT = "refit"
+"""The name of the fit on all training patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """One fit: a fold (`fold 1` …) or the refit, which validates nothing. Rows index the training abnormalities.
+    """One fit of a plan: a fold (`fold 1` …), or the refit, whose `fold` is None and which predicts no rows.
 
-    `job` trains it, once it is told the files to read and to write: those of the cache entries `features`, of its first
-    stage, and `tuned`, of that of unfrozen layers.
+    `job` trains it, once its input and output files are filled in. `features` and `tuned` are the cache entries, by
+    input, that its first and its second stage read.
     """
 
     name: str
@@ -42,15 +43,15 @@ class Fit:
 
     @property
     def validation_rows(self) -> np.ndarray:
-        """The rows that it predicts; none in the refit."""
+        """The training abnormalities that it predicts, int (m,); none in the refit."""
         return self.job.validation_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseParts:
-    """The registered models that a conditioned model is built on; without `condition` it is given the true type.
+    """What is needed to build the base models of a conditioned model; without `condition` it takes the true type.
 
-    `as_class`: the condition is made a class. `sides` are the image inputs of both.
+    With `as_class` the condition is a class. `sides` has the image inputs of both, and the first row of each in a file.
     """
 
     features: Part
@@ -62,9 +63,10 @@ class BaseParts:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An experiment with everything it needs found and checked.
+    """An experiment with everything that it needs, found and checked.
 
-    `folds` and `labels` (n,) are of the training abnormalities; `base` is what a conditioned model is built on.
+    `folds`, int16 (n,), and `labels`, float32 (n,), are of the training abnormalities; `base` has the base models of a
+    conditioned model.
     """
 
     experiment: Experiment
@@ -80,7 +82,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The run's name; phantom data and random weights say so in it."""
+        """The run's name; it also names phantom data and random weights."""
         experiment = self.experiment
         unfrozen, seed = experiment.model.unfrozen_layers, experiment.cv.seed
         which = f" last {unfrozen} unfrozen" if unfrozen else ""
@@ -92,32 +94,32 @@ class Plan:
 
     @property
     def said(self) -> Disclosure:
-        """What has to be said of every figure of this experiment."""
+        """What has to be disclosed beside every result: phantom data, random weights, a control, optimistic scores."""
         weights, control, scored = self.weights.label, self.experiment.cv.control, self.experiment.stops_on_scored
         return Disclosure.of(phantom=self.patch_set.phantom, weights=weights, control=control, scored=scored)
 
     @property
     def sides(self) -> dict[str, int]:
-        """The image inputs of the whole model, and the first of the rows each sees."""
+        """The image inputs of the whole model, and the first row of each in a tensor file."""
         return self.experiment.sides if self.base is None else self.base.sides
 
     def constants(self, types: np.ndarray) -> dict[str, np.ndarray]:
-        """The inputs of the whole model that are numbers (n,), for abnormalities of these types."""
+        """The inputs of the whole model that are numbers, float32 (n,), for abnormalities of these types (n,)."""
         if self.base is None or self.base.condition is not None:
             return {}
         return {ABNORMALITY_TYPE: targets(types, "mass_calc").astype(np.float32)}
 
     def part(self, tails: Iterable[Path]) -> Part:
-        """The trained model of these tails, to be built again."""
+        """What is needed to build the trained model of these tails."""
         return Part(self.network, self.weights, self.description.trained.index, tuple(tails))
 
     def activations(self) -> tuple[Activations, ...]:
-        """The cache entries it needs, the shallowest first; none when training on-line."""
+        """The cache entries that its fits read, each once; none in on-line training."""
         found = [entry for fit in self.fits for entry in (*fit.tuned.values(), *fit.features.values())]
         return tuple({entry.key: entry for entry in found}.values())
 
     def scratch_bytes(self) -> int:
-        """About what the fits' tails and the final model, written and fetched back, take on the disk for a while."""
+        """The approximate bytes of the fits' tails and the final model, saved and fetched back."""
         widths = (int(np.prod(self.description.head)), *self.experiment.model.widths, 1)
         head = sum(below * above for below, above in pairwise(widths))
         model = self.description.parameters + head
@@ -125,7 +127,7 @@ class Plan:
         return 4 * (tail * len(self.fits) + (0 if self.experiment.final.final == "none" else 2 * model))
 
     def tags(self) -> dict[str, str]:
-        """The tags that every run of this experiment carries (docs/architecture.md names them all)."""
+        """The tags of every run of this experiment (docs/architecture.md lists them all)."""
         return {
             Tag.TASK: self.experiment.task,
             Tag.FAMILY: self.experiment.family,
@@ -144,9 +146,9 @@ class Plan:
         }
 
     def final_key(self, registered: str) -> str:
-        """What a final model of this experiment is found by, under the name that it is registered as."""
+        """The key of the final model of this experiment, registered under the name `registered`."""
         return sha256(f"final {self.key} {registered}")
 
     def folds_frame(self) -> pd.DataFrame:
-        """The saved folds."""
+        """The folds as a table, a row for each training abnormality (`splits.folds_frame`)."""
         return folds_frame(self.patch_set.train, self.folds)

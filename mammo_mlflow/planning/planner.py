@@ -1,4 +1,4 @@
-"""Making plans: everything an experiment needs is found and checked before any run exists."""
+"""Make plans: find and check everything that an experiment needs before any run exists."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ from mammo_mlflow.planning.base_models import BaseModels
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
 from mammo_mlflow.processes import keras_backend
 
-RANDOM_ROOM = 4.4  # bytes a parameter: float32, and what HDF5 adds
+RANDOM_BYTES_PER_PARAMETER = 4.4  # float32, and what HDF5 adds
 
 _log = logging.getLogger(__name__)
 
 
 class Planner:
-    """Makes plans on one data set; what experiments share (weights, descriptions, folds) is found out once."""
+    """Makes plans on one data set; weights, layer cuts and folds that experiments share are found once.
+
+    With `probe` the speed of networks is measured too.
+    """
 
     def __init__(self, patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> None:
         self.patch_set = patch_set
@@ -48,12 +51,12 @@ class Planner:
         self._weights: dict[tuple[str, str], NetworkWeights] = {}
         self._descriptions: dict[Network, Description] = {}
         self._folds: dict[tuple[int, float, int, str], np.ndarray] = {}
-        self.find_sources: Callable[[Experiment, np.ndarray], BaseModels] | None = None
-        """How the registered models that conditioned ones are built on are found."""
+        self.find_base_models: Callable[[Experiment, np.ndarray], BaseModels] | None = None
+        """Finds the base models of a conditioned experiment with its folds (n,); None where there is no store."""
 
     def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
-        """One plan for each. Raises `UserError` for whatever cannot work, before anything is made."""
-        gathered(self._check, experiments)  # what tasks lack and models that are missing are told all at once
+        """Make a plan for each experiment, and draw random weights. Raises `UserError` with the faults of all."""
+        gathered(self._check, experiments)  # the faults of all experiments are raised at once
         settled = []
         for wanted in experiments:
             experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
@@ -71,44 +74,47 @@ class Planner:
         return gathered(self._plan, settled)
 
     def _check(self, experiment: Experiment) -> None:
+        """Raise `UserError` where the data lack a class, or folds cannot be made."""
         if experiment.family == "conditioned":
             check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
         self.folds(experiment.cv, experiment.task)
 
     def _plan(self, experiment: Experiment) -> Plan:
+        """Make the plan of an experiment whose weights and layer cuts are known. Raises `UserError`."""
         folds = self.folds(experiment.cv, experiment.task)
-        weights, data = self._weights[_asked_weights(experiment)], self.patch_set
+        weights, data = self._weights[_wanted_weights(experiment)], self.patch_set
         if experiment.family != "conditioned":
-            description = self._descriptions[_shape_of(_network(experiment, self.patch_set))]
-            return _plan(experiment, data, weights, folds, description)
-        if self.find_sources is None:
+            description = self._descriptions[_without_head(_network(experiment, self.patch_set))]
+            return _build_plan(experiment, data, weights, folds, description)
+        if self.find_base_models is None:
             raise expected(
                 "family", f"one of {', '.join(f for f in FAMILIES if f != 'conditioned')} here", "'conditioned'"
             )
-        sources = self.find_sources(experiment, folds)
-        return _plan(experiment, data, sources.weights, folds, sources.description, sources)
+        base_models = self.find_base_models(experiment, folds)
+        return _build_plan(experiment, data, base_models.weights, folds, base_models.description, base_models)
 
     def _find_weights(self, experiment: Experiment) -> None:
-        asked = _asked_weights(experiment)
-        if asked not in self._weights:
-            known = asked[0] in BACKBONES
-            self._weights[asked] = find_weights(*asked, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
+        """Find the weights of an experiment's backbone, once. Raises `UserError`."""
+        wanted = _wanted_weights(experiment)
+        if wanted not in self._weights:
+            known = wanted[0] in BACKBONES
+            self._weights[wanted] = find_weights(*wanted, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
 
     def folds(self, cv: CrossValidationSpec, task: str) -> np.ndarray:
-        """The folds (n,) of the training abnormalities. Raises `UserError` where there can be none for the task."""
-        asked = (cv.folds, cv.holdout, cv.seed, task)
-        if asked not in self._folds:
+        """The folds of the training abnormalities, int16 (n,). Raises `UserError` where they cannot be made."""
+        wanted = (cv.folds, cv.holdout, cv.seed, task)
+        if wanted not in self._folds:
             train, duplicates = self.patch_set.train, self.patch_set.train_duplicates
             if cv.holdout:
                 made = make_holdout(train.types, train.patient_ids, cv.holdout, cv.seed, task, duplicates)
             else:
                 made = make_folds(train.types, train.patient_ids, cv.folds, cv.seed, task, duplicates)
-            self._folds[asked] = made
-        return self._folds[asked]
+            self._folds[wanted] = made
+        return self._folds[wanted]
 
     def _describe(self, experiments: Sequence[Experiment]) -> None:
-        """One question for each distinct network; seeds, heads and learning rates share it."""
-        distinct = dict.fromkeys(_shape_of(_network(experiment, self.patch_set)) for experiment in experiments)
+        """Find the layer cuts of each distinct network in a worker process; seeds and heads do not change them."""
+        distinct = dict.fromkeys(_without_head(_network(experiment, self.patch_set)) for experiment in experiments)
         threads = experiments[0].training.threads
         jobs = [
             DescribeJob(name=f"describe {index}", network=network, threads=threads, probe=self._probe)
@@ -118,9 +124,9 @@ class Planner:
         self._descriptions |= {job.network: answer for job, answer in self._run(jobs)}
 
     def _calibrate(self, experiment: Experiment) -> None:
-        """Random weights made, once, into the cache: every process, fold and data set then reads the same file."""
-        asked, cache = _asked_weights(experiment), self._cache
-        weights = self._weights[asked]
+        """Draw random weights into the cache, unless they are there; all folds and data sets read this file."""
+        wanted, cache = _wanted_weights(experiment), self._cache
+        weights = self._weights[wanted]
         if weights.kind != "random":
             return
         backbone = experiment.model.backbone
@@ -128,19 +134,20 @@ class Planner:
         target = cache.root / f"random-{backbone}-{name}.weights.h5"
         with cache.lock(target.name):
             if not target.exists():
-                cache.make_room(0, int(RANDOM_ROOM * BACKBONES[backbone].parameters))
+                cache.make_room(0, int(RANDOM_BYTES_PER_PARAMETER * BACKBONES[backbone].parameters))
                 if any(cache.root.glob(f"random-{backbone}-*.weights.h5")):
                     _log.info("%s: folds with random weights of an earlier version are trained again", backbone)
                 threads = experiment.training.threads
                 list(self._run([CalibrateJob(name="calibrate", backbone=backbone, threads=threads, output=target)]))
-        self._weights[asked] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
+        self._weights[wanted] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
 
     def _run(self, jobs: Sequence[AnyJob]) -> Answered[AnyJob]:
+        """Run jobs without handling events."""
         return self._executor.run(jobs, lambda *_: None, lambda: None)
 
 
 def resolve_precision(wanted: str) -> str:
-    """`auto` is bfloat16 where the processor computes in it, float32 elsewhere."""
+    """The precision to compute in; `auto` means bfloat16 on processors that compute in it, float32 on others."""
     if wanted != "auto":
         return wanted
     try:
@@ -150,16 +157,18 @@ def resolve_precision(wanted: str) -> str:
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
 
 
-def _asked_weights(experiment: Experiment) -> tuple[str, str]:
+def _wanted_weights(experiment: Experiment) -> tuple[str, str]:
+    """The backbone of an experiment, and which weights it has to have."""
     return experiment.model.backbone, experiment.model.weights
 
 
-def _shape_of(network: Network) -> Network:
-    """The network without what its cuts do not depend on: the head."""
+def _without_head(network: Network) -> Network:
+    """The network with default values of the parameters that do not change its layer cuts, those of the head."""
     return replace(network, model=ModelSpec(**{name: getattr(network.model, name) for name in that_move("cut")}))
 
 
 def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
+    """The network of an experiment on patches of this data set."""
     return Network(
         family=experiment.family,
         model=experiment.model,
@@ -170,24 +179,25 @@ def _network(experiment: Experiment, patch_set: PatchSet) -> Network:
 
 
 def _keyed(experiment: Experiment) -> Experiment:
-    """The experiment as keys hash it: without what does not change results under it.
+    """The experiment as keys hash it: parameters that cannot change its results are set to fixed values.
 
-    How the weights were asked for does not count, only which they are; nor do fine-tuning settings of a frozen model,
-    what early stopping would watch, or the momentum of an optimizer that has none.
+    These are the way in which weights are named (their identity is hashed instead), the fine-tuning of a frozen model,
+    what an absent early stopping watches, and the momentum of an optimizer without one.
     """
     known = parameters(experiment.family)
     unused = {item.name: item.default for item in known if not item.metadata["users"].counts(experiment)}
     return experiment.changed(**unused, **dict.fromkeys(that_move("source", family=experiment.family), ""))
 
 
-def _plan(
+def _build_plan(
     experiment: Experiment,
     patch_set: PatchSet,
     weights: NetworkWeights,
     folds: np.ndarray,
     description: Description,
-    sources: BaseModels | None = None,
+    base_models: BaseModels | None = None,
 ) -> Plan:
+    """Make a plan: the rows, seed, key and job of each fit. Raises `UserError` where a fit has no training rows."""
     network, train = _network(experiment, patch_set), patch_set.train
     training, final = experiment.training, experiment.final
     facts = {"data": patch_set.train_sha256, "weights": weights.identity, "backend": keras_backend()}
@@ -230,11 +240,11 @@ def _plan(
             tuning_epochs=training.tuning_epochs,
             seed=seed,
             description=description,
-            constants={} if sources is None else sources.constants(train.types),
+            constants={} if base_models is None else base_models.constants(train.types),
         )
         key = keyed.key("model", "training", "cv", **facts, fold=fold, final_epochs=length)
-        if sources is not None:
-            features = {FEATURES: sources.features.features(name, experiment)}
+        if base_models is not None:
+            features = {FEATURES: base_models.features.features(name, experiment)}
         fits.append(Fit(name=name, fold=fold, key=key, job=job, features=features, tuned=tuned))
     return Plan(
         experiment=experiment,
@@ -246,12 +256,12 @@ def _plan(
         labels=labels,
         fits=tuple(fits),
         key=keyed.key("model", "training", "cv", "final", **facts, test=patch_set.test_sha256),
-        base=None if sources is None else sources.parts,
+        base=None if base_models is None else base_models.parts,
     )
 
 
 def _labels(experiment: Experiment, types: np.ndarray) -> np.ndarray:
-    """The target of each training abnormality (n,); in the control they are dealt out anew."""
+    """The target of each training abnormality, float32 (n,); permuted in the control `shuffled`."""
     labels = targets(types, experiment.task).astype(np.float32)
     if experiment.cv.control == "shuffled":
         return np.random.default_rng([experiment.cv.seed, len(labels)]).permutation(labels)

@@ -1,4 +1,4 @@
-"""Finished fits, fetched out of the store: predictions, history and the trained tail, looked at before it is used."""
+"""Fetch finished fits from the store: predictions, history and the tail, which is checked for unsafe content first."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from mammo_mlflow.planning.plan import Fit
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.vetting import vet_keras
 
-"""Where the files of a fit lie in its run."""
-
 _log = logging.getLogger(__name__)
 
 
 def fetch_fit(bench: Workbench, run_id: str, fit: Fit) -> FitResult | None:
-    """A finished fit out of the store; None where its files are gone, those of other rows or not ours."""
+    """Fetch a finished fit from its run; None where its files are missing, damaged, unsafe or of other rows."""
     writer, target = bench.writer, bench.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.FIT, target))
     try:

@@ -40,7 +40,7 @@ from mammo_mlflow.jobs.contracts import (
     TryJob,
 )
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
-from mammo_mlflow.jobs.executors.target import attempt, call
+from mammo_mlflow.jobs.executors.target import attempt, call_target
 from mammo_mlflow.models.architecture_ranges import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
 from mammo_mlflow.names import METADATA, Artifact, Tag
 
@@ -99,7 +99,7 @@ class ScriptedExecutor(Executor):
         for end, problem in script.fail.items():
             if job.name.endswith(end):
                 raise problem
-        return ANSWERS.get(type(job), call)(job, emit)
+        return ANSWERS.get(type(job), call_target)(job, emit)
 
 
 def quality(experiment: Experiment) -> float:

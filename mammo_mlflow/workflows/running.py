@@ -44,7 +44,7 @@ def run_experiments(
         bench,
         planner,
     ):
-        planner.find_sources = find_base_models(bench, planner, partial(same_data, options))
+        planner.find_base_models = find_base_models(bench, planner, partial(same_data, options))
         plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, bench.cache, bench.workers)

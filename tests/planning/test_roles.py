@@ -13,7 +13,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import NETWORKS, ModelSpec, build, parameters
 from mammo_mlflow.jobs.contracts import DescribeJob, Description, LayerCut, Network
 from mammo_mlflow.models.weights import NetworkWeights
-from mammo_mlflow.planning.planner import Planner, _plan
+from mammo_mlflow.planning.planner import Planner, _build_plan
 
 PATCHES = 48
 TASK = "benign_malignant"
@@ -70,7 +70,7 @@ def plan(made, identity="weights"):
     described = Description(features=LayerCut(9, (512,), "float32"), tuned=tuned, head=(512,), parameters=1000)
     folds = Planner(data, None, None).folds(made.cv, made.task)
     weights = NetworkWeights(kind="file", label="", identity=identity, source="")
-    return _plan(made, data, weights, folds, described)
+    return _build_plan(made, data, weights, folds, described)
 
 
 def seen(made):

@@ -173,7 +173,7 @@ def read_descriptions(folder: Path) -> Descriptions:
         for number, values in table.rows:
             one = _parse_row(name, number, table, values)
             (rows if isinstance(one, Abnormality) else left_out).append(one)  # type: ignore[arg-type]
-    if rows:  # a table of somebody's that merely lies beside the descriptions
+    if rows:  # then it is another table, which lies beside the descriptions
         warnings += [f"{said}; passed over" for said in lacking_columns]
     else:
         faults += lacking_columns
@@ -193,7 +193,7 @@ def shared_patients(rows: Sequence[Abnormality]) -> set[str]:
     return sides[0] & sides[1]
 
 
-class MissingColumn(UserError):  # noqa: N818 - said of a table
+class MissingColumn(UserError):  # noqa: N818 - names what was found
     """A case description that lacks a required column."""
 
 

@@ -32,7 +32,7 @@ RUST_PANIC = "PanicException"
 _TAGS = ["PatientID", "SeriesDescription", "SOPInstanceUID", "Rows", "Columns", "Manufacturer"]
 
 
-class NoMask(UserError):  # noqa: N818 - said of a file that is otherwise in order
+class NoMask(UserError):  # noqa: N818 - names what was found
     """An image can be read, but is not a mask."""
 
 

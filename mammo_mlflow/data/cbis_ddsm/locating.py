@@ -62,7 +62,7 @@ class Located:
     stray: int = 0
 
 
-class Unlocated(UserError):  # noqa: N818 - said of an abnormality
+class Unlocated(UserError):  # noqa: N818 - names what was found
     """An abnormality cannot be located: `reason` is one of a few fixed texts, the message a sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -209,7 +209,7 @@ def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
     for top, left in _best_places(block_means(film, factor), block_means(crop, factor), _PLACES):
         window = Box(left * factor, top * factor, width, height).widened(reach, reach, film.shape)
         scores = np.concatenate([rows for _, rows in _correlate(window.pixels(film), crop)])
-        inner = np.zeros(scores.shape, bool)  # what lies on the window's edge may be the slope of a peak beyond it
+        inner = np.zeros(scores.shape, bool)  # a score at the window's edge may belong to a peak beyond it
         bottom = scores.shape[0] - (window.y + window.height < film.shape[0])
         right = scores.shape[1] - (window.x + window.width < film.shape[1])
         inner[int(window.y > 0) : bottom, int(window.x > 0) : right] = True

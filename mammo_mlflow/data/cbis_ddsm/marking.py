@@ -30,8 +30,8 @@ class Mark:
 def find_mark(source: Path, marked: AbnormalityImages, film: np.ndarray, taken: np.ndarray, how: str) -> Mark:
     """Locate an abnormality on its film, uint16 (rows, columns); `how` is `CropSettings.locate`.
 
-    Its pixels are set in `taken`, bool of the film's shape. Images of another size than the film's are opened only
-    where there is none of its size.
+    `source` is the folder of the image files. The abnormality's pixels are set in `taken`, bool of the film's shape.
+    Images of another size than the film's are opened only where there is none of its size.
     """
     if not marked.fitting and how == "mask":
         return Mark(Unlocated(NO_FIT, _describe_sizes(marked, film)), False, True)

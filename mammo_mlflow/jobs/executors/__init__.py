@@ -1,4 +1,4 @@
-"""Where jobs run: every executor keeps the one contract of `base.Executor`."""
+"""Executors, which run jobs: all of them subclasses of `base.Executor`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXECUTORS: dict[str, Callable[[int], Executor]] = {
     "process": ProcessExecutor,
     "inline": lambda workers: InlineExecutor(),
 }
-"""By name, what makes an executor of so many workers."""
+"""Each executor by name: a function of the number of workers that makes it."""
 
 
 def make_executor(name: str, workers: int) -> Executor:
-    """The executor of that name. Raises `UserError` for an unknown one."""
+    """Make the executor of that name. Raises `UserError` for an unknown one."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     return EXECUTORS[name](workers)

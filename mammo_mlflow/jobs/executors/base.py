@@ -1,4 +1,4 @@
-"""What every executor does: `stream` jobs as they come, or `run` a list of them."""
+"""The interface of executors: `run` a list of jobs, or `stream` jobs as they are made."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from mammo_mlflow.jobs.contracts import Event, Failure, Job, Reply
 
 AnyJob = TypeVar("AnyJob", bound=Job[object])
 OnEvent = Callable[[AnyJob, Event], Reply]
+"""Handles an event of a job, in the coordinator."""
 Answered = Generator[tuple[AnyJob, Any], None, None]
-"""Jobs of one class with their answers, which are of the type that the class tells."""
+"""Yields jobs of one class, each with its answer, whose type the class declares."""
 
 
-class JobFailed(Exception):  # noqa: N818 - what happened, as in KeyboardInterrupt
-    """A job ended without an answer, for a reason that is not the user's to mend: its traceback, or the signal."""
+class JobFailed(Exception):  # noqa: N818 - names what happened
+    """A job failed for a reason that no user can correct; the message is its traceback, or the signal that ended it."""
 
 
 class Executor(ABC):
-    """Runs jobs. `on_event` is called in the coordinator for each event, `on_idle` each second while it waits.
+    """Runs jobs. `on_event` is called in the coordinator for each event, `on_idle` again and again while it waits.
 
-    A job that emits a `Suggestion` waits for what `on_event` returns.
+    A job that emits a `Suggestion` waits for the return value of `on_event`.
     """
 
     @abstractmethod
     def stream(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
     ) -> Answered[AnyJob]:
-        """Yield each job with its answer, or its `Failure`, as it ends; `next_job` is asked while a worker is free.
+        """Yield each job with its answer or `Failure` as it ends; `next_job` is called while a worker is free.
 
-        Ends when `next_job` has none and nothing runs. Closing the iterator ends whatever still runs.
+        Ends when `next_job` returns None and no job runs. Closing the iterator ends the jobs that still run.
         """
 
     def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
@@ -46,12 +47,12 @@ class Executor(ABC):
                 yield job, answer
 
     def close(self) -> None:
-        """End whatever still runs."""
+        """End the jobs that still run."""
         return
 
 
 def raise_failure(job: Job, failure: Failure) -> None:
-    """Raise what a failed job means: its own exception where it is at hand, else `UserError` or `JobFailed`."""
+    """Raise the error of a failed job: its own exception if it ran in this process, else `UserError` or `JobFailed`."""
     if failure.error is not None:
         raise failure.error
     raise UserError(failure.reason) if failure.user else JobFailed(f"{job.name}: {failure.reason}")

@@ -1,4 +1,4 @@
-"""Jobs one after another in the coordinator itself: for tests and debuggers; memory is not given back between folds."""
+"""Run jobs one after another in the coordinator, for tests and debuggers; their memory is not freed in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mammo_mlflow.jobs.executors.target import attempt
 
 
 class InlineExecutor(Executor):
-    """Runs each job by a plain call; an exception of the job itself comes through `run` as it is."""
+    """Runs each job by a function call; `run` raises the exception of a failed job itself."""
 
     def stream(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]

@@ -1,7 +1,7 @@
-"""Imported by the fork server alone: TensorFlow and Keras, loaded once and shared by every child.
+"""Import TensorFlow and Keras in the fork server, once for all worker processes; only that server imports this module.
 
-Until the import is over the server cannot notice that its coordinator is gone, so a thread looks on meanwhile.
-TensorFlow greets on standard error before its log level can be set, hence the redirection.
+During the import the server cannot notice that its coordinator has ended, so a thread watches it. Standard error is
+discarded, since TensorFlow writes to it before its log level can be set.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import threading
 from mammo_mlflow.jobs.executors.process import COORDINATOR
 from mammo_mlflow.processes import silent_stderr
 
-# the one that started us, or it is gone already: our parent is then another process
+# the coordinator; if it has ended already, the parent process is another one
 PARENT, LOADED = int(os.environ.get(COORDINATOR, os.getppid())), threading.Event()
 
 
-def watch() -> None:
-    """End with the coordinator, however it goes, until the import is over."""
+def end_with_coordinator() -> None:
+    """End this process as soon as the coordinator has ended, until the import is done."""
     while not LOADED.wait(0.5):
         if os.getppid() != PARENT:
             os._exit(1)
 
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is the coordinator's to handle
-watcher = threading.Thread(target=watch, daemon=True)
-watcher.start()
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the coordinator handles it
+watch_thread = threading.Thread(target=end_with_coordinator, daemon=True)
+watch_thread.start()
 try:
     with silent_stderr():
         importlib.import_module("mammo_mlflow.engine.train")
 finally:
     LOADED.set()
-    watcher.join()  # no thread may be alive when the server forks
+    watch_thread.join()  # no thread may be alive when the server forks

@@ -1,9 +1,8 @@
-"""Every job in a process of its own, so that its memory goes back to the system when it ends.
+"""Run every job in a process of its own, whose memory is freed when it ends.
 
-On Linux children fork from a server that has TensorFlow imported but not started: about a second cheaper each than a
-fresh interpreter. Elsewhere they are fresh interpreters: on macOS a process may not fork once Apple's libraries, which
-TensorFlow loads, have started threads. A child watches its coordinator and ends itself when that is gone, however it
-went.
+On Linux worker processes are forked from a server that has imported TensorFlow without starting it, which saves about a
+second each. Elsewhere they are new interpreters: on macOS a process must not fork once Apple's libraries, which
+TensorFlow loads, have started threads. A worker process watches its coordinator and ends when that has ended.
 """
 
 from __future__ import annotations
@@ -31,21 +30,20 @@ from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.processes import serve_parent
 
 COORDINATOR = "MAMMO_COORDINATOR_PID"
-"""Tells the fork server, while it still imports, whose end is its own."""
+"""The environment variable that gives the fork server the coordinator's process id."""
 
 START = "forkserver" if sys.platform == "linux" else "spawn"
-"""How a child is started."""
+"""The start method of worker processes."""
 
 OOM_SCORE = "500"
+"""The preference with which Linux ends worker processes when memory runs out."""
 
 PRELOAD = "mammo_mlflow.jobs.executors.preload"
 
 
 def start_server() -> ForkServerContext | SpawnContext:
-    """What children are started by; a fork server is started, for it takes seconds to import TensorFlow, meanwhile."""
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # the server and its children keep the environment of this moment
+    """The context that starts worker processes; a fork server begins to import TensorFlow, which takes seconds."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the server and its workers keep the environment of this moment
     if START == "spawn":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -54,7 +52,7 @@ def start_server() -> ForkServerContext | SpawnContext:
     try:
         forkserver.ensure_running()
     except OSError as problem:
-        if "too long" not in str(problem):  # of a socket's name, which lies in the folder for temporary files
+        if "too long" not in str(problem):  # the path of a socket, which lies in the folder for temporary files
             raise
         raise expected("TMPDIR", "a folder with a path below 70 characters", tempfile.gettempdir()) from None
     finally:
@@ -63,7 +61,7 @@ def start_server() -> ForkServerContext | SpawnContext:
 
 
 class ProcessExecutor(Executor):
-    """Runs up to `workers` jobs at once, each in its own forked process."""
+    """Runs up to `workers` jobs at once, each in a process of its own."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -100,7 +98,7 @@ class ProcessExecutor(Executor):
             self.close()
 
     def close(self) -> None:
-        """Kill the children that still run."""
+        """Kill the worker processes that still run."""
         for connection, (_, process) in self._children.items():
             process.kill()
             process.join()
@@ -108,6 +106,7 @@ class ProcessExecutor(Executor):
         self._children.clear()
 
     def _start(self, job: Job[object]) -> None:
+        """Start a job in a new process."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_child, args=(job, theirs), name=job.name, daemon=True)
         process.start()
@@ -116,9 +115,10 @@ class ProcessExecutor(Executor):
 
     @staticmethod
     def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
+        """Receive a message, ("event", event) or ("answer", answer); a `Failure` where the process has ended."""
         try:
             return connection.recv()
-        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
+        except (EOFError, OSError):  # OSError: the process was killed while it sent a message
             process.join()
             code = process.exitcode
             killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
@@ -127,6 +127,7 @@ class ProcessExecutor(Executor):
 
 
 def _child(job: Job[object], connection: Connection) -> None:
+    """Run a job in this worker process; send its events and answer through `connection`."""
     serve_parent()
     with suppress(OSError):  # where memory runs out, the system ends this process and not its coordinator
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)

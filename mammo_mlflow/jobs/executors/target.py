@@ -1,4 +1,4 @@
-"""A job's function, found and called in the process that runs it."""
+"""Call the function of a job, in the process that runs it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from mammo_mlflow.errors import FULL_DISK, UserError
 from mammo_mlflow.jobs.contracts import Answer, Emit, Failure, Job
 
 
-def call(job: Job[Answer], emit: Emit) -> Answer:
-    """The job's answer, by the function that it names."""
+def call_target(job: Job[Answer], emit: Emit) -> Answer:
+    """Import and call the function that a job names; its answer."""
     module, _, function = job.target.partition(":")
     return getattr(importlib.import_module(module), function)(job, emit)
 
 
-def attempt(job: Job[Answer], emit: Emit, function: Callable[[Job[Answer], Emit], Answer] = call) -> Answer | Failure:
-    """What `function` answers to the job, or the `Failure` that its exception means."""
+def attempt(
+    job: Job[Answer], emit: Emit, function: Callable[[Job[Answer], Emit], Answer] = call_target
+) -> Answer | Failure:
+    """The answer of `function` to a job, or a `Failure` for any exception."""
     try:
         return function(job, emit)
     except UserError as problem:
