@@ -62,7 +62,7 @@ class Look:
     revision: str | None
 
 
-def parse(url: str) -> URL:
+def parse_address(url: str) -> URL:
     """Read a database's address, and check that its driver is installed.
 
     Raises `Unusable`, which says what may be meant or which package is missing.

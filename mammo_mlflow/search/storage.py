@@ -27,7 +27,7 @@ from mammo_mlflow.databases import (
     is_filled,
     look_at_server,
     make_whole,
-    parse,
+    parse_address,
     wait_until_made,
 )
 from mammo_mlflow.errors import UserError
@@ -42,7 +42,7 @@ SERVER_LOCK = 0x6D616D6D6F
 def check_address(url: str) -> None:
     """Raise `UserError` for an address at which no studies can be kept, as far as is known without making a file."""
     with _as_user_error(url):
-        parsed = parse(url)
+        parsed = parse_address(url)
         file = file_of(parsed)
         if file is not None:
             if not is_filled(file):
@@ -63,7 +63,7 @@ class Storage:
         self.url, self.shown = url, scrubbed(url)
         self.secret = self.shown != url
         with _as_user_error(url):
-            parsed = parse(url)
+            parsed = parse_address(url)
             self._server, self._file = parsed.get_backend_name() == "postgresql", file_of(parsed)
             # relative paths name another database in another directory
             self._name = url if self._file is None else str(self._file.resolve())

@@ -18,7 +18,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
 from mammo_mlflow.tracking.registry import Version, find_run, make_registered_model, registered_names, version_of
-from mammo_mlflow.tracking.runs import experiments_of, or_none
+from mammo_mlflow.tracking.runs import mlflow_experiments, or_none
 from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000
@@ -74,7 +74,7 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
     The same comparison, made again, counts once. Runs that were deleted count as well: their results were seen.
     """
     runs = client.search_runs(
-        experiments_of(client, ViewType.ALL),
+        mlflow_experiments(client, ViewType.ALL),
         f"tags.`{Tag.FAMILY}` = 'promotion' and tags.`{Tag.TASK}` = '{task}'",
         run_view_type=ViewType.ALL,
         max_results=MOST_DECISIONS,

@@ -19,7 +19,7 @@ from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
-from mammo_mlflow.tracking.runs import experiments_of, given_run, pages
+from mammo_mlflow.tracking.runs import given_run, mlflow_experiments, pages
 
 PAGE = 500
 """Runs in one request: a final run has over a hundred metrics."""
@@ -116,7 +116,7 @@ def count_runs(client: Client) -> Counter[tuple[str, bool]]:
     At most the newest 1,000 of each experiment; reports, and the run that this process was started in, do not count.
     """
     counts: Counter[tuple[str, bool]] = Counter()
-    for experiment in experiments_of(client):
+    for experiment in mlflow_experiments(client):
         for run in client.search_runs([experiment], max_results=1000):
             if run.info.run_id != given_run() and run.data.tags.get(Tag.FAMILY) not in OVER:
                 counts[run.info.status, any(name.startswith(PREFIX) for name in run.data.tags)] += 1
@@ -161,7 +161,7 @@ def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
 
 
 def _search(client: Client, query: str) -> Iterator[Run]:
-    experiments = experiments_of(client)
+    experiments = mlflow_experiments(client)
     return pages(lambda token: client.search_runs(experiments, query, max_results=PAGE, page_token=token))
 
 

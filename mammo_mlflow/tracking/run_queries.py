@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.runs import experiments_of, is_away
+from mammo_mlflow.tracking.runs import is_away, mlflow_experiments
 
 CLOCK_SECONDS = 3.0
 """Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
@@ -20,7 +20,7 @@ CLOCK_SECONDS = 3.0
 
 def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
     """The ids of FINISHED runs with these `mammo.key` tags, by key; of several with one key the oldest."""
-    experiments = experiments_of(client)
+    experiments = mlflow_experiments(client)
     found: dict[str, str] = {}
     for key in keys:
         runs = client.search_runs(
@@ -45,7 +45,7 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dic
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     """The runs with all these tags, in any active MLflow experiment, newest first."""
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    return list(client.search_runs(experiments_of(client), query, order_by=["attributes.start_time DESC"]))
+    return list(client.search_runs(mlflow_experiments(client), query, order_by=["attributes.start_time DESC"]))
 
 
 def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:

@@ -322,7 +322,7 @@ def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
         yield from page
 
 
-def experiments_of(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
+def mlflow_experiments(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
     """The ids of the MLflow experiments of a kind, by default those that were not deleted."""
     return [found.experiment_id for found in client.search_experiments(view_type=kind)]
 

@@ -28,7 +28,7 @@ from mammo_mlflow.databases import (
     file_of,
     is_filled,
     look_at_server,
-    parse,
+    parse_address,
 )
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.names import EXPERIMENT
@@ -56,7 +56,7 @@ def check_store() -> None:
     """
     for uri in dict.fromkeys((mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
         with _telling(uri):
-            if _is_database(uri) and (file := file_of(parse(uri))) is not None and not is_filled(file):
+            if _is_database(uri) and (file := file_of(parse_address(uri))) is not None and not is_filled(file):
                 check_folder_writable(next(folder for folder in file.absolute().parents if folder.is_dir()))
 
 
@@ -112,7 +112,7 @@ def store_folder() -> Path:
 
 def _file(uri: str) -> Path | None:
     try:
-        return file_of(parse(uri)) if uri.startswith("sqlite") else None
+        return file_of(parse_address(uri)) if uri.startswith("sqlite") else None
     except Unusable:
         return None
 
@@ -125,7 +125,7 @@ def _make_or_upgrade(uri: str) -> None:
     """Make or upgrade a SQLite store; check that a database on a server is not another program's. Raises `Unusable`."""
     if not _is_database(uri):
         return
-    parsed = parse(uri)
+    parsed = parse_address(uri)
     file = file_of(parsed)
     if file is not None:
         make_or_upgrade(file)
