@@ -105,7 +105,7 @@ def online(family: str, backbone: str, policy: str, unfrozen: int) -> dict[str, 
 
 
 def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, Any]:
-    """One run of the product's command: its seconds, the fits' own figures, and the memory of its processes."""
+    """The product's command once: its seconds, the fits' own numbers, and the memory of its processes."""
     store = f"sqlite:///{folder}/mlflow.db"
     command = [
         sys.executable,
@@ -158,7 +158,7 @@ def product(folder: Path, options: argparse.Namespace, rate: str) -> dict[str, A
 
 
 def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, Any], warm: dict[str, Any]) -> None:
-    """Print the figures, absolute and as ratios."""
+    """Print the numbers, absolute and as ratios."""
     n, folds = cold["patches"], cold["folds"]
     what = f"{options.family} {options.backbone}, {n} patches, {folds} folds x {options.epochs} epochs"
     print(f"{what}, {os.cpu_count()} processors")

@@ -21,7 +21,7 @@ from scipy.stats import norm
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.metrics import fold_auc
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.search.winner_test import compare, simultaneous
+from mammo_mlflow.search.winner_test import paired_lead, simultaneous
 
 (AUC,) = parse_objectives("roc_auc")
 PATCHES, FOLDS, SEEDS, TRUE_AUC = 350, 4, 3, 0.85
@@ -75,7 +75,7 @@ def simulate(number: int, ks: Sequence[int] = (2, 10, 30)) -> Iterator[tuple[int
         for best, paper in studies(number, k):
             pair = best["probability"], paper["probability"]
             naive = bootstrap_difference(best["label"], *pair, folds=best["fold"])
-            whole = compare(AUC, best, paper)
+            whole = paired_lead(AUC, best, paper)
             found = [naive, whole, simultaneous(whole, k)]
             above.append([one.low > 0 for one in found])
             widths.append([one.high - one.low for one in found])

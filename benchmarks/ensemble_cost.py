@@ -1,10 +1,10 @@
-"""What every way to make an ensemble costs, nested figures included, and what the usual loop over a grid would.
+"""What every way to make an ensemble costs, nested scores included, and what the usual loop over a grid would.
 
     python benchmarks/ensemble_cost.py [--members 10] [--patches 2676] [--resamples 2000] [--output FILE]
 
 The product's `choose` on made-up out-of-fold predictions (4 folds, 8 patches a patient), one method after another in
 one process: seconds, and the process's peak memory so far. A method's time is that of its level 1 of all rows, of those
-without each fold, and of the bootstrap interval of the nested figure. Then the same with six members, the most for
+without each fold, and of the bootstrap interval of the nested score. Then the same with six members, the most for
 which grids are exhaustive.
 
 `naive`: a Python loop over the grid {0, 0.34, 0.67, 1} of those six, normalised, multiples removed, which asks
@@ -26,7 +26,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from mammo_mlflow.ensembles.blend_weights import EXHAUSTIVE_MEMBERS, PAPER_LEVELS, candidates
-from mammo_mlflow.ensembles.methods import choose
+from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.workflows.ensemble import EVERY_METHOD
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--objective", default="roc_auc")
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--naive-blends", type=int, default=60, help="blends that the naive loop really scores")
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     before = peak()
     data = predictions(options.patches, options.members)
@@ -60,9 +60,9 @@ def main() -> None:
         f" nested {naive['nested']:.0f} s ({naive['nested'] / ours:.0f}x)"
     )
     if options.output:
-        figures = {"members": options.members, "patches": options.patches, "seconds": seconds, "peak_mb": peak()}
-        figures |= {"start_mb": before, "methods": methods, "six_members": six, "naive": naive}
-        Path(options.output).write_text(json.dumps(figures, indent=1))
+        numbers = {"members": options.members, "patches": options.patches, "seconds": seconds, "peak_mb": peak()}
+        numbers |= {"start_mb": before, "methods": methods, "six_members": six, "naive": naive}
+        Path(options.output).write_text(json.dumps(numbers, indent=1))
 
 
 def predictions(patches: int, members: int) -> OutOfFold:
@@ -76,9 +76,11 @@ def predictions(patches: int, members: int) -> OutOfFold:
 
 
 def measure(data: OutOfFold, method: str, objective: str, resamples: int) -> dict[str, float]:
-    """A method's seconds, the peak memory after it in MB, and both of its figures."""
+    """A method's seconds, the peak memory after it in MB, and both of its scores."""
     start = time.perf_counter()
-    found = choose(data, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[method]
+    found = fit_ensembles(data, parse_objectives(objective)[0], [method], resamples=resamples, known=EVERY_METHOD)[
+        method
+    ]
     seconds = time.perf_counter() - start
     print(f"{method:>10} {seconds:6.2f} s  chosen on {found.chosen_on:.4f}, nested {found.nested:.4f}")
     return {"seconds": seconds, "peak_mb": peak(), "chosen_on": found.chosen_on, "nested": found.nested.value}

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--films", type=int, default=200)
     parser.add_argument("--rle", action="store_true", help="RLE compressed films and masks")
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     rows = plan(options.films, shape=SHAPE)
     source = options.folder / f"collection-{options.films}{'-rle' if options.rle else ''}"
@@ -67,21 +67,21 @@ def main() -> None:
             item.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
             item.save_as(path)
         part.rename(source)
-    figures = {"films": options.films, "abnormalities": len(rows), "rle": options.rle}
+    numbers = {"films": options.films, "abnormalities": len(rows), "rle": options.rle}
     for workers in (1, 2):
-        figures[f"prepare_{workers}"] = product(source, options.folder, workers, options.films)
+        numbers[f"prepare_{workers}"] = product(source, options.folder, workers, options.films)
     warm(source)
     start = time.perf_counter()
     kept = loop(source, rows)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures["loop"] = {"seconds": seconds, "film": seconds / options.films, "peak_mb": peak, "kept": kept}
-    for name, one in figures.items():
+    numbers["loop"] = {"seconds": seconds, "film": seconds / options.films, "peak_mb": peak, "kept": kept}
+    for name, one in numbers.items():
         if isinstance(one, dict):
             print(f"{name:>10}: {one['seconds']:6.1f} s, {one['film']:.3f} s a film, peak {one['peak_mb']:.0f} MB")
-    print(f"loop / prepare with one worker: {figures['loop']['seconds'] / figures['prepare_1']['seconds']:.2f}x")
+    print(f"loop / prepare with one worker: {numbers['loop']['seconds'] / numbers['prepare_1']['seconds']:.2f}x")
     if options.output:
-        Path(options.output).write_text(json.dumps(figures, indent=1))
+        Path(options.output).write_text(json.dumps(numbers, indent=1))
 
 
 def product(source: Path, folder: Path, workers: int, films: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How often the intervals of published figures hold the true value, beside the percentile bootstrap of before.
+"""How often the intervals of published numbers hold the true value, beside the percentile bootstrap of before.
 
     python benchmarks/interval_coverage.py [--sets 4000] [--patches 336 126 37] [--auc 0.7 0.9 0.97]
         [--correlation 0 0.4 0.7] [--bootstrap-sets 400] [--most 4] [--prevalence 0.5] [--threshold 0.5]
@@ -9,8 +9,8 @@ the one wanted, with a patient's share in common that makes two of its patches c
 or with `--both-classes` each patch of its own. A probability is the posterior at a prevalence of 1/2. The true values
 are those of the population: the AUC of the scores as a whole, the rates and losses at the threshold.
 
-A line for each figure of each cell: the true value, the share of intervals that hold it and those that lie below and
-above it, the share of sets whose figure stands without an interval, and the coverage of the bootstrap with the ratio
+A line for each number of each cell: the true value, the share of intervals that hold it and those that lie below and
+above it, the share of sets whose number stands without an interval, and the coverage of the bootstrap with the ratio
 of the times. All in per cent; coverage is of those with an interval.
 """
 
@@ -66,7 +66,7 @@ class Design:
         return labels, self._probabilities(scores), patients
 
     def truth(self) -> dict[str, float]:
-        """The population's value of each figure."""
+        """The population's value of each number."""
         grid = np.linspace(-9, 9, 20_001)
         density = norm.pdf(grid) / norm.pdf(grid).sum()
         of_positive, of_negative = self._probabilities(grid + self.distance), self._probabilities(grid)
@@ -118,7 +118,7 @@ def percentile_bootstrap(
 
 @dataclass
 class Tally:
-    """What became of the intervals of a figure."""
+    """What became of the intervals of a number."""
 
     held: int = 0
     below: int = 0
@@ -144,7 +144,7 @@ class Tally:
 
 
 def cell(design: Design, sets: int, bootstraps: int, seed: int) -> tuple[dict[str, Tally], dict[str, Tally], float]:
-    """The tallies of the intervals and of the bootstrap's, by figure, and how many times longer the latter takes."""
+    """The tallies of the intervals and of the bootstrap's, by number, and how many times longer the latter takes."""
     rng, true = np.random.default_rng(seed), design.truth()
     ours, before = ({name: Tally() for name in true} for _ in range(2))
     seconds = [0.0, 0.0]
@@ -169,7 +169,7 @@ def _cell(task: tuple[Design, int, int, int]) -> tuple[dict[str, Tally], dict[st
     return cell(*task)
 
 
-HEADINGS = ("n", "AUC", "corr.", "figure", "true", "held", "below", "above", "withheld", "bootstrap", "times faster")
+HEADINGS = ("n", "AUC", "corr.", "number", "true", "held", "below", "above", "withheld", "bootstrap", "times faster")
 
 
 def lines(designs: Sequence[Design], sets: int, bootstraps: int, processes: int) -> Iterator[list[str]]:

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--height", type=int, default=4500)
     parser.add_argument("--width", type=int, default=2850)
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     asked = parser.parse_args()
     shape = (asked.height, asked.width)
     rows = plan(asked.films, shape=shape)
@@ -58,15 +58,15 @@ def main() -> None:
     shutil.rmtree(asked.folder / "out", ignore_errors=True)
     start = time.perf_counter()
     made = ingest(source, asked.folder / "out", source, IngestSettings(shared_patients="keep"), 2, lambda *_: None)
-    figures = {"films": asked.films, "abnormalities": len(rows), "seconds": time.perf_counter() - start}
-    figures |= {"kinds": count(made, rows, odd)}
-    for kind, found in figures["kinds"].items():
+    numbers = {"films": asked.films, "abnormalities": len(rows), "seconds": time.perf_counter() - start}
+    numbers |= {"kinds": count(made, rows, odd)}
+    for kind, found in numbers["kinds"].items():
         print(f"{kind:>10}: {', '.join(f'{number} {what}' for what, number in sorted(found.items()))}")
     print(
-        f"{figures['seconds']:.0f} s with two workers; {sum(c['wrong box'] for c in figures['kinds'].values())} wrong"
+        f"{numbers['seconds']:.0f} s with two workers; {sum(c['wrong box'] for c in numbers['kinds'].values())} wrong"
     )
     if asked.output:
-        Path(asked.output).write_text(json.dumps(figures, indent=1))
+        Path(asked.output).write_text(json.dumps(numbers, indent=1))
 
 
 def exchange_crops(root: Path, rows: list, shape: tuple[int, int]) -> None:

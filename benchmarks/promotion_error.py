@@ -122,7 +122,7 @@ def found(studies: int, patches: int, gain: float, k: int) -> Row:
 def rates(studies: int, patches: int, threshold: float) -> Row:
     """How often an equal model, judged at this threshold where the champion has 0.5, loses neither rate by the gates.
 
-    The first figure is that of comparing the points of the sensitivity, as version 0.1.0 did.
+    The first rate is that of comparing the points of the sensitivity, as version 0.1.0 did.
     """
     random = np.random.default_rng([patches, round(1000 * threshold)])
     points = passed = 0
@@ -153,7 +153,7 @@ TABLES: dict[str, tuple[tuple[str, str], list[tuple[Callable[..., Row], tuple[fl
         [(rates, (n, threshold)) for n in (350, 2676) for threshold in (0.5, 0.42, 0.3, 1e-9)],
     ),
 }
-"""By name: what the two figures are of, and the simulations."""
+"""By name: what the two rates are of, and the simulations."""
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/report_cost.py --folder DIR [--runs 2000] [--output FILE]
 
 A store of so many runs, written without training (models with the tags, metrics and predictions that commands leave,
-336 test patches, every row of the study's tables many times over), is made in `--folder` and kept for the next call.
+336 test patches, every row of the paper's tables many times over), is made in `--folder` and kept for the next call.
 Then the whole command `report`, start included: seconds and the peak private memory of its process. Beside it what a
 user would do instead: `mlflow.search_runs` over the whole store into one table, without any figure, comparison or page.
 """
@@ -28,11 +28,11 @@ from mammo_mlflow.report.paper_tables import tables  # noqa: E402
 
 
 def main() -> None:
-    """Make the store, measure, print, write the figures as JSON."""
+    """Make the store, measure, print, write the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     store = options.folder / f"store-{options.runs}"
     if not store.is_dir():
@@ -50,8 +50,8 @@ def main() -> None:
     table = time.perf_counter() - start
     print(f"mlflow.search_runs alone, {len(frame)} runs: {table:.1f} s; report / that: {seconds / table:.1f}x")
     if options.output:
-        figures = {"runs": len(frame), "seconds": seconds, "peak_mb": peak, "search_runs_seconds": table}
-        Path(options.output).write_text(json.dumps(figures, indent=1))
+        numbers = {"runs": len(frame), "seconds": seconds, "peak_mb": peak, "search_runs_seconds": table}
+        Path(options.output).write_text(json.dumps(numbers, indent=1))
 
 
 def fill(store: Path, runs: int) -> None:

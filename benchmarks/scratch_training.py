@@ -3,7 +3,7 @@
     python benchmarks/scratch_training.py [--patches 480] [--epochs 5]
 
 The product's command cross-validates M1 (the paper's setting, no final model) on phantom patches of 150 x 150 pixels,
-folds side by side. Plain Keras is `fit` on `ImageDataGenerator.flow` with the same policy, as the study's notebooks
+folds side by side. Plain Keras is `fit` on `ImageDataGenerator.flow` with the same policy, as the paper's notebooks
 had it, on all processors, a fold after the other. Both rates are the patches trained on in an epoch, validation
 included, divided by its seconds; the first epoch, which traces the network, is left out. The rate of the whole
 command is told too.

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each trial in plain Keras")
     parser.add_argument("--tuner-trials", type=int, default=2, help="trials that KerasTuner really runs")
     parser.add_argument("--cache-dir", default="", help="by default a temporary one, which is empty")
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -65,18 +65,18 @@ def main() -> None:
         print(f"{second['seconds']:.1f} s; the study ...", file=sys.stderr)
         study = product(folder / "study", cache, options, options.trials)
         print(f"{study['seconds']:.1f} s", file=sys.stderr)
-        figures: dict[str, Any] = {"options": vars(options), "cache_was_empty": empty}
-        figures |= {"one_trial": first, "one_trial_again": second, "study": study, "ways": {}}
-        figures |= {"fill_seconds": max(0.0, first["seconds"] - second["seconds"]) if empty else None}
+        numbers: dict[str, Any] = {"options": vars(options), "cache_was_empty": empty}
+        numbers |= {"one_trial": first, "one_trial_again": second, "study": study, "ways": {}}
+        numbers |= {"fill_seconds": max(0.0, first["seconds"] - second["seconds"]) if empty else None}
         for way in ("plain",) if options.unfrozen else ("plain", "keras_tuner"):
             for policy in POLICIES:
                 print(f"{way}, {policy} ...", file=sys.stderr)
-                figures["ways"][f"{way} {policy}"] = whole_networks(folder, way, policy, study["settings"], options)
-    figures["machine"] = machine(figures["ways"])
-    figures["table"] = table(figures, options)
-    report(figures, options)
+                numbers["ways"][f"{way} {policy}"] = whole_networks(folder, way, policy, study["settings"], options)
+    numbers["machine"] = machine(numbers["ways"])
+    numbers["table"] = table(numbers, options)
+    report(numbers, options)
     if options.output:
-        Path(options.output).write_text(json.dumps(figures, indent=1) + "\n")
+        Path(options.output).write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def product(folder: Path, cache: Path, options: argparse.Namespace, trials: int) -> dict[str, Any]:
@@ -162,21 +162,21 @@ def whole_networks(
     return {**json.loads(done.stdout.splitlines()[-1]), "weights": weights.label}
 
 
-def table(figures: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+def table(numbers: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each way: its seconds, whether measured, and the ratios to the product, warm and from empty."""
-    warm, fill = figures["study"]["seconds"], figures["fill_seconds"]
-    begin = "empty cache" if figures["cache_was_empty"] else "cache as found"
+    warm, fill = numbers["study"]["seconds"], numbers["fill_seconds"]
+    begin = "empty cache" if numbers["cache_was_empty"] else "cache as found"
     rows: list[dict[str, Any]] = [
-        {"way": f"product, one trial, {begin}", "seconds": figures["one_trial"]["seconds"], "how": "measured"},
-        {"way": "product, the same trial again", "seconds": figures["one_trial_again"]["seconds"], "how": "measured"},
+        {"way": f"product, one trial, {begin}", "seconds": numbers["one_trial"]["seconds"], "how": "measured"},
+        {"way": "product, the same trial again", "seconds": numbers["one_trial_again"]["seconds"], "how": "measured"},
         {"way": f"product, {options.trials} trials, warm cache", "seconds": warm, "how": "measured"},
     ]
     if fill is not None:
         whole = f"product, {options.trials} trials and filling the cache"
         rows.append({"way": whole, "seconds": warm + fill, "how": "sum of measured"})
-    for name, found in figures["ways"].items():
+    for name, found in numbers["ways"].items():
         way, policy = name.split()
-        cost = plain_cost(found["seconds"], figures["study"]) if way == "plain" else tuner_cost(found, figures["study"])
+        cost = plain_cost(found["seconds"], numbers["study"]) if way == "plain" else tuner_cost(found, numbers["study"])
         found |= cost
         row = {"way": f"{'plain Keras' if way == 'plain' else 'KerasTuner'} {policy}", "how": "extrapolated"}
         rows.append({**row, "seconds": sum(cost.values())})
@@ -221,17 +221,17 @@ def machine(ways: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def report(figures: dict[str, Any], options: argparse.Namespace) -> None:
-    """Print the figures, absolute and as ratios."""
-    study, facts = figures["study"], figures["machine"]
-    weights = next(iter(figures["ways"].values()))["weights"]
+def report(numbers: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print the numbers, absolute and as ratios."""
+    study, facts = numbers["study"], numbers["machine"]
+    weights = next(iter(numbers["ways"].values()))["weights"]
     print(
         f"{options.backbone} ({weights} weights), {study['patches']} patches of {options.size}x{options.size}, "
         f"{options.trials} trials x {FOLDS} folds x {options.epochs} epochs, {options.views} views, "
         f"product in {study['precision']}"
     )
     print(f"{'way':<46}{'seconds':>10}  {'':<16}{'to warm':>9}{'to cold':>9}")
-    for row in figures["table"]:
+    for row in numbers["table"]:
         cold = "-" if row["to_cold"] is None else f"{row['to_cold']:.2f}"
         print(f"{row['way']:<46}{row['seconds']:>10.1f}  {row['how']:<16}{row['to_warm']:>9.2f}{cold:>9}")
     print("to warm, to cold: ratio to the product's study from a warm cache, and with the filling of an empty one")
@@ -240,9 +240,9 @@ def report(figures: dict[str, Any], options: argparse.Namespace) -> None:
     tracked = study["tracking_seconds"]
     print(f"study: peak private memory: {memory}; tracking {tracked:.1f} s, {tracked / study['seconds']:.1%}")
     if options.trials > 1:
-        each = (study["seconds"] - figures["one_trial_again"]["seconds"]) / (options.trials - 1)
+        each = (study["seconds"] - numbers["one_trial_again"]["seconds"]) / (options.trials - 1)
         print(f"study: {each:.1f} s for each trial beyond the first")
-    for name, found in figures["ways"].items():
+    for name, found in numbers["ways"].items():
         way, policy = name.split()
         if way == "keras_tuner":
             said = "" if found["seconds"]["tensorboard"] else "; its import of tensorboard, not installed, is left out"

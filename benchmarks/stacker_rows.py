@@ -4,7 +4,7 @@
 
 Members are logits of the truth with a shared and an own error, two patches a patient, four folds; a seed is a drawn
 data set. Kinds of members: `equal`; `unequal` skill from high to almost none; `one good` beside nearly noise; `opposed`
-errors that nearly cancel in the average; `weak`. Columns: the average, logistic regression, the neuron as the study
+errors that nearly cancel in the average; `weak`. Columns: the average, logistic regression, the neuron as the paper
 trains it (Glorot's start, an epoch a pass over the rows), with as many steps as on 2,000 rows, with a start from equal
 weights, and with both, which is the product's `dense`.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from mammo_mlflow.ensembles import stackers
 from mammo_mlflow.ensembles.methods import METHODS
-from mammo_mlflow.ensembles.nested import Method, each, nested
+from mammo_mlflow.ensembles.nested import Method, method_of, nested_predictions
 from mammo_mlflow.evaluation.metrics import out_of_fold
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
@@ -63,13 +63,13 @@ def neuron(glorot: bool, more_steps: bool) -> Method:
             stackers.EPOCH_ROWS = given
         return stackers._linear(weights[:-1], weights[-1])
 
-    return each(fit)
+    return method_of(fit)
 
 
 COLUMNS: dict[str, Method] = {
     "average": METHODS["average"],
     "logistic": METHODS["logistic"],
-    "the study's": neuron(True, False),
+    "the paper's": neuron(True, False),
     "+ steps": neuron(True, True),
     "+ equal": neuron(False, False),
     "dense": METHODS["dense"],
@@ -90,7 +90,7 @@ def main() -> None:
                 found = []
                 for seed in range(max(1, round(seeds * share))):
                     data = draw(kind, rows, members, seed)
-                    predicted = [nested(method, data, objective, seed)[1] for method in COLUMNS.values()]
+                    predicted = [nested_predictions(method, data, objective, seed)[1] for method in COLUMNS.values()]
                     found.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in predicted])
                 values = np.array(found)
                 cells = [f"{value:.3f}" for value in values.mean(axis=0)]

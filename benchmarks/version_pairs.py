@@ -32,14 +32,14 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the pairs, print a table, write the figures as JSON."""
+    """Run the pairs, print a table, write the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, required=True, help="a checkout of the earlier commit")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--runs", type=int, default=2000, help="of the store that the report reads")
     parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
-    parser.add_argument("--output", help="file for the figures as JSON")
+    parser.add_argument("--output", help="file for the numbers as JSON")
     options = parser.parse_args()
     before, folder = options.before.resolve(), options.folder.resolve()
     store = folder / f"store-{options.runs}"

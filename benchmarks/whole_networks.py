@@ -29,9 +29,8 @@ from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine.hypermodels import HeadHyperModel
 from mammo_mlflow.engine.loop import OPTIMIZERS, class_weights
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.jobs.contracts import Network
+from mammo_mlflow.jobs.contracts import DrawJob, Network
 from mammo_mlflow.models.network import convolutions, read_compact
-from mammo_mlflow.search.architectures import DrawJob
 from mammo_mlflow.search.spaces import find_space, read_space
 
 WARM_UP = 2
@@ -137,7 +136,7 @@ class WholeNetworks(keras_tuner.HyperModel):
             image_size=job["size"],
             precision=job["policy"],
         )
-        self._head = HeadHyperModel(DrawJob("head", network, (1,)))
+        self._head = HeadHyperModel(DrawJob(name="head", architecture="head", network=network, head=(1,)))
         self.training, self.validation, self._labels = batches(job, TUNER_STEPS)
         self.train: list[float] = []
         self.validate: list[float] = []

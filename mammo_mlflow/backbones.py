@@ -1,4 +1,4 @@
-"""The backbones, a row each. Kept free of Keras: the coordinator reads this table, child processes build from it.
+"""The table of backbones, a row each, free of Keras: the coordinator reads it, worker processes build from it.
 
 A new backbone is one row, if `keras.applications` has it; see docs/extending.md.
 """
@@ -14,7 +14,7 @@ _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A convolutional base of `keras.applications`, without its top.
+    """A backbone: a convolutional network of `keras.applications` without its top, and how patches are scaled for it.
 
     `scale` and `offset` bring a raw 16-bit grey value to what the network saw on ImageNet, channel by channel: the
     "caffe" scaling (0-255 less the ImageNet means, BGR) for VGG16 and ResNet50, -1 to 1 for InceptionV3. They equal
@@ -36,12 +36,12 @@ class Backbone:
 
     @property
     def keras_file(self) -> str:
-        """The file's name in Keras's own cache."""
+        """The name of the weights' file in Keras's own cache."""
         return self.keras_path.rsplit("/", 1)[1]
 
     @property
     def keras_url(self) -> str:
-        """Where Keras itself downloads the weights from."""
+        """The URL from which Keras itself downloads the weights."""
         return f"{_KERAS_URL}/{self.keras_path}"
 
 
@@ -98,7 +98,10 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def check_backbone(name: str, image_size: int, unfrozen_layers: int) -> None:
-    """Raises `UserError` where the backbone cannot take such patches or has fewer convolutions than asked for."""
+    """Check that a backbone takes patches of `image_size` pixels a side and has `unfrozen_layers` convolutions.
+
+    Raises `UserError`.
+    """
     row = BACKBONES[name]
     if image_size < row.minimum_size:
         raise UserError(f"backbone: {name} expected patches of at least {row.minimum_size} pixels, found {image_size}")

@@ -1,7 +1,7 @@
-"""Databases before a library opens them: what stands at an address, and SQLite files that appear whole or not at all.
+"""Check databases before MLflow or Optuna opens them, and make SQLite files that appear whole or not at all.
 
 MLflow and Optuna make their tables one by one in the file itself, so that a kill or a full disk leaves one that neither
-can open again, and MLflow tries for minutes to open what is no database. Here all of that is known in milliseconds.
+can open again, and MLflow tries for minutes to open what is no database. Here all of that is found in milliseconds.
 """
 
 from __future__ import annotations
@@ -33,37 +33,40 @@ PACKAGES = {
     "MySQLdb": "mysqlclient",
     "mysql": "mysql-connector-python",
 }
-"""What brings a driver's module, where that is called otherwise."""
+"""The packages of drivers' modules, where their names differ."""
 KINDS = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
 CONNECT_SECONDS = 5
 STILL_SECONDS = 4.0
-"""After how long a half-made file that nobody holds open is one that nobody is making any more."""
+"""Seconds without a change after which nobody is making a half-made file that no process has open."""
 LOCK_SECONDS = 60.0
 MAGIC = b"SQLite format 3\0"
 
 
 class Unusable(Exception):  # noqa: N818 - what was found instead
-    """There is no database that can be used: the text is what was found, in one line without secrets."""
+    """A database that cannot be used: the text says what was found, in one line without secrets."""
 
 
 class NoAddress(Unusable):
-    """What was given is no address of a database that anybody knows."""
+    """A text that is no address of any known kind of database."""
 
 
 class Unreadable(Unusable):
-    """SQLite could not read or write it just now, as while another program makes it."""
+    """A SQLite file that could not be read or written just now, as while another program makes it."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a database holds: the names of its tables, and the revision that alembic wrote into it."""
+    """The contents of a database: the names of its tables, and the revision that alembic stored, if any."""
 
     tables: frozenset[str]
     revision: str | None
 
 
 def parse(url: str) -> URL:
-    """A database's URL, its driver at hand. Raises `Unusable`, saying what was meant or which package is missing."""
+    """Read a database's address, and check that its driver is installed.
+
+    Raises `Unusable`, which says what may be meant or which package is missing.
+    """
     kind, _, rest = url.partition(":")
     if kind.partition("+")[0] == "sqlite" and not rest.startswith("///") and rest.strip("/"):
         file = rest.lstrip("/")
@@ -87,7 +90,7 @@ def parse(url: str) -> URL:
 
 
 def file_of(parsed: URL) -> Path | None:
-    """The SQLite file of an address, however it is spelled; None for a server, or a database in memory."""
+    """The absolute path of an address's SQLite file; None for a server, or a database in memory."""
     name = parsed.database or ""
     if parsed.get_backend_name() != "sqlite" or name in ("", ":memory:") or name.startswith("file:"):
         return None
@@ -100,7 +103,7 @@ def sqlite_url(path: Path) -> str:
 
 
 def is_filled(path: Path) -> bool:
-    """Whether there is a SQLite file that is not empty, told by its first bytes. Raises `Unusable` for another file."""
+    """Whether a path is a SQLite file that is not empty, by its first bytes. Raises `Unusable` for other files."""
     try:
         kind = path.stat()
         if not stat.S_ISREG(kind.st_mode):
@@ -117,7 +120,7 @@ def is_filled(path: Path) -> bool:
 
 
 def look(path: Path) -> Look | None:
-    """What a SQLite file holds; None where there is no file, or an empty one. Raises `Unusable` for anything else."""
+    """The contents of a SQLite file; None where there is none, or an empty one. Raises `Unusable` for other files."""
     if not is_filled(path):
         return None
     with open_file(path) as connection:
@@ -128,7 +131,7 @@ def look(path: Path) -> Look | None:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[sqlite3.Connection]:
-    """A SQLite file that is there, in this thread. Raises `Unusable` for what SQLite says against it."""
+    """Open an existing SQLite file, for this thread. Raises `Unreadable` with what SQLite says where it cannot."""
     try:
         address = f"{path.absolute().as_uri()}?mode=rw"  # to write only what a killed process left half written
         with closing(sqlite3.connect(address, uri=True, timeout=CONNECT_SECONDS)) as connection:
@@ -138,7 +141,7 @@ def open_file(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def look_at_server(parsed: URL) -> Look:
-    """What a database on a server holds. Raises `Unusable` where it does not answer within seconds."""
+    """The contents of a database on a server. Raises `Unusable` where it does not answer within seconds."""
     url = parsed.render_as_string(hide_password=False)
     timed = parsed.get_driver_name() in ("psycopg", "psycopg2", "pymysql", "mysqldb")
     settings = {"connect_args": {"connect_timeout": CONNECT_SECONDS}} if timed else {}
@@ -154,7 +157,7 @@ def look_at_server(parsed: URL) -> Look:
 
 @contextmanager
 def alone_with(purpose: str, name: str, patience: float = -1) -> Iterator[None]:
-    """One process of this machine at a time; `name` says with what. Raises `Unusable` after `patience` seconds."""
+    """Hold this machine's lock on the database `name`. Raises `Unusable` after `patience` seconds, unless below 0."""
     file = shared_lock(purpose, name)
     taken = Unusable(f"another command that has been opening it for {patience:.0f} s")
     with ExitStack() as held:
@@ -166,10 +169,10 @@ def alone_with(purpose: str, name: str, patience: float = -1) -> Iterator[None]:
 
 
 def make_whole(path: Path, make: Callable[[str], object]) -> None:
-    """Let `make` fill a new SQLite file beside `path`, which gets that name when it is whole.
+    """Make the SQLite file `path`: `make` fills a new one beside it, which gets that name when it is whole.
 
     Where another program was faster its file stays and ours goes; an empty file is replaced. Raises `Unusable` where
-    nothing can be written, and whatever `make` raises. Called alone.
+    nothing can be written, and whatever `make` raises. One process at a time may call it.
     """
     with _beside(path) as part:
         make(sqlite_url(part))
@@ -179,21 +182,21 @@ def make_whole(path: Path, make: Callable[[str], object]) -> None:
             _give_name(part, path)
 
 
-def check_writable(folder: Path) -> None:
-    """Raises `Unusable` where no file can be made in a folder, as beside a SQLite database that is written to."""
+def check_folder_writable(folder: Path) -> None:
+    """Check that files can be made in a folder, as SQLite does beside a database. Raises `Unusable`."""
     if why := unwritable(folder):
         raise Unusable(f"{folder}: {why}")
 
 
 def check_file_writable(path: Path) -> None:
-    """Raises `Unusable` where a SQLite file that is there cannot be written, nor what SQLite puts beside it."""
-    check_writable(path.parent)
+    """Check that an existing SQLite file, and what SQLite puts beside it, can be written. Raises `Unusable`."""
+    check_folder_writable(path.parent)
     if not os.access(path, os.W_OK):
         raise Unusable(f"{path}: a file that may not be written")
 
 
 def clear_parts(path: Path) -> None:
-    """Remove what commands on this machine that were killed while they made `path` have left. Called alone."""
+    """Remove what killed commands of this machine left beside `path`. One process at a time may call it."""
     for left in path.parent.glob(f".{path.name}.{socket.gethostname()}-*"):
         with suppress(OSError):
             left.unlink()
@@ -202,7 +205,7 @@ def clear_parts(path: Path) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """The name of a new file beside `path`, of which nothing stays. Raises `Unusable` where none can be written."""
-    check_writable(path.parent)
+    check_folder_writable(path.parent)
     clear_parts(path)
     try:
         yield path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
@@ -222,7 +225,9 @@ def _give_name(part: Path, path: Path) -> None:
 
 
 def wait_until_made(path: Path, whole: Callable[[Look], bool], patience: float = 30.0) -> Look | None:
-    """Wait while another program makes a file; what it holds then. `whole` says whether nothing more is to come.
+    """Wait while another program makes a SQLite file, and return its contents; None where there is no file.
+
+    `whole` says of contents whether nothing more is to come.
 
     Raises `Unusable` where it is still being made after `patience` seconds.
     """
@@ -254,7 +259,7 @@ def _still_seconds(path: Path) -> float:
 
 
 def holders(path: Path) -> list[int]:
-    """The ids of this machine's other processes that have a file open, as far as this user may see."""
+    """The ids of the other processes of this machine that have a file open, as far as this user may see."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -264,7 +269,7 @@ def holders(path: Path) -> list[int]:
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Give a file another name beside its own, e.g. mlflow.db.broken-1; the name."""
+    """Rename a SQLite file beside its own name, as `mlflow.db.half-made-1`, and return the new path."""
     kept = _free_name(path, why)
     path.replace(kept)
     for end in ("-journal", "-wal", "-shm"):
@@ -280,10 +285,10 @@ def _free_name(path: Path, why: str) -> Path:
 
 
 def replace_by_copy(path: Path, change: Callable[[str], object], why: str) -> Path:
-    """Let `change` work on a copy of a SQLite file and put that in its place; the name under which the old one stays.
+    """Change a copy of a SQLite file, put it in the file's place, and return the path under which the old one stays.
 
     Whatever happens meanwhile, `path` is the old file or the changed one. Raises `Unusable` where another program has
-    it open, whose writes would go into the old one. Called alone.
+    it open, whose writes would go into the old one. One process at a time may call it.
     """
     if others := holders(path):
         raise Unusable(f"an older one, to be upgraded, that process {others[0]} has open: end that, then repeat")
@@ -304,7 +309,7 @@ def replace_by_copy(path: Path, change: Callable[[str], object], why: str) -> Pa
 
 
 def fault(problem: BaseException) -> str | None:
-    """What a database says in an exception or in its causes, in one line; None where there is none among them."""
+    """The message of a database in an exception or its causes, in one line; None where none is a database's."""
     seen: BaseException | None = problem
     while seen is not None:
         if isinstance(seen, SQLAlchemyError):

@@ -1,4 +1,4 @@
-"""What a user can get wrong. A `UserError` is printed as one line and ends the command with exit code 2."""
+"""Errors that a user can put right: printed as one line each, without a traceback, and exit code 2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 WORD, SENTENCE = 200, 1000
-"""The characters of a value without blanks, and of a whole finding, that a message repeats."""
+"""How many characters a message repeats of a value without blanks, and of all that was found."""
 
 
 REFUSED = (
@@ -29,18 +29,18 @@ REFUSED = (
     errno.EMFILE,
     errno.ENFILE,
 )
-"""The error numbers of a file that a system refuses to make, read or write, whatever the program."""
+"""The error numbers of a system that refuses to make, read or write a file."""
 
 
 class UserError(Exception):
-    """A mistake its reader can put right: the message names the file or field, what was expected and what was found."""
+    """A mistake that a user can put right. The message names file or field, what was expected and what was found."""
 
     faults: tuple[str, ...] = ()
-    """Where there are several, each."""
+    """The mistakes, where one error holds several."""
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What is to be printed, a line for each mistake."""
+        """The lines to print, one for each mistake."""
         return self.faults or (str(self),)
 
 
@@ -53,7 +53,7 @@ class Faults(UserError):  # noqa: N818 - many of them
 
 
 def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-    """What `make` gives for each. Raises `Faults` with the mistakes of all of them, each told once."""
+    """`make` of every item, in order. Raises `Faults` with the mistakes of all items, each once."""
     made, faults = [], dict[str, None]()
     for item in items:
         try:
@@ -66,7 +66,7 @@ def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
 
 
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
-    """The error for a name outside a closed table; it says what was meant where one choice is close."""
+    """The error for a name that is none of `choices`, with the closest of them as what may be meant."""
     known, shown = [str(choice) for choice in choices], cut(str(name))
     close = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
     meant = f", did you mean '{close[0]}'?" if close else ","
@@ -79,7 +79,7 @@ def expected(field: str, wanted: str, found: object) -> UserError:
 
 
 def cut(text: str, room: int = SENTENCE) -> str:
-    """The text with long words and the whole cut in their middle, since a path tells most at its ends."""
+    """The text with long words, and the whole, shortened in their middle: a path says most at its ends."""
     return _cut(re.sub(rf"\S{{{WORD + 1},}}", lambda word: _cut(word[0], WORD), text), room)
 
 

@@ -1,4 +1,4 @@
-"""A figure with its interval: logged on a run, read back from one, and spelled."""
+"""A number with its 95 % interval: logged on a run, read back from one, and written out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Protocol, Self
 from mammo_mlflow.names import Tag
 
 LOW, HIGH = "_low", "_high"
-"""How the metrics end that hold the ends of an interval."""
+"""The endings of the metrics that hold the ends of an interval."""
 
 
 class Run(Protocol):
-    """What estimates are logged on."""
+    """An MLflow run, as far as estimates need one: `tracking.runs.TrackedRun` is one."""
 
     def log_metrics(self, metrics: Mapping[str, float], /) -> None:
         """Log numbers by name."""
@@ -25,7 +25,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its interval; NaN ends where no interval exists, a NaN value where it is undefined.
+    """A number and the ends of its 95 % interval; NaN ends where it has none, a NaN value where it is undefined.
 
     `reason`: why there is no interval, or no value, where that is known.
     """
@@ -43,12 +43,12 @@ class Estimate:
         return cls(*found, reason=reasons.get(name, ""))
 
     def metrics(self, name: str) -> dict[str, float]:
-        """The metrics that it is logged as under `name`."""
+        """The metrics by which it is logged under `name`: the value and the ends of the interval."""
         return {name: self.value, f"{name}{LOW}": self.low, f"{name}{HIGH}": self.high}
 
     @property
     def bounded(self) -> bool:
-        """Whether it has an interval."""
+        """Whether there is an interval."""
         return not math.isnan(self.low) and not math.isnan(self.high)
 
     def interval(self, spec: str = ".3f") -> str:
@@ -71,13 +71,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """A difference of two values, with the standard deviation of its resamples; NaN where there are not two."""
+    """A difference of two numbers; `error` is the standard deviation of its resamples, NaN with fewer than two."""
 
     error: float = math.nan
 
 
 def log_estimates(run: Run, estimates: Mapping[str, Estimate], assumed: str = "") -> None:
-    """Log estimates by name, what their intervals assume, and which have none, or no value, and why.
+    """Log estimates on a run by name, with what their intervals assume, and why some have none, or no value.
 
     The reasons are one tag: `test_roc_auc: reason; …`.
     """

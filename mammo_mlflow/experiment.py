@@ -1,4 +1,4 @@
-"""An experiment is data: one frozen, validated object says all a run needs, and its canonical JSON hashes to a key.
+"""Experiments as data: frozen, checked dataclasses that define a cross-validated model and hash to its keys.
 
 Each part is a dataclass whose fields are also the parameters of the command line (`--learning-rate`) and of
 `mlflow run` (`-P learning_rate=`): a field's metadata holds its help text and its check.
@@ -22,7 +22,7 @@ RESULTS_VERSION = 2
 """The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.
 
 What else changes has a version where it is made: random weights (`models/weights.py`), cached activations
-(`training/plan.py`), ensembles (`ensembles/methods.py`). Raising one of them trains no fold again.
+(`planning/activations.py`), ensembles (`ensembles/methods.py`). Raising one of them trains no fold again.
 """
 
 TASKS = ("mass_calc", "benign_malignant")
@@ -35,19 +35,19 @@ WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
 PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
-"""The inputs of models as they are served: raw 16-bit patches, and 0 for a mass or 1 for a calcification."""
+"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification."""
 FEATURES, CONDITION = "features", "condition"
-"""What the trained part of a conditioned model takes: features, and a calcification's probability or class."""
+"""The inputs of a conditioned model's tail: features, and the probability or class of a calcification."""
 ROWS = {BASELINE: 0, PATCH: 1}
-"""Which rows of a data file hold them: the even or the odd ones."""
+"""Where each lies in a data file: baselines in the even rows, abnormalities in the odd ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
-    """How it is trained."""
+    """The parameters of training."""
 
-    optimizer: str = parameter("adam", "optimizer: adam, rmsprop or sgd", checks.one_of(*OPTIMIZERS))
-    momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.share, roles.SGD)
+    optimizer: str = parameter("adam", "optimizer", checks.one_of(*OPTIMIZERS))
+    momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.below_one, roles.SGD)
     learning_rate: float = parameter(
         1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive
     )
@@ -58,13 +58,11 @@ class TrainingSpec:
         1e-5, "learning rate once the last layers are unfrozen", checks.positive, roles.TUNED
     )
     tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.epochs, roles.TUNED)
-    batch_size: int = parameter(16, "patches a step", checks.whole(1, 65_536))
+    batch_size: int = parameter(16, "patches a step", checks.whole_number(1, 65_536))
     class_weights: str = parameter(
-        "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.class_weights
+        "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.spelled_class_weights
     )
-    augmentation: str = roles.stored(
-        "paper", f"augmentation policy: {', '.join(AUGMENTATIONS)}", checks.one_of(*AUGMENTATIONS)
-    )
+    augmentation: str = roles.stored("paper", "augmentation policy", checks.one_of(*AUGMENTATIONS))
     pair_augmentation: str = parameter(
         "joint",
         "transforms of a baseline and its abnormality: joint (the same) or independent",
@@ -74,11 +72,13 @@ class TrainingSpec:
     views: int = roles.precise(
         8,
         "cached augmented views of each patch; 0 trains on-line through the whole network",
-        checks.whole(0, 1000),
+        checks.whole_number(0, 1000),
         roles.CACHED,
     )
     early_stop: int = parameter(
-        0, "early stopping patience in epochs on an inner tenth of the patients; 0 is off", checks.whole(0, 100_000)
+        0,
+        "early stopping patience in epochs on an inner tenth of the patients; 0 is off",
+        checks.whole_number(0, 100_000),
     )
     early_stop_on: str = parameter(
         "inner",
@@ -88,21 +88,23 @@ class TrainingSpec:
         added=True,
         moves="judging training",
     )
-    precision: str = roles.precise(
-        "auto", f"precision of the convolutions: {', '.join(PRECISIONS)}", checks.one_of(*PRECISIONS)
-    )
+    precision: str = roles.precise("auto", "precision of the convolutions", checks.one_of(*PRECISIONS))
     threads: int = roles.place(
-        1, "processor threads of each fold; part of its key, since it moves results", checks.whole(1, 1024)
+        1, "processor threads of each fold; part of its key, since it moves results", checks.whole_number(1, 1024)
     )
 
 
 @dataclass(frozen=True)
 class CrossValidationSpec:
-    """How it is judged."""
+    """The parameters of judging: folds or a hold-out, their seed, and the control."""
 
-    folds: int = roles.judging(4, "number of folds", checks.whole(2, 1000))
+    folds: int = roles.judging(4, "number of folds", checks.whole_number(2, 1000))
     holdout: float = roles.judging(
-        0.0, "share of the patients held out once instead of folds; 0: folds", checks.share, roles.ENCODED, added=True
+        0.0,
+        "share of the patients held out once instead of folds; 0: folds",
+        checks.below_one,
+        roles.ENCODED,
+        added=True,
     )
     seed: int = roles.judging(0, "seed of folds, weights, order and augmentation", checks.seed)
     control: str = parameter(
@@ -117,20 +119,23 @@ class CrossValidationSpec:
 
 @dataclass(frozen=True)
 class FinalSpec:
-    """The model that is registered, and its decision threshold."""
+    """The parameters of the registered model: how it is made of the folds, and its decision threshold."""
 
     final: Literal["refit", "fold_average", "none"] = roles.finishing(
         "refit", "final model: refit on all training patches, fold_average, or none", checks.one_of(*FINALS)
     )
     final_epochs: int = parameter(
-        0, "epochs of the head in the refit; 0 takes the folds' own", checks.whole(0, 100_000), moves="final training"
+        0,
+        "epochs of the head in the refit; 0 takes the folds' own",
+        checks.whole_number(0, 100_000),
+        moves="final training",
     )
     threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything a cross-validated model needs to be known by. Raises `UserError` for the impossible values."""
+    """Everything that defines a cross-validated model. Raises `UserError` for all of its impossible values at once."""
 
     task: str
     model: ModelSpec = field(default_factory=ModelSpec)
@@ -153,7 +158,7 @@ class Experiment:
             raise UserError("; ".join(problems))
 
     def _values(self) -> dict[str, checks.Value]:
-        """Every parameter, also those that its family does not use."""
+        """The values of all parameters, also of those that its family does not use."""
         return {name: value for part in PARTS for name, value in vars(getattr(self, part)).items()}
 
     def _check_family(self) -> None:
@@ -173,34 +178,34 @@ class Experiment:
 
     @property
     def trained_whole(self) -> bool:
-        """Whether no layer is frozen: the whole network is trained, on line."""
+        """Whether no layer is frozen, so that the whole network is trained, on line."""
         return self.family == "scratch" or (self.family == "siamese" and self.model.backbone == "scratch")
 
     @property
     def views(self) -> int:
-        """Cached views of each patch; 0 where training is on line."""
+        """How many augmented views of each patch are cached; 0 where training is on line."""
         return 0 if self.trained_whole else self.training.views
 
     @property
     def sides(self) -> dict[str, int]:
-        """The image inputs of the network, and which rows of a data file each sees (`ROWS`)."""
+        """The image inputs of the network by name, each with the rows of a data file that it sees (`ROWS`)."""
         if self.family == "siamese":
             return {BASELINE: ROWS[BASELINE], PATCH: ROWS[PATCH]}
         return {PATCH: ROWS[BASELINE if self.cv.control == "baseline" else PATCH]}
 
     def flat(self) -> dict[str, checks.Value]:
-        """Every parameter of its family by its own name, for the tracker and the command line."""
+        """Task, family and every parameter that the family uses, by name: what MLflow and the command line have."""
         values = self._values()
         used = {item.name: values[item.name] for item in parameters(self.family)}
         return {"family": self.family, "task": self.task, **used}
 
     def changed(self, **values: object) -> Experiment:
-        """The same experiment but for these parameters. Raises as `build`."""
+        """The same experiment with other values of these parameters. Raises `UserError` as `build` does."""
         return build_from(self.flat() | values)
 
     @property
     def model_set(self) -> str:
-        """The group of models it belongs to, as the paper names them.
+        """The set of models that it belongs to, as the paper groups them.
 
         `pretrained`, or `tuned` where convolutions are unfrozen; `scratch` for the four settings that chapter 4 keeps
         and for `m1_author`; else the family. Controls are a group of their own, and so are protocols that only serve a
@@ -216,7 +221,7 @@ class Experiment:
 
     @property
     def stops_on_scored(self) -> bool:
-        """Whether early stopping watches the very patches that are scored, whose figures are then optimistic."""
+        """Whether early stopping watches the very patches that are scored, so that their scores are optimistic."""
         return self.training.early_stop > 0 and self.training.early_stop_on == "scored"
 
     @property
@@ -233,17 +238,17 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """What it is called beside others: its network, and which control it is."""
+        """A short name for tables and plots: its network, and which control it is."""
         return self.model.backbone + ("" if self.cv.control == "none" else f"-{self.cv.control}")
 
     @property
     def judged_by(self) -> str:
-        """How it is judged, in words."""
+        """How it is judged, in words: `4 folds`, `30% held out`."""
         said = f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
         return said + (", stopped early on what is scored" if self.stops_on_scored else "")
 
     def key(self, *parts: str, **facts: object) -> str:
-        """A sha256 over the named parts of this experiment, the results version and `facts` (fingerprints, fold)."""
+        """The sha256 of these parts of the experiment, by name, its task, family, the results version and `facts`."""
         body = {"task": self.task, "family": self.family, "results_version": RESULTS_VERSION, **facts}
         return json_sha256(body | {part: self._keyed(part) for part in parts})
 
@@ -254,12 +259,14 @@ class Experiment:
 
 
 PARTS: dict[str, type] = {"model": ModelSpec, "training": TrainingSpec, "cv": CrossValidationSpec, "final": FinalSpec}
+DEFAULTS: dict[str, checks.Value] = {name: value for part in PARTS.values() for name, value in vars(part()).items()}
+"""The value of every parameter that nothing gives."""
 
 
 def parameters(family: str | None = None, *parts: str) -> Iterator[Field[Any]]:
-    """Every parameter of a family's experiments, or of all families', but task and family; in order.
+    """The parameters that a family's experiments use, in order; of all families by default, without task and family.
 
-    Those of these `parts` of an experiment, all by default.
+    `parts` are names of `PARTS`, all by default.
     """
     for part in parts or PARTS:
         for item in fields(PARTS[part]):
@@ -268,12 +275,12 @@ def parameters(family: str | None = None, *parts: str) -> Iterator[Field[Any]]:
 
 
 def that_move(*what: str, family: str | None = None) -> tuple[str, ...]:
-    """The names of the parameters that move any of these (`roles`), of a family's experiments or of all families'."""
+    """The names of the parameters that move any of these (`roles`): of a family, or of all families."""
     return tuple(item.name for item in parameters(family) if not item.metadata["moves"].isdisjoint(what))
 
 
 def faults(values: Mapping[str, object]) -> list[str]:
-    """What the checks of these parameters say of their values, each by itself."""
+    """The message of every parameter whose value fails its own check; empty where all pass."""
     found = []
     for item in parameters():
         if item.name in values:
@@ -285,7 +292,7 @@ def faults(values: Mapping[str, object]) -> list[str]:
 
 
 def convert(name: str, text: str, kind: type) -> checks.Value:
-    """The value of type `kind` that a text spells. Raises `UserError`, a line about `name`, where it spells none."""
+    """The value of type `kind` that a text spells. Raises `UserError`, one line about `name`, where it spells none."""
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise expected(name, "true or false", f"'{text}'")
@@ -298,7 +305,7 @@ def convert(name: str, text: str, kind: type) -> checks.Value:
 
 
 def build(task: str, values: Mapping[str, object], family: str = "pretrained") -> Experiment:
-    """An experiment from flat parameter values; those not given take their defaults.
+    """The experiment of these parameter values; parameters that are not given have their defaults.
 
     Raises `UserError` for an unknown name, one of another family, or an impossible value.
     """
@@ -315,13 +322,16 @@ def build(task: str, values: Mapping[str, object], family: str = "pretrained") -
 
 
 def build_from(flat: Mapping[str, object]) -> Experiment:
-    """The experiment of what `flat` gave."""
+    """The experiment of the values that `Experiment.flat` gave, task and family among them. Raises as `build`."""
     values = dict(flat)
     return build(str(values.pop("task")), values, str(values.pop("family")))
 
 
 def build_from_text(texts: Mapping[str, str]) -> Experiment:
-    """The experiment of what `flat` gave, as texts; of other names, and names not given, nothing is known here."""
+    """The experiment of the values that `Experiment.flat` gave, as texts, such as the parameters of an MLflow run.
+
+    Other names are ignored; parameters that are not given have their defaults. Raises as `build`.
+    """
     family = texts.get("family", "")
     kinds = {item.name: type(item.default) for item in parameters(family)}
     values = {name: convert(name, text, kinds[name]) for name, text in texts.items() if name in kinds}

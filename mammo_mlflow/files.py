@@ -1,4 +1,4 @@
-"""Files: whole or not there, told apart by their sha256, and one process at a time with what is shared."""
+"""Write files and folders whole or not at all, hash them, and lock what processes share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from mammo_mlflow.errors import expected
 
 PARTIAL = ".partial"
-"""How the names of folders end that hold what is being made."""
+"""The ending of the names of folders in which something is being made."""
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ class Taken(Exception):  # noqa: N818 - no error
 
 @contextmanager
 def whole(target: Path, alone: bool = False) -> Iterator[Path]:
-    """A path to make a file or a folder at, of the name of `target`, which gets that place when the block ends well.
+    """Write a file or folder whole: make it at the path that is yielded, and it becomes `target` as the block ends.
 
-    Nothing stays of what fails. A folder that is there goes when the new one is there. `alone`: no other process makes
-    `target` at the same time, so that what a killed one left is found, and removed.
+    Where the block raises, nothing stays of it. A file or folder `target` that exists is replaced. `alone`: no other
+    process makes `target` at the same time, so that what a killed one left can be removed.
     """
     beside = target.with_name(f"{target.name}{PARTIAL}" if alone else f".{uuid.uuid4().hex}{PARTIAL}")
     shutil.rmtree(beside, ignore_errors=True)
@@ -59,13 +59,13 @@ def target_file(field: str, name: str) -> Path:
 
 
 def check_writable(field: str, folder: Path) -> None:
-    """Raises `UserError` where nothing can be written in a folder."""
+    """Check that files can be written in a folder. Raises `UserError` about `field` where none can."""
     if why := unwritable(folder):
         raise expected(field, "a place that can be written to", f"'{folder}': {why}")
 
 
 def unwritable(folder: Path) -> str:
-    """Why no file can be made in a folder, as the system says it; "" where one can."""
+    """Why no file can be written in a folder, as the system says it; "" where one can."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ""
@@ -75,7 +75,7 @@ def unwritable(folder: Path) -> str:
 
 @contextmanager
 def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: int = -1) -> Iterator[None]:
-    """One process at a time between taking and leaving the lock `file`.
+    """Hold the lock `file`, which one process has at a time.
 
     Where another one still has it after `patience` seconds, below 0 for ever, an exception `taken` is raised; a text
     is logged, and it goes on waiting.
@@ -94,7 +94,7 @@ def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: i
 
 
 def shared_lock(purpose: str, name: str) -> Path:
-    """The lock file on this machine, whoever its user is, of what `name` identifies."""
+    """The lock file of what `name` identifies, for all users of this machine."""
     return Path(tempfile.gettempdir()) / f"mammo-{purpose}-{sha256(name)[:16]}.lock"
 
 
@@ -104,7 +104,7 @@ def sha256(content: str | bytes) -> str:
 
 
 def json_sha256(content: object) -> str:
-    """The sha256 of data, the same for the same content."""
+    """The sha256 of data as canonical JSON, in hexadecimal."""
     return sha256(canonical_json(content))
 
 
@@ -115,13 +115,13 @@ def file_sha256(path: Path) -> str:
 
 
 def tree_sha256(folder: Path, *left_out: str) -> str:
-    """One sha256 over the relative names and contents of the files below a folder, but for those `left_out`."""
+    """One sha256 of the relative names and contents of all files below a folder, without those `left_out`."""
     files = {path: str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()}
     return sha256("".join(f"{name}\0{file_sha256(path)}\0" for path, name in files.items() if name not in left_out))
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same content."""
+    """The JSON of a value with sorted keys and no spaces: the same text for the same content."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 

@@ -1,4 +1,4 @@
-"""What is built, as data: the networks of each family, and the parameters of a model."""
+"""The parameters of a model: what is built, as data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What is built: an encoder, how much of it is trained, and the head on top."""
+    """The parameters of a model: its encoder, how much of that is trained, and the head on top."""
 
     backbone: str = roles.encoder("vgg16", "network: a backbone, a setting, an encoder or an approach", checks.anything)
     weights: str = parameter(
@@ -28,19 +28,19 @@ class ModelSpec:
     blocks: str = roles.shape(
         "32/2-32-32,64-64,128-128,256",
         "filters of the 3x3 convolutions trained from scratch; /2 is a stride, a pool follows each block",
-        checks.blocks,
+        checks.spelled_blocks,
         CONVOLVED,
     )
     convolution_batch_norm: bool = roles.shape(
         True, "batch normalisation after each convolution trained from scratch", checks.anything, CONVOLVED
     )
     convolution_batch_norm_momentum: float = parameter(
-        0.9, "momentum of that batch normalisation's moving statistics", checks.share, CONVOLVED, added=True
+        0.9, "momentum of that batch normalisation's moving statistics", checks.below_one, CONVOLVED, added=True
     )
     first_pool: int = roles.shape(
         2,
         "side of the pool after the first block; its stride is 2, and so are all of the others'",
-        checks.whole(2, 64),
+        checks.whole_number(2, 64),
         CONVOLVED,
         added=True,
     )
@@ -51,7 +51,9 @@ class ModelSpec:
         CONVOLVED,
         added=True,
     )
-    pool_dropout: float = roles.shape(0.0, "dropout rate after each pool of such convolutions", checks.share, CONVOLVED)
+    pool_dropout: float = roles.shape(
+        0.0, "dropout rate after each pool of such convolutions", checks.below_one, CONVOLVED
+    )
     l1: float = parameter(0.0, "L1 penalty on the kernels trained from scratch", checks.at_least_zero, PENALISED)
     l2: float = parameter(0.0, "L2 penalty on the kernels trained from scratch", checks.at_least_zero, PENALISED)
     dense_l2: float = parameter(
@@ -63,7 +65,7 @@ class ModelSpec:
     )
     pooling: str = roles.encoder(
         "average",
-        "pooling before the head: flatten, average or max",
+        "pooling before the head",
         checks.one_of(*POOLINGS),
         roles.POOLED,
     )
@@ -73,17 +75,19 @@ class ModelSpec:
         checks.one_of(*DIFFERENCES),
         roles.PAIRED,
     )
-    dense: str = parameter("256", "widths of the head's hidden layers, such as 256 or 256-64, or none", checks.widths)
+    dense: str = parameter(
+        "256", "widths of the head's hidden layers, such as 256 or 256-64, or none", checks.spelled_widths
+    )
     batch_norm: bool = parameter(False, "batch normalisation of the features before the hidden layer", checks.anything)
     dense_batch_norm: bool = parameter(
         False, "batch normalisation after each hidden layer", checks.anything, added=True
     )
     feature_dropout: float = parameter(
-        0.0, "dropout rate of the features before the hidden layers", checks.share, added=True
+        0.0, "dropout rate of the features before the hidden layers", checks.below_one, added=True
     )
-    dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.share)
+    dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.below_one)
     unfrozen_layers: int = roles.encoder(
-        0, "number of last convolutional layers trained after the head", checks.whole(0, 1000), roles.FROZEN
+        0, "number of last convolutional layers trained after the head", checks.whole_number(0, 1000), roles.FROZEN
     )
     features_from: str = roles.source(
         "",

@@ -1,4 +1,4 @@
-"""What this project calls things in the store, the registry and Optuna, each name with its meaning above or beside it.
+"""Every name that is stored in MLflow, its registry and Optuna, with its meaning above or beside it.
 
 The tables of docs/architecture.md are made of the comments of this file (`python scripts/name_tables.py`). A name is
 kept for good: what was stored under it would not be found under another.
@@ -25,7 +25,7 @@ class Tag:
     UNFROZEN, SET, PRESET = "mammo.unfrozen", "mammo.set", "mammo.preset"
     CONTROL = "mammo.control"  # `none`, `baseline` or `shuffled`
     KEY = "mammo.key"  # sha256 that a finished run is found by
-    # data and folds
+    # the sha256 of the training data, of the test data and of the folds
     DATA_SHA256, TEST_SHA256, FOLDS_SHA256 = "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256"
     # kind, source and identity of the backbone's weights
     WEIGHTS, WEIGHTS_SOURCE, WEIGHTS_SHA256 = "mammo.weights", "mammo.weights_source", "mammo.weights_sha256"
@@ -34,7 +34,7 @@ class Tag:
     PHANTOM = "mammo.phantom"  # `true` on phantom data
     FIT, CV_RUN_ID = "mammo.fit", "mammo.cv_run_id"  # which fit of which cross-validation
     OOF_PATCHES = "mammo.oof_patches"  # how many patches have an out-of-fold prediction
-    # resuming; who writes; why a run failed
+    # the run it was copied from, and the one that goes on with it; who writes; why a run failed
     REUSED_FROM, CONTINUED_BY = "mammo.reused_from", "mammo.continued_by"
     PROCESS, REASON = "mammo.process", "mammo.reason"
     # a study's runs; level: `study`, `trial`, `fresh`
@@ -46,7 +46,7 @@ class Tag:
     VERDICT, TEST_VERDICT = "mammo.verdict", "mammo.test_verdict"
     # on an ensemble's run: the versions it is made of, and how
     MEMBERS, METHOD = "mammo.members", "mammo.method"
-    # on a promotion's run (family `promotion`; an ingest's is `prepare`, a page's `report`, the whole study's
+    # on a promotion's run (family `promotion`; an ingest's is `prepare`, a page's `report`, the whole paper's
     # `reproduce`): `promoted`, `kept` or `rolled back`; it is FINISHED only where that has come to be
     DECISION, CANDIDATE = "mammo.decision", "mammo.candidate"
     CHAMPION_BEFORE, FAILED_GATE = "mammo.champion_before", "mammo.failed_gate"
@@ -63,17 +63,17 @@ class Tag:
     # "patients as clusters" or "patches assumed independent"; "patients resampled": stored by an earlier version,
     # percentile bootstraps
     INTERVALS = "mammo.intervals"
-    # which figures of the run stand without an interval, and why: `test_roc_auc: fewer than 3 patients of a class; …`
+    # which numbers of the run have no interval, and why: `test_roc_auc: fewer than 3 patients of a class; …`
     NO_INTERVAL = "mammo.no_interval"
     # the final model; files: their sha256, as they were when it was registered
     REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
     FILES_SHA256 = "mammo.files_sha256"
-    STEPS = "mammo.steps"  # on the run of the whole study: the steps that are done
+    STEPS = "mammo.steps"  # on the run of `reproduce`: the steps that are done
 
 
 class Artifact:
-    """The files of runs, and of logged ensembles."""
+    """The artifacts of runs, and the files of logged ensembles."""
 
     # of a cross-validation, and of an ensemble, whose predictions are nested: a row for each training abnormality
     OOF, FOLDS = "oof.parquet", "folds.parquet"
@@ -87,12 +87,12 @@ class Artifact:
     METHODS, WEIGHTS, DISAGREEMENT = "methods.csv", "weights.csv", "disagreement.csv"
     TRIALS, BEST = "trials.csv", "best.json"  # of a study
     GATES = "gates.csv"  # of a promotion
-    # of a logged ensemble: one Keras model of all members, level 1 as arrays, and names and threshold
+    # of a logged ensemble: one Keras model of all members, the combiner as arrays, and names and threshold
     MEMBERS, LEVEL1, ENSEMBLE = "members.keras", "level1.npz", "ensemble.json"
 
 
 class Metric:
-    """Metrics: their names, or what they begin with; `_low` and `_high` end those of an interval."""
+    """The metrics of runs: names, or how names begin; `_low` and `_high` end those of an interval's ends."""
 
     # of the folds, by metric, each on its run, with `_mean` and `_sd` on that of the cross-validation
     FOLD = "fold_"
@@ -119,7 +119,7 @@ class Metric:
 
 
 class Attribute:
-    """What Optuna keeps of studies and trials, beside the facts that are shown of a study."""
+    """The attributes of Optuna's studies and trials, beside the facts that are shown of a study."""
 
     # of a study: its id in the tags of runs, the key by which it is continued, and its space
     ID, KEY, SPACE = "id", "key", "space"
@@ -129,5 +129,5 @@ class Attribute:
 
 
 def registered_name(task: str, *parts: str) -> str:
-    """The name of a registered model, of the `parts` that are not empty; that of a task's champions has none."""
+    """The name of a registered model, `mammo-<task>-<part>-…`, without empty parts; a task's champions have none."""
     return "-".join(["mammo", task, *filter(None, parts)])

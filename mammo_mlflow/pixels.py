@@ -1,4 +1,4 @@
-"""Values of patches: which are refused, what those of the training patches were, and which look like another scale."""
+"""Check the pixel values of patches: refuse what is not raw 16-bit, and find patches of another scale."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LARGEST = 65535
 RAW = f"raw 16-bit values, whole numbers from 0 to {LARGEST}"
 EIGHT_BIT = 255
 MARGIN = 2
-"""How many times darker or brighter than all training patches the brightest pixel of a patch may be."""
+"""By what factor the brightest pixel of a patch may lie outside those of the training patches."""
 FEW = 5
 
 
 def whole_numbers(where: str, values: object, highest: int = LARGEST, wanted: str = RAW) -> np.ndarray:
-    """An array, or nested lists as JSON has them, as uint16 of the same shape.
+    """Check an array, or nested lists as JSON has them, and return it as uint16 of the same shape.
 
     Raises `UserError` where lists are ragged or a value is no whole number from 0 to `highest`, the first is named:
     12836.0 is one; 12836.5, "12836", true and null are none.
@@ -40,12 +40,12 @@ def whole_numbers(where: str, values: object, highest: int = LARGEST, wanted: st
 
 
 def has_booleans(values: object) -> bool:
-    """Whether there is a true or false in nested lists: NumPy makes numbers of those between numbers."""
+    """Whether nested lists hold a true or false, of which NumPy would make 1 or 0."""
     return any(isinstance(one, bool) for one in _each(values))
 
 
 def _each(values: object) -> Iterator[object]:
-    """What stands in nested lists or arrays, in order."""
+    """Every value of nested lists or arrays, in order."""
     left = [values]
     while left:
         one = left.pop()
@@ -76,10 +76,10 @@ def _spelled(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelRange:
-    """The values of training patches: the smallest, the largest, and how bright the brightest pixels of patches are.
+    """The range of training patches: the least and the greatest of all pixels, and how bright the patches are.
 
-    `lowest`, `percent_1`, `median` and `highest` are of the patches' largest values: the least, quantiles, the
-    greatest.
+    `lowest`, `percent_1`, `median` and `highest` are of each patch's brightest pixel: the least, two quantiles and the
+    greatest. All are raw 16-bit values.
     """
 
     minimum: int
@@ -90,12 +90,12 @@ class PixelRange:
     highest: int
 
     def __str__(self) -> str:
-        """From where to where the brightest pixels of the training patches lie."""
+        """In words, from where to where the brightest pixels of training patches lie."""
         return f"training patches reach {self.lowest} to {self.highest}"
 
 
 def range_of(patches: np.ndarray) -> PixelRange:
-    """The range of patches (n, …) uint16, which may be mapped from a file."""
+    """The pixel range of patches (n, …) uint16, which may be mapped from a file."""
     largest = _over_pixels(np.max, patches)
     middle = np.quantile(largest, [0, 0.01, 0.5, 1], method="nearest").tolist()
     found = dict(zip(("lowest", "percent_1", "median", "highest"), middle, strict=True))
@@ -103,12 +103,15 @@ def range_of(patches: np.ndarray) -> PixelRange:
 
 
 def describe_ranges(patches: np.ndarray, sides: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """What is stored with a model: the range of each input whose patches are every second row, from `sides[input]`."""
+    """The pixel ranges of a model's image inputs as they are stored with it: numbers by name, by input.
+
+    `patches` (2n, size, size) uint16 is a data file: an input has every second row, from row `sides[input]` on.
+    """
     return {name: asdict(range_of(patches[first::2])) for name, first in sides.items()}
 
 
 def read_ranges(stored: Mapping[str, object] | None) -> dict[str, PixelRange]:
-    """What `describe_ranges` gave, read again; none of a model made before it was stored. Raises `UserError`."""
+    """The pixel ranges by input that `describe_ranges` gave; none where nothing was stored. Raises `UserError`."""
     found = {}
     for name, values in ({} if stored is None else stored).items():
         if not isinstance(values, dict) or not all(_is_whole(value, LARGEST) for value in values.values()):
@@ -119,9 +122,9 @@ def read_ranges(stored: Mapping[str, object] | None) -> dict[str, PixelRange]:
 
 
 def odd_values(patches: np.ndarray, known: PixelRange | None) -> list[str]:
-    """Why the values of each patch (n, …) uint16 look like those of another scale; "" where they do not.
+    """Why each of the patches (n, …) uint16 looks like one of another scale, in words; "" where it does not.
 
-    `known` is the range of the training patches. Without it only constant patches and those like 8 bits are told.
+    `known` is the range of the training patches. Without it only constant patches and those of 8 bits are found.
     """
     darkest, brightest = _over_pixels(np.min, patches), _over_pixels(np.max, patches)
     return [_odd(int(low), int(high), known) for low, high in zip(darkest, brightest, strict=True)]
@@ -144,7 +147,7 @@ def _odd(darkest: int, brightest: int, known: PixelRange | None) -> str:
 
 
 def summarise(odd: Mapping[str, Sequence[str]], rows: Sequence[int]) -> list[str]:
-    """A line for each input and reason of `odd_values`: how many patches, and the first few of their `rows`."""
+    """A line for each input and reason of `odd_values`: how many patches, and the first of their `rows`."""
     lines = []
     for name, reasons in odd.items():
         for reason in dict.fromkeys(filter(None, reasons)):

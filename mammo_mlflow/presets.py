@@ -1,4 +1,4 @@
-"""The paper's experiments, and quick ones, as data.
+"""Presets: tables of parameter values for the paper's experiments, and for quick ones.
 
 Each preset is a table of parameter values by family, network and task. What the paper does not print is marked `not
 printed`: the value is then this project's choice. The paper prints the RMSprop rates as 2^-6 and 2^-5; it means 2e-6
@@ -15,7 +15,7 @@ from mammo_mlflow.names import registered_name
 
 Values = dict[str, checks.Value]
 Table = dict[tuple[str, str, str], Values]
-"""By family, network (`backbone`) and task."""
+"""Parameter values by family, network (`backbone`) and task."""
 
 _COMMON: Values = {
     "folds": 4,
@@ -44,7 +44,7 @@ _CHAPTER_5["pretrained", "inceptionv3", "mass_calc"] |= {"learning_rate": 2e-5}
 """`python -m mammo_mlflow pretrained --preset paper --task TASK --backbone BACKBONE --data DIR`.
 
 Cost on 2 cores and the real arrays: about the prefix activations of 24,084 views, once a backbone (see
-`docs/benchmarks.md`), then minutes. Figures of the paper, frozen: fold accuracy 0.78, 0.81, 0.81 (mass/calcification)
+`docs/benchmarks.md`), then minutes. Results of the paper, frozen: fold accuracy 0.78, 0.81, 0.81 (mass/calcification)
 and 0.64, 0.65, 0.61 (benign/malignant) for VGG16, ResNet50, InceptionV3; test accuracy 0.78, 0.83, 0.77 and 0.64, 0.57,
 0.62. With `--unfrozen-layers 1`: 0.85, 0.83, 0.75 and 0.61, 0.65, 0.57 (Tables 5.1, 5.2).
 """
@@ -88,7 +88,7 @@ _CHAPTER_4: Table = {
 """`python -m mammo_mlflow scratch --preset paper --task TASK --backbone SETTING --data DIR`, on the common 4 folds.
 
 `backbone=all` is the four settings that the paper keeps: class balancing, early stop, M2, and the ten folds' (25 epochs
-for mass/calcification, 30 for benign/malignant). `m1_author` stands beside `m1`, with other layers and no figure of the
+for mass/calcification, 30 for benign/malignant). `m1_author` stands beside `m1`, with other layers and no result of the
 paper. Cost on 2 cores and the real arrays: `docs/benchmarks.md`.
 """
 
@@ -98,7 +98,7 @@ _TABLES_4: Table = {
 }
 """`python -m mammo_mlflow scratch --preset table --task TASK --data DIR`: the five rows of Tables 4.1 and 4.2.
 
-The first four train on 70 % of the patients, and it is that very model that is tested; the last has ten folds. Figures
+The first four train on 70 % of the patients, and it is that very model that is tested; the last has ten folds. Results
 of the paper, test accuracy, mass/calcification: 0.67, 0.72, 0.78, 0.75, 0.80; benign/malignant: 0.43, 0.64, 0.65, 0.65,
 0.65. Early stopping watches an inner tenth of the training patients here, not the 30 % that are scored.
 """
@@ -126,7 +126,7 @@ _CHAPTER_6: Table = {
 }
 """`python -m mammo_mlflow siamese --preset paper --task TASK --backbone ENCODER --data DIR`.
 
-Figures of the paper, test accuracy, mass/calcification: scratch 0.67, VGG16 0.81, ResNet50 0.84; with
+Results of the paper, test accuracy, mass/calcification: scratch 0.67, VGG16 0.81, ResNet50 0.84; with
 `--unfrozen-layers 1`: VGG16 0.86, ResNet50 0.83. Benign/malignant: 0.64, 0.67, 0.67; 0.64, 0.68 (Tables 6.1, 6.2).
 """
 
@@ -139,7 +139,7 @@ _CONDITIONED: Values = _COMMON | {
 
 
 def _sources(approach: str, tuned: str) -> Values:
-    """ResNet50 for the features, VGG16 for the condition: of Siamese networks, or (B) of those without baselines."""
+    """The base models of an approach: ResNet50 for the features, VGG16 for the condition, Siamese ones but for B."""
     family = "pretrained" if approach == "b" else "siamese"
     features = registered_name("benign_malignant", family, "resnet50", tuned)
     condition = "" if approach == "c" else registered_name("mass_calc", family, "vgg16", tuned)
@@ -152,7 +152,7 @@ _CHAPTER_8: Table = {
 }
 """`python -m mammo_mlflow conditioned --preset paper --backbone APPROACH --data DIR`.
 
-Figure of the paper: approach A, test accuracy 0.60, both classes found about equally often; B found one class only.
+Result of the paper: approach A, test accuracy 0.60, both classes found about equally often; B found one class only.
 """
 
 _TEXTURE: Values = _COMMON | {
@@ -223,7 +223,7 @@ def preset_values(preset: str, backbone: str, task: str, family: str = "pretrain
 
 
 def networks(family: str, preset: str) -> tuple[str, ...]:
-    """What `backbone=all` means."""
+    """The networks that `backbone=all` means for a family and preset."""
     if family == "scratch":
         return ("m1", *KEPT) if preset == "table" else KEPT
     return NETWORKS[family]

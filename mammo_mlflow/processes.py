@@ -1,4 +1,4 @@
-"""What every process that works for another one does."""
+"""What worker processes share: ending with their parent, silence, and the Keras backend that they will use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 def serve_parent() -> None:
-    """Called in a child: Ctrl-C is left to the parent, and the child ends when that is gone, however it went."""
+    """Make this child process ignore Ctrl-C, and end when its parent is gone, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """What libraries below Python write to standard error meanwhile is thrown away."""
+    """Throw away what is written to standard error meanwhile, also by libraries in C."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -33,7 +33,7 @@ def silent_stderr() -> Iterator[None]:
 
 
 def keras_backend() -> str:
-    """The backend that children will use, as Keras finds it, without importing Keras."""
+    """The name of the Keras backend that worker processes will use, found as Keras does, without importing it."""
     if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"]
     config = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"

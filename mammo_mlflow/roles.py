@@ -1,4 +1,4 @@
-"""The roles of an experiment's parameters: who uses one, and what another value of it moves.
+"""The roles of an experiment's parameters: which families use one, and what another value of it changes.
 
 `cut`: the encoder's layers and shapes. `activations`: which of its own are cached. `training`: what is learned, and
 nothing before it. `judging`: which patches a fit is trained and scored on, and with which labels. `final`: what is made
@@ -24,15 +24,15 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "conditioned": ("a", "b", "c"),
     "texture": ("laws",),
 }
-"""What `backbone` may be in each family: a pretrained base, a setting of chapter 4, an encoder, an approach of chapter
-8."""
+"""What `backbone` may be in each family: a pretrained network, a setting of the paper's chapter 4, an encoder, an
+approach of its chapter 8."""
 FAMILIES = tuple(NETWORKS)
 
 T = TypeVar("T", bound=checks.Value)
 
 
 class Users(NamedTuple):
-    """Who uses a parameter: these families; of their networks those trained `whole`, or those that are not.
+    """The experiments that use a parameter: those of `families`; `whole`: only of networks trained whole, or only not.
 
     Beside what `counts` says of the rest of an experiment it changes no result, and no key.
     """
@@ -60,7 +60,9 @@ CACHED = Users(tuple(n for n in FAMILIES if n != "scratch"), False, lambda exper
 def parameter(
     default: T, help: str, check: checks.Check, only: Users = ALL, added: bool = False, moves: str = "training"
 ) -> T:
-    """A field; `only` are its users, `moves` says what another value moves, in the words above.
+    """A dataclass field that is a parameter: its default, help and check, its users, and what another value moves.
+
+    `only` are its users, `moves` is in the words above.
 
     One that was `added` to families that had results already is in their keys only where it is not the default.
     """
@@ -72,4 +74,4 @@ encoder, shape = partial(parameter, moves="cut activations"), partial(parameter,
 stored, source = partial(parameter, moves="activations"), partial(parameter, moves="source")
 judging, finishing = partial(parameter, moves="judging"), partial(parameter, moves="final")
 place, precise = partial(parameter, moves="place"), partial(parameter, moves="activations place")
-"""Fields by what they move."""
+"""Parameters by what another value moves."""

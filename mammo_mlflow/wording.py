@@ -1,4 +1,4 @@
-"""How problems and addresses are put into words that may be shown and stored: one line, and no secret in it."""
+"""Put exceptions and addresses into words that may be shown and stored: one line, without secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HIDDEN = "***"
 
 
 def scrubbed(text: str, *uris: str) -> str:
-    """A text in which every URI has lost its user and password; those of `uris` are hidden wherever they stand."""
+    """The text without user and password of any URI in it; passwords of `uris` are hidden wherever they stand."""
     if "@" in text or "=" in text:
         text = _IN_QUERY.sub(rf"\1{_HIDDEN}", _DATABASE_USER.sub(r"\1", _USER.sub(r"\1", text)))
     for uri in uris:
@@ -29,13 +29,13 @@ def scrubbed(text: str, *uris: str) -> str:
 
 
 def first_line(problem: BaseException | str, *uris: str, most: int = 500) -> str:
-    """The first line of what an exception says, without secrets; what kind it is where it says nothing."""
+    """The first line of an exception's message, without secrets; its kind in words where it has no message."""
     lines = scrubbed(str(problem), *uris).strip().splitlines()
     return lines[0].strip()[:most] if lines else f"an unexpected {_kind(type(problem).__name__)}"
 
 
 def reason(problem: BaseException) -> str:
-    """Why something ended, in words for a reader who has not seen the code: no traceback, no names of Python's."""
+    """Why something ended, in one line of words for users: no traceback, no names of Python's classes."""
     if isinstance(problem, (KeyboardInterrupt, SystemExit)):
         return "interrupted"
     if isinstance(problem, MemoryError):
@@ -49,7 +49,7 @@ def reason(problem: BaseException) -> str:
 
 
 def in_words(last_line: str) -> str:
-    """The last line of a traceback or of a reason as a reason in words, e.g. of `ValueError: no rows`."""
+    """The last line of a traceback in words: `ValueError: no rows` is `an unexpected value error: no rows`."""
     found = re.match(r"(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Warning|Exit))(?:: (.*))?$", last_line)
     if found is None:
         return scrubbed(last_line)
@@ -58,10 +58,10 @@ def in_words(last_line: str) -> str:
 
 
 class NoSecrets(logging.Filter):
-    """Lets every record of a log through, without the secrets that an address in it had."""
+    """A log filter that removes the secrets of addresses from every record, and drops none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Put the finished message in the place of its parts."""
+        """Replace the record's message by the finished one without secrets."""
         record.msg, record.args = scrubbed(record.getMessage()), None
         return True
 

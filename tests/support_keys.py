@@ -14,6 +14,9 @@ from unittest.mock import patch
 
 import numpy as np
 
+from mammo_mlflow.commands import COMMANDS
+from mammo_mlflow.commands.ensemble import EnsembleSettings
+from mammo_mlflow.ensembles.registered_ensemble import EnsembleSpec, ensemble_key
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, Description, LayerCut
@@ -21,9 +24,7 @@ from mammo_mlflow.jobs.executors import Executor
 from mammo_mlflow.planning.base_models import BaseModel, BaseModels
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import PRESETS, preset_values
-from mammo_mlflow.workflows.ensemble import ensemble_key
-from mammo_mlflow.workflows.options import EnsembleOptions, Options, SearchOptions
-from mammo_mlflow.workflows.search import _questions
+from mammo_mlflow.workflows.search import study_specs
 
 RELEASED = Path(__file__).parent / "upgrades" / "keys.json"
 PATCHES = 160
@@ -135,19 +136,22 @@ def studies(made):
     """By name: the study's key for each network and task that can be searched, in the spaces that are shipped."""
     found = {}
     for family in ("pretrained", "scratch", "siamese"):
-        for question in _questions(family, "all", "all", SAME, Options(), SearchOptions()):
-            paper = made.plans([build(question.task, question.paper, family)])[0]
-            found[f"{question.task} {family} {question.base['backbone']}"] = question.key(paper)
+        for spec in study_specs(COMMANDS["search"].options(family=family, task="all", **SAME)):
+            paper = made.plans([build(spec.task, spec.paper, family)])[0]
+            found[f"{spec.task} {family} {spec.base['backbone']}"] = spec.key(paper)
     return found
 
 
 def ensembles():
     """By name: the key of an ensemble of two members."""
     asked = {
-        "pretrained average": ("average", EnsembleOptions(method="average")),
-        "a,b svm": ("svm", EnsembleOptions(members="a,b", method="svm", threshold="youden", folds=3, seed=7)),
+        "pretrained average": ("average", EnsembleSettings(method="average")),
+        "a,b svm": ("svm", EnsembleSettings(members="a,b", method="svm", threshold="youden", folds=3, seed=7)),
     }
-    return {name: ensemble_key(["a", "b"], method, options, "test") for name, (method, options) in asked.items()}
+    return {
+        name: ensemble_key(["a", "b"], method, EnsembleSpec(**settings.model_dump()), "test")
+        for name, (method, settings) in asked.items()
+    }
 
 
 def all_keys():

@@ -13,7 +13,7 @@ import numpy as np
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine import assembly, ensemble
 from mammo_mlflow.engine.activations import network_encoder
-from mammo_mlflow.ensembles.methods import choose
+from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
@@ -101,9 +101,9 @@ def save_ensembles(folder):
     made.append(build(TASK, preset_values("quick", "scratch", TASK, "siamese"), "siamese"))
     parts, folder = tuple(part(one, folder) for one in made), folder / "ensemble"
     (objective,) = parse_objectives("roc_auc")
-    for method, found in choose(data, objective, resamples=10).items():
+    for method, found in fit_ensembles(data, objective, resamples=10).items():
         arrays = folder.with_name(Artifact.LEVEL1)
-        found.level1.save(arrays)
+        found.combiner.save(arrays)
         if not folder.exists():
             job = EnsembleJob(
                 name="",

@@ -1,5 +1,7 @@
 """The command as a user meets it: help, and every mistake one line, exit code 2, and no run."""
 
+import re
+import shlex
 import subprocess
 
 import h5py
@@ -8,35 +10,18 @@ import pytest
 from support import ROOT, SMALL, command, environment
 
 from mammo_mlflow.backbones import BACKBONES
-from mammo_mlflow.cli import COMMANDS
+from mammo_mlflow.commands import COMMANDS
+from mammo_mlflow.experiment import build
+from mammo_mlflow.presets import preset_values
 from mammo_mlflow.testing.commands import CommandContract
 
 TASK = ["--task", "mass_calc"]
-MISTAKES = {
-    **{
-        name: ((*TASK, "--folds", "1"), "folds: ")
-        for name in ("pretrained", "scratch", "siamese", "search", "controls")
-    },
-    "conditioned": (("--folds", "1"), "folds: "),
-    "ensemble": ((*TASK, "--folds", "1"), "folds: "),
-    "promote": ((*TASK, "--calibration", "2"), "calibration: "),
-    "predict": (("--model", "m", "--input", "nowhere", "--output", "no/folder.csv"), "output: "),
-    "request": (("--input", "nowhere", "--output", "request.json"), "nowhere: "),
-    "prepare": (("--source", "films", "--out", "made", "--workers", "-1"), "workers: "),
-    "report": (("--out", "/dev/null/report"), "out: "),
-    "reproduce": (("--scale", "smal"), "scale: "),
-    "serve": (("--model", "m", "--port", "-1"), "port: "),
-}
 
 
 class TestEveryCommand(CommandContract):
     @pytest.fixture(params=COMMANDS)
     def command(self, request):
-        return request.param
-
-    @pytest.fixture
-    def mistake(self, command):
-        return MISTAKES[command]
+        return COMMANDS[request.param]
 
 
 INLINE = ["--executor", "inline"]
@@ -232,7 +217,55 @@ def test_windows_is_one_line_that_names_wsl(cli, tmp_path, monkeypatch):
 def test_help_names_every_command(cli):
     outcome = cli("--help", command=None)
     assert outcome.code == 0
-    assert [name for name in COMMANDS if name not in outcome.out] == []
+    for name, one in COMMANDS.items():
+        assert f"  {name} " in outcome.out and one.summary in outcome.out
+
+
+def test_help_tells_what_presets_give_as_far_as_it_is_known(cli):
+    said = " ".join(cli("--help").out.split())
+    assert "(default: 12 in quick, 40 or 50 in paper)" in said  # epochs
+    narrowed = " ".join(cli("--backbone", "vgg16", "--data", "DIR", *TASK, "--help").out.split())
+    assert "from scratch (default: 2e-06)" in narrowed and "in paper)" not in narrowed
+    assert "(default: by network in paper" not in narrowed
+
+
+def test_settings_prints_the_whole_experiment_and_where_each_value_is_from(cli, tmp_path):
+    outcome = cli("pretrained", *TASK, "--epochs", "7", "--early-stop", "3", command="settings")
+    assert outcome.code == 0, outcome.err
+    parameters = outcome.out.split("pretrained: options")[0]
+    rows = {line.split()[0]: line.split()[1:] for line in parameters.splitlines()}
+    assert rows["epochs"] == ["7", "7", "7", "given"]
+    assert rows["pooling"] == ["average", "average", "average", "preset", "quick"]
+    assert rows["final_epochs"] == ["0", "0", "0", "default"]
+    assert re.search(r"^preset +quick +default$", outcome.out, re.MULTILINE)
+    experiment = build("mass_calc", {**preset_values("quick", "vgg16", "mass_calc"), "epochs": 7, "early_stop": 3})
+    for name, value in experiment.flat().items():
+        assert rows[name][0] == (str(value).lower() if isinstance(value, bool) else str(value))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.example and name != "settings"])
+def test_settings_resolves_the_example_of_every_command(cli, tmp_path, name):
+    outcome = cli(name, *shlex.split(COMMANDS[name].example), command="settings")
+    assert outcome.code == 0, outcome.err
+    for option in shlex.split(COMMANDS[name].example)[::2]:
+        (line,) = [one for one in outcome.out.splitlines() if one.startswith(f"{option[2:].replace('-', '_')} ")][:1]
+        assert "given" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_a_search_tells_what_is_drawn(cli):
+    outcome = cli("search", *TASK, "--backbone", "vgg16", "--momentum", "0.8", command="settings")
+    rows = {line.split()[0]: line for line in outcome.out.splitlines()}
+    assert "drawn: 1e-06 to 0.003" in rows["learning_rate"]
+    assert rows["momentum"].endswith("given") and "0.8" in rows["momentum"]
+    assert "drawn: architecture head" in rows["dense"]
+
+
+def test_settings_of_an_unknown_command_or_a_mistake(cli, tmp_path):
+    refused(cli("pretraind", command="settings"), tmp_path, "command: unknown 'pretraind', did you mean 'pretrained'")
+    refused(cli("pretrained", *TASK, "--folds", "1", command="settings"), tmp_path, "folds: ", "from 2 to 1000")
+    refused(cli("pretrained", *TASK, "--fold", "3", command="settings"), tmp_path, "'--fold', did you mean '--folds'")
 
 
 def test_dry_run_tells_fits_time_and_disk_and_makes_no_run(keras, cli, tmp_path):
@@ -270,4 +303,4 @@ def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(system, tmp_path, cache)
 def test_the_console_script_is_the_module(system):
     shown = subprocess.run([*command("--help")], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0
-    assert "-m mammo_mlflow pretrained" in shown.stdout
+    assert "-m mammo_mlflow COMMAND" in shown.stdout

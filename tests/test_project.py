@@ -1,17 +1,15 @@
 """The files that describe the project tell the same story."""
 
 import re
+import runpy
 import shlex
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
-from mammo_mlflow.cli import make_parser
+from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.experiment import parameters
-from mammo_mlflow.testing.commands import options
-from mammo_mlflow.workflows.options import NOT_OF_ENSEMBLES, EnsembleOptions, Options, SearchOptions
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -33,21 +31,22 @@ def test_conda_installs_what_pyproject_asks_for():
     assert f">={python.removeprefix('python=')}," in PYPROJECT["project"]["requires-python"]
 
 
-def test_every_parameter_is_an_option_and_nothing_else_is():
-    beside = {"task", *(item.name for item in fields(Options))}
-    searching = {item.name for item in fields(SearchOptions)}
-    for family in ("pretrained", "scratch", "siamese"):
-        assert set(options(family)) == {item.name for item in parameters(family)} | beside | searching
-    assert set(options("conditioned")) == {item.name for item in parameters("conditioned")} | beside
-    every = {item.name for item in parameters()}
-    assert set(options("search")) == {"family"} | every | beside | searching
-    assert set(options("controls")) == {"family"} | every | beside
-    joining = {item.name for item in fields(EnsembleOptions)}
-    assert set(options("ensemble")) == {"task"} | joining | beside - set(NOT_OF_ENSEMBLES)
+def options(command):
+    return set(COMMANDS[command].options.model_fields)
 
 
-def test_every_command_is_an_entry_point():
-    assert set(make_parser().sub_parsers) == set(PROJECT["entry_points"]) - {"main"}
+def test_every_parameter_of_a_family_is_an_option_of_its_command():
+    for family in ("pretrained", "scratch", "siamese", "conditioned"):
+        every = {item.name for item in parameters()}
+        assert options(family) & every == {item.name for item in parameters(family)}
+    assert {item.name for item in parameters()} <= options("search") & options("controls")
+
+
+def test_the_project_and_the_docs_are_written_from_the_commands():
+    written = runpy.run_path(str(ROOT / "scripts" / "command_tables.py"))
+    assert (ROOT / "MLproject").read_text(encoding="utf-8") == written["project"](), "run scripts/command_tables.py"
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written["page"]()
+    assert set(PROJECT["entry_points"]) == {"main", *COMMANDS}
 
 
 def test_the_readmes_commands_exist():
@@ -58,11 +57,11 @@ def test_the_readmes_commands_exist():
         entry = words[words.index("-e") + 1] if "-e" in words else "main"
         assert entry in PROJECT["entry_points"]
         given = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-P"]
-        assert set(given) <= set(options("pretrained" if entry == "main" else entry)), words
+        assert set(given) <= options("pretrained" if entry == "main" else entry), words
     for words in (shlex.split(line) for line in command_lines() if "-m mammo_mlflow" in line):
         words = words[words.index("mammo_mlflow") + 1 :]
         spelled = {word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
-        assert spelled - {"help"} <= set(options(words[0])), words
+        assert spelled - {"help"} <= options(words[0]), words
 
 
 def test_the_readmes_two_commands():
@@ -75,7 +74,7 @@ def test_the_readmes_parameters_exist():
     table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
     named = {name for cell in table for name in re.findall(r"`([a-z_]+)`", cell)}
     assert {"task", "backbone", "data"} <= named
-    assert named - set(PROJECT["entry_points"]) <= set(options("pretrained"))
+    assert named - set(PROJECT["entry_points"]) <= options("pretrained")
 
 
 def test_the_readmes_links_lead_somewhere():
@@ -90,3 +89,18 @@ def test_compact_weights_are_packaged_with_their_licences():
     assert {"vgg16.npz", "resnet50.npz"} <= {path.name for path in files}
     assert any("LICENSE" in path.name for path in files)
     assert sum(path.stat().st_size for path in files) < 40e6
+
+
+def test_pre_commit_runs_the_linters_of_ci_and_downloads_nothing():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = repository["hooks"]
+    assert repository["repo"] == "local"
+    assert {hook["language"] for hook in hooks} == {"system"}
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [hook["entry"] for hook in hooks] == [line for line in lines if line.startswith(("ruff", "mypy", "lint"))]
+
+
+def test_development_has_all_that_the_tests_have():
+    assert "mammo-mlflow[test]" in PYPROJECT["dependency-groups"]["dev"]
+    assert (ROOT / "mammo_mlflow" / "py.typed").exists()
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["mammo_mlflow"]

@@ -1,1 +1,1 @@
-"""Ensembles of members' out-of-fold predictions: weights, stackers, and what they are honestly worth."""
+"""Ensembles of registered models, fitted and scored on the members' out-of-fold predictions."""

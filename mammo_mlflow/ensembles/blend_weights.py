@@ -1,7 +1,8 @@
-"""Weights of an average of members' probabilities, chosen on out-of-fold predictions.
+"""Find the weights of a weighted average of members' probabilities, on their out-of-fold predictions.
 
-Every search here answers several questions at once: `left_out` names folds to leave out, None for none, and there is a
-result for each. Equal scores go to fewer members, then to what was tried first.
+Every search here does several at once: `left_out` are folds to leave out, None for none, and there is a result for
+each. `data` has the probabilities float (n, m) of m members. Of equal scores the one with fewer members wins, then the
+one that was tried first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TIE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class BlendWeights:
-    """Weights (m,) ≥ 0 that sum to one, and their score on the rows on which they were chosen, hence optimistic.
+    """Blend weights float64 (m,) ≥ 0 that sum to one, and their score on the rows they were chosen on: optimistic.
 
     `evaluated`: how many blends were scored to find them.
     """
@@ -41,7 +42,7 @@ class BlendWeights:
 
 
 def average(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[BlendWeights]:
-    """Equal weights, which nothing chose."""
+    """Equal weights: the plain average."""
     scorer = _Scorer(data, objective, left_out)
     weights = np.full(data.members, 1 / data.members)
     return [scorer.result(weights, score, 1) for score in scorer.gains(weights[None])[0]]
@@ -53,7 +54,7 @@ def grid(
     levels: Sequence[float] = PAPER_LEVELS,
     left_out: Sequence[int | None] = (None,),
 ) -> list[BlendWeights]:
-    """The best of all combinations of `levels`, one for each member, normalised to sum to one.
+    """The best weights of all combinations of `levels`, one for each member, normalised to sum to one.
 
     With more than six members, or two million combinations, only one member's weight changes at a time: from the best
     member alone, round and round, each to its best level, until none gains. The note then says so.
@@ -72,7 +73,7 @@ def grid(
 
 
 def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[BlendWeights]:
-    """`grid` in steps of a tenth; of a fifth for six members, whose 1.8 million tenths would take minutes."""
+    """The best weights on a grid of tenths; of fifths for six members, whose 1.8 million tenths would take minutes."""
     steps = 5 if data.members == EXHAUSTIVE_MEMBERS else 10
     found = grid(data, objective, [step / steps for step in range(steps + 1)], left_out)
     return [replace(one, note="; ".join(filter(None, [f"steps of 1/{steps}", one.note]))) for one in found]
@@ -81,7 +82,7 @@ def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | No
 def greedy(
     data: OutOfFold, objective: Objective, bag: int = 50, left_out: Sequence[int | None] = (None,)
 ) -> list[BlendWeights]:
-    """Selection with replacement (Caruana et al. 2004, ICML, section 2): weights are shares of a bag of members.
+    """Weights by greedy selection with replacement (Caruana et al. 2004, ICML, section 2): shares of a bag of members.
 
     The bag starts with the N best members, N such that their average is best (sorted initialisation); then the member
     that helps most joins, again and again, until `bag` are in it or none helps.
@@ -90,23 +91,23 @@ def greedy(
     return [_select(scorer, bag, column) for column in range(len(left_out))]
 
 
-Optimise = Callable[[int, Callable[[Floats], float]], tuple[Floats, int]]
-"""From the number of members and the gain of weights (m,) to the best weights found, and how many were tried."""
+Optimiser = Callable[[int, Callable[[Floats], float]], tuple[Floats, int]]
+"""From the number of members and a function from weights (m,) to their gain: the best ones, and how many it tried."""
 
 
-def tuned(
-    data: OutOfFold, objective: Objective, optimise: Optimise, left_out: Sequence[int | None] = (None,)
+def optimised(
+    data: OutOfFold, objective: Objective, optimiser: Optimiser, left_out: Sequence[int | None] = (None,)
 ) -> list[BlendWeights]:
-    """Weights that an optimiser finds, which is given their gain."""
+    """Weights that an optimiser finds; it is given a function from weights (m,) to their gain."""
     scorer, found = _Scorer(data, objective, left_out), []
     for column in range(len(left_out)):
-        weights, evaluated = optimise(data.members, lambda w, c=column: float(scorer.gains(w[None], c)[0]))  # type: ignore[misc]
+        weights, evaluated = optimiser(data.members, lambda w, c=column: float(scorer.gains(w[None], c)[0]))  # type: ignore[misc]
         found.append(scorer.result(weights, float(scorer.gains(weights[None], column)[0]), evaluated))
     return found
 
 
 def candidates(levels: Floats, members: int) -> Floats:
-    """All combinations of `levels`, in their order, as weights (B, members) that sum to one; fewer members first.
+    """All combinations of `levels` as weights float64 (B, members) that sum to one; fewer members first.
 
     Of several that are multiples of one another only the first stays, and all-zero is none.
     """
@@ -124,7 +125,7 @@ def candidates(levels: Floats, members: int) -> Floats:
 
 
 class _Scorer:
-    """Scores of weights over the questions of `left_out`; a gain is a score, or minus it where less is better."""
+    """Scores weights without each of the folds `left_out`; a gain is a score, or minus it where less is better."""
 
     def __init__(self, data: OutOfFold, objective: Objective, left_out: Sequence[int | None]) -> None:
         check_metric(objective)
@@ -135,14 +136,17 @@ class _Scorer:
         self.members = data.members
 
     def gains(self, weights: Floats, column: int | None = None) -> Floats:
-        """(B, S) for weights (B, m), or (B,) of one question; minus infinity where the objective is undefined."""
+        """Gains (B, S) of weights (B, m) for the S entries of `left_out`, or (B,) for the one in `column`.
+
+        Minus infinity where the objective is undefined.
+        """
         kept = self._kept if column is None else self._kept[column : column + 1]
         normal = weights / weights.sum(axis=1, keepdims=True)
         found = np.nan_to_num(self._sign * self._blends.scores(normal, kept), nan=-np.inf)
         return found if column is None else found[:, 0]
 
     def result(self, weights: Floats, gain: float, evaluated: int, note: str = "") -> BlendWeights:
-        """Raise UserError where the objective is undefined for every blend."""
+        """The weights (m,) found, with their score. Raises UserError where the objective is undefined for all."""
         if not np.isfinite(gain):
             raise expected("objective", f"folds in which {self._objective.name} is defined", "none")
         return BlendWeights(weights / weights.sum(), self._sign * float(gain), evaluated, note)

@@ -1,4 +1,4 @@
-"""How differently members decide: what an ensemble of them can gain from (Kuncheva & Whitaker 2003, ML 51:181-207)."""
+"""Measure how differently the members of an ensemble decide (Kuncheva & Whitaker 2003, ML 51:181-207)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mammo_mlflow.evaluation.weighted import Floats
 
 @dataclass(frozen=True, eq=False)
 class Disagreement:
-    """Symmetric (m, m) tables over pairs of members.
+    """Symmetric tables float64 (m, m) over pairs of m members.
 
     `different`: share of patches decided differently; `correlation`: Pearson's, of the probabilities, NaN for a
     constant member; `kappa`: Cohen's (1960), of the decisions, NaN where chance alone agrees on all; `double_fault`:
@@ -27,8 +27,10 @@ class Disagreement:
 
 
 def disagreement(labels: npt.ArrayLike, probabilities: npt.ArrayLike, thresholds: npt.ArrayLike = 0.5) -> Disagreement:
-    """The tables for probabilities (n, m) and labels (n,); a member's probability ≥ its threshold (m,) is positive.
+    """Compare the decisions of m members on n patches, pair by pair.
 
+    `labels` int (n,) of 0 and 1; `probabilities` float (n, m) in [0, 1]; `thresholds` float (m,), or one for all: a
+    probability at or above a member's threshold is positive.
     Raises ValueError for arrays that do not fit together, UserError for probabilities outside [0, 1].
     """
     p = np.asarray(probabilities, dtype=np.float64)

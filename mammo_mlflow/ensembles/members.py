@@ -1,4 +1,4 @@
-"""The members of an ensemble: registered models of one task, with their out-of-fold and stored test predictions."""
+"""Find the members of an ensemble: registered models of one task, with their out-of-fold and test predictions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mammo_mlflow.planning.find_base_models import BaseModelSearch, Command, Not
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import KEPT
+from mammo_mlflow.tracking.registry import Version
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 
 FEWEST = 2
@@ -40,16 +41,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A registered model, what it is called among the others, and its stored test predictions (m,)."""
+    """A registered model in an ensemble: its name there, and its stored test probabilities float (m,)."""
 
     name: str
-    source: BaseModel
+    base_model: BaseModel
     test: Floats
 
     @property
     def plan(self) -> Plan:
-        """What it was trained by."""
-        return self.source.plan
+        """The plan that it was trained by."""
+        return self.base_model.plan
 
 
 def find_members(
@@ -61,10 +62,10 @@ def find_members(
     folds: np.ndarray,
     command: Command,
 ) -> list[Member]:
-    """The models that `members` means: a set of `SETS`, or names with commas between (`name`, `name@alias`, `name/3`).
+    """Find the models of a set of `SETS`, or of names with commas between (`name`, `name@alias`, `name/3`).
 
     Of a set, those that are registered; the others are told in the log, with the commands that make them. All have
-    been trained on the planner's data and on `folds` (n,), those of `cv`.
+    been trained on the planner's data and on `folds` int (n,), those of `cv`.
 
     Raises `UserError`: fewer than two, a name that is not registered, a model on other data or folds, a line for each.
     """
@@ -86,8 +87,8 @@ def find_members(
                 folds=folds,
                 command=command,
             )
-            source = search.find()
-            found.append(Member(name.removeprefix(prefix), source, _test(bench, source)))
+            base_model = search.find()
+            found.append(Member(name.removeprefix(prefix), base_model, _stored_test(bench, base_model.version)))
         except NotRegistered as problem:
             missing.append(problem.brief if of_set else str(problem))
         except UserError as problem:
@@ -105,10 +106,11 @@ def find_members(
     return found
 
 
-def _test(bench: Workbench, source: BaseModel) -> Floats:
-    writer, run_id = bench.writer, source.version.run_id
+def _stored_test(bench: Workbench, version: Version) -> Floats:
+    """The test probabilities (m,) that were stored as a model was judged. Raises `UserError` where they are gone."""
+    writer, run_id = bench.writer, version.run_id
     target = bench.scratch / f"member-{run_id}"
     path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
     if path is None:
-        raise expected("members", "a model with its test predictions", f"{source.version} without {Artifact.TEST}")
+        raise expected("members", "a model with its test predictions", f"{version} without {Artifact.TEST}")
     return pd.read_parquet(path)["probability"].to_numpy(np.float64)

@@ -1,4 +1,4 @@
-"""The ways to make an ensemble of members: a closed table, and what each gives on the same predictions."""
+"""The table of ensemble methods, and the ensembles that they make of the same out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mammo_mlflow.ensembles.blend_weights import BlendWeights, average, greedy, grid, grid_fine
-from mammo_mlflow.ensembles.nested import Method, each, nested
+from mammo_mlflow.ensembles.nested import Method, method_of, nested_predictions
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.estimate import Estimate
@@ -16,7 +16,7 @@ from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.level1 import Combiner
 
 ENSEMBLE_VERSION = 3
-"""The version of ensembles: raised where any method, their nested figures or the joined model give other numbers.
+"""The version of ensembles: raised where any method, their nested scores or the joined model give other numbers.
 
 An ensemble is then made anew, of the same members: their folds do not know this number.
 """
@@ -24,20 +24,20 @@ An ensemble is then made anew, of the same members: their folds do not know this
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FittedEnsemble:
-    """A method's level 1, made of all rows, and two figures of the objective.
+    """The combiner that a method fits on all rows, and two scores of the objective.
 
-    `chosen_on` is its score on the very rows it was made of, which is optimistic; `nested` the honest figure, with its
-    interval, of `probabilities` (n,), which nested cross-validation gives.
+    `chosen_on` is its score on the very rows that it was fitted on, which is optimistic. `nested`, with its interval,
+    is the score of `probabilities` float (n,), the nested out-of-fold predictions, and is not.
     """
 
     method: str
-    level1: Combiner
+    combiner: Combiner
     chosen_on: float
     nested: Estimate
     probabilities: Floats
 
 
-def choose(
+def fit_ensembles(
     data: OutOfFold,
     objective: Objective,
     methods: Sequence[str] | None = None,
@@ -45,9 +45,10 @@ def choose(
     resamples: int = 2000,
     known: Mapping[str, Method] | None = None,
 ) -> dict[str, FittedEnsemble]:
-    """The ensemble of each method asked for, by its name in `known`, by default `METHODS`; all by default.
+    """Fit an ensemble by each of `methods`, names of the table `known` (`METHODS` by default); by all of it by default.
 
-    `data` are the predictions (n, m) of m members. Scores are the folds', as in `weighted.statistic`.
+    `data` has the out-of-fold probabilities float (n, m) of m members. Scores are the folds', as in
+    `weighted.statistic`; `resamples` and `seed` are of their bootstrap intervals and of what methods draw.
 
     Raises UserError for an unknown method, `seconds` as objective, one class, one fold, or too few patients of a class.
     """
@@ -70,14 +71,14 @@ def _ensemble(
     seed: int,
     resamples: int,
 ) -> FittedEnsemble:
-    level1, honest = nested(method, data, objective, seed)
-    estimate = data.saying(honest).estimate(objective.name, resamples, seed)
-    chosen_on = data.saying(level1.predict(data.probabilities)).score(objective.name)
-    return FittedEnsemble(method=name, level1=level1, chosen_on=chosen_on, nested=estimate, probabilities=honest)
+    combiner, nested = nested_predictions(method, data, objective, seed)
+    estimate = data.saying(nested).estimate(objective.name, resamples, seed)
+    chosen_on = data.saying(combiner.predict(data.probabilities)).score(objective.name)
+    return FittedEnsemble(method=name, combiner=combiner, chosen_on=chosen_on, nested=estimate, probabilities=nested)
 
 
 def weights_method(search: Callable[..., list[BlendWeights]]) -> Method:
-    """A search of `weights` as a method."""
+    """Make a method of a search for blend weights (see `blend_weights`)."""
 
     def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Combiner]:
         found = search(data, objective, left_out=left_out)
@@ -91,7 +92,7 @@ def _stacked(name: str) -> Method:
         check_stackable(data.labels, data.units)
         return STACKERS[name](data.probabilities, data.labels, data.units, seed)
 
-    return each(fit)
+    return method_of(fit)
 
 
 METHODS: dict[str, Method] = {
@@ -101,3 +102,4 @@ METHODS: dict[str, Method] = {
     "greedy": weights_method(greedy),
     **{name: _stacked(name) for name in STACKERS},
 }
+"""The ensemble methods by name, but the one by Optuna, which `workflows.ensemble` adds."""

@@ -1,4 +1,4 @@
-"""Nested cross-validation: what a method of making ensembles is worth on folds it has not seen.
+"""Nested cross-validation of ensemble methods: the score of a method on folds that it has not seen.
 
 The score of an ensemble on the predictions on which it was chosen is optimistic. Here each fold is predicted by the
 ensemble that the same method makes of the other folds (Varma & Simon 2006, BMC Bioinformatics 7:91; Stone 1974).
@@ -17,11 +17,11 @@ from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.level1 import Combiner
 
 Method = Callable[[OutOfFold, Objective, int, Sequence[int | None]], list[Combiner]]
-"""From predictions, objective, seed and folds to leave out, None for none, to a level 1 for each of these."""
+"""An ensemble method: from predictions, objective, seed and folds to leave out, None for none, a combiner for each."""
 
 
-def each(fit: Callable[[OutOfFold, Objective, int], Combiner]) -> Method:
-    """A method that fits the rows without each fold anew."""
+def method_of(fit: Callable[[OutOfFold, Objective, int], Combiner]) -> Method:
+    """Make a method of a function that fits one combiner; it is called for each fold to leave out."""
 
     def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Combiner]:
         return [fit(data.without(fold), objective, seed) for fold in left_out]
@@ -29,9 +29,10 @@ def each(fit: Callable[[OutOfFold, Objective, int], Combiner]) -> Method:
     return method
 
 
-def nested(method: Method, data: OutOfFold, objective: Objective, seed: int = 0) -> tuple[Combiner, Floats]:
-    """The level 1 of all rows, and nested out-of-fold probabilities (n,): each fold's from the level 1 of the others.
+def nested_predictions(method: Method, data: OutOfFold, objective: Objective, seed: int = 0) -> tuple[Combiner, Floats]:
+    """Fit a method's combiner on all rows, and predict each fold by the combiner that it fits on the others.
 
+    `data` has probabilities float (n, m) of m members; the nested out-of-fold probabilities are float64 (n,).
     Raises UserError for a single fold, or where without one fold there is one class only.
     """
     folds = [int(fold) for fold in np.unique(data.folds)]
@@ -42,7 +43,7 @@ def nested(method: Method, data: OutOfFold, objective: Objective, seed: int = 0)
             raise expected("folds", "both classes without any one fold", f"one class without fold {fold + 1}")
     final, *others = method(data, objective, seed, [None, *folds])
     probabilities = np.empty(len(data.labels))
-    for fold, level1 in zip(folds, others, strict=True):
+    for fold, combiner in zip(folds, others, strict=True):
         rows = data.folds == fold
-        probabilities[rows] = level1.predict(data.probabilities[rows])
+        probabilities[rows] = combiner.predict(data.probabilities[rows])
     return final, probabilities

@@ -1,4 +1,4 @@
-"""Models of level 1 fitted on members' out-of-fold probabilities (stacking; Wolpert 1992, Neural Networks 5:241-259).
+"""Fit combiners on members' out-of-fold probabilities (stacking; Wolpert 1992, Neural Networks 5:241-259).
 
 Each function takes probabilities float64 (n, m), labels int64 (n,) of 0 and 1, units (n,) that are never split, as
 patients are, and a seed, and gives plain arrays. All but `dense` standardise the probabilities first.
@@ -118,7 +118,7 @@ STACKERS: dict[str, Callable[[Floats, Ints, Ints, int], Combiner]] = {
 
 
 def check_stackable(labels: Ints, units: Ints) -> None:
-    """Raise UserError where a class has fewer units than `svm` needs folds."""
+    """Check that each class has as many units as `svm` needs folds. Raises UserError."""
     fewest = min(len(np.unique(units[labels == value])) for value in (0, 1))
     if fewest < PLATT_FOLDS:
         raise expected("labels", f"at least {PLATT_FOLDS} patients (or patches) of each class to stack on", fewest)

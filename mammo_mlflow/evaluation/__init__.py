@@ -1,1 +1,1 @@
-"""Evaluation: metrics with intervals, decision thresholds, patients as units, figures. Imports no other room."""
+"""Evaluation of predictions: metrics with intervals, thresholds, paired tests, promotion gates, figures."""

@@ -1,8 +1,8 @@
-"""The interval of a ROC AUC: a score interval on the binormal variance, patients as clusters.
+"""The confidence interval of a ROC AUC: a score interval on the binormal variance, patients as clusters.
 
 The error of an AUC shrinks as the AUC nears 1, so that an interval with one standard error for both ends, DeLong's or
-the bootstrap's, is too short where the AUC is high by luck. A score interval (Wilson 1927, JASA 22:209-212) asks of
-each value θ whether the AUC found lies within its error *at θ*, (AUC - θ)² ≤ t² V(θ), and never is a point. Here
+the bootstrap's, is too short where the AUC is high by luck. A score interval (Wilson 1927, JASA 22:209-212) holds each
+value θ for which the AUC found lies within its error *at θ*, (AUC - θ)² ≤ t² V(θ), and never is a point. Here
 
     V(θ) = V · B(θ) / B(AUC),   B(θ) the variance of a patch's placement in a binormal model of that AUC
 
@@ -37,9 +37,10 @@ _EDGE = 1e-12
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Fold:
-    """A fold's pairs, its AUC, and how much the AUC moves with each patient's positives and negatives, (2, k).
+    """A fold's number of pairs of a positive and a negative patch, its AUC, and the AUC's jackknife deviations.
 
-    `worth` (2,): the effective numbers of patients of the two classes; `tied`: no pair is decided.
+    `moves` float64 (2, k): by how much the AUC moves without each patient's positives and negatives; `worth` float64
+    (2,): the effective numbers of patients of the two classes; `tied`: all pairs are ties.
     """
 
     pairs: int
@@ -52,10 +53,11 @@ class _Fold:
 def auc_estimate(
     labels: Ints, probabilities: Floats, folds: Ints | None, patients: Ints, confidence: float
 ) -> Estimate:
-    """ROC AUC with its interval; with `folds` only pairs within a fold count. All (n,), patients from 0 on.
+    """The ROC AUC with its interval at `confidence`, in (0, 1); with `folds` only pairs within a fold count.
 
-    There is none, for a reason that is said, with fewer than `LEAST_PATIENTS` patients of a class, where a fold that
-    has pairs has one patient of a class, and where all probabilities are equal.
+    `labels` int64 (n,) of 0 and 1, `probabilities` float64 (n,) in [0, 1], `folds` int64 (n,) or None, `patients` int64
+    (n,), numbered from 0. The estimate has a reason instead of an interval with fewer than `LEAST_PATIENTS` patients of
+    a class, where a fold that has pairs has one patient of a class, and where all probabilities are equal.
     """
     clusters = int(patients.max()) + 1
     rows = fold_rows(labels, folds)
@@ -88,7 +90,7 @@ def auc_estimate(
 
 
 def placement_variance(auc: float) -> float:
-    """The variance of the share of negatives below a positive, in a binormal model of equal variances: B above.
+    """The variance of the share of negatives below a positive, in a binormal model of equal variances (B above).
 
     Two negatives below one positive are two normal differences with a correlation of 1/2.
     """
@@ -97,7 +99,7 @@ def placement_variance(auc: float) -> float:
 
 
 def score_interval(auc: float, scale: float, quantile: float) -> tuple[float, float]:
-    """The values θ for which (auc - θ)² ≤ quantile² · scale · B(θ), which are an interval."""
+    """The ends of the interval of all θ for which (auc - θ)² ≤ quantile² · scale · B(θ)."""
 
     def outside(value: float) -> float:
         return (auc - value) ** 2 - quantile**2 * scale * placement_variance(value)
@@ -109,6 +111,7 @@ def score_interval(auc: float, scale: float, quantile: float) -> tuple[float, fl
 
 
 def _fold(labels: Ints, probabilities: Floats, patients: Ints, clusters: int) -> _Fold:
+    """The statistics of a fold of both classes, arrays (n,); `clusters` is the number k of patients of all folds."""
     placed = placements(labels, probabilities)
     auc = float(placed[0].mean())
     moves, worth = [], []
@@ -124,7 +127,7 @@ def _fold(labels: Ints, probabilities: Floats, patients: Ints, clusters: int) ->
 
 
 def _freedom(variances: Floats, freedoms: Floats) -> float:
-    """Satterthwaite's degrees of freedom of a sum of variances (2,), each with its own (2,), at least 1."""
+    """Satterthwaite's degrees of freedom of a sum of variances (2,), each of which has `freedoms` (2,), at least 1."""
     freedoms = np.maximum(freedoms, 1.0)
     if not variances.sum():
         return float(freedoms.min())

@@ -1,8 +1,8 @@
-"""A metric of many blends of the same predictions at once: what a search over weights asks thousands of times.
+"""A metric of many blends (weighted averages) of members' predictions at once, for searches over blend weights.
 
 `weighted` has one vector of probabilities under many weightings of patches; here are many vectors, unweighted. Every
 metric is a quotient of sums over folds, or a mean of two, so that one pass counts each fold and then scores any choice
-of folds. The numbers are those of `weighted.statistic` (a test compares them).
+of folds. The values are those of `weighted.statistic` (a test compares them).
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ import numpy as np
 from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT, Floats, Ints, fold_rows, log_losses, ratio
 
 BLOCK_CELLS = 400_000
-"""Blended probabilities held at once by a thread: 3 MB, which stays within a processor's cache."""
+"""Blended probabilities that a thread holds at once: 3 MB, which stays within a processor's cache."""
 
 ROUNDING = 2.0**10
 """Adding and subtracting it rounds probabilities to multiples of 2^-42, so that blends that are equal but for the last
 digits of a sum, as 0.5 × (0.2 + 0.4) and 0.5 × (0.3 + 0.3), are equal."""
 
 Count = Callable[[Floats, Ints], Floats]
+"""From blends (B, n) and labels (n,) of a fold to the q numerators of a metric, (B, q)."""
 Total = Callable[[Ints], list[int]]
+"""From labels (n,) of a fold to the q denominators of a metric."""
 
 
 class Blends:
-    """The blends of members' probabilities (n, m), scored by a metric of `labels` (n,) within `folds` (n,).
+    """Scores blends of m members' probabilities by a metric, within folds.
 
-    `metric`: `roc_auc`, `accuracy`, `balanced_accuracy`, `log_loss` or `sensitivity_at_specificity=S`; ValueError for
-    another name. Arrays are taken as `weighted.checked` and `weighted.codes` give them.
+    `probabilities` float64 (n, m) in [0, 1], `labels` int64 (n,) of 0 and 1, `folds` int64 (n,). `metric`: `roc_auc`,
+    `accuracy`, `balanced_accuracy`, `log_loss` or `sensitivity_at_specificity=S`; ValueError for another name. Arrays
+    are taken as `weighted.checked` and `weighted.codes` give them.
     """
 
     def __init__(self, metric: str, probabilities: Floats, labels: Ints, folds: Ints) -> None:
@@ -44,9 +47,10 @@ class Blends:
         self._totals = np.array([total(y) for y in self._labels], dtype=np.float64)
 
     def scores(self, weights: Floats, kept: Floats | None = None) -> Floats:
-        """The metric of every blend `weights` (B, m) over every choice of folds: (B, S), NaN where undefined.
+        """The metric of B blends over S choices of folds, float64 (B, S), NaN where undefined.
 
-        `kept`: (S, folds) of 0 and 1, the folds in ascending order; by default one choice, all of them.
+        `weights`: float64 (B, m), the blend weights; `kept`: float64 (S, folds) of 0 and 1, which folds count, in
+        ascending order; by default one choice, all of them.
         """
         kept = np.ones((1, len(self._slices))) if kept is None else kept
         size = max(1, BLOCK_CELLS // self._members.shape[1])
@@ -57,6 +61,7 @@ class Blends:
             return np.concatenate(list(pool.map(lambda block: self._block(block, kept), blocks)))
 
     def _block(self, weights: Floats, kept: Floats) -> Floats:
+        """`scores` of as many blends as one thread computes at once."""
         blended = weights @ self._members
         blended += ROUNDING
         blended -= ROUNDING
@@ -65,7 +70,7 @@ class Blends:
 
 
 def _metric(metric: str) -> tuple[Count, Total]:
-    """How a fold's blends (B, n) and labels (n,) give numerators (B, q), and its labels denominators of length q."""
+    """The functions that give the numerators and denominators of a metric. Raises ValueError for another name."""
     name, _, argument = metric.partition("=")
     if name == SENSITIVITY_AT:
         return _found_at(float(argument)), lambda y: [int(y.sum()) if (y == 0).any() else 0]
@@ -75,7 +80,7 @@ def _metric(metric: str) -> tuple[Count, Total]:
 
 
 def _pairs_won(blended: Floats, labels: Ints) -> Floats:
-    """Pairs won, as in `weighted.pairs_won`, with half of each tie.
+    """The pairs won by each blend (`weighted.pairs_won`), a tie counting half, float64 (B, 1).
 
     Floats that are not negative order as their bits do, so that a label in the last bit is sorted along with its
     probability, negatives ahead of positives of the same one.
@@ -94,6 +99,7 @@ def _pairs_won(blended: Floats, labels: Ints) -> Floats:
 
 
 def _found_at(specificity: float) -> Count:
+    """A function that counts the positives found at the lowest threshold with this specificity."""
     allowed = 1 - specificity + 1e-9  # as in `weighted.sensitivity_at`
 
     def count(blended: Floats, labels: Ints) -> Floats:
@@ -111,14 +117,17 @@ def _found_at(specificity: float) -> Count:
 
 
 def _right(blended: Floats, labels: Ints) -> Floats:
+    """The right decisions of each blend at a threshold of 0.5, float64 (B, 1)."""
     return ((blended >= 0.5) == labels).sum(axis=1, keepdims=True).astype(np.float64)
 
 
 def _right_by_class(blended: Floats, labels: Ints) -> Floats:
+    """The right decisions of each blend on positives and on negatives, float64 (B, 2)."""
     return np.hstack([_right(blended[:, labels == value], labels[labels == value]) for value in (1, 0)])
 
 
 def _losses(blended: Floats, labels: Ints) -> Floats:
+    """The summed log loss of each blend, float64 (B, 1)."""
     return log_losses(labels, blended).sum(axis=1, keepdims=True)
 
 
@@ -128,3 +137,4 @@ METRICS: dict[str, tuple[Count, Total]] = {
     "balanced_accuracy": (_right_by_class, lambda y: [int(y.sum()), int((1 - y).sum())]),
     "log_loss": (_losses, lambda y: [len(y)]),
 }
+"""The numerators and denominators of each metric by name."""

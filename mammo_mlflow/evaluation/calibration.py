@@ -1,4 +1,4 @@
-"""How far probabilities are from the frequencies they claim."""
+"""The calibration error of predicted probabilities."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SMALLEST_BIN = 10
 
 
 def calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """The root of the mean squared difference between probability and frequency, over bins of patches.
+    """The calibration error: the root mean squared difference between predicted and observed frequency, over bins.
 
-    `labels` (n,) of 0 and 1, `probabilities` (n,). What chance alone adds to a bin's square is taken off: the debiased
-    estimator of Kumar, Liang & Ma 2019, "Verified Uncertainty Calibration", NeurIPS 32, for p = 2. Up to 15 bins of at
-    least ten patches; equal probabilities share a bin, so that the order of rows counts for nothing. NaN for fewer than
-    ten patches. Raises as `weighted.checked`.
+    `labels` int (n,) of 0 and 1, `probabilities` float (n,) in [0, 1]. What chance alone adds to a bin's square is
+    taken off: the debiased estimator of Kumar, Liang & Ma 2019, "Verified Uncertainty Calibration", NeurIPS 32, for
+    p = 2. Up to 15 bins of at least ten patches; equal probabilities share a bin, so that the order of rows counts for
+    nothing. NaN for fewer than ten patches. Raises ValueError and UserError as `weighted.checked`.
     """
     y, p = weighted.checked(labels, probabilities)
     bins = min(BINS, y.size // SMALLEST_BIN)
@@ -37,10 +37,11 @@ def calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> fl
 
 
 def _bins(patches: Ints, bins: int) -> Ints:
-    """The bin (k,) of each of k ascending values that so many `patches` (k,) have: 0, 1, … without a gap.
+    """The number of the bin of each of k ascending values, int64 (k,), from 0 on without gaps.
 
-    Patches in order are cut into `bins` equal parts, and a value's patches all go where the middle one of them lies.
-    What then has fewer than `SMALLEST_BIN` joins the next bin, at the end the one before.
+    `patches` int (k,): how many patches have each value. Patches in order are cut into `bins` equal parts, and a
+    value's patches all go where the middle one of them lies. What then has fewer than `SMALLEST_BIN` joins the next
+    bin, at the end the one before.
     """
     n = int(patches.sum())
     part = np.repeat(np.arange(bins), [len(rows) for rows in np.array_split(np.empty(n), bins)])

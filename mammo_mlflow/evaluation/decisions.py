@@ -1,4 +1,4 @@
-"""Whether two classifiers decide differently on the same patches (McNemar), and many p values at once (Holm)."""
+"""McNemar's test of two classifiers' decisions on the same patches, and Holm's correction of p values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import binomtest, norm
 
 @dataclass(frozen=True)
 class McNemar:
-    """`first_only` patches that only the first gets right, `second_only` the other way round, and the two-sided `p`."""
+    """The result of McNemar's test: the patches that only one of the classifiers gets right, and the two-sided p."""
 
     first_only: int
     second_only: int
@@ -20,12 +20,13 @@ class McNemar:
 
 
 def mcnemar(first_right: npt.ArrayLike, second_right: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> McNemar:
-    """McNemar's test on whether each of n decisions is right, bool (n,) of both.
+    """McNemar's test of two classifiers, of which bool (n,) say whether each decision is right.
 
-    Without `groups` it is exact (the binomial test; McNemar 1947, Psychometrika 12:153-157). With them, (n,) patients,
-    patches of one patient count together: z = Σ d / √Σ d², d a patient's difference of the two counts, the score test
-    of Obuchowski 1998, Statistics in Medicine 17:1495-1507, under the null hypothesis; with patients of one patch each
-    it is McNemar's without correction. p is 1 where nothing differs. Raises ValueError for arrays of other lengths.
+    Without `groups` the test is exact (the binomial test; McNemar 1947, Psychometrika 12:153-157). With them, (n,)
+    patients, patches of one patient count together: z = Σ d / √Σ d², d a patient's difference of the two counts, the
+    score test of Obuchowski 1998, Statistics in Medicine 17:1495-1507, under the null hypothesis; with patients of one
+    patch each it is McNemar's without correction. p is 1 where nothing differs. Raises ValueError for arrays of other
+    lengths.
     """
     a, b = np.asarray(first_right, bool), np.asarray(second_right, bool)
     if a.shape != b.shape:
@@ -46,7 +47,10 @@ def mcnemar(first_right: npt.ArrayLike, second_right: npt.ArrayLike, groups: npt
 
 
 def holm(p: npt.ArrayLike) -> np.ndarray:
-    """p values (k,) adjusted for k comparisons (Holm 1979, Scandinavian Journal of Statistics 6:65-70), NaN as NaN."""
+    """p values corrected for k comparisons by Holm's method, float64 (k,); NaN stays NaN and is not counted.
+
+    Holm 1979, Scandinavian Journal of Statistics 6:65-70. `p`: float (k,).
+    """
     values = np.asarray(p, float)
     adjusted = np.full(values.shape, math.nan)
     known = np.flatnonzero(~np.isnan(values))

@@ -1,4 +1,4 @@
-"""How much patches of one patient resemble one another, and what that does to counts of probabilities above a bound.
+"""The dependence between patches of one patient: its correlation, effective sample sizes and degrees of freedom.
 
 Within a class, probabilities are turned into normal scores; patches of one patient are taken to be correlated as two
 normal variables are (a Gaussian copula). That uses every probability, where the correlation of a few wrong decisions
@@ -14,17 +14,17 @@ from scipy.stats import rankdata
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 LEAST_PATIENTS = 3
-"""Patients without which a figure stands without an interval: of what it counts, of each class where it compares."""
+"""The fewest patients with which a score has an interval: of each class for one that compares classes."""
 TOO_FEW = f"fewer than {LEAST_PATIENTS} patients"
 ONE_CLASS = "patches of one class"
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _MOST = 0.99
-"""Correlations are cut here, where the integral below is still exact to 1e-6."""
+"""The largest correlation used, at which the integral below is still exact to 1e-6."""
 
 
 def exceedance_covariance(first: float, second: float, correlation: float) -> float:
-    """The covariance of whether two standard normal variables of a correlation in [0, 1) lie above two bounds.
+    """The covariance of the events that two standard normal variables, correlated in [0, 1), exceed their bounds.
 
     Plackett's integral over the correlation (Plackett 1954, Biometrika 41:351-360), with its arcsine as variable
     (Drezner & Wesolowsky 1990, Journal of Statistical Computation and Simulation 35:101-107). 0 for an infinite bound.
@@ -38,10 +38,11 @@ def exceedance_covariance(first: float, second: float, correlation: float) -> fl
 
 
 def patient_correlation(labels: Ints, probabilities: Floats, patients: Ints) -> float:
-    """The correlation, in [0, 0.99], of two normal scores of one patient; labels, probabilities, patients (n,).
+    """The correlation, in [0, 0.99], of the normal scores of two patches of one patient.
 
-    The intraclass correlation of the analysis of variance (Donner 1986, International Statistical Review 54:67-82);
-    0 where every patient has one patch.
+    `labels` int64 (n,), `probabilities` float64 (n,), `patients` int64 (n,), numbered from 0. The intraclass
+    correlation of the analysis of variance (Donner 1986, International Statistical Review 54:67-82); 0 where every
+    patient has one patch.
     """
     sizes = np.bincount(patients)
     n, k = len(labels), len(sizes)
@@ -61,13 +62,14 @@ def patient_correlation(labels: Ints, probabilities: Floats, patients: Ints) -> 
 
 
 def effective_number(sizes: Floats | Ints) -> float:
-    """How many patients of equal size those with `sizes` patches (k,) are worth (Kish 1965, ch. 11)."""
+    """The effective number of k patients with `sizes` patches (k,): (Σ sizes)² / Σ sizes² (Kish 1965, ch. 11)."""
     return float(sizes.sum() ** 2 / (sizes @ sizes))
 
 
 def variance_freedom(moves: Floats) -> float:
-    """The degrees of freedom of Σ moves² (k,) as an estimate of a variance: few where few patients have most of it.
+    """The degrees of freedom of a variance estimated as Σ moves² over k patients, fewer where few have most of it.
 
+    `moves` float64 (k,): each patient's contribution to the deviation of the estimate. The formula is
     2 / (Σ moves⁴ / (Σ moves²)² - 1/k), which is k for normal ones (O'Neill 2014, The American Statistician
     68:282-296, has the variance of a variance); infinite where all are equal in size.
     """

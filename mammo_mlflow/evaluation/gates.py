@@ -1,4 +1,4 @@
-"""What a candidate has to pass to become champion, judged on out-of-fold predictions alone."""
+"""The gates that a candidate has to pass to become champion, judged on out-of-fold predictions alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import delong
 
 RATES_CONFIDENCE = 0.9
-"""Of the intervals of sensitivity and specificity: a loss is established with a one-sided error of 5 %."""
+"""The confidence of the intervals of sensitivity and specificity: a loss is found with a one-sided error of 5 %."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition, whether it was passed, and the figures it rests on in words."""
+    """A gate's result: its name, whether the candidate passed, and the values that it rests on in words."""
 
     name: str
     passed: bool
@@ -28,11 +28,11 @@ class Gate:
 def better(
     candidate: OutOfFold, champion: OutOfFold, objective: Objective, error: float = 0.025, compared: int = 1
 ) -> Gate:
-    """The lead in the objective has an interval above 0, with a one-sided `error` over all settings `compared`.
+    """The gate that the candidate is better: the interval of its lead in the objective lies above 0.
 
-    Each setting has its equal share of the error (Bonferroni). The interval is normal: quantiles this far out are
-    beyond what resampling can tell. Its standard error is DeLong's for ROC AUC, patients being clusters, and the
-    bootstrap's for other objectives.
+    `error`: the one-sided error over all settings `compared`, of which each has an equal share (Bonferroni). The
+    interval is normal: quantiles this far out are beyond what resampling can tell. Its standard error is DeLong's for
+    ROC AUC, patients being clusters, and the bootstrap's for other objectives.
     """
     first, second = (candidate, champion) if objective.direction == "maximize" else (champion, candidate)
     arrays = candidate.labels, first.probabilities, second.probabilities, candidate.folds, candidate.groups
@@ -46,16 +46,16 @@ def better(
 
 
 def calibrated(candidate: OutOfFold, bound: float) -> Gate:
-    """The calibration error is at most `bound`."""
+    """The gate that the candidate is calibrated: its calibration error is at most `bound`."""
     error = calibration_error(candidate.labels, candidate.probabilities)
     return Gate("calibrated", bool(error <= bound), f"calibration error {error:.3f}, at most {bound:g}")
 
 
 def no_loss(rate: str, candidate: OutOfFold, champion: OutOfFold, bound: float = 0.0) -> Gate:
-    """The `rate`, sensitivity or specificity, at the stored thresholds is not established to be lower by over `bound`.
+    """The gate that a rate (`sensitivity`, `specificity`) at the stored thresholds is not lower by more than `bound`.
 
     The paired difference has a 90 % interval, patients resampled: the gate fails where all of it lies below `-bound`,
-    which happens to an equal model in at most 5 %.
+    which happens to an equal model in at most 5 % of decisions.
     """
     decided = candidate.saying(candidate.decided)
     gain = decided.less(champion.saying(champion.decided), rate, RATES_CONFIDENCE)

@@ -1,13 +1,13 @@
-"""Figures with intervals that cover, patients as clusters where they are known and patches independent where not.
+"""Confidence intervals of metrics, with patients as clusters where they are known and patches independent where not.
 
-Of a figure: a score interval of ROC AUC (`auc_interval`), Wilson's with the effective number of patches of what is
+Of a metric: a score interval of ROC AUC (`auc_interval`), Wilson's with the effective number of patches of what is
 counted at a threshold (`rate_interval`), Hall's of the Brier score and the log loss (`mean_interval`). A value without
 an interval that can be trusted stands alone, with the reason. Of a paired difference, and of a ROC curve: percentiles
 of resamples, of whole patients where they are known (cluster bootstrap; Field & Welsh 2007, JRSS B 69:369-390; Efron &
 Tibshirani 1993, ch. 13); NaN ends for a single patient. How each covers: docs/statistics.md.
 
 Arguments shared by the functions here: `labels` int (n,) of 0 and 1; `probabilities` float (n,) in [0, 1]; `groups`
-(n,) patient of each patch or None; `confidence` in (0, 1); where there are draws, `resamples` their number and `seed`:
+(n,) the patient of each patch or None; `confidence` in (0, 1); `resamples` the number of bootstrap samples, and `seed`:
 equal seeds, n and groups give equal resamples. All raise ValueError for arrays that do not fit together and UserError
 for probabilities outside [0, 1].
 """
@@ -34,16 +34,16 @@ INDEPENDENT = "patches assumed independent"
 UNCALLED = "no patch is called class 1"
 
 BLOCK_CELLS = 400_000
-"""Weights held at once (resamples × patches): 3 MB, which stays within a processor's cache."""
+"""Weights of resamples × patches held at once: 3 MB, which stays within a processor's cache."""
 
 
 def resampling_note(groups: npt.ArrayLike | None) -> str:
-    """What the interval of a difference assumes, to be said beside it."""
+    """The assumption of the interval of a difference, in words to stand beside it."""
     return INDEPENDENT if groups is None else "patients resampled"
 
 
 def cluster_note(groups: npt.ArrayLike | None) -> str:
-    """What the interval of a figure assumes, to be said beside it."""
+    """The assumption of the interval of a metric, in words to stand beside it."""
     return INDEPENDENT if groups is None else "patients as clusters"
 
 
@@ -54,7 +54,7 @@ def score_estimates(
     groups: npt.ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Each rate of `metrics.scores` with its interval."""
+    """Each rate of `metrics.RATES` with its interval, by name; a probability ≥ `threshold` is class 1."""
     y, p = weighted.checked(labels, probabilities)
     _tails(confidence)
     patients = weighted.patient_codes(groups, y.size)
@@ -81,8 +81,7 @@ def metric_estimate(
 ) -> Estimate:
     """A metric by its name in `weighted.statistic`, with its interval. `folds`: (n,) or None.
 
-    Sensitivity at a specificity alone is resampled: its threshold varies with the patches, so that only its variance
-    is known.
+    Sensitivity at a specificity has a variance from resampling, since its threshold varies with the patches.
     """
     y, p = weighted.checked(labels, probabilities)
     _tails(confidence)
@@ -113,11 +112,11 @@ def bootstrap_difference(
     confidence: float = 0.95,
     metric: str = "roc_auc",
 ) -> Difference:
-    """A metric of `first` minus that of `second`, both float (n,) on the same patches, with a paired interval.
+    """The paired difference of a metric of two classifiers on the same patches, `first` minus `second`.
 
-    Every resample scores both, so that what they share cancels. `metric` is a name of `weighted.statistic`; with
-    `folds`, (n,), ROC AUC and sensitivity at a specificity are those of the folds. The error is the standard deviation
-    of the resamples (Efron & Tibshirani 1993, ch. 6).
+    `first`, `second`: probabilities, float (n,). Every resample scores both, so that what they share cancels. `metric`
+    is a name of `weighted.statistic`; with `folds`, (n,), ROC AUC and sensitivity at a specificity are those of the
+    folds. The error is the standard deviation of the resamples (Efron & Tibshirani 1993, ch. 6).
     """
     y, a = weighted.checked(labels, first)
     _, b = weighted.checked(labels, second)
@@ -137,7 +136,7 @@ def roc_band(
     confidence: float = 0.95,
     points: int = 101,
 ) -> tuple[Floats, Floats, Floats]:
-    """False positive rates (points,) and the ends of the true positive rate there, each float64 (points,).
+    """The confidence band of a ROC curve: false positive rates, lower and upper true positive rates, float64 (points,).
 
     The band is pointwise, of curves averaged vertically (Fawcett 2006, Pattern Recognition Letters 27:861-874): each
     rate's interval holds by itself, not the whole curve's. NaN ends where there is one class or one patient only.
@@ -159,19 +158,23 @@ def roc_band(
 def _bootstrap(
     statistic: Callable[[Floats], Floats], n: int, groups: npt.ArrayLike | None, resamples: int, seed: int
 ) -> tuple[float, Floats]:
-    """The statistic of all patches and of each resample, (resamples,), or (0,) where nothing can be resampled."""
+    """A statistic of all patches, and of each bootstrap sample float64 (resamples,), empty for a single patient."""
     draws = [statistic(weights) for weights in _resampled(n, groups, resamples, seed)]
     return float(statistic(np.ones((1, n)))[0]), np.concatenate([np.empty(0), *draws])
 
 
 def _tails(confidence: float) -> list[float]:
+    """The two quantiles that an interval lies between. Raises ValueError for a confidence outside (0, 1)."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number in (0, 1), found {confidence}")
     return [(1 - confidence) / 2, (1 + confidence) / 2]
 
 
 def _resampled(n: int, groups: npt.ArrayLike | None, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each patch was drawn, in blocks (b, n) whose rows sum up to `resamples`; none for a single cluster."""
+    """Bootstrap samples, in blocks float64 (b, n) of how often each patch is drawn, with `resamples` rows in all.
+
+    There is no block for a single cluster.
+    """
     cluster = None if groups is None else weighted.codes("groups", groups, n)
     clusters = n if cluster is None else int(cluster.max()) + 1
     if clusters < 2:

@@ -1,4 +1,4 @@
-"""Intervals of means over patches, the Brier score and the log loss, patients as clusters.
+"""Confidence intervals of mean losses over patches (Brier score, log loss), patients as clusters.
 
 Such losses are skewed: few patches have most of the loss, and a sample that lacks them has both a low mean and a low
 error. A Student interval is corrected for the skewness of the mean by Hall's transformation (Hall 1992, JRSS B
@@ -19,15 +19,15 @@ from mammo_mlflow.evaluation.dependence import effective_number, variance_freedo
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 MOST_SKEW = 1.5
-"""Skewness is cut here: that of fewer than ten patients is mostly noise."""
+"""The largest skewness used: that of fewer than ten patients is mostly noise."""
 LEAST_EFFECTIVE = 8
-"""Effective patients without which a mean loss has no interval: fewer do not show the tail that most of it is in, and
-intervals were seen to hold it in less than 88 %."""
+"""The fewest effective patients with which a mean loss has an interval: fewer do not show the tail that most of the
+loss is in, and 95 % intervals covered it in less than 88 % of simulations."""
 _EQUAL = 1e-12
 
 
 def mean_estimate(values: Floats, patients: Ints, confidence: float) -> Estimate:
-    """The mean of losses (n,) with its interval; patients from 0 on (n,).
+    """The mean of losses with its interval. `values` float64 (n,); `patients` int64 (n,), numbered from 0.
 
     Error and skewness are the jackknife's over patients; the degrees of freedom are the effective number of patients
     less one, or fewer where few patients have most of the variance. There is no interval with fewer than
@@ -53,7 +53,7 @@ def mean_estimate(values: Floats, patients: Ints, confidence: float) -> Estimate
 
 
 def _inverse(t: float, skewness: float) -> float:
-    """The T that Hall's transformation takes to `t`."""
+    """The T that Hall's transformation maps to `t`."""
     if abs(skewness) < 1e-6:
         return t
     return 3 / skewness * (math.cbrt(1 + skewness * (t - skewness / 6)) - 1)

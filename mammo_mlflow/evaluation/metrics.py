@@ -1,4 +1,4 @@
-"""Point metrics of a binary classifier's probabilities."""
+"""Metrics of a binary classifier's probabilities, without intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATES = (
 
 
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float = 0.5) -> dict[str, float]:
-    """Every metric of `RATES` and `COUNTS`, by name.
+    """The metrics of `RATES` and `COUNTS` by name.
 
     `labels`: int (n,) of 0 and 1. `probabilities`: float (n,) in [0, 1]; one at or above `threshold` is positive.
 
@@ -43,7 +43,7 @@ def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float
 
 
 def fold_auc(labels: npt.ArrayLike, probabilities: npt.ArrayLike, folds: npt.ArrayLike) -> float:
-    """The out-of-fold ROC AUC: the mean of the folds' AUCs, each weighted by its positives × negatives.
+    """The ROC AUC of out-of-fold predictions: the mean of the folds' AUCs, each weighted by its positives × negatives.
 
     Every fold's model is calibrated differently, so that comparing probabilities across folds (the pooled AUC) is a
     diagnostic only. A fold of one class has no pair and weighs nothing; NaN where that holds for all.

@@ -1,4 +1,4 @@
-"""What a search optimises: a closed table of numbers that one cross-validation gives."""
+"""The objectives of searches and ensembles: metrics of a cross-validation's out-of-fold predictions, or its seconds."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ DIRECTIONS: dict[str, Direction] = {
     SENSITIVITY_AT: "maximize",
     SECONDS: "minimize",
 }
-"""Every objective's direction, by its name before any `=`."""
+"""The direction of each objective, by its name before any `=`."""
 
 CHOICES = tuple(f"{name}=S" if name == SENSITIVITY_AT else name for name in DIRECTIONS)
+"""The objectives as messages list them; S is a specificity in (0, 1)."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A number of a cross-validation and whether more or less of it is better."""
+    """An objective: the name of a metric (or `seconds`) and whether it is maximised or minimised."""
 
     name: str
     direction: Direction
 
     def value(self, oof: OutOfFold, seconds: float) -> float:
-        """The number of these folds, all or some; NaN where they leave it undefined, as folds of one class do.
+        """The objective of these folds, all or some; NaN where it is undefined, as for folds of one class.
 
         ROC AUC and sensitivity at a specificity are taken within folds, the other metrics over all rows at a threshold
         of 0.5. `seconds`: training time of the same folds.
@@ -51,7 +52,7 @@ def check_metric(objective: Objective) -> None:
 
 
 def parse_objectives(text: str) -> tuple[Objective, ...]:
-    """One objective, or two different ones with a comma between them; `seconds` only as the second.
+    """The objectives that a text names: one, or two different ones with a comma between; `seconds` only second.
 
     Raises UserError, one line about the field `objective`, for anything else.
     """
@@ -67,6 +68,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 
 def _objective(text: str) -> Objective:
+    """The objective that a text names. Raises UserError."""
     name, separator, argument = (part.strip() for part in text.partition("="))
     if name not in DIRECTIONS or (separator and name != SENSITIVITY_AT):
         raise unknown_name("objective", text, CHOICES)

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions as they travel: labels, probabilities, folds and patients, checked once."""
+"""Out-of-fold predictions: labels, probabilities, folds and patients as one checked object."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OutOfFold:
-    """What models said of patches that they were not trained on; arrays of any kind in, these out.
+    """Out-of-fold predictions of one model, or of m models on the same patches.
 
-    `labels` int64 (n,) of 0 and 1; `probabilities` float64 (n,), or (n, m) of m members; `folds` int64 (n,), numbered
-    from 0 in the order of their names; `groups` int64 (n,), the patients, or None where they are not known; `patches`
-    (n,) are the rows of the training set. `threshold` is the one that goes with the model.
+    Array-likes are converted on creation to: `labels` int64 (n,) of 0 and 1; `probabilities` float64 (n,), or (n, m) of
+    m members; `folds` int64 (n,), numbered from 0 in the order of their names; `groups` int64 (n,), the patients, or
+    None where they are not known; `patches` int (n,) are the patches' rows in the training set, or None. `threshold` is
+    the model's decision threshold.
 
     Raises ValueError for arrays that do not fit together or a patient in two folds, UserError for probabilities
     outside [0, 1].
@@ -51,7 +52,7 @@ class OutOfFold:
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame, threshold: float = 0.5) -> OutOfFold:
-        """From columns label, probability, fold and, where they are there, patient_id and patch."""
+        """The predictions in a frame with columns label, probability, fold and, where known, patient_id and patch."""
         more = {name: frame[column] for name, column in _OPTIONAL.items() if column in frame}
         return cls(
             labels=frame["label"],
@@ -68,20 +69,20 @@ class OutOfFold:
 
     @property
     def units(self) -> Ints:
-        """What stays together when rows are split, (n,): patients, or patches where patients are not known."""
+        """The unit of each row that stays whole when rows are split, int64 (n,): its patient, or patch if not known."""
         return np.arange(len(self.labels)) if self.groups is None else self.groups
 
     @property
     def decided(self) -> Floats:
-        """1 for each patch at or above the threshold, 0 for the others, of the shape of the probabilities."""
+        """The decisions: 1.0 for each probability at or above the threshold, else 0.0; shape of the probabilities."""
         return (self.probabilities >= self.threshold).astype(np.float64)
 
     def saying(self, probabilities: Floats) -> OutOfFold:
-        """The same patches with other probabilities."""
+        """The same patches with other probabilities, float (n,) or (n, m)."""
         return replace(self, probabilities=probabilities)
 
     def without(self, fold: int | None) -> OutOfFold:
-        """The rows of the other folds, whose numbers stay; all rows for None."""
+        """The rows of all folds but one, whose numbers stay as they are; all rows for None."""
         if fold is None:
             return self
         part, rest = copy(self), self.folds != fold
@@ -95,16 +96,16 @@ class OutOfFold:
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("patches", "labels", "folds"))
 
     def score(self, metric: str) -> float:
-        """A metric by its name in `weighted.statistic`, within folds where it compares patches."""
+        """A metric by its name in `weighted.statistic`; one that compares patches does so within folds."""
         return out_of_fold(metric, self.labels, self.probabilities, self.folds)
 
     def estimate(self, metric: str, resamples: int = 2000, seed: int = 0) -> Estimate:
-        """The metric with its interval (`intervals.metric_estimate`)."""
+        """A metric with its interval (`intervals.metric_estimate`)."""
         arrays = self.labels, self.probabilities, self.folds, self.groups
         return metric_estimate(metric, *arrays, resamples=resamples, seed=seed)
 
     def less(self, other: OutOfFold, metric: str = "roc_auc", confidence: float = 0.95) -> Difference:
-        """The metric minus that of `other` on the same patches, paired (`intervals.bootstrap_difference`)."""
+        """The paired difference of a metric to `other` on the same patches (`intervals.bootstrap_difference`)."""
         arrays = self.labels, self.probabilities, other.probabilities, self.folds, self.groups
         return bootstrap_difference(*arrays, confidence=confidence, metric=metric)
 

@@ -1,4 +1,4 @@
-"""Whether one classifier beats another on the same patches: DeLong's test, and a verdict in words.
+"""DeLong's test of two ROC AUCs on the same patches, and a verdict in words on whether a classifier beats another.
 
 DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837-845, with placements from midranks (Sun & Xu 2014, IEEE Signal
 Processing Letters 21:1389-1393). Where patients are known, their patches are clusters (Obuchowski 1997, Biometrics
@@ -23,6 +23,7 @@ from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 SIGNIFICANT = 0.05
+"""The p below which a difference is called significant."""
 MOST_RESAMPLES = 20_000
 
 Outcome = Literal["better", "same", "worse", "unknown"]
@@ -30,14 +31,17 @@ Outcome = Literal["better", "same", "worse", "unknown"]
 
 @dataclass(frozen=True)
 class DeLong(Difference):
-    """A difference of two ROC AUCs with its normal interval and standard error, and `p`, two-sided, that it is 0."""
+    """The result of DeLong's test: a difference of ROC AUCs, its normal interval, standard error, two-sided p."""
 
     p: float = math.nan
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`lead` is positive where the first is better; `delong` None for objectives other than ROC AUC."""
+    """The result of comparing two classifiers; the lead is positive where the first is better.
+
+    `delong` is None for objectives other than ROC AUC; `sentence` says it all in words.
+    """
 
     outcome: Outcome
     lead: Difference
@@ -53,11 +57,11 @@ def delong(
     groups: npt.ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> DeLong:
-    """The ROC AUC of `first` minus that of `second`, both float (n,) on the same patches, `labels` (n,) of 0 and 1.
+    """DeLong's test of the ROC AUC of `first` minus that of `second` on the same patches.
 
-    With `folds` (n,) only pairs within a fold count; with `groups` (n,) patients are clusters. Error and p are NaN
-    where a fold that has pairs has fewer than two patients (or patches) of a class. Classifiers that rank alike differ
-    by 0 with p = 1.
+    `labels` int (n,) of 0 and 1; `first` and `second` probabilities, float (n,) in [0, 1]. With `folds` (n,) only pairs
+    within a fold count; with `groups` (n,) patients are clusters. Error and p are NaN where a fold that has pairs has
+    fewer than two patients (or patches) of a class. Classifiers that rank alike differ by 0 with p = 1.
 
     Raises ValueError for arrays that do not fit together or a patient in two folds, UserError for probabilities outside
     [0, 1].
@@ -93,11 +97,12 @@ def verdict(
     seed: int = 0,
     compared: int = 1,
 ) -> Verdict:
-    """Does `first` beat `second`? Arrays as in `delong`; `names` are what the sentence calls them.
+    """The verdict on whether `first` beats `second` in an objective. Arrays and errors as in `delong`.
 
-    It does where the bootstrap interval of its lead in the objective is above 0 and, for ROC AUC, DeLong's p is below
-    0.05; it is worse where both hold the other way round. Where `first` was picked as the best of several `compared` on
-    these very patches, interval and p are Bonferroni's: of 100 - 5 / k %, and k times as large.
+    `names` are what the sentence calls the two. The first is better where the bootstrap interval of its lead in the
+    objective is above 0 and, for ROC AUC, DeLong's p is below 0.05, and worse where both hold the other way round.
+    Where `first` was picked as the best of several `compared` on these very patches, interval and p are Bonferroni's:
+    of 100 - 5 / k %, and k times as large.
     """
     given = (first, second) if objective.direction == "maximize" else (second, first)
     draws, confidence = min(resamples * compared, MOST_RESAMPLES), 1 - SIGNIFICANT / compared
@@ -113,12 +118,12 @@ def verdict(
         "unknown": f"whether {names[0]} beats {names[1]} cannot be told",
     }[outcome]
     note = resampling_note(groups) + (f"; the best of {compared}" if compared > 1 else "")
-    sentence = f"{words}: {_figures(objective.name, lead, test, f'{100 * confidence:.4g} % interval', note)}."
+    sentence = f"{words}: {_numbers(objective.name, lead, test, f'{100 * confidence:.4g} % interval', note)}."
     return Verdict(outcome, lead, test, sentence[0].upper() + sentence[1:])
 
 
 def _part(labels: Ints, first: Floats, second: Floats, cluster: Ints) -> tuple[int, float, float]:
-    """A fold's pairs, its difference of ROC AUCs and the variance of that, NaN where it cannot be estimated."""
+    """The pairs of a fold, its difference of ROC AUCs, and the variance of that, NaN where it cannot be estimated."""
     positives, negatives = int(labels.sum()), int((1 - labels).sum())
     if not positives * negatives:
         return 0, math.nan, math.nan
@@ -128,7 +133,10 @@ def _part(labels: Ints, first: Floats, second: Floats, cluster: Ints) -> tuple[i
 
 
 def _variance(labels: Ints, of_positive: Floats, of_negative: Floats, difference: float, cluster: Ints) -> float:
-    """Obuchowski 1997, the variance of a linear contrast of AUCs; clusters of one patch each give DeLong's."""
+    """The variance of a difference of AUCs with patients as clusters (Obuchowski 1997); DeLong's for one patch each.
+
+    `of_positive` (P,), `of_negative` (N,): differences of the placements of positives and negatives.
+    """
     _, codes = np.unique(cluster, return_inverse=True)
     clusters = int(codes.max()) + 1
     sums, holding, sizes = [], [], []
@@ -145,6 +153,7 @@ def _variance(labels: Ints, of_positive: Floats, of_negative: Floats, difference
 
 
 def _outcome(lead: Difference, test: DeLong | None) -> Outcome:
+    """Whether a lead and its test say better, worse or the same; unknown without an interval or a p."""
     p = 0.0 if test is None else test.p
     if not lead.bounded or math.isnan(p):
         return "unknown"
@@ -153,7 +162,8 @@ def _outcome(lead: Difference, test: DeLong | None) -> Outcome:
     return "worse" if p < SIGNIFICANT and lead.high < 0 else "same"
 
 
-def _figures(metric: str, lead: Difference, test: DeLong | None, width: str, note: str) -> str:
+def _numbers(metric: str, lead: Difference, test: DeLong | None, width: str, note: str) -> str:
+    """The lead, its interval and DeLong's p in words."""
     if math.isnan(lead.value):
         return f"{metric} is undefined"
     text = f"lead in {metric} {lead.value:+.4f}"

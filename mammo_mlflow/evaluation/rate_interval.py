@@ -1,4 +1,4 @@
-"""Intervals of what is counted at a threshold: Wilson's, with the effective number of patches.
+"""Confidence intervals of rates at a threshold (accuracy, sensitivity, …): Wilson's with an effective sample size.
 
 The interval of Wilson 1927, JASA 22:209-212, for a share of n independent patches, with n replaced by the number that
 would vary as much as these patches do: effective = p (1 - p) / V, and a Student quantile (Korn & Graubard 1998, Survey
@@ -35,8 +35,8 @@ from mammo_mlflow.evaluation.dependence import (
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 TRUST = 20.0
-"""Patients with errors at which the variance seen and the one expected count alike. Tried by simulation from 0 to
-infinity (`benchmarks/interval_coverage.py`); from 10 to 30 coverage hardly differs."""
+"""The number of patients with errors at which the variance seen and the one expected weigh the same. Tried by
+simulation from 0 to infinity (`benchmarks/interval_coverage.py`); from 10 to 30 coverage hardly differs."""
 
 RIGHT_AND_WRONG = {
     "accuracy": ((1, 0, 0, 1), (0, 1, 1, 0)),
@@ -46,11 +46,11 @@ RIGHT_AND_WRONG = {
     "precision": ((1, 0, 0, 0), (0, 0, 1, 0)),
     "f1": ((1, 0, 0, 0), (0, 1, 1, 0)),
 }
-"""Which of true positives, false negatives, false positives and true negatives a rate counts as right and wrong."""
+"""By rate which of true positives, false negatives, false positives and true negatives count as right, and as wrong."""
 
 
 def wilson(share: float, effective: float, quantile: float) -> tuple[float, float]:
-    """Wilson's interval of a share of `effective` patches."""
+    """Wilson's interval of a share of an effective number of patches; `quantile` of the normal or Student's t."""
     square = quantile**2 / effective
     centre = (share + square / 2) / (1 + square)
     reach = math.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
@@ -61,10 +61,10 @@ def wilson(share: float, effective: float, quantile: float) -> tuple[float, floa
 def rate_estimates(
     labels: Ints, probabilities: Floats, threshold: float, patients: Ints, confidence: float
 ) -> dict[str, Estimate]:
-    """Each rate of `RIGHT_AND_WRONG` with its interval; arrays (n,), patients from 0 on.
+    """The rates of `RIGHT_AND_WRONG` with their intervals, by name; a probability ≥ `threshold` is class 1.
 
-    A rate whose patches are of fewer than `LEAST_PATIENTS` patients, for balanced accuracy those of a class, stands
-    without one.
+    `labels` int64 (n,) of 0 and 1, `probabilities` float64 (n,), `patients` int64 (n,), numbered from 0. A rate of
+    patches of fewer than `LEAST_PATIENTS` patients (for balanced accuracy: of a class) has a reason, no interval.
     """
     clusters = int(patients.max()) + 1
     actual, predicted = labels == 1, probabilities >= threshold
@@ -99,7 +99,7 @@ def rate_estimates(
 
 
 class _Expected:
-    """What variance `dependence` expects of sums over patients, given their patches of each class.
+    """The variance of a sum over patches that `dependence` expects, given each patient's patches of both classes.
 
     `cells` (k, 4): each patient's true positives, false negatives, false positives and true negatives.
     """
@@ -116,7 +116,10 @@ class _Expected:
         self._pair = np.array([[exceedance_covariance(a, b, correlation) for a in bounds] for b in bounds])
 
     def variance(self, influence: Floats) -> float:
-        """Of Σ over patches of `influence` (4,) by cell: of which are predicted positive, and of the classes' sizes."""
+        """The variance of Σ influence over patches, `influence` (4,) by cell.
+
+        It has a part of which patches are predicted positive, and one of the sizes of the classes.
+        """
         positive, negative = influence[[0, 2]], influence[[1, 3]]
         slope = positive - negative
         alone = float((self._sizes * (slope**2 * (self._single - np.diag(self._pair)))[:, None]).sum())
@@ -127,11 +130,12 @@ class _Expected:
 
 
 def _f1(jaccard: float) -> float:
+    """F1 of the share J = TP / (TP + FP + FN)."""
     return 2 * jaccard / (1 + jaccard)
 
 
 def _share(cells: Floats, right: Floats, wrong: Floats) -> tuple[float, Floats]:
-    """A share and the influence of a patch of each cell on it, (4,); NaN where nothing is counted."""
+    """The share of right patches, and the influence of a patch of each cell on it, (4,); NaN where nothing counts."""
     totals = cells.sum(axis=0)
     counted = float(totals @ (right + wrong))
     if not counted:
@@ -141,6 +145,7 @@ def _share(cells: Floats, right: Floats, wrong: Floats) -> tuple[float, Floats]:
 
 
 def _balanced(cells: Floats) -> tuple[float, Floats]:
+    """The balanced accuracy, and the influence of a patch of each cell on it, (4,); NaN for one class."""
     tp, fn, fp, tn = cells.sum(axis=0)
     if not (tp + fn and fp + tn):
         return math.nan, np.zeros(4)
@@ -151,7 +156,7 @@ def _balanced(cells: Floats) -> tuple[float, Floats]:
 
 
 def resampled_share(share: float, variance: float, sizes: Ints, confidence: float) -> tuple[float, float]:
-    """Wilson's interval of a share of patients' patches, `sizes` (k,), with a variance that resampling gave.
+    """Wilson's interval of a share whose variance was estimated by resampling; k patients have `sizes` (k,) patches.
 
     For a sensitivity at a specificity, whose threshold varies too (Zhou & Qin 2005, Statistics in Medicine 24:465-477).
     Where nothing varies, patches of one patient count as one.

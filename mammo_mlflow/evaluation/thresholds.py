@@ -1,4 +1,4 @@
-"""Decision thresholds, chosen on out-of-fold predictions and never on a test set."""
+"""Chooses decision thresholds, on out-of-fold predictions and never on a test set."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from mammo_mlflow.evaluation.weighted import Floats
 EXAMPLES = ("0.5", "youden", "sensitivity=0.9")
 
 MARGIN = 1e-6
-"""No threshold is put between probabilities closer than this: rounding in the last digits of a float32 never moves a
-patch to the other side."""
+"""The least distance of probabilities between which a threshold is put, so that rounding of a float32 moves no patch to
+the other side."""
 
 
 @dataclass(frozen=True)
 class ThresholdPolicy:
-    """How a threshold is found: `fixed` at `value`, `youden`, or `sensitivity` of at least `value`."""
+    """How a threshold is chosen, `kind`: `fixed` at `value`, `youden`, or `sensitivity` of at least `value`."""
 
     kind: str
     value: float | None = None
 
 
 def parse_policy(policy: str | float) -> ThresholdPolicy:
-    """The policy a text names: a number in (0, 1), `youden`, or `sensitivity=` and a number in (0, 1].
+    """The threshold policy that a text names: a number in (0, 1), `youden`, or `sensitivity=` and a number in (0, 1].
 
     Raises UserError, one line about the field `threshold`, for anything else.
     """
@@ -49,15 +49,16 @@ def parse_policy(policy: str | float) -> ThresholdPolicy:
 
 
 def choose_threshold(policy: str | float, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """The threshold that a policy (see `parse_policy`) gives on these patches; a probability ≥ it is positive.
+    """The decision threshold that a policy (`parse_policy`) gives on these patches; a probability ≥ it is positive.
 
     `youden` maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32-35); of equal maxima the lowest
     threshold, which finds the most positives. `sensitivity=s` is the highest threshold whose sensitivity is at least s.
     Both lie midway between neighbouring observed probabilities that are at least `MARGIN` apart; where every patch has
     to be positive, midway between 0 and the lowest one.
 
-    `labels`: int (n,) of 0 and 1; `probabilities`: float (n,) in [0, 1].
-    Raises UserError for a policy that is none, or that cannot be met: no positive patch, or for `youden` one class.
+    `labels`: int (n,) of 0 and 1; `probabilities`: float (n,) in [0, 1]. Raises UserError for an unknown policy, and
+    for one that cannot be met: no positive patch, or for `youden` one class; ValueError for arrays that do not fit
+    together.
     """
     chosen = parse_policy(policy)
     if chosen.kind == "fixed" and chosen.value is not None:
@@ -78,7 +79,7 @@ def choose_threshold(policy: str | float, labels: npt.ArrayLike, probabilities: 
 
 
 def _between(probabilities: Floats) -> Floats:
-    """Ascending thresholds, the first of which makes every patch positive."""
+    """The candidate thresholds, ascending, float64 (t,); at the first every patch is positive."""
     values = np.unique(probabilities)
     lower, upper = values[:-1], values[1:]
     apart = upper - lower >= MARGIN
@@ -87,6 +88,7 @@ def _between(probabilities: Floats) -> Floats:
 
 
 def _number(text: str) -> float | None:
+    """A text as a number; None where it is none."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The patient as the unit of evaluation."""
+"""Predictions per patient instead of per patch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mammo_mlflow.evaluation import weighted
 
 
 def per_patient(labels: npt.ArrayLike, probabilities: npt.ArrayLike, patient_ids: npt.ArrayLike) -> pd.DataFrame:
-    """One row per patient and class: patient_id, label (int64), probability (float64), patches (int64).
+    """A frame with a row per patient and class: patient_id, label (int64), probability (float64), patches (int64).
 
     The probability is the mean over that patient's patches of that class: the views of an abnormality, and several
     abnormalities of one class, are averaged. A patient with abnormalities of both classes counts once for each, since
-    the question is asked of an abnormality and both answers are true of that patient; the two rows share a
-    `patient_id`, which is what to pass on as `groups`. Rows are in order of first appearance.
+    a label is of an abnormality and both are true of that patient; the two rows share a `patient_id`, which is to be
+    passed on as `groups`. Rows are in order of first appearance.
 
     `labels`: int (n,) of 0 and 1; `probabilities`: float (n,) in [0, 1]; `patient_ids`: (n,).
     Raises ValueError for arrays that do not fit together or a missing patient, UserError for probabilities outside

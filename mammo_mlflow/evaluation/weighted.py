@@ -1,4 +1,4 @@
-"""Metrics of weighted patches, many weightings at once: the one place where a metric's formula stands.
+"""The formulas of all metrics, for many weightings of the patches at once.
 
 A weighting is a row of a (B, n) matrix. Ones give the plain metric; counts of draws give a bootstrap resample.
 """
@@ -15,7 +15,9 @@ from scipy.stats import rankdata
 from mammo_mlflow.errors import expected
 
 Floats = npt.NDArray[np.float64]
+"""An array of float64."""
 Ints = npt.NDArray[np.int64]
+"""An array of int64."""
 
 LOG_LOSS_CLIP = 1e-7
 """Probabilities are clipped this far from 0 and 1 before a logarithm, as Keras's binary cross-entropy does, so that
@@ -26,7 +28,7 @@ SENSITIVITY_AT = "sensitivity_at_specificity"
 
 
 def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, Floats]:
-    """Labels as int64 (n,) and probabilities as float64 (n,).
+    """Labels as int64 (n,) of 0 and 1, and probabilities as float64 (n,) in [0, 1], checked.
 
     Raises ValueError for no patches, shapes that differ or labels other than 0 and 1, and UserError for
     probabilities that are not in [0, 1], which is what a model gives whose training diverged.
@@ -44,7 +46,7 @@ def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, 
 
 
 def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
-    """Integers 0 … k-1, (n,) int64, one per distinct value; ValueError for another length or a missing value."""
+    """Numbers 0 … k-1, one per distinct value, int64 (n,). Raises ValueError for another length or a missing value."""
     array = np.asarray(values)
     if array.shape != (n,):
         raise ValueError(f"{name}: expected shape ({n},), found {array.shape}")
@@ -55,17 +57,20 @@ def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
 
 
 def fold_codes(folds: npt.ArrayLike | None, n: int) -> Ints | None:
-    """The `codes` of folds, where there are any."""
+    """The `codes` of folds, int64 (n,); None for None."""
     return None if folds is None else codes("folds", folds, n)
 
 
 def patient_codes(groups: npt.ArrayLike | None, n: int) -> Ints:
-    """The `codes` of patients; where they are not known every patch is one."""
+    """The `codes` of patients, int64 (n,); for None each patch is a patient of its own."""
     return np.arange(n) if groups is None else codes("groups", groups, n)
 
 
 def placements(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats]:
-    """The share of negatives below each positive (P,) and of positives above each negative (N,), a tie half."""
+    """The share of negatives below each positive, float64 (P,), and of positives above each negative, float64 (N,).
+
+    A tie counts half.
+    """
     positive, negative = probabilities[labels == 1], probabilities[labels == 0]
     together = rankdata(np.concatenate([positive, negative]))
     of_positive = (together[: positive.size] - rankdata(positive)) / max(negative.size, 1)
@@ -80,18 +85,18 @@ def check_whole(groups: Ints, folds: Ints) -> None:
 
 
 def fold_rows(labels: Ints, folds: Ints | None) -> list[Ints]:
-    """The indices of each fold's patches; those of all patches where there are no folds."""
+    """The row numbers of each fold's patches, in order of the folds; of all patches where `folds` is None."""
     return [np.arange(len(labels))] if folds is None else [np.flatnonzero(folds == f) for f in np.unique(folds)]
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Elementwise quotient, NaN where the denominator is 0."""
+    """The elementwise quotient, float64, NaN where the denominator is 0."""
     result = np.full(np.broadcast(numerator, denominator).shape, np.nan)
     return np.divide(numerator, denominator, out=result, where=denominator > 0)
 
 
 def pairs_won(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A function from weights (B, n) to (pairs won, pairs), each (B,); their quotient is the ROC AUC.
+    """A function from weights (B, n) to the weighted numbers of pairs won and of pairs, each (B,): a ROC AUC's parts.
 
     A pair is a positive and a negative patch, won where the positive has the higher probability, half won in a tie
     (Mann-Whitney; Hanley & McNeil 1982, Radiology 143:29-36).
@@ -115,7 +120,7 @@ def pairs_won(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[F
 
 
 def auc(labels: Ints, probabilities: Floats, folds: Ints | None = None) -> Callable[[Floats], Floats]:
-    """A function from weights (B, n) to ROC AUCs (B,), NaN where there is no pair.
+    """A function from weights (B, n) to the ROC AUCs (B,), NaN where there is no pair.
 
     With `folds`, only pairs within a fold count. That is the mean of the folds' AUCs weighted by
     positives × negatives, since won / pairs is a fold's AUC and pairs its weight.
@@ -129,7 +134,7 @@ def _over_folds(
     probabilities: Floats,
     folds: Ints | None,
 ) -> Callable[[Floats], Floats]:
-    """The quotient of what is counted in each fold, summed over folds."""
+    """A function from weights (B, n) to the quotient (B,) of numerators and denominators, each summed over folds."""
     counters = [(index, counter(labels[index], probabilities[index])) for index in fold_rows(labels, folds)]
 
     def compute(weights: Floats) -> Floats:
@@ -140,7 +145,7 @@ def _over_folds(
 
 
 def roc(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A function from weights (B, n) to the positives and the negatives found at every threshold, each (B, t + 1).
+    """A function from weights (B, n) to ROC curves: positives and negatives found at each threshold, (B, t + 1) each.
 
     The thresholds are the t distinct probabilities, from high to low, so that ties stay together, after one above all
     of them, which finds nothing. The last column is all positives and all negatives.
@@ -163,7 +168,7 @@ def roc(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats,
 def sensitivity_at(
     labels: Ints, probabilities: Floats, specificity: float, folds: Ints | None = None
 ) -> Callable[[Floats], Floats]:
-    """A function from weights (B, n) to the highest sensitivities (B,) whose specificity is at least the one given.
+    """A function from weights (B, n) to the highest sensitivities (B,) at a specificity of at least the one given.
 
     Thresholds are those of `roc`. With `folds`, every fold has its own, and the folds' sensitivities are averaged with
     the folds' positives as weights. A fold without negatives has no specificity and weighs nothing; NaN where no fold
@@ -186,18 +191,18 @@ def sensitivity_at(
 
 
 def squared_errors(labels: Ints, probabilities: Floats) -> Floats:
-    """The squared error of each probability, (n,), whose mean is the Brier score."""
+    """The squared error of each probability, float64 (n,), whose mean is the Brier score."""
     return (probabilities - labels) ** 2
 
 
 def log_losses(labels: Ints, probabilities: Floats) -> Floats:
-    """The log loss of each probability, (n,)."""
+    """The natural log loss of each probability, float64 (n,), clipped as `LOG_LOSS_CLIP` says."""
     clipped = np.clip(probabilities, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
     return -np.log(np.where(labels == 1, clipped, 1 - clipped))
 
 
 LOSSES = {"brier": squared_errors, "log_loss": log_losses}
-"""The rates that are means over patches, by name."""
+"""The losses whose means over patches are rates, by the rate's name."""
 
 
 def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Floats], dict[str, Floats]]:
@@ -207,7 +212,7 @@ def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Fl
 
 
 def _decided(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Floats], dict[str, Floats]]:
-    """`rates` without the ROC AUC, which costs most."""
+    """The function of `rates` without the ROC AUC, which takes most of the time."""
     actual, predicted = labels == 1, probabilities >= threshold
     columns = np.column_stack(
         [

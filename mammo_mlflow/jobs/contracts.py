@@ -43,7 +43,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Event: a job asks for a hyperparameter's value; `distribution` is as in `search.architectures.distribution`."""
+    """Event: a job asks for a value of a hyperparameter, by its distribution (`search.architectures`)."""
 
     name: str
     distribution: Mapping[str, object]

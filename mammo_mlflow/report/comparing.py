@@ -1,4 +1,4 @@
-"""Models of a task against one another on the same test patches, all pairs corrected for their number; subgroups."""
+"""Paired tests of a task's models on the same test patches, corrected for the number of pairs, and subgroup tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mammo_mlflow.evaluation.paired import SIGNIFICANT, delong
 from mammo_mlflow.report.fill_rows import ReportedModel
 
 FEWEST = 10
-"""Patients of each class that a subgroup needs for a figure; patches where patients are not known."""
+"""Patients of each class that a subgroup needs to be scored; patches where patients are not known."""
 SUBGROUPS = {"density": "breast density", "view": "view", "subtlety": "subtlety", "size": "lesion size"}
 THIRDS = ("small", "medium", "large")
 WORSE, BETTER, SAME, UNKNOWN = VERDICTS = (
@@ -26,14 +26,16 @@ WORSE, BETTER, SAME, UNKNOWN = VERDICTS = (
     "its difference from {} is within noise.",
     "Its difference from {} cannot be told.",
 )
-"""What is said of others that are worse than the best one, or better, or not to be told from it."""
+"""Sentence ends on the models that are worse than the best one, better, not distinguishable from it, or undecided."""
 
 
-def compare(models: Sequence[ReportedModel]) -> pd.DataFrame:
-    """Every pair: the difference of ROC AUCs with its interval and DeLong's p, McNemar's p at the stored thresholds.
+def compare_pairs(models: Sequence[ReportedModel]) -> pd.DataFrame:
+    """The table of all pairs of models: difference of ROC AUCs with its 95 % interval, DeLong's p and McNemar's p.
 
-    Both p values also after Holm's correction for all pairs of the table. Where patients are known, both tests take
-    their patches together.
+    A row a pair: first, second (labels of the models), auc_difference, low, high, delong_p, first_only_right,
+    second_only_right (patches), mcnemar_p (of decisions at each model's stored threshold), marks, and both p after
+    Holm's correction for all pairs, delong_p_holm and mcnemar_p_holm. Where patients are known, patients are clusters
+    in both tests. Raises ValueError for predictions of different numbers of patches.
     """
     rows = []
     for first, second in itertools.combinations(models, 2):
@@ -62,10 +64,10 @@ def compare(models: Sequence[ReportedModel]) -> pd.DataFrame:
 
 
 def critical_view(models: Sequence[ReportedModel], pairs: pd.DataFrame, chosen_by: dict[str, float]) -> list[str]:
-    """What the differences are worth, in sentences.
+    """Sentences that say which models are distinguishable from the best one on the test set.
 
-    The model that all are held against is the one with the best out-of-fold ROC AUC (`chosen_by`, by label), which the
-    test set had no part in.
+    The best is the model with the highest out-of-fold ROC AUC (`chosen_by`, by label), so that the test set has no part
+    in choosing it. `pairs` is the table of `compare_pairs`. Empty for fewer than two models with such an AUC.
     """
     known = [model for model in models if not math.isnan(chosen_by.get(model.label, math.nan))]
     if len(known) < 2:
@@ -93,15 +95,16 @@ def critical_view(models: Sequence[ReportedModel], pairs: pd.DataFrame, chosen_b
 
 
 def one_class(models: Sequence[ReportedModel]) -> bool:
-    """Whether the test set has patches of one class only, so that what compares the two classes does not exist."""
+    """Whether the test set has patches of one class only, so that ROC AUCs and curves do not exist."""
     return any(model.test["label"].nunique() < 2 for model in models)
 
 
 def subgroups(models: Sequence[ReportedModel], groups: pd.DataFrame | None) -> pd.DataFrame:
-    """ROC AUC, sensitivity and specificity of each model in parts of the test set, with intervals.
+    """The table of ROC AUC, sensitivity and specificity of each model in parts of the test set, with 95 % intervals.
 
-    `groups`: the rows of the test set's groups file, or None where they are not known. Parts with fewer than `FEWEST`
-    patients of a class are left out, whatever their patches.
+    `groups`: the test set's groups file, a row a patch in the order of the patches, or None where it is not known; its
+    columns density, view, subtlety and box make the parts. A row a part and model, scores as text. Parts with fewer
+    than `FEWEST` patients of a class are left out.
     """
     rows = []
     for name, part, inside in [] if groups is None else _parts(groups):
@@ -127,7 +130,7 @@ def subgroups(models: Sequence[ReportedModel], groups: pd.DataFrame | None) -> p
 
 
 def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
-    """The parts by name: the subgroup, its value, and which rows are in it, bool (n,)."""
+    """Each part of the test set: the name of the subgroup, its value, and which patches are in it, bool (n,)."""
     table = groups.copy()
     if "box" in table:
         sides = table["box"].str.split(expand=True).iloc[:, 2:4].astype(float)
@@ -144,9 +147,10 @@ def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _marks(*models: ReportedModel) -> str:
-    """What has to be said of the figures of models."""
+    """The marks of models (phantom data, random weights, …), each once, with semicolons between them."""
     return "; ".join(Disclosure.together(model.result.said for model in models).marks)
 
 
 def _said(fact: Fact, model: ReportedModel) -> str:
+    """The mark of a fact in brackets, to be put behind a label; "" where it does not hold of the model."""
     return f" [{fact.mark}]" if fact in model.result.said else ""

@@ -1,4 +1,4 @@
-"""Where this project differs from the study: one table, for the page of the report and for docs/statistics.md."""
+"""The table of differences between this project and the paper, for the report and for docs/statistics.md."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-HEADER = ("subject", "the study", "here", "why", "the study's way")
+HEADER = ("subject", "the paper", "here", "why", "the paper's way")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperDifference:
-    """A row: what the study does, what is done here, and why.
+    """A row: what the paper does, what is done here, and why.
 
-    `way` are the entry point and parameters that do it the study's way, or "" where none do.
+    `way` are the entry point and parameters that do it the paper's way, or "" where none do.
     """
 
     subject: str
-    study: str
+    paper: str
     here: str
     why: str
     way: str
@@ -26,17 +26,26 @@ class PaperDifference:
 
 @cache
 def differences() -> tuple[PaperDifference, ...]:
-    """Every row, in the order of the study's chapters."""
-    rows = csv.DictReader(as_csv().splitlines())
-    return tuple(PaperDifference(**row | {"way": row["way"].removeprefix("-")}) for row in rows)
+    """All rows of the table, in the order of the paper's chapters."""
+    rows = csv.DictReader(differences_csv().splitlines())
+    return tuple(
+        PaperDifference(
+            subject=row["subject"],
+            paper=row["study"],
+            here=row["here"],
+            why=row["why"],
+            way=row["way"].removeprefix("-"),
+        )
+        for row in rows
+    )
 
 
-def as_csv() -> str:
-    """The table as it is stored."""
+def differences_csv() -> str:
+    """The table as CSV, with the columns subject, study (the paper), here, why and way."""
     return (files(__package__) / "paper" / "differences.csv").read_text(encoding="utf-8")
 
 
-def as_markdown() -> str:
-    """The table in GitHub's Markdown."""
-    rows = [(one.subject, one.study, one.here, one.why, f"`{one.way}`" if one.way else "-") for one in differences()]
+def differences_markdown() -> str:
+    """The table as Markdown, in GitHub's dialect."""
+    rows = [(one.subject, one.paper, one.here, one.why, f"`{one.way}`" if one.way else "-") for one in differences()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *rows)) + "\n"

@@ -1,4 +1,4 @@
-"""The study's tables filled from what was run on one data set: which run stands for a row, and what it measured."""
+"""Fills the paper's tables from the runs on one data set: which run stands for a row, and what it measured."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ from mammo_mlflow.experiment import that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, TRAIN, VALIDATION, Column, PaperRow, PaperTable
-from mammo_mlflow.report.printed_values import TEST_TYPES, PrintedValue, counts_as, printed_matrices
+from mammo_mlflow.report.printed_values import TEST_TYPES, PrintedValue, preferred_value, printed_matrices
 from mammo_mlflow.tracking.results import Result
 
 HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
-"""The hold-out of the study's chapter 4, of which the preset `quick` knows nothing."""
+"""The parameters of the hold-out of the paper's chapter 4, which the preset `quick` does not have."""
 
 
 @dataclass(frozen=True)
 class Cell(Estimate):
-    """A figure of this store, with its interval or `sd`, its deviation over folds, and the study's."""
+    """A measured value with its interval, or with `sd`, its standard deviation over folds, and the paper's value.
+
+    `comparable`: both are of the paper's test set.
+    """
 
     sd: float = math.nan
     paper: PrintedValue | None = None
@@ -42,13 +45,13 @@ class Cell(Estimate):
 
     @property
     def difference(self) -> float:
-        """This store's figure minus the study's, where the test set is the study's; else NaN."""
+        """The measured value minus the paper's, where the test set is the paper's; else NaN."""
         return self.value - self.paper.value if self.paper and self.comparable else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class ReportedModel:
-    """A model that stands for rows: its run, its test predictions, and its costs."""
+    """A model of the report: its label, final run, test predictions (a row a patch), and training time in seconds."""
 
     label: str
     result: Result
@@ -57,17 +60,17 @@ class ReportedModel:
 
     @property
     def labels(self) -> Ints:
-        """The true classes of the test patches."""
+        """The true classes of the test patches, int64 (n,) of 0 and 1."""
         return self.test["label"].to_numpy()
 
     @property
     def probabilities(self) -> Floats:
-        """What it says of them."""
+        """The predicted probabilities of class 1, float64 (n,)."""
         return self.test["probability"].to_numpy(float)
 
     @property
     def patients(self) -> np.ndarray | None:
-        """Whose they are, where that is known."""
+        """The patient of each test patch, (n,); None where patients are not known."""
         return self.test["patient_id"].to_numpy() if "patient_id" in self.test else None
 
     @property
@@ -78,7 +81,11 @@ class ReportedModel:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FilledRow:
-    """A row with its cells; `result` is None, and `command` says what would fill it, where nothing stands for it."""
+    """A row of a paper's table with its measured cells.
+
+    `result` is the run that stands for it, or None; `command` would fill it. `members` are those of a weighted ensemble
+    whose weights the report chooses, `others` the number of further runs that could stand for the row.
+    """
 
     row: PaperRow
     cells: Mapping[Column, Cell]
@@ -91,19 +98,19 @@ class FilledRow:
 
     @property
     def measured(self) -> bool:
-        """Whether the row has any figure of this store."""
+        """Whether any cell of the row has a measured value."""
         return any(not math.isnan(cell.value) for cell in self.cells.values())
 
     @property
     def patches(self) -> int | None:
-        """The number of test patches of its figures."""
-        runs = (self.result,) if self.result else self.members
-        return next((one.patches for one in runs), None) if self.measured else None
+        """The number of test patches that its test values are of; None where nothing is measured."""
+        found = (self.result,) if self.result else self.members
+        return next((one.patches for one in found), None) if self.measured else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReportedRuns:
-    """What was run on one data set, and what filling asks of it."""
+    """The finished runs on one data set, with their stored metrics and test predictions."""
 
     results: Sequence[Result]
     tests: Mapping[str, pd.DataFrame]
@@ -116,25 +123,25 @@ class ReportedRuns:
     place: str
     types: Mapping[int, int] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)
-    """What the training set, where it is known, lacks for a task."""
+    """By task what the training set lacks for it, where the set is known."""
 
-    def unanswerable(self, row: PaperRow) -> str:
-        """What the training set lacks for a row, which no command can then fill."""
+    def lacking_for(self, row: PaperRow) -> str:
+        """What the training set lacks for a row, which no command can then fill; "" where it lacks nothing."""
         tasks = TASKS if row.family == "conditioned" else (row.task,)
         return next((self.lacking[task] for task in tasks if task in self.lacking), "")
 
     @property
     def is_the_papers(self) -> bool:
-        """Whether the test set is the study's, told by its number of abnormalities of each type, where known."""
+        """Whether the test set is the paper's, told by its number of abnormalities of each type, where known."""
         return not self.phantom and dict(self.types) == TEST_TYPES
 
 
-def standing(row: PaperRow, results: Sequence[Result]) -> list[Result]:
-    """The results that can stand for a row, the one that does first.
+def candidates_for(row: PaperRow, results: Sequence[Result]) -> list[Result]:
+    """The results that can stand for a row, best suited first.
 
-    Controls and the models of searches do not. Before others come those with the protocol of the study's table (its
-    hold-out, its ten folds), then those without random weights, with a preset of the study and all its values, then
-    the newest.
+    Controls and the models of searches cannot. Those with the protocol of the paper's table (its hold-out, its ten
+    folds) come first, then those without random weights, those with one of the paper's presets and all its values, and
+    then the newest.
     """
     found = [
         one
@@ -149,7 +156,7 @@ def standing(row: PaperRow, results: Sequence[Result]) -> list[Result]:
 
 
 def other_settings(result: Result) -> list[str]:
-    """What a run of one of the study's presets was given instead of the preset's values."""
+    """The parameters, as `name=value`, in which a run of one of the paper's presets departs from the preset."""
     preset, family = result.tag(Tag.PRESET), result.tag(Tag.FAMILY)
     if preset not in ("paper", "table") or family == "ensemble":
         return []
@@ -162,6 +169,7 @@ def other_settings(result: Result) -> list[str]:
 
 
 def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
+    """The key by which `candidates_for` sorts; lower is better suited."""
     return (
         not _same_protocol(row, result),
         RANDOM in result.said,
@@ -171,32 +179,32 @@ def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
     )
 
 
-def fill(table: PaperTable, store: ReportedRuns) -> list[FilledRow]:
-    """Every row of a table."""
-    return [_optimistic(row, table, store) if row.optimistic else _fill(row, table, store) for row in table.rows]
+def fill_table(table: PaperTable, runs: ReportedRuns) -> list[FilledRow]:
+    """All rows of a table with the cells that these runs give."""
+    return [_optimistic(row, table, runs) if row.optimistic else _fill(row, table, runs) for row in table.rows]
 
 
-def command(row: PaperRow, store: ReportedRuns) -> str:
-    """The command that fills a row, on the data set of the page; "" where none can."""
-    if store.unanswerable(row):
+def command_for(row: PaperRow, runs: ReportedRuns) -> str:
+    """The command line that fills a row on the report's data set; "" where none can."""
+    if runs.lacking_for(row):
         return ""
     given = dict(row.parameters())
     if row.family == "scratch":
         judged = {"folds": "10"} if row.backbone == "m1_10fold" else HOLDOUT
-        given |= judged if store.phantom else {"preset": "table"}
-    settings = settings_from_name(Path(store.place)) if store.phantom else None
+        given |= judged if runs.phantom else {"preset": "table"}
+    settings = settings_from_name(Path(runs.place)) if runs.phantom else None
     if settings is not None:
         made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
         usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}
         given |= {name: value for name, value in made.items() if value != usual[name]}
     else:
-        given["data"] = store.place or "DIR"
+        given["data"] = runs.place or "DIR"
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"mlflow run . -e {row.family} {words} --env-manager local"
 
 
-def matrices(row: PaperRow) -> list[str]:
-    """The confusion matrices that the study printed of a row: actual classes in rows."""
+def matrices_of(row: PaperRow) -> list[str]:
+    """The confusion matrices that the paper printed for a row, as text: actual classes in rows."""
     tuned = " tuned" if row.tuned else ""
     name = {"pretrained": f"{row.backbone}{tuned}", "siamese": f"siamese {row.backbone}{tuned}"}.get(row.family, "")
     if row.family == "conditioned":
@@ -209,37 +217,38 @@ def matrices(row: PaperRow) -> list[str]:
     ]
 
 
-def _fill(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
-    candidates = standing(row, store.results)
+def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
+    """A row with the values of the run that stands for it, if there is one, and notes on how its protocol differs."""
+    candidates = candidates_for(row, runs.results)
     notes = tuple(f"{one.source}: {one.value:g}, {one.note}" for one in row.printed if one.note)
-    notes += tuple(f"the study's confusion matrix, {one}" for one in matrices(row))
+    notes += tuple(f"the paper's confusion matrix, {one}" for one in matrices_of(row))
     if not candidates:
-        if found := store.unanswerable(row):
+        if found := runs.lacking_for(row):
             notes = (f"not to be had of these training data: {found}", *notes)
-        return FilledRow(row=row, cells=_cells(row, table, store, {}), command=command(row, store), notes=notes)
+        return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command_for(row, runs), notes=notes)
     best = candidates[0]
-    figures = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
-    measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in figures.items()}
-    folds = store.metrics.get(best.cross_validation, {})
+    metrics = {ACCURACY: Metric.TEST_ACCURACY, AUC: Metric.TEST_ROC_AUC}
+    measured = {column: Cell.read(name, best.metrics, best.tags) for column, name in metrics.items()}
+    folds = runs.metrics.get(best.cross_validation, {})
     mean, sd = (folds.get(f"{Metric.FOLD}accuracy_{name}", math.nan) for name in ("mean", "sd"))
     if not math.isnan(mean):
         measured[VALIDATION] = Cell(mean, sd=sd)
-    trained = store.fits.get(best.cross_validation, {}).get("fold 1", {})
+    trained = runs.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
     changed, stopped = other_settings(best), best.params.get("early_stop", "0") not in ("0", "")
     protocol = {
-        "on the common 4 folds, not the protocol of the study's table": not _same_protocol(row, best),
-        "quick preset, not the study's settings": best.tag(Tag.PRESET) == "quick",
-        f"not the study's settings: {', '.join(changed)}": bool(changed),
-        "early stopping watched the patches of its validation figures, as in the study": SCORED in best.said,
-        "given the class, as in the study, not the probability": best.params.get("condition") == "class",
+        "on the common 4 folds, not the protocol of the paper's table": not _same_protocol(row, best),
+        "quick preset, not the paper's settings": best.tag(Tag.PRESET) == "quick",
+        f"not the paper's settings: {', '.join(changed)}": bool(changed),
+        "early stopping watched the patches of its validation scores, as in the paper": SCORED in best.said,
+        "given the class, as in the paper, not the probability": best.params.get("condition") == "class",
         "training accuracy of the last epoch, not of the best one, which was kept": TRAIN in measured and stopped,
     }
     return FilledRow(
         row=row,
-        cells=_cells(row, table, store, measured),
-        command=command(row, store),
+        cells=_cells(row, table, runs, measured),
+        command=command_for(row, runs),
         result=best,
         marks=best.said.marks,
         notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(measured)),
@@ -247,20 +256,20 @@ def _fill(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
     )
 
 
-def _optimistic(row: PaperRow, table: PaperTable, store: ReportedRuns) -> FilledRow:
-    """The study's weighted ensemble: weights with the best accuracy on the test set, measured on it."""
-    said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic figure",)
+def _optimistic(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
+    """A row of the paper's weighted ensemble: blend weights with the best accuracy on the test set, scored there."""
+    said: tuple[str, ...] = ("the weights are chosen on the test set that they are measured on: an optimistic value",)
     members = []
     for wanted in row.members:
-        found = standing(wanted, store.results)
-        if not found or found[0].run_id not in store.tests:
-            return FilledRow(row=row, cells=_cells(row, table, store, {}), command=command(wanted, store), notes=said)
+        found = candidates_for(wanted, runs.results)
+        if not found or found[0].run_id not in runs.tests:
+            return FilledRow(row=row, cells=_cells(row, table, runs, {}), command=command_for(wanted, runs), notes=said)
         members.append(found[0])
-    frames = [store.tests[one.run_id] for one in members]
+    frames = [runs.tests[one.run_id] for one in members]
     labels = frames[0]["label"].to_numpy()
     if len(set(labels)) < 2:
         said = ("no weights can be chosen on a test set of one class",)
-        return FilledRow(row=row, cells=_cells(row, table, store, {}), command="", notes=said)
+        return FilledRow(row=row, cells=_cells(row, table, runs, {}), command="", notes=said)
     groups = frames[0]["patient_id"].to_numpy() if "patient_id" in frames[0] else None
     p = np.column_stack([frame["probability"].to_numpy(float) for frame in frames])
     said_of = OutOfFold(labels=labels, probabilities=p, folds=np.zeros(len(labels), int))  # the test set: no folds
@@ -270,26 +279,27 @@ def _optimistic(row: PaperRow, table: PaperTable, store: ReportedRuns) -> Filled
     said += _without(measured)
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
     marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
-    cells = _cells(row, table, store, measured)
+    cells = _cells(row, table, runs, measured)
     return FilledRow(row=row, cells=cells, command="", marks=marks, notes=(*said, weights), members=tuple(members))
 
 
 def _cells(
     row: PaperRow,
     table: PaperTable,
-    store: ReportedRuns,
+    runs: ReportedRuns,
     measured: Mapping[Column, Cell],
 ) -> dict[Column, Cell]:
+    """All cells of a row: the measured values with the paper's beside them."""
     cells = {}
     for column in table.columns:
-        paper = counts_as([one for one in row.printed if (one.metric, one.split) == column])
-        comparable = store.is_the_papers and column[1] == "test"
+        paper = preferred_value([one for one in row.printed if (one.metric, one.split) == column])
+        comparable = runs.is_the_papers and column[1] == "test"
         cells[column] = replace(measured.get(column, Cell()), paper=paper, comparable=comparable)
     return cells
 
 
 def _without(cells: Mapping[Column, Cell]) -> tuple[str, ...]:
-    """Which test figures do not exist or stand without an interval, and why, as notes."""
+    """Notes on the test values that do not exist or have no interval, with the reason."""
     return tuple(
         f"no {'' if math.isnan(one.value) else 'interval of '}test {metric}: {one.reason}"
         for (metric, _), one in cells.items()
@@ -298,7 +308,7 @@ def _without(cells: Mapping[Column, Cell]) -> tuple[str, ...]:
 
 
 def _same_protocol(row: PaperRow, result: Result) -> bool:
-    """Whether a run followed the protocol of the study's table: the hold-out of chapter 4, or its ten folds."""
+    """Whether a run followed the protocol of the paper's table: the hold-out of chapter 4, or its ten folds."""
     if row.family != "scratch":
         return True
     if row.backbone == "m1_10fold":

@@ -1,4 +1,4 @@
-"""The page: one HTML file that asks for nothing, from the content, its figures and its tables."""
+"""The report as one HTML file, which loads nothing else, from its data, plots and tables."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mammo_mlflow.disclosure import BANNER, PHANTOM
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.differences import HEADER, differences
-from mammo_mlflow.report.export import difference, header, layout, ours, papers
+from mammo_mlflow.report.export import difference_text, header, layout, measured_text, paper_text
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
 from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
 from mammo_mlflow.report.plots import Plot
 from mammo_mlflow.report.report_data import ReportData, TaskSection, label_of
 
 FOLD_WIDTH = 1000
-"""Width in pixels at which the folds' curves, figures of the runs themselves, are shown."""
+"""Width in pixels at which the training curves of the folds, which the runs logged, are shown."""
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
 REPORT = "mlflow run . -e report -P data={} --env-manager local"
 PAIRS = {
@@ -44,23 +44,24 @@ PAIRS = {
 
 
 def render(
-    content: ReportData, drawn: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
+    report: ReportData, plots: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
 ) -> str:
-    """The page. `folds` has the figure of a cross-validation's folds by its run id, `links` runs' addresses by theirs.
+    """The HTML of the report.
 
-    `said` are sentences about the store that stand at the top.
+    `folds`: by the run id of a cross-validation the PNG of its folds' training curves; `links`: addresses of runs by
+    run id; `said`: sentences about the tracking store, shown at the top.
     """
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
     environment.filters["png"] = lambda path: _uri(path.read_bytes())
     template = environment.get_template("page.html")
     return template.render(
-        content=content,
-        banner=BANNER if content.store.phantom else "",
-        said=[*said, *content.warnings],
-        summary=[_summary(task, content) for task in content.tasks if task.models],
-        tables=[_table(table, rows, content, links) for table, rows in content.tables],
-        tasks=[_task(task, drawn, folds, links) for task in content.tasks if task.models],
-        data=_data(content, drawn),
+        report=report,
+        banner=BANNER if report.runs.phantom else "",
+        said=[*said, *report.warnings],
+        summary=[_summary(task, report) for task in report.tasks if task.models],
+        tables=[_table(table, rows, report, links) for table, rows in report.tables],
+        tasks=[_task(task, plots, folds, links) for task in report.tasks if task.models],
+        data=_data(report, plots),
         types=list(TYPES.values()),
         difference_columns=list(HEADER),
         differences=differences(),
@@ -69,16 +70,16 @@ def render(
     )
 
 
-def _summary(task: TaskSection, content: ReportData) -> dict[str, object]:
-    """The model with the best out-of-fold ROC AUC, and what it reached on the test set."""
+def _summary(task: TaskSection, report: ReportData) -> dict[str, object]:
+    """The summary card of a task: the model with the best out-of-fold ROC AUC, and its test scores."""
     best = next((model for model in task.models if model.label == task.best), None)
-    filled = sum(1 for table, rows in content.tables for one in rows if table.task == task.name and one.measured)
-    rows_of = sum(len(rows) for table, rows in content.tables if table.task == task.name)
+    filled = sum(1 for table, rows in report.tables for one in rows if table.task == task.name and one.measured)
+    rows_of = sum(len(rows) for table, rows in report.tables if table.task == task.name)
     return {
         "task": WORDS[task.name],
         "best": best.label if best else "",
         "marks": best.result.said.marks if best else (),
-        "figures": {name: _estimate(best, f"{Metric.TEST}{name}") for name in ("accuracy", "roc_auc")},
+        "scores": {name: _estimate(best, f"{Metric.TEST}{name}") for name in ("accuracy", "roc_auc")},
         "filled": filled,
         "rows": rows_of,
         "critical": task.critical[-1] if task.critical else "",
@@ -88,9 +89,10 @@ def _summary(task: TaskSection, content: ReportData) -> dict[str, object]:
 def _table(
     table: PaperTable,
     rows: Sequence[FilledRow],
-    content: ReportData,
+    report: ReportData,
     links: Mapping[str, str],
 ) -> dict[str, object]:
+    """What the template needs of one of the paper's tables."""
     shown, compared = layout(table, rows)
     return {
         "compared": compared,
@@ -103,10 +105,13 @@ def _table(
                 "label": one.row.label,
                 "cells": [
                     cell
-                    for column, study in shown
-                    for cell in ((ours(one.cells[column]), ""), *([_study(one, column)] if study else []))
+                    for column, paper in shown
+                    for cell in (
+                        (measured_text(one.cells[column]), ""),
+                        *([_papers_cell(one, column)] if paper else []),
+                    )
                 ],
-                "difference": difference(one.cells[ACCURACY]),
+                "difference": difference_text(one.cells[ACCURACY]),
                 "patches": "" if one.patches is None else one.patches,
                 "runs": [
                     (of.model, links.get(of.run_id, ""), of.tag(Tag.PRESET))
@@ -122,18 +127,19 @@ def _table(
     }
 
 
-def _study(one: FilledRow, column: Column) -> tuple[str, str]:
-    """The study's figure, and where it printed it."""
+def _papers_cell(one: FilledRow, column: Column) -> tuple[str, str]:
+    """The value that the paper printed for a cell, and where it did."""
     cell = one.cells[column]
-    return papers(cell), cell.paper.source if cell.paper else "not printed"
+    return paper_text(cell), cell.paper.source if cell.paper else "not printed"
 
 
 def _task(
     task: TaskSection,
-    drawn: Sequence[Plot],
+    plots: Sequence[Plot],
     folds: Mapping[str, Path],
     links: Mapping[str, str],
 ) -> dict[str, object]:
+    """What the template needs of a task's section."""
     pairs = task.pairs.copy()
     if len(pairs):
         pairs["interval"] = [
@@ -144,7 +150,7 @@ def _task(
         "name": task.name,
         "title": WORDS[task.name],
         "classes": TASKS[task.name],
-        "figures": [one for one in drawn if one.section == task.name],
+        "figures": [one for one in plots if one.section == task.name],
         "one_class": one_class(task.models),
         "critical": task.critical,
         "pairs": _cells(pairs),
@@ -158,7 +164,7 @@ def _task(
                 "link": links.get(model.result.run_id, ""),
                 "marks": model.result.said.marks,
                 "threshold": f"{model.threshold:.3f}",
-                "figures": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
+                "scores": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
             }
             for model in task.models
@@ -171,14 +177,15 @@ def _task(
     }
 
 
-def _data(content: ReportData, drawn: Sequence[Plot]) -> dict[str, object]:
-    types = content.store.types
+def _data(report: ReportData, plots: Sequence[Plot]) -> dict[str, object]:
+    """What the template needs of the section on the data."""
+    types = report.runs.types
     return {
-        "figures": [one for one in drawn if one.section == "data"],
+        "figures": [one for one in plots if one.section == "data"],
         "types": [types.get(kind, "") for kind in TYPES],
-        "is_papers": content.store.is_the_papers,
-        "warnings": [] if content.patch_set is None else content.patch_set.warnings,
-        "known": content.patch_set is not None,
+        "is_papers": report.runs.is_the_papers,
+        "warnings": [] if report.patch_set is None else report.patch_set.warnings,
+        "known": report.patch_set is not None,
         "others": [
             (
                 test[:12],
@@ -186,19 +193,21 @@ def _data(content: ReportData, drawn: Sequence[Plot]) -> dict[str, object]:
                 PHANTOM.mark if phantom else "",
                 REPORT.format(shlex.quote(place or "DIR")),
             )
-            for (_, test), count, phantom, place in content.others
+            for (_, test), count, phantom, place in report.others
         ],
-        "patients": content.patch_set is not None and content.patch_set.test.patient_ids is not None,
+        "patients": report.patch_set is not None and report.patch_set.test.patient_ids is not None,
     }
 
 
 def _cells(table: pd.DataFrame) -> list[list[str]]:
+    """The cells of a frame as text, a list a row."""
     return [
         [_cell(name, value) for name, value in zip(table, row, strict=True)] for row in table.itertuples(index=False)
     ]
 
 
 def _cell(name: str, value: object) -> str:
+    """A value of the column `name` as text; "" for NaN."""
     if not isinstance(value, float):
         return str(value)
     if math.isnan(value):
@@ -209,11 +218,12 @@ def _cell(name: str, value: object) -> str:
 
 
 def _estimate(model: ReportedModel | None, name: str) -> str:
+    """A stored metric of a model with its interval, as text."""
     return "undefined" if model is None else str(model.result.estimate(name))
 
 
 def _shrunk(path: Path) -> str:
-    """A figure that a run has logged, small enough for the page."""
+    """A PNG that a run has logged as a data URI, scaled down to `FOLD_WIDTH`."""
     with Image.open(path) as image:
         height = round(image.height * FOLD_WIDTH / image.width)
         small = image.convert("RGB").resize((FOLD_WIDTH, height), Image.Resampling.LANCZOS).quantize(64)
@@ -223,8 +233,10 @@ def _shrunk(path: Path) -> str:
 
 
 def _uri(content: bytes) -> str:
+    """The data URI of a PNG's bytes."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def _text(name: str) -> str:
+    """The text of a file beside the template."""
     return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The study's tables as data: what each row is, which run can stand for it, and the command that fills it."""
+"""The paper's tables as data: what each row is, which model can stand for it, and the parameters that train it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ OPTIMISTIC = "weights chosen on the test set"
 WORDS = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignant"}
 ENCODERS = {"scratch": "scratch CNN"} | {name: row.application for name, row in BACKBONES.items()}
 WEIGHTED = ("vgg16", "resnet50", "inceptionv3")
-"""The members of the study's weighted ensembles."""
+"""The members of the paper's weighted ensembles."""
 SIAMESE = ("scratch", *(name for name in BACKBONES if name != "inceptionv3"))
-"""The encoders of Siamese networks; InceptionV3 is in none of the study's tables of them."""
+"""The encoders of Siamese networks; InceptionV3 is in none of the paper's tables of them."""
 SCRATCH = {
     "m1": ("M1, 30 epochs", "30 epochs"),
     "m1_balanced": ("M1, class balancing", "30 epochs; class balancing"),
@@ -30,7 +30,7 @@ SCRATCH = {
     "m2": ("M2, class balancing, early stop", "30 epochs; class balancing; early stop"),
     "m1_10fold": ("M1, 10 folds", "10-fold"),
 }
-"""The settings of chapter 4: what a row is called, and the protocol that the study prints."""
+"""The settings of chapter 4: the label of the row, and the protocol as the paper prints it."""
 CONDITIONED = {
     "a": "A: Siamese sources",
     "b": "B: sources without baselines",
@@ -41,13 +41,16 @@ CONDITIONED = {
 ENSEMBLES = {
     "stack (dense layer)": "dense",
     "weighted (grid)": "grid",
-    "weighted (grid), as in the study": OPTIMISTIC,
+    "weighted (grid), as in the paper": OPTIMISTIC,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """A row of a table. `tuned` and `method` are None and "" where a model has no such thing."""
+    """A row of a table: which model it is of, and the values that the paper printed for it.
+
+    `tuned` is None where the family has no fine-tuning to tell apart, `method` is "" except for ensembles.
+    """
 
     label: str
     task: str
@@ -59,18 +62,18 @@ class PaperRow:
 
     @property
     def optimistic(self) -> bool:
-        """Whether its figure was chosen where it is measured: the study's weighted ensembles."""
+        """Whether the model was chosen on the test set that it is measured on: the paper's weighted ensembles."""
         return self.method == OPTIMISTIC
 
     @property
     def members(self) -> tuple[PaperRow, ...]:
-        """The rows of the members that its weights are chosen for."""
+        """The rows of the members of a weighted ensemble."""
         tuned = self.backbone == "tuned"
         row = partial(PaperRow, label="", task=self.task, family="pretrained", tuned=tuned)
         return tuple(row(backbone=one) for one in WEIGHTED)
 
     def parameters(self) -> dict[str, str]:
-        """The parameters of the entry point that fills the row."""
+        """The parameters of the command that fills the row, by name."""
         if self.family == "ensemble":
             return {"task": self.task, "members": self.backbone, "method": self.method}
         given = {"task": self.task, "backbone": self.backbone}
@@ -81,7 +84,7 @@ class PaperRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """A table of the study: its number, what it is about, and its columns."""
+    """A table of the paper: its number, title, task, columns and rows."""
 
     number: str
     title: str
@@ -91,12 +94,12 @@ class PaperTable:
 
     @property
     def name(self) -> str:
-        """The name of its files."""
+        """The name of the table's files, without the ending."""
         return f"table_{self.number}_{self.task}".replace(".", "_")
 
 
 def tables() -> tuple[PaperTable, ...]:
-    """All tables, in the order of the study."""
+    """All tables, in the order of the paper."""
     return tuple(
         PaperTable(
             number=number.format(place),
@@ -111,26 +114,31 @@ def tables() -> tuple[PaperTable, ...]:
 
 
 def _scratch(task: str) -> Iterator[PaperRow]:
+    """The rows of table 4."""
     return (_row(SCRATCH[name][0], task, "scratch", name) for name in ("m1", *KEPT))
 
 
 def _ensembles(task: str) -> Iterator[PaperRow]:
+    """The rows of table 7."""
     for label, method in ENSEMBLES.items():
         for members in ("pretrained", "tuned"):
             yield _row(f"{label}, {members}", task, "ensemble", members, None, method)
 
 
 def _conditioned(task: str) -> Iterator[PaperRow]:
+    """The rows of table 8."""
     return (_row(label, task, "conditioned", name) for name, label in CONDITIONED.items())
 
 
 def _frozen_and_tuned(family: str, backbones: Sequence[str], task: str) -> Iterator[PaperRow]:
+    """The rows of tables 5 and 6: each backbone frozen and, but for the scratch CNN, fine-tuned."""
     for name in backbones:
         for tuned in (False,) if name == "scratch" else (False, True):
             yield _row(f"{ENCODERS[name]}{', fine tuned' if tuned else ''}", task, family, name, tuned)
 
 
 def _row(label: str, task: str, family: str, backbone: str, tuned: bool | None = None, method: str = "") -> PaperRow:
+    """A row with the values that the paper printed for such a model."""
     mine = tuple(
         one
         for one in printed()
@@ -139,19 +147,19 @@ def _row(label: str, task: str, family: str, backbone: str, tuned: bool | None =
     return PaperRow(label=label, task=task, family=family, backbone=backbone, tuned=tuned, method=method, printed=mine)
 
 
-def _is(figure: PrintedValue, family: str, backbone: str, tuned: bool | None, method: str) -> bool:
-    """Whether a printed figure is of such a model."""
+def _is(value: PrintedValue, family: str, backbone: str, tuned: bool | None, method: str) -> bool:
+    """Whether a printed value is of such a model."""
     if family == "scratch":
         model = backbone.split("_")[0]
         protocol = SCRATCH[backbone][1]
-        same = figure.protocol.endswith(protocol) if protocol == "10-fold" else figure.protocol == protocol
-        return figure.model == model and same
+        same = value.protocol.endswith(protocol) if protocol == "10-fold" else value.protocol == protocol
+        return value.model == model and same
     if family == "ensemble":
         printed_as = {"dense": "stack", OPTIMISTIC: "weighted"}
-        return (figure.set, figure.model) == (backbone, printed_as.get(method))
+        return (value.set, value.model) == (backbone, printed_as.get(method))
     if family == "conditioned":
-        return figure.model == f"approach_{backbone}"
-    return figure.model == backbone and figure.set.endswith("tuned") == bool(tuned)
+        return value.model == f"approach_{backbone}"
+    return value.model == backbone and value.set.endswith("tuned") == bool(tuned)
 
 
 _THREE = (VALIDATION, ACCURACY, AUC)
@@ -162,4 +170,4 @@ _KINDS: tuple[tuple[str, str, Iterable[str], tuple[Column, ...], Callable[[str],
     ("7", "Ensembles", WORDS, (ACCURACY, AUC), _ensembles),
     ("8", "Given mass/calcification", ("benign_malignant",), _THREE, _conditioned),
 )
-"""Number, title, tasks, columns and rows of the tables."""
+"""The kinds of tables: number, title, tasks, columns, and the function that gives the rows of a task."""

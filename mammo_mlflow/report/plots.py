@@ -1,4 +1,4 @@
-"""The report's figures: drawn once, as PNG and SVG, each with a text that says what it shows."""
+"""The report's plots, drawn as PNG and SVG, each with a caption and an alternative text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from mammo_mlflow.report.report_data import ModelGroup, ReportData, TaskSection
 
 DPI = 100
 SHOWN = 6
-"""Pairs of patches in each sheet."""
+"""Pairs of patches in each of the sheets of pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A figure of the page: the section it belongs to, its caption, its alternative text, and its PNG once drawn."""
+    """A plot of the page: its section, caption, alternative text, the function that draws it, and its PNG file."""
 
     name: str
     section: str
@@ -39,43 +39,45 @@ class Plot:
     png: Path = Path()
 
 
-def draw_all(content: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
-    """Every figure of the content, in `folder`."""
+def draw_all(report: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
+    """Draw all plots of the report into `folder`, and give them with their files."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = [replace(one, png=folder / f"{one.name}.png") for one in _plans(content)]
-    for done, one in enumerate(drawn, 1):
+    plots = [replace(one, png=folder / f"{one.name}.png") for one in _plots(report)]
+    for done, one in enumerate(plots, 1):
         figure = one.draw()
         figure.savefig(one.png, dpi=DPI)
         figure.savefig(one.png.with_suffix(".svg"), metadata={"Date": None})
         figure.clear()
-        progress("drawing figures", done, len(drawn))
-    return drawn
+        progress("drawing figures", done, len(plots))
+    return plots
 
 
-def _plans(content: ReportData) -> Iterator[Plot]:
-    for task in content.tasks:
+def _plots(report: ReportData) -> Iterator[Plot]:
+    """All plots of the report, not drawn yet."""
+    for task in report.tasks:
         for group in task.groups:
-            yield from _of_group(group, content)
+            yield from _of_group(group, report)
         if len(task.models) > 0:
-            yield _cost(task, content)
-    if content.patch_set is not None:
-        yield from _of_data(content.patch_set, content)
+            yield _cost(task, report)
+    if report.patch_set is not None:
+        yield from _of_data(report.patch_set, report)
 
 
-def _of_group(group: ModelGroup, content: ReportData) -> Iterator[Plot]:
+def _of_group(group: ModelGroup, report: ReportData) -> Iterator[Plot]:
+    """ROC curves, operating curves and confusion matrices of a group of models."""
     words = WORDS[group.task]
     title = f"{group.title}, {words}: test"
-    note = _note(content, group.models)
+    note = _note(report, group.models)
     name = re.sub(r"[^a-z0-9]+", "_", f"{group.task} {group.title}".lower())
     curves = {model.label: (model.labels, model.probabilities, model.patients) for model in group.models}
     judged = {model.label: (model.labels, model.probabilities, model.threshold) for model in group.models}
     told = "; ".join(f"{model.label} {_reached(model)}" for model in group.models)
-    of_study = f" (the study's figure {group.figure})" if group.figure else ""
+    of_paper = f" (the paper's figure {group.figure})" if group.figure else ""
     if not one_class(group.models):
         yield Plot(
             name=f"roc_{name}",
             section=group.task,
-            caption=f"ROC curves, {group.title.lower()}{of_study}",
+            caption=f"ROC curves, {group.title.lower()}{of_paper}",
             alt=f"ROC curves on the test set: {told}",
             draw=partial(figures.roc_curves, curves, title, note),
         )
@@ -95,7 +97,8 @@ def _of_group(group: ModelGroup, content: ReportData) -> Iterator[Plot]:
     )
 
 
-def _cost(task: TaskSection, content: ReportData) -> Plot:
+def _cost(task: TaskSection, report: ReportData) -> Plot:
+    """The training times of a task's models, in seconds."""
     seconds = {model.label: model.seconds for model in task.models if not math.isnan(model.seconds)}
     words = WORDS[task.name]
     return Plot(
@@ -104,17 +107,18 @@ def _cost(task: TaskSection, content: ReportData) -> Plot:
         caption="What each model cost: seconds of its folds and its final fit, without cached activations, members and "
         "sources",
         alt="; ".join(f"{label} {value:,.0f} s" for label, value in seconds.items()) or "no costs are stored",
-        draw=partial(figures.costs, seconds, f"Cost of the models, {words}", _note(content, task.models)),
+        draw=partial(figures.costs, seconds, f"Cost of the models, {words}", _note(report, task.models)),
     )
 
 
-def _of_data(patch_set: PatchSet, content: ReportData) -> Iterator[Plot]:
-    note = content.said.note
+def _of_data(patch_set: PatchSet, report: ReportData) -> Iterator[Plot]:
+    """The distribution of classes, and the pairs of patches that differ least and most."""
+    note = report.said.note
     counts = patch_set.class_counts()
     yield Plot(
         name="classes",
         section="data",
-        caption="Abnormalities of each class (the study's figure 4.1)",
+        caption="Abnormalities of each class (the paper's figure 4.1)",
         alt="; ".join(
             f"{split}: " + ", ".join(f"{n} {name}" for name, n in of.items()) for split, of in counts.items()
         ),
@@ -136,14 +140,14 @@ def _of_data(patch_set: PatchSet, content: ReportData) -> Iterator[Plot]:
         yield Plot(
             name=f"pairs_{name}",
             section="data",
-            caption=f"{title} (compare the study's figure {number})",
+            caption=f"{title} (compare the paper's figure {number})",
             alt=f"{len(sheet)} pairs of a baseline and an abnormality patch: " + "; ".join(text for text, *_ in sheet),
             draw=partial(figures.patch_sheet, sheet, title, note),
         )
 
 
 def pair_differences(patch_set: PatchSet) -> np.ndarray:
-    """The mean absolute difference of the pixels of each training pair, float (n,) in 16-bit grey values."""
+    """The mean absolute difference of the pixels of each training pair, float64 (n,), in grey values of 0 to 65535."""
     train = patch_set.train
     return np.array(
         [
@@ -153,18 +157,20 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
     )
 
 
-def _note(content: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
-    """Phantom data and random weights are said on every figure that shows them."""
+def _note(report: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
+    """The note under a plot: phantom data and models with random weights, None where there is neither."""
     random = [model.label for model in models if RANDOM in model.result.said]
     said = f"{RANDOM.note}: {'; '.join(random)}" if random else None
-    return joined(content.said.note, said)
+    return joined(report.said.note, said)
 
 
 def _reached(model: ReportedModel) -> str:
+    """A model's test ROC AUC and accuracy in words."""
     found = scores(model.test["label"], model.test["probability"])
     return f"AUC {found['roc_auc']:.3f}, accuracy {found['accuracy']:.3f}"
 
 
 def _matrix_words(model: ReportedModel) -> str:
+    """A model's confusion matrix in words."""
     found = scores(model.test["label"], model.test["probability"], model.threshold)
     return f"{model.label}: " + ", ".join(f"{found[name]:.0f} {name.replace('_', ' ')}" for name in COUNTS)

@@ -1,4 +1,4 @@
-"""The figures that the study printed, facts with their source (`paper/`)."""
+"""The values that the paper printed, each with its source, read from the package's files (`paper/`)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from functools import cache
 from importlib.resources import files
 
 TEST_TYPES = {1: 113, 2: 66, 3: 106, 4: 51}
-"""How many test abnormalities of each type the study has: what tells its test set."""
+"""How many abnormalities of each type (`data.patches.TYPES`) the paper's test set has, by which it is recognised."""
 METRICS = {"accuracy": "accuracy", "auc": "roc_auc"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrintedValue:
-    """A printed figure: a metric of `roc_auc` or `accuracy`, on the split train, validation or test."""
+    """A printed value: a `metric`, `roc_auc` or `accuracy`, on the `split` train, validation or test.
+
+    `source`: the table, figure or section; `sd`: the printed standard deviation over folds; `note`: why the value does
+    not count, "" where it does.
+    """
 
     source: str
     task: str
@@ -31,7 +35,7 @@ class PrintedValue:
 
 @cache
 def printed() -> tuple[PrintedValue, ...]:
-    """Every figure, in the order of the file."""
+    """All printed values, in the order of the file `results.csv`."""
     text = (files(__package__) / "paper" / "results.csv").read_text(encoding="utf-8")
     return tuple(
         PrintedValue(
@@ -53,7 +57,7 @@ def printed() -> tuple[PrintedValue, ...]:
 
 @cache
 def printed_matrices() -> dict[tuple[str, str, str], dict[tuple[str, str], int]]:
-    """The printed confusion matrices by source, task and model: counts by actual and predicted class."""
+    """The printed confusion matrices by source, task and model: counts of patches by actual and predicted class."""
     text = (files(__package__) / "paper" / "confusion.csv").read_text(encoding="utf-8")
     found: dict[tuple[str, str, str], dict[tuple[str, str], int]] = {}
     for row in csv.DictReader(text.splitlines()):
@@ -62,7 +66,7 @@ def printed_matrices() -> dict[tuple[str, str, str], dict[tuple[str, str], int]]
     return found
 
 
-def counts_as(figures: list[PrintedValue]) -> PrintedValue | None:
-    """The figure that counts among those printed for one thing: without a note, a table's before another's."""
-    plain = [one for one in figures if not one.note]
+def preferred_value(values: list[PrintedValue]) -> PrintedValue | None:
+    """The value that counts of those printed for one cell: one without a note, a table's before another's."""
+    plain = [one for one in values if not one.note]
     return next((one for one in plain if one.source.startswith("table")), plain[0] if plain else None)

@@ -1,4 +1,4 @@
-"""Everything the report says, gathered from the store once: no figure, no page."""
+"""Reads from the tracking store everything that the report shows; plots and page are made from it elsewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mammo_mlflow.disclosure import PHANTOM, SCORED, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
-from mammo_mlflow.report.comparing import compare, critical_view, subgroups
-from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, fill, standing
+from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroups
+from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, candidates_for, fill_table
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 
 Progress = Callable[[str, int, int], None]
-"""Called with what goes on, how much of it is done and how much there is."""
+"""Called with the name of a step, how much of it is done and how much there is."""
 
 GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
     ("scratch", "Scratch models", None, {}),
@@ -33,12 +33,12 @@ GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
     ("ensemble", "Ensembles", None, {}),
     ("conditioned", "Given mass/calcification", None, {}),
 )
-"""Family, title, whether fine tuned, and the study's figure of the ROC curves by task."""
+"""Family, title, whether fine tuned, and by task the number of the paper's figure of the ROC curves."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelGroup:
-    """Models of a task and family that are drawn together; `figure` is the number of the study's."""
+    """Models of a task and family that are plotted together; `figure` is the number of the paper's figure of them."""
 
     task: str
     title: str
@@ -48,7 +48,7 @@ class ModelGroup:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TaskSection:
-    """What is said of a task: its models, their pairs, and what the differences are worth."""
+    """The report's section on a task: models, table of pairs, sentences on the differences, subgroups, best model."""
 
     name: str
     models: tuple[ReportedModel, ...]
@@ -61,29 +61,33 @@ class TaskSection:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReportData:
-    """The report's content. `dataset` is empty where no model has been finished at all."""
+    """All data of the report.
+
+    `dataset`: the sha256 of training and test set, empty where no model has been finished; `tables`: the paper's tables
+    with their filled rows; `patches`: the size of the test set.
+    """
 
     dataset: tuple[str, str] | tuple[()]
-    store: ReportedRuns
+    runs: ReportedRuns
     tables: tuple[tuple[PaperTable, tuple[FilledRow, ...]], ...]
     tasks: tuple[TaskSection, ...]
     patches: int
     intervals: str
     patch_set: PatchSet | None
     others: tuple[tuple[tuple[str, str], int, bool, str], ...]
-    """Other data sets: their sha256, number of models, whether phantom, and place."""
+    """Other data sets in the store: their sha256, number of models, whether phantom, and folder."""
     warnings: tuple[str, ...]
 
     @property
     def said(self) -> Disclosure:
-        """What every figure has to say of the data."""
-        return Disclosure.of(phantom=self.store.phantom)
+        """What every plot and table has to disclose about the data: whether it is phantom."""
+        return Disclosure.of(phantom=self.runs.phantom)
 
 
-def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
-    """Read what was run on one data set: `wanted`, else the newest real one, else the newest phantom.
+def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
+    """Read the finished runs on one data set: `wanted`, else the newest real one, else the newest phantom.
 
-    Test predictions are copied to `folder`.
+    Test predictions are downloaded to `folder`. What cannot be read is left out, with a warning in the result.
     """
     by_dataset: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for one in read_results(client):
@@ -97,20 +101,20 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
     mine = by_dataset.get(chosen, []) if chosen else []
     others = tuple((key, len(of), PHANTOM in of[0].said, of[0].data) for key, of in by_dataset.items() if key != chosen)
     every = tables()
-    stands = {one.run_id: one for table in every for row in table.rows for one in standing(row, mine)[:1]}
+    stands = {one.run_id: one for table in every for row in table.rows for one in candidates_for(row, mine)[:1]}
     stands |= {one.run_id: one for one in _members(every, mine)}
     tests, warnings = {}, []
     for done, (run_id, one) in enumerate(stands.items(), 1):
         frame = predictions_of(client, one, folder)
         if frame is None:
-            warnings.append(f"{one.model}: its stored test predictions are gone; it is in no figure or comparison")
+            warnings.append(f"{one.model}: its stored test predictions are gone; it is in no plot or comparison")
         else:
             tests[run_id] = frame
         progress("reading predictions", done, len(stands))
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
-    store = ReportedRuns(
+    runs = ReportedRuns(
         results=mine,
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
@@ -119,18 +123,18 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
         place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
         types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
-    patch_set = wanted or _patch_set(store, chosen, warnings)
+    patch_set = wanted or _patch_set(runs, chosen, warnings)
     if patch_set is not None:
         found = {name: missing_classes(patch_set.train.types, name) for name in TASKS}
-        store = replace(store, lacking={name: what for name, what in found.items() if what})
+        runs = replace(runs, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
-    filled = tuple((table, tuple(fill(table, store))) for table in every)
-    tasks = tuple(_task(name, filled, store, groups) for name in TASKS)
+    filled_tables = tuple((table, tuple(fill_table(table, runs))) for table in every)
+    tasks = tuple(_task(name, filled_tables, runs, groups) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     return ReportData(
         dataset=chosen,
-        store=store,
-        tables=filled,
+        runs=runs,
+        tables=filled_tables,
         tasks=tasks,
         patches=next((one.patches for one in mine if one.patches), 0) or 0,
         intervals=" or ".join(sorted(notes)),
@@ -141,7 +145,7 @@ def gather(client: Client, wanted: PatchSet | None, folder: Path, progress: Prog
 
 
 def label_of(result: Result) -> str:
-    """What a model is called in figures and comparisons."""
+    """The label of a model in plots and comparisons."""
     family, backbone = result.tag(Tag.FAMILY), result.tag(Tag.BACKBONE)
     if family == "scratch":
         return SCRATCH[backbone][0] if backbone in SCRATCH else backbone
@@ -154,15 +158,15 @@ def label_of(result: Result) -> str:
 
 
 def _members(every: Sequence[PaperTable], results: Sequence[Result]) -> list[Result]:
-    """The members of the ensembles that the report weighs itself."""
+    """The runs that are members of the weighted ensembles whose weights the report chooses."""
     members = (one for table in every for row in table.rows if row.optimistic for one in row.members)
-    return [one for row in members for one in standing(row, results)[:1]]
+    return [one for row in members for one in candidates_for(row, results)[:1]]
 
 
 def _of_one_test_set(
     tests: Mapping[str, pd.DataFrame], warnings: list[str], stands: Mapping[str, Result]
 ) -> dict[str, pd.DataFrame]:
-    """The predictions that are on the same patches as most; others, damaged ones, are told."""
+    """The predictions that are on the test set of most; others, which are damaged, are left out with a warning."""
     shapes = Counter(tuple(frame["type"]) for frame in tests.values())
     if not shapes:
         return {}
@@ -173,12 +177,12 @@ def _of_one_test_set(
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
 
 
-def _patch_set(store: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
-    """The data set itself, where it is still where it was and unchanged."""
-    folder = Path(store.place)
+def _patch_set(runs: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
+    """The data set of the report, where it is still in its folder and unchanged; else None, with a warning."""
+    folder = Path(runs.place)
     if not chosen:
         return None
-    if not store.place or not folder.is_dir():
+    if not runs.place or not folder.is_dir():
         warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
         return None
     try:
@@ -194,19 +198,20 @@ def _patch_set(store: ReportedRuns, chosen: tuple[str, str] | tuple[()], warning
 
 def _task(
     name: str,
-    filled: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
-    store: ReportedRuns,
+    tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
+    runs: ReportedRuns,
     groups: pd.DataFrame | None,
 ) -> TaskSection:
+    """The section of the task `name`, of the models that fill rows of its tables."""
     results: dict[str, Result] = {}
-    for table, rows in filled:
+    for table, rows in tables:
         for one in rows if table.task == name else ():
-            if one.result is not None and one.result.run_id in store.tests:
+            if one.result is not None and one.result.run_id in runs.tests:
                 results[one.result.run_id] = one.result
     models = tuple(
-        ReportedModel(label_of(one), one, store.tests[one.run_id], _seconds(one, store)) for one in results.values()
+        ReportedModel(label_of(one), one, runs.tests[one.run_id], _seconds(one, runs)) for one in results.values()
     )
-    drawn = []
+    groups_drawn = []
     for family, title, tuned, numbers in GROUPS:
         mine = tuple(
             model
@@ -214,16 +219,16 @@ def _task(
             if model.result.tag(Tag.FAMILY) == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
-            drawn.append(ModelGroup(name, title, numbers.get(name, ""), mine))
-    pairs = compare(models)
-    chosen_by = {model.label: _out_of_fold(model.result, store) for model in models}
+            groups_drawn.append(ModelGroup(name, title, numbers.get(name, ""), mine))
+    pairs = compare_pairs(models)
+    chosen_by = {model.label: _out_of_fold(model.result, runs) for model in models}
     known = {label: auc for label, auc in chosen_by.items() if not math.isnan(auc)}
     best = max(known, key=lambda label: known[label]) if known else ""
     sentences = tuple(critical_view(models, pairs, chosen_by))
     return TaskSection(
         name=name,
         models=models,
-        groups=tuple(drawn),
+        groups=tuple(groups_drawn),
         pairs=pairs,
         critical=sentences,
         subgroups=subgroups(models, groups),
@@ -231,16 +236,17 @@ def _task(
     )
 
 
-def _seconds(result: Result, store: ReportedRuns) -> float:
-    return store.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
+def _seconds(result: Result, runs: ReportedRuns) -> float:
+    """The training time of a model's folds and final fit, NaN where it is not stored."""
+    return runs.metrics.get(result.cross_validation, {}).get(Metric.FIT_SECONDS, math.nan)
 
 
-def _out_of_fold(result: Result, store: ReportedRuns) -> float:
-    """The out-of-fold ROC AUC by which models are chosen, nested for an ensemble.
+def _out_of_fold(result: Result, runs: ReportedRuns) -> float:
+    """The out-of-fold ROC AUC by which models are compared, nested for an ensemble; NaN where there is none.
 
-    Hold-outs have none of all patients, and one of patches that early stopping watched is not to be compared.
+    A hold-out's is not of all patients, and one of patches that early stopping watched is optimistic: both are NaN.
     """
     if result.holdout or SCORED in result.said:
         return math.nan
-    metrics = store.metrics.get(result.cross_validation, {})
+    metrics = runs.metrics.get(result.cross_validation, {})
     return float(metrics.get(Metric.OOF_ROC_AUC, np.nan))

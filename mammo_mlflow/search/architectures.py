@@ -1,7 +1,8 @@
-"""Architectures that a study searches, as the coordinator sees them: without Keras and KerasTuner.
+"""Architecture search on the coordinator's side, which imports neither Keras nor KerasTuner.
 
-A child draws an architecture (`engine/hypermodels.py`). Each hyperparameter it asks for comes as a dictionary that
-JSON can hold, answered from the trial: architecture and training are then parameters of one and the same study.
+A child process draws an architecture (`engine/hypermodels.py`). It asks the coordinator for each hyperparameter, as a
+dictionary that JSON can hold, and is answered from the Optuna trial, so that architecture and training are parameters
+of one study.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {
 }
 
 
-def distribution(facts: Mapping[str, object]) -> BaseDistribution:
-    """Optuna's distribution of a hyperparameter.
+def distribution_from(facts: Mapping[str, object]) -> BaseDistribution:
+    """Optuna's distribution for a hyperparameter that a child asks for.
 
     `facts` is {"kind": "categorical", "choices": […]} or {"kind": "int" or "float", "low", "high", "step", "log"}.
     Raises `UserError` for another kind.
@@ -38,7 +39,7 @@ def distribution(facts: Mapping[str, object]) -> BaseDistribution:
 
 
 def start_draws(architecture: str, values: Mapping[str, Value]) -> dict[str, Value]:
-    """The draws that give a known setting, to start a study from: `values` by the names of `ModelSpec`.
+    """The hyperparameters by which an architecture gives the model `values` (names of `ModelSpec`), for a first trial.
 
     Values that the architecture cannot draw are left out. Raises `UserError` for an unknown architecture.
     """
@@ -59,6 +60,7 @@ def start_draws(architecture: str, values: Mapping[str, Value]) -> dict[str, Val
 
 
 def _start_dense(dense: str, known: Sequence[Value]) -> dict[str, Value]:
+    """The hyperparameters of dense layers such as `256-64`; none where a width is not in `known`."""
     widths = [int(width) for width in dense.split("-") if width.isdecimal()]
     if not 1 <= len(widths) <= LAYERS or not set(widths) <= set(known):
         return {}
@@ -66,7 +68,10 @@ def _start_dense(dense: str, known: Sequence[Value]) -> dict[str, Value]:
 
 
 def _start_blocks(blocks: str) -> dict[str, Value]:
-    """Draws of blocks of equal filters, without strides but the first; none where they are others."""
+    """The hyperparameters of convolutional blocks such as `32-32,64-64`; none for blocks that cannot be drawn.
+
+    A block that can be drawn has equal filters throughout. A stride of the first convolution is left out.
+    """
     draws: dict[str, Value] = {}
     without_stride = re.sub(r"^(\d+)/\d+", r"\1", blocks)
     for number, block in enumerate(without_stride.split(","), 1):

@@ -1,4 +1,4 @@
-"""Weights of an ensemble's members by an Optuna study."""
+"""Blend weights of an ensemble's members, searched by an Optuna study in memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import optuna
 from optuna.samplers import TPESampler
 
 TRIALS = 100
+"""Trials that TPE draws, beside those that the study starts from."""
 
 
 def study_weights(members: int, gain: Callable[[np.ndarray], float], seed: int = 0) -> tuple[np.ndarray, int]:
-    """The weights (m,) with the largest gain that a study in memory finds, and how many it tried.
+    """The blend weights with the largest `gain` that a study finds, float64 (m,) in [0, 1], and how many it tried.
 
-    It starts from each member alone and from equal weights, so that it ends no worse than these; TPE draws the rest,
-    each weight from 0 to 1.
+    `gain`: a number to maximise, of weights float64 (m,); NaN or infinite where it is undefined. `members`: m. The
+    study starts from each member alone and from equal weights, so that it ends no worse than these; TPE draws the rest.
+    Equal weights where no gain is defined.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [f"weight_{number}" for number in range(members)]

@@ -1,4 +1,4 @@
-"""What a search draws: a parameter of an experiment, from where, and while which conditions hold."""
+"""Parameters of a search space: their values, and the conditions under which they are drawn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from pathlib import Path
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, expected
-from mammo_mlflow.experiment import PARTS, build, parameters
+from mammo_mlflow.experiment import DEFAULTS, build, parameters
 from mammo_mlflow.models.architecture_ranges import DROPOUTS, HEAD_WIDTHS, POOL_DROPOUTS, SCRATCH_WIDTHS
-
-DEFAULTS: dict[str, Value] = {name: value for part in PARTS.values() for name, value in vars(part()).items()}
-"""Of the parameters of all families' experiments."""
 
 EITHER = (False, True)
 ARCHITECTURES: dict[str, Mapping[str, Sequence[Value]]] = {
@@ -30,28 +27,28 @@ ARCHITECTURES: dict[str, Mapping[str, Sequence[Value]]] = {
         "l2": (),
     },
 }
-"""What a file's `architecture` may be, and the parameters that its hypermodel draws: from what, where that is a list.
+"""By the `architecture` of a space the parameters that its hypermodel draws, each with its choices.
 
-`dense` is made of such widths.
+No choices: the parameter is no choice from a list. `dense`: the widths that its layers may have.
 """
 
 
 def idle(family: str, backbone: str) -> tuple[str, ...]:
-    """The parameters of a family that this network of it has no use for."""
+    """The parameters of a family's experiments that do not affect this network."""
     network = build("benign_malignant", {"backbone": backbone}, family)  # the task of every family
     used_by = (None, network.trained_whole)
     return tuple(item.name for item in parameters(family) if item.metadata["users"].whole not in used_by)
 
 
 def architectures(family: str, backbone: str) -> tuple[str, ...]:
-    """The architectures that this network can have: those of which it uses every parameter."""
+    """The architectures that can be searched for this network: those all of whose parameters affect it."""
     used = {item.name for item in parameters(family)} - set(idle(family, backbone))
     return tuple(name for name, drawn in ARCHITECTURES.items() if used.issuperset(drawn))
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What another parameter has to be: one of `values`, or from `low` to `high`, either of which may be open."""
+    """A condition on another parameter, `name`: it is one of `values`, or lies from `low` to `high` (None: no end)."""
 
     name: str
     values: tuple[Value, ...] | None = None
@@ -59,7 +56,7 @@ class Condition:
     high: float | None = None
 
     def holds(self, value: Value) -> bool:
-        """Whether the other parameter, at this value, is as it has to be."""
+        """Whether this value of the other parameter fulfils the condition."""
         if self.values is not None or isinstance(value, str):
             return value in (self.values or ())
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
@@ -67,7 +64,11 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """A parameter that is drawn while all of `when` holds: one of `choices`, or a number from `low` to `high`."""
+    """A parameter of a search space: one of `choices`, or a number from `low` to `high`.
+
+    It is drawn where all conditions `when` hold. `log`: drawn on a logarithmic scale; `step`: the distance between two
+    values, None for any.
+    """
 
     name: str
     low: float | None = None
@@ -78,7 +79,7 @@ class Parameter:
     when: tuple[Condition, ...] = ()
 
     def contains(self, value: Value) -> bool:
-        """Whether this value could be drawn."""
+        """Whether this value can be drawn, conditions aside."""
         if self.low is None or self.high is None:
             return value in (self.choices or ())
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
@@ -89,7 +90,7 @@ class Parameter:
         return abs(steps - round(steps)) < 1e-8  # as Optuna tells a value on the grid
 
     def reaches(self, condition: Condition) -> bool:
-        """Whether some value that could be drawn lies within the ends of a condition on this parameter."""
+        """Whether some value that can be drawn fulfils a condition on this parameter."""
         if self.low is None or self.high is None:
             return any(condition.holds(value) for value in self.choices or ())
         first = self.low if condition.low is None else max(self.low, condition.low)
@@ -98,11 +99,11 @@ class Parameter:
         return first <= (self.high if condition.high is None else min(self.high, condition.high))
 
     def drawn(self, values: Mapping[str, Value]) -> bool:
-        """Whether it is drawn beside these values; what they leave out has the experiment's default."""
+        """Whether its conditions hold beside these values; a parameter that is not among them has its default."""
         return all(item.holds(values.get(item.name, DEFAULTS[item.name])) for item in self.when)
 
     def values(self, limit: int) -> list[Value] | None:
-        """Everything that could be drawn, in order; None where that is infinite or more than `limit`."""
+        """All values that can be drawn, ascending or as listed; None where they are infinite or more than `limit`."""
         if self.low is None or self.high is None:
             return list(self.choices or ())
         if self.grid is None:
@@ -113,30 +114,34 @@ class Parameter:
 
     @property
     def default(self) -> Value:
-        """An experiment's own value of it."""
+        """The default of an experiment."""
         return DEFAULTS[self.name]
 
     @property
     def kind(self) -> type:
-        """The type of its values."""
+        """The Python type of its values: int, float, bool or str."""
         return type(self.default)
 
     @property
     def extent(self) -> str:
-        """What could be drawn, in words."""
+        """The values that can be drawn, in words for messages."""
         if self.choices is not None:
             return " or ".join(f"'{choice}'" for choice in self.choices)
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step else "")
 
     @property
     def grid(self) -> float | None:
-        """The step between two values; None where there is none."""
+        """The distance between two values, 1 for integers without a `step`; None where values are continuous."""
         return 1 if self.step is None and self.kind is int else self.step
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """A checked file: what is drawn, each parameter after those its conditions name, and what is `fixed`."""
+    """The search space of one family: the parameters that are drawn, and the values that are `fixed`.
+
+    Each parameter stands after those that its conditions name. `backbone` and `architecture` are None where the file
+    names none.
+    """
 
     path: Path
     family: str
@@ -146,9 +151,9 @@ class SearchSpace:
     fixed: dict[str, Value]
 
     def narrowed(self, given: Mapping[str, Value]) -> SearchSpace:
-        """The space in which the values given on the command line are fixed, and no longer drawn.
+        """The space with the values given on the command line fixed instead of drawn.
 
-        A parameter goes too where a given value rules its conditions out. Raises `Faults` for a value of what the
+        Parameters whose conditions these values rule out are left out. Raises `Faults` for a value of what the
         architecture draws, and where nothing is left to search.
         """
         taken = [name for name in ARCHITECTURES.get(self.architecture or "", ()) if name in given]
@@ -168,7 +173,10 @@ class SearchSpace:
         return replace(self, parameters=left, fixed=fixed)
 
     def draw(self, start: Mapping[str, Value], suggest: Callable[[Parameter], Value]) -> dict[str, Value]:
-        """A trial's values: `start`, then what is fixed, then `suggest(parameter)` for each whose conditions hold."""
+        """The parameter values of a trial: `start`, overridden by what is fixed and by what is drawn.
+
+        `suggest(parameter)` gives the value of each parameter whose conditions hold.
+        """
         values = {**start, **self.fixed}
         for item in self.parameters:
             if item.drawn(values):
@@ -176,9 +184,9 @@ class SearchSpace:
         return values
 
     def points(self, start: Mapping[str, Value], limit: int = 10_000) -> list[dict[str, Value]] | None:
-        """Every distinct set of drawn values; None where there is no end to them, or more than `limit`.
+        """All distinct sets of drawn values; None where they are infinite or more than `limit`.
 
-        Numbers with a fraction are endless unless they have a step, and so is an architecture.
+        A float parameter without a step has infinitely many values; those of an architecture cannot be listed.
         """
         if self.architecture is not None:
             return None
@@ -196,7 +204,7 @@ class SearchSpace:
         return points
 
     def facts(self) -> dict[str, object]:
-        """All that decides what is drawn, ready for JSON. The path does not, and is left out."""
+        """The space as a dictionary for JSON, from which a study's key is made. The path is left out."""
         drawn = [asdict(item) | {"kind": item.kind.__name__} for item in self.parameters]
         return {name: getattr(self, name) for name in ("family", "backbone", "architecture", "fixed")} | {
             "parameters": drawn

@@ -1,4 +1,4 @@
-"""Pruners by name, over folds: a trial that its first folds show to be hopeless is not finished."""
+"""Pruners by name, which stop a trial whose first folds score badly; a fold is a step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from mammo_mlflow.errors import UserError, expected, unknown_name
 
 PRUNERS = ("auto", "median", "percentile", "percentile=P", "wilcoxon", "none")
 STARTUP_TRIALS = 4
-"""Complete trials before the first is pruned: the paper's setting is always one of them."""
+"""Complete trials before any trial is pruned."""
 
 AUTO = "percentile=66"
-"""Two thirds go on. In simulated studies of 24 trials on 4 folds, most of the space plainly bad, it saved 42 % of the
-folds and kept the best trial in each of 240. The median saved 49 % and stopped the best trial in 6 % of them: it stops
-half of all trials, and once most of those complete are good ones it tells these apart by the luck of one fold. Waiting
-for a second fold before any is stopped saved 22 %."""
+"""The pruner `auto` for one objective, under which two thirds of the trials go on.
+
+In simulated studies of 24 trials on 4 folds, most of the space plainly bad, it saved 42 % of the folds and kept the
+best trial in each of 240. The median saved 49 % and stopped the best trial in 6 % of them: it stops half of all trials,
+and once most of those complete are good ones it tells these apart by the luck of one fold. Waiting for a second fold
+before any is stopped saved 22 %.
+"""
 
 SHORT = {"median": "percentile=50", "percentile": "percentile=25"}
 WILCOXON_FOLDS = 6
@@ -54,5 +57,5 @@ def make_pruner(name: str, objectives: int, folds: int) -> optuna.pruners.BasePr
 
 
 def over_folds(pruner: optuna.pruners.BasePruner | None) -> bool:
-    """Whether it wants each fold's own value instead of the running one."""
+    """Whether a pruner compares the values of single folds, instead of those over all folds so far."""
     return isinstance(pruner, optuna.pruners.WilcoxonPruner)

@@ -1,4 +1,4 @@
-"""A study's runs in the tracker: the study above, a run for each trial, their folds below. Found by their tags."""
+"""The MLflow runs of an Optuna study, found by their tags: the study's, below it the trials', below these the fits'."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_proce
 
 
 class StudyRuns:
-    """The runs of one Optuna study. `tags` go on each of them."""
+    """Opens and finds the runs of one Optuna study. `tags` go on each of them."""
 
     def __init__(self, writer: Writer, study: optuna.Study, tags: Mapping[str, str]) -> None:
         self._writer = writer
@@ -21,10 +21,10 @@ class StudyRuns:
         self._shared = {**tags, **self.tags}
 
     def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, object]) -> tuple[TrackedRun, bool]:
-        """The study's run, and whether it is this process's to end; it is not while another coordinator works on it.
+        """The study's run, and whether this process is the one to end it, which it is unless another one works on it.
 
-        An earlier command's run is opened again. Where `mlflow run` made one for this process, that becomes the
-        study's and takes over the trials.
+        The run of an earlier command is reopened. Where `mlflow run` has made a run for this process, that becomes the
+        study's run, and the runs of the trials are moved below it.
         """
         writer = self._writer
         found = self._find({Tag.LEVEL: "study"})
@@ -45,7 +45,7 @@ class StudyRuns:
         return run, True
 
     def owned_elsewhere(self, run: TrackedRun) -> bool:
-        """Whether another living coordinator is the one to end the study's run."""
+        """Whether another living process is the one to end the study's run."""
         tags = self._writer.ask(lambda: self._writer.client.get_run(run.id)).data.tags
         return self._others(tags[Tag.PROCESS])
 
@@ -59,9 +59,9 @@ class StudyRuns:
         params: Mapping[str, object],
         new: bool = False,
     ) -> TrackedRun:
-        """The run of a part of the study: a trial by its number, say. That of an interrupted command is opened again.
+        """The run of a part of the study, such as the trial (`level`) with a number (`part`).
 
-        `new` says that there can be none yet.
+        The run of an interrupted command is reopened, unless `new` says that there can be none.
         """
         marks = {**self._shared, **tags, Tag.LEVEL: level, Tag.PART: part}
         found = None if new else self.find(level, part)
@@ -75,10 +75,12 @@ class StudyRuns:
         return None if found is None else found.info.run_id
 
     def _find(self, marks: Mapping[str, str]) -> Any:
+        """The study's run with these tags, as MLflow gives it; None where there is none."""
         marks = {Tag.STUDY_ID: self.tags[Tag.STUDY_ID], **marks}
         runs = self._writer.ask(lambda: find_runs(self._writer.client, marks))
         return runs[0] if runs else None
 
     @staticmethod
     def _others(process: str) -> bool:
+        """Whether a process, as its tag names it, is another one that lives."""
         return process != this_process() and writer_alive(process)

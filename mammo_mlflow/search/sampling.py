@@ -1,15 +1,15 @@
-"""Samplers by name, and a trial's draws: the same for the same seed and history, and never a set that was drawn before.
+"""Samplers by name, and how a trial's parameters are drawn with them.
 
-A trial's draws are settled before they are stored. Each trial has a sampler of its own, seeded by the study's seed and
-the trial's number, so that an interrupted study goes on as it would have. No other module uses names
-that Optuna keeps to itself.
+The same seed and history give the same draws, and no set of draws comes twice. A trial's draws are settled before they
+are stored. Each trial has a sampler of its own, seeded by the study's seed and the trial's number, so that an
+interrupted study goes on as it would have. Optuna's private names are used in `optuna_private.py` alone.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -17,28 +17,32 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.search.optuna_private import StudyWithoutPaperTrial, can_give, store_parameter
 from mammo_mlflow.search.parameters import Parameter
 
 ATTEMPTS = 20
-"""Draws of a set that was not drawn before, until one is taken at random from what is left."""
+"""How often a set is drawn again that was drawn before; then one of those left is taken at random."""
 
 GRID = "grid"
 
 Values = Mapping[str, Value]
 SuggestValue = Callable[[str, BaseDistribution], Value]
+"""Gives the value of a parameter, by its name and distribution."""
 Draw = Callable[[SuggestValue], dict[str, Value]]
+"""Draws the parameters of a trial through the function it is given, and makes the experiment's values of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A sampler by its name in `optuna.samplers`; `package` is what it needs, the extra of its own name.
+    """A kind of sampler: its class in `optuna.samplers` and the settings of that.
 
-    `shared`: it models the parameters that all trials have, and draws the others at random. `one_sequence`: seeded by
-    the study's own seed, not by the trial's.
+    `package`: a package it needs beside Optuna, installed by the extra of the sampler's name. `objectives`: the most it
+    takes. `shared`: it models only the parameters that all trials have, and draws the others at random.
+    `one_sequence`: its draws are one sequence over all trials, seeded by the study's seed alone.
     """
 
     optuna_name: str
@@ -49,7 +53,7 @@ class Sampler:
     one_sequence: bool = False
 
     def make(self, study_seed: int, seed: int) -> BaseSampler:
-        """The sampler of one trial."""
+        """Optuna's sampler for one trial; `seed` is the trial's."""
         settings: dict[str, object] = {"seed": study_seed if self.one_sequence else seed, **self.settings}
         if self.shared:
             settings |= {"independent_sampler": RandomSampler(seed), "warn_independent_sampling": False}
@@ -84,7 +88,7 @@ def check_sampler(name: str, objectives: int) -> None:
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
-    """Optuna's distribution of a parameter."""
+    """Optuna's distribution for a parameter of a search space."""
     if parameter.low is None or parameter.high is None:
         return CategoricalDistribution(parameter.choices or ())
     with warnings.catch_warnings(action="ignore"):  # an end that no step reaches is moved to the last one before it
@@ -94,56 +98,23 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-class StudyWithoutPaperTrial(optuna.Study):
-    """A study without its first trial while that lacks something that every other complete trial has.
-
-    It does where the space leaves out the paper's value. Samplers that model the parameters all trials share would
-    otherwise never model that one.
-    """
-
-    def __init__(self, study: optuna.Study) -> None:
-        super().__init__(study.study_name, study._storage)
-
-    def _get_trials(  # what samplers ask
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, states, use_cache)
-        names = [trial.params.keys() for trial in trials if trial.number and trial.state == TrialState.COMPLETE]
-        shared = set(names[0]).intersection(*names[1:]) if names else set()
-        return [trial for trial in trials if trial.number or shared <= trial.params.keys()]
-
-
 @dataclass(frozen=True)
 class DraftTrial:
-    """The draws of a trial, what each was drawn from, and the values that were made of them."""
+    """The draws of a trial that are not stored yet: `params`, their `distributions`, and the experiment's `values`."""
 
     params: dict[str, Value]
     distributions: dict[str, BaseDistribution]
     values: dict[str, Value]
 
     def store(self, trial: optuna.Trial) -> None:
-        """Make the draws the trial's; what an interrupted coordinator has stored of them is there already."""
+        """Store the draws as the parameters of a trial, but for those that an interrupted process has stored."""
         for name, drawn_from in self.distributions.items():
             if name not in trial.params:
-                stored = drawn_from.to_internal_repr(self.params[name])
-                trial.storage.set_trial_param(trial._trial_id, name, stored, drawn_from)
-
-
-def resume_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
-    """A trial that another process began, to be worked on."""
-    return optuna.Trial(study, trial._trial_id)  # Optuna has no public way
-
-
-def can_give(distribution: BaseDistribution, value: Value) -> bool:
-    """Whether a distribution can give this value."""
-    try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (ValueError, TypeError):
-        return False
+                store_parameter(trial, name, self.params[name], drawn_from)
 
 
 def _on_step(distribution: BaseDistribution, value: Value) -> Value:
-    """A drawn fraction as a file's reader would write it: 0.3, and not the sum of 0.1 and 0.2."""
+    """A drawn float rounded to its step in decimals, so that it is 0.3 and not 0.1 + 0.2; other values as they are."""
     if not isinstance(distribution, FloatDistribution) or distribution.step is None:
         return value
     low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
@@ -151,7 +122,10 @@ def _on_step(distribution: BaseDistribution, value: Value) -> Value:
 
 
 class TrialProposer:
-    """Settles the draws of one study's trials. `points`: every set of draws, where they can be counted."""
+    """Proposes the parameters of one study's trials, by a sampler of `SAMPLERS`.
+
+    `seed`: the study's; `points`: all sets of draws that the space allows, None where they are infinite.
+    """
 
     def __init__(self, sampler: str, seed: int, points: Sequence[Values] | None) -> None:
         self._name, self._seed, self._points = sampler, seed, points
@@ -159,7 +133,7 @@ class TrialProposer:
             self._points = [points[i] for i in np.random.default_rng(seed).permutation(len(points))]
 
     def exhausted(self, taken: Iterable[Values]) -> bool:
-        """Whether every set has been drawn."""
+        """Whether all sets of draws that the space allows are among those `taken`."""
         return self._points is not None and not self._left(taken)
 
     def propose(
@@ -171,10 +145,11 @@ class TrialProposer:
         known: Values,
         known_only: bool = False,
     ) -> DraftTrial:
-        """The draws of a trial, the `known` ones as they are, the others by the sampler; nothing is stored.
+        """The draws of a trial: the `known` ones as they are, the others by the sampler. Nothing is stored.
 
-        With `known_only` the others are answered but not kept, and neither are known values outside the space.
-        `draw` may be called several times, until its draws are none of `taken`; where none is found they are repeated.
+        With `known_only` the draft keeps only the known ones, and of these those that lie in the space. `draw` is
+        called until its draws are not among those `taken`, at most `ATTEMPTS` times, the last time with a set of those
+        left.
         """
         row = SAMPLERS[self._name]
         seen = StudyWithoutPaperTrial(study) if row.shared else study
@@ -188,6 +163,7 @@ class TrialProposer:
         return found
 
     def _left(self, taken: Iterable[Values]) -> list[Values]:
+        """The sets of draws that the space allows and that are not taken, in random order."""
         seen = list(taken)
         return [point for point in self._points or () if point not in seen]
 
@@ -195,6 +171,7 @@ class TrialProposer:
 def _propose(
     study: optuna.Study, trial: FrozenTrial, sampler: BaseSampler, draw: Draw, known: Values, known_only: bool
 ) -> DraftTrial:
+    """One draw of `TrialProposer.propose` with a sampler that was made for it."""
     params: dict[str, Value] = {}
     distributions: dict[str, BaseDistribution] = {}
     with warnings.catch_warnings(action="ignore"):

@@ -1,7 +1,7 @@
-"""Search spaces: what a study draws its trials from, read from a YAML file (docs/search_spaces.md).
+"""Reads search spaces from YAML files (docs/search_spaces.md), and checks them.
 
-All faults of a file are told, each a line `FILE: KEY PATH: expected …, found …`.
-The type, the default and the check of a parameter are those of the experiment's field.
+All faults of a file are reported at once, each a line `FILE: KEY PATH: expected …, found …`. The type, the default and
+the check of a parameter are those of the experiment's field.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mammo_mlflow.checks import Value, one_of
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
 from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
-from mammo_mlflow.search.yaml_tree import FOLDERS, KEYS, Tree, read_tree, shown
+from mammo_mlflow.search.yaml_tree import FOLDERS, KEYS, Tree, in_words, read_tree
 
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
 _COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
@@ -25,9 +25,9 @@ _RANGE_KEYS = ("low", "high", "log", "step")
 
 
 def find_space(given: str, family: str, backbone: str) -> Path:
-    """The file `given`, else the family's, the one for this backbone first.
+    """The path of a search space: `given`, else the backbone's file, else the family's.
 
-    It need not exist: `read_space` then says which there are.
+    The file need not exist: `read_space` then raises an error that lists the files there are.
     """
     if given:
         return Path(given).expanduser()
@@ -36,12 +36,12 @@ def find_space(given: str, family: str, backbone: str) -> Path:
 
 
 def read_space(path: Path, family: str, backbone: str) -> SearchSpace:
-    """The space in a file, for this family and backbone. Raises `Faults` with every fault of the file."""
+    """The search space in a file, for this family and backbone. Raises `Faults` with all faults of the file."""
     return _Reader(path, family, backbone).read()
 
 
 class _Reader:
-    """Reads one file and collects its faults; what is at fault reads as None, so that reading goes on."""
+    """Reads one file and collects its faults; a faulty value is read as None, so that reading goes on."""
 
     def __init__(self, path: Path, family: str, backbone: str) -> None:
         self._path, self._family, self._backbone = path, family, backbone
@@ -53,6 +53,7 @@ class _Reader:
         self._built: Collection[str] = ()  # what the architecture draws
 
     def read(self) -> SearchSpace:
+        """The space of the file. Raises `Faults`."""
         tree, family = read_tree(self._path, self._faults), self._family
         self._only(tree, KEYS, "")
         if "family" not in tree:
@@ -84,26 +85,30 @@ class _Reader:
         )
 
     def _at(self, key: str) -> str:
+        """The file and the path of a key, as messages begin."""
         return f"{self._path}: {key}" if key else str(self._path)
 
     def _fault(self, key: str, wanted: str, found: object) -> None:
+        """Add a fault: what was expected at a key, and what was found."""
         self._faults.append(str(expected(self._at(key), wanted, found)))
 
     def _unknown(self, key: str, name: str, choices: Iterable[str]) -> None:
+        """Add a fault: a name that is none of the choices."""
         self._faults.append(str(unknown_name(self._at(key), name, choices)))
 
     def _only(self, given: Mapping[str, Tree], known: Iterable[str], key: str) -> None:
+        """Add a fault for each key of a mapping that is not known."""
         for name in given:
             if name not in known:
                 self._unknown(key, name, known)
 
     def _name(self, tree: Mapping[str, Tree], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
-        """A name at the top of the file: one of a table, and the one asked for."""
+        """The name at a top-level key, None where it is missing, not `known`, or not the one `asked` for."""
         given = tree.get(key)
         if given is None or (isinstance(given, str) and given in known and asked in (None, given)):
             return given
         if not isinstance(given, str):
-            self._fault(key, "a name", shown(given))
+            self._fault(key, "a name", in_words(given))
         elif given not in known:
             self._unknown(key, given, known)
         else:
@@ -111,11 +116,11 @@ class _Reader:
         return None
 
     def _parameters(self, listed: Tree) -> tuple[dict[str, Parameter], dict[str, Value]]:
-        """What is drawn, and what is fixed."""
+        """The parameters that are drawn, and the values that are fixed, by name."""
         fixed: dict[str, Value] = {}
         drawn: dict[str, Parameter] = {}
         if not isinstance(listed, dict) or not listed:
-            self._fault("parameters", "a mapping of parameters to values, choices or ranges", shown(listed))
+            self._fault("parameters", "a mapping of parameters to values, choices or ranges", in_words(listed))
             return drawn, fixed
         for name, given in listed.items():
             key = f"parameters.{name}"
@@ -126,11 +131,11 @@ class _Reader:
                 others = {*_COMMAND_LINE, *self._built, *self._idle}
                 self._unknown("parameters", name, [known for known in self._names if known not in others])
             elif name in self._built:
-                self._fault(key, "nothing, for the architecture draws it", shown(given))
+                self._fault(key, "nothing, for the architecture draws it", in_words(given))
             elif isinstance(given, str):
                 fixed[name] = self._value(key, name, given)
             elif name in _FIXED_ONLY:
-                self._fault(key, "one value, for it may be fixed but not searched", shown(given))
+                self._fault(key, "one value, for it may be fixed but not searched", in_words(given))
             elif isinstance(given, list):
                 self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
             elif (item := self._parameter(key, name, given)) and all(
@@ -145,9 +150,9 @@ class _Reader:
         return drawn, fixed
 
     def _value(self, key: str, name: str, given: Tree, check: bool = True) -> Any:
-        """A text as a value of this parameter, checked as an experiment would where asked for."""
+        """A text converted to the type of a parameter; with `check` it is also checked as an experiment's value."""
         if not isinstance(given, str):
-            self._fault(key, "one value", shown(given))
+            self._fault(key, "one value", in_words(given))
             return None
         try:
             value = convert(self._at(key), given, Parameter(name=name).kind)
@@ -161,6 +166,7 @@ class _Reader:
         return value
 
     def _parameter(self, key: str, name: str, given: Mapping[str, Tree]) -> Parameter | None:
+        """A parameter with choices or a range; None where it has a fault."""
         before = len(self._faults)
         self._only(given, ("choices", *_RANGE_KEYS, "when"), key)
         when = self._when(f"{key}.when", given["when"]) if "when" in given else ()
@@ -168,7 +174,7 @@ class _Reader:
         if "choices" in given:
             for other in _RANGE_KEYS:
                 if other in given:
-                    self._fault(f"{key}.{other}", "nothing beside choices", shown(given[other]))
+                    self._fault(f"{key}.{other}", "nothing beside choices", in_words(given[other]))
             item = replace(item, choices=self._choices(f"{key}.choices", name, given["choices"]))
         elif item.kind not in (int, float):
             self._fault(key, "choices, for it is no number", ", ".join(given) or "nothing")
@@ -177,8 +183,9 @@ class _Reader:
         return item if len(self._faults) == before else None
 
     def _choices(self, key: str, name: str, given: Tree) -> tuple[Value, ...]:
+        """The choices of a parameter, empty where they are no list."""
         if not isinstance(given, list) or not given:
-            self._fault(key, "a list of one or more values", shown(given))
+            self._fault(key, "a list of one or more values", in_words(given))
             return ()
         found: list[Value] = []
         for item in given:
@@ -189,6 +196,7 @@ class _Reader:
         return tuple(found)
 
     def _range(self, key: str, item: Parameter, given: Mapping[str, Tree]) -> Parameter:
+        """The parameter with its range: low, high, log and step."""
         name = item.name
         missing = [end for end in ("low", "high") if end not in given]
         if missing:
@@ -212,23 +220,26 @@ class _Reader:
         return replace(item, low=low, high=high, log=log, step=step)
 
     def _flag(self, key: str, given: Tree) -> bool:
+        """`true` or `false` as a bool."""
         if isinstance(given, str) and given.lower() in ("true", "false"):
             return given.lower() == "true"
-        self._fault(key, "true or false", shown(given))
+        self._fault(key, "true or false", in_words(given))
         return False
 
     def _when(self, key: str, given: Tree) -> tuple[Condition, ...]:
+        """The conditions of a parameter, without faulty ones."""
         if not isinstance(given, dict) or not given:
-            self._fault(key, "a mapping of parameters to values", shown(given))
+            self._fault(key, "a mapping of parameters to values", in_words(given))
             return ()
         found = [self._condition(f"{key}.{name}", name, wanted) for name, wanted in given.items()]
         return tuple(condition for condition in found if condition is not None)
 
     def _condition(self, key: str, name: str, given: Tree) -> Condition | None:
+        """The condition on the parameter `name`; None where it has a fault."""
         if name not in self._names:
             self._unknown(key.rpartition(".")[0], name, self._names)
         elif name in self._built:
-            self._fault(key, "another parameter, for the architecture draws this one later", shown(given))
+            self._fault(key, "another parameter, for the architecture draws this one later", in_words(given))
         elif not isinstance(given, dict):
             values = [self._value(key, name, item) for item in (given if isinstance(given, list) else [given])]
             if not values:
@@ -250,7 +261,7 @@ class _Reader:
     def _check_conditions(
         self, drawn: Mapping[str, Parameter], fixed: Mapping[str, Value], backbone: str | None
     ) -> None:
-        """A condition that its parameter, as drawn or fixed here, can never fulfil is a fault."""
+        """Add a fault for each condition that the parameter it is on, as drawn or fixed here, can never fulfil."""
         unused = {name: Parameter(name=name).default for name in self._idle if name not in drawn}
         known = {k: value for k, value in {**unused, **fixed, "backbone": backbone}.items() if value is not None}
         others = {name: Parameter(name=name, choices=(value,)) for name, value in known.items()}
@@ -268,7 +279,7 @@ class _Reader:
                 self._fault(key, f"what it can be, {other.extent}", found)
 
     def _ordered(self, drawn: Mapping[str, Parameter]) -> tuple[Parameter, ...]:
-        """The parameters, each after those its conditions name, else as in the file; a circle of them is a fault."""
+        """The parameters in the file's order, but each after those its conditions name; a circle is a fault."""
         found: list[Parameter] = []
         waiting = dict(drawn)
         while waiting:

@@ -1,4 +1,4 @@
-"""The database of studies: opened once, and one coordinator at a time where it matters."""
+"""Optuna's database of studies: checked and opened, with a lock that processes and machines share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mammo_mlflow.databases import (
     Unusable,
     alone_with,
     check_file_writable,
-    check_writable,
+    check_folder_writable,
     clear_parts,
     fault,
     file_of,
@@ -36,30 +36,33 @@ from mammo_mlflow.wording import first_line, scrubbed
 DEFAULT = "sqlite:///optuna.db"
 SQLITE_PATIENCE_SECONDS = 60
 SERVER_LOCK = 0x6D616D6D6F
-"""The lock of a database on a server; constant, for machines may reach the same one by different addresses."""
+"""The number of PostgreSQL's advisory lock; constant, for machines may reach one server by different addresses."""
 
 
 def check_address(url: str) -> None:
-    """Raise `UserError` where no studies can be kept at `url`: what is known without opening or making a file."""
-    with _telling(url):
+    """Raise `UserError` for an address at which no studies can be kept, as far as is known without making a file."""
+    with _as_user_error(url):
         parsed = parse(url)
         file = file_of(parsed)
         if file is not None:
             if not is_filled(file):
-                check_writable(file.absolute().parent)
+                check_folder_writable(file.absolute().parent)
         elif parsed.get_backend_name() != "sqlite":
             _check(look_at_server(parsed))
 
 
 class Storage:
-    """An open database of studies. Raises `UserError`, in seconds, where it cannot be reached or is none."""
+    """An open database of studies, made where there is none. Raises `UserError` where it cannot be used.
+
+    `rdb` is Optuna's storage; `shown` is the address without its password, `secret` whether it has one.
+    """
 
     def __init__(self, url: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.url, self.shown = url, scrubbed(url)
         self.secret = self.shown != url
-        with _telling(url):
+        with _as_user_error(url):
             parsed = parse(url)
             self._server, self._file = parsed.get_backend_name() == "postgresql", file_of(parsed)
             # relative paths name another database in another directory
@@ -76,7 +79,7 @@ class Storage:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One coordinator at a time: on every machine with PostgreSQL, on this machine otherwise."""
+        """Hold the lock of the database, against processes on all machines with PostgreSQL, else on this machine."""
         if not self._server:
             with alone_with("studies", self._name):
                 yield
@@ -87,8 +90,8 @@ class Storage:
 
 
 @contextmanager
-def _telling(url: str) -> Iterator[None]:
-    """Whatever is wrong with a database of studies is a `UserError`, without a password."""
+def _as_user_error(url: str) -> Iterator[None]:
+    """Turn every error of a database into a `UserError` that does not show its password."""
     try:
         yield
     except NoAddress as problem:
@@ -99,7 +102,7 @@ def _telling(url: str) -> Iterator[None]:
 
 
 def _prepare(file: Path) -> None:
-    """See that a SQLite file is one to keep studies in: made whole where there is none. Called alone."""
+    """Make a SQLite file with Optuna's tables where there is none, and check it otherwise. Needs the lock."""
     clear_parts(file)
     if wait_until_made(file, lambda seen: seen.revision is not None) is None:
         make_whole(file, lambda address: RDBStorage(address).engine.dispose())
@@ -110,6 +113,6 @@ def _prepare(file: Path) -> None:
 
 
 def _check(found: Look) -> None:
-    """Raises `Unusable` for another program's database: Optuna would add its tables to those, then refuse them."""
+    """Raise `Unusable` for another program's database: Optuna would add its tables to it, and then refuse it."""
     if "alembic_version" in found.tables and "studies" not in found.tables:
         raise Unusable("the tables of another program, MLflow's perhaps: each needs its own database")

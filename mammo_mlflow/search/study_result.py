@@ -1,4 +1,4 @@
-"""What a study ends with: its trials, figures, the best trial's final model, and whether it is better or only lucky."""
+"""Ends a study: logs trials and figures, makes the best trial's final model, tests it against the paper's setting."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
 from mammo_mlflow.search.study import StudyWorker, best_trial, metric_name
 from mammo_mlflow.search.study_spec import StudySpec
-from mammo_mlflow.search.winner_test import WinnerTest, compare, judge, simultaneous
+from mammo_mlflow.search.winner_test import WinnerTest, judge, paired_lead, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
-from mammo_mlflow.training.final_model import Final, make_final
+from mammo_mlflow.training.final_model import make_final
+from mammo_mlflow.training.registered_model import Final
 
 VERSION = 2
-"""Raised whenever a change of the code changes what a closing says of the same trials: of a study that was closed by
-an older one only the closing is done again. It is on the study's run. No fold's key holds it."""
+"""The version of a study's result, to be raised when a change of the code changes the result of the same trials.
+
+It is a tag of the study's run, and in no key: a study that is issued again is ended again, its folds are not trained.
+"""
 
 
 @dataclass(frozen=True)
 class FreshSeeds:
-    """Best and paper's setting under seeds that the search has not used: a value a seed, and the difference.
+    """The objective of the best and of the paper's setting under seeds that the search has not used, a value a seed.
 
-    The interval of the difference holds for all settings that competed with the paper's at once.
+    `difference`: best minus paper, with an interval that holds for all settings that competed with the paper's at once.
     """
 
     best: list[float]
@@ -45,9 +48,14 @@ class FreshSeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """How a study ended. `paper` is the first trial's value; what could not be had is None."""
+    """The result of a study.
 
-    question: StudySpec
+    `states`: the number of trials by state; `best`: the best trial; `paper`: the objective of the paper's setting, the
+    first trial; `final`: the registered model; `fresh`: the comparison under fresh seeds; `verdict`: that on the folds
+    of the search. None where there is none.
+    """
+
+    spec: StudySpec
     states: dict[str, int]
     best: FrozenTrial | None = None
     paper: float | None = None
@@ -57,50 +65,52 @@ class StudyResult:
 
 
 class StudyCloser:
-    """Ends a study: everything it logs goes on the study's run `top`. Doing it again adds nothing that is there."""
+    """Ends a study, on the study's run `top`. To end it again repeats nothing that has been done."""
 
-    def __init__(self, search: StudyWorker, final: Mapping[str, Value], fresh_seeds: int) -> None:
-        self._bench = replace(search.bench, resume=True)  # the study's own folds are at hand
-        self._planner, self._study, self._question = search.planner, search.study, search.question
-        self._runs, self._top = search.runs, search.top
+    def __init__(self, worker: StudyWorker, final: Mapping[str, Value], fresh_seeds: int) -> None:
+        self._bench = replace(worker.bench, resume=True)  # the study's own folds are at hand
+        self._planner, self._study, self._spec = worker.planner, worker.study, worker.spec
+        self._runs, self._top = worker.runs, worker.top
         self._final, self._fresh_seeds = final, fresh_seeds
 
     def close(self, note: str | None) -> StudyResult:
-        """Log table and figures, make the best trial's model, compare it with the paper's setting."""
-        question = self._question
+        """Log the trials and their figures, make the best trial's model and compare it with the paper's setting.
+
+        `note` is printed under each figure.
+        """
+        spec = self._spec
         trials = self._study.get_trials(deepcopy=False)
         states = {state.name: sum(trial.state == state for trial in trials) for state in TrialState}
         best = best_trial(self._study)
         self._log_trials(trials, states, best)
-        for name, figure in study_figures(self._study, [o.name for o in question.objectives], note).items():
+        for name, figure in study_figures(self._study, [o.name for o in spec.objectives], note).items():
             self._top.log_figure(figure, name)
         if best is None:
-            return StudyResult(question=question, states=states)
+            return StudyResult(spec=spec, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
         cv, final = self._make_best(best, competed(states))
         verdict = fresh = None
-        if paper is not None and best.number != 0 and question.objectives[0].name != SECONDS:
+        if paper is not None and best.number != 0 and spec.objectives[0].name != SECONDS:
             verdict = self._judge(cv, trials[0], states)
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
-        return StudyResult(
-            question=question, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict
-        )
+        return StudyResult(spec=spec, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict)
 
     def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
-        values = "values" if len(self._question.objectives) > 1 else "value"
+        """Log the table of trials, metrics over them, and the best trial's parameters and tags."""
+        values = "values" if len(self._spec.objectives) > 1 else "value"
         table = self._study.trials_dataframe(attrs=("number", "state", values, "params", "user_attrs", "duration"))
         table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
         table = table.drop(columns=[Attribute.SETTING], errors="ignore")
         self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
         metrics = {f"{Metric.TRIALS}{name.lower()}": float(count) for name, count in states.items()}
-        for index, objective in enumerate(self._question.objectives):
+        for index, objective in enumerate(self._spec.objectives):
             mean, sd = mean_sd(trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE)
             name = metric_name(objective.name)
             metrics |= {f"{name}_trials_mean": mean, f"{name}_trials_sd": sd}
             if best is not None:
                 metrics[f"{Metric.BEST}{name}"] = best.values[index]
-        base = self._question.base
+        base = self._spec.base
         folds = 1 if base.get("holdout") else int(base["folds"])
         pruned = sum(len(trial.intermediate_values) for trial in trials if trial.state == TrialState.PRUNED)
         metrics["folds_trained"] = folds * states["COMPLETE"] + pruned
@@ -113,9 +123,9 @@ class StudyCloser:
             self._top.set_tags({Tag.BEST_TRIAL: best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
     def _make_best(self, best: FrozenTrial, compared: int) -> tuple[CrossValidation, Final | None]:
-        """The best trial's cross-validation, its folds as they are, and the model that is registered for the study.
+        """The best trial's cross-validation, whose folds are found by key, and its final model, registered.
 
-        Refit and final model are nested in the trial's own run.
+        They are on the trial's own run. `compared`: the number of settings that it is the best of.
         """
         plan = self._plan(best, **self._final)
         marks = {**self._runs.tags, Tag.TRIAL: str(best.number), Tag.COMPARED: str(compared)}
@@ -124,29 +134,30 @@ class StudyCloser:
         final = None
         if plan.experiment.final.final != "none":
             final = make_final(self._bench, cv, searched_name(plan), marks)
-            # a version that an earlier closing registered may be the best of more by now
+            # a version that was registered when the study was ended before may be the best of more by now
             tell_compared(self._bench.writer, final.registered_name, final.version, compared)
             final.tell(self._top)
         run.close()
         return cv, final
 
     def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> WinnerTest:
+        """Test the best trial's lead over the paper's setting on the folds of the search."""
         writer, trials = self._bench.writer, competed(states)
         run_id = self._runs.find("trial", str(paper.number)) or ""
         target = self._bench.scratch / f"oof-{run_id}"
         path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, target))
         if path is None:
             return judge(float("nan"), float("nan"), trials)
-        found = compare(self._question.objectives[0], best.oof, pd.read_parquet(path))
+        found = paired_lead(self._spec.objectives[0], best.oof, pd.read_parquet(path))
         return judge(found.value, found.error, trials)
 
     def _compare_fresh(self, best: FrozenTrial, trials: int) -> FreshSeeds:
-        """Both settings on the same folds under fresh seeds, which decide folds, weights, order and augmentation."""
-        objective = self._question.objectives[0]
+        """Cross-validate both settings under fresh seeds, which decide folds, weights, order and augmentation."""
+        objective = self._spec.objectives[0]
         settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
         frames: dict[str, list[pd.DataFrame]] = {who: [] for who in settings}
         values: dict[str, list[float]] = {who: [] for who in settings}
-        first = self._question.seed
+        first = self._spec.seed
         for seed in range(first + 1, first + 1 + self._fresh_seeds):
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
@@ -156,25 +167,27 @@ class StudyCloser:
                 values[who].append(objective.value(cv.predictions, 0.0))
                 frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
         best_oof, paper_oof = (pd.concat(parts, ignore_index=True) for parts in frames.values())
-        difference = simultaneous(compare(objective, best_oof, paper_oof), trials)
+        difference = simultaneous(paired_lead(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
         return FreshSeeds(values["best"], values["paper"], difference)
 
     def _plan(self, trial: FrozenTrial, **values: Value) -> Plan:
+        """The plan of a trial's experiment, with other values for some parameters."""
         setting = json.loads(trial.user_attrs[Attribute.SETTING])
-        return self._planner.plans([build(self._question.task, {**setting, **values}, self._question.space.family)])[0]
+        return self._planner.plans([build(self._spec.task, {**setting, **values}, self._spec.space.family)])[0]
 
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
+        """The run of a plan below the study's run (`StudyRuns.open`)."""
         tags = {**plan.tags(), Tag.KEY: plan.key}
         return self._runs.open(level, part, name, self._top, tags, plan.experiment.flat())
 
 
 def competed(states: Mapping[str, int]) -> int:
-    """How many trials were compared with one another: those that are complete and those that were pruned."""
+    """The number of trials that were compared with one another, complete or pruned, from counts by state."""
     return states["COMPLETE"] + states["PRUNED"]
 
 
 def searched_name(plan: Plan) -> str:
-    """The registered name of a study's best model, whether or not it is fine-tuned; that of a control says so."""
+    """The registered name of a study's best model: the same whether or not it is fine-tuned, another for a control."""
     experiment = plan.experiment
     return registered_name(experiment.task, experiment.family, experiment.label, SEARCHED)

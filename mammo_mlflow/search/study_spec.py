@@ -1,4 +1,4 @@
-"""What a study asks: data that says all it needs, and hashes to the key by which it is continued."""
+"""The specification of a study, and the key by which a study is found to be continued."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.parameters import SearchSpace
 
 KEYED = ("dense_batch_norm", "holdout", "control")
-"""The parameters added to families before studies had keys, which hold them whatever their value."""
+"""Parameters that were added to families before studies had keys: they are in each key, also at their default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """One study. `base` are a trial's values before any is drawn, `paper` those of the first trial."""
+    """All that defines a study.
+
+    `base`: the values of an experiment before any is drawn; `paper`: those of the first trial, the paper's setting;
+    `trials`: how many to run, None for no limit; `deadline`: the `time.monotonic()` after which no trial begins.
+    """
 
     name: str = ""
     task: str
@@ -35,9 +39,10 @@ class StudySpec:
     deadline: float | None = None
 
     def key(self, paper: Plan) -> str:
-        """What must be equal for a study to be continued: space, values, seed, objectives, data, folds and weights.
+        """The key of the study, a sha256: of space, values, seed, objectives, data, folds and weights.
 
-        Sampler, pruner and the number of trials may change. `paper` is the plan of the first trial.
+        A study is continued by whatever has the same key. Sampler, pruner and the number of trials are not in it and
+        may change. `paper` is the plan of the first trial.
         """
         later = {item.name: item.default for item in parameters() if item.metadata["added"]}
         base = {name: value for name, value in self.base.items() if name in KEYED or value != later.get(name)}
@@ -51,9 +56,9 @@ class StudySpec:
 
 
 def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
-    """A study's name: the given one, or one that tells what is searched, on phantom data saying so.
+    """A study's name: `given`, or one of task, family, backbone, a mark of phantom data and the beginning of the key.
 
-    Where a command has several studies, what is searched stands behind the given name.
+    With `several` studies in a command, task, family and backbone follow the given name.
     """
     experiment = paper.experiment
     what = f"{experiment.task} {experiment.family} {experiment.model.backbone}"

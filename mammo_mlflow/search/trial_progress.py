@@ -1,4 +1,4 @@
-"""A trial while it is worked on: its fits, what they gave, and how it is going to end."""
+"""The state of a running trial: its plan, the fits that are done, running and waiting, and how it will end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from mammo_mlflow.training.cross_validation import CrossValidation, collect
 from mammo_mlflow.training.fit_runs import FitRuns
 
 Ending = tuple[TrialState, str]
-"""How a trial ends, and where it is not complete why."""
+"""The state in which a trial ends, and the reason where it is not complete, else ""."""
 
 
 @dataclass(kw_only=True)
 class TrialProgress:
-    """A trial of Optuna, its plan, its run and those of its fits. `ending` is its state to be, with the reason."""
+    """A running trial: Optuna's trial, its plan, its run, the runs of its fits and their results by name.
+
+    `waiting`: fits to be trained; `running`: how many are; `ending`: None until it is known how the trial ends.
+    """
 
     trial: optuna.Trial
     plan: Plan
@@ -34,22 +37,26 @@ class TrialProgress:
     running: int = 0
     ending: Ending | None = None
     reported: float = float("nan")
-    """The last value that the pruner was told: that of a pruned trial."""
+    """The last value that was reported to the pruner, which is the value of a pruned trial."""
     _steps: int = 0
 
     def collect(self, folds: Sequence[Fit] | None = None) -> CrossValidation:
-        """The cross-validation of these folds, or of all that are done so far."""
+        """The cross-validation of these folds, by default of all that are done."""
         results = self.results if folds is None else {fit.name: self.results[fit.name] for fit in folds}
         return collect(self.plan, self.run, results)
 
     def values(self, objectives: Sequence[Objective], folds: Sequence[Fit] | None = None) -> list[float]:
-        """The objectives over these folds, or over all that are done so far."""
+        """The value of each objective over these folds, by default over all that are done."""
         cv = self.collect(folds)
         seconds = sum(result.seconds for result in cv.results.values())
         return [objective.value(cv.predictions, seconds) for objective in objectives]
 
     def report(self, objectives: Sequence[Objective], pruner: optuna.pruners.BasePruner | None) -> None:
-        """Tell the study each step, the number of folds done in order, and settle the ending where it can be."""
+        """Report each fold that is done to the pruner, in order, and set `ending` where it is known.
+
+        A step is the number of folds that are done. A pruned trial, one with all folds, and one with an undefined
+        objective end.
+        """
         folds = [fit for fit in self.plan.fits if fit.fold is not None]
         while self.ending is None and self._steps < len(folds) and folds[self._steps].name in self.results:
             self._steps += 1

@@ -1,4 +1,4 @@
-"""Whether the best of many settings is better than the paper's, or only the luckiest."""
+"""Tests whether the best setting of a search is better than the paper's, corrected for its being the best of many."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class WinnerTest:
-    """Whether a lead is within the noise of choosing, the lead that luck alone reaches, and both in a sentence."""
+    """The result of the test: whether the lead is within the noise of choosing, the bound of that noise, a sentence."""
 
     within_noise: bool
     bound: float
     sentence: str
 
 
-def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resamples: int = 2000) -> Difference:
-    """How far one setting's out-of-fold predictions lead another's, positive where `best` is better, on the same folds.
+def paired_lead(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resamples: int = 2000) -> Difference:
+    """The paired difference in an objective of two settings' out-of-fold predictions, positive where `best` is better.
 
     Both frames: columns patch, fold, label, probability, in any order of rows; patients are resampled where both have
     patient_id, else patches. One that stands in several folds, as under several seeds, is drawn with all its rows:
@@ -36,7 +36,7 @@ def compare(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, resam
     both = best.merge(paper[[*on, "probability"]], on=on, suffixes=("", "_paper"), validate="one_to_one")
     if not len(best) == len(paper) == len(both):
         raise ValueError(
-            f"compare: expected the same patches and folds, found {len(both)} of {len(best)}, {len(paper)}"
+            f"paired_lead: expected the same patches and folds, found {len(both)} of {len(best)}, {len(paper)}"
         )
     pair = both["probability"], both["probability_paper"]
     return bootstrap_difference(
@@ -61,7 +61,7 @@ def simultaneous(lead: Difference, trials: int) -> Difference:
 
 
 def judge(lead: float, error: float, trials: int) -> WinnerTest:
-    """Is the best trial's lead over the paper's setting more than choosing the best of many gives by chance?
+    """Test whether the best trial's lead over the paper's setting is more than choosing the best gives by chance.
 
     `lead`: the best trial's value minus the paper setting's on the same folds, positive where better; `error`: the
     bootstrap standard error of that paired difference; `trials`: finished trials that competed, the paper's among them.
@@ -82,6 +82,7 @@ def judge(lead: float, error: float, trials: int) -> WinnerTest:
 
 
 def _sentence(lead: float, error: float, bound: float, within: bool, others: int) -> str:
+    """The result of the test in words, beginning with a small letter."""
     who = f"the best of the {others} other settings" if others > 1 else "the one other setting"
     if math.isnan(lead):
         return f"whether {who} is better than the paper's cannot be told: the objective is undefined."

@@ -1,6 +1,6 @@
-"""A search space's YAML file as mappings, lists and texts.
+"""Reads a YAML file into mappings, lists and texts.
 
-Every scalar is a text, so that `none`, `1:1.3`, `on` and `1e-5` mean what they say.
+Every scalar is read as a text: YAML would take `1:1.3` for a number in base 60, `on` for true and `1e-5` for a text.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import yaml
 from mammo_mlflow.errors import Faults, expected
 
 MOST_BYTES = 100_000
-"""Of a search space; PyYAML takes minutes for what is much longer."""
+"""The largest file that is read; PyYAML takes minutes for one that is much larger."""
 FOLDERS = (Path("search_spaces"), Path(__file__).parents[2] / "search_spaces")
-"""Where spaces are looked for: under the current directory, then beside the package."""
+"""The folders in which search spaces are looked for: in the current directory, then beside the package."""
 
 Tree = str | list["Tree"] | dict[str, "Tree"]
-"""What a file says, or a part of it."""
+"""The content of a file, or a part of it."""
 KEYS = ("family", "backbone", "architecture", "parameters")
-"""What stands at the top of a file."""
+"""The top-level keys of a search space."""
 
 
 def read_tree(path: Path, faults: list[str]) -> dict[str, Tree]:
-    """The mapping in a file. A key that comes twice is added to `faults`; raises `Faults` where there is no mapping."""
+    """The mapping in a YAML file. A repeated key is added to `faults`; raises `Faults` where there is no mapping."""
     try:
         if path.stat().st_size > MOST_BYTES or not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise Faults([str(expected(str(path), f"a file of at most {MOST_BYTES:,} bytes", "something else"))])
@@ -47,18 +47,20 @@ def read_tree(path: Path, faults: list[str]) -> dict[str, Tree]:
         tree = "" if root is None else _plain(path, "", root, faults)
         if isinstance(tree, dict) and tree:
             return tree
-        wanted, found = f"a mapping of {', '.join(KEYS)}", shown(tree)
+        wanted, found = f"a mapping of {', '.join(KEYS)}", in_words(tree)
     raise Faults([*faults, str(expected(str(path), wanted, found))])
 
 
-def shown(given: Tree) -> str:
-    """A part of the tree as a message names it."""
+def in_words(given: Tree) -> str:
+    """A part of the tree in words for messages."""
     if isinstance(given, str):
         return f"'{given}'" if given else "nothing"
     return ("a" if given else "an empty") + (" list" if isinstance(given, list) else " mapping")
 
 
 class _Loader(yaml.BaseLoader):
+    """PyYAML's loader of texts, which refuses aliases."""
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # one that holds itself would never end
             raise yaml.composer.ComposerError(None, None, "an alias", self.peek_event().start_mark)
@@ -66,6 +68,7 @@ class _Loader(yaml.BaseLoader):
 
 
 def _plain(path: Path, key: str, node: yaml.Node, faults: list[str]) -> Tree:
+    """A node of PyYAML as a tree; repeated keys, and keys that are no text, are added to `faults`."""
     if isinstance(node, yaml.SequenceNode):
         return [_plain(path, key, item, faults) for item in node.value]
     if not isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""What tests are made of: contracts to subclass for whatever is added, and an executor whose answers are scripted."""
+"""Tools for tests: contracts to subclass for whatever is added, and an executor with scripted answers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every backbone of `BACKBONES` keeps: `class TestMine(BackboneContract)`, with a fixture `name`, runs it all."""
+"""The tests that every backbone of `BACKBONES` passes: subclass `BackboneContract` with a fixture `name`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ SIZE = 75
 
 
 def run(model: keras.Model, inputs: npt.ArrayLike) -> np.ndarray:
-    """The model's answer in inference mode, without the seconds that tracing a graph takes."""
+    """Return the model's answers in inference mode, without the seconds that tracing a graph takes."""
     return keras.ops.convert_to_numpy(keras.ops.cast(model(np.asarray(inputs, np.float32), training=False), "float32"))
 
 
 def smooth_patches() -> np.ndarray:
-    """Patches (8, size, size, 1) of soft blocks and noise."""
+    """Draw smooth random patches, uint16 (8, size, size, 1)."""
     rng = np.random.default_rng(0)
     smooth = rng.normal(30000, 6000, (8, 5, 5)).repeat(15, axis=1).repeat(15, axis=2)
     noisy = smooth + rng.normal(0, 1500, (8, SIZE, SIZE))
@@ -44,24 +44,24 @@ def smooth_patches() -> np.ndarray:
 
 
 class BackboneContract:
-    """A backbone is what its row says, scales its input as Keras does, and can be cut anywhere and joined again."""
+    """Tests that a backbone is what its row says, scales input as Keras does, and can be cut and joined anywhere."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def name(cls) -> str:
-        """Its name."""
+        """The backbone's name."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
     @classmethod
     def patches(cls) -> np.ndarray:
-        """What it is shown."""
+        """The input patches."""
         return smooth_patches()
 
     @pytest.fixture(scope="class")
     @classmethod
     def base(cls, name: str, patches: np.ndarray) -> keras.Model:
-        """It, with random weights that were calibrated."""
+        """The backbone with calibrated random weights."""
         made = build_base(name, SIZE, "average", "float32")
         calibrate_random(made, patches.astype(np.float32))
         return made
@@ -107,7 +107,7 @@ class BackboneContract:
         assert np.abs(features).max() < 1e3
 
     def test_prefix_and_rest_are_the_whole_at_every_cut(self, base: keras.Model, patches: np.ndarray) -> None:
-        """A sample of all cuts, the first, the deepest and those before the last convolutions among them."""
+        """Tried at a sample of cuts: the first, the deepest and those before the last convolutions among them."""
         whole, cuts = run(base, patches[:2]), cut_points(base)
         chosen = {cuts[0], cuts[1], cuts[len(cuts) // 3], cuts[len(cuts) // 2], cuts[-1]}
         chosen |= {deepest_cut(base, n) for n in (1, 3)}
@@ -164,7 +164,7 @@ class BackboneContract:
 
 
 def _later_inputs(base: keras.Model, cut: int) -> set[int]:
-    """The layers up to the cut whose tensors layers after it take."""
+    """Return the layers up to the cut whose outputs are inputs of layers after it."""
     position = {id(layer): index for index, layer in enumerate(base.layers)}
     return {
         position[id(parent.operation)]

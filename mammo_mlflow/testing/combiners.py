@@ -1,4 +1,4 @@
-"""What every ensemble method of `METHODS`, and every stacker of `STACKERS`, keeps: subclass with its name."""
+"""The tests that every method of `METHODS` and every stacker of `STACKERS` passes: subclass with a name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
-from mammo_mlflow.ensembles.methods import METHODS, choose
-from mammo_mlflow.ensembles.nested import nested
+from mammo_mlflow.ensembles.methods import METHODS, fit_ensembles
+from mammo_mlflow.ensembles.nested import nested_predictions
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.evaluation.intervals import metric_estimate
 from mammo_mlflow.evaluation.metrics import out_of_fold
@@ -40,7 +40,7 @@ def drawn(
 
 
 class CombinerContract:
-    """A method gives weights or a level-1 model, and an honest figure of it: nothing of a fold goes into its own."""
+    """Tests that a method gives a combiner and an honest nested score: no fold's labels enter its own predictions."""
 
     fits_its_rows = True
     """Whether its score where it was chosen is better than chance on noise: not an average's, which chooses nothing."""
@@ -49,20 +49,20 @@ class CombinerContract:
 
     @pytest.fixture
     def method(self) -> str:
-        """Its name."""
+        """The method's name."""
         raise NotImplementedError
 
     @pytest.fixture
     def simulation(self) -> Callable[[int], Iterable[int]]:
-        """The seeds of so many repetitions."""
+        """The seeds of the repetitions."""
         return range
 
     def test_it_gives_both_figures(self, method: str) -> None:
         data = drawn()
-        found = choose(data, AUC, [method, "average"], resamples=50)
+        found = fit_ensembles(data, AUC, [method, "average"], resamples=50)
         one, average = found[method], found["average"]
         assert one.method == method
-        p = one.level1.predict(data.probabilities)
+        p = one.combiner.predict(data.probabilities)
         assert one.chosen_on == pytest.approx(out_of_fold("roc_auc", data.labels, p, data.folds))
         honest = metric_estimate("roc_auc", data.labels, one.probabilities, data.folds, data.groups, resamples=50)
         assert one.nested == honest
@@ -73,7 +73,7 @@ class CombinerContract:
     def test_a_fold_is_predicted_without_its_labels(self, method: str) -> None:
         data, changed = drawn(), drawn()
         changed.labels[changed.folds == 2] ^= 1
-        one, two = (nested(METHODS[method], d, AUC, seed=0)[1] for d in (data, changed))
+        one, two = (nested_predictions(METHODS[method], d, AUC, seed=0)[1] for d in (data, changed))
         np.testing.assert_array_equal(one[data.folds == 2], two[data.folds == 2])
 
     def test_members_of_pure_noise_are_worth_chance(
@@ -84,7 +84,7 @@ class CombinerContract:
             random = np.random.default_rng(seed)
             members, labels = random.random((160, 4)), random.permutation(np.arange(160) % 2)
             data = OutOfFold(labels=labels, probabilities=members, folds=np.arange(160) // 40)
-            level1, p = nested(METHODS[method], data, AUC, seed)
+            level1, p = nested_predictions(METHODS[method], data, AUC, seed)
             honest.append(out_of_fold("roc_auc", data.labels, p, data.folds))
             optimistic.append(out_of_fold("roc_auc", data.labels, level1.predict(data.probabilities), data.folds))
         error = np.std(honest, ddof=1) / np.sqrt(NOISE_SEEDS)
@@ -95,11 +95,11 @@ class CombinerContract:
 
 
 class StackerContract:
-    """A level-1 model is the same for the same seed, and a member that says nothing does it no harm."""
+    """Tests that a stacker is reproducible with a seed, and that a member of pure noise does it no harm."""
 
     @pytest.fixture
     def stacker(self) -> str:
-        """Its name."""
+        """The stacker's name."""
         raise NotImplementedError
 
     def test_the_same_seed_gives_the_same_model(self, stacker: str) -> None:

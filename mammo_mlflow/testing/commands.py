@@ -1,93 +1,118 @@
-"""What every command of `COMMANDS` keeps: `class TestMine(CommandContract)`, with its fixtures, runs it all on one."""
+"""The tests that every command passes: subclass `CommandContract` with a fixture `command`."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mammo_mlflow.cli import EXIT_USER_ERROR, main, make_parser
+from mammo_mlflow.cli import EXIT_USER_ERROR, main
+from mammo_mlflow.commands.base import Command, kind_of, option_of, spelled
+from mammo_mlflow.errors import UserError
 
-PROJECT = Path(__file__).parents[2] / "MLproject"
+ROOT = Path(__file__).parents[2]
+NONSENSE = "nonsense?"
 
 
-def options(command: str) -> dict[str, argparse.Action]:
-    """What a command takes, by name."""
-    actions = make_parser().sub_parsers[command]._actions
-    return {action.dest: action for action in actions if action.dest != "help"}
+def needed(command: Command) -> list[str]:
+    """Return the options that a command needs, with the example's values, else a text."""
+    words = shlex.split(command.example)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    fields = command.options.model_fields
+    names = [f"--{spelled(name)}" for name, field in fields.items() if field.is_required()]
+    return [word for name in names for word in (name, given.get(name, "x"))]
+
+
+def mistakes(command: Command) -> dict[str, tuple[str, str]]:
+    """Return, for each option with a type or choices to check, an impossible value and the message about it."""
+    found = {}
+    for name, field in command.options.model_fields.items():
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind_of(field))
+        if wanted is not None:
+            found[name] = "many", f"{name}: expected {wanted}, found 'many'"
+        elif (check := option_of(field).check) is not None:
+            try:
+                check(name, NONSENSE)
+            except UserError as problem:
+                found[name] = NONSENSE, str(problem)
+    return found
 
 
 class CommandContract:
-    """A command explains itself, answers a mistake in one line, and is an entry point of the project."""
+    """Tests that a command explains itself, answers all mistakes in one line, and is an entry point and in the docs."""
 
     @pytest.fixture
-    def command(self) -> str:
-        """Its name."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def mistake(self, command: str) -> tuple[Sequence[str], str]:
-        """Arguments with a value that cannot be, whatever is at hand, and how the line about them begins."""
+    def command(self) -> Command:
+        """The command."""
         raise NotImplementedError
 
     @pytest.fixture(autouse=True)
     def _alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
 
-    def test_help_names_every_option(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_help_tells_every_option(self, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
-            main([command, "--help"])
+            main([command.name, "--help"])
         assert not ended.value.code
-        said = capsys.readouterr().out
-        for name, option in options(command).items():
-            assert f"--{name.replace('_', '-')}" in said
-            assert option.help
+        said = " ".join(capsys.readouterr().out.split())
+        for name, field in command.options.model_fields.items():
+            about = option_of(field)
+            assert f"--{spelled(name)} " in said
+            assert " ".join(about.help.split()[:2]) in said
+            assert all(choice in said for choice in about.names())
 
-    def test_a_mistake_is_one_line_and_nothing_is_made(
-        self, command: str, mistake: tuple[Sequence[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    def test_its_example_can_be_given(self, command: Command) -> None:
+        words = shlex.split(command.example)
+        pairs = zip(words[::2], words[1::2], strict=True)
+        command.options(**{name.removeprefix("--").replace("-", "_"): value for name, value in pairs})
+
+    def test_every_mistake_is_told_at_once_in_one_line(
+        self, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        arguments, begins = mistake
-        assert main([command, *arguments]) == EXIT_USER_ERROR
+        wrong = mistakes(command)
+        others = dict(zip(needed(command)[::2], needed(command)[1::2], strict=True))
+        others |= {f"--{spelled(name)}": value for name, (value, _) in wrong.items()}
+        if not wrong:
+            pytest.skip("it takes texts alone")
+        assert main([command.name, *(word for pair in others.items() for word in pair)]) == EXIT_USER_ERROR
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"mammo_mlflow: {begins}")
+        assert line.startswith("mammo_mlflow: ")
+        for _, begins in wrong.values():
+            assert begins in line
         assert list(tmp_path.iterdir()) == []
 
     def test_a_misspelled_option_is_told_with_what_was_meant(
-        self, command: str, mistake: tuple[Sequence[str], str], capsys: pytest.CaptureFixture[str]
+        self, command: Command, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        name = max(options(command), key=len)
-        meant = f"--{name.replace('_', '-')}"
-        assert main([command, *mistake[0], f"{meant}s", "1"]) == EXIT_USER_ERROR
+        if command.options.model_config.get("extra") == "allow":
+            pytest.skip("it hands options on")
+        meant = f"--{spelled(max(command.options.model_fields, key=len))}"
+        assert main([command.name, *needed(command), f"{meant}s", "1"]) == EXIT_USER_ERROR
         (line,) = capsys.readouterr().err.splitlines()
         assert f"option: unknown '{meant}s', did you mean '{meant}'" in line
 
-    def test_what_it_needs_is_asked_for(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-        needed = [option.option_strings[0] for option in options(command).values() if option.required]
-        if not needed:
+    def test_what_it_needs_is_asked_for(self, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+        names = needed(command)[::2]
+        if not names:
             pytest.skip("it needs nothing")
-        assert main([command]) == EXIT_USER_ERROR
+        assert main([command.name]) == EXIT_USER_ERROR
         (line,) = capsys.readouterr().err.splitlines()
-        assert all(option in line for option in needed)
+        assert all(name in line for name in names)
 
-    def test_its_entry_point_runs_it_with_options_that_exist(self, command: str) -> None:
-        entries = yaml.safe_load(PROJECT.read_text())["entry_points"]
-        assert command in entries
-        for name, entry in entries.items():
-            words = shlex.split(entry["command"])
-            assert words[:3] == ["python", "-m", "mammo_mlflow"]
-            assert words[3] == ("pretrained" if name == "main" else name)
-            if words[3] != command:
-                continue
-            given = dict(zip(words[4::2], words[5::2], strict=True))
-            assert given == {
-                f"--{parameter.replace('_', '-')}": f"{{{parameter}}}" for parameter in entry["parameters"]
-            }
-            known = options(command)
-            for parameter, declared in entry["parameters"].items():
-                assert parameter in known
-                assert str(declared.get("default")) == str(known[parameter].default)
-                assert ("default" not in declared) == known[parameter].required
+    def test_it_is_an_entry_point_of_the_project(self, command: Command) -> None:
+        entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"][command.name]
+        words = shlex.split(entry["command"])
+        assert words[:4] == ["python", "-m", "mammo_mlflow", command.name]
+        assert words[4::2] == [f"--{spelled(name)}" for name in entry["parameters"]]
+        assert words[5::2] == [f"{{{name}}}" for name in entry["parameters"]]
+        for name, declared in entry["parameters"].items():
+            field = command.options.model_fields[name]
+            assert ("default" not in declared) == field.is_required()
+            assert field.is_required() or declared["default"] == str(field.default)
+
+    def test_the_docs_tell_it(self, command: Command) -> None:
+        page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+        (part,) = [one for one in page.split("\n### ")[1:] if one.startswith(f"{command.name}\n")]
+        assert all(f"| `{name}` |" in part for name in command.options.model_fields)

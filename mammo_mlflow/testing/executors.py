@@ -1,4 +1,4 @@
-"""What every executor keeps: `class TestMine(ExecutorContract)`, with a fixture `executor`, runs it on one of them."""
+"""The tests that every executor passes: subclass `ExecutorContract` with a fixture `executor`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mammo_mlflow.jobs.executors import Executor, OnEvent
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Job):
-    """Call a function of a module, by default of this one, which finds its `argument` in the job."""
+    """A job that calls a function, by default of this module, which finds its `argument` in the job."""
 
     function: str
     argument: int | str = 0
@@ -26,7 +26,7 @@ class Call(Job):
 
 
 def calls(function: str, *arguments: int | str, module: str = __name__) -> list[Call]:
-    """Jobs that call it, one with each argument."""
+    """Return a job for each argument, all calling the same function."""
     return [
         Call(name=f"job {number}", function=function, argument=argument, module=module)
         for number, argument in enumerate(arguments)
@@ -34,12 +34,12 @@ def calls(function: str, *arguments: int | str, module: str = __name__) -> list[
 
 
 def answers(executor: Executor, jobs: list[Call], on_event: OnEvent = lambda *_: None) -> list[tuple[Call, object]]:
-    """Each job with its answer, as an executor gives them."""
+    """Return each job with its answer, as the executor gives them."""
     return list(executor.run(jobs, on_event, lambda: None))
 
 
 class ExecutorContract:
-    """An executor answers every job once, hands its events and questions on, and tells failures for what they are."""
+    """Tests that an executor answers every job once, passes events on, and tells kinds of failure apart."""
 
     @pytest.fixture
     def executor(self) -> Executor:
@@ -95,28 +95,28 @@ class ExecutorContract:
 
 
 def in_capitals(job: Call, event: Event) -> str:
-    """An answer to `ask_twice`."""
+    """The coordinator's reply to `ask_twice`: the question in capitals."""
     return event.name.upper() if isinstance(event, Suggestion) else ""
 
 
 def double(job: Call, emit: Emit) -> int | str:
-    """Tell three steps, and answer twice the argument."""
+    """Report three steps, and return twice the argument."""
     for step in range(3):
         emit(StepsDone(step + 1, 3))
     return 2 * job.argument
 
 
 def ask_twice(job: Call, emit: Emit) -> list[object]:
-    """Ask the coordinator, and go on with its answers."""
+    """Ask the coordinator two questions, and return its replies."""
     emit(StepsDone(0, 2))
     return [emit(Suggestion(f"{job.argument}{number}", {})) for number in range(2)]
 
 
 def mistake(job: Call, emit: Emit) -> None:
-    """Find a mistake of the user's."""
+    """Raise a `UserError`."""
     raise UserError("folds: expected better")
 
 
 def crash(job: Call, emit: Emit) -> None:
-    """Break."""
+    """Raise an error that no user can put right."""
     raise RuntimeError("something broke")

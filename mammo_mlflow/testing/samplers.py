@@ -1,4 +1,4 @@
-"""What every sampler of `SAMPLERS` keeps: `class TestMine(SamplerContract)`, with its name, runs it on one of them."""
+"""The tests that every sampler of `SAMPLERS` passes: subclass `SamplerContract` with its name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Values = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Drawn:
-    """A study whose trials are drawn and stored as a coordinator does it, and told a value at once."""
+    """A study whose trials are drawn and stored as a coordinator does it, and get their values at once."""
 
     space: SearchSpace
     sampler: str
@@ -72,7 +72,7 @@ class Drawn:
         self.open()
 
     def open(self) -> None:
-        """Begin, or go on as another process does."""
+        """Create the study, or open it again as another process does."""
         self.study = optuna.create_study(
             storage=self.storage,
             study_name="study",
@@ -83,7 +83,7 @@ class Drawn:
         self.proposer = TrialProposer(self.sampler, self.seed, self.space.points(PAPER))
 
     def propose(self, trial: optuna.Trial) -> DraftTrial:
-        """What a trial draws, and the values that this makes."""
+        """Return the draws of a trial, and the parameter values made of them."""
         others = [other.params for other in self.study.trials if other.number != trial.number]
         frozen = self.study.trials[trial.number]
         known = {item.name: PAPER[item.name] for item in self.space.parameters} if trial.number == 0 else {}
@@ -93,27 +93,27 @@ class Drawn:
         return self.space.draw(PAPER, lambda item: suggest(item.name, distribution_of(item)))
 
     def trial(self, value: Callable[[Values], float] = lambda values: 0.0) -> Values:
-        """One more trial, told its value; the values that it drew."""
+        """Run one more trial and return the values that it drew."""
         trial = self.study.ask()
-        proposal = self.propose(trial)
-        proposal.store(trial)
-        told = value(proposal.values)
+        draft = self.propose(trial)
+        draft.store(trial)
+        told = value(draft.values)
         self.study.tell(trial, [told] if len(self.directions) == 1 else [told, -told])
-        assert self.study.trials[trial.number].params == proposal.params
-        return proposal.values
+        assert self.study.trials[trial.number].params == draft.params
+        return draft.values
 
     def trials(self, count: int, value: Callable[[Values], float] = lambda values: 0.0) -> list[Values]:
-        """So many more trials."""
+        """Run this many more trials."""
         return [self.trial(value) for _ in range(count)]
 
     @property
     def params(self) -> list[Values]:
-        """What each trial drew."""
+        """The draws of each trial."""
         return [trial.params for trial in self.study.trials]
 
 
 def loss(values: Values) -> float:
-    """Least at a learning rate of 1e-4, momentum 0.3 and dropout 0.2."""
+    """Return a loss that is least at learning rate 1e-4, momentum 0.3 and dropout 0.2."""
     rate, momentum = np.log10(values["learning_rate"]) + 4, values["momentum"] - 0.3
     return float(rate**2 + (4 * momentum) ** 2 + (4 * (values["dropout"] - 0.2)) ** 2)
 
@@ -152,7 +152,7 @@ def draw_from(folder: Path) -> Draw:
 
 
 class SamplerContract:
-    """A sampler draws from a space as its file says, goes on where it was stopped, and repeats nothing."""
+    """Tests that a sampler draws from a space as its file says, resumes where it was stopped, and repeats no set."""
 
     sampler: str
     """Its name."""

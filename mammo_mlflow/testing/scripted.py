@@ -1,4 +1,4 @@
-"""Jobs answered at once: what a coordinator makes of its children's answers, tested without TensorFlow."""
+"""An executor with scripted answers, to test coordinators in milliseconds and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Script:
 
 
 class ScriptedExecutor(Executor):
-    """Answers what is in `ANSWERS` with plausible values, in milliseconds; runs any other job in this process.
+    """An executor that answers the jobs in `ANSWERS` with plausible values; it runs any other job in this process.
 
-    The models that it writes pass the vetting of registered ones, but are no networks: nothing can load them.
+    The models that it writes pass vetting, but are no networks: nothing can load them.
     """
 
     def __init__(self, script: Script, workers: int = 1) -> None:
@@ -103,10 +103,10 @@ class ScriptedExecutor(Executor):
 
 
 def quality(experiment: Experiment) -> float:
-    """How far apart an experiment puts the classes, in standard deviations of its noise.
+    """Return how far apart an experiment puts the classes, in standard deviations of its noise.
 
-    It is best with Adam at a learning rate of 1e-3 and falls with each decade from there; simple features find little,
-    and a control finds nothing.
+    It is best with Adam at a learning rate of 1e-3 and falls with each decade from there; texture features find little,
+    controls nothing.
     """
     if experiment.cv.control != "none":
         return 0.0
@@ -141,7 +141,7 @@ def _activations(job: ActivationJob | FeatureJob, emit: Emit) -> None:
 
 
 def _fit(job: FitJob, emit: Emit) -> FitResult:
-    """Every fold has its own difficulty, every fold of every experiment its own luck."""
+    """Answer a fit: each fold has a difficulty of its own, each fold of each experiment a random deviation."""
     luck = np.random.default_rng([job.seed, int(job.experiment.key("model", "training")[:8], 16)])
     difficulty = np.random.default_rng(job.seed)
     found = quality(job.experiment) + difficulty.normal(0, 0.15) + luck.normal(0, 0.05)
@@ -230,7 +230,7 @@ def _read_part(part: Part) -> tuple[float, int]:
 
 
 def _predict(job: PredictJob, emit: Emit) -> np.ndarray:
-    """As good as the model's fits were, where the labels lie beside the patches; else as if all were of one class."""
+    """Answer a prediction as well as the fits did, where labels lie beside the patches; else as if of one class."""
     total = len(np.load(job.tensor, mmap_mode="r")) // 2
     beside = job.tensor.with_name(job.tensor.name.replace("tensor", "labels"))
     labels = np.zeros(total)
@@ -247,7 +247,7 @@ def _try(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
 
 
 def _draw(job: DrawJob, emit: Emit) -> dict[str, Value]:
-    """Fewer draws than KerasTuner's of the same architecture, under the same names."""
+    """Answer a drawn architecture with fewer draws than KerasTuner's, under the same names."""
 
     def ask(name: str, kind: str, **distribution: object) -> int:
         return int(emit(Suggestion(name, {"kind": kind, **distribution})) or 0)

@@ -1,4 +1,4 @@
-"""How many settings a registered version is the best of: what the gates of a promotion correct for."""
+"""The number of settings that a registered version was chosen among; the gates of a promotion correct for it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mammo_mlflow.tracking.runs import Writer
 
 
 def compared_of(client: MlflowClient, version: Version) -> int:
-    """How many settings were compared where this one was chosen, on the out-of-fold predictions that it is judged by.
+    """The number of settings that a version was chosen among, on the out-of-fold predictions that it is judged by.
 
-    Trials of its study; methods of an ensemble, times what its members were chosen among; what the sources of a
-    conditioned model were chosen among; 1 for a setting that was given. It is the version's tag; of versions without
-    one, made before it was kept, it is told from their runs. Raises `UserError` with the command that makes it anew
-    where those are gone.
+    Counted are the trials of its study; the methods of an ensemble, times what its members were chosen among; what the
+    base models of a conditioned model were chosen among; 1 for a setting that was given. The version's tag holds the
+    number; versions of 0.1.0 have none, and it is counted from their runs. Raises `UserError` with the command that
+    makes the version anew where those runs are gone.
     """
     stored = version.tags.get(Tag.COMPARED)
     if stored is not None:
@@ -41,12 +41,15 @@ def compared_of(client: MlflowClient, version: Version) -> int:
 
 
 def tell_compared(writer: Writer, name: str, number: int, compared: int) -> None:
-    """Put the number on a version."""
+    """Tag version `number` of the registered model `name` with the number of settings that it was chosen among."""
     writer.ask(lambda: writer.client.set_model_version_tag(name, str(number), Tag.COMPARED, str(compared)))
 
 
 def compared_tag(writer: Writer, parts: Sequence[Version], settings: int = 1) -> dict[str, str]:
-    """The tag of the best of so many `settings` of a model made of `parts`; nothing where a part's number is gone."""
+    """The tag that says how many settings a new version was chosen among: `settings` of its own, times its parts'.
+
+    Empty where the number of a part cannot be found any more.
+    """
     try:
         return {Tag.COMPARED: str(settings * writer.ask(lambda: chosen_among(writer.client, parts)))}
     except UserError:
@@ -54,12 +57,12 @@ def compared_tag(writer: Writer, parts: Sequence[Version], settings: int = 1) ->
 
 
 def chosen_among(client: MlflowClient, parts: Sequence[Version]) -> int:
-    """How many models could have been made of parts each of which is the best of several: the product of those."""
+    """The number of models that could have been made of these parts: the product of what each was chosen among."""
     return math.prod(compared_of(client, part) for part in parts)
 
 
 def verdict_of(client: MlflowClient, version: Version) -> str:
-    """What the study of a version says of its best setting; "" for a version of no study, or of one that is gone."""
+    """The verdict of a version's study on its best setting; "" without a study, or where that is gone."""
     if Tag.STUDY_ID not in version.tags:
         return ""
     runs = _study(client, version)

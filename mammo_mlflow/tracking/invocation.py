@@ -1,7 +1,7 @@
-"""A request to a served model: its JSON read, its values judged before they are cast, and the inputs made of it.
+"""Read a request to a served model: JSON or Parquet in, checked arrays out.
 
 MLflow casts a request to the signature's type before a model sees it: 0.5 becomes 0, "12836" and 12836.5 become 12836,
-true becomes 1. Here each row is made an array of its own, judged, and its lists let go.
+true becomes 1. Here each row is made an array of its own and checked before any cast, and its lists are let go.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ JSON, PARQUET = "application/json", "application/vnd.apache.parquet"
 TYPE = "0 (mass) or 1 (calcification)"
 
 Columns = dict[str, object]
-"""The rows of inputs by name, whatever a request has there."""
+"""The rows of each input by its name, unchecked."""
 
 
 def read_request(body: bytes, content_type: str | None, schema: Schema) -> dict[str, np.ndarray]:
-    """The inputs (n, …) of a model by name, in the signature's types; a lone one without a name is the patch.
+    """The inputs of a model by name, out of a request's body: arrays (n, …) in the dtypes of the signature.
 
-    Patches are nested lists as in the signature or, in the cells of a table, flat ones of as many numbers.
-    Raises `UserError`, one line, for everything else.
+    `patch` and `baseline` are (n, size, size, 1) uint16, raw 16-bit values; `abnormality_type` is (n, 1), 0 or 1. A
+    lone input without a name is the patch. Patches are nested lists as in the signature or, in the cells of a table,
+    flat ones of as many numbers. Raises `UserError`, one line, for everything else.
     """
     specs = {one.name or PATCH: one for one in schema.inputs if isinstance(one, TensorSpec)}
     named = schema.has_input_names()

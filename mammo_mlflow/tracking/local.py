@@ -1,4 +1,4 @@
-"""The SQLite file of a tracking store, made whole, mended or upgraded before MLflow itself opens it.
+"""Make, repair or upgrade the SQLite file of a tracking store before MLflow itself opens it.
 
 MLflow makes and upgrades a store step by step in the file itself; SQLite cannot take such a step back as a whole, and
 no command can open what a kill, a full disk or a second client at the same moment leaves.
@@ -36,18 +36,18 @@ from mammo_mlflow.databases import (
 TRIES = 4
 TABLES = frozenset(Base.metadata.tables)
 OPTUNA = "studies"
-"""A table that tells Optuna's databases."""
+"""A table that only Optuna's databases have."""
 FILLED = ("runs", "registered_models", "logged_models", "trace_info", "evaluation_datasets")
-"""The tables in which somebody's work lies. Experiments but the default one are work too."""
+"""The tables whose rows are a user's work. MLflow experiments but the default one are work too."""
 
 _log = logging.getLogger(__name__)
 
 
 def make_or_upgrade(path: Path) -> None:
-    """See that `path` is a whole store of this MLflow, whatever it was. Called alone.
+    """Make the store `path` where there is none, make a half-made one anew, upgrade an older one.
 
-    What was broken off while it was made, and holds nothing, is made anew and kept under another name; an older store
-    is upgraded as a copy, and kept too. Raises `Unusable` where the file is something else, or cannot be written.
+    A half-made store without a run in it, and the store before an upgrade, are kept beside it under other names. One
+    process at a time may call it. Raises `Unusable` where the file is something else, or cannot be written.
     """
     clear_parts(path)
     revisions = _revisions()
@@ -74,7 +74,7 @@ def make_or_upgrade(path: Path) -> None:
 
 
 def check_tables(found: Look) -> None:
-    """Raises `Unusable` where a database holds the tables of another program, which MLflow would add its own to."""
+    """Refuse a database with the tables of another program, to which MLflow would add its own. Raises `Unusable`."""
     if OPTUNA in found.tables:
         raise Unusable("Optuna's studies: MLflow needs a database of its own")
     if found.tables - {"alembic_version"} and not found.tables & TABLES:

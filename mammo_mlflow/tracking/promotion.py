@@ -1,7 +1,8 @@
 """The champion of a task: the version of `mammo-<task>` that the alias `champion` names.
 
 A promotion makes a version that names the one before it, then moves the alias, in one call. All that has to follow,
-`settle` can tell from the registry alone: it is the last step of every decision and the first of the next command.
+`finish_decision` can tell from the registry alone: it is the last step of every decision and the first of the next
+command.
 """
 
 from __future__ import annotations
@@ -22,34 +23,35 @@ from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000
 EarlierDecision = tuple[str, float | None, float]
-"""The question of a decision, the error that it could spend, where known, and what it handed on to the next."""
+"""A decision: the hash of what it compared, the one-sided error that it could spend, None where that was not stored,
+and the error that it handed on to the next."""
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def deciding(client: MlflowClient, task: str) -> Iterator[None]:
-    """Alone on this host in deciding about a task's champion; what an earlier decision left undone is done first."""
+    """Hold this host's lock on decisions about a task's champion, once what an earlier one left undone is done."""
     waiting = f"another command decides about the champion of {task}; waiting for it"
     with locked(shared_lock("champion", f"{store_id(client.tracking_uri)} {task}"), waiting, mode=0o666):
-        settle(client, registered_name(task))
+        finish_decision(client, registered_name(task))
         yield
 
 
 def champion_of(client: MlflowClient, task: str) -> Version | None:
-    """The task's champion, if it has one."""
+    """The champion of a task; None where it has none."""
     return _by_alias(client, registered_name(task), CHAMPION)
 
 
 def candidates_of(client: MlflowClient, task: str) -> list[Version]:
-    """The `candidate` of each registered model of the task that could be champion."""
+    """The version `candidate` of each registered model of a task, without those that can never be champion."""
     names = [name for name in registered_names(client) if name.startswith(f"{registered_name(task)}-")]
     found = [version for name in names if (version := _by_alias(client, name, CANDIDATE)) is not None]
-    return [one for one in found if not what_it_is_not(one)]
+    return [one for one in found if not why_never_champion(one)]
 
 
-def what_it_is_not(version: Version) -> str:
-    """Why a version could not be champion: a control, or a protocol that only serves a table; "" where it could."""
+def why_never_champion(version: Version) -> str:
+    """Why a version can never be champion: a control, or a model that only fills a table of the paper; else ""."""
     control = version.tags.get(Tag.CONTROL, "none")
     if control != "none":
         return f"a {control} control"
@@ -57,19 +59,19 @@ def what_it_is_not(version: Version) -> str:
 
 
 def origin(version: Version) -> str:
-    """What a champion was promoted from, as `name v3`; any other version is its own origin."""
+    """The version that a champion was promoted from, as `name v3`; of any other version, itself."""
     return version.tags.get(Tag.PROMOTED_FROM, str(version))
 
 
 def rolled_back(client: MlflowClient, task: str) -> set[str]:
-    """The origins of the champions that someone went back from."""
+    """The versions, as `origin` names them, whose champions were rolled back."""
     return {origin(one) for one in _versions(client, registered_name(task)) if Tag.ROLLED_BACK in one.tags}
 
 
 def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str) -> list[EarlierDecision]:
-    """The decisions that compared candidates of a task with a champion on these data, the first one first.
+    """The earlier decisions that compared candidates of a task with a champion on these data, oldest first.
 
-    Each question stands once. Runs that were deleted count as well: their figures were seen.
+    The same comparison, made again, counts once. Runs that were deleted count as well: their results were seen.
     """
     runs = client.search_runs(
         experiments_of(client, ViewType.ALL),
@@ -95,7 +97,7 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
 
 
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
-    """Make a candidate the champion, by the decision of a run."""
+    """Make a candidate the champion of its task: the new version of `mammo-<task>`. `decision` is a run's id."""
     name, before = registered_name(task), champion_of(client, task)
     make_registered_model(client, name, f"the champion of {task}, in the alias '{CHAMPION}'")
     own = (Tag.PREVIOUS, Tag.WAS_CHAMPION, Tag.ROLLED_BACK)
@@ -106,12 +108,12 @@ def promote(client: MlflowClient, task: str, candidate: Version, decision: str) 
     model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
     made = client.create_model_version(name, source, candidate.run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, CHAMPION, made.version)
-    settle(client, name)
+    finish_decision(client, name)
     return version_of(made)
 
 
 def previous_of(client: MlflowClient, task: str) -> Version:
-    """The champion before the present one. Raises `UserError` where there is none."""
+    """The champion before the present one, by the alias `previous`. Raises `UserError` where there is none."""
     champion = champion_of(client, task)
     before = None if champion is None else _by_alias(client, champion.name, PREVIOUS)
     if before is None:
@@ -120,15 +122,19 @@ def previous_of(client: MlflowClient, task: str) -> Version:
 
 
 def go_back(client: MlflowClient, champion: Version, before: Version, decision: str) -> None:
-    """Make an earlier champion the champion again in place of the present one, by the decision of a run."""
+    """Roll back: make the earlier champion `before` the champion again. `decision` is a run's id."""
     client.set_model_version_tag(before.name, str(before.number), Tag.DECIDED_BY, decision)
     client.set_model_version_tag(champion.name, str(champion.number), Tag.ROLLED_BACK, "true")
     client.set_registered_model_alias(before.name, CHAMPION, str(before.number))
-    settle(client, before.name)
+    finish_decision(client, before.name)
 
 
-def settle(client: MlflowClient, name: str) -> None:
-    """Do what a decision that moved `champion`, or was stopped before it could, has left undone."""
+def finish_decision(client: MlflowClient, name: str) -> None:
+    """Finish what a decision left undone, whether it moved the alias `champion` or was killed before.
+
+    Sets the alias `previous` and the champion's tags, ends the decision's run, and removes a version that never became
+    champion. May be repeated.
+    """
     champion = _by_alias(client, name, CHAMPION)
     for orphan in _versions(client, name):
         stopped = Tag.DECIDED_BY in orphan.tags and Tag.WAS_CHAMPION not in orphan.tags

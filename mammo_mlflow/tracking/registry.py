@@ -1,4 +1,4 @@
-"""Logged and registered models, through the client alone: the files were written by a child process."""
+"""Log, register, find and verify models through MLflow's client; a child process writes and loads their files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mammo_mlflow.tracking.runs import Writer, pages, there
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
 DOWNLOAD_NOTE = "registered_model_meta"
-"""What MLflow adds to the files of a registered model that it fetches: the name and version."""
+"""The file with name and version that MLflow adds to a registered model that it downloads."""
 
 
 @dataclass(frozen=True)
 class Logged:
-    """A model in the store: its id, where its files lie on this machine, fetched back, and the sha256 of them."""
+    """A model logged in the store: its id and address, its files downloaded to `path`, and their sha256."""
 
     model_id: str
     uri: str
@@ -36,7 +36,7 @@ class Logged:
 def log_model(
     writer: Writer, run_id: str, name: str, directory: Path, tags: Mapping[str, str], fetched: Path
 ) -> Logged:
-    """Put an MLflow model directory into the store as a logged model of the run, and fetch it back into `fetched`."""
+    """Log an MLflow model directory as a model of a run, and download it again into the folder `fetched`."""
     import mlflow.artifacts
 
     client = writer.client
@@ -57,7 +57,10 @@ def log_model(
 
 
 def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
-    """A new version of the registered model `name`; it becomes `candidate`, unless phantom would replace real."""
+    """Register a logged model as a new version of the model `name`, and return the version's number.
+
+    It gets the alias `candidate`, unless a model of phantom data would take that from one of real data.
+    """
     client = writer.client
     writer.ask(lambda: make_registered_model(client, name, description))
     marks = {**tags, Tag.FILES_SHA256: logged.sha256}
@@ -69,7 +72,7 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
 
 
 def make_registered_model(client: MlflowClient, name: str, description: str) -> None:
-    """Make a registered model where there is none of that name."""
+    """Create the registered model `name` unless it exists."""
     try:
         client.create_registered_model(name, description=description)
     except MlflowException as problem:
@@ -78,7 +81,7 @@ def make_registered_model(client: MlflowClient, name: str, description: str) -> 
 
 
 def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> None:
-    """Give a version the alias `candidate`, unless a later one has it, or phantom would replace real."""
+    """Give a version the alias `candidate`, unless a later version has it or a phantom's would replace a real one."""
     client = writer.client
     present = writer.ask(lambda: there(lambda: client.get_model_version_by_alias(name, CANDIDATE)))
     earlier = present is not None and int(present.version) < number
@@ -87,7 +90,7 @@ def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> Non
 
 
 def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int] | None:
-    """The run and version that were registered under this `mammo.key`, the newest; None where the run is gone too."""
+    """The run's id and the number of the newest version with this `mammo.key`; None where there is none, or no run."""
     found = client.search_model_versions(f"name = '{name}' and tags.`{Tag.KEY}` = '{key}'")
     newest = max(found, key=lambda version: int(version.version), default=None)
     if newest is None or find_run(client, newest.run_id or "") is None:
@@ -96,7 +99,7 @@ def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int]
 
 
 def find_version(client: MlflowClient, name: str, version: int) -> bool:
-    """Whether that version of the registered model still exists."""
+    """Whether this version of the registered model still exists."""
     return there(lambda: client.get_model_version(name, str(version))) is not None
 
 
@@ -109,11 +112,11 @@ class Version:
     run_id: str
     tags: dict[str, str]
     created: int
-    """When, in milliseconds since 1970."""
+    """When it was made, in milliseconds since 1970."""
 
     @property
     def said(self) -> Disclosure:
-        """What has to be said of its answers."""
+        """What has to be said wherever its answers are shown."""
         return Disclosure.read(self.tags, {})
 
     def __str__(self) -> str:
@@ -122,7 +125,7 @@ class Version:
 
 
 def version_of(found: ModelVersion) -> Version:
-    """A version as MLflow gives it."""
+    """A `Version` of MLflow's own record."""
     return Version(
         name=found.name,
         number=int(found.version),
@@ -167,7 +170,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
 
 @dataclass(frozen=True)
 class Verified:
-    """A registered model whose files are those that were registered and of this project, fetched, not loaded yet."""
+    """A downloaded registered model whose files passed every check, and which is not loaded yet."""
 
     version: Version
     path: Path
@@ -176,7 +179,7 @@ class Verified:
 
 
 def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
-    """The model of `models:/name/3`, `models:/name@alias` or the same without `models:/`.
+    """Download the model of `models:/name/3`, `models:/name@alias` or the same without `models:/`, and check its files.
 
     Raises `UserError` where there is none, where its files are not those whose sha256 was stored as it was registered,
     or where they are not what this project makes (`vetting`): before anything of theirs is loaded or run.
@@ -205,7 +208,7 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
 
 
 def threshold_of(version: Version) -> float:
-    """The threshold that was stored with a version. Raises `UserError` where it is no probability."""
+    """The decision threshold that was stored with a version. Raises `UserError` where it is no probability."""
     text = version.tags.get(Tag.THRESHOLD, "0.5")
     try:
         threshold = float(text)

@@ -1,4 +1,4 @@
-"""What has been run: the finished models of a store with their figures, read in few requests and never written."""
+"""Read the finished models of a store with their metrics and predictions, in few requests."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import experiments_of, given_run, pages
 
 PAGE = 500
-"""Runs asked for at once: a final run has over a hundred metrics."""
+"""Runs in one request: a final run has over a hundred metrics."""
 IDS_A_CALL = 100
 NEEDED = (Tag.REGISTERED_NAME, Tag.VERSION, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.TASK, Tag.FAMILY, Tag.BACKBONE)
-"""The tags without which a model can stand for nothing."""
+"""The tags that a run must have to be a result."""
 OVER = ("report", "reproduce")
-"""The families of runs that are over others."""
+"""The families of runs that only hold others."""
 COLUMNS = {"patch", "type", "label", "probability"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A finished, tested and registered model's run. `ended` is in milliseconds; `data` where its arrays lay."""
+    """The run of a finished, tested and registered model.
+
+    `ended` is in milliseconds since 1970; `data` is the directory that its arrays lay in.
+    """
 
     run_id: str
     experiment_id: str
@@ -44,17 +47,17 @@ class Result:
     data: str
 
     def tag(self, name: str) -> str:
-        """The value of a tag, or nothing."""
+        """The value of a tag; "" where the run has none."""
         return self.tags.get(name, "")
 
     @property
     def said(self) -> Disclosure:
-        """What has to be said wherever a figure of it is shown."""
+        """What has to be said wherever a number of it is shown."""
         return Disclosure.read(self.tags, self.params)
 
     @property
     def model(self) -> str:
-        """Name and version of the registered model."""
+        """Name and version of the registered model, as `name v3`."""
         return f"{self.tag(Tag.REGISTERED_NAME)} v{self.tag(Tag.VERSION)}"
 
     @property
@@ -63,7 +66,7 @@ class Result:
         return self.tag(Tag.DATA_SHA256), self.tag(Tag.TEST_SHA256)
 
     def estimate(self, name: str) -> Estimate:
-        """A figure of its run, with its interval."""
+        """A metric of its run, with its interval."""
         return Estimate.read(name, self.metrics, self.tags)
 
     @property
@@ -79,7 +82,7 @@ class Result:
 
     @property
     def holdout(self) -> float:
-        """The share that was held out; 0 for folds."""
+        """The share of patients that was held out; 0 for folds."""
         try:
             return float(self.params.get("holdout") or 0)
         except ValueError:
@@ -92,7 +95,7 @@ class Result:
 
 
 def read_results(client: Client) -> list[Result]:
-    """Every finished final model and ensemble of all active experiments, the newest first; each model's once.
+    """Every finished final model and ensemble of all active MLflow experiments, newest first, each model once.
 
     A model that a later command took over has a run there too: the first one, which tested it, stands for it.
     """
@@ -108,9 +111,9 @@ def read_results(client: Client) -> list[Result]:
 
 
 def count_runs(client: Client) -> Counter[tuple[str, bool]]:
-    """How many of the newest 1,000 runs of each experiment there are, by status and whether this project made them.
+    """Count the runs of all active MLflow experiments by status and by whether this project made them.
 
-    Reports, and the run that this process was started in, do not count.
+    At most the newest 1,000 of each experiment; reports, and the run that this process was started in, do not count.
     """
     counts: Counter[tuple[str, bool]] = Counter()
     for experiment in experiments_of(client):
@@ -135,9 +138,10 @@ def fit_metrics(client: Client, cross_validation: str) -> dict[str, dict[str, fl
 
 
 def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame | None:
-    """The stored test predictions of a model (patch, type, label, probability, patient_id where known).
+    """The stored test predictions of a model: a row for each test abnormality, in the order of `patch`.
 
-    None where they are gone, damaged, or hold what is no probability.
+    Columns: `patch` (its number), `type` (1 to 4), `label` (0 or 1), `probability` (0 to 1), and `patient_id` where
+    known. None where they are gone, damaged, or hold what is no probability.
     """
     path = fetch(client, result.run_id, Artifact.TEST, folder)
     try:
@@ -150,7 +154,7 @@ def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame
 
 
 def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
-    """An artifact of a run, copied under `folder`; None where it is not to be had."""
+    """Download an artifact of a run into `folder`; None where it cannot be had."""
     with suppress(MlflowException, OSError):
         return fetch_artifacts(client, run_id, name, folder / run_id)
     return None

@@ -1,4 +1,4 @@
-"""Finding what is already done, and burying runs whose process is gone."""
+"""Find finished runs and their artifacts, and end runs whose process is gone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.runs import experiments_of, is_away
 
 CLOCK_SECONDS = 3.0
-"""How far two readings of one process's start may differ: the system's boot time moves when its clock is set."""
+"""Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
 
 
 def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
-    """The ids of FINISHED runs with these `mammo.key` tags, by key, in any experiment; copies give way to originals."""
+    """The ids of FINISHED runs with these `mammo.key` tags, by key; of several with one key the oldest."""
     experiments = experiments_of(client)
     found: dict[str, str] = {}
     for key in keys:
@@ -43,13 +43,13 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dic
 
 
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
-    """The runs with all these tags, in any experiment, newest first."""
+    """The runs with all these tags, in any active MLflow experiment, newest first."""
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     return list(client.search_runs(experiments_of(client), query, order_by=["attributes.start_time DESC"]))
 
 
 def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:
-    """A run's artifact folder ("" for all of them), copied under `target`; None where it is not to be had."""
+    """Download an artifact folder of a run ("" for all of them) into `target`; None where it cannot be had."""
     target.mkdir(parents=True, exist_ok=True)
     try:
         return Path(client.download_artifacts(run_id, folder, str(target)))
@@ -91,6 +91,6 @@ def process_alive(pid: int, born: float) -> bool:
 
 
 def writer_alive(process: str) -> bool:
-    """Whether the process that `mammo.process` names still runs; one on another host is taken to."""
+    """Whether the process that the tag `mammo.process` names still runs; one of another host is assumed to."""
     host, pid, born = process.rsplit(":", 2)
     return host != socket.gethostname() or process_alive(int(pid), int(born))

@@ -1,6 +1,6 @@
-"""The single writer: runs, live metrics and artifacts, in order, kept while the server is away and replayed after.
+"""Write runs, metrics and artifacts to MLflow in order, from one process; kept while the server is away, sent after.
 
-Replaying is safe: MLflow stores the same metric point, parameter or tag once.
+Sending twice is safe: MLflow stores the same metric point, parameter or tag once.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _log = logging.getLogger(__name__)
 
 
 def given_run() -> str | None:
-    """The id of the run that `mlflow run` made for this process; a blank one is none."""
+    """The id of the run that `mlflow run` made for this process; None without one."""
     return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
 def this_process() -> str:
-    """Who writes a run: host, process id and its start, so that a dead writer's runs can be told."""
+    """This process as the tag `mammo.process` has it: `host:pid:start`, the start in seconds since 1970."""
     return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
 class Writer:
-    """Sends queued operations in order. Metrics wait at most a second; a failed operation is kept and tried again."""
+    """Sends writes to MLflow in the order in which they were queued; those that fail are kept and tried again."""
 
     def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
         self.client = client
@@ -65,16 +65,16 @@ class Writer:
         self.seconds = 0.0
 
     def add(self, operation: Callable[[], object], run_id: str | None = None) -> None:
-        """Queue an operation behind all metrics queued so far, to be left out if the run it is about was deleted."""
+        """Queue a write behind all metrics queued so far; it is left out if the run `run_id` was deleted meanwhile."""
         self._queue_metrics()
         self._queue.append((run_id, operation))
 
     def add_metrics(self, run_id: str, metrics: list[Metric]) -> None:
-        """Queue metric points; they are sent together with others at the next flush."""
+        """Queue metric points of a run; they are sent together with others at the next flush."""
         self._metrics.setdefault(run_id, []).extend(metrics)
 
     def flush(self) -> None:
-        """Send what is due; called often. Does nothing within a second of the last time or while the server is away."""
+        """Send what is queued, at most once a second and not while the server is away. Meant to be called often."""
         now = time.monotonic()
         if now < self._next_try:
             return
@@ -114,7 +114,7 @@ class Writer:
             return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
     def drain(self) -> None:
-        """Send everything now, waiting for the server up to ten minutes. Raises `UserError` after that."""
+        """Send everything now, waiting up to ten minutes for the server. Raises `UserError` after that."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._queue or self._metrics:
             if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ class Writer:
                 time.sleep(0.5)
 
     def ask(self, request: Callable[[], T]) -> T:
-        """The answer to a request that cannot wait in the queue, sent after it and repeated while the server is away.
+        """Send what is queued, then a request, and return its answer; repeated while the server is away.
 
         Raises `UserError` after ten minutes.
         """
@@ -144,7 +144,10 @@ class Writer:
                 time.sleep(FLUSH_SECONDS)
 
     def abandon(self, status: str, reason: str) -> None:
-        """End every run that is still open, innermost first, saying why. Gives up at once if the server is away."""
+        """End every open run as `status`, innermost first, tagged with the reason.
+
+        Does not wait for a server that is away.
+        """
         for run in reversed(self._runs):
             if not run.finished:
                 run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
@@ -171,7 +174,10 @@ class Writer:
     def start_run(
         self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, object]
     ) -> TrackedRun:
-        """A new run, nested in `parent`, or the run that `mlflow run` made for this process, taken over."""
+        """Start a run, nested in `parent` if there is one.
+
+        Without a parent, the run that `mlflow run` made for this process, if any, is taken over.
+        """
         given = given_run() if parent is None else None
         all_tags = self._all_tags(tags, parent)
         if given is not None:
@@ -193,7 +199,7 @@ class Writer:
         return run
 
     def reopen_run(self, run_id: str, parent: TrackedRun | None, tags: Mapping[str, str]) -> TrackedRun:
-        """An earlier run, open again, this process's own, and nested in `parent`."""
+        """Open an earlier run again, as this process's own and nested in `parent`."""
         self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
         run = self.attach(run_id)
         self._runs.append(run)
@@ -204,22 +210,22 @@ class Writer:
         return {**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent.id})
 
     def attach(self, run_id: str) -> TrackedRun:
-        """A run that another process writes and ends, to nest runs in."""
+        """A run that another process writes and ends, in which runs can be nested."""
         return TrackedRun(self, self.ask(lambda: self.client.get_run(run_id)))
 
     def move_run(self, run_id: str, parent: TrackedRun) -> None:
-        """Queue that an earlier run is nested in another."""
+        """Queue that an earlier run is nested in `parent`."""
         self.add(lambda: self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.id), run_id)
 
     def link(self, run_id: str, experiment_id: str | None = None) -> str:
-        """The address of a run's page, on the tracking server (without user) or where `mlflow ui` serves by default."""
+        """The URL of a run's page: on the tracking server, without its user, or where `mlflow ui` serves by default."""
         uri = scrubbed(self.client.tracking_uri)
         base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
 
 class TrackedRun:
-    """One run of the tracker. Every method queues; nothing is sent out of order."""
+    """One MLflow run. Every method queues a write; nothing is sent out of order."""
 
     def __init__(self, writer: Writer, run: Run) -> None:
         self._writer = writer
@@ -228,7 +234,7 @@ class TrackedRun:
         self.finished = False
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
-        """Queue metric values; those that are not a number are left out. `at` is a time in seconds."""
+        """Queue metric values; NaN is left out. `at` is their time in seconds since 1970, by default now."""
         stamp = int((time.time() if at is None else at) * 1000)
         points = [Metric(key, float(value), stamp, step) for key, value in values.items() if value == value]
         self._writer.add_metrics(self.id, points)
@@ -239,7 +245,7 @@ class TrackedRun:
         self._add(lambda: self._writer.client.log_batch(self.id, tags=items))
 
     def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
-        """Queue a data set as an input of the run."""
+        """Queue a data set as an input of the run; the first 36 characters of `digest` are kept."""
         dataset = Dataset(name, digest[:36], "local", source, None, profile)
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._add(lambda: self._writer.client.log_inputs(self.id, [entry]))
@@ -298,7 +304,7 @@ def _no_answer() -> UserError:
 
 
 def there(request: Callable[[], T]) -> T | None:
-    """What a store answers to a request for something by its name, or None where it has no such thing."""
+    """The answer to a request for one thing; None where the store refuses it, as what it does not have."""
     try:
         return request()
     except MlflowException as problem:
@@ -308,7 +314,7 @@ def there(request: Callable[[], T]) -> T | None:
 
 
 def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
-    """Everything that a request finds, asked for with the token of one page after another."""
+    """All items that a paged request finds; `request` takes the token of a page, None for the first."""
     page = request(None)
     yield from page
     while page.token:
@@ -317,12 +323,12 @@ def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
 
 
 def experiments_of(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
-    """The ids of the experiments in which runs are looked for."""
+    """The ids of the MLflow experiments of a kind, by default those that were not deleted."""
     return [found.experiment_id for found in client.search_experiments(view_type=kind)]
 
 
 def is_away(problem: MlflowException | OSError) -> bool:
-    """Whether the server could not be reached (or SQLite was busy), as against a request it refused."""
+    """Whether an error means that the server could not be reached, or SQLite was busy; not that it refused."""
     if isinstance(problem, MlflowException):
         text = str(problem)
         if "(sqlite3." in text:  # a full disk, say: waiting does not help

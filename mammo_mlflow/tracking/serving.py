@@ -1,8 +1,8 @@
-"""MLflow's own scoring server over one model directory, told apart from `mlflow models serve` by what a request meets.
+"""Serve one model directory by MLflow's own scoring server, with every request's values checked.
 
-Its values are judged before they are cast (`invocation`), and what looks like another scale than the training patches'
-is answered with a warning. That also leaves out a copy that MLflow makes of every request, number by number: three
-times the memory and most of the time of a large one.
+They are checked before they are cast (`invocation`), and patches of another scale than the training patches' are
+answered with a warning, none of which `mlflow models serve` does. Reading requests here also leaves out a copy that
+MLflow makes of every request, number by number: three times the memory and most of the time of a large one.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _log = logging.getLogger(__name__)
 
 
 def make_app() -> object:
-    """The ASGI application, for `uvicorn --factory`."""
-    vars(scoring_server)["invocations"] = answer
+    """The ASGI application, for `uvicorn --factory`; it serves the directory that `MAMMO_SERVED_MODEL` names."""
+    vars(scoring_server)["invocations"] = answer_request
     return scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
 
 
-def answer(
+def answer_request(
     body: bytes, content_type: str | None, model: PyFuncModel, schema: Schema
 ) -> scoring_server.InvocationsResponse:
-    """What MLflow's server calls for each request, in place of its own: predictions and, where there are any, warnings.
+    """Answer a request, in place of MLflow's own function: predictions and, where there are any, warnings, as JSON.
 
     Raises `MlflowException`, which that server answers as JSON: one line with status 400 for what is refused.
     """

@@ -1,4 +1,4 @@
-"""Opening the tracking store: looked at first, then once, under a lock, before anything fans out."""
+"""Open the tracking store: check its address and file, make or upgrade it under a lock, return a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mammo_mlflow.databases import (
     Unusable,
     alone_with,
     check_file_writable,
-    check_writable,
+    check_folder_writable,
     fault,
     file_of,
     is_filled,
@@ -42,7 +42,7 @@ DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 TRIES, PAUSE_SECONDS = 5, 1.0
 
 TrackingError = MlflowException
-"""What the store raises for a request it refuses."""
+"""What MLflow raises for a request that it refuses."""
 UNAVAILABLE = "TEMPORARILY_UNAVAILABLE"
 """Its `error_code` where a database could not do what it was asked, as on a full disk."""
 
@@ -50,18 +50,18 @@ T = TypeVar("T")
 
 
 def check_store() -> None:
-    """Raise `UserError` for an address, a file or a folder that can be no store: what is known without opening it.
+    """Check the store's address, file and folder without opening it. Raises `UserError` where there can be no store.
 
-    It is asked before work that the store is needed for at its end alone.
+    For commands that need the store only after long work.
     """
     for uri in dict.fromkeys((mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
         with _telling(uri):
             if _is_database(uri) and (file := file_of(parse(uri))) is not None and not is_filled(file):
-                check_writable(next(folder for folder in file.absolute().parents if folder.is_dir()))
+                check_folder_writable(next(folder for folder in file.absolute().parents if folder.is_dir()))
 
 
 def open_client() -> MlflowClient:
-    """A client of the tracking store, to read from it: `MLFLOW_TRACKING_URI` or MLflow's default, `sqlite:///mlflow.db`.
+    """A client of the tracking store, `MLFLOW_TRACKING_URI` or MLflow's default `sqlite:///mlflow.db`, to read from it.
 
     A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
     """
@@ -76,13 +76,13 @@ def open_client() -> MlflowClient:
     uri = mlflow.get_tracking_uri()
     for one in dict.fromkeys((uri, mlflow.get_registry_uri())):
         with _telling(one), alone_with("store", store_id(one), LOCK_SECONDS):
-            _prepare(one)
+            _make_or_upgrade(one)
     with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
         return _patiently(lambda: MlflowClient(uri))  # which makes the tables of a fresh database on a server
 
 
 def open_store() -> tuple[MlflowClient, str]:
-    """A client of the tracking store and the id of the experiment that runs go to, to write to both.
+    """A client of the tracking store, to write to it, and the id of the MLflow experiment that runs go to.
 
     The experiment is that of the run that `mlflow run` made, if any, else `MLFLOW_EXPERIMENT_ID`, else
     `MLFLOW_EXPERIMENT_NAME`, else `mammo`, made where there is none. Raises `UserError` as `open_client` does, and
@@ -99,7 +99,7 @@ def open_store() -> tuple[MlflowClient, str]:
 
 
 def store_id(uri: str) -> str:
-    """A store by one name, however its SQLite file was spelled."""
+    """The address of a store in one spelling, however the path of its SQLite file was written."""
     file = _file(uri)
     return uri if file is None else f"{SQLITE}{file.resolve()}"
 
@@ -121,8 +121,8 @@ def _is_database(uri: str) -> bool:
     return uri.partition(":")[0].partition("+")[0] in DATABASES
 
 
-def _prepare(uri: str) -> None:
-    """See that a database is one that MLflow can open, whole; a server is asked who else uses it."""
+def _make_or_upgrade(uri: str) -> None:
+    """Make or upgrade a SQLite store; check that a database on a server is not another program's. Raises `Unusable`."""
     if not _is_database(uri):
         return
     parsed = parse(uri)
@@ -184,7 +184,7 @@ def _check_artifacts(experiment: Experiment) -> None:
     folder = Path(local_file_uri_to_path(where))
     there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
     try:
-        check_writable(there)
+        check_folder_writable(there)
     except Unusable as problem:
         raise expected(f"artifacts of experiment '{experiment.name}'", "a folder to write to", problem) from None
 

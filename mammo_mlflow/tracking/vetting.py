@@ -1,7 +1,7 @@
-"""Whether the files of a registered model are what this project makes, looked at without loading or running any.
+"""Check the files of a registered model for anything this project does not write, without loading or running them.
 
-A matching sha256 says that files are those that were registered, not that registering them was wise: pickles, code,
-Lambda layers and classes from elsewhere are refused here, whoever registered them.
+A matching sha256 says that files are those that were registered, not that they are safe: pickles, code, Lambda layers
+and classes from elsewhere are refused here, whoever registered them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KERAS_FILES = {"data/keras_module.txt", "data/model.keras"}
 _ENSEMBLE_FILES = {Artifact.ENSEMBLE, Artifact.LEVEL1, Artifact.MEMBERS}
 _PACKAGE = Path(__file__).parents[1]
 SERVED_CODE = {"served.py": _PACKAGE / "ensembles" / "served.py", "code/level1.py": _PACKAGE / "level1.py"}
-"""The code of an ensemble, in its model's directory and here."""
+"""The code of an ensemble: its file in the model's directory, and the same file in this package."""
 KNOWN_CODE: dict[str, set[str]] = {
     "served.py": set(),
     "level1.py": {"9c4643ec5be91d0514dc59d8f8a1f3788f0ba34c0c8633b00e8692e01121570a"},
@@ -53,9 +53,10 @@ CLASSES: dict[str, list[str]] = json.loads(CLASSES_FILE.read_text())
 
 @dataclass(frozen=True, kw_only=True)
 class Vetted:
-    """A model directory that may be loaded: `kind` is `keras` or `ensemble`, `columns` what an ensemble answers.
+    """A model directory that may be loaded: `kind` is `keras` or `ensemble`, `columns` are the outputs of an ensemble.
 
-    `ranges` are the values of its training patches by input, none where the model was made before they were stored.
+    `inputs` are the names of its inputs, `image_size` the side of its patches in pixels. `ranges` are the values of its
+    training patches by input; empty where the model was made before they were stored.
     """
 
     kind: str
@@ -67,7 +68,7 @@ class Vetted:
 
 @contextmanager
 def _one_line(field: str) -> Iterator[None]:
-    """Whatever goes wrong in reading what somebody else may have made is a line about it."""
+    """Turn any exception of the block into a `UserError` about `field`: the file may be anybody's."""
     try:
         yield
     except UserError:
@@ -79,7 +80,7 @@ def _one_line(field: str) -> Iterator[None]:
 
 @_one_line("model")
 def vet(path: Path) -> Vetted:
-    """Look at the files of a model directory that `flavor` wrote.
+    """Check the files of an MLflow model directory before it is loaded.
 
     Raises `UserError`, one line that names the file, for anything that this project does not write.
     """
@@ -124,12 +125,12 @@ def vet(path: Path) -> Vetted:
 
 
 def ranges_of_model(model: Model) -> dict[str, PixelRange]:
-    """The values of a model's training patches by input, none where they were not stored."""
+    """The pixel ranges of a model's training patches by input; empty where they were not stored."""
     return read_ranges(((model.metadata or {}).get(METADATA) or {}).get(TRAINING_VALUES))
 
 
 def vet_keras(path: Path) -> dict[str, tuple[int, ...]]:
-    """Look at a `.keras` file; answers the shapes of its inputs by name. Raises `UserError`."""
+    """Check a `.keras` file, and return the shapes of its inputs by name, -1 for the batch. Raises `UserError`."""
     with _one_line(field := f"model: {path.name}"):
         config = _vet_archive(path, field)
         layers = [
@@ -234,7 +235,7 @@ def _vet_weights(weights: h5py.File, field: str) -> None:
 
 
 def classes(config: object) -> Iterator[tuple[str, str]]:
-    """Every class that a configuration names, behind its module, which is "" for a tensor."""
+    """Every module and class that a Keras configuration names; the module of a tensor is ""."""
     if isinstance(config, dict):
         if _SERIALIZED in config:
             yield str(config.get("module") or ""), str(config[_SERIALIZED])

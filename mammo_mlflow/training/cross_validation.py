@@ -1,4 +1,4 @@
-"""A whole cross-validation, in the coordinator: activations, fits in their processes, results into the tracker."""
+"""Cross-validate an experiment: compute activations, train each fit in its process, log the results to MLflow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from mammo_mlflow.training.fit_runs import FitRuns
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """A finished cross-validation: the fits by name, and one row a training abnormality in `oof`."""
+    """A finished cross-validation: the results of its fits by name, and the out-of-fold predictions.
+
+    `oof` has a row for each training abnormality: patch, fold from 0, label, probability and, where they are known,
+    patient_id. `fold_scores` has a row for each fold, with its rates.
+    """
 
     plan: Plan
     run: TrackedRun
@@ -34,7 +38,7 @@ class CrossValidation:
 
     @cached_property
     def predictions(self) -> OutOfFold:
-        """The out-of-fold predictions, checked."""
+        """The out-of-fold predictions as checked arrays."""
         return OutOfFold.of_frame(self.oof)
 
 
@@ -58,7 +62,7 @@ def cross_validate(
 
 
 def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> CrossValidation:
-    """The out-of-fold predictions and scores of the folds in `results`, which may be some of them only."""
+    """Gather out-of-fold predictions and scores of the folds in `results`, which may be only some of the plan's."""
     oof = plan.folds_frame()
     oof["label"], oof["probability"] = plan.labels.astype(int), np.nan
     for fit in plan.fits:
@@ -90,7 +94,7 @@ def _train(
 
 
 def _with_stop(fit: Fit, job: FitJob, results: dict[str, FitResult]) -> FitJob:
-    """The refit runs for the preset's number of epochs, or for the median of the epochs at which the folds stopped."""
+    """A fit's job with its epochs: the refit's are the preset's, or the median of those at which the folds stopped."""
     experiment, stops = job.experiment, [result.best_epochs for result in results.values()]
     if fit.fold is not None or not stops or not experiment.training.early_stop or experiment.final.final_epochs:
         return job
@@ -123,7 +127,7 @@ def log_scores(cv: CrossValidation) -> None:
 
 
 def log_figures(cv: CrossValidation) -> None:
-    """Draw the folds' training, ROC and calibration on its run."""
+    """Log figures of the folds' training, ROC curves and calibration on its run."""
     plan, run, said = cv.plan, cv.run, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
     run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")

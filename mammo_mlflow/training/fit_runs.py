@@ -1,4 +1,4 @@
-"""The fits of one cross-validation as jobs, and as runs of the tracker: begun, followed, logged, reused."""
+"""The fits of one cross-validation: their jobs, and their MLflow runs, which are started, logged, ended or reused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mammo_mlflow.tracking.run_queries import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
 FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory")
-"""What of a fit's result is kept in a file of its own."""
+"""The fields of a `FitResult` that are kept in `fit.json`."""
 
 _log = logging.getLogger(__name__)
 
 
 class FitRuns:
-    """The fits of `plan`, as runs nested in `parent`. `label` opens their jobs' names, `tags` go on their runs."""
+    """The runs of a plan's fits, nested in `parent`; `label` begins their jobs' names, `tags` go on their runs."""
 
     def __init__(
         self, bench: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
@@ -38,7 +38,7 @@ class FitRuns:
         self._fits = {fit.name: fit for fit in plan.fits}
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
-        """The job that trains this fit, with the activation files by key."""
+        """The job that trains a fit; `activations` are the files of its cache entries, by key."""
         output = self._bench.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
         features, tuned = (
@@ -47,31 +47,34 @@ class FitRuns:
         return replace(fit.job, name=self._label + fit.name, output=output, features=features, tuned=tuned)
 
     def fit_of(self, job: FitJob) -> Fit:
-        """The fit that a job of this object trains."""
+        """The fit that a job from `job` trains."""
         return self._fits[job.name.removeprefix(self._label)]
 
     def on_event(self, job: FitJob, event: Event) -> None:
-        """Log an epoch; the first one begins the run."""
+        """Log the scores of an epoch; the first one starts the fit's run."""
         total = job.total_epochs
         if isinstance(event, EpochDone):
             self._bench.progress.update(job.name, min(event.epoch, total - 1), total)
             self._run(self.fit_of(job)).log_metrics(event.metrics, event.epoch, event.time)
 
     def finish(self, job: FitJob, result: FitResult) -> None:
-        """Log what a job answered and end its run."""
+        """Log the result of a fit and end its run."""
         fit, total = self.fit_of(job), job.total_epochs
         self._bench.progress.update(job.name, total, total)
         _log_fit(self._run(fit), self._plan, fit, result)
         self._bench.writer.flush()
 
     def fail(self, job: FitJob, reason: str) -> None:
-        """End the run of a job that failed, saying why."""
+        """End the run of a fit that failed as FAILED, with the reason as a tag."""
         run = self._run(self.fit_of(job))
         run.set_tags({Tag.REASON: reason})
         run.finish("FAILED")
 
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
-        """The fits that are finished already, under this parent or `elsewhere`: those are shown again, nested here."""
+        """The results by name of fits that are finished already, under this parent or, if `elsewhere`, any other.
+
+        Those of another parent get a run here too, a copy that names the original.
+        """
         bench, plan = self._bench, self._plan
         writer = bench.writer
         own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id))
@@ -118,7 +121,7 @@ class FitRuns:
 
 
 def plan_dataset(plan: Plan, run: TrackedRun, context: str) -> None:
-    """Log the plan's data as the run's MLflow dataset."""
+    """Log the plan's data set as an input of the run; `context` is `training` or `test`."""
     patch_set = plan.patch_set
     run.log_dataset(
         name="phantom" if patch_set.phantom else patch_set.directory.name,

@@ -1,8 +1,8 @@
-"""Before a command works: it goes where it was called from, and what it was given are texts and paths at all.
+"""Before a command runs: change to the folder it was called from, and check the texts and paths it was given.
 
-`mlflow run` starts a command in the project's folder, which of a git URI is a temporary clone, and hands a relative
-address of the store on as it is. So the command goes first to where it was called from: every relative path means
-there what its caller meant, and nothing lands in a clone.
+`mlflow run` starts a command in the project's folder, which for a git URI is a temporary clone, and passes a relative
+address of the store on as it is. So the command first changes to the folder of whoever called it: every relative path
+means there what the caller meant, and nothing is written into a clone.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+from mammo_mlflow.commands.base import CommandOptions, options_of
 from mammo_mlflow.errors import expected
 
-PATHS = ("data", "cache_dir", "out", "output", "overlays", "input", "source", "csv", "space", "weights", "mask")
-"""The options that are paths, several in one with semicolons between, or words that stand for one."""
 WORDS = ("", "phantom", "imagenet", "random")
 SURROUNDINGS = ("MAMMO_CACHE_DIR", "MAMMO_WEIGHTS_DIR", "KERAS_HOME")
 ROOM_BESIDE = ".unfinished-123456"
@@ -27,9 +25,9 @@ SHELLS = ("sh", "bash", "dash", "zsh")
 
 
 def go_to_caller() -> None:
-    """Under `mlflow run`, make the folder that it was called from the current one.
+    """Under `mlflow run`, change to the folder that it was called from.
 
-    Raises `UserError` where that is not to be known and the project's folder is a temporary clone.
+    Raises `UserError` where that folder cannot be found and the project's folder is a temporary clone.
     """
     project = Path.cwd()
     if not os.environ.get("MLFLOW_RUN_ID", "").strip() or not (project / "MLproject").is_file():
@@ -46,7 +44,7 @@ def go_to_caller() -> None:
 
 
 def _caller() -> Path | None:
-    """The current folder of the process that started this one, but for the shell that MLflow starts a command by."""
+    """Return the current folder of the process that started this one, past the shells that MLflow uses."""
     try:
         above = psutil.Process().parent()
         while above is not None and _is_given_line(above.cmdline()):
@@ -60,13 +58,13 @@ def _is_given_line(words: list[str]) -> bool:
     return len(words) > 1 and Path(words[0]).name in SHELLS and words[1] == "-c"
 
 
-def check_texts(found: Mapping[str, object]) -> None:
-    """Raises `UserError` for the first value that no file and no store can hold as it was given."""
-    for name, value in found.items():
+def check_texts(options: CommandOptions) -> None:
+    """Check that every text is UTF-8 and every path one that the system can hold. Raises `UserError` for the first."""
+    for name, about in options_of(type(options)).items():
+        value = getattr(options, name)
         if isinstance(value, str):
             _check_text(name, value)
-    for name in PATHS:
-        for part in str(found.get(name) or "").split(";"):
+        for part in str(value or "").split(";") if about.path else ():
             check_path(name, part.strip())
     for name in SURROUNDINGS:
         _check_text(name, os.environ.get(name, ""))
@@ -81,7 +79,7 @@ def _check_text(field: str, text: str) -> None:
 
 
 def check_path(field: str, name: str) -> None:
-    """Raises `UserError` for a path that this system cannot hold, whether or not there is something."""
+    """Check that a path is one that this system can hold, whether or not it exists. Raises `UserError`."""
     if name in WORDS:
         return
     try:

@@ -1,4 +1,4 @@
-"""What a command ends with: its outcomes side by side, on the top run and on the terminal."""
+"""The results of a command side by side: on its top run and as a table on the terminal."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.names import Artifact
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
-from mammo_mlflow.training.final_model import Final
-from mammo_mlflow.workflows.terminal import say, show_table
+from mammo_mlflow.training.registered_model import Final
 
 Outcome = tuple[CrossValidation, Final | None]
 
 
 def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
-    """Figures and, for several outcomes, a table and metrics on the top run."""
+    """Log figures and, for several experiments, a table and metrics on the top run."""
     plan = rows[0][0].plan
     scores = pd.concat([cv.fold_scores for cv, _ in rows], ignore_index=True)
     note = "; ".join(sorted({cv.plan.said.note for cv, _ in rows if cv.plan.said.note})) or None
@@ -43,7 +43,7 @@ def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
 
 
 def _seed_means(rows: Sequence[Outcome]) -> dict[str, list[float]]:
-    """The mean fold ROC AUC of each seed, by backbone, of those that have several."""
+    """Return the mean fold ROC AUC of each seed, by backbone, for backbones with several seeds."""
     means: dict[str, list[float]] = {}
     for cv, _ in rows:
         means.setdefault(cv.plan.experiment.label, []).append(float(cv.fold_scores["roc_auc"].mean()))
@@ -65,14 +65,14 @@ def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
 
 
 def final_cells(final: Final | None) -> list[str]:
-    """What a table says of a final model, or of none: test accuracy and ROC AUC, and where it is registered."""
+    """Return the table cells of a final model, or of none: test accuracy, test ROC AUC, registered version."""
     if final is None:
         return ["-"] * 3
     return [f"{final.accuracy}", f"{final.roc_auc}", f"{final.registered_name} v{final.version}"]
 
 
 def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
-    """The closing table on standard output, what its figures are, `said`, and where to look next."""
+    """Print the closing table, what its numbers are, the sentences `said`, and the commands to go on with."""
     plan = rows[0][0].plan
     test = plan.patch_set.test
     header, cells = _table(rows)

@@ -1,14 +1,14 @@
-"""`dry_run=true`: what a command would train, and about how long and how much disk that takes."""
+"""`dry_run=true`: estimate what a command would train, and the time and disk that takes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.workflows.options import available_cores
-from mammo_mlflow.workflows.terminal import show_table
+from mammo_mlflow.terminal import show_table
 
 HEAD_SECONDS = 1e-4
 """A patch and epoch of a head on cached activations, as measured (docs/benchmarks.md)."""
@@ -20,10 +20,10 @@ OVERHEAD_SECONDS = 20.0
 
 
 def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
-    """Fits, epochs, disk and a rough time, as if nothing were finished yet.
+    """Print fits, epochs, disk (GB) and an estimated time (minutes) of each plan, as if nothing were finished yet.
 
-    Activations, on-line epochs and fine-tuning epochs (a tenth of a whole pass) go at the probed speed; a cached head
-    takes `HEAD_SECONDS` a patch and epoch.
+    Activations, on-line epochs and fine-tuning epochs (a tenth of a whole pass) are taken at the measured speed; a head
+    on cached activations takes `HEAD_SECONDS` a patch and epoch.
     """
     rows = []
     for plan in plans:

@@ -1,40 +1,50 @@
-"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validated, tested, registered models, compared."""
+"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validate, test, register and compare a family's models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mammo_mlflow import checks
 from mammo_mlflow.checks import Value
+from mammo_mlflow.commands.families import FamilyOptions, SearchedFamilyOptions
 from mammo_mlflow.errors import Faults, expected
-from mammo_mlflow.experiment import NETWORKS, TASKS, build, parameters
+from mammo_mlflow.experiment import Experiment, build, parameters
 from mammo_mlflow.names import Tag
 from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.parameters import idle
-from mammo_mlflow.workflows.options import Options, preset_of
+from mammo_mlflow.workflows import search
 from mammo_mlflow.workflows.running import run_experiments
 
 
-def run(family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options) -> None:
-    """Run one network of a family, or all, with a preset's values and those given.
+def run(options: FamilyOptions) -> None:
+    """Train one network of a family, or all, with a preset's values and those given; a study where `trials` is given.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
-    checks.one_of(*TASKS)("task", task)
-    checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
+    if isinstance(options, SearchedFamilyOptions) and options.searched:
+        search.run(options)
+    else:
+        run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name})
+
+
+def experiments_of(options: FamilyOptions) -> list[Experiment]:
+    """Return the experiments that the options ask for, one for each network. Raises `UserError`."""
+    family, backbone, task, given = options.family, options.backbone, options.task, options.given()
     if family == "conditioned" and options.seeds != 1:
         wanted = "1 for conditioned models, each built on models of one seed (give it with 'seed')"
         raise expected("seeds", wanted, options.seeds)
-    preset, values = preset_of(options), settled(family, backbone, given)
+    preset, values = options.preset_name, settled(family, backbone, given)
     names = networks(family, preset) if backbone == "all" else (backbone,)
     experiments = [build(task, preset_values(preset, name, task, family) | values, family) for name in names]
     if given.get("early_stop_on") == "scored" and not any(one.stops_on_scored for one in experiments):
         raise expected("early_stop_on", "inner where nothing is stopped early (early_stop=0)", "'scored'")
-    run_experiments(experiments, options, {Tag.PRESET: preset})
+    return experiments
 
 
 def settled(family: str, backbone: str, given: Mapping[str, Value]) -> dict[str, Value]:
-    """The parameters given, and what follows from them. Raises `UserError` for those that a network would ignore."""
+    """Return the parameters given, and those that follow from them.
+
+    Raises `UserError` for parameters that the network would ignore.
+    """
     values = dict(given)
     ignored = {} if backbone == "all" else dict.fromkeys(idle(family, backbone), f"{family} {backbone}")
     if backbone == "c":

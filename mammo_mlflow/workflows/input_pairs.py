@@ -1,4 +1,4 @@
-"""What a model is asked of: the pairs of a data directory, of a tensor file, or cut from a film."""
+"""The pairs of patches that a model is to answer: of a data directory, of a tensor file, or cut from a film."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.shared import FilmOptions, WorkbenchOptions
 from mammo_mlflow.data.arrays import check_tensor
 from mammo_mlflow.data.cbis_ddsm.cutting import Pair
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
@@ -17,7 +18,6 @@ from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.pixels import whole_numbers
-from mammo_mlflow.workflows.options import FilmOptions, Options
 
 PHANTOM = "phantom"
 TENSOR = "public_test_tensor.npy"
@@ -28,19 +28,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputPairs:
-    """A checked tensor file of pairs; where they were cut from a film, how."""
+    """A checked tensor file of pairs, uint16 (2n, size, size), and where they were cut from a film, the places."""
 
     tensor: Path
     cut: Sequence[Pair] = ()
 
 
-def find_input_pairs(source: str, film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
-    """The pairs of `source`: the test set of a data directory or `phantom`, a `.npy`, or a film's boxes and masks.
+def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
+    """Find the pairs of a test set (data directory or `phantom`), of a `.npy` file, or of a film's boxes and masks.
 
-    What is cut from a film, and whole numbers of another type than uint16, go to a file in `folder`. Patches have
-    `size` pixels a side. Raises `UserError`.
+    Pairs cut from a film, and whole numbers of another type than uint16, are written to a file in `folder`. Patches
+    have `size` pixels a side. Raises `UserError`.
     """
-    given = make_phantom(PhantomSettings(), Cache(None, Options().cache_limit_gb).root) if source == PHANTOM else None
+    source = film.input
+    given = (
+        make_phantom(PhantomSettings(), Cache(None, WorkbenchOptions().cache_limit_gb).root)
+        if source == PHANTOM
+        else None
+    )
     path = given or Path(source).expanduser()
     if not path.is_dir() and (path.suffix.lower() in _FILM or (path.suffix != ".npy" and (film.box or film.mask))):
         return _cut(path, film, size, need_baseline, folder / "pairs.npy")
@@ -54,9 +59,10 @@ def find_input_pairs(source: str, film: FilmOptions, size: int, need_baseline: b
 
 
 def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:
-    """What is needed of a checked tensor file of another type, as uint16, the rest 0.
+    """Convert a checked tensor file of another type to uint16; baselines that are not needed become 0.
 
-    Raises `UserError` for other values, in the order in which a server looks at them.
+    Raises `UserError` for values that are not whole numbers from 0 to 65535, in the order in which a server checks
+    them.
     """
     given = np.load(tensor, mmap_mode="r", allow_pickle=False)
     taken = np.zeros(given.shape, np.uint16)
@@ -75,7 +81,7 @@ def _cut(path: Path, film: FilmOptions, size: int, need_baseline: bool, target: 
     for field, file in (("input", path), *(("mask", mask) for mask in masks)):
         if not file.is_file():
             raise UserError(f"{field}: expected a DICOM file, found none at '{file}'")
-    pairs = cut_one_film(path, boxes, masks, film.cut(size))
+    pairs = cut_one_film(path, boxes, masks, film.crop(size))
     for note in filter(None, (pair.note for pair in pairs)):
         _log.warning("%s", note)
     np.save(target, pairs_array(pairs, need_baseline))

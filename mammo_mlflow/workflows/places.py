@@ -11,12 +11,15 @@ from mammo_mlflow.tracking.store import SQLITE, store_folder
 
 
 def report_folder(given: str) -> Path:
-    """The folder of a report, absolute."""
+    """Return the folder of a report, absolute; by default `report` beside MLflow's store."""
     return Path(given).expanduser().absolute() if given else store_folder() / "report"
 
 
 def storage_url(given: str) -> str:
-    """The database of studies, a file by its absolute path; what is no address at all is left to who opens it."""
+    """Return the address of the database of studies, a file by its absolute path; by default beside MLflow's store.
+
+    What is no address at all is returned as it is, for whoever opens it to refuse.
+    """
     if not given:
         return f"{SQLITE}{store_folder() / 'optuna.db'}"
     try:

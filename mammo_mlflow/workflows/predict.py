@@ -1,4 +1,4 @@
-"""`predict`: a registered model asked of patches in a file, its answers written as a table."""
+"""`predict`: write a registered model's answers for patches in a file as a table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.commands.predict import PredictOptions
+from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.disclosure import ASKED, PHANTOM
 from mammo_mlflow.errors import expected
@@ -20,12 +22,11 @@ from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Jo
 from mammo_mlflow.jobs.executors import AnyJob, Executor, JobFailed, make_executor
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.pixels import odd_values, summarise
+from mammo_mlflow.terminal import TerminalProgress, say
 from mammo_mlflow.tracking.registry import Verified, verified_model
 from mammo_mlflow.tracking.store import open_client
 from mammo_mlflow.wording import in_words
 from mammo_mlflow.workflows.input_pairs import InputPairs, find_input_pairs
-from mammo_mlflow.workflows.options import FilmOptions, available_cores
-from mammo_mlflow.workflows.terminal import TerminalProgress, say
 
 _JOBS = {"keras": PredictJob, "ensemble": AnswerJob}
 """What asks a model of each kind (`Vetted.kind`)."""
@@ -33,15 +34,16 @@ _JOBS = {"keras": PredictJob, "ensemble": AnswerJob}
 _log = logging.getLogger(__name__)
 
 
-def run(model: str, source: str, output: str, overlays: str, executor: str, film: FilmOptions) -> None:
-    """Ask `model` of every pair of `source` (see `find_input_pairs`).
+def run(options: PredictOptions) -> None:
+    """Write a model's answers for every pair of the input (see `find_input_pairs`).
 
-    Writes `output`, a row for each abnormality: its row in the file, probability, decision at the stored threshold,
-    of an ensemble each member's probability, and a warning where its values look like another scale. With `overlays`,
-    a folder, Grad-CAM maps over the patches, a figure for each, before the table. Raises `UserError` before anything is
+    The table `output` has a row for each abnormality: its row in the file, probability, decision at the stored
+    threshold, for an ensemble each member's probability, and a warning where its values look like another scale. With
+    `overlays`, Grad-CAM maps over the patches are drawn into that folder first. Raises `UserError` before anything is
     written.
     """
-    target, maps = target_file("output", output), Path(overlays).expanduser().absolute()
+    target, maps = target_file("output", options.output), Path(options.overlays).expanduser().absolute()
+    overlays, executor = options.overlays, options.executor
     if overlays:
         file = (maps.exists() and not maps.is_dir()) or maps == target
         if file or not maps.parent.is_dir():
@@ -49,13 +51,13 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         check_writable("overlays", maps if maps.is_dir() else maps.parent)
     client = open_client()
     with tempfile.TemporaryDirectory() as folder, TerminalProgress() as progress:
-        found = verified_model(client, model, Path(folder))
+        found = verified_model(client, options.model, Path(folder))
         sides = {name: ROWS[name] for name in found.made_of.inputs if name in ROWS}
         if ABNORMALITY_TYPE in found.made_of.inputs:
             raise expected("model", "one that is asked of patches alone", f"{found.version}, which needs the true type")
         need_baseline = ROWS["baseline"] in sides.values()
         (place := Path(folder, "asked")).mkdir()
-        asked = find_input_pairs(source, film, found.made_of.image_size, need_baseline, place)
+        asked = find_input_pairs(options, found.made_of.image_size, need_baseline, place)
         threads = available_cores() if executor == "process" else 1  # TensorFlow takes them once in a process
         job = _JOBS[found.made_of.kind](
             name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
@@ -72,7 +74,7 @@ def run(model: str, source: str, output: str, overlays: str, executor: str, film
         _write(found, answers, asked, odd, target)
     lines = summarise(odd, _rows(len(answers)))
     if lines:
-        _log.warning("%s: values as of another scale, their answers mean little: %s", source, "; ".join(lines))
+        _log.warning("%s: values as of another scale, their answers mean little: %s", options.input, "; ".join(lines))
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {maps}")
@@ -110,7 +112,7 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
 
 
 def _odd_values(found: Verified, job: PredictJob) -> dict[str, list[str]]:
-    """Why the patches of each side look like those of another scale than the training patches', "" where not."""
+    """For each input, say why each patch's values look like another scale than the training patches'; "" where not."""
     pairs = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
     return {side: odd_values(pairs[first::2], found.made_of.ranges.get(side)) for side, first in job.sides.items()}
 

@@ -1,4 +1,4 @@
-"""`prepare`: CBIS-DDSM as it is published made a data directory, the making a tracked run."""
+"""`prepare`: make a data directory from CBIS-DDSM as it is published, as a tracked run."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.prepare import PrepareOptions
+from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
+from mammo_mlflow.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import PrepareOptions, available_cores
-from mammo_mlflow.workflows.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SHEET_PAIRS = 12
@@ -29,21 +29,22 @@ SHEET_PAIRS = 12
 _log = logging.getLogger(__name__)
 
 
-def run(source: str, out: str, asked: PrepareOptions) -> None:
-    """Make the data directory `out` from the collection below `source`. Raises `UserError`."""
+def run(options: PrepareOptions) -> None:
+    """Make the data directory `out` from the films below `source`. Raises `UserError`."""
+    source, out = options.source, options.out
     if not out:
         raise expected("out", "the name of a directory to make", "''")
     films, target = Path(source).expanduser().absolute(), Path(out).expanduser().absolute()
-    descriptions = Path(asked.csv).expanduser().absolute() if asked.csv else films
-    for field, name in (("source", source), ("out", out), ("csv", asked.csv)):
+    descriptions = Path(options.csv).expanduser().absolute() if options.csv else films
+    for field, name in (("source", source), ("out", out), ("csv", options.csv)):
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
     writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
-        top = writer.start_run("prepare", parent=None, tags={}, params={"source": source, "out": out, **asdict(asked)})
+        top = writer.start_run("prepare", parent=None, tags={}, params=options.model_dump())
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
-        workers = asked.workers or available_cores()
-        made = ingest(films, target, descriptions, asked.settings(), workers, progress.update)
+        workers = options.workers or available_cores()
+        made = ingest(films, target, descriptions, options.settings(), workers, progress.update)
         for warning in made.warnings:
             _log.warning("%s", warning)
         _log_all(top, made)
@@ -52,7 +53,7 @@ def run(source: str, out: str, asked: PrepareOptions) -> None:
 
 
 def _log_all(run: TrackedRun, made: IngestResult) -> None:
-    """Counts, what was left out, sheets of each class, and, of both splits, the fingerprint."""
+    """Log counts, the rows left out, sheets of patches of each class, and, with both splits, the data's sha256."""
     note = NOTE if made.synthetic else "CBIS-DDSM (Lee et al. 2017), CC BY 3.0"
     metrics = {
         f"{split}_{name.replace(' ', '_')}": count for split, of in made.counts.items() for name, count in of.items()
@@ -76,7 +77,7 @@ def _log_all(run: TrackedRun, made: IngestResult) -> None:
 
 
 def _sheets(directory: Path, split: str) -> Iterator[tuple[str, list[tuple[str, np.ndarray, np.ndarray]]]]:
-    """Pairs of each class, spread over the whole split."""
+    """Yield a title and pairs (name, baseline, patch) of each class, spread over the whole split."""
     stem = SPLITS[split]
     patches = np.load(directory / f"{stem}_tensor.npy", mmap_mode="r", allow_pickle=False)
     types = np.load(directory / f"{stem}_labels.npy", allow_pickle=False)[1::2]

@@ -1,30 +1,30 @@
-"""`report`: the study's tables and figures beside the study's own, from whatever has been run."""
+"""`report`: write the paper's tables and figures beside one's own, from whatever has been run."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from mammo_mlflow.commands.report import ReportOptions
+from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import check_writable, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
-from mammo_mlflow.report import differences
+from mammo_mlflow.report.differences import differences_csv, differences_markdown
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import render
 from mammo_mlflow.report.plots import draw_all
-from mammo_mlflow.report.report_data import ReportData, gather
+from mammo_mlflow.report.report_data import ReportData, gather_report
+from mammo_mlflow.terminal import TerminalProgress, say
 from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import Options, ReportOptions
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.terminal import TerminalProgress, say
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
 MARKER = "report.json"
@@ -32,28 +32,28 @@ PAGE = "index.html"
 GENERATOR = "mammo_mlflow report"
 
 
-def run(asked: ReportOptions) -> None:
-    """Write the page, its figures and tables to a folder and to MLflow. Raises `UserError`."""
-    target = _target(asked.out)
+def run(options: ReportOptions) -> None:
+    """Write the page with its figures and tables to a folder and to MLflow. Raises `UserError`."""
+    target = _target(options.out)
     writer = Writer(*open_store(), {Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
         wanted: PatchSet | None = None
-        if asked.data:
-            options = Options(**{name: value for name, value in asdict(asked).items() if name != "out"})
-            wanted = load_data(options, Cache(None, options.cache_limit_gb), progress)
-        content = gather(writer.client, wanted, Path(folder), progress.update)
+        if options.data:
+            cache = Cache(None, WorkbenchOptions().cache_limit_gb)
+            wanted = load_data(options.data, options, cache, progress)
+        report = gather_report(writer.client, wanted, Path(folder), progress.update)
         with whole(target) as staging:
             staging.mkdir()
-            counts = {} if content.dataset and content.store.results else count_runs(writer.client)
-            said = _about(content, wanted, counts)
-            _write(content, staging, Path(folder), said, writer, progress)
+            counts = {} if report.dataset and report.runs.results else count_runs(writer.client)
+            said = _about(report, wanted, counts)
+            _write(report, staging, Path(folder), said, writer, progress)
             with ending_runs(writer):
-                _log(writer, content, staging)
-    _show(content, target, said)
+                _log(writer, report, staging)
+    _show(report, target, said)
 
 
 def _target(out: str) -> Path:
-    """The folder to write; an earlier report may be replaced, anything else is left alone."""
+    """Return the folder to write; an earlier report may be replaced, anything else is refused with a `UserError`."""
     target = report_folder(out).resolve()
     if not target.name or target.is_file():
         raise expected("out", "a folder to write", f"'{out}'")
@@ -82,15 +82,15 @@ def _is_a_report(folder: Path) -> bool:
     )
 
 
-def _about(content: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
-    """What has to be said of the store itself."""
+def _about(report: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[str, bool], int]) -> list[str]:
+    """Return sentences about the store itself: other data sets in it, and where it has no finished model."""
     said = []
-    if content.others:
-        word = "set" if len(content.others) == 1 else "sets"
+    if report.others:
+        word = "set" if len(report.others) == 1 else "sets"
         said.append(
-            f"The store holds models of {len(content.others)} other data {word}; this page is of one alone (see Data)."
+            f"The store holds models of {len(report.others)} other data {word}; this page is of one alone (see Data)."
         )
-    if content.store.results:
+    if report.runs.results:
         return said
     if wanted is not None:
         return [*said, f"No model has been finished on {wanted.directory}."]
@@ -108,53 +108,53 @@ def _runs(count: int) -> str:
 
 
 def _write(
-    content: ReportData, staging: Path, folder: Path, said: Sequence[str], writer: Writer, progress: TerminalProgress
+    report: ReportData, staging: Path, folder: Path, said: Sequence[str], writer: Writer, progress: TerminalProgress
 ) -> None:
-    drawn = draw_all(content, staging / "figures", progress.update)
+    plots = draw_all(report, staging / "figures", progress.update)
     tables = staging / "tables"
     tables.mkdir()
-    caption = f"Test figures with 95 % intervals ({content.intervals or 'none stored'}), {content.patches} patches."
-    caption += f" {content.said.line()}." if content.store.phantom else ""
-    for table, rows in content.tables:
+    caption = f"Test scores with 95 % intervals ({report.intervals or 'none stored'}), {report.patches} patches."
+    caption += f" {report.said.line()}." if report.runs.phantom else ""
+    for table, rows in report.tables:
         (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")
         (tables / f"{table.name}.tex").write_text(as_latex(table, rows, caption), encoding="utf-8")
-    (tables / "differences.md").write_text(differences.as_markdown(), encoding="utf-8")
-    (tables / "differences.csv").write_text(differences.as_csv(), encoding="utf-8")
-    (tables / "tables.csv").write_text(as_csv(content.tables, content.intervals), encoding="utf-8")
-    for task in content.tasks:
+    (tables / "differences.md").write_text(differences_markdown(), encoding="utf-8")
+    (tables / "differences.csv").write_text(differences_csv(), encoding="utf-8")
+    (tables / "tables.csv").write_text(as_csv(report.tables, report.intervals), encoding="utf-8")
+    for task in report.tasks:
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
             if len(frame):
                 frame.to_csv(tables / f"{name}_{task.name}.csv", index=False)
     folds, links = {}, {}
-    for task in content.tasks:
+    for task in report.tasks:
         for model in task.models:
             found = fetch(writer.client, model.result.cross_validation, f"{Artifact.FIGURES}/folds.png", folder)
             if found is not None:
                 folds[model.result.cross_validation] = found
-    for _, rows in content.tables:
+    for _, rows in report.tables:
         for one in rows:
             for result in (one.result,) if one.result else one.members:
                 links[result.run_id] = writer.link(result.run_id, result.experiment_id)
-    page = render(content, drawn, folds, links, said)
+    page = render(report, plots, folds, links, said)
     (staging / PAGE).write_text(page, encoding="utf-8")
-    marker = {"generator": GENERATOR, "dataset": content.dataset, "phantom": content.store.phantom}
+    marker = {"generator": GENERATOR, "dataset": report.dataset, "phantom": report.runs.phantom}
     (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
 
 
-def _log(writer: Writer, content: ReportData, staging: Path) -> None:
-    data, test = content.dataset or ("", "")
-    tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **content.said.tags}
+def _log(writer: Writer, report: ReportData, staging: Path) -> None:
+    data, test = report.dataset or ("", "")
+    tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **report.said.tags}
     top = writer.start_run("report", parent=None, tags=tags, params={})
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
     top.log_folder(staging)
     top.close()
 
 
-def _show(content: ReportData, target: Path, said: Sequence[str]) -> None:
-    for line in (*said, *content.warnings):
+def _show(report: ReportData, target: Path, said: Sequence[str]) -> None:
+    for line in (*said, *report.warnings):
         say(line)
-    for task in content.tasks:
+    for task in report.tasks:
         for sentence in task.critical[:1]:
             say(f"{task.name}: {len(task.models)} models. {sentence.split(':', 1)[1].split('.')[0].strip()}")
     say(f"report: {target / PAGE}")
-    say(content.said.line())
+    say(report.said.line())

@@ -1,4 +1,4 @@
-"""`reproduce`: the whole study in order, each step a command of its own, ended by the report; resumable."""
+"""`reproduce`: run every experiment of the paper in order, a command each, and the report last; resumable."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mammo_mlflow.commands.reproduce import ReproduceOptions
 from mammo_mlflow.data.patches import check_classes, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
@@ -24,12 +25,11 @@ from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.names import Tag
 from mammo_mlflow.report.fill_rows import HOLDOUT
 from mammo_mlflow.report.paper_tables import SIAMESE
+from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, find_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
-from mammo_mlflow.workflows.options import ReproduceOptions
 from mammo_mlflow.workflows.places import report_folder
-from mammo_mlflow.workflows.terminal import say
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """A command, by what it is called, and its cost beside the other steps'."""
+    """A command with the options given to it, and its cost in relation to the other steps'."""
 
     command: str
     given: dict[str, str]
@@ -57,7 +57,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        """What it is called in the log and on the run."""
+        """The step's name in the log and on the run."""
         return " ".join([self.command, *(value for key, value in self.given.items() if key in _TOLD)])
 
     @property
@@ -70,19 +70,19 @@ class Step:
 _TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
 
 
-def run(asked: ReproduceOptions) -> None:
-    """Run every step that no earlier command has finished. Raises `UserError`, and `JobFailed` for a failed step."""
+def run(options: ReproduceOptions) -> None:
+    """Run every step that no earlier command finished. Raises `UserError`, and `JobFailed` for a failed step."""
     writer = Writer(*open_store(), {Tag.FAMILY: "reproduce"})
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
     surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
     surroundings["MLFLOW_EXPERIMENT_ID"] = writer.experiment_id
-    todo = list(steps(asked))
-    key = _key(asked)
-    earlier = find_runs(writer.client, {Tag.FAMILY: "reproduce", Tag.KEY: key}) if asked.resume else []
+    todo = list(steps(options))
+    key = _key(options)
+    earlier = find_runs(writer.client, {Tag.FAMILY: "reproduce", Tag.KEY: key}) if options.resume else []
     done = {step for one in earlier for step in json.loads(one.data.tags.get(Tag.STEPS, "[]"))}
     with ending_runs(writer):
-        tags = Disclosure.of(phantom=asked.data == "phantom").tags | {Tag.KEY: key}
-        top = writer.start_run(f"reproduce, {asked.scale}", parent=None, tags=tags, params={"scale": asked.scale})
+        tags = Disclosure.of(phantom=options.data == "phantom").tags | {Tag.KEY: key}
+        top = writer.start_run(f"reproduce, {options.scale}", parent=None, tags=tags, params={"scale": options.scale})
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, {key}))
         begun, spent = time.monotonic(), 0.0
         for number, step in enumerate(todo, 1):
@@ -100,26 +100,26 @@ def run(asked: ReproduceOptions) -> None:
             top.set_tags({Tag.STEPS: json.dumps(sorted(done))})
             writer.drain()
         top.close()
-    minutes, page = (time.monotonic() - begun) / 60, report_folder(asked.out)
-    say(f"the study at scale {asked.scale}: {minutes:.0f} min; the report is in {page}")
+    minutes, page = (time.monotonic() - begun) / 60, report_folder(options.out)
+    say(f"the study at scale {options.scale}: {minutes:.0f} min; the report is in {page}")
 
 
-def _key(asked: ReproduceOptions) -> str:
-    """What earlier steps must have been run on to count: this data, settings and code, wherever the report goes.
+def _key(options: ReproduceOptions) -> str:
+    """Return the sha256 of scale, settings, data and code versions: steps finished under the same key count as done.
 
-    Steps of older code are issued again, which trains only what has changed.
+    Steps of older code are run again, which trains only what has changed.
     """
     data = "phantom"
-    if asked.data != data:
-        found = read_patch_set(Path(asked.data).expanduser())
+    if options.data != data:
+        found = read_patch_set(Path(options.data).expanduser())
         gathered(partial(check_classes, found.train.types), TASKS)
         data = f"{found.train_sha256} {found.test_sha256}"
-    made_of = [asked.scale, SMALL if asked.scale == "small" else {}, data, VERSIONS]
+    made_of = [options.scale, SMALL if options.scale == "small" else {}, data, VERSIONS]
     return sha256(json.dumps(made_of))
 
 
 def _call(line: list[str], surroundings: dict[str, str]) -> int:
-    """Run a step; where this process is to end, the step ends first, and ends its runs."""
+    """Run a step and return its exit code; where this process is ended, it ends the step first."""
     with subprocess.Popen(line, env=surroundings) as child:
         try:
             return child.wait()
@@ -133,19 +133,19 @@ def _call(line: list[str], surroundings: dict[str, str]) -> int:
 
 
 def _time_left(begun: float, spent: float, left: float) -> str:
-    """What is left, judged by what the steps so far took."""
+    """Estimate the time left from what the steps so far took, in words."""
     if not spent:
         return ""
     minutes = (time.monotonic() - begun) / spent * left / 60
     return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
-def steps(asked: ReproduceOptions) -> Iterator[Step]:
-    """The study in order."""
-    small = asked.scale == "small"
-    common = dict(SMALL) if small else {"data": asked.data, "preset": "paper"}
-    if asked.data != "phantom":
-        common["data"] = str(Path(asked.data).expanduser().absolute())
+def steps(options: ReproduceOptions) -> Iterator[Step]:
+    """Yield every step of the paper in order."""
+    small = options.scale == "small"
+    common = dict(SMALL) if small else {"data": options.data, "preset": "paper"}
+    if options.data != "phantom":
+        common["data"] = str(Path(options.data).expanduser().absolute())
     data = {name: value for name, value in common.items() if name not in ("preset", "epochs")}
     for task in TASKS:
         of_task = {"task": task, **common}
@@ -167,4 +167,4 @@ def steps(asked: ReproduceOptions) -> Iterator[Step]:
     yield Step("conditioned", {"task": "benign_malignant", **common}, 3.5)
     for task in TASKS:
         yield Step("controls", {"task": task, "backbone": "resnet50", **common}, 3)
-    yield Step("report", {"out": str(report_folder(asked.out)), "data": "phantom", **data}, 1)
+    yield Step("report", {"out": str(report_folder(options.out)), "data": "phantom", **data}, 1)

@@ -1,4 +1,4 @@
-"""`request`: patches as the JSON that a served model takes, for `curl`."""
+"""`request`: write patches as the JSON that a served model takes, for `curl`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.request import RequestOptions
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
 from mammo_mlflow.files import target_file, whole
+from mammo_mlflow.terminal import say
 from mammo_mlflow.workflows.input_pairs import find_input_pairs
-from mammo_mlflow.workflows.options import RequestOptions
-from mammo_mlflow.workflows.terminal import say
 
 
-def run(source: str, output: str, asked: RequestOptions) -> None:
-    """Write the request for every pair of `source` (see `find_input_pairs`). Raises `UserError`."""
-    target = target_file("output", output)
-    inputs = asked.inputs.split(",")
+def run(options: RequestOptions) -> None:
+    """Write the request for every pair of the input (see `find_input_pairs`). Raises `UserError`."""
+    target = target_file("output", options.output)
+    inputs = options.inputs.split(",")
     for name in inputs:
         if name not in ROWS:
             raise unknown_name("inputs", name, ROWS)
     if PATCH not in inputs:
-        raise expected("inputs", f"{PATCH}, or {PATCH},{BASELINE}", f"'{asked.inputs}'")
+        raise expected("inputs", f"{PATCH}, or {PATCH},{BASELINE}", f"'{options.inputs}'")
     with tempfile.TemporaryDirectory() as folder:
-        found = find_input_pairs(source, asked, asked.size, BASELINE in inputs, Path(folder))
+        found = find_input_pairs(options, options.size, BASELINE in inputs, Path(folder))
         pairs = np.load(found.tensor, mmap_mode="r", allow_pickle=False)
         sides = {name: pairs[ROWS[name] :: 2, :, :, None].tolist() for name in inputs}
     body = {"inputs": sides if len(inputs) > 1 else sides[PATCH]}

@@ -1,4 +1,4 @@
-"""Running experiments, whichever family: plans, runs, comparison."""
+"""Run experiments of any family: plan them, cross-validate, make final models, compare."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from mammo_mlflow.commands.shared import TrainingOptions, same_data
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import Experiment
 from mammo_mlflow.files import sha256
@@ -20,7 +21,6 @@ from mammo_mlflow.training.cross_validation import cross_validate
 from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
-from mammo_mlflow.workflows.options import Options, same_data
 from mammo_mlflow.workflows.workbench import log_data, open_workbench
 
 Summarise = Callable[[TrackedRun, Sequence[Outcome]], list[str]]
@@ -30,13 +30,20 @@ _log = logging.getLogger(__name__)
 
 
 def run_experiments(
-    experiments: Sequence[Experiment], options: Options, tags: Mapping[str, str], closing: Summarise | None = None
+    experiments: Sequence[Experiment],
+    options: TrainingOptions,
+    tags: Mapping[str, str],
+    summarise: Summarise | None = None,
 ) -> None:
-    """Cross-validate, finish, compare. `tags` go on every run; `closing` is called last, with the top run.
+    """Cross-validate experiments, make their final models and compare them.
 
-    Raises `UserError` before any run exists for everything that can be known by then.
+    `tags` go on every run; `summarise` is called last, with the top run. Raises `UserError` before any run exists for
+    everything that can be known by then.
     """
-    with open_workbench(options, experiments[0].training.threads, tags) as (bench, planner):
+    with open_workbench(options, experiments[0].training.threads, tags, options.workers, options.dry_run) as (
+        bench,
+        planner,
+    ):
         planner.find_base_models = find_base_models(bench, planner, partial(same_data, options))
         plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
@@ -50,11 +57,11 @@ def run_experiments(
             for entry in plan.activations():
                 cache.find(entry.key)  # leased: it is not what makes room
             cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())
-        _run_all(bench, plans, options, closing)
+        _run_all(bench, plans, options, summarise)
 
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
-    """Each experiment under `seeds` seeds; only the first gets a final model."""
+    """Return each experiment under `seeds` seeds in a row; only the first seed gets a final model."""
     return [
         experiment.changed(seed=experiment.cv.seed + number, **({"final": "none"} if number else {}))
         for experiment in experiments
@@ -62,8 +69,8 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     ]
 
 
-def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing: Summarise | None) -> None:
-    """One plan is the top run itself; several are nested in one that compares them."""
+def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, summarise: Summarise | None) -> None:
+    """Run the plans: one plan is the top run itself, several are nested in a run that compares them."""
     first, several, writer = plans[0], len(plans) > 1, bench.writer
     task, family = first.experiment.task, first.experiment.family
     key = sha256("".join(plan.key for plan in plans)) if several else first.key
@@ -92,7 +99,7 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: Options, closing:
             run.finish()
         rows.append((cv, final))
     log_comparison(top, rows)
-    said = [] if closing is None else closing(top, rows)
+    said = [] if summarise is None else summarise(top, rows)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     show_comparison(rows, said)

@@ -1,4 +1,4 @@
-"""`search`: an Optuna study for each task and backbone, one trial a whole cross-validation, all of it in MLflow."""
+"""`search`: an Optuna study for each task and backbone, each trial a whole cross-validation, all of it in MLflow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from itertools import product
 
 from mammo_mlflow import checks
 from mammo_mlflow.checks import Value
+from mammo_mlflow.commands.families import SearchedFamilyOptions
+from mammo_mlflow.commands.search import SearchOptions
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.objectives import parse_objectives
@@ -28,13 +30,12 @@ from mammo_mlflow.search.storage import Storage, check_address
 from mammo_mlflow.search.study import Study, StudyWorker, is_full, open_study, write_note
 from mammo_mlflow.search.study_result import StudyCloser, StudyResult
 from mammo_mlflow.search.study_spec import StudySpec, study_name
+from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, given_run
 from mammo_mlflow.workflows.dry_run import show_dry_run
-from mammo_mlflow.workflows.options import SEARCHED, Options, SearchOptions, preset_of
 from mammo_mlflow.workflows.places import storage_url
 from mammo_mlflow.workflows.studies import show_studies
-from mammo_mlflow.workflows.terminal import say
 from mammo_mlflow.workflows.workbench import log_data, open_workbench
 
 FINAL = that_move("final")
@@ -50,91 +51,94 @@ _SHOWN = (Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA
 _log = logging.getLogger(__name__)
 
 
-def run(
-    family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
-) -> None:
-    """Search each task and backbone. `given` are the parameters of the command line: they are fixed, not drawn.
+SearchesOptions = SearchOptions | SearchedFamilyOptions
+
+
+def run(options: SearchesOptions) -> None:
+    """Run a study for each task and backbone; parameters given on the command line are fixed, not drawn.
 
     Raises `UserError` before anything is made for everything that can be known by then.
     """
-    questions = _questions(family, task, backbone, given, options, search)
+    family, given, specs = options.family, options.given(), study_specs(options)
     final = asdict(FinalSpec()) | {k: given[k] for k in FINAL if k in given}
-    build(questions[0].task, {**questions[0].paper, **final}, family)
-    database = storage_url(search.storage)
+    build(specs[0].task, {**specs[0].paper, **final}, family)
+    database = storage_url(options.storage)
     check_address(database)
-    with open_workbench(options, int(questions[0].base.get("threads", 1))) as (bench, planner):
-        papers = planner.plans([build(question.task, question.paper, family) for question in questions])
+    with open_workbench(
+        options, int(specs[0].base.get("threads", 1)), workers=options.workers, probe=options.dry_run
+    ) as (bench, planner):
+        papers = planner.plans([build(spec.task, spec.paper, family) for spec in specs])
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
-            say(f"each line is one trial, the paper's setting, of {search.trials or 'as many as the time allows'}")
+            say(f"each line is one trial, the paper's setting, of {options.trials or 'as many as the time allows'}")
             return
         storage = Storage(database)
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
         said, top = Disclosure.of(phantom=papers[0].patch_set.phantom), None
-        if len(questions) > 1:
+        if len(specs) > 1:
             tags = {**said.tags, Tag.LEVEL: "search"}
             top = bench.writer.start_run(f"search{said.suffix}", parent=None, tags=tags, params={})
-        closings = []
-        for question, paper in zip(questions, papers, strict=True):
-            closing = _search(bench, planner, storage, question, paper, top, final, search)
-            closings += [closing] if closing is not None else []
+        results = []
+        for spec, paper in zip(specs, papers, strict=True):
+            result = _search(bench, planner, storage, spec, paper, top, final, options)
+            results += [result] if result is not None else []
         if top is not None:
             top.close()
-        show_studies(closings, storage.shown, papers[0])
+        show_studies(results, storage.shown, papers[0])
 
 
-def _questions(
-    family: str, task: str, backbone: str, given: Mapping[str, Value], options: Options, search: SearchOptions
-) -> list[StudySpec]:
-    """What each study asks, checked as far as it can be without the data; all faults of all spaces at once."""
-    checks.one_of(*SEARCHED)("family", family)
-    checks.one_of(*TASKS, "all")("task", task)
+def study_specs(options: SearchesOptions) -> list[StudySpec]:
+    """Return the spec of each study, checked as far as possible without the data.
+
+    Raises `Faults` with the faults of all search spaces at once.
+    """
+    family, task, backbone, given = options.family, options.task, options.backbone, options.given()
     checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
     if options.seeds != 1:
         raise expected("seeds", "1 in a search (fresh_seeds are those of its closing comparison)", options.seeds)
     if given.get("early_stop_on") == "scored":
         wanted = "inner in a search, whose trials are compared by what they score"
         raise expected("early_stop_on", wanted, "'scored'")
-    objectives = parse_objectives(search.objective)
-    check_sampler(search.sampler, len(objectives))
+    objectives = parse_objectives(options.objective)
+    check_sampler(options.sampler, len(objectives))
     fixed = {name: value for name, value in given.items() if name not in FINAL}
-    preset = preset_of(options)
-    questions, faults = [], dict[str, None]()
+    preset = options.preset_name
+    specs, faults = [], dict[str, None]()
     for one in TASKS if task == "all" else (task,):
         for name in networks(family, preset) if backbone == "all" else (backbone,):
             base = {**preset_values(preset, name, one, family), **fixed, "backbone": name, "final": "none"}
             kept = {key: base[key] for key in JUDGED if key in base}
             paper = {**preset_values("paper", name, one, family), **kept, **fixed, "backbone": name, "final": "none"}
             try:
-                space = read_space(find_space(search.space, family, name), family, name).narrowed(fixed)
+                space = read_space(find_space(options.space, family, name), family, name).narrowed(fixed)
                 base, paper = _complete(one, base, family), _complete(one, paper, family)
             except Faults as found:
                 faults |= dict.fromkeys(found.faults)  # backbones may share a file
                 continue
-            if search.sampler == GRID and space.points(base) is None:
+            if options.sampler == GRID and space.points(base) is None:
                 countable = "a space of choices and steps alone, without an architecture,"
                 raise expected("sampler", f"{countable} for 'grid'", "one without end")
-            pruner = make_pruner(search.pruner, len(objectives), int(paper["folds"]))
-            question = StudySpec(
+            pruner = make_pruner(options.pruner, len(objectives), int(paper["folds"]))
+            spec = StudySpec(
                 task=one,
                 space=space,
                 base=base,
                 paper=paper,
                 objectives=objectives,
-                sampler=search.sampler,
+                sampler=options.sampler,
                 seed=int(paper["seed"]),
                 pruner=pruner,
-                trials=search.trials or None,
+                trials=options.trials or None,
             )
-            questions.append(question)
+            specs.append(spec)
     if faults:
         raise Faults(faults)
-    return questions
+    return specs
 
 
 def _complete(task: str, values: Mapping[str, Value], family: str) -> dict[str, Value]:
-    """Every parameter of the experiment of these values, defaults too. Raises `UserError` for impossible ones."""
+    """Return every parameter of an experiment with these values, defaults too. Raises `UserError`."""
     return {k: v for k, v in build(task, values, family).flat().items() if k not in ("task", "family")}
 
 
@@ -142,73 +146,76 @@ def _search(
     bench: Workbench,
     planner: Planner,
     storage: Storage,
-    question: StudySpec,
+    spec: StudySpec,
     paper: Plan,
     above: TrackedRun | None,
     final: Mapping[str, Value],
-    search: SearchOptions,
+    options: SearchesOptions,
 ) -> StudyResult | None:
-    """Work on one study and end it; None where another coordinator is the one to end it."""
-    key = question.key(paper)
-    question = replace(question, name=study_name(search.study, paper, key, several=above is not None))
-    study = open_study(storage, question, key)
+    """Work on one study until it ends; return its result, or None where another coordinator ends it."""
+    key = spec.key(paper)
+    spec = replace(spec, name=study_name(options.study, paper, key, several=above is not None))
+    study = open_study(storage, spec, key)
     on_line = not paper.activations()  # then there are none to be made for any trial
-    plans = [] if is_full(study, question) or on_line else [paper, *_possible(planner, question)]
+    plans = [] if is_full(study, spec) or on_line else [paper, *_possible(planner, spec)]
     entries = {entry.key: entry for plan in plans for entry in plan.activations()}.values()
     missing = sum(entry.bytes for entry in entries if bench.cache.find(entry.key) is None)
     bench.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
     tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
     runs = StudyRuns(bench.writer, study, tags)
-    params = {"task": question.task, "family": question.space.family, "backbone": paper.experiment.model.backbone}
-    params |= {"objective": ",".join(o.name for o in question.objectives), "sampler": search.sampler}
+    params = {"task": spec.task, "family": spec.space.family, "backbone": paper.experiment.model.backbone}
+    params |= {"objective": ",".join(o.name for o in spec.objectives), "sampler": options.sampler}
     with storage.alone():  # two coordinators that start together share one run
-        top, owner = runs.open_study(f"study: {question.name}", above, params | {"pruner": search.pruner})
+        top, owner = runs.open_study(f"study: {spec.name}", above, params | {"pruner": options.pruner})
     writer = bench.writer
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, []))
-    _describe_study(study, paper, writer.link(top.id), search)
+    _describe_study(study, paper, writer.link(top.id), options)
     if owner:
         log_data(paper, top)
-    _log.info("study '%s' in %s", question.name, storage.shown)
+    _log.info("study '%s' in %s", spec.name, storage.shown)
     activations = ensure_activations(bench, entries)
-    if search.timeout:
-        question = replace(question, deadline=time.monotonic() + search.timeout)
-    work = StudyWorker(bench, planner, storage, study, question, runs, top, activations)
-    work.run(wait=owner)
-    if work.exhausted:
-        _log.info("study '%s': every set of the space was tried", question.name)
+    if options.timeout:
+        spec = replace(spec, deadline=time.monotonic() + options.timeout)
+    worker = StudyWorker(bench, planner, storage, study, spec, runs, top, activations)
+    worker.run(wait=owner)
+    if worker.exhausted:
+        _log.info("study '%s': every set of the space was tried", spec.name)
     if not owner:
         if runs.owned_elsewhere(top):
-            _log.info("study '%s': another coordinator ends it", question.name)
+            _log.info("study '%s': another coordinator ends it", spec.name)
             return None
         with storage.alone():
-            top, owner = runs.open_study(f"study: {question.name}", above, params)  # that one died meanwhile
+            top, owner = runs.open_study(f"study: {spec.name}", above, params)  # that one died meanwhile
         if not owner:
             return None
-        work.run(wait=True)
-        work.top = top
-    closing = StudyCloser(work, final, search.fresh_seeds).close(paper.said.note)
+        worker.run(wait=True)
+        worker.top = top
+    result = StudyCloser(worker, final, options.fresh_seeds).close(paper.said.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()
-    return closing
+    return result
 
 
-def _possible(planner: Planner, question: StudySpec) -> Iterator[Plan]:
-    """A plan for each way in which trials' activations may differ; what cannot work is left to fail as a trial."""
-    values = {**question.base, **question.space.fixed}
-    drawn = {item.name: item.values(ENOUGH) or [] for item in question.space.parameters if item.name in STORED}
+def _possible(planner: Planner, spec: StudySpec) -> Iterator[Plan]:
+    """Yield a plan for each combination of drawn values that needs activations of its own.
+
+    A combination that cannot work is left out with a warning, since its trials will fail.
+    """
+    values = {**spec.base, **spec.space.fixed}
+    drawn = {item.name: item.values(ENOUGH) or [] for item in spec.space.parameters if item.name in STORED}
     for picked in product(*drawn.values()):
         setting = {**values, **dict(zip(drawn, picked, strict=True))}
         try:
-            yield planner.plans([build(question.task, setting, question.space.family)])[0]
+            yield planner.plans([build(spec.task, setting, spec.space.family)])[0]
         except UserError as problem:
             _log.warning("study: some trials will fail: %s", problem)
 
 
-def _describe_study(study: Study, paper: Plan, link: str, search: SearchOptions) -> None:
-    """What the dashboard shows beside the study's name."""
+def _describe_study(study: Study, paper: Plan, link: str, options: SearchesOptions) -> None:
+    """Set what the dashboard shows beside the study's name: task, data, sampler, a link to its MLflow run."""
     facts = {tag.removeprefix(PREFIX): paper.tags()[tag] for tag in _SHOWN}
-    for name, value in {**facts, "sampler": search.sampler, "pruner": search.pruner, Attribute.LINK: link}.items():
+    for name, value in {**facts, "sampler": options.sampler, "pruner": options.pruner, Attribute.LINK: link}.items():
         if study.user_attrs.get(name) != value:
             study.set_user_attr(name, value)
     write_note(study, f"[MLflow run]({link}) of the study, with its figures, trials and closing comparison")

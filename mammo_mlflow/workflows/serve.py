@@ -1,4 +1,4 @@
-"""`serve`: a registered model behind HTTP, its files checked before MLflow's own server loads them."""
+"""`serve`: serve a registered model by HTTP; its files are checked before MLflow's server loads them."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mammo_mlflow.commands.serve import ServeOptions
 from mammo_mlflow.disclosure import ASKED
 from mammo_mlflow.errors import expected
+from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.registry import verified_model
 from mammo_mlflow.tracking.store import open_client
-from mammo_mlflow.workflows.options import ServeOptions
-from mammo_mlflow.workflows.terminal import say
 
 HERE = Path(__file__).parents[2]
 
 
-def run(model: str, asked: ServeOptions) -> int:
-    """Serve `model` until the command is ended; the exit code of the server. Raises `UserError`."""
-    with socket.socket(socket.AF_INET6 if ":" in asked.host else socket.AF_INET) as probe:
+def run(options: ServeOptions) -> int:
+    """Serve the model until the command is ended, and return the server's exit code. Raises `UserError`."""
+    with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((asked.host, asked.port))
+            probe.bind((options.host, options.port))
         except (OSError, UnicodeError) as problem:  # a host's name may have no encoding
-            found = f"{asked.host}:{asked.port}: {getattr(problem, 'strerror', None) or problem}"
+            found = f"{options.host}:{options.port}: {getattr(problem, 'strerror', None) or problem}"
             raise expected("port", "a host and port to listen at", found) from None
     client = open_client()
     with tempfile.TemporaryDirectory() as folder:
-        found_model = verified_model(client, model, Path(folder))
+        found_model = verified_model(client, options.model, Path(folder))
         line = [sys.executable, "-m", "uvicorn", "--factory", "mammo_mlflow.tracking.serving:make_app"]
-        line += ["--host", asked.host, "--port", str(asked.port), "--workers", str(asked.workers)]
+        line += ["--host", options.host, "--port", str(options.port), "--workers", str(options.workers)]
         surroundings = {**os.environ, "MAMMO_SERVED_MODEL": str(found_model.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        surroundings["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(asked.timeout)
+        surroundings["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(options.timeout)
         surroundings["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         surroundings.pop("MLFLOW_RUN_ID", None)
         inputs = ", ".join(found_model.made_of.inputs)
-        say(f"serving {found_model.version} ({inputs}) at http://{asked.host}:{asked.port}/invocations, Ctrl-C ends it")
+        at = f"http://{options.host}:{options.port}/invocations"
+        say(f"serving {found_model.version} ({inputs}) at {at}, Ctrl-C ends it")
         say(found_model.version.said.line(ASKED))
         # a session of its own, so that the server's workers can be ended with it
         server = subprocess.Popen(line, env=surroundings, start_new_session=True)

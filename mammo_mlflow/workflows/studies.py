@@ -1,4 +1,4 @@
-"""What a search ends with on the terminal: each study's best setting beside the paper's, and how sure that is."""
+"""The results of a search on the terminal: each study's best setting beside the paper's, and how sure that is."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.study_result import StudyResult
+from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.workflows.comparison import final_cells
-from mammo_mlflow.workflows.terminal import say, show_table
 
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
 
 
-def show_studies(closings: Sequence[StudyResult], storage: str, plan: Plan) -> None:
-    """A table over the studies, a sentence on each, and where to look next."""
-    if not closings:
+def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> None:
+    """Print a table of the studies, a sentence on each, and the commands to go on with."""
+    if not results:
         return
-    names = ", ".join(objective.name for objective in closings[0].question.objectives)
-    show_table(f"searched for {names}, {plan.experiment.judged_by}{plan.said.title}", HEADER, list(_rows(closings)))
+    names = ", ".join(objective.name for objective in results[0].spec.objectives)
+    show_table(f"searched for {names}, {plan.experiment.judged_by}{plan.said.title}", HEADER, list(_rows(results)))
     test = plan.patch_set.test
     how = cluster_note(test.patient_ids)
     say(
         "fresh seeds: mean ± sd, difference with a 95 % interval for all settings that competed at once; "
         f"test figures on {len(test)} patches, once ({how})"
     )
-    for closing in closings:
-        states = ", ".join(f"{count} {name.lower()}" for name, count in closing.states.items() if count)
-        say(f"{closing.question.name}: {states}")
-        if closing.best is None:
+    for result in results:
+        states = ", ".join(f"{count} {name.lower()}" for name, count in result.states.items() if count)
+        say(f"{result.spec.name}: {states}")
+        if result.best is None:
             say("  no trial is complete: nothing to compare or register")
-        elif closing.best.number == 0:
+        elif result.best.number == 0:
             say("  no setting did better than the paper's on these folds")
-        if closing.verdict is not None:
-            say(f"  {'WARNING: ' if closing.verdict.within_noise else ''}{closing.verdict.sentence}")
+        if result.verdict is not None:
+            say(f"  {'WARNING: ' if result.verdict.within_noise else ''}{result.verdict.sentence}")
     say(f"compare:  optuna-dashboard '{storage}'   or   mlflow ui   (study, its trials, their folds)")
-    final = next((closing.final for closing in closings if closing.final is not None), None)
+    final = next((result.final for result in results if result.final is not None), None)
     if final is not None:
         say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")
 
 
-def _rows(closings: Sequence[StudyResult]) -> Iterator[list[str]]:
-    for closing in closings:
-        best, fresh = closing.best, closing.fresh
+def _rows(results: Sequence[StudyResult]) -> Iterator[list[str]]:
+    for result in results:
+        best, fresh = result.best, result.fresh
         if best is None:
-            yield [closing.question.name, "best", *["-"] * (len(HEADER) - 2)]
+            yield [result.spec.name, "best", *["-"] * (len(HEADER) - 2)]
             continue
         found = [", ".join(f"{value:.4g}" for value in best.values), _seeds(fresh.best) if fresh else "-"]
-        yield [closing.question.name, "best", str(best.number), *found, *final_cells(closing.final)]
-        if closing.paper is not None and best.number != 0:
-            sign = 1 if closing.question.objectives[0].direction == "maximize" else -1
-            yield ["", "paper's", "0", f"{closing.paper:.4g}", _seeds(fresh.paper) if fresh else "-", *["-"] * 3]
-            lead = f"{sign * (best.values[0] - closing.paper):+.4g}"
+        yield [result.spec.name, "best", str(best.number), *found, *final_cells(result.final)]
+        if result.paper is not None and best.number != 0:
+            sign = 1 if result.spec.objectives[0].direction == "maximize" else -1
+            yield ["", "paper's", "0", f"{result.paper:.4g}", _seeds(fresh.paper) if fresh else "-", *["-"] * 3]
+            lead = f"{sign * (best.values[0] - result.paper):+.4g}"
             yield ["", "lead", "", lead, f"{fresh.difference:+.3f}" if fresh else "-", *["-"] * 3]
 
 

@@ -1,4 +1,4 @@
-"""The rails of every workflow: data, planner and executor, then the store, the writer and a place for files."""
+"""Open what a command works with: data, planner, executors, store, and a folder for temporary files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.shared import PhantomOptions, WorkbenchOptions, available_cores
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
@@ -22,12 +23,11 @@ from mammo_mlflow.jobs.executors import JobFailed, make_executor
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.terminal import TerminalProgress
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 from mammo_mlflow.tracking.store import TrackingError, check_store, open_store
 from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.wording import first_line, in_words, reason
-from mammo_mlflow.workflows.options import Options, available_cores
-from mammo_mlflow.workflows.terminal import TerminalProgress
 
 SHEET_ROWS = 2
 
@@ -36,18 +36,23 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_workbench(
-    options: Options, threads: int, tags: Mapping[str, str] | None = None
+    options: WorkbenchOptions,
+    threads: int,
+    tags: Mapping[str, str] | None = None,
+    workers: int = 0,
+    probe: bool = False,
 ) -> Iterator[tuple[Workbench, Planner]]:
-    """All that a command works and plans with, on its checked data. `threads` are those of each fold.
+    """Open the data set, check it, and yield the workbench and planner of a command.
 
-    `tags` go on every run. However the command ends, no run of it stays RUNNING. Raises `UserError`.
+    Each fold uses `threads` threads; `workers` folds are trained at once (0: as many as the cores allow). `tags` go on
+    every run. However the command ends, none of its runs is left RUNNING. Raises `UserError`.
     """
     check_store()
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
         progress = stack.enter_context(TerminalProgress())
-        patch_set = load_data(options, cache, progress)
-        workers = options.workers or max(1, available_cores() // threads)
+        patch_set = load_data(options.data, options, cache, progress, options.duplicates)
+        workers = workers or max(1, available_cores() // threads)
         executor, side = (stack.enter_context(closing(make_executor(options.executor, workers))) for _ in range(2))
         stack.callback(cache.release)
 
@@ -70,20 +75,22 @@ def open_workbench(
             resume=options.resume,
             open_store=open_writer,
         )
-        yield bench, Planner(patch_set, side, cache, probe=options.dry_run)
+        yield bench, Planner(patch_set, side, cache, probe=probe)
 
 
-def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> PatchSet:
-    """The checked data set, a phantom made if that is asked for; its warnings are logged."""
-    directory = Path(options.data).expanduser().resolve()
-    if options.data == "phantom":
+def load_data(
+    data: str, phantom: PhantomOptions, cache: Cache, progress: TerminalProgress, duplicates: str = "warn"
+) -> PatchSet:
+    """Read and check the data set, a directory or `phantom`, which is made; its warnings are logged."""
+    directory = Path(data).expanduser().resolve()
+    if data == "phantom":
         settings = PhantomSettings(
-            options.phantom_train, options.phantom_test, options.phantom_size, options.phantom_seed
+            phantom.phantom_train, phantom.phantom_test, phantom.phantom_size, phantom.phantom_seed
         )
         directory = make_phantom(
             settings, cache.root, lambda done, total: progress.update("making the phantom", done, total)
         )
-    patch_set = read_patch_set(directory, options.duplicates)
+    patch_set = read_patch_set(directory, duplicates)
     for warning in patch_set.warnings:
         _log.warning("%s: %s", directory, warning)
     if patch_set.train.patient_ids is None:
@@ -94,7 +101,7 @@ def load_data(options: Options, cache: Cache, progress: TerminalProgress) -> Pat
 
 
 def log_data(plan: Plan, run: TrackedRun) -> None:
-    """Log the data set of a plan, its classes and some of its patches on a run."""
+    """Log a plan's data set on a run: its identity, its class counts and some of its patches."""
     plan_dataset(plan, run, "training")
     patch_set = plan.patch_set
     train, counts, note = patch_set.train, patch_set.class_counts(), plan.said.note
@@ -109,7 +116,7 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """A directory for files on their way to the store, locked while in use; unlocked ones were left by a kill."""
+    """Make a locked folder for files on their way to the store; remove unlocked ones that a killed process left."""
     for old in root.glob("scratch-*.lock"):
         with suppress(Taken), locked(old, Taken()):
             shutil.rmtree(old.with_suffix(""), ignore_errors=True)
@@ -126,7 +133,7 @@ def _scratch(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def ending_runs(writer: Writer) -> Iterator[None]:
-    """No run stays RUNNING behind a command that ended, whichever way it ended."""
+    """End every open run of `writer` as FAILED or KILLED where the block raises."""
     try:
         yield
     except BaseException as problem:

@@ -25,7 +25,7 @@ from mammo_mlflow.jobs.contracts import DrawJob, Network
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.models.network import cut_points
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import distribution, start_draws
+from mammo_mlflow.search.architectures import distribution_from, start_draws
 from mammo_mlflow.search.parameters import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -61,7 +61,7 @@ JOBS = {"head": HEAD, "scratch": scratch_job()}
 
 def suggest(trial, name, facts):
     """A trial's own answer to a question."""
-    return trial._suggest(name, distribution(facts))
+    return trial._suggest(name, distribution_from(facts))
 
 
 def answers(trial):

@@ -150,7 +150,7 @@ def test_refusals(made, objective):
 
 def test_weights_by_a_study_are_no_worse_than_where_it_starts(made, objective):
     data = made(n=80)
-    found = blend_weights.tuned(data, objective(), study_weights, (None, 1))
+    found = blend_weights.optimised(data, objective(), study_weights, (None, 1))
     for one, fold in zip(found, (None, 1), strict=True):
         rest = data.without(fold)
         assert one.weights.sum() == pytest.approx(1)

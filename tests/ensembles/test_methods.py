@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from mammo_mlflow.ensembles.blend_weights import grid
-from mammo_mlflow.ensembles.methods import METHODS, choose
-from mammo_mlflow.ensembles.nested import nested
+from mammo_mlflow.ensembles.methods import METHODS, fit_ensembles
+from mammo_mlflow.ensembles.nested import nested_predictions
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.testing.combiners import CombinerContract, StackerContract
@@ -55,13 +55,13 @@ class TestStackers(StackerContract):
 
 def test_all_methods_are_given_in_the_order_of_the_table(made, objective):
     data = made()
-    found = choose(data, objective(), resamples=20)
+    found = fit_ensembles(data, objective(), resamples=20)
     assert list(found) == list(METHODS)
 
 
 def test_each_folds_weights_are_those_of_the_other_folds(made, objective):
     data = made(n=80)
-    _, found = nested(METHODS["grid"], data, objective("balanced_accuracy"))
+    _, found = nested_predictions(METHODS["grid"], data, objective("balanced_accuracy"))
     for fold in range(4):
         (one,) = grid(data.without(fold), objective("balanced_accuracy"))
         rows = data.folds == fold
@@ -70,7 +70,7 @@ def test_each_folds_weights_are_those_of_the_other_folds(made, objective):
 
 def test_nested_stacking_equals_the_plain_loop(made, objective):
     data = made()
-    _, found = nested(METHODS["logistic"], data, objective())
+    _, found = nested_predictions(METHODS["logistic"], data, objective())
     for fold in range(4):
         rows = data.folds == fold
         scaler = StandardScaler().fit(data.probabilities[~rows])
@@ -83,7 +83,7 @@ def test_groups_are_optional_and_folds_may_be_any_names(made, objective):
     data = made()
     names = np.array(["d", "b", "a", "c"])[data.folds]
     with_names, with_numbers = (
-        choose(replace(data, folds=folds, groups=None), objective(), ["greedy", "svm"], resamples=20)
+        fit_ensembles(replace(data, folds=folds, groups=None), objective(), ["greedy", "svm"], resamples=20)
         for folds in (names, data.folds)
     )
     for name, one in with_names.items():
@@ -93,15 +93,15 @@ def test_groups_are_optional_and_folds_may_be_any_names(made, objective):
 def test_refusals(made, objective):
     data = made()
     with pytest.raises(UserError, match=r"^methods: unknown 'greed', did you mean 'greedy'\?"):
-        choose(data, objective(), ["greed"])
+        fit_ensembles(data, objective(), ["greed"])
     with pytest.raises(UserError, match=r"^objective: expected a metric of predictions, found 'seconds'$"):
-        choose(data, objective("roc_auc,seconds").__class__("seconds", "minimize"))
+        fit_ensembles(data, objective("roc_auc,seconds").__class__("seconds", "minimize"))
     with pytest.raises(UserError, match=r"^folds: expected at least 2 for nested cross-validation, found 1$"):
-        choose(replace(data, folds=np.zeros(120)), objective(), ["average"])
+        fit_ensembles(replace(data, folds=np.zeros(120)), objective(), ["average"])
     with pytest.raises(UserError, match=r"^folds: expected both classes without any one fold, found one class"):
-        choose(replace(data, folds=data.labels, groups=None), objective(), ["average"])
+        fit_ensembles(replace(data, folds=data.labels, groups=None), objective(), ["average"])
     with pytest.raises(UserError, match=r"^labels: expected patches of both classes, found 120 of class 1$"):
-        choose(replace(data, labels=np.ones(120)), objective())
+        fit_ensembles(replace(data, labels=np.ones(120)), objective())
     with pytest.raises(UserError, match=r"^probabilities: expected numbers in \[0, 1\], found 120 of 120"):
         data.saying(data.probabilities * np.array([1, np.nan, 1]))
     with pytest.raises(ValueError, match=r"^groups: expected every patient in one fold, found one in two$"):

@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 
 from mammo_mlflow.ensembles import stackers
 from mammo_mlflow.ensembles.methods import METHODS
-from mammo_mlflow.ensembles.nested import nested
+from mammo_mlflow.ensembles.nested import nested_predictions
 from mammo_mlflow.ensembles.stackers import STACKERS, check_stackable, dense
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.metrics import out_of_fold
@@ -119,7 +119,7 @@ def test_dense_on_few_rows_is_worth_the_average(rows, made, objective, simulatio
     figures = []
     for seed in simulation(ROWS_SEEDS):
         data = made(n=rows, members=3, seed=seed, signal=2.4)
-        each = [nested(METHODS[name], data, objective(), seed)[1] for name in ("average", "dense")]
+        each = [nested_predictions(METHODS[name], data, objective(), seed)[1] for name in ("average", "dense")]
         figures.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in each])
     average, found = np.mean(figures, axis=0)
     assert average > 0.85
@@ -132,7 +132,7 @@ def test_dense_on_few_rows_finds_the_one_good_member(made, objective, simulation
     for seed in simulation(ROWS_SEEDS):
         data = made(n=240, members=2, seed=seed, signal=2.4)
         data.probabilities[:, 1] = np.random.default_rng(seed).random(240)
-        each = [nested(METHODS[name], data, objective(), seed)[1] for name in ("average", "dense")]
+        each = [nested_predictions(METHODS[name], data, objective(), seed)[1] for name in ("average", "dense")]
         figures.append([out_of_fold("roc_auc", data.labels, p, data.folds) for p in each])
     average, found = np.mean(figures, axis=0)
     assert found > average + 0.02

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of, share
+from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of, error_share
 
 
 @pytest.fixture
@@ -14,34 +14,34 @@ def simulated(simulation):
 
 
 def test_the_shares_add_up_to_one():
-    total = sum(share(number) for number in range(1, 100_001))
+    total = sum(error_share(number) for number in range(1, 100_001))
     assert 0.999 < total < 1.0
-    assert share(1) == 0.8
-    assert share(2) == pytest.approx(0.1216, abs=1e-4)
+    assert error_share(1) == 0.8
+    assert error_share(2) == pytest.approx(0.1216, abs=1e-4)
 
 
 def test_each_new_question_has_the_next_share():
     earlier = []
     for number in range(1, 6):
         error = error_of(f"question {number}", earlier)
-        assert error == pytest.approx(ALPHA * share(number))
+        assert error == pytest.approx(ALPHA * error_share(number))
         earlier.append(Spent(f"question {number}", error, 0.0))
 
 
 def test_the_same_question_spends_nothing_anew():
-    first = Spent("a", ALPHA * share(1), 0.0)
-    assert error_of("a", [first]) == ALPHA * share(1)
-    assert error_of("a", [first, Spent("b", ALPHA * share(2), 0.0)]) == ALPHA * share(1)
+    first = Spent("a", ALPHA * error_share(1), 0.0)
+    assert error_of("a", [first]) == ALPHA * error_share(1)
+    assert error_of("a", [first, Spent("b", ALPHA * error_share(2), 0.0)]) == ALPHA * error_share(1)
 
 
 def test_a_promotion_hands_its_error_on_to_the_next_alone():
     first = Spent("a", 0.02, 0.02)
-    assert error_of("b", [first]) == pytest.approx(0.02 + ALPHA * share(2))
-    assert error_of("c", [first, Spent("b", 0.023, 0.0)]) == pytest.approx(ALPHA * share(3))
+    assert error_of("b", [first]) == pytest.approx(0.02 + ALPHA * error_share(2))
+    assert error_of("c", [first, Spent("b", 0.023, 0.0)]) == pytest.approx(ALPHA * error_share(3))
 
 
 def test_a_decision_without_a_known_error_counts_as_one():
-    assert error_of("b", [Spent("a", None, 0.0)]) == pytest.approx(ALPHA * share(2))
+    assert error_of("b", [Spent("a", None, 0.0)]) == pytest.approx(ALPHA * error_share(2))
 
 
 def test_the_best_of_ten_equal_settings_is_not_promoted(simulated):

@@ -4,25 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from mammo_mlflow.cli import make_parser
+from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.ensembles.methods import METHODS
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.experiment import FAMILIES, build, convert, parameters
 from mammo_mlflow.presets import networks, preset_values
-from mammo_mlflow.report.differences import as_markdown, differences
+from mammo_mlflow.report.differences import differences, differences_markdown
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_docs_hold_the_table():
-    assert f"\n\n{as_markdown()}\n" in (ROOT / "docs" / "statistics.md").read_text()
+    assert f"\n\n{differences_markdown()}\n" in (ROOT / "docs" / "statistics.md").read_text()
 
 
 def test_every_row_says_all_of_it():
     assert len({one.subject for one in differences()}) == len(differences()) >= 15
     for one in differences():
-        assert all((one.subject, one.study, one.here, one.why))
-        assert "|" not in "".join((one.subject, one.study, one.here, one.why, one.way))
+        assert all((one.subject, one.paper, one.here, one.why))
+        assert "|" not in "".join((one.subject, one.paper, one.here, one.why, one.way))
 
 
 @pytest.mark.parametrize("way", [one.way for one in differences() if one.way])
@@ -30,8 +30,7 @@ def test_the_studys_way_is_a_command(way):
     entry, *words = way.split()
     given = dict(word.split("=") for word in words[1::2])
     assert set(words[::2]) == {"-P"} and given
-    options = {action.dest for action in make_parser().sub_parsers[entry]._actions}
-    assert set(given) <= options
+    assert set(given) <= set(COMMANDS[entry].options.model_fields)
     if entry == "ensemble":
         assert given["method"] in METHODS
         assert parse_objectives(given["objective"])[0].name == given["objective"]

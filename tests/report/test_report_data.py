@@ -16,17 +16,17 @@ from mammo_mlflow.report.comparing import subgroups
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, OPTIMISTIC, VALIDATION
 from mammo_mlflow.report.plots import draw_all
-from mammo_mlflow.report.report_data import gather
+from mammo_mlflow.report.report_data import gather_report
 
 OTHER = ("1" * 64, "2" * 64)
 
 
 def read(models, tmp_path, wanted=None):
-    return gather(models.client, wanted, tmp_path / "files", lambda *_: None)
+    return gather_report(models.client, wanted, tmp_path / "files", lambda *_: None)
 
 
-def row(content, number, label, task=None):
-    for table, rows in content.tables:
+def row(report, number, label, task=None):
+    for table, rows in report.tables:
         for one in rows:
             if (table.number, one.row.label) == (number, label) and task in (None, table.task):
                 return one
@@ -48,16 +48,16 @@ def test_a_row_has_the_runs_own_figures_beside_the_studys(models, tmp_path):
 
 def test_no_difference_on_another_test_set(models, tmp_path):
     models.model(types={1: 113, 2: 66, 3: 106, 4: 50})
-    content = read(models, tmp_path)
-    assert not content.store.is_the_papers
-    assert all(math.isnan(cell.difference) for _, rows in content.tables for one in rows for cell in one.cells.values())
+    report = read(models, tmp_path)
+    assert not report.runs.is_the_papers
+    assert all(math.isnan(cell.difference) for _, rows in report.tables for one in rows for cell in one.cells.values())
 
 
 def test_no_difference_on_phantom_data_whatever_its_counts(models, tmp_path):
     models.model(phantom=True)
-    content = read(models, tmp_path)
-    assert not content.store.is_the_papers
-    assert row(content, "5.1", "VGG16").marks == ("phantom data",)
+    report = read(models, tmp_path)
+    assert not report.runs.is_the_papers
+    assert row(report, "5.1", "VGG16").marks == ("phantom data",)
 
 
 def test_data_sets_are_never_mixed(models, tmp_path):
@@ -65,12 +65,12 @@ def test_data_sets_are_never_mixed(models, tmp_path):
     models.model(backbone="vgg16")
     models.model(backbone="inceptionv3", dataset=("3" * 64, REAL[1]))  # the same test set, other training patches
     models.model(backbone="inceptionv3", phantom=True, dataset=("4" * 64, "5" * 64))
-    content = read(models, tmp_path)
-    assert content.dataset in (REAL, ("3" * 64, REAL[1]))
-    shown = {one.result.dataset for _, rows in content.tables for one in rows if one.result}
-    assert shown == {content.dataset}
-    assert len(content.others) == 3
-    assert sorted(count for _, count, _, _ in content.others) == [1, 1, 1]
+    report = read(models, tmp_path)
+    assert report.dataset in (REAL, ("3" * 64, REAL[1]))
+    shown = {one.result.dataset for _, rows in report.tables for one in rows if one.result}
+    assert shown == {report.dataset}
+    assert len(report.others) == 3
+    assert sorted(count for _, count, _, _ in report.others) == [1, 1, 1]
 
 
 def test_real_data_come_before_a_newer_phantom(models, tmp_path):
@@ -98,18 +98,18 @@ def test_the_studys_early_stop_is_said_and_never_the_best(models, tmp_path):
     models.model(family="scratch", backbone="m2", params=stops, skill=0.3)
     models.model(family="scratch", backbone="m1_early_stop", params=stops | {"early_stop_on": "scored"}, skill=3.0)
     models.model(family="scratch", backbone="m1_balanced", params={"folds": "4", "early_stop_on": "scored"}, skill=0.2)
-    content = read(models, tmp_path)
-    found = row(content, "4.1", "M1, class balancing, early stop")
+    report = read(models, tmp_path)
+    found = row(report, "4.1", "M1, class balancing, early stop")
     assert "optimistic validation" in found.marks
-    assert "early stopping watched the patches of its validation figures, as in the study" in found.notes
-    assert "optimistic validation" not in row(content, "4.1", "M1, class balancing").marks  # it did not stop early
-    assert content.tasks[0].best == "M2, class balancing, early stop"
+    assert "early stopping watched the patches of its validation scores, as in the paper" in found.notes
+    assert "optimistic validation" not in row(report, "4.1", "M1, class balancing").marks  # it did not stop early
+    assert report.tasks[0].best == "M2, class balancing, early stop"
 
 
 def test_a_condition_given_as_a_class_is_said(models, tmp_path):
     models.model("benign_malignant", "conditioned", "a", params={"condition": "class"})
     found = row(read(models, tmp_path), "8", "A: Siamese sources")
-    assert "given the class, as in the study, not the probability" in found.notes
+    assert "given the class, as in the paper, not the probability" in found.notes
 
 
 def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
@@ -117,12 +117,12 @@ def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
     wanted = models.model(params=settings)
     changed = models.model(params={**settings, "epochs": "1"})
     models.model(weights="random", params=settings)
-    content = read(models, tmp_path)
-    assert row(content, "5.1", "VGG16").result.run_id == wanted
+    report = read(models, tmp_path)
+    assert row(report, "5.1", "VGG16").result.run_id == wanted
     models.client.delete_run(wanted)
     found = row(read(models, tmp_path), "5.1", "VGG16")
     assert found.result.run_id == changed
-    assert "not the study's settings: epochs=1" in found.notes
+    assert "not the paper's settings: epochs=1" in found.notes
 
 
 def test_a_hold_out_of_another_size_is_not_the_studys(models, tmp_path):
@@ -152,23 +152,23 @@ def test_damaged_predictions_cost_their_model_alone(models, tmp_path, spoil):
     path = models.client.download_artifacts(bad, "test.parquet", str(tmp_path))
     spoil(pd.read_parquet(path)).to_parquet(path)
     models.client.log_artifact(bad, path)
-    content = read(models, tmp_path)
-    assert [model.label for model in content.tasks[0].models] == ["VGG16"]
-    assert content.warnings[0].startswith("mammo-mass_calc-pretrained-resnet50 v2")
+    report = read(models, tmp_path)
+    assert [model.label for model in report.tasks[0].models] == ["VGG16"]
+    assert report.warnings[0].startswith("mammo-mass_calc-pretrained-resnet50 v2")
 
 
 def test_patches_are_those_of_the_row(models, tmp_path):
     models.model()
     models.model(backbone="resnet50", types={1: 20, 2: 20, 3: 20, 4: 20})
     models.model(backbone="inceptionv3", files=False)
-    content = read(models, tmp_path)
-    assert row(content, "5.1", "VGG16").patches == row(content, "5.1", "InceptionV3").patches == 336
-    assert row(content, "5.1", "ResNet50").result is None  # on other patches than the rest: it stands for nothing
+    report = read(models, tmp_path)
+    assert row(report, "5.1", "VGG16").patches == row(report, "5.1", "InceptionV3").patches == 336
+    assert row(report, "5.1", "ResNet50").result is None  # on other patches than the rest: it stands for nothing
 
 
 def test_the_studys_matrices_are_told(models, tmp_path):
     found = row(read(models, tmp_path), "5.2", "VGG16, fine tuned")
-    assert "the study's confusion matrix, figure 5.24: 187 32 | 100 17" in found.notes
+    assert "the paper's confusion matrix, figure 5.24: 187 32 | 100 17" in found.notes
     assert any(
         "figure 8.3: 137 82 | 50 67" in note for note in row(read(models, tmp_path), "8", "A: Siamese sources").notes
     )
@@ -187,19 +187,19 @@ def test_controls_searches_and_unfinished_runs_do_not_stand(models, tmp_path):
 
 def test_fine_tuned_models_stand_in_their_own_rows(models, tmp_path):
     run = models.model(unfrozen=1)
-    content = read(models, tmp_path)
-    assert row(content, "5.1", "VGG16").result is None
-    assert row(content, "5.1", "VGG16, fine tuned").result.run_id == run
+    report = read(models, tmp_path)
+    assert row(report, "5.1", "VGG16").result is None
+    assert row(report, "5.1", "VGG16, fine tuned").result.run_id == run
 
 
 def test_the_studys_weighted_ensemble_is_repeated_and_called_optimistic(models, tmp_path):
     for backbone, skill in (("vgg16", 1), ("resnet50", 2), ("inceptionv3", 0.2)):
         models.model(backbone=backbone, skill=skill, weights="random" if backbone == "inceptionv3" else "imagenet")
-    content = read(models, tmp_path)
-    found = next(one for table, rows in content.tables for one in rows if one.row.method == OPTIMISTIC)
+    report = read(models, tmp_path)
+    found = next(one for table, rows in report.tables for one in rows if one.row.method == OPTIMISTIC)
     assert found.marks == ("random weights", "optimistic")
     assert len(found.members) == 3
-    tests = [content.store.tests[one.run_id] for one in found.members]
+    tests = [report.runs.tests[one.run_id] for one in found.members]
     labels = tests[0]["label"].to_numpy()
     best = max(
         accuracy_score(labels, w @ np.stack([t["probability"] for t in tests]) >= 0.5)
@@ -242,19 +242,19 @@ def test_predictions_that_are_gone_or_of_other_patches_are_told(models, tmp_path
     models.model(backbone="resnet50")
     models.model(backbone="inceptionv3", files=False)
     models.model(unfrozen=1, types={1: 10, 2: 10, 3: 10, 4: 10})
-    content = read(models, tmp_path)
-    assert [line.split(":")[0] for line in content.warnings[:2]] == [
+    report = read(models, tmp_path)
+    assert [line.split(":")[0] for line in report.warnings[:2]] == [
         "mammo-mass_calc-pretrained-inceptionv3 v3",
         "mammo-mass_calc-pretrained-vgg16-tuned v4",
     ]
-    assert [model.label for model in content.tasks[0].models] == ["VGG16", "ResNet50"]
+    assert [model.label for model in report.tasks[0].models] == ["VGG16", "ResNet50"]
 
 
 def test_tables_as_files(models, tmp_path):
     models.model(weights="random")
-    content = read(models, tmp_path)
-    table, rows = next(one for one in content.tables if one[0].number == "5.1")
-    frame = pd.read_csv(pd.io.common.StringIO(as_csv(content.tables, content.intervals)))
+    report = read(models, tmp_path)
+    table, rows = next(one for one in report.tables if one[0].number == "5.1")
+    frame = pd.read_csv(pd.io.common.StringIO(as_csv(report.tables, report.intervals)))
     mine = frame[(frame["table"].astype(str) == "5.1") & (frame["row"] == "VGG16")].set_index(["metric", "split"])
     assert mine.loc[ACCURACY, "study"] == 0.78
     assert mine.loc[AUC, "study_source"] == "figure 5.18"
@@ -300,18 +300,18 @@ def test_a_test_set_of_one_class_leaves_out_what_does_not_exist_and_says_why(mod
     for backbone in ("vgg16", "resnet50", "inceptionv3"):
         models.model("benign_malignant", backbone=backbone, types=one, skill=len(backbone) / 10)
         models.model("benign_malignant", backbone=backbone, types=one, unfrozen=1)
-    content = read(models, tmp_path)
-    found = row(content, "5.2", "VGG16")
+    report = read(models, tmp_path)
+    found = row(report, "5.2", "VGG16")
     assert 0 < found.cells[ACCURACY].value < 1 and math.isnan(found.cells[AUC].value)
     assert "no test roc_auc: patches of one class" in found.notes
-    weighted = [of for _, rows in content.tables for of in rows if of.row.method == OPTIMISTIC]
+    weighted = [of for _, rows in report.tables for of in rows if of.row.method == OPTIMISTIC]
     assert any("no weights can be chosen on a test set of one class" in of.notes for of in weighted)
-    (task,) = (one for one in content.tasks if one.models)
+    (task,) = (one for one in report.tasks if one.models)
     assert task.critical[1].startswith("The test set has patches of one class")
     assert task.pairs["delong_p"].isna().all() and task.pairs["mcnemar_p"].notna().all()
-    drawn = draw_all(content, tmp_path / "figures", lambda *_: None)
-    assert {figure.name.split("_")[0] for figure in drawn} == {"confusion", "cost"}
-    for table, rows in content.tables:
+    plots = draw_all(report, tmp_path / "figures", lambda *_: None)
+    assert {figure.name.split("_")[0] for figure in plots} == {"confusion", "cost"}
+    for table, rows in report.tables:
         if table.number == "5.2":
             assert "| - |" in as_markdown(table, rows, "")
 
@@ -322,13 +322,13 @@ def test_rows_that_masses_alone_cannot_fill_say_so_in_place_of_a_command(models,
     dataset = (data.train_sha256, data.test_sha256)
     types = {kind: int((data.test.types == kind).sum()) for kind in (1, 2)}
     models.model("benign_malignant", types=types, phantom=True, dataset=dataset, data=data.directory)
-    content = read(models, tmp_path, data)
-    assert not content.store.is_the_papers
+    report = read(models, tmp_path, data)
+    assert not report.runs.is_the_papers
     lacking = f"not to be had of these training data: {len(data.train)} mass and no calcification"
-    for table, rows in content.tables:
+    for table, rows in report.tables:
         for one in rows:
             if table.task == "mass_calc" or one.row.family == "conditioned":
                 assert (one.command, lacking in one.notes) == ("", one.row.method != OPTIMISTIC)
             elif one.result is None:
                 assert one.command.startswith("mlflow run . -e")
-    draw_all(content, tmp_path / "figures", lambda *_: None)
+    draw_all(report, tmp_path / "figures", lambda *_: None)

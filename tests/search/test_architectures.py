@@ -8,8 +8,8 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
 from mammo_mlflow.models.architecture_ranges import block_counts, filters
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.search.architectures import distribution, start_draws
-from mammo_mlflow.search.sampling import can_give
+from mammo_mlflow.search.architectures import distribution_from, start_draws
+from mammo_mlflow.search.optuna_private import can_give
 
 DISTRIBUTIONS = [
     ({"kind": "categorical", "choices": ["a", "b"]}, CategoricalDistribution(["a", "b"]), "b"),
@@ -26,13 +26,13 @@ DISTRIBUTIONS = [
 
 @pytest.mark.parametrize(("facts", "wanted", "value"), DISTRIBUTIONS)
 def test_distributions_become_optunas(facts, wanted, value):
-    assert distribution(facts) == wanted
+    assert distribution_from(facts) == wanted
     assert can_give(wanted, value)
 
 
 def test_an_unknown_kind_is_named():
     with pytest.raises(UserError, match="distribution: unknown 'integer', did you mean 'int'"):
-        distribution({"kind": "integer", "low": 1, "high": 3})
+        distribution_from({"kind": "integer", "low": 1, "high": 3})
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class Laboratory:
         objectives = parse_objectives("roc_auc")
         made = make_pruner(pruner, len(objectives), FOLDS)
         name = f"{sampler} {pruner} {seed}"
-        question = StudySpec(
+        spec = StudySpec(
             name=name,
             task="mass_calc",
             space=self.space,
@@ -107,11 +107,11 @@ class Laboratory:
             trials=TRIALS,
         )
         paper = self.plan(base)
-        study = open_study(self.storage, question, question.key(paper))
+        study = open_study(self.storage, spec, spec.key(paper))
         runs = StudyRuns(self.session.writer, study, {})
         top, _ = runs.open_study(name, None, {})
         before = self.executor.trained
-        search = StudyWorker(self.session, self.planner, self.storage, study, question, runs, top, {})
+        search = StudyWorker(self.session, self.planner, self.storage, study, spec, runs, top, {})
         search.run(wait=True)
         top.finish()
         self.session.writer.drain()
@@ -136,7 +136,7 @@ class Laboratory:
         values = []
         for number in range(TRIALS):
             trial, known = made.ask(), {} if number else {RATE: base[RATE]}
-            proposal = proposer.propose(
+            draft = proposer.propose(
                 made,
                 made.trials[number],
                 [other.params for other in made.trials[:number]],
@@ -144,8 +144,8 @@ class Laboratory:
                 known,
                 known_only=not number,
             )
-            proposal.store(trial)
-            values.append(self.values(proposal.values))
+            draft.store(trial)
+            values.append(self.values(draft.values))
             for step, value in enumerate(values[-1], 1):
                 trial.report(value, step)
                 if step < FOLDS and trial.should_prune():

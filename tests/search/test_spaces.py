@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.commands.search import SEARCHED
 from mammo_mlflow.errors import Faults
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.presets import PRESETS, preset_values
 from mammo_mlflow.search.architectures import start_draws
 from mammo_mlflow.search.parameters import architectures, idle
 from mammo_mlflow.search.spaces import find_space, read_space
-from mammo_mlflow.workflows.options import SEARCHED
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))

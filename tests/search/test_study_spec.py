@@ -9,7 +9,7 @@ PAPER = SimpleNamespace(fits=[SimpleNamespace(key="f", fold=0)])
 
 
 def key(base):
-    question = StudySpec(
+    spec = StudySpec(
         task="mass_calc",
         space=SPACE,
         base=base,
@@ -18,7 +18,7 @@ def key(base):
         sampler="tpe",
         seed=0,
     )
-    return question.key(PAPER)
+    return spec.key(PAPER)
 
 
 def test_a_study_goes_on_where_parameters_were_added_since():

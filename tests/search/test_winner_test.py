@@ -11,7 +11,7 @@ from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.search.winner_test import compare, judge, simultaneous
+from mammo_mlflow.search.winner_test import judge, paired_lead, simultaneous
 
 
 def oof(noise: float, seed: int = 1) -> pd.DataFrame:
@@ -56,22 +56,22 @@ def test_a_lead_that_cannot_be_judged_is_not_proven():
 def test_a_better_setting_leads_in_either_direction(name):
     (objective,) = parse_objectives(name)
     good, bad = oof(0.1), oof(0.5)
-    found = compare(objective, good, bad.sample(frac=1, random_state=0))
+    found = paired_lead(objective, good, bad.sample(frac=1, random_state=0))
     values = [objective.value(OutOfFold.of_frame(frame), 0.0) for frame in (good, bad)]
     assert found.value == pytest.approx(abs(values[0] - values[1])) and found.error > 0
-    assert compare(objective, bad, good).value == pytest.approx(-found.value)
+    assert paired_lead(objective, bad, good).value == pytest.approx(-found.value)
     assert not judge(found.value, found.error, 20).within_noise
-    assert compare(objective, good, good).error == 0
+    assert paired_lead(objective, good, good).error == 0
 
 
 def test_patients_are_resampled_where_known():
     (objective,) = parse_objectives("accuracy")
     pair = [frame.assign(patient_id=np.arange(200) // 10) for frame in (oof(0.1), oof(0.5))]
-    found = compare(objective, *pair)
+    found = paired_lead(objective, *pair)
     first, second = (frame["probability"] for frame in pair)
     wanted = bootstrap_difference(pair[0]["label"], first, second, groups=np.arange(200) // 10, metric="accuracy")
     assert found == wanted
-    assert found.error != compare(objective, oof(0.1), oof(0.5)).error
+    assert found.error != paired_lead(objective, oof(0.1), oof(0.5)).error
 
 
 def test_other_patches_or_folds_are_refused():
@@ -79,7 +79,7 @@ def test_other_patches_or_folds_are_refused():
     frame = oof(0.1)
     for other in (frame[frame["fold"] < 3], frame.assign(fold=frame["patch"] % 4), pd.concat([frame, frame])):
         with pytest.raises(ValueError):
-            compare(objective, frame, other)
+            paired_lead(objective, frame, other)
 
 
 def test_a_patch_under_several_seeds_is_one_patch():
@@ -87,7 +87,7 @@ def test_a_patch_under_several_seeds_is_one_patch():
     (objective,) = parse_objectives("roc_auc")
     once = [oof(0.3), oof(0.35, seed=2)]
     thrice = [pd.concat([f.assign(fold=f["fold"] + 1000 * seed) for seed in range(3)]) for f in once]
-    assert compare(objective, *thrice) == compare(objective, *once)
+    assert paired_lead(objective, *thrice) == paired_lead(objective, *once)
 
 
 def test_the_interval_of_a_winner_holds_for_all_that_competed():

@@ -412,7 +412,7 @@ def test_another_version_makes_the_ensemble_anew_of_the_same_folds(run, store, m
         return {one.version for one in store.client.search_model_versions(f"name = '{NAME}'")}
 
     before, runs = versions(), len(store.runs())
-    monkeypatch.setattr("mammo_mlflow.workflows.ensemble.ENSEMBLE_VERSION", 99)
+    monkeypatch.setattr("mammo_mlflow.ensembles.registered_ensemble.ENSEMBLE_VERSION", 99)
     outcome = run("ensemble", *ASKED, "--method", "greedy", "--threshold", "youden")
     assert "is reused" not in outcome.err
     assert len(versions() - before) == 1

@@ -20,10 +20,10 @@ from support import Outcome, command, environment
 from mammo_mlflow.cli import main
 from mammo_mlflow.engine.flavor import save_keras_model
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.spending import ALPHA, share
+from mammo_mlflow.evaluation.spending import ALPHA, error_share
 from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.promotion import champion_of, deciding, promote, settle
+from mammo_mlflow.tracking.promotion import champion_of, deciding, finish_decision, promote
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
 
@@ -373,7 +373,7 @@ def test_a_version_made_by_hand_stays(place):
     place.promote()
     version = place.client.get_model_version(TASK_MODEL, "1")
     place.client.create_model_version(TASK_MODEL, version.source, version.run_id)
-    settle(place.client, TASK_MODEL)
+    finish_decision(place.client, TASK_MODEL)
     assert place.versions == [1, 2]
 
 
@@ -385,7 +385,7 @@ def test_the_champion_names_the_one_before_it(place):
     made = promote(place.client, "mass_calc", candidate, "")
     assert made.tags["mammo.previous"] == "1"
     place.client.delete_registered_model_alias(TASK_MODEL, "previous")
-    settle(place.client, TASK_MODEL)
+    finish_decision(place.client, TASK_MODEL)
     assert place.previous == 1
 
 
@@ -472,7 +472,7 @@ def test_each_decision_has_its_share_of_the_error_and_the_same_one_spends_nothin
     place.plant("c", predictions(1.5, seed=2))
     assert "2 settings compared, decision 2 on these data may err by 0.003" in place.promote().out
     place.promote("--candidate", "mammo-mass_calc-b")
-    first, second = ALPHA * share(1), ALPHA * share(2)
+    first, second = ALPHA * error_share(1), ALPHA * error_share(2)
     assert errors(place) == pytest.approx([None, first, first, first, second, first], nan_ok=True)
 
 
@@ -497,7 +497,7 @@ def test_a_promotion_hands_its_error_on(place):
     place.promote("--candidate", "mammo-mass_calc-c")
     place.plant("d", predictions(2.5, seed=3))
     place.promote("--candidate", "mammo-mass_calc-d")
-    wanted = [None, ALPHA * share(1), ALPHA * (share(1) + share(2)), ALPHA * share(3)]
+    wanted = [None, ALPHA * error_share(1), ALPHA * (error_share(1) + error_share(2)), ALPHA * error_share(3)]
     assert errors(place) == pytest.approx(wanted, nan_ok=True)
 
 

@@ -115,13 +115,13 @@ def test_the_page_asks_for_nothing_its_links_lead_somewhere_and_all_is_written_a
     assert logged == {"index.html", "report.json", "figures", "tables"}
 
 
-def test_the_page_says_where_it_differs_from_the_study(report, page):
+def test_the_page_says_where_it_differs_from_the_paper(report, page):
     report()
     found = page()
     assert "differences" in found.ids and "#differences" in found.links
     text = html.unescape(found.text)
     for one in differences():
-        assert all(f">{said}<" in text for said in (one.subject, one.study, one.here, one.why, one.way or "none"))
+        assert all(f">{said}<" in text for said in (one.subject, one.paper, one.here, one.why, one.way or "none"))
 
 
 def test_phantom_data_and_random_weights_are_marked_everywhere(models, report, page, tmp_path):

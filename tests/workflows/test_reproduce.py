@@ -6,10 +6,10 @@ import sys
 import pytest
 from support import Running, Store, wait_for
 
-from mammo_mlflow.cli import make_parser
+from mammo_mlflow.cli import parse
+from mammo_mlflow.commands.reproduce import ReproduceOptions
 from mammo_mlflow.report.paper_tables import tables
 from mammo_mlflow.workflows import reproduce
-from mammo_mlflow.workflows.options import ReproduceOptions
 from mammo_mlflow.workflows.reproduce import Step, steps
 
 
@@ -17,12 +17,11 @@ from mammo_mlflow.workflows.reproduce import Step, steps
     "asked", [ReproduceOptions(), ReproduceOptions(scale="full", data="patches"), ReproduceOptions(scale="full")]
 )
 def test_every_step_is_a_command_that_exists(asked):
-    parser = make_parser()
     for step in steps(asked):
-        found = vars(parser.parse(step.line[3:]))
+        _, found = parse(step.line[3:])
         assert step.given.get("preset") != "quick" or asked.scale == "small"
         for name, value in step.given.items():
-            assert str(found[name]).lower() == value.lower(), (step.name, name)
+            assert str(getattr(found, name)).lower() == value.lower(), (step.name, name)
     names = [step.name for step in steps(asked)]
     assert len(names) == len(set(names))
     assert names[-1] == "report"

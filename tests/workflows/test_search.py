@@ -19,6 +19,7 @@ from support import PHANTOM, Finished, Running, Store, wait_for
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Attribute
 from mammo_mlflow.presets import preset_values
+from mammo_mlflow.search.optuna_private import resume_trial
 from mammo_mlflow.testing.scripted import Script
 
 DATA = ["--task", "mass_calc", "--backbone", "vgg16", "--weights", "random", *PHANTOM]
@@ -350,9 +351,8 @@ def test_interrupted_between_folds_it_goes_on_as_if_it_never_had_been(search, tm
     assert [trial.state for trial in study_of(stopped).trials] == [TrialState.COMPLETE, TrialState.RUNNING]
     assert Store(stopped).runs("RUNNING") == []
     study = study_of(stopped)  # the process that it was interrupted in is this one, and lives on
-    study._storage.set_trial_user_attr(
-        study.trials[1]._trial_id, Attribute.PROCESS, f"{socket.gethostname()}:{os.getpid()}:0"
-    )
+    cut_off = resume_trial(study, study.trials[1])
+    cut_off.set_user_attr(Attribute.PROCESS, f"{socket.gethostname()}:{os.getpid()}:0")
     script = Script()
     search(*given, "--space", str(stopped / "space.yaml"), where=stopped, script=script)
     assert results(stopped) == results(straight)

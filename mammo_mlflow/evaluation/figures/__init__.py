@@ -1,4 +1,4 @@
-"""Figures, each a matplotlib `Figure` without pyplot's global state; `save` writes one to a PNG."""
+"""Figures of predictions, training and data, each a matplotlib `Figure` without pyplot's global state."""
 
 from mammo_mlflow.evaluation.figures.classification import calibration, confusion_matrix, roc_curves
 from mammo_mlflow.evaluation.figures.ensembles import disagreement_map, members_joining, methods_compared

@@ -1,4 +1,4 @@
-"""How well a classifier does: confusion matrix, ROC curves, calibration."""
+"""Figures of a classifier's predictions: confusion matrix, ROC curves, calibration."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from mammo_mlflow.evaluation.rate_interval import wilson
 from mammo_mlflow.evaluation.weighted import Floats
 
 Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
+"""Labels int (n,), probabilities float (n,), patients (n,) or None."""
 
 BANDS = 3
-"""More curves than this are drawn without bands, which would cover one another."""
+"""The most curves that are drawn with confidence bands; more bands would cover one another."""
 
 
 def confusion_matrix(
@@ -43,7 +44,7 @@ def confusion_matrix(
     title: str,
     note: str | None = None,
 ) -> Figure:
-    """Counts and row percentages, actual classes in rows and predicted ones in columns.
+    """The figure of a confusion matrix: counts and row percentages, actual classes in rows.
 
     `labels` int (n,), `probabilities` float (n,), `class_names` of 0 and 1; a probability ≥ `threshold` is class 1.
     """
@@ -61,7 +62,7 @@ def confusion_matrix(
 def draw_matrix(
     axes: Axes, found: Mapping[str, float], class_names: Sequence[str], count_size: float, text_size: float
 ) -> None:
-    """A confusion matrix of `metrics.scores` on axes: actual classes in rows, counts over shares of the row."""
+    """Draw the confusion matrix of `metrics.scores` on axes: actual classes in rows, counts above shares of the row."""
     counts = np.array([found[name] for name in COUNTS]).reshape(2, 2)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -78,7 +79,7 @@ def draw_matrix(
 
 
 def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None) -> Figure:
-    """ROC curves over one another, each with its AUC and 95 % interval; bands for up to three curves.
+    """The figure of ROC curves on one another, each with its AUC and 95 % interval; bands for up to three curves.
 
     `curves`: (labels int (n,), probabilities float (n,), patient of each patch (n,) or None) by name. The figure says
     what the intervals assume. A curve of one class only is named and not drawn. Raises ValueError for no curve.
@@ -115,10 +116,10 @@ def roc_curves(curves: Mapping[str, Curve], title: str, note: str | None = None)
 
 
 def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str, note: str | None = None) -> Figure:
-    """Predicted against observed frequency in equal-count bins with 95 % Wilson intervals, over a histogram.
+    """The figure of calibration: observed over predicted frequency in bins of equal count, above a histogram.
 
     `labels` int (n,), `probabilities` float (n,). Ten bins, fewer below 200 patches; equal probabilities share a bin.
-    The corner has the Brier score. The intervals take patches as independent.
+    The 95 % intervals are Wilson's and take patches as independent; the Brier score stands in the corner.
     """
     y, p = weighted.checked(labels, probabilities)
     filled = equal_bins(p, 10)
@@ -161,7 +162,7 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
 
 
 def equal_bins(p: Floats, most: int) -> list[npt.NDArray[np.bool_]]:
-    """Which probabilities (n,) are in each of up to `most` bins of equal count, fewer of less than 20 each."""
+    """Up to `most` bins of equal count, of 20 or more: which of the probabilities `p` (n,) are in each, bool (n,)."""
     bins = int(np.clip(p.size // 20, 2, most))
     bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p)
     return [bin_of == b for b in np.unique(bin_of)]

@@ -1,4 +1,4 @@
-"""What members and ensembles of them reach, and how differently members decide."""
+"""Figures of ensembles: scores of members and methods, and disagreement of members."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from mammo_mlflow.evaluation.figures.style import INK, QUIET, SMALL_SIZE, TEXT_S
 def members_joining(
     names: Sequence[str], alone: Sequence[float], together: Sequence[float], metric: str, title: str, note: str | None
 ) -> Figure:
-    """Each member's figure alone, and that of the plain average as members join from left to right (m,)."""
+    """The figure of each member's score, and of the score of the plain average as members join from left to right.
+
+    `names`, `alone`, `together`: m each; `metric` is the name of the score.
+    """
     figure = new_figure(max(4.6, 1.4 + 0.75 * len(names)), 4.2, title, note)
     axes = figure.subplots()
     tidy(axes, "", metric)
@@ -33,9 +36,9 @@ def members_joining(
 def methods_compared(
     rows: Mapping[str, tuple[float, Estimate]], best: tuple[str, float], metric: str, title: str, note: str | None
 ) -> Figure:
-    """By method: the score where it was chosen, hollow, and the nested figure with its interval.
+    """The figure of methods: the score on the rows each was chosen on, hollow, and the nested score with interval.
 
-    `best` is the best member's name and score, drawn as a line.
+    `rows`: by method these two; `best` is the best member's name and score, drawn as a line.
     """
     figure = new_figure(6.4, 1.6 + 0.36 * len(rows), title, note)
     axes = figure.subplots()
@@ -58,7 +61,7 @@ def methods_compared(
 
 
 def disagreement_map(names: Sequence[str], different: npt.ArrayLike, title: str, note: str | None) -> Figure:
-    """The share of patches (m, m) that two members decide differently."""
+    """The figure of the share of patches that two members decide differently; `different`: shares, float (m, m)."""
     shares = np.asarray(different, dtype=np.float64)
     size = 1.6 + 0.62 * len(names)
     figure = new_figure(size + 0.9, size + 0.6, title, note)

@@ -1,4 +1,4 @@
-"""Several models on one set of patches: precision and recall, calibration, decisions, confusion matrices, cost."""
+"""Figures of several models on one set of patches: operating curves, confusion matrices, training time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BINS = 8
 
 
 def operating_curves(models: Mapping[str, Predictions], title: str, note: str | None = None) -> Figure:
-    """Three panels: precision and recall, calibration, and decision curves with the stored thresholds marked.
+    """The figure of precision-recall, calibration and decision curves, with the stored thresholds marked.
 
     The decision curve is the net benefit TP/n - FP/n · t/(1 - t) of acting on a probability of t or more (Vickers &
     Elkin 2006, Medical Decision Making 26:565-574), beside acting on every patch and on none. Raises ValueError for no
@@ -73,7 +73,10 @@ def operating_curves(models: Mapping[str, Predictions], title: str, note: str | 
 
 
 def net_benefit(labels: npt.ArrayLike, probabilities: npt.ArrayLike, thresholds: npt.ArrayLike) -> Floats:
-    """The net benefit of acting where a probability is at or above each threshold in (0, 1); see `operating_curves`."""
+    """The net benefit of acting on probabilities at or above each threshold, float64 (t,); see `operating_curves`.
+
+    `labels` int (n,), `probabilities` float (n,), `thresholds` float (t,) in (0, 1).
+    """
     y, p, t = np.asarray(labels, bool), np.asarray(probabilities, float), np.asarray(thresholds, float)
     acted = p[None] >= t[:, None]
     return (acted & y).mean(axis=1) - (acted & ~y).mean(axis=1) * t / (1 - t)
@@ -82,7 +85,7 @@ def net_benefit(labels: npt.ArrayLike, probabilities: npt.ArrayLike, thresholds:
 def confusion_matrices(
     models: Mapping[str, Predictions], class_names: Sequence[str], title: str, note: str | None = None
 ) -> Figure:
-    """A small matrix for each model at its threshold: counts and row shares, actual classes in rows."""
+    """The figure of each model's confusion matrix at its threshold: counts and row shares, actual classes in rows."""
     columns = min(4, max(1, len(models)))
     lines = -(-len(models) // columns)
     figure = new_figure(2.5 * columns + 0.6, 0.7 + 2.75 * lines, title, joined("rows actual, columns predicted", note))
@@ -96,7 +99,7 @@ def confusion_matrices(
 
 
 def costs(seconds: Mapping[str, float], title: str, note: str | None = None) -> Figure:
-    """The seconds that each model's cross-validation and final fit took, as dots on a logarithmic scale."""
+    """The figure of the seconds that each model's cross-validation and final fit took, on a logarithmic scale."""
     figure = new_figure(7.5, 1.1 + 0.24 * max(1, len(seconds)), title, note)
     axes = figure.subplots()
     tidy(axes, "seconds", grid="x")
@@ -112,6 +115,6 @@ def costs(seconds: Mapping[str, float], title: str, note: str | None = None) -> 
 
 
 def _calibration(y: npt.NDArray[np.int_], p: Floats) -> tuple[Floats, Floats]:
-    """Mean prediction and observed frequency in bins of equal count."""
+    """The mean probability and the observed frequency in bins of equal count, each float64 (bins,)."""
     inside = equal_bins(p, BINS)
     return np.array([p[one].mean() for one in inside]), np.array([y[one].mean() for one in inside])

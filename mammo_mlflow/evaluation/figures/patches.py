@@ -1,4 +1,4 @@
-"""The data: how many patches of each class, and what they look like."""
+"""Figures of the data: the distribution of classes, patches, and activation maps on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mammo_mlflow.evaluation.figures.style import QUIET, SMALL_SIZE, TEXT_SIZE, 
 
 
 def class_distribution(counts: dict[str, dict[str, int]], title: str, note: str | None = None) -> Figure:
-    """The share of each class in each split, with counts (the paper's figure 4.1 as bars on one scale).
+    """The figure of the share of each class in each split, with counts (the paper's figure 4.1 as bars on one scale).
 
     `counts`: patches by split and class. Classes keep their order; one that a split lacks counts 0 there.
     Raises ValueError for no split or no class.
@@ -46,7 +46,7 @@ def class_distribution(counts: dict[str, dict[str, int]], title: str, note: str 
 def patch_sheet(
     rows: Sequence[tuple[str, npt.NDArray[np.generic], npt.NDArray[np.generic]]], title: str, note: str | None = None
 ) -> Figure:
-    """Pairs of patches in grey: the baseline on the left, the abnormality on the right, both in one window.
+    """The figure of pairs of patches in grey, the baseline left of the abnormality, both in one grey-value window.
 
     `rows`: (name, baseline, abnormality), two arrays (height, width) of one shape and any real dtype. The window runs
     from the 0.5th to the 99.5th percentile of the pair, so that the two can be compared but pairs cannot.
@@ -81,9 +81,10 @@ def activation_overlays(
     title: str,
     note: str | None = None,
 ) -> Figure:
-    """A patch (size, size) in grey, and again under each member's map of where its answer comes from.
+    """The figure of a patch in grey, and of the same patch under each member's class activation map (Grad-CAM).
 
-    `members`: by name the probability of class 1 and the map (size, size) in [0, 1], the stronger the more opaque.
+    `patch`: (size, size) of any real dtype; `members`: by name the probability of class 1 and the map, float
+    (size, size) in [0, 1], the stronger the more opaque.
     """
     figure = new_figure(max(4.5, 2.3 * (1 + len(members))), 3.2, title, note)
     panels = figure.subplots(1, 1 + len(members))

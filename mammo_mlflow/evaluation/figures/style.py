@@ -1,4 +1,4 @@
-"""The one style of all figures: colours that colour-blind readers can tell apart, quiet axes, title and note."""
+"""The style of all figures: colours that colour-blind readers can tell apart, axes, title and note."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 """Okabe & Ito (2008), their yellow, which is too light for lines, darkened."""
 
 LINES: tuple[str, ...] = ("-", "--", ":", "-.")
-"""Taken in turn each time the colours begin again."""
+"""The dashes of lines, the next for each time that the colours begin again."""
 
 INK, QUIET, RULE = "#222222", "#6B6B6B", "#D9D9D9"
 
@@ -36,9 +36,10 @@ def line_style(index: int) -> str:
 
 
 def new_figure(width: float, height: float, title: str, note: str | None = None) -> Figure:
-    """An empty figure, in inches, with its title above and its note small at the bottom, both wrapped to the width.
+    """An empty figure with its title above and its note in small print below, both wrapped to the width.
 
-    `height` is for one line of each; the figure grows with every further line.
+    `width` and `height` are in inches; the height is for one line of each, and the figure grows with every further
+    line.
     """
     heading = wrap(title, width - 0.3, TITLE_SIZE, bold=True)
     footing = "\n".join(wrap(line, width - 0.3, SMALL_SIZE) for line in (note or "").splitlines())
@@ -52,18 +53,18 @@ def new_figure(width: float, height: float, title: str, note: str | None = None)
 
 
 def wrap(text: str, inches: float, size: float, bold: bool = False) -> str:
-    """The text broken into lines that fit a width when set at a size in points."""
+    """The text broken into lines that fit a width in inches at a font size in points."""
     character = (0.6 if bold else 0.53) * size / 72
     return "\n".join(textwrap.wrap(text, max(8, int(inches / character))))
 
 
 def joined(*parts: str | None) -> str | None:
-    """The parts that are given as one note, a line each."""
+    """The given parts as one note, a line each; None where there is none."""
     return "\n".join(part for part in parts if part) or None
 
 
 def tidy(axes: Axes, x: str = "", y: str = "", grid: Literal["both", "x", "y"] | None = "both") -> None:
-    """Axis names and the style of frame, ticks and grid (`both`, `x`, `y` or None)."""
+    """Set the labels of axes and the style of their frame, ticks and grid."""
     axes.set_xlabel(x, fontsize=TEXT_SIZE, color=INK)
     axes.set_ylabel(y, fontsize=TEXT_SIZE, color=INK)
     axes.tick_params(labelsize=TEXT_SIZE - 1, color=RULE, labelcolor=INK, length=3)

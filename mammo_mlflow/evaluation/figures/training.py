@@ -1,4 +1,4 @@
-"""How training went: curves over epochs, and folds beside one another."""
+"""Figures of training: curves over epochs, and the scores of folds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.weighted import Floats
 
 OWN_COLOUR = 4
-"""Up to so many histories have a colour each; more are thin lines around their mean."""
+"""The most histories that have a colour each; more are thin lines around their mean."""
 
 
 def training_curves(histories: dict[str, pd.DataFrame], title: str, note: str | None = None) -> Figure:
-    """Accuracy and loss over epochs, side by side, training dashed and validation solid (the paper's figures 5.3, 5.4).
+    """The figure of accuracy and loss over epochs, training dashed, validation solid (the paper's figures 5.3, 5.4).
 
     `histories`: by name (a fold), columns epoch, loss, accuracy and where known val_loss, val_accuracy, of which any
     value may be NaN. With more than four, each is a thin line and the thick one is their mean over the epochs that
@@ -69,7 +69,7 @@ def training_curves(histories: dict[str, pd.DataFrame], title: str, note: str | 
 def fold_overview(
     results: pd.DataFrame, title: str = "Cross-validation by backbone", note: str | None = None
 ) -> Figure:
-    """A dot per fold and the mean ± sample standard deviation per backbone, for accuracy and ROC AUC.
+    """The figure of the folds' accuracy and ROC AUC, a dot a fold, with mean ± sample standard deviation per backbone.
 
     `results`: columns backbone (any name of a model), fold, accuracy, roc_auc; backbones are shown in their order of
     appearance, NaN values left out. The deviation of folds is their spread, not a confidence interval.
@@ -103,7 +103,7 @@ def fold_overview(
 
 
 def _series(history: pd.DataFrame, column: str) -> tuple[Floats, Floats]:
-    """Epochs and values where there is a value."""
+    """The epochs and values of a column where it has a finite value, each float64 (e,)."""
     epochs = _epochs(history)
     if column not in history:
         return np.empty(0), np.empty(0)
@@ -113,16 +113,19 @@ def _series(history: pd.DataFrame, column: str) -> tuple[Floats, Floats]:
 
 
 def _epochs(history: pd.DataFrame) -> Floats:
+    """The epochs of a history; numbers from 1 where they do not ascend."""
     epochs = history["epoch"].to_numpy(dtype=np.float64)
     return epochs if (np.diff(epochs) > 0).all() else np.arange(1.0, len(epochs) + 1)
 
 
 def _mean(lines: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """The mean line over the epochs that all lines have."""
     frame = pd.concat([pd.Series(values, index=epochs) for epochs, values in lines], axis=1).dropna().sort_index()
     return frame.index.to_numpy(dtype=np.float64), frame.mean(axis=1).to_numpy(dtype=np.float64)
 
 
 def _mark_stages(axes: Axes, histories: dict[str, pd.DataFrame]) -> None:
+    """Draw a vertical line where fine-tuning begins."""
     starts = []
     for history in histories.values():
         tuned = np.flatnonzero(history["stage"].to_numpy() == "tuned") if "stage" in history else np.empty(0, int)
@@ -139,6 +142,7 @@ def _mark_stages(axes: Axes, histories: dict[str, pd.DataFrame]) -> None:
 
 
 def _legend(names: list[str], few: bool, validated: bool) -> list[Line2D]:
+    """The lines of the legend: training, validation, and each fold where there are few."""
     ink = (QUIET, QUIET) if few else (colour(0), colour(5))
     kinds = [Line2D([], [], color=ink[0], linestyle="--", label="training")]
     if validated:

@@ -1,7 +1,7 @@
-"""A study's figures, each a matplotlib `Figure` without pyplot's global state.
+"""Figures of a study, each a matplotlib `Figure` without pyplot's global state.
 
-Drawn here from the trials: Optuna's own matplotlib figures change pyplot's style for the whole process, and conditional
-parameters and long names are hard to read in them.
+They are drawn from the trials, not by Optuna, whose own matplotlib figures change pyplot's style for the whole
+process, and are hard to read where parameters are conditional or names long.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ __all__ = ["study_figures"]
 
 
 def study_figures(study: optuna.Study, objective_names: Sequence[str], note: str | None) -> dict[str, Figure]:
-    """Figures by name: `history`, `slices`, `parallel_coordinates`, `importances` and `pareto`, as far as there is one.
+    """The figures of a study by name: `history`, `slices`, `parallel_coordinates`, `importances` and `pareto`.
 
-    The first trial counts as the paper's setting. All but `pareto` show the first objective. There is none with fewer
-    than two finished trials of finite values, no `slices` without a parameter that varies, no `parallel_coordinates`
-    with fewer than two of them, no `importances` where they cannot be told apart, no `pareto` of one objective.
-    `objective_names`: one for each of the study's directions; ValueError for another number of them.
+    The first trial counts as the paper's setting. All but `pareto` show the first objective. There are none with
+    fewer than two finished trials of finite values, no `slices` without a parameter that varies, no
+    `parallel_coordinates` with fewer than two of these, no `importances` where all are 0, no `pareto` of one
+    objective. `objective_names`: one for each of the study's directions; ValueError for another number of them. `note`
+    is printed under each figure.
     """
     if len(objective_names) != len(study.directions):
         raise ValueError(f"objective_names: expected {len(study.directions)}, found {len(objective_names)}")

@@ -1,4 +1,4 @@
-"""The finished trials of a study as figures need them, and what marks the best one and the paper's."""
+"""The finished trials of a study as arrays for figures, and the markers of the best trial and the paper's setting."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR = colour(5), INK, colour(0)
 
 @dataclass(frozen=True, kw_only=True)
 class Varied:
-    """A parameter of which the finished trials have more than one value."""
+    """A parameter of which the finished trials have more than one value, with its position on an axis in each trial.
+
+    `log`: on a logarithmic axis; `whole`: its values are integers.
+    """
 
     name: str
     choices: tuple[str, ...]
-    """The values of a categorical parameter as they are shown, at positions 0, 1, …; none of a number."""
+    """The labels of a categorical parameter at positions 0, 1, …; empty for a number."""
     log: bool
     whole: bool
     positions: Floats
-    """(trials,), NaN for the trials that do not have it."""
+    """float64 (trials,), NaN for the trials that do not have the parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A study's finished trials, with the values of its first objective, (trials,)."""
+    """The finished trials of a study, with the values of its first objective, float64 (trials,)."""
 
     study: optuna.Study
     objective: str
@@ -46,27 +49,27 @@ class Finished:
 
     @property
     def maximize(self) -> bool:
-        """Whether more of the first objective is better."""
+        """Whether the first objective is maximised."""
         return self.study.directions[0] == StudyDirection.MAXIMIZE
 
     @property
     def best(self) -> int:
-        """The index of the best trial by the first objective, of equals the first."""
+        """The index in `trials` of the best trial by the first objective, of equals the first."""
         return int(np.argmax(self.values) if self.maximize else np.argmin(self.values))
 
     @property
     def paper(self) -> int | None:
-        """The index of the paper's setting, None where it did not finish."""
+        """The index in `trials` of the paper's setting, None where it did not finish."""
         return next((index for index, trial in enumerate(self.trials) if trial.number == PAPER), None)
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
-        """The trials' numbers, (trials,)."""
+        """The trials' numbers, int64 (trials,)."""
         return np.array([trial.number for trial in self.trials], dtype=np.int64)
 
 
 def finished_trials(study: optuna.Study, objective: str) -> Finished:
-    """The study's complete trials of finite values; `objective` names the first of its objectives."""
+    """The complete trials of a study whose objectives are finite; `objective` names the first of its objectives."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [trial for trial in complete if np.isfinite(trial.values).all()]
     values = np.array([trial.values[0] for trial in trials], dtype=np.float64)
@@ -77,6 +80,7 @@ def finished_trials(study: optuna.Study, objective: str) -> Finished:
 
 
 def _parameter(name: str, trials: list[FrozenTrial]) -> Varied:
+    """A parameter that varies over the trials."""
     having = [trial for trial in trials if name in trial.params]
     held = [trial.params[name] for trial in having]
     spread = [trial.distributions[name] for trial in having]
@@ -90,13 +94,13 @@ def _parameter(name: str, trials: list[FrozenTrial]) -> Varied:
     return Varied(name=name, choices=choices, log=log, whole=whole, positions=positions)
 
 
-def better(objective: str, maximize: bool) -> str:
-    """An axis's name, which says where better is."""
+def axis_label(objective: str, maximize: bool) -> str:
+    """The label of an objective's axis, which says whether higher or lower is better."""
     return f"{objective} ({'higher' if maximize else 'lower'} is better)"
 
 
 def mark(finished: Finished, axes: Axes, x: Floats, y: Floats) -> None:
-    """A star on the best trial and a diamond on the paper's setting, above what is drawn; x and y: (trials,)."""
+    """Draw a star on the best trial and a diamond on the paper's setting; x and y: float64 (trials,)."""
     best, paper = finished.best, finished.paper
     label = f"best: trial {finished.trials[best].number}"
     axes.plot(x[best], y[best], "*", color=BEST_COLOUR, markersize=13, markeredgecolor="white", zorder=4, label=label)

@@ -1,4 +1,4 @@
-"""What the parameters of a study did: one by one, all at once, and how much each mattered."""
+"""Figures of a study's parameters: the objective over each, parallel coordinates, and importances."""
 
 from __future__ import annotations
 
@@ -24,25 +24,33 @@ from mammo_mlflow.evaluation.figures.style import (
     wrap,
 )
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, Varied, better, mark
+from mammo_mlflow.search.figures.finished import (
+    BEST_COLOUR,
+    PAPER_COLOUR,
+    TRIAL_COLOUR,
+    Finished,
+    Varied,
+    axis_label,
+    mark,
+)
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#D3E5F2", "#0072B2", "#00243A"])
 ABSENT = -0.12
-"""Where parallel coordinates show that a trial does not have a parameter, below the axis from 0 to 1."""
+"""The height at which parallel coordinates show that a trial lacks a parameter, below the axis from 0 to 1."""
 
 STABLE = 5
-"""Optuna's advice for PED-ANOVA: at least so many trials among the best."""
+"""The least number of trials among the best for PED-ANOVA, as Optuna advises."""
 
 
 def slices(finished: Finished, note: str | None) -> Figure:
-    """The first objective over each parameter, of the trials that have it; later trials are darker."""
+    """The figure of the first objective over each parameter, of the trials that have it; later trials are darker."""
     count = len(finished.parameters)
     columns = min(3, count)
     rows = -(-count // columns)
     figure = new_figure(2.5 + 2.9 * columns, 1.0 + 2.5 * rows, f"{finished.objective} over each parameter", note)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     shades = ScalarMappable(Normalize(finished.numbers[0], finished.numbers[-1]), SHADES)
-    axis = wrap(better(finished.objective, finished.maximize), 2.3, TEXT_SIZE)
+    axis = wrap(axis_label(finished.objective, finished.maximize), 2.3, TEXT_SIZE)
     for axes in panels.flat[count:]:
         axes.set_visible(False)
     for index, (axes, parameter) in enumerate(zip(panels.flat, finished.parameters, strict=False)):
@@ -72,7 +80,10 @@ def slices(finished: Finished, note: str | None) -> Figure:
 
 
 def parallel_coordinates(finished: Finished, note: str | None) -> Figure:
-    """Every trial a line through its values; the better it is, the darker, and the best and the paper's are marked."""
+    """The figure of parallel coordinates: a line a trial through its parameters and objective, darker where better.
+
+    The lines of the best trial and of the paper's setting are marked.
+    """
     values = Varied(name=finished.objective, choices=(), log=False, whole=False, positions=finished.values)
     everything = [*finished.parameters, values]
     absent = any(np.isnan(parameter.positions).any() for parameter in everything)
@@ -119,9 +130,10 @@ def parallel_coordinates(finished: Finished, note: str | None) -> Figure:
 
 
 def importance_shares(finished: Finished) -> dict[str, float]:
-    """How much each parameter decides whether a trial is among the best, highest first; empty where none is told apart.
+    """The importance of each parameter for a trial's being among the best, as shares of 1, highest first.
 
-    PED-ANOVA (Watanabe et al. 2023, IJCAI), which in Optuna's version knows conditional parameters.
+    Empty where all are 0. By PED-ANOVA (Watanabe et al. 2023, IJCAI), which in Optuna's version knows conditional
+    parameters.
     """
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_best_share(finished))
     sign = -1.0 if finished.maximize else 1.0  # PED-ANOVA asks what makes its target low
@@ -138,7 +150,7 @@ def importance_shares(finished: Finished) -> dict[str, float]:
 
 
 def importances(finished: Finished, shares: dict[str, float], note: str | None) -> Figure:
-    """The shares that `importance_shares` found, as bars."""
+    """The figure of the shares of `importance_shares`, as bars."""
     method = f"the best {100 * _best_share(finished):.0f} % of {len(finished.trials)} finished trials"
     few = "; too few to be sure of" if len(finished.trials) < 2 * STABLE else ""
     note = joined(f"PED-ANOVA: what sets {method} apart; shares of 1{few}", note)
@@ -155,11 +167,12 @@ def importances(finished: Finished, shares: dict[str, float], note: str | None) 
 
 
 def _best_share(finished: Finished) -> float:
-    """A tenth, as Optuna has it, or `STABLE` trials where that is more, but no more than half."""
+    """The share of trials that count as the best: a tenth, as in Optuna, or `STABLE` trials, but at most half."""
     return min(max(0.1, STABLE / len(finished.trials)), 0.5)
 
 
 def _scale(axes: Axes, parameter: Varied) -> None:
+    """Set the scale and the ticks of the x axis of a parameter."""
     if parameter.choices:
         upright = len(parameter.choices) * max(map(len, parameter.choices)) <= 30
         axes.set_xticks(range(len(parameter.choices)), parameter.choices, rotation=0 if upright else 90)
@@ -174,14 +187,14 @@ def _scale(axes: Axes, parameter: Varied) -> None:
 
 
 def _height(parameter: Varied, positions: Floats) -> Floats:
-    """Positions on an axis from 0 to 1, which is the range of the trials' values."""
+    """The heights (k,) of a parameter's positions (k,), from 0 to 1 for the least and the greatest of the trials."""
     scaled, own = (np.log(x) if parameter.log else x for x in (positions, parameter.positions))
     low, high = (0.0, len(parameter.choices) - 1.0) if parameter.choices else (np.nanmin(own), np.nanmax(own))
     return (scaled - low) / (high - low) if high > low else np.where(np.isnan(scaled), np.nan, 0.5)
 
 
 def _ticks(parameter: Varied) -> list[tuple[float, str]]:
-    """Heights and their labels: each choice, or the lowest, a middle and the highest number."""
+    """The heights of an axis's ticks and their labels: each choice, or the lowest, a middle and the highest value."""
     at = np.arange(len(parameter.choices), dtype=np.float64) if parameter.choices else _ends(parameter)
     form = ".0f" if parameter.whole else ".3g"
     labels = parameter.choices or [f"{value:{form}}" for value in at]
@@ -189,7 +202,7 @@ def _ticks(parameter: Varied) -> list[tuple[float, str]]:
 
 
 def _ends(parameter: Varied) -> Floats:
-    """The lowest value of a number, one in the middle, and the highest."""
+    """The lowest, a middle and the highest value of a numeric parameter, without repetitions."""
     low, high = np.nanmin(parameter.positions), np.nanmax(parameter.positions)
     middle = np.sqrt(low * high) if parameter.log else (low + high) / 2
     return np.unique([low, np.round(middle) if parameter.whole else middle, high])

@@ -1,4 +1,4 @@
-"""How the trials of a study did: one after the other, and one objective against the other."""
+"""Figures of a study's trials: the history of the objective, and the Pareto front of two objectives."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from mammo_mlflow.evaluation.figures.style import QUIET, SMALL_SIZE, joined, new_figure, tidy
-from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, better, mark
+from mammo_mlflow.search.figures.finished import BEST_COLOUR, PAPER_COLOUR, TRIAL_COLOUR, Finished, axis_label, mark
 
 
 def history(finished: Finished, note: str | None) -> Figure:
-    """Every finished trial's value, the best so far, and pruned trials at the last value that they reported."""
+    """The figure of the finished trials' values and the best so far, with pruned trials at their last reported one."""
     pruned = [
         (trial.number, trial.intermediate_values[trial.last_step])
         for trial in finished.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
@@ -24,7 +24,7 @@ def history(finished: Finished, note: str | None) -> Figure:
     note = joined("pruned trials stand at their last running value" if pruned else None, note)
     figure = new_figure(8.4, 4.2, f"History of the study: {finished.objective}", note)
     axes = figure.subplots()
-    tidy(axes, "trial", better(finished.objective, finished.maximize))
+    tidy(axes, "trial", axis_label(finished.objective, finished.maximize))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     numbers, values = finished.numbers, finished.values
     running = (np.maximum if finished.maximize else np.minimum).accumulate(values)
@@ -40,12 +40,12 @@ def history(finished: Finished, note: str | None) -> Figure:
 
 
 def pareto(finished: Finished, second: str, note: str | None) -> Figure:
-    """The first objective against the second, and the trials that no other beats in both."""
+    """The figure of the first objective over the second, with the front of trials that no other beats in both."""
     note = joined("front: no other trial is at least as good in both objectives and better in one", note)
     figure = new_figure(7.6, 4.6, f"Pareto front: {finished.objective} and {second}", note)
     axes = figure.subplots()
     maximize = finished.study.directions[1] == StudyDirection.MAXIMIZE
-    tidy(axes, better(second, maximize), better(finished.objective, finished.maximize))
+    tidy(axes, axis_label(second, maximize), axis_label(finished.objective, finished.maximize))
     x, y = np.array([trial.values[1] for trial in finished.trials]), finished.values
     best = {trial.number for trial in finished.study.best_trials}
     on = np.array([trial.number in best for trial in finished.trials])

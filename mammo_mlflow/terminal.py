@@ -1,4 +1,4 @@
-"""What a user sees: progress with the time left on a terminal, plain lines elsewhere, a table at the end."""
+"""Output on the terminal: log lines, progress with the time left, tables and lines of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def set_up_logging() -> None:
-    """Loggers to standard error, coloured only on a terminal."""
+    """Send loggers to standard error, coloured on a terminal only."""
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=_STDERR, show_path=False, rich_tracebacks=False)
@@ -36,7 +36,7 @@ def set_up_logging() -> None:
 
 
 class TerminalProgress:
-    """One bar a running task on a terminal; elsewhere a line as a task ends, and each half minute in between."""
+    """Progress of named activities: a bar each on a terminal, else a line each half minute and at the end."""
 
     def __init__(self) -> None:
         self._bars = Progress(
@@ -81,7 +81,7 @@ class TerminalProgress:
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output: ruled on a terminal, aligned columns elsewhere."""
+    """Print a table on standard output: ruled on a terminal, aligned columns elsewhere."""
     if sys.stdout.isatty():
         table = Table(title=title, title_justify="left")
         for name in header:
@@ -102,6 +102,6 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def say(line: str) -> None:
-    """A line of result on standard output; nothing for an empty one."""
+    """Print a line of results on standard output, without secrets; nothing for an empty one."""
     sys.stdout.write(scrubbed(line) + "\n" * bool(line))
     sys.stdout.flush()

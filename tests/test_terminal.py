@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from mammo_mlflow.workflows import terminal
-from mammo_mlflow.workflows.terminal import TerminalProgress, show_table
+from mammo_mlflow import terminal
+from mammo_mlflow.terminal import TerminalProgress, show_table
 
 
 class Terminal(io.StringIO):

@@ -1,7 +1,7 @@
 import pytest
 
+from mammo_mlflow.commands.shared import TrainingOptions, available_cores
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.workflows.options import Options, available_cores
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ from mammo_mlflow.workflows.options import Options, available_cores
 )
 def test_impossible_options(values, message):
     with pytest.raises(UserError, match=message):
-        Options(**values)
+        TrainingOptions(**values)
 
 
 def test_all_at_once():
     with pytest.raises(UserError, match=r"executor: .*; seeds: .*; workers: "):
-        Options(executor="x", seeds=0, workers=-1)
+        TrainingOptions(executor="x", seeds=0, workers=-1)
 
 
 def test_there_is_a_core_to_work_on():

@@ -1,4 +1,4 @@
-"""The error that a decision about a champion may spend, told from the runs of the task's earlier decisions."""
+"""The one-sided error that a decision about a champion may spend, from the runs of the task's earlier decisions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mammo_mlflow.tracking.runs import Writer
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The one-sided `error` that a decision may spend on all settings that were `compared`.
+    """The one-sided `error` that a decision may spend on all the settings that it compares with the champion.
 
-    `question` is the hash of what it asks of the data whose sha256 is `data`, `number` its place among the decisions on
-    these data that compared something with a champion.
+    `compared` is the number of these settings, `data` the sha256 of the training data, `question` the sha256 of what is
+    compared on them. `number` is the decision's place among those on these data that compared something.
     """
 
     question: str
@@ -28,12 +28,15 @@ class Budget:
     number: int
 
     def tags(self, promoted: int) -> dict[str, str]:
-        """What the decision's run keeps. The error of a promoted candidate, of that many settings, is handed on."""
+        """The tags of the decision's run; `promoted` is the number of settings of the promoted candidate, or 0.
+
+        The error of these settings is handed on to later decisions.
+        """
         errors = {Tag.ERROR: repr(self.error), Tag.HANDED_ON: repr(self.error * promoted / self.compared)}
         return {Tag.QUESTION: self.question, Tag.DATA_SHA256: self.data, **errors}
 
     def __str__(self) -> str:
-        """The same in words."""
+        """The number of settings, of the decision, and its error, in words."""
         settings = "1 setting" if self.compared == 1 else f"{self.compared} settings"
         return f"{settings} compared, decision {self.number} on these data may err by {self.error:.2g} of {ALPHA:g}"
 
@@ -41,9 +44,9 @@ class Budget:
 def budget_of(
     writer: Writer, task: str, objective: str, champion: Version, candidates: Sequence[tuple[Version, int]]
 ) -> Budget:
-    """The budget of a decision between a champion and candidates, each with the number of settings it is the best of.
+    """The error of a decision between a champion and candidates, each with the number of settings it is the best of.
 
-    What was asked before has the error that it had.
+    A decision that compares what an earlier one compared has the error that that one had.
     """
     data, phantom = champion.tags.get(Tag.DATA_SHA256, ""), champion.tags.get(Tag.PHANTOM, "")
     facts = {

@@ -1,0 +1,58 @@
+"""`ensemble`: registered models of a task joined into one, chosen on out-of-fold predictions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from mammo_mlflow import checks
+from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
+from mammo_mlflow.commands.shared import TASK, WorkbenchOptions
+
+
+class EnsembleSettings(CommandOptions):
+    """What an ensemble is made of and how it is chosen: part of its key."""
+
+    members: Annotated[
+        str, Option("scratch, pretrained, tuned, siamese, all, or registered models with commas between", MODEL)
+    ] = "pretrained"
+    method: Annotated[
+        str,
+        Option(
+            "how it is made; best: by the nested score",
+            MODEL,
+            choices="mammo_mlflow.workflows.ensemble:CHOICES",
+        ),
+    ] = "best"
+    objective: Annotated[
+        str,
+        Option(
+            "what is optimised, on out-of-fold predictions",
+            JUDGING,
+            choices="mammo_mlflow.evaluation.objectives:CHOICES",
+        ),
+    ] = "roc_auc"
+    threshold: Annotated[str, Option("decision threshold: a number, youden, or sensitivity=0.9", JUDGING)] = "0.5"
+    folds: Annotated[int, Option("number of folds of the members", JUDGING, checks.whole_number(2, 1000))] = 4
+    seed: Annotated[int, Option("seed of the members' folds, and of what is drawn here", JUDGING, checks.seed)] = 0
+
+
+class EnsembleOptions(WorkbenchOptions, EnsembleSettings):
+    """The options of `ensemble`."""
+
+    task: Annotated[str, TASK]
+
+    @property
+    def settings(self) -> EnsembleSettings:
+        """Those that decide what the ensemble is."""
+        return EnsembleSettings(**{name: getattr(self, name) for name in EnsembleSettings.model_fields})
+
+
+COMMAND = Command(
+    name="ensemble",
+    summary="join registered models of a task into one, chosen on out-of-fold predictions, and register it",
+    stage="beside and beyond them",
+    options=EnsembleOptions,
+    run="mammo_mlflow.workflows.ensemble:run",
+    shown=("task", "members", "data"),
+    example="--task mass_calc --members tuned",
+)

@@ -1,0 +1,89 @@
+"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validated, tested and registered models of a family."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import model_validator
+
+from mammo_mlflow import checks
+from mammo_mlflow.commands.base import MODEL, Command, Option, with_parameters
+from mammo_mlflow.commands.search import SEARCHED, SearchSettings
+from mammo_mlflow.commands.shared import TASK, TrainingOptions
+from mammo_mlflow.errors import expected
+from mammo_mlflow.experiment import NETWORKS
+
+
+class FamilyOptions(TrainingOptions):
+    """What the experiments of a family are made of."""
+
+    family: ClassVar[str]
+    task: Annotated[str, TASK]
+    backbone: Annotated[str, Option("network of the family, or all", MODEL)] = "all"
+
+    @property
+    def searched(self) -> bool:
+        """Whether a study is asked for, in which trials are drawn, and not these experiments alone."""
+        return False
+
+
+class SearchedFamilyOptions(FamilyOptions, SearchSettings):
+    """The same for a family that can be searched, as soon as `trials` or `timeout` is given."""
+
+    trials: Annotated[int, SearchSettings.model_fields["trials"].metadata[0]] = 0
+
+    @property
+    def searched(self) -> bool:
+        """Whether a study is asked for, in which trials are drawn, and not these experiments alone."""
+        return bool(self.trials or self.timeout)
+
+    @model_validator(mode="after")
+    def _endless(self) -> SearchedFamilyOptions:
+        if not self.searched:
+            for name, field in SearchSettings.model_fields.items():
+                if name != "trials" and getattr(self, name) != field.default:
+                    raise expected("trials", f"a number of trials beside '{name}', which is for searches", 0)
+        return self
+
+
+def _command(family: str, summary: str, example: str, task: str | None = None) -> Command:
+    base: type[FamilyOptions] = SearchedFamilyOptions if family in SEARCHED else FamilyOptions
+    backbone = Option("network, or all and a comparison", MODEL, checks.one_of(*NETWORKS[family], "all"))
+    own = {"backbone": (Annotated[str, backbone], "all")}
+    if task is not None:
+        own["task"] = (Annotated[str, TASK], task)
+    options = with_parameters(f"{family.capitalize()}Options", base, family, own=own)
+    options.family = family  # type: ignore[attr-defined]
+    return Command(
+        name=family,
+        summary=summary,
+        stage="models",
+        options=options,
+        run="mammo_mlflow.workflows.families:run",
+        shown=("task", "backbone", "data"),
+        example=example,
+        family=family,
+    )
+
+
+PRETRAINED = _command(
+    "pretrained",
+    "train, test and register models on a pretrained backbone",
+    "--task mass_calc --backbone resnet50 --unfrozen-layers 1",
+)
+SCRATCH = _command(
+    "scratch",
+    "train, test and register convolutional networks from scratch",
+    "--task benign_malignant --backbone m2",
+)
+SIAMESE = _command(
+    "siamese",
+    "train, test and register Siamese networks, which compare an abnormality with its baseline patch",
+    "--task mass_calc --backbone vgg16",
+)
+CONDITIONED = _command(
+    "conditioned",
+    "train, test and register benign/malignant models that are given mass or calcification, by registered models",
+    "--backbone a",
+    task="benign_malignant",
+)

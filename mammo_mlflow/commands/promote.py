@@ -1,0 +1,56 @@
+"""`promote`: candidates brought to a task's gates, the best one that passes made its champion."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import model_validator
+
+from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
+from mammo_mlflow.commands.shared import EXECUTOR, TASK
+from mammo_mlflow.errors import UserError, expected
+
+
+class PromoteOptions(CommandOptions):
+    """The options of `promote`."""
+
+    task: Annotated[str, TASK]
+    candidate: Annotated[str, Option("all candidates of the task, or registered models with commas between", MODEL)] = (
+        "all"
+    )
+    objective: Annotated[
+        str,
+        Option(
+            "what a candidate must lead in, on out-of-fold predictions",
+            JUDGING,
+            choices="mammo_mlflow.evaluation.objectives:CHOICES",
+        ),
+    ] = "roc_auc"
+    calibration: Annotated[float, Option("largest calibration error that passes", JUDGING)] = 0.15
+    specificity_loss: Annotated[float, Option("loss of specificity against the champion that is allowed", JUDGING)] = (
+        0.05
+    )
+    rollback: Annotated[bool, Option("go back to the champion before", JUDGING)] = False
+    executor: Annotated[str, EXECUTOR] = "process"
+
+    @model_validator(mode="after")
+    def _bounds(self) -> PromoteOptions:
+        problems = []
+        if not 0 < self.calibration <= 1:
+            problems.append(expected("calibration", "a number in (0, 1]", self.calibration))
+        if not 0 <= self.specificity_loss < 1:
+            problems.append(expected("specificity_loss", "a number in [0, 1)", self.specificity_loss))
+        if problems:
+            raise UserError("; ".join(map(str, problems)))
+        return self
+
+
+COMMAND = Command(
+    name="promote",
+    summary="make the best candidate that passes every gate a task's champion, or go back to the one before",
+    stage="decisions and answers",
+    options=PromoteOptions,
+    run="mammo_mlflow.workflows.promote:run",
+    shown=("task", "candidate", "rollback"),
+    example="--task mass_calc",
+)

@@ -1,0 +1,144 @@
+"""Options that several commands share: data, phantom, workers, cache, and how patches are cut from films."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import model_validator
+
+from mammo_mlflow import checks
+from mammo_mlflow.commands.base import JUDGING, MODEL, CommandOptions, Option
+from mammo_mlflow.data.cbis_ddsm.settings import INTERPOLATIONS, LOCATE, CropSettings
+from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.presets import PRESETS
+
+TASK = Option("what is told apart", MODEL, checks.one_of(*TASKS))
+
+
+def _executor(name: str, value: object) -> None:
+    from mammo_mlflow.jobs.executors import EXECUTORS  # brings NumPy, which a check of the other options can do without
+
+    checks.one_of(*EXECUTORS)(name, value)
+
+
+EXECUTOR = Option("where jobs run", check=_executor, choices="mammo_mlflow.jobs.executors:EXECUTORS")
+
+
+class PhantomOptions(CommandOptions):
+    """The synthetic data set."""
+
+    phantom_train: Annotated[int, Option("training abnormalities of the phantom")] = 320
+    phantom_test: Annotated[int, Option("test abnormalities of the phantom")] = 128
+    phantom_size: Annotated[int, Option("side of the phantom's patches in pixels")] = 150
+    phantom_seed: Annotated[int, Option("seed of the phantom")] = 0
+
+
+class DataOptions(PhantomOptions):
+    """The data set."""
+
+    data: Annotated[str, Option("directory of the four arrays, or phantom", path=True)] = "phantom"
+    duplicates: Annotated[str, Option("what equal patches are", check=checks.one_of("warn", "error"))] = "warn"
+
+
+class WorkbenchOptions(DataOptions):
+    """The data set, the cache, and where jobs run."""
+
+    executor: Annotated[str, EXECUTOR] = "process"
+    resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
+    cache_dir: Annotated[str, Option("cache directory; by default $MAMMO_CACHE_DIR or the user's cache", path=True)] = (
+        ""
+    )
+    cache_limit_gb: Annotated[float, Option("size limit of the cached activations in GB", check=checks.positive)] = 20.0
+
+
+class TrainingOptions(WorkbenchOptions):
+    """What every command that trains models takes beside the parameters of its experiments."""
+
+    preset: Annotated[
+        str,
+        Option(
+            "table of parameter values: the paper's, its chapter 4's protocols (table, scratch alone) or quick ones; "
+            "auto is quick on phantom data, else paper",
+            MODEL,
+            checks.one_of("auto", *PRESETS),
+        ),
+    ] = "auto"
+    seeds: Annotated[int, Option("repeat the whole with this many seeds", JUDGING, checks.whole_number(1, 1000))] = 1
+    workers: Annotated[int, Option("folds at once; 0 fits them to the processor", check=checks.at_once)] = 0
+    dry_run: Annotated[bool, Option("say what would be done, and its time and disk, and stop")] = False
+
+    @property
+    def preset_name(self) -> str:
+        """The preset that `auto` means: the paper's settings, but on phantom data quick ones."""
+        if self.preset != "auto":
+            return self.preset
+        return "quick" if self.data == "phantom" else "paper"
+
+
+class CropOptions(CommandOptions):
+    """How patches are cut from films; the defaults are the paper's."""
+
+    margin: Annotated[float, Option("context around the box, as a share of its sides")] = CropSettings.margin
+    interpolation: Annotated[str, Option("how a patch is resized", check=checks.one_of(*INTERPOLATIONS))] = (
+        CropSettings.interpolation
+    )
+    baseline_side: Annotated[
+        str, Option("left, right, above or below, several with commas in order of preference, or any")
+    ] = CropSettings.baseline_side
+    tissue: Annotated[float, Option("least part of a baseline that lies in the breast")] = CropSettings.tissue
+    locate: Annotated[
+        str,
+        Option(
+            "how far an odd mask is followed: as it is, to its film's size without specks, or also by its crop",
+            check=checks.one_of(*reversed(LOCATE)),
+        ),
+    ] = CropSettings.locate
+
+    def crop(self, size: int = CropSettings.size) -> CropSettings:
+        """The same for patches of `size` pixels a side. Raises `UserError`."""
+        return CropSettings(size=size, **{name: getattr(self, name) for name in CropOptions.model_fields})
+
+    @model_validator(mode="after")
+    def _possible(self) -> CropOptions:
+        self.crop(getattr(self, "size", CropSettings.size))
+        return self
+
+
+class FilmOptions(CropOptions):
+    """Patches in a file, or where to look on a film, and how patches are cut from it."""
+
+    input: Annotated[
+        str,
+        Option(
+            "a data directory or phantom, for its test set; a .npy of pairs, even rows baselines, odd abnormalities; "
+            "or a film as DICOM, with a box or a mask",
+            MODEL,
+            path=True,
+        ),
+    ]
+    box: Annotated[str, Option("on a film: x,y,width,height in its pixels, several with semicolons between")] = ""
+    mask: Annotated[
+        str, Option("on a film: a mask of its size, DICOM of two values, several with semicolons between", path=True)
+    ] = ""
+
+
+def same_data(options: DataOptions, entry: str, values: Mapping[str, checks.Value]) -> str:
+    """The command of an entry point on the data set of these options, spelled as this command was given."""
+    fields = {name: field for name, field in type(options).model_fields.items() if name in _OF_DATA}
+    given = {n: getattr(options, n) for n, field in fields.items() if getattr(options, n) != field.default}
+    quoted = {name: shlex.quote(str(value)) for name, value in {**values, **given}.items()}
+    if os.environ.get("MLFLOW_RUN_ID", "").strip():
+        return f"mlflow run . -e {entry} {' '.join(f'-P {k}={v}' for k, v in quoted.items())} --env-manager local"
+    spelled = {name.replace("_", "-"): value for name, value in quoted.items()}
+    return f"python -m mammo_mlflow {entry} {' '.join(f'--{k} {v}' for k, v in spelled.items())}"
+
+
+_OF_DATA = ("data", *PhantomOptions.model_fields, "preset", "cache_dir")
+
+
+def available_cores() -> int:
+    """The processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

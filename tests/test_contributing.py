@@ -1,0 +1,85 @@
+"""The code of CONTRIBUTING.md fits where its first line says."""
+
+import ast
+import importlib
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from mammo_mlflow.commands.base import Command
+from mammo_mlflow.search.spaces import read_space
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"```(python|yaml)\n# ([\w/.-]+?)(?:: (\w+))?\n(.*?)```", re.DOTALL)
+BLOCKS = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """The names of the module that a block is for: a copy, or those of a new one that can be imported."""
+    modules = {}
+
+    def find(path):
+        name = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if name not in modules:
+            there = (ROOT / path).exists()
+            modules[name] = types.ModuleType(name)
+            modules[name].__dict__.update(vars(importlib.import_module(name)) if there else {})
+            if not there:
+                monkeypatch.setitem(sys.modules, name, modules[name])
+        return modules[name].__dict__
+
+    return find
+
+
+def row(code, names):
+    """The one row that a block adds to a table, after its imports."""
+    imports = "".join(line for line in code.splitlines(keepends=True) if line.startswith("from "))
+    exec(imports, names)
+    ((key, value),) = eval(f"{{{code.removeprefix(imports)}}}", names).items()
+    return key, value
+
+
+def test_every_block_of_code_says_where_it_belongs():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(BLOCKS) == len(re.findall("```(?:python|yaml)\n", text)) > 10
+
+
+def test_every_block_fits_where_it_belongs(place):
+    for language, path, where, code in BLOCKS:
+        if language == "yaml" or path.startswith("tests/"):
+            continue
+        names = place(path)
+        table = names.get(where)
+        if not where:
+            exec(compile(code, path, "exec", dont_inherit=True), names)
+        elif isinstance(table, dict):
+            key, value = row(code, names)
+            assert key not in table
+            assert type(value) in map(type, table.values())
+            table = names[where] = {**table, key: value}
+        else:
+            added = dict(names)
+            exec(f"class Added({where}):\n" + re.sub("^", "    ", code, flags=re.MULTILINE), added)
+            assert set(vars(added["Added"])) - set(vars(table)) - {"__firstlineno__", "__static_attributes__"}
+    declared = place("mammo_mlflow/commands/count.py")["COMMAND"]
+    assert isinstance(declared, Command)
+    assert place("mammo_mlflow/workflows/count.py")[declared.run.partition(":")[2]]
+
+
+def test_blocks_of_tests_are_classes_of_a_contract():
+    for _, path, _, code in (block for block in BLOCKS if block[1].startswith("tests/")):
+        (made,) = ast.parse(code).body
+        assert made.bases[0].id in {
+            node.name for node in ast.parse((ROOT / path).read_text()).body if hasattr(node, "name")
+        }
+
+
+def test_the_search_space_is_read(tmp_path):
+    ((_, path, _, code),) = (block for block in BLOCKS if block[0] == "yaml")
+    file = tmp_path / Path(path).name
+    file.write_text(code.replace("resnet101", "resnet50"))
+    assert read_space(file, "pretrained", "resnet50").parameters
