@@ -1,6 +1,6 @@
 """The table of backbones, a row each, free of Keras: the coordinator reads it, worker processes build from it.
 
-A new backbone is one row, if `keras.applications` has it; see docs/extending.md.
+A new backbone is one row, if `keras.applications` has it; see CONTRIBUTING.md.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mammo_mlflow.evaluation.spending import ALPHA, Spent, error_of
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.promotion import origin, spent_before
+from mammo_mlflow.tracking.champions import origin, spent_before
 from mammo_mlflow.tracking.registry import Version
 from mammo_mlflow.tracking.runs import Writer
 

@@ -16,7 +16,7 @@ from mammo_mlflow.evaluation.gates import Gate
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.names import Artifact, Metric, Tag
-from mammo_mlflow.tracking.promotion import candidates_of, origin, rolled_back, why_never_champion
+from mammo_mlflow.tracking.champions import candidates_of, origin, rolled_back, why_never_champion
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import Writer

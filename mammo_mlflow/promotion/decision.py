@@ -23,7 +23,7 @@ from mammo_mlflow.promotion.candidates import (
     stored_test,
 )
 from mammo_mlflow.promotion.judging import Rival, how_to_start_anew, judge
-from mammo_mlflow.tracking.promotion import champion_of, go_back, previous_of, promote
+from mammo_mlflow.tracking.champions import champion_of, go_back, previous_of, promote
 from mammo_mlflow.tracking.registry import Version, verified_model
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer

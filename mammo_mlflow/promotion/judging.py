@@ -104,7 +104,7 @@ def _budget(
 def _better(
     writer: Writer, version: Version, own: OutOfFold, rival: Rival, objective: Objective, budget: Budget
 ) -> Gate:
-    """The gate's figures also say what was compared, and the verdict of the study that the candidate is of."""
+    """The gate `better`, whose words also tell the budget and the verdict of the study that the candidate is of."""
     gate = better(own, rival.predictions, objective, budget.error, budget.compared)
     verdict = writer.ask(lambda: verdict_of(writer.client, version))
     study = f"; its study: {verdict}" if verdict else ""

@@ -41,11 +41,11 @@ def differences() -> tuple[PaperDifference, ...]:
 
 
 def differences_csv() -> str:
-    """The table as CSV, with the columns subject, study (the paper), here, why and way."""
+    """The table of differences as CSV, with the columns subject, study (the paper), here, why and way."""
     return (files(__package__) / "paper" / "differences.csv").read_text(encoding="utf-8")
 
 
 def differences_markdown() -> str:
-    """The table as Markdown, in GitHub's dialect."""
+    """The table of differences as Markdown, in GitHub's dialect."""
     rows = [(one.subject, one.paper, one.here, one.why, f"`{one.way}`" if one.way else "-") for one in differences()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, ["---"] * len(HEADER), *rows)) + "\n"

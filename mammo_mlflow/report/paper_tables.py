@@ -99,7 +99,7 @@ class PaperTable:
 
 
 def tables() -> tuple[PaperTable, ...]:
-    """All tables, in the order of the paper."""
+    """All tables of the paper, in its order, with their rows."""
     return tuple(
         PaperTable(
             number=number.format(place),

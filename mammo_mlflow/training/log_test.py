@@ -1,4 +1,4 @@
-"""What a model's probabilities on the test set are worth, logged on its run: metrics, figures, stored predictions."""
+"""Judge a model on the test set: log metrics with intervals, figures and its test predictions on its run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def log_test(
 ) -> pd.DataFrame:
     """Log metrics with intervals, figures and `test.parquet` of a model's test probabilities; returns that table.
 
-    `probabilities`: float (m,) in [0, 1], of the m test abnormalities in their order. Figures are given at 0.5 and at
+    `probabilities`: float (m,) in [0, 1], of the m test abnormalities in their order. Rates are given at 0.5 and at
     `threshold`. `others` are estimates of the same run, by name, logged with them: one tag says of all of them which
     have no interval, and why.
     The table has a row for each abnormality: patch int, type int, label 0 or 1, probability and, where patients are

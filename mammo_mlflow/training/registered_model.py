@@ -61,7 +61,7 @@ class Final:
     comparison: str = ""
 
     def tell(self, run: TrackedRun) -> None:
-        """Put its figures and its registered version on a run above its own."""
+        """Log its test scores and its registered version on a run above its own."""
         run.log_metrics({Metric.TEST_ACCURACY: self.accuracy.value, Metric.TEST_ROC_AUC: self.roc_auc.value})
         run.set_tags({Tag.REGISTERED_NAME: self.registered_name, Tag.VERSION: self.version})
 
@@ -191,7 +191,7 @@ def _start(bench: Workbench, builder: ModelBuilder, **tags: str) -> TrackedRun:
 def _make(
     bench: Workbench, builder: ModelBuilder, run: TrackedRun, threshold: float, tags: Mapping[str, str]
 ) -> tuple[np.ndarray, Callable[[], int]]:
-    """A new model: its test probabilities (m,), asked of the files as the store has them, and what registers it."""
+    """Assemble, log and ask a new model; returns its test probabilities (m,), and the function that registers it."""
     recipe, writer = builder.recipe, bench.writer
     directory = bench.scratch / f"model-{run.id}"
     bench.run_one(builder.assembly(directory, threshold, tags))
@@ -213,7 +213,7 @@ def _make(
 
 @dataclass(frozen=True)
 class _Earlier:
-    """The run and version that an earlier command made under the same key, and its artifacts, fetched.
+    """The run and version that an earlier command made under the same key, with its artifacts in `folder`.
 
     `ended` where the run came to its end: a command may be killed between registering the model and ending its run.
     """
@@ -230,7 +230,7 @@ class _Earlier:
 
 
 def _find_earlier(bench: Workbench, recipe: ModelRecipe) -> _Earlier | None:
-    """What an earlier command made under the same key, whose version and test predictions still exist."""
+    """Find what an earlier command made under the same key, if its version and test predictions still exist."""
     client, ask, name = bench.writer.client, bench.writer.ask, recipe.registered_name
     ended = ask(lambda: finished_runs(client, [recipe.key])).get(recipe.key) if recipe.reuses_runs else None
     if ended is not None:
@@ -254,9 +254,9 @@ def _find_earlier(bench: Workbench, recipe: ModelRecipe) -> _Earlier | None:
 
 
 def _take_over(bench: Workbench, builder: ModelBuilder, earlier: _Earlier) -> Final:
-    """The model of an earlier run, not made or tested again.
+    """Take the model of an earlier run, which is not made or tested again.
 
-    Where that run is nested in another one it is shown again, nested in this one's parent.
+    Where that run is nested in another cross-validation, a copy of it is nested in this one.
     """
     recipe, writer = builder.recipe, bench.writer
     name, number = recipe.registered_name, earlier.version
@@ -276,7 +276,7 @@ def _take_over(bench: Workbench, builder: ModelBuilder, earlier: _Earlier) -> Fi
 def _reuse_version(
     bench: Workbench, builder: ModelBuilder, run: TrackedRun, earlier: _Earlier, tags: Mapping[str, str]
 ) -> tuple[np.ndarray, Callable[[], int]]:
-    """The registered version of an earlier run: its stored test probabilities (m,), and what answers its number."""
+    """Take an earlier version; returns its stored test probabilities (m,), and a function that answers its number."""
     writer, name, number = bench.writer, builder.recipe.registered_name, earlier.version
     _log.info("%s v%d was made of the same before and is reused", name, number)
     run.set_tags({Tag.REUSED_FROM: earlier.run_id})

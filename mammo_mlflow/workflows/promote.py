@@ -14,7 +14,7 @@ from mammo_mlflow.names import CHAMPION, registered_name
 from mammo_mlflow.promotion.candidates import PromotionSpec, champion_name, disclosure_of
 from mammo_mlflow.promotion.decision import Decision, decide, roll_back
 from mammo_mlflow.terminal import say, show_table
-from mammo_mlflow.tracking.promotion import deciding
+from mammo_mlflow.tracking.champions import deciding
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.workbench import ending_runs

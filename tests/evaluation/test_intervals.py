@@ -133,7 +133,7 @@ def test_a_class_of_two_patients_has_no_interval_however_many_their_patches():
     assert without == {"roc_auc", "balanced_accuracy", "sensitivity", "brier", "log_loss"}
 
 
-def test_a_metric_by_name_is_the_same_figure():
+def test_a_metric_by_name_is_the_same_estimate():
     labels, p = draw(90)
     groups, folds = np.arange(90) // 2, np.arange(90) // 2 % 3
     found = score_estimates(labels, p, groups=groups)

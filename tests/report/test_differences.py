@@ -26,7 +26,7 @@ def test_every_row_says_all_of_it():
 
 
 @pytest.mark.parametrize("way", [one.way for one in differences() if one.way])
-def test_the_studys_way_is_a_command(way):
+def test_the_papers_way_is_a_command(way):
     entry, *words = way.split()
     given = dict(word.split("=") for word in words[1::2])
     assert set(words[::2]) == {"-P"} and given

@@ -1,11 +1,11 @@
-"""The study's tables as rows: every printed figure has its place, every command is one that exists."""
+"""The paper's tables as rows: every printed value has its place, every command is one that exists."""
 
 import shlex
 
 import pytest
 
 from mammo_mlflow.commands import COMMANDS
-from mammo_mlflow.report.fill_rows import ReportedRuns, command
+from mammo_mlflow.report.fill_rows import ReportedRuns, command_for
 from mammo_mlflow.report.paper_tables import tables
 from mammo_mlflow.report.printed_values import preferred_value, printed
 
@@ -22,7 +22,7 @@ def value(row, metric="accuracy", split="test"):
     return None if found is None else found.value
 
 
-def test_the_tables_of_the_study():
+def test_the_tables_of_the_paper():
     assert [table.number for table in TABLES] == ["4.1", "4.2", "5.1", "5.2", "6.1", "6.2", "7", "7", "8"]
     assert len({table.name for table in TABLES}) == len(TABLES)
 
@@ -41,23 +41,23 @@ def test_the_tables_of_the_study():
         ("8", "benign_malignant", [0.60, None, None]),
     ],
 )
-def test_the_studys_test_accuracies(number, task, figures):
+def test_the_papers_test_accuracies(number, task, figures):
     assert [value(row) for row in rows(number, task)][: len(figures)] == figures  # then networks of our own
 
 
-def test_other_figures_of_the_study():
+def test_other_values_of_the_paper():
     assert [value(row, "roc_auc") for row in rows("5.1")][:6] == [0.870, None, 0.912, None, 0.848, None]
     assert value(rows("4.1")[0], split="train") == 0.7588
     assert value(rows("5.1")[0], split="validation") == 0.78
     assert rows("5.1")[0].printed[0].sd == 0.01
 
 
-def test_no_printed_figure_is_lost_or_shown_twice():
+def test_no_printed_value_is_lost_or_shown_twice():
     shown = [one for table in TABLES for row in table.rows for one in row.printed]
     assert sorted(map(repr, shown)) == sorted(map(repr, printed()))
 
 
-def test_where_the_study_contradicts_itself_its_table_counts():
+def test_where_the_paper_contradicts_itself_its_table_counts():
     vgg16 = rows("5.1")[0]
     assert value(vgg16) == 0.78
     assert [(one.source, one.value) for one in vgg16.printed if one.note] == [
@@ -75,7 +75,7 @@ def test_every_command_is_one_that_exists(phantom):
         for row in table.rows:
             if row.optimistic:
                 continue
-            words = shlex.split(command(row, store))
+            words = shlex.split(command_for(row, store))
             assert words[:4] == ["mlflow", "run", ".", "-e"]
             given = dict(word.split("=", 1) for word in words[6:-2:2])
             COMMANDS[words[4]].options(**given)  # raises for what it does not know
@@ -84,5 +84,5 @@ def test_every_command_is_one_that_exists(phantom):
                 assert (given["phantom_train"], given["phantom_size"]) == ("64", "80") and "data" not in given
             else:
                 assert given["data"] == "my data"
-            seen.add(command(row, store))
+            seen.add(command_for(row, store))
     assert len(seen) == sum(not row.optimistic for table in TABLES for row in table.rows)

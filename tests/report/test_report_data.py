@@ -33,7 +33,7 @@ def row(report, number, label, task=None):
     raise LookupError(label)
 
 
-def test_a_row_has_the_runs_own_figures_beside_the_studys(models, tmp_path):
+def test_a_row_has_the_runs_own_values_beside_the_papers(models, tmp_path):
     run = models.model()
     found = row(read(models, tmp_path), "5.1", "VGG16")
     metrics = models.client.get_run(run).data.metrics
@@ -79,7 +79,7 @@ def test_real_data_come_before_a_newer_phantom(models, tmp_path):
     assert read(models, tmp_path).dataset == REAL
 
 
-def test_the_studys_protocol_and_settings_before_the_newest(models, tmp_path):
+def test_the_papers_protocol_and_settings_before_the_newest(models, tmp_path):
     hold = {"folds": "4", "holdout": "0.3"}
     wanted = models.model(family="scratch", backbone="m1_balanced", params=hold, preset="table")
     models.model(family="scratch", backbone="m1_balanced")
@@ -93,7 +93,7 @@ def test_the_studys_protocol_and_settings_before_the_newest(models, tmp_path):
     assert "common 4 folds" in found.notes[0]
 
 
-def test_the_studys_early_stop_is_said_and_never_the_best(models, tmp_path):
+def test_the_papers_early_stop_is_said_and_never_the_best(models, tmp_path):
     stops = {"folds": "4", "early_stop": "4"}
     models.model(family="scratch", backbone="m2", params=stops, skill=0.3)
     models.model(family="scratch", backbone="m1_early_stop", params=stops | {"early_stop_on": "scored"}, skill=3.0)
@@ -125,7 +125,7 @@ def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
     assert "not the paper's settings: epochs=1" in found.notes
 
 
-def test_a_hold_out_of_another_size_is_not_the_studys(models, tmp_path):
+def test_a_hold_out_of_another_size_is_not_the_papers(models, tmp_path):
     models.model(family="scratch", backbone="m2", params={"folds": "4", "holdout": "0.5"})
     found = row(read(models, tmp_path), "4.1", "M2, class balancing, early stop")
     assert any("not the protocol" in note for note in found.notes)
@@ -166,7 +166,7 @@ def test_patches_are_those_of_the_row(models, tmp_path):
     assert row(report, "5.1", "ResNet50").result is None  # on other patches than the rest: it stands for nothing
 
 
-def test_the_studys_matrices_are_told(models, tmp_path):
+def test_the_papers_matrices_are_told(models, tmp_path):
     found = row(read(models, tmp_path), "5.2", "VGG16, fine tuned")
     assert "the paper's confusion matrix, figure 5.24: 187 32 | 100 17" in found.notes
     assert any(
@@ -192,7 +192,7 @@ def test_fine_tuned_models_stand_in_their_own_rows(models, tmp_path):
     assert row(report, "5.1", "VGG16, fine tuned").result.run_id == run
 
 
-def test_the_studys_weighted_ensemble_is_repeated_and_called_optimistic(models, tmp_path):
+def test_the_papers_weighted_ensemble_is_repeated_and_called_optimistic(models, tmp_path):
     for backbone, skill in (("vgg16", 1), ("resnet50", 2), ("inceptionv3", 0.2)):
         models.model(backbone=backbone, skill=skill, weights="random" if backbone == "inceptionv3" else "imagenet")
     report = read(models, tmp_path)
@@ -269,7 +269,7 @@ def test_tables_as_files(models, tmp_path):
     assert len(columns) == 1
 
 
-def test_a_figure_without_an_interval_says_why(models, tmp_path):
+def test_a_value_without_an_interval_says_why(models, tmp_path):
     models.model(no_interval="test_roc_auc: fewer than 3 patients of a class")
     (row,) = [one for _, rows in read(models, tmp_path).tables for one in rows if one.result]
     assert "no interval of test roc_auc: fewer than 3 patients of a class" in row.notes

@@ -22,8 +22,8 @@ from mammo_mlflow.engine.flavor import save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.spending import ALPHA, error_share
 from mammo_mlflow.names import Tag
+from mammo_mlflow.tracking.champions import champion_of, deciding, finish_decision, promote
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.promotion import champion_of, deciding, finish_decision, promote
 from mammo_mlflow.tracking.registry import log_model, register, version_of
 from mammo_mlflow.tracking.runs import Writer
 
@@ -308,7 +308,7 @@ def test_what_cannot_be_decided_is_a_line_and_no_run(place, arguments, said):
 KILLED = """
 import os, signal, sys
 from mlflow.tracking import MlflowClient
-from mammo_mlflow.tracking.promotion import deciding, promote
+from mammo_mlflow.tracking.champions import deciding, promote
 from mammo_mlflow.tracking.registry import find_model
 call, when, uri, decision = sys.argv[1:]
 real = getattr(MlflowClient, call)
