@@ -28,7 +28,7 @@ class EnsembleSettings(CommandOptions):
         Option(
             "what is optimised, on out-of-fold predictions",
             JUDGING,
-            choices="mammo_mlflow.evaluation.objectives:CHOICES",
+            choices="mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
         ),
     ] = "roc_auc"
     threshold: Annotated[str, Option("decision threshold: a number, youden, or sensitivity=0.9", JUDGING)] = "0.5"

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from mammo_mlflow import checks
 from mammo_mlflow.commands.base import MODEL, Command, Option, with_parameters
-from mammo_mlflow.commands.search import SEARCHED, SearchSettings
+from mammo_mlflow.commands.search import SEARCHED, TRIALS, SearchSettings
 from mammo_mlflow.commands.shared import TASK, TrainingOptions
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import NETWORKS
@@ -21,16 +21,11 @@ class FamilyOptions(TrainingOptions):
     task: Annotated[str, TASK]
     backbone: Annotated[str, Option("network of the family, or all", MODEL)] = "all"
 
-    @property
-    def searched(self) -> bool:
-        """Whether a study is asked for, in which trials are drawn, and not these experiments alone."""
-        return False
-
 
 class SearchedFamilyOptions(FamilyOptions, SearchSettings):
     """The same for a family that can be searched, as soon as `trials` or `timeout` is given."""
 
-    trials: Annotated[int, SearchSettings.model_fields["trials"].metadata[0]] = 0
+    trials: Annotated[int, TRIALS] = 0
 
     @property
     def searched(self) -> bool:
@@ -46,12 +41,12 @@ class SearchedFamilyOptions(FamilyOptions, SearchSettings):
         return self
 
 
-def _command(family: str, summary: str, example: str, task: str | None = None) -> Command:
+def _command(family: str, networks: str, summary: str, example: str, task: str | None = None) -> Command:
     base: type[FamilyOptions] = SearchedFamilyOptions if family in SEARCHED else FamilyOptions
-    backbone = Option("network, or all and a comparison", MODEL, checks.one_of(*NETWORKS[family], "all"))
+    backbone = Option(f"{networks}, or all and a comparison", MODEL, checks.one_of(*NETWORKS[family], "all"))
     own = {"backbone": (Annotated[str, backbone], "all")}
     if task is not None:
-        own["task"] = (Annotated[str, TASK], task)
+        own["task"] = (Annotated[str, Option("what is told apart, which is always this", MODEL)], task)
     options = with_parameters(f"{family.capitalize()}Options", base, family, own=own)
     options.family = family  # type: ignore[attr-defined]
     return Command(
@@ -68,21 +63,25 @@ def _command(family: str, summary: str, example: str, task: str | None = None) -
 
 PRETRAINED = _command(
     "pretrained",
+    "pretrained network",
     "train, test and register models on a pretrained backbone",
     "--task mass_calc --backbone resnet50 --unfrozen-layers 1",
 )
 SCRATCH = _command(
     "scratch",
+    "setting of the paper's chapter 4",
     "train, test and register convolutional networks from scratch",
     "--task benign_malignant --backbone m2",
 )
 SIAMESE = _command(
     "siamese",
+    "encoder of both patches",
     "train, test and register Siamese networks, which compare an abnormality with its baseline patch",
     "--task mass_calc --backbone vgg16",
 )
 CONDITIONED = _command(
     "conditioned",
+    "approach: a on Siamese models, b on models without baselines, c given the true type",
     "train, test and register benign/malignant models that are given mass or calcification, by registered models",
     "--backbone a",
     task="benign_malignant",

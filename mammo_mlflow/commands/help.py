@@ -79,4 +79,6 @@ def _values(family: str, preset: str, name: str, given: Mapping[str, str], defau
 
 
 def _spelled(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

@@ -23,7 +23,7 @@ class PromoteOptions(CommandOptions):
         Option(
             "what a candidate must lead in, on out-of-fold predictions",
             JUDGING,
-            choices="mammo_mlflow.evaluation.objectives:CHOICES",
+            choices="mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
         ),
     ] = "roc_auc"
     calibration: Annotated[float, Option("largest calibration error that passes", JUDGING)] = 0.15

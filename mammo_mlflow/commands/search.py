@@ -14,19 +14,17 @@ from mammo_mlflow.experiment import TASKS
 
 SEARCHED = ("pretrained", "scratch", "siamese")
 """The families that can be searched."""
+TRIALS = Option(
+    "trials finished in all, those of earlier commands among them; 0: as the time allows",
+    SEARCHING,
+    checks.whole_number(0, 1_000_000),
+)
 
 
 class SearchSettings(CommandOptions):
     """How a study is worked on."""
 
-    trials: Annotated[
-        int,
-        Option(
-            "trials finished in all, those of earlier commands among them; 0: as the time allows",
-            SEARCHING,
-            checks.whole_number(0, 1_000_000),
-        ),
-    ] = 20
+    trials: Annotated[int, TRIALS] = 20
     timeout: Annotated[
         float, Option("seconds after which no trial is begun any more; 0: no limit", SEARCHING, checks.at_least_zero)
     ] = 0.0

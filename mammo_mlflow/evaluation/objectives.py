@@ -25,6 +25,8 @@ DIRECTIONS: dict[str, Direction] = {
 
 CHOICES = tuple(f"{name}=S" if name == SENSITIVITY_AT else name for name in DIRECTIONS)
 """The objectives as messages list them; S is a specificity in (0, 1)."""
+METRIC_CHOICES = tuple(name for name in CHOICES if name != SECONDS)
+"""Those that predictions have."""
 
 
 @dataclass(frozen=True)
