@@ -129,5 +129,5 @@ class Attribute:
 
 
 def registered_name(task: str, *parts: str) -> str:
-    """The name of a registered model, `mammo-<task>-<part>-…`, without empty parts; a task's champions have none."""
+    """The name of a registered model, `mammo-<task>-<part>-…`, without empty parts; that of champions has no part."""
     return "-".join(["mammo", task, *filter(None, parts)])

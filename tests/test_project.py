@@ -3,11 +3,13 @@
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
 import yaml
 
+from mammo_mlflow import __version__
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.experiment import parameters
 from mammo_mlflow.jobs.executors import EXECUTORS
@@ -108,3 +110,45 @@ def test_development_has_all_that_the_tests_have():
     assert "mammo-mlflow[test]" in PYPROJECT["dependency-groups"]["dev"]
     assert (ROOT / "mammo_mlflow" / "py.typed").exists()
     assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["mammo_mlflow"]
+
+
+def test_the_architecture_names_every_module():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = page.split("```\nmammo_mlflow/\n")[1].split("```")[0]
+    rooms = dict(re.findall(r"^  ([a-z_]+)/ +((?:.*\n(?:   .*\n)*))", tree, re.MULTILINE))
+    files = [path for path in (ROOT / "mammo_mlflow").rglob("*.py") if not path.stem.startswith("__")]
+    missing = []
+    for path in files:
+        room, *inner = path.relative_to(ROOT / "mammo_mlflow").parts
+        # the commands are listed in docs/commands.md, and what a folder in a room is for is said once
+        if (
+            len(inner) <= 1
+            and room != "commands"
+            and not re.search(rf"\b{path.stem}\b", rooms[room] if inner else tree)
+        ):
+            missing.append(path.relative_to(ROOT).as_posix())
+    assert missing == []
+
+
+def test_the_files_that_the_docs_name_exist():
+    known = [f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    pages = [ROOT / "README.md", ROOT / "tests" / "upgrades" / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = {(page.name, name) for page in pages for name in re.findall(r"`([\w/]+\.py)", page.read_text())}
+    assert len(named) > 50
+    assert [one for one in sorted(named) if not any(path.endswith(f"/{one[1]}") for path in known)] == []
+
+
+def test_the_same_seed_draws_the_same_docstrings(capsys, monkeypatch):
+    said = []
+    for seed in ("1", "1", "2"):
+        monkeypatch.setattr(sys, "argv", ["draw_docstrings.py", "--seed", seed, "--count", "5"])
+        runpy.run_path(str(ROOT / "scripts" / "draw_docstrings.py"), run_name="__main__")
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+    assert said[0].count("\nmammo_mlflow") == 4
+
+
+def test_the_changelog_tells_of_this_version():
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] in ("Unreleased", __version__)
+    assert __version__ in headings

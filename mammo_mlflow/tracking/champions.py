@@ -18,7 +18,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
 from mammo_mlflow.tracking.registry import Version, find_run, make_registered_model, registered_names, version_of
-from mammo_mlflow.tracking.runs import experiments_of, there
+from mammo_mlflow.tracking.runs import experiments_of, or_none
 from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000
@@ -97,7 +97,10 @@ def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str
 
 
 def promote(client: MlflowClient, task: str, candidate: Version, decision: str) -> Version:
-    """Make a candidate the champion of its task: the new version of `mammo-<task>`. `decision` is a run's id."""
+    """Make a candidate the champion of a task, as a new version of `mammo-<task>`, which is returned.
+
+    `decision` is the id of the run that decided so.
+    """
     name, before = registered_name(task), champion_of(client, task)
     make_registered_model(client, name, f"the champion of {task}, in the alias '{CHAMPION}'")
     own = (Tag.PREVIOUS, Tag.WAS_CHAMPION, Tag.ROLLED_BACK)
@@ -122,7 +125,7 @@ def previous_of(client: MlflowClient, task: str) -> Version:
 
 
 def go_back(client: MlflowClient, champion: Version, before: Version, decision: str) -> None:
-    """Roll back: make the earlier champion `before` the champion again. `decision` is a run's id."""
+    """Roll back: make the earlier champion `before` the champion again, by the decision of the run of that id."""
     client.set_model_version_tag(before.name, str(before.number), Tag.DECIDED_BY, decision)
     client.set_model_version_tag(champion.name, str(champion.number), Tag.ROLLED_BACK, "true")
     client.set_registered_model_alias(before.name, CHAMPION, str(before.number))
@@ -158,7 +161,7 @@ def finish_decision(client: MlflowClient, name: str) -> None:
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> Version | None:
-    found = there(lambda: client.get_model_version_by_alias(name, alias))
+    found = or_none(lambda: client.get_model_version_by_alias(name, alias))
     return None if found is None else version_of(found)
 
 

@@ -16,7 +16,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import CANDIDATE, Tag, registered_name
-from mammo_mlflow.tracking.runs import Writer, pages, there
+from mammo_mlflow.tracking.runs import Writer, or_none, pages
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
 DOWNLOAD_NOTE = "registered_model_meta"
@@ -83,7 +83,7 @@ def make_registered_model(client: MlflowClient, name: str, description: str) -> 
 def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> None:
     """Give a version the alias `candidate`, unless a later version has it or a phantom's would replace a real one."""
     client = writer.client
-    present = writer.ask(lambda: there(lambda: client.get_model_version_by_alias(name, CANDIDATE)))
+    present = writer.ask(lambda: or_none(lambda: client.get_model_version_by_alias(name, CANDIDATE)))
     earlier = present is not None and int(present.version) < number
     if present is None or (earlier and (PHANTOM in version_of(present).disclosure or not phantom)):
         writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, str(number)))
@@ -100,7 +100,7 @@ def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int]
 
 def find_version(client: MlflowClient, name: str, version: int) -> bool:
     """Whether this version of the registered model still exists."""
-    return there(lambda: client.get_model_version(name, str(version))) is not None
+    return or_none(lambda: client.get_model_version(name, str(version))) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class Version:
 
 
 def version_of(found: ModelVersion) -> Version:
-    """A `Version` of MLflow's own record."""
+    """Convert MLflow's record of a version to a `Version`."""
     return Version(
         name=found.name,
         number=int(found.version),
@@ -141,12 +141,12 @@ def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -
     A bare name is every version with the tags `wanted`, the newest first, and then its `candidate`.
     """
     if "/" in spelled:
-        one = there(lambda: client.get_model_version(*spelled.split("/", 1)))
+        one = or_none(lambda: client.get_model_version(*spelled.split("/", 1)))
         return [] if one is None else [version_of(one)]
     name, _, alias = spelled.partition("@")
     query = " and ".join([f"name = '{name}'", *(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())])
-    tagged = None if alias else there(lambda: client.search_model_versions(query))
-    named = there(lambda: client.get_model_version_by_alias(name, alias or CANDIDATE))
+    tagged = None if alias else or_none(lambda: client.search_model_versions(query))
+    named = or_none(lambda: client.get_model_version_by_alias(name, alias or CANDIDATE))
     found = sorted(map(version_of, tagged or ()), key=lambda one: -one.number)
     return found if named is None or version_of(named) in found else [*found, version_of(named)]
 
@@ -164,7 +164,7 @@ def find_model(client: MlflowClient, uri: str) -> Version:
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
     """A run that was not deleted; None where there is none."""
-    run = there(lambda: client.get_run(run_id))
+    run = or_none(lambda: client.get_run(run_id))
     return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 

@@ -303,8 +303,8 @@ def _no_answer() -> UserError:
     return UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")
 
 
-def there(request: Callable[[], T]) -> T | None:
-    """The answer to a request for one thing; None where the store refuses it, as what it does not have."""
+def or_none(request: Callable[[], T]) -> T | None:
+    """The answer to a request for something by its name; None where the store has nothing of that name."""
     try:
         return request()
     except MlflowException as problem:
