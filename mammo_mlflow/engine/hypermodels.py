@@ -45,7 +45,7 @@ class DrawnHyperParameters(keras_tuner.HyperParameters):
 
 
 def distribution_of(hp: HyperParameter) -> dict[str, object]:
-    """Convert a KerasTuner hyperparameter's distribution to the form of `search.architectures.distribution`.
+    """Convert a KerasTuner hyperparameter's distribution to the form of `search.architectures.distribution_from`.
 
     KerasTuner's logarithmic steps multiply, which Optuna cannot do: such a range becomes a choice of its values. Raises
     `UserError` for a reversed logarithm without steps and for an unknown kind of hyperparameter.

@@ -48,9 +48,9 @@ class FittedMethods:
         return {side: first for member in self.members for side, first in member.plan.sides.items()}
 
     @property
-    def said(self) -> Disclosure:
+    def disclosure(self) -> Disclosure:
         """What has to be said of every figure of it."""
-        return Disclosure.together(member.plan.said for member in self.members)
+        return Disclosure.together(member.plan.disclosure for member in self.members)
 
     def score(self, probabilities: Floats, metric: str | None = None) -> float:
         """The objective, or another metric, of out-of-fold probabilities float (n,) of these patches."""

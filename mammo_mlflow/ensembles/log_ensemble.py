@@ -37,7 +37,7 @@ def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str) -> None
 
 
 def _log_figures(fitted: FittedMethods, run: TrackedRun, method: str, alone: list[float]) -> None:
-    names, note, title = fitted.names, fitted.said.note, f"{run.name}: out of fold"
+    names, note, title = fitted.names, fitted.disclosure.note, f"{run.name}: out of fold"
     data, best = fitted.data, fitted.best_member
     accuracy = [fitted.score(column, "accuracy") for column in data.probabilities.T]
     averages = np.cumsum(data.probabilities, axis=1) / np.arange(1, len(names) + 1)
@@ -65,7 +65,7 @@ def log_members_test(fitted: FittedMethods, run: TrackedRun, test: pd.DataFrame)
     of_members = {member.name: (labels, member.test, groups) for member in fitted.members}
     curves = {"ensemble": (labels, probabilities, groups), **of_members}
     if len(set(labels)) > 1:
-        run.log_figure(figures.roc_curves(curves, f"{run.name}: test", fitted.said.note), "roc_members")
+        run.log_figure(figures.roc_curves(curves, f"{run.name}: test", fitted.disclosure.note), "roc_members")
     found = fitted.test_verdict(labels, probabilities)
     log_verdict(run, found, Tag.TEST_VERDICT, Metric.TEST)
     return found

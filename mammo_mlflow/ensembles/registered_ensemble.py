@@ -90,7 +90,7 @@ class EnsembleBuilder(ModelBuilder):
         key = ensemble_key(
             [version.tags[Tag.KEY] for version in versions], self.method, spec, fitted.patch_set.test_sha256
         )
-        name = f"{fitted.task} ensemble {of_set}{fitted.said.suffix}"
+        name = f"{fitted.task} ensemble {of_set}{fitted.disclosure.suffix}"
         self.recipe = ModelRecipe(
             registered_name=registered_name(fitted.task, "ensemble", of_set),
             key=key,
@@ -100,7 +100,7 @@ class EnsembleBuilder(ModelBuilder):
             tags=self._tags(of_set) | {Tag.KEY: key, Tag.MEMBERS: ", ".join(map(str, versions))},
             params={"task": fitted.task, "family": "ensemble", **asdict(spec)},
             judged=JudgedModel(
-                patch_set=fitted.patch_set, task=fitted.task, name=name, label=of_set, note=fitted.said.note
+                patch_set=fitted.patch_set, task=fitted.task, name=name, label=of_set, note=fitted.disclosure.note
             ),
             policy=spec.threshold,
             predictions=fitted.data.saying(self._chosen.probabilities),
@@ -117,7 +117,7 @@ class EnsembleBuilder(ModelBuilder):
         shared = (Tag.TASK, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.FOLDS_SHA256, Tag.PHANTOM)
         tags = {tag: value for tag, value in self._fitted.members[0].plan.tags().items() if tag in shared}
         tags |= {Tag.FAMILY: "ensemble", Tag.BACKBONE: of_set, Tag.SET: "ensemble", Tag.METHOD: self.method}
-        weights = "random" if RANDOM in self._fitted.said else "of its members"
+        weights = "random" if RANDOM in self._fitted.disclosure else "of its members"
         return tags | {Tag.WEIGHTS: weights, Tag.CONTROL: "none"}
 
     @cached_property

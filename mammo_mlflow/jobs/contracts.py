@@ -43,7 +43,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A request for the value of a hyperparameter, by its `distribution` (`search.architectures.distribution_from`)."""
+    """Event: a job asks for a value of a hyperparameter, by its distribution (`search.architectures`)."""
 
     name: str
     distribution: Mapping[str, object]

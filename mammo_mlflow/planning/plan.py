@@ -90,10 +90,10 @@ class Plan:
         which += "" if experiment.cv.control == "none" else f" [control: {experiment.cv.control}]"
         which += f" {experiment.judged_by}" if experiment.cv.holdout or experiment.stops_on_scored else ""
         which += f" seed {seed}" if seed else ""
-        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{self.said.suffix}"
+        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{self.disclosure.suffix}"
 
     @property
-    def said(self) -> Disclosure:
+    def disclosure(self) -> Disclosure:
         """What has to be disclosed beside every result: phantom data, random weights, a control, optimistic scores."""
         weights, control, scored = self.weights.label, self.experiment.cv.control, self.experiment.stops_on_scored
         return Disclosure.of(phantom=self.patch_set.phantom, weights=weights, control=control, scored=scored)
@@ -142,7 +142,7 @@ class Plan:
             Tag.WEIGHTS_SOURCE: self.weights.source,
             Tag.WEIGHTS_SHA256: self.weights.sha256,
             Tag.KERAS_BACKEND: keras_backend(),
-            **self.said.tags,
+            **self.disclosure.tags,
         }
 
     def final_key(self, registered: str) -> str:

@@ -143,7 +143,7 @@ def data_of(version: Version) -> tuple[str, ...]:
 
 def disclosure_of(candidates: Sequence[Candidate]) -> Disclosure:
     """What has to be said of a decision between these: phantom data where all were trained on it."""
-    return Disclosure.of(phantom=all(PHANTOM in one.version.said for one in candidates))
+    return Disclosure.of(phantom=all(PHANTOM in one.version.disclosure for one in candidates))
 
 
 def champion_name(version: Version | None) -> str:

@@ -53,7 +53,7 @@ def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Pa
     """
     before = champion_of(writer.client, spec.task)
     candidates = find_candidates(writer, spec, objective, before, folder)
-    unreal = before is not None and PHANTOM in before.said and PHANTOM not in disclosure_of(candidates)
+    unreal = before is not None and PHANTOM in before.disclosure and PHANTOM not in disclosure_of(candidates)
     rival = None
     if before is not None and not unreal:
         try:
@@ -63,7 +63,7 @@ def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Pa
     budget = judge(writer, spec, objective, candidates, rival, folder)
     chosen = next((one for one in candidates if one.failed is None), None)
     best = chosen or candidates[0]
-    tags = {Tag.CANDIDATE: str(best.version), **best.version.said.tags}
+    tags = {Tag.CANDIDATE: str(best.version), **best.version.disclosure.tags}
     if budget is not None:
         tags |= budget.tags(promoted=0 if chosen is None else chosen.compared)
     if best.failed is not None:

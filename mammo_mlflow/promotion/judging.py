@@ -48,7 +48,7 @@ def judge(
     Returns the error that this spends; None where there was no champion to beat.
     """
     # without a champion: the newest real candidate, else the newest
-    newest = max((one.version for one in candidates), key=lambda v: (PHANTOM not in v.said, v.created))
+    newest = max((one.version for one in candidates), key=lambda v: (PHANTOM not in v.disclosure, v.created))
     for one in candidates:
         if one.failed is None:
             one.gates.append(_same_data(one, rival, newest, spec.task))

@@ -148,9 +148,9 @@ def _parts(groups: pd.DataFrame) -> list[tuple[str, str, np.ndarray]]:
 
 def _marks(*models: ReportedModel) -> str:
     """The marks of models (phantom data, random weights, …), each once, with semicolons between them."""
-    return "; ".join(Disclosure.together(model.result.said for model in models).marks)
+    return "; ".join(Disclosure.together(model.result.disclosure for model in models).marks)
 
 
 def _said(fact: Fact, model: ReportedModel) -> str:
     """The mark of a fact in brackets, to be put behind a label; "" where it does not hold of the model."""
-    return f" [{fact.mark}]" if fact in model.result.said else ""
+    return f" [{fact.mark}]" if fact in model.result.disclosure else ""

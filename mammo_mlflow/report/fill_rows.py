@@ -172,7 +172,7 @@ def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
     """The key by which `candidates_for` sorts; lower is better suited."""
     return (
         not _same_protocol(row, result),
-        RANDOM in result.said,
+        RANDOM in result.disclosure,
         result.tag(Tag.PRESET) == "quick",
         bool(other_settings(result)),
         -result.ended,
@@ -241,7 +241,7 @@ def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
         "on the common 4 folds, not the protocol of the paper's table": not _same_protocol(row, best),
         "quick preset, not the paper's settings": best.tag(Tag.PRESET) == "quick",
         f"not the paper's settings: {', '.join(changed)}": bool(changed),
-        "early stopping watched the patches of its validation scores, as in the paper": SCORED in best.said,
+        "early stopping watched the patches of its validation scores, as in the paper": SCORED in best.disclosure,
         "given the class, as in the paper, not the probability": best.params.get("condition") == "class",
         "training accuracy of the last epoch, not of the best one, which was kept": TRAIN in measured and stopped,
     }
@@ -250,7 +250,7 @@ def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
         cells=_cells(row, table, runs, measured),
         command=command_for(row, runs),
         result=best,
-        marks=best.said.marks,
+        marks=best.disclosure.marks,
         notes=(*(said for said, holds in protocol.items() if holds), *notes, *_without(measured)),
         others=len(candidates) - 1,
     )
@@ -278,7 +278,7 @@ def _optimistic(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledR
     measured = {column: Cell(**vars(found_scores[column[0]])) for column in (ACCURACY, AUC)}
     said += _without(measured)
     weights = ", ".join(f"{one.tag(Tag.BACKBONE)} {w:.2f}" for one, w in zip(members, chosen.weights, strict=True))
-    marks = Disclosure.together([*(one.said for one in members), [CHOSEN_ON_TEST]]).marks
+    marks = Disclosure.together([*(one.disclosure for one in members), [CHOSEN_ON_TEST]]).marks
     cells = _cells(row, table, runs, measured)
     return FilledRow(row=row, cells=cells, command="", marks=marks, notes=(*said, weights), members=tuple(members))
 

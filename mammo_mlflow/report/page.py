@@ -78,7 +78,7 @@ def _summary(task: TaskSection, report: ReportData) -> dict[str, object]:
     return {
         "task": WORDS[task.name],
         "best": best.label if best else "",
-        "marks": best.result.said.marks if best else (),
+        "marks": best.result.disclosure.marks if best else (),
         "scores": {name: _estimate(best, f"{Metric.TEST}{name}") for name in ("accuracy", "roc_auc")},
         "filled": filled,
         "rows": rows_of,
@@ -162,7 +162,7 @@ def _task(
                 "label": model.label,
                 "name": model.result.model,
                 "link": links.get(model.result.run_id, ""),
-                "marks": model.result.said.marks,
+                "marks": model.result.disclosure.marks,
                 "threshold": f"{model.threshold:.3f}",
                 "scores": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",

@@ -113,7 +113,7 @@ def _cost(task: TaskSection, report: ReportData) -> Plot:
 
 def _of_data(patch_set: PatchSet, report: ReportData) -> Iterator[Plot]:
     """The distribution of classes, and the pairs of patches that differ least and most."""
-    note = report.said.note
+    note = report.disclosure.note
     counts = patch_set.class_counts()
     yield Plot(
         name="classes",
@@ -159,9 +159,9 @@ def pair_differences(patch_set: PatchSet) -> np.ndarray:
 
 def _note(report: ReportData, models: tuple[ReportedModel, ...]) -> str | None:
     """The note under a plot: phantom data and models with random weights, None where there is neither."""
-    random = [model.label for model in models if RANDOM in model.result.said]
+    random = [model.label for model in models if RANDOM in model.result.disclosure]
     said = f"{RANDOM.note}: {'; '.join(random)}" if random else None
-    return joined(report.said.note, said)
+    return joined(report.disclosure.note, said)
 
 
 def _reached(model: ReportedModel) -> str:

@@ -79,7 +79,7 @@ class ReportData:
     warnings: tuple[str, ...]
 
     @property
-    def said(self) -> Disclosure:
+    def disclosure(self) -> Disclosure:
         """What every plot and table has to disclose about the data: whether it is phantom."""
         return Disclosure.of(phantom=self.runs.phantom)
 
@@ -96,10 +96,12 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
     if wanted is not None:
         chosen = (wanted.train_sha256, wanted.test_sha256)
     else:
-        newest = [(PHANTOM in of[0].said, -of[0].ended, key) for key, of in by_dataset.items()]
+        newest = [(PHANTOM in of[0].disclosure, -of[0].ended, key) for key, of in by_dataset.items()]
         chosen = min(newest)[2] if newest else ()
     mine = by_dataset.get(chosen, []) if chosen else []
-    others = tuple((key, len(of), PHANTOM in of[0].said, of[0].data) for key, of in by_dataset.items() if key != chosen)
+    others = tuple(
+        (key, len(of), PHANTOM in of[0].disclosure, of[0].data) for key, of in by_dataset.items() if key != chosen
+    )
     every = tables()
     stands = {one.run_id: one for table in every for row in table.rows for one in candidates_for(row, mine)[:1]}
     stands |= {one.run_id: one for one in _members(every, mine)}
@@ -119,7 +121,7 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
         fits={one: fit_metrics(client, one) for one in held_out},
-        phantom=any(PHANTOM in one.said for one in mine[:1]) or (wanted is not None and wanted.phantom),
+        phantom=any(PHANTOM in one.disclosure for one in mine[:1]) or (wanted is not None and wanted.phantom),
         place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
         types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
@@ -246,7 +248,7 @@ def _out_of_fold(result: Result, runs: ReportedRuns) -> float:
 
     A hold-out's is not of all patients, and one of patches that early stopping watched is optimistic: both are NaN.
     """
-    if result.holdout or SCORED in result.said:
+    if result.holdout or SCORED in result.disclosure:
         return math.nan
     metrics = runs.metrics.get(result.cross_validation, {})
     return float(metrics.get(Metric.OOF_ROC_AUC, np.nan))

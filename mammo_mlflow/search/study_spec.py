@@ -64,4 +64,4 @@ def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
     what = f"{experiment.task} {experiment.family} {experiment.model.backbone}"
     if given:
         return f"{given} {what}" if several else given
-    return f"{what}{paper.said.suffix} {key[:6]}"
+    return f"{what}{paper.disclosure.suffix} {key[:6]}"

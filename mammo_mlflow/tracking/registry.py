@@ -85,7 +85,7 @@ def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> Non
     client = writer.client
     present = writer.ask(lambda: or_none(lambda: client.get_model_version_by_alias(name, CANDIDATE)))
     earlier = present is not None and int(present.version) < number
-    if present is None or (earlier and (PHANTOM in version_of(present).said or not phantom)):
+    if present is None or (earlier and (PHANTOM in version_of(present).disclosure or not phantom)):
         writer.ask(lambda: client.set_registered_model_alias(name, CANDIDATE, str(number)))
 
 
@@ -115,7 +115,7 @@ class Version:
     """When it was made, in milliseconds since 1970."""
 
     @property
-    def said(self) -> Disclosure:
+    def disclosure(self) -> Disclosure:
         """What has to be said wherever its answers are shown."""
         return Disclosure.read(self.tags, {})
 

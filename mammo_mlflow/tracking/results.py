@@ -51,7 +51,7 @@ class Result:
         return self.tags.get(name, "")
 
     @property
-    def said(self) -> Disclosure:
+    def disclosure(self) -> Disclosure:
         """What has to be said wherever a number of it is shown."""
         return Disclosure.read(self.tags, self.params)
 

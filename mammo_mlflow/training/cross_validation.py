@@ -130,7 +130,7 @@ def log_figures(cv: CrossValidation) -> None:
     """Log figures of the folds' training, ROC curves and calibration on its run."""
     plan, run, said = cv.plan, cv.run, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
-    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.said.note), "folds")
+    run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.disclosure.note), "folds")
     curves = {
         f"fold {fold + 1}": (
             part["label"].to_numpy(),
@@ -139,6 +139,6 @@ def log_figures(cv: CrossValidation) -> None:
         )
         for fold, part in cv.oof.groupby("fold")
     }
-    run.log_figure(roc_curves(curves, f"{plan.name}: folds", plan.said.note), "roc_folds")
+    run.log_figure(roc_curves(curves, f"{plan.name}: folds", plan.disclosure.note), "roc_folds")
     at = f"{plan.name}: out of fold"
-    run.log_figure(calibration(said.labels, said.probabilities, at, plan.said.note), "calibration_oof")
+    run.log_figure(calibration(said.labels, said.probabilities, at, plan.disclosure.note), "calibration_oof")

@@ -59,7 +59,7 @@ class FinalModelBuilder(ModelBuilder):
                 task=experiment.task,
                 name=plan.name,
                 label=experiment.label,
-                note=plan.said.note,
+                note=plan.disclosure.note,
             ),
             policy=experiment.final.threshold,
             predictions=cv.predictions,
@@ -103,5 +103,7 @@ class FinalModelBuilder(ModelBuilder):
         plan, results = self._cv.plan, self._cv.results
         if REFIT in results:
             history = {REFIT: pd.DataFrame(results[REFIT].history)}
-            run.log_figure(figures.training_curves(history, f"{plan.name}: final fit", plan.said.note), "final_fit")
+            run.log_figure(
+                figures.training_curves(history, f"{plan.name}: final fit", plan.disclosure.note), "final_fit"
+            )
         return ""

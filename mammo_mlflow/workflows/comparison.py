@@ -23,7 +23,7 @@ def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
     """Log figures and, for several experiments, a table and metrics on the top run."""
     plan = rows[0][0].plan
     scores = pd.concat([cv.fold_scores for cv, _ in rows], ignore_index=True)
-    note = "; ".join(sorted({cv.plan.said.note for cv, _ in rows if cv.plan.said.note})) or None
+    note = "; ".join(sorted({cv.plan.disclosure.note for cv, _ in rows if cv.plan.disclosure.note})) or None
     top.log_figure(figures.fold_overview(scores, f"{plan.experiment.task}: folds", note), "comparison")
     finals = {cv.plan.experiment.label: final.test for cv, final in rows if final is not None}
     if len(finals) > 1 and next(iter(finals.values()))["label"].nunique() > 1:
@@ -77,7 +77,7 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
     test = plan.patch_set.test
     header, cells = _table(rows)
     judged = ", ".join(dict.fromkeys(cv.plan.experiment.judged_by for cv, _ in rows))
-    show_table(f"{plan.experiment.task}, {judged}{plan.said.title}", header, cells)
+    show_table(f"{plan.experiment.task}, {judged}{plan.disclosure.title}", header, cells)
     say(
         f"fold figures: mean ± sd; test figures on {len(test)} patches, decided at 0.5, with 95 % intervals "
         f"({cluster_note(test.patient_ids)})"

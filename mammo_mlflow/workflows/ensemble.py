@@ -52,7 +52,7 @@ def _show(fitted: FittedMethods, made: MadeEnsemble, of_all: bool) -> None:
         for member, column in zip(fitted.members, fitted.data.probabilities.T, strict=True)
     ]
     header = ["member", f"out-of-fold {fitted.objective.name}", "version"]
-    show_table(f"{fitted.task}: members{fitted.said.title}", header, alone)
+    show_table(f"{fitted.task}: members{fitted.disclosure.title}", header, alone)
     show_table(f"{fitted.task}: ensembles of them, {cluster_note(fitted.data.groups)}", *fitted.table())
     picked = f", the best of {len(fitted.ensembles)} by its nested score, which that makes a little optimistic"
     say(f"registered: {made.method}{picked if of_all else ''}")

@@ -78,7 +78,7 @@ def run(options: PredictOptions) -> None:
     say(f"{len(answers)} abnormalities by {found.version} (threshold {found.threshold:g}): {target}")
     if overlays:
         say(f"Grad-CAM maps: {maps}")
-    say(found.version.said.line(ASKED))
+    say(found.version.disclosure.line(ASKED))
 
 
 def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Answer:
@@ -96,7 +96,7 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
     file = "model.keras" if found.made_of.kind == "keras" else Artifact.MEMBERS
     (network,) = found.path.rglob(file)
     title = f"{found.version}: where '{TASKS[found.version.tags[Tag.TASK]][1]}' comes from"
-    note = PHANTOM.mark if PHANTOM in found.version.said else None
+    note = PHANTOM.mark if PHANTOM in found.version.disclosure else None
     return ExplainJob(
         name="overlays",
         model=network,

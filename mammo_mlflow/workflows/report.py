@@ -114,7 +114,7 @@ def _write(
     tables = staging / "tables"
     tables.mkdir()
     caption = f"Test scores with 95 % intervals ({report.intervals or 'none stored'}), {report.patches} patches."
-    caption += f" {report.said.line()}." if report.runs.phantom else ""
+    caption += f" {report.disclosure.line()}." if report.runs.phantom else ""
     for table, rows in report.tables:
         (tables / f"{table.name}.md").write_text(as_markdown(table, rows, caption), encoding="utf-8")
         (tables / f"{table.name}.tex").write_text(as_latex(table, rows, caption), encoding="utf-8")
@@ -143,7 +143,7 @@ def _write(
 
 def _log(writer: Writer, report: ReportData, staging: Path) -> None:
     data, test = report.dataset or ("", "")
-    tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **report.said.tags}
+    tags = {Tag.DATA_SHA256: data, Tag.TEST_SHA256: test, **report.disclosure.tags}
     top = writer.start_run("report", parent=None, tags=tags, params={})
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
     top.log_folder(staging)
@@ -157,4 +157,4 @@ def _show(report: ReportData, target: Path, said: Sequence[str]) -> None:
         for sentence in task.critical[:1]:
             say(f"{task.name}: {len(task.models)} models. {sentence.split(':', 1)[1].split('.')[0].strip()}")
     say(f"report: {target / PAGE}")
-    say(report.said.line())
+    say(report.disclosure.line())

@@ -190,7 +190,7 @@ def _search(
             return None
         worker.run(wait=True)
         worker.top = top
-    result = StudyCloser(worker, final, options.fresh_seeds).close(paper.said.note)
+    result = StudyCloser(worker, final, options.fresh_seeds).close(paper.disclosure.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()

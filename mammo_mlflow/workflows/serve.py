@@ -41,7 +41,7 @@ def run(options: ServeOptions) -> int:
         inputs = ", ".join(found_model.made_of.inputs)
         at = f"http://{options.host}:{options.port}/invocations"
         say(f"serving {found_model.version} ({inputs}) at {at}, Ctrl-C ends it")
-        say(found_model.version.said.line(ASKED))
+        say(found_model.version.disclosure.line(ASKED))
         # a session of its own, so that the server's workers can be ended with it
         server = subprocess.Popen(line, env=surroundings, start_new_session=True)
         try:

@@ -19,7 +19,9 @@ def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> No
     if not results:
         return
     names = ", ".join(objective.name for objective in results[0].spec.objectives)
-    show_table(f"searched for {names}, {plan.experiment.judged_by}{plan.said.title}", HEADER, list(_rows(results)))
+    show_table(
+        f"searched for {names}, {plan.experiment.judged_by}{plan.disclosure.title}", HEADER, list(_rows(results))
+    )
     test = plan.patch_set.test
     how = cluster_note(test.patient_ids)
     say(

@@ -104,7 +104,7 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
     """Log a plan's data set on a run: its identity, its class counts and some of its patches."""
     plan_dataset(plan, run, "training")
     patch_set = plan.patch_set
-    train, counts, note = patch_set.train, patch_set.class_counts(), plan.said.note
+    train, counts, note = patch_set.train, patch_set.class_counts(), plan.disclosure.note
     run.log_figure(figures.class_distribution(counts, "Abnormalities of each class", note), "classes")
     sheet = [
         (f"{TYPES[kind]}, patch {row}", np.asarray(train.baseline[row]), np.asarray(train.abnormality[row]))

@@ -82,7 +82,7 @@ def test_a_failure_ends_the_others(processes, tmp_path):
         list(running)
     if (tmp_path / "pid").exists():
         assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
-    assert processes._children == {}
+    assert processes._running == {}
 
 
 def test_giving_up_in_the_middle_ends_the_children(processes, tmp_path):

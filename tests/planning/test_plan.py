@@ -42,7 +42,7 @@ def test_early_stopping_can_watch_what_is_scored(laboratory):
         np.testing.assert_array_equal(fit.job.inner_rows, fit.validation_rows)
         assert sorted([*fit.job.train_rows, *fit.validation_rows]) == list(range(48))
     assert len(refit.job.inner_rows) == 0
-    assert plan.said.note.endswith("early stopping watched the scored patches: optimistic")
+    assert plan.disclosure.note.endswith("early stopping watched the scored patches: optimistic")
     assert "stopped early on what is scored" in plan.name
     assert plan.tags()["mammo.set"] == "protocol"  # never brought to the gates of a champion
     assert plan.experiment.registered_name == "mammo-mass_calc-pretrained-vgg16-scored-stop"
@@ -52,7 +52,7 @@ def test_what_would_be_watched_is_in_no_key_without_early_stopping(laboratory):
     keys = [fit.key for fit in laboratory.plan().fits]
     scored = laboratory.plan(early_stop_on="scored")
     assert [fit.key for fit in scored.fits] == keys
-    assert "optimistic" not in (scored.said.note or "")
+    assert "optimistic" not in (scored.disclosure.note or "")
     stopped = [laboratory.plan(early_stop=2, early_stop_on=watched).fits[0].key for watched in ("inner", "scored")]
     assert len({keys[0], *stopped}) == 3
 
@@ -102,7 +102,7 @@ def test_sizes_are_those_of_the_files(laboratory, tuned):
 def test_the_name_says_what_is_not_real(laboratory):
     plan = laboratory.plan(unfrozen_layers=1)
     assert plan.name == "mass_calc pretrained vgg16 last 1 unfrozen [phantom] [random weights]"
-    assert plan.said.note == "phantom data: no medical result; random weights"
+    assert plan.disclosure.note == "phantom data: no medical result; random weights"
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_the_name_says_what_is_not_real(laboratory):
 def test_what_was_said_of_an_experiment_is_read_back_from_its_run(laboratory, values):
     plan = laboratory.plan(**values)
     texts = {name: str(value) for name, value in plan.experiment.flat().items()}
-    assert Disclosure.read(plan.tags(), texts) == plan.said
-    assert len(plan.said) == 2 + bool(values)
+    assert Disclosure.read(plan.tags(), texts) == plan.disclosure
+    assert len(plan.disclosure) == 2 + bool(values)
     real = laboratory.plan(patch_set=replace(laboratory.patch_set, train_sha256="real", phantom=False))
-    assert Disclosure.read(real.tags(), {}) == real.said == (RANDOM,)
+    assert Disclosure.read(real.tags(), {}) == real.disclosure == (RANDOM,)
 
 
 def test_random_weights_are_made_once_for_every_data_set_size_and_precision(laboratory):

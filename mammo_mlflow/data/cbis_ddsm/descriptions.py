@@ -234,11 +234,13 @@ def _parse_row(name: str, number: int, table: _Table, row: Sequence[str]) -> Abn
     try:
         values = _values_by_field(table, row)
         values["patient"] = re.sub(r"[\s_]+", "_", values["patient"]).upper()
-        told = SUBJECT.search(values.get("source_file", ""))
-        kind = values.get("kind", "").lower() or (told[1].lower() if told else _word_in_name(name, "mass", "calc"))
+        in_path = SUBJECT.search(values.get("source_file", ""))
+        kind = values.get("kind", "").lower() or (
+            in_path[1].lower() if in_path else _word_in_name(name, "mass", "calc")
+        )
         values["kind"] = "calcification" if kind == "calc" else kind
         values["split"] = (
-            {"Training": "train", "Test": "test"}[told[2]] if told else _word_in_name(name, "train", "test")
+            {"Training": "train", "Test": "test"}[in_path[2]] if in_path else _word_in_name(name, "train", "test")
         )
         wrong = [
             str(expected(title, wish, f"'{values[field]}'"))
@@ -309,16 +311,20 @@ def _without_repeated(
     elsewhere: Counter[str] = Counter()
     for same in by_subject.values():
         same.sort(key=lambda one: (not _is_named_description(one.file), one.file, one.row))
-        told = {field: [getattr(one, field) for one in same] for field in _DESCRIBING}
-        differing = [field for field in told if not all(_compatible(*two) for two in combinations(told[field], 2))]
+        by_field = {field: [getattr(one, field) for one in same] for field in _DESCRIBING}
+        differing = [
+            field for field in by_field if not all(_compatible(*two) for two in combinations(by_field[field], 2))
+        ]
         if differing:
             field = differing[0]
-            found = [f"{value} in row {one.row} of {one.file}" for one, value in zip(same, told[field], strict=True)]
+            found = [
+                f"{value} in row {one.row} of {one.file}" for one, value in zip(same, by_field[field], strict=True)
+            ]
             detail = f"one abnormality, told differently: {field.replace('_', ' ')} {', '.join(found)}"
             left_out += [LeftOut.of(one, "contradictory rows", detail) for one in same]
             continue
         path = min((one.source_file for one in same), key=lambda path: (not SUBJECT.match(path), path))
-        known = {field: _known_value(*values) for field, values in told.items()}
+        known = {field: _known_value(*values) for field, values in by_field.items()}
         kept.append(replace(same[0], source_file=path, **known))  # type: ignore[arg-type]
         for one in same[1:]:
             earlier = next(two for two in same if two.file == one.file)

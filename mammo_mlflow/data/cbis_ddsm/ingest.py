@@ -47,7 +47,7 @@ _ODD_MASK_COLUMNS = ["located", "score", "stray"]
 class IngestResult:
     """The result of an ingest: `counts` by split and type, the rows and files left out, warnings, a sentence each.
 
-    `films` is the number of films, `synthetic` tells that a program drew some. `anew` is false where the same directory
+    `films` is the number of films; `synthetic` means that a program drew some. `anew` is false where the same directory
     was there already.
     """
 
@@ -77,13 +77,13 @@ def ingest(
             raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
     out = _check_out(out, settings)
     names, closed = find_dicom(source)
-    told = read_descriptions(descriptions)
+    described = read_descriptions(descriptions)
     headers, broken = read_headers(source, names, progress)
-    excluded = _excluded_rows(told.abnormalities, settings)
+    excluded = _excluded_rows(described.abnormalities, settings)
     films, unmatched = match_films(
-        told.abnormalities, headers, excluded, lambda header: file_sha256(source / header.file)
+        described.abnormalities, headers, excluded, lambda header: file_sha256(source / header.file)
     )
-    left_out = [*told.left_out, *excluded.values(), *unmatched, *broken, *closed]
+    left_out = [*described.left_out, *excluded.values(), *unmatched, *broken, *closed]
     with _staging_folder(out) as staging:
         _check_room(staging, films, settings.crop.size)
         to_cut = [FilmToCut(film, source, staging / FILMS, settings.crop) for film in films]
@@ -93,13 +93,13 @@ def ingest(
         kept = [(one, result) for one, result in answered if result.place is not None]
         if not kept:
             shutil.rmtree(staging / FILMS)
-            raise _no_patches_error(source, len(told.abnormalities), left_out)
+            raise _no_patches_error(source, len(described.abnormalities), left_out)
         odd = any(result.odd for _, result in kept)
         made = IngestResult(
             directory=out,
             counts=_write_arrays(staging / WHOLE, to_cut, kept, settings, odd),
             left_out=tuple(left_out),
-            warnings=(*told.warnings, *_baseline_and_mask_warnings([result for _, result in kept])),
+            warnings=(*described.warnings, *_baseline_and_mask_warnings([result for _, result in kept])),
             films=len(films),
             synthetic=any(film.header.synthetic for film in films),
         )

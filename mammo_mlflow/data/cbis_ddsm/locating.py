@@ -296,8 +296,8 @@ def _correlate(film: np.ndarray, crop: np.ndarray) -> Iterator[tuple[int, np.nda
         sums, squares = (_box_sums(one, height, width) for one in (strip, strip**2))
         spread = squares - sums**2 / pixels
         product = signal.fftconvolve(strip, flipped, mode="valid")
-        told = spread > 0.05 * pixels  # in grey values squared; with less the film is constant but for rounding
-        yield top, np.where(told, np.clip(product / (np.sqrt(np.maximum(spread, 1e-3)) * length), -1, 1), 0)
+        defined = spread > 0.05 * pixels  # in grey values squared; with less the film is constant but for rounding
+        yield top, np.where(defined, np.clip(product / (np.sqrt(np.maximum(spread, 1e-3)) * length), -1, 1), 0)
 
 
 def _box_sums(image: np.ndarray, height: int, width: int) -> np.ndarray:

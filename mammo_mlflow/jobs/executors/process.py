@@ -66,30 +66,30 @@ class ProcessExecutor(Executor):
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._context = start_server()
-        self._children: dict[Connection, tuple[Any, BaseProcess]] = {}
+        self._running: dict[Connection, tuple[Any, BaseProcess]] = {}
 
     def stream(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
     ) -> Answered[AnyJob]:
         """See `Executor.stream`."""
-        if self._children:
+        if self._running:
             raise RuntimeError("the executor is at work already: jobs beside these need another one")
         try:
             while True:
-                while len(self._children) < self._workers and (asked := next_job()) is not None:
-                    self._start(asked)
-                if not self._children:
+                while len(self._running) < self._workers and (job := next_job()) is not None:
+                    self._start(job)
+                if not self._running:
                     return
-                ready = wait(list(self._children), timeout=0.5)
+                ready = wait(list(self._running), timeout=0.5)
                 for connection in cast(list[Connection], ready):
-                    job, process = self._children[connection]
+                    job, process = self._running[connection]
                     kind, content = self._receive(connection, process)
                     if kind == "event":
                         answer = on_event(job, content)
                         if isinstance(content, Suggestion):
                             connection.send(answer)
                         continue
-                    del self._children[connection]
+                    del self._running[connection]
                     connection.close()
                     process.join()
                     yield job, content
@@ -99,19 +99,19 @@ class ProcessExecutor(Executor):
 
     def close(self) -> None:
         """Kill the worker processes that still run."""
-        for connection, (_, process) in self._children.items():
+        for connection, (_, process) in self._running.items():
             process.kill()
             process.join()
             connection.close()
-        self._children.clear()
+        self._running.clear()
 
     def _start(self, job: Job[object]) -> None:
         """Start a job in a new process."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_child, args=(job, theirs), name=job.name, daemon=True)
+        process = self._context.Process(target=_run_job, args=(job, theirs), name=job.name, daemon=True)
         process.start()
         theirs.close()
-        self._children[ours] = (job, process)
+        self._running[ours] = (job, process)
 
     @staticmethod
     def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
@@ -126,7 +126,7 @@ class ProcessExecutor(Executor):
             return "answer", Failure(f"its process ended without an answer ({killed}{hint})")
 
 
-def _child(job: Job[object], connection: Connection) -> None:
+def _run_job(job: Job[object], connection: Connection) -> None:
     """Run a job in this worker process; send its events and answer through `connection`."""
     serve_parent()
     with suppress(OSError):  # where memory runs out, the system ends this process and not its coordinator
