@@ -1,4 +1,4 @@
-"""What a command is: a name, a summary, typed options, and the function that runs it. All data, nothing heavy."""
+"""Base classes of commands: a name, a summary, typed options, and the function to run. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ STAGES = ("data", "models", "beside and beyond them", "decisions and answers", "
 
 
 class Option(NamedTuple):
-    """What is known of an option beside its type and default: help text, group, check.
+    """The metadata of an option beside its type and default: help text, group, check.
 
     `choices` names a table of names as `module:TABLE`, which is imported only to be shown; a check `OneOf` shows its
-    own. `path`: it is a path, several with semicolons between, or a word that stands for one.
+    own. `path`: the value is a path, several with semicolons between, or a word that stands for one.
     """
 
     help: str
@@ -38,7 +38,7 @@ class Option(NamedTuple):
     path: bool = False
 
     def names(self) -> Collection[str]:
-        """The names that it may be; empty where it is no choice among names."""
+        """The names that the option can be set to; empty where other values are possible."""
         if isinstance(self.check, OneOf):
             return self.check.choices
         if not self.choices:
@@ -76,7 +76,7 @@ class CommandOptions(BaseModel):
         return value
 
     def given(self) -> dict[str, Value]:
-        """The parameters of an experiment among the options, those that were given."""
+        """The options that are parameters of an experiment and were given, by name."""
         names = [item.name for item in parameters() if is_parameter(type(self), item.name)]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -104,11 +104,11 @@ def _lines(problems: list[ErrorDetails], options: type[CommandOptions]) -> list[
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command of the program and entry point of the project.
+    """A command of the command line, which is also an entry point of the MLflow project.
 
     `run` names the function that is called with the options, as `module:function`; it may return an exit code.
     `shown` are the options in the usage line and in `MLproject`; all others are handed on too. `example` are arguments
-    that could be given. `family` is that of its experiments, where it is always the same.
+    that could be given. `family` is that of the command's experiments, where it is always the same.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Command:
     family: str | None = None
 
     def call(self, options: CommandOptions) -> int:
-        """Run it and return its exit code."""
+        """Run the command and return its exit code."""
         module, _, function = self.run.partition(":")
         return getattr(importlib.import_module(module), function)(options) or 0
 
@@ -133,7 +133,7 @@ def with_parameters(
     leave_out: Collection[str] = ("backbone",),
     own: Mapping[str, object] | None = None,
 ) -> type[CommandOptions]:
-    """Options `base` with the parameters of a family's experiments, or of all families'; None where not given.
+    """Extend the options `base` by the parameters of a family's experiments, or of all families'; default None.
 
     `own` are more fields, as `pydantic.create_model` takes them.
     """
@@ -154,12 +154,12 @@ def kind_of(field: FieldInfo) -> type:
 
 
 def is_parameter(options: type[CommandOptions], name: str) -> bool:
-    """Whether an option is an experiment's parameter, which a preset has a value for."""
+    """Whether the option of this name is a parameter of experiments, which presets have values for."""
     return name in options.model_fields and type(None) in get_args(options.model_fields[name].annotation)
 
 
 def option_of(field: FieldInfo) -> Option:
-    """What is known of an option. Raises TypeError for a field that was declared without an `Option`."""
+    """The `Option` of a pydantic field. Raises TypeError for a field that was declared without one."""
     for one in field.metadata:
         if isinstance(one, Option):
             return one
@@ -167,7 +167,7 @@ def option_of(field: FieldInfo) -> Option:
 
 
 def options_of(options: type[CommandOptions]) -> Mapping[str, Option]:
-    """What is known of each option, by name."""
+    """The `Option` of each field of a class of options, by name."""
     return {name: option_of(field) for name, field in options.model_fields.items()}
 
 

@@ -1,4 +1,4 @@
-"""`controls`: a network beside what it has to beat: baselines alone, shuffled labels, simple texture features."""
+"""The command `controls`: a network and its controls: baselines alone, shuffled labels, texture features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT = "default"
 
 
 class ControlsOptions(TrainingOptions):
-    """The options of `controls`."""
+    """The options of the command `controls`."""
 
     task: Annotated[str, TASK]
     control: Annotated[str, Option("what the network is compared with", JUDGING, checks.one_of(*CONTROLS, "all"))] = (

@@ -1,4 +1,4 @@
-"""`ensemble`: registered models of a task joined into one, chosen on out-of-fold predictions."""
+"""The command `ensemble`: join registered models of a task into one, chosen on out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mammo_mlflow.commands.shared import TASK, WorkbenchOptions
 
 
 class EnsembleSettings(CommandOptions):
-    """What an ensemble is made of and how it is chosen: part of its key."""
+    """Options that say what an ensemble is made of and how it is chosen; part of its key."""
 
     members: Annotated[
         str, Option("scratch, pretrained, tuned, siamese, all, or registered models with commas between", MODEL)
@@ -37,13 +37,13 @@ class EnsembleSettings(CommandOptions):
 
 
 class EnsembleOptions(WorkbenchOptions, EnsembleSettings):
-    """The options of `ensemble`."""
+    """The options of the command `ensemble`."""
 
     task: Annotated[str, TASK]
 
     @property
     def settings(self) -> EnsembleSettings:
-        """Those that decide what the ensemble is."""
+        """The options that define the ensemble."""
         return EnsembleSettings(**{name: getattr(self, name) for name in EnsembleSettings.model_fields})
 
 

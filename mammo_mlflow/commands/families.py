@@ -1,4 +1,4 @@
-"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validated, tested and registered models of a family."""
+"""The commands `pretrained`, `scratch`, `siamese`, `conditioned`: train, test and register a family's models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mammo_mlflow.experiment import NETWORKS
 
 
 class FamilyOptions(TrainingOptions):
-    """What the experiments of a family are made of."""
+    """The options of a command that trains the models of a family."""
 
     family: ClassVar[str]
     task: Annotated[str, TASK]
@@ -23,13 +23,13 @@ class FamilyOptions(TrainingOptions):
 
 
 class SearchedFamilyOptions(FamilyOptions, SearchSettings):
-    """The same for a family that can be searched, as soon as `trials` or `timeout` is given."""
+    """The options of a family that can be searched: `trials` or `timeout` starts a study."""
 
     trials: Annotated[int, TRIALS] = 0
 
     @property
     def searched(self) -> bool:
-        """Whether a study is asked for, in which trials are drawn, and not these experiments alone."""
+        """Whether the options start an Optuna study instead of single experiments."""
         return bool(self.trials or self.timeout)
 
     @model_validator(mode="after")

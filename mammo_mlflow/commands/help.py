@@ -1,4 +1,4 @@
-"""`--help`: the options of a command by group, with the names they may be and the values that presets give."""
+"""The output of `--help`: a command's options by group, with their choices and the values that presets give."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST = 3
 
 
 def overview(commands: Mapping[str, Command]) -> str:
-    """The list of all commands, by what they are for."""
+    """The help of the program: all commands with their summaries, grouped by stage."""
     width = max(map(len, commands))
     lines = []
     for stage in STAGES:
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, command: Command, given: Mappin
 
 
 def told(command: Command, name: str, given: Mapping[str, str]) -> str:
-    """What an option is, the names that it may be, and its default or the values that presets give it."""
+    """The help text of an option: description, choices, and its default or the values that presets give it."""
     field = command.options.model_fields[name]
     about = option_of(field)
     text = about.help + (f"; one of {', '.join(about.names())}" if about.names() else "")

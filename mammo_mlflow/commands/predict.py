@@ -1,4 +1,4 @@
-"""`predict`: a registered model's answers for patches in a file, or for places on a film."""
+"""The command `predict`: a registered model's predictions for patches in a file, or for places on a film."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REGISTERED = Option("models:/NAME/VERSION or models:/NAME@ALIAS", MODEL)
 
 
 class PredictOptions(FilmOptions):
-    """The options of `predict`."""
+    """The options of the command `predict`."""
 
     model: Annotated[str, REGISTERED]
     output: Annotated[str, Option("the table to write, as CSV", path=True)]

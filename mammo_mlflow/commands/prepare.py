@@ -1,4 +1,4 @@
-"""`prepare`: published CBIS-DDSM, DICOM and case descriptions, made into a data directory."""
+"""The command `prepare`: make a data directory from published CBIS-DDSM, DICOM and case descriptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mammo_mlflow.data.cbis_ddsm.settings import SHARED_PATIENTS, WITHOUT_CALLBA
 
 
 class PrepareOptions(CropOptions):
-    """The options of `prepare`."""
+    """The options of the command `prepare`."""
 
     source: Annotated[str, Option("directory with the collection's DICOM, in whatever folders", path=True)]
     out: Annotated[str, Option("data directory to make", path=True)]
@@ -26,7 +26,7 @@ class PrepareOptions(CropOptions):
     workers: Annotated[int, Option("films at once; 0: as many as there are cores", check=checks.at_once)] = 0
 
     def settings(self) -> IngestSettings:
-        """What decides the patches. Raises `UserError`."""
+        """The settings of the ingest. Raises `UserError`."""
         return IngestSettings(self.crop(self.size), self.without_callback, self.shared_patients)
 
 

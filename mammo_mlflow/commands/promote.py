@@ -1,4 +1,4 @@
-"""`promote`: candidates brought to a task's gates, the best one that passes made its champion."""
+"""The command `promote`: bring candidates to a task's gates, make the best one that passes the champion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mammo_mlflow.errors import UserError, expected
 
 
 class PromoteOptions(CommandOptions):
-    """The options of `promote`."""
+    """The options of the command `promote`."""
 
     task: Annotated[str, TASK]
     candidate: Annotated[str, Option("all candidates of the task, or registered models with commas between", MODEL)] = (

@@ -1,4 +1,4 @@
-"""`report`: the paper's tables and figures beside one's own, from whatever has been run."""
+"""The command `report`: write the paper's tables and figures beside one's own, from whatever has been run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mammo_mlflow.commands.shared import PhantomOptions
 
 
 class ReportOptions(PhantomOptions):
-    """The options of `report`."""
+    """The options of the command `report`."""
 
     out: Annotated[
         str,

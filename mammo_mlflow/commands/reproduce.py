@@ -1,4 +1,4 @@
-"""`reproduce`: every experiment of the paper in order, ended by the report."""
+"""The command `reproduce`: run every experiment of the paper in order, then the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mammo_mlflow.errors import expected
 
 
 class ReproduceOptions(CommandOptions):
-    """The options of `reproduce`."""
+    """The options of the command `reproduce`."""
 
     scale: Annotated[
         str,

@@ -1,4 +1,4 @@
-"""`request`: patches in a file, or places on a film, as the JSON that a served model takes."""
+"""The command `request`: write patches in a file, or places on a film, as the JSON that a served model takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 
 
 class RequestOptions(FilmOptions):
-    """The options of `request`."""
+    """The options of the command `request`."""
 
     output: Annotated[str, Option("the request to write, as JSON", path=True)]
     inputs: Annotated[str, Option("what the model takes: patch, or patch,baseline", MODEL)] = "patch"

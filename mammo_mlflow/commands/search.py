@@ -1,4 +1,4 @@
-"""`search`: Optuna studies, each trial a whole cross-validation, and the best trial's model."""
+"""The command `search`: run Optuna studies, each trial a whole cross-validation; register the best model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRIALS = Option(
 
 
 class SearchSettings(CommandOptions):
-    """How a study is worked on."""
+    """Options of a study: search space, objectives, sampler, pruner, storage, and how many trials to run."""
 
     trials: Annotated[int, TRIALS] = 20
     timeout: Annotated[
@@ -69,7 +69,7 @@ class SearchSettings(CommandOptions):
 
 
 class SearchOptions(TrainingOptions, SearchSettings):
-    """The options of `search`."""
+    """The options of the command `search`."""
 
     family: Annotated[str, Option("family of the networks", MODEL, checks.one_of(*SEARCHED))] = "pretrained"
     task: Annotated[str, Option("what is told apart; all: a study for each", MODEL, checks.one_of(*TASKS, "all"))]

@@ -1,4 +1,4 @@
-"""`serve`: a registered model behind HTTP, by MLflow's own server."""
+"""The command `serve`: serve a registered model over HTTP by MLflow's own server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mammo_mlflow.commands.predict import CHAMPION_MODEL, REGISTERED
 
 
 class ServeOptions(CommandOptions):
-    """The options of `serve`."""
+    """The options of the command `serve`."""
 
     model: Annotated[str, REGISTERED]
     host: Annotated[str, Option("address to listen at")] = "127.0.0.1"

@@ -1,4 +1,4 @@
-"""`settings`: what a command resolves to, printed before anything is run."""
+"""The command `settings`: print the values that another command would run with, without running it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mammo_mlflow.errors import unknown_name
 
 
 class SettingsOptions(CommandOptions):
-    """The options of `settings`; all others are those of the `command` that is looked at."""
+    """The options of the command `settings`; further ones are those of the `command` whose values are printed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -19,7 +19,7 @@ class SettingsOptions(CommandOptions):
 
     @property
     def resolved(self) -> tuple[Command, CommandOptions]:
-        """The command and its options, checked. Raises `UserError`."""
+        """The command whose values are printed, and its checked options. Raises `UserError`."""
         from mammo_mlflow.commands import COMMANDS  # which this module is one of
 
         others = {name: command for name, command in COMMANDS.items() if name != COMMAND.name}

@@ -28,7 +28,7 @@ EXECUTOR = Option("where jobs run", check=_executor, choices="mammo_mlflow.jobs.
 
 
 class PhantomOptions(CommandOptions):
-    """The synthetic data set."""
+    """Options of the synthetic data set."""
 
     phantom_train: Annotated[int, Option("training abnormalities of the phantom")] = 320
     phantom_test: Annotated[int, Option("test abnormalities of the phantom")] = 128
@@ -37,14 +37,14 @@ class PhantomOptions(CommandOptions):
 
 
 class DataOptions(PhantomOptions):
-    """The data set."""
+    """Options of the data set, real or synthetic."""
 
     data: Annotated[str, Option("directory of the four arrays, or phantom", path=True)] = "phantom"
     duplicates: Annotated[str, Option("what equal patches are", check=checks.one_of("warn", "error"))] = "warn"
 
 
 class WorkbenchOptions(DataOptions):
-    """The data set, the cache, and where jobs run."""
+    """Options of the data set, the cache, and where jobs run."""
 
     executor: Annotated[str, EXECUTOR] = "process"
     resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
@@ -55,7 +55,7 @@ class WorkbenchOptions(DataOptions):
 
 
 class TrainingOptions(WorkbenchOptions):
-    """What every command that trains models takes beside the parameters of its experiments."""
+    """Options of every command that trains models, beside the parameters of its experiments."""
 
     preset: Annotated[
         str,
@@ -72,14 +72,14 @@ class TrainingOptions(WorkbenchOptions):
 
     @property
     def preset_name(self) -> str:
-        """The preset that `auto` means: the paper's settings, but on phantom data quick ones."""
+        """The name of the preset, with `auto` resolved: the paper's settings, but on phantom data quick ones."""
         if self.preset != "auto":
             return self.preset
         return "quick" if self.data == "phantom" else "paper"
 
 
 class CropOptions(CommandOptions):
-    """How patches are cut from films; the defaults are the paper's."""
+    """Options of how patches are cut from films; the defaults are the paper's."""
 
     margin: Annotated[float, Option("context around the box, as a share of its sides")] = CropSettings.margin
     interpolation: Annotated[str, Option("how a patch is resized", check=checks.one_of(*INTERPOLATIONS))] = (
@@ -98,7 +98,7 @@ class CropOptions(CommandOptions):
     ] = CropSettings.locate
 
     def crop(self, size: int = CropSettings.size) -> CropSettings:
-        """The same for patches of `size` pixels a side. Raises `UserError`."""
+        """The crop settings of these options, for patches of `size` pixels a side. Raises `UserError`."""
         return CropSettings(size=size, **{name: getattr(self, name) for name in CropOptions.model_fields})
 
     @model_validator(mode="after")
@@ -108,7 +108,7 @@ class CropOptions(CommandOptions):
 
 
 class FilmOptions(CropOptions):
-    """Patches in a file, or where to look on a film, and how patches are cut from it."""
+    """Options of where patches come from: a file, or boxes and masks on a film and how to cut them from it."""
 
     input: Annotated[
         str,
@@ -126,7 +126,7 @@ class FilmOptions(CropOptions):
 
 
 def same_data(options: DataOptions, entry: str, values: Mapping[str, checks.Value]) -> str:
-    """The command of an entry point on the data set of these options, spelled as this command was given."""
+    """The command line that starts an entry point on the same data set, spelled as this command was started."""
     fields = {name: field for name, field in type(options).model_fields.items() if name in _OF_DATA}
     given = {n: getattr(options, n) for n, field in fields.items() if getattr(options, n) != field.default}
     quoted = {name: shlex.quote(str(value)) for name, value in {**values, **given}.items()}
@@ -140,5 +140,5 @@ _OF_DATA = ("data", *PhantomOptions.model_fields, "preset", "cache_dir")
 
 
 def available_cores() -> int:
-    """The processors this process may run on."""
+    """The number of processor cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
