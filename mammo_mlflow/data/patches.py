@@ -43,7 +43,7 @@ def targets(types: np.ndarray | Sequence[int], task: str) -> np.ndarray:
 
 
 def missing_classes(types: np.ndarray | Sequence[int], task: str) -> str:
-    """Describe which class of a task is missing among types (n,) of 1 to 4; "" where both are there.
+    """Count a task's classes among types (n,), 1 to 4, in words if one is missing; "" where both are there.
 
     For example `120 mass and no calcification`. Raises `UserError` for an unknown task.
     """
@@ -122,7 +122,7 @@ class PatchSet:
         return int(self.train.patches.shape[1])
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """The number of abnormalities of each type, by split."""
+        """The number of abnormalities of each type (1 to 4), by split."""
         return {
             split.name: {name: int((split.types == kind).sum()) for kind, name in TYPES.items()}
             for split in (self.train, self.test)

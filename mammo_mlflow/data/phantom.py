@@ -64,12 +64,12 @@ class PhantomSettings:
 
     @property
     def bytes(self) -> int:
-        """The bytes of its patches."""
+        """The size of the phantom's patches in bytes."""
         return 4 * (self.train + self.test) * self.size**2
 
     @property
     def directory_name(self) -> str:
-        """The name of its data directory, made of every setting and the version of the generator."""
+        """The name of the phantom's data directory, made of every setting and the version of the generator."""
         return f"phantom-v{VERSION}-{self.train}-{self.test}-{self.size}px-seed{self.seed}"
 
 

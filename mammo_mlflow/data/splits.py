@@ -93,7 +93,7 @@ def inner_holdout(
     seed: int = 0,
     duplicate_groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a fold's training abnormalities into those to train on and those whose loss early stopping watches.
+    """Split a fold's training abnormalities into those to train on and those that early stopping watches.
 
     `indices` (m,) point into `types`, `patient_ids` and `duplicate_groups`, which are (n,) over all training
     abnormalities. Whole patients are taken in random order where that brings the number of each type nearer to

@@ -69,7 +69,7 @@ Data Retriever's `metadata.csv`, is one only if it is named so."""
 
 @dataclass(frozen=True, kw_only=True)
 class Abnormality:
-    """A row of a case description: `split` train or test, `kind` mass or calcification, `number` its id on the film.
+    """A row of a case description: `split` train or test, `kind` mass or calcification, `number` the id on the film.
 
     `file` and `row` tell where it was read; the other fields are the columns as text.
     """
@@ -92,12 +92,12 @@ class Abnormality:
 
     @property
     def film_subject(self) -> str:
-        """The PatientID of its film's DICOM file."""
+        """The PatientID in the DICOM file of the abnormality's film."""
         return f"{KINDS[self.kind]}-{SPLITS[self.split]}_{self.patient}_{self.side}_{self.view}"
 
     @property
     def subject(self) -> str:
-        """The PatientID of its crop's and its mask's DICOM files."""
+        """The PatientID in the DICOM files of the abnormality's crop and mask."""
         return f"{self.film_subject}_{self.number}"
 
     @property
@@ -118,7 +118,7 @@ class LeftOut:
 
     @classmethod
     def of(cls, one: Abnormality, reason: str, detail: str) -> LeftOut:
-        """The entry of an abnormality's row."""
+        """Make the entry of an abnormality's row."""
         return cls(file=one.file, row=one.row, abnormality=one.subject, reason=reason, detail=detail)
 
 
@@ -188,7 +188,7 @@ def read_descriptions(folder: Path) -> Descriptions:
 
 
 def shared_patients(rows: Sequence[Abnormality]) -> set[str]:
-    """The patients that are in both splits."""
+    """Find the patients that are in both the training and the test split."""
     sides = [{one.patient for one in rows if one.split == split} for split in SPLITS]
     return sides[0] & sides[1]
 

@@ -33,7 +33,7 @@ _TAGS = ["PatientID", "SeriesDescription", "SOPInstanceUID", "Rows", "Columns", 
 
 
 class NoMask(UserError):  # noqa: N818 - names what was found
-    """An image can be read, but is not a mask."""
+    """Raised for an image that can be read, but is not a mask."""
 
 
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -61,7 +61,7 @@ class DicomHeader:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """The image's height and width in pixels."""
         return self.rows, self.columns
 
 

@@ -47,7 +47,7 @@ class CutResult:
 
     @property
     def odd(self) -> bool:
-        """Whether its box was found by an odd mask, or by the crop."""
+        """Whether the box came from the crop, or from a mask of another size than the film or with specks."""
         return self.place is not None and (self.located != "mask" or self.stray > 0)
 
 
@@ -62,7 +62,7 @@ class FilmToCut:
 
     @property
     def file(self) -> Path:
-        """The file of the film's patches, named by the hash of film and settings."""
+        """The path of the file with the film's patches, named by the hash of film and settings."""
         content = json.dumps([VERSION, asdict(self.crop), asdict(self.film)], sort_keys=True)
         return self.target / f"{sha256(content)[:32]}.npz"
 

@@ -63,7 +63,7 @@ class Located:
 
 
 class Unlocated(UserError):  # noqa: N818 - names what was found
-    """An abnormality cannot be located: `reason` is one of a few fixed texts, the message a sentence."""
+    """Raised where an abnormality cannot be located: `reason` is one of a few fixed texts, the message a sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -78,11 +78,11 @@ def locate(
     how: str,
     taken: np.ndarray,
 ) -> Located:
-    """Locate the abnormality of a mask on a film, uint16 (rows, columns); its pixels are set in `taken`, bool likewise.
+    """Locate the abnormality of a mask on a film, uint16 (rows, columns), and mark its pixels in `taken`.
 
-    `mask` is bool (rows, columns), also of another size than the film; `sizes` are those of the published crops,
+    `mask` is bool (rows, columns), also of another size than the film; `sizes` are the shapes of the published crops,
     (height, width); `crop` is the only crop, (rows, columns), or None, and is not needed for a mask of the film's size;
-    `how` is `CropSettings.locate`. Raises `Unlocated`.
+    `how` is `CropSettings.locate`; `taken` is bool of the film's shape, changed in place. Raises `Unlocated`.
     """
     wrong = mask_fault(mask)
     if wrong:
@@ -158,7 +158,7 @@ def without_specks(mask: np.ndarray, crops: Sequence[tuple[int, ...]]) -> Locate
 
 
 def scale_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Scale a mask to its film's shape (rows, columns), bool; None where the aspects differ or it is far too small."""
+    """Scale a mask, bool (rows, columns), to its film's shape; None if aspects differ or it is far too small."""
     down, across = (ours / films for ours, films in zip(mask.shape, shape, strict=True))
     if abs(down / across - 1) > ASPECT or not SCALES[0] <= down <= SCALES[1]:
         return None
@@ -169,9 +169,10 @@ def scale_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def refine_by_crop(film: np.ndarray, found: Located, crop: np.ndarray | None) -> Located:
-    """Correct the box of a scaled mask by searching for the crop near it, where there is one; with the crop's score.
+    """Correct the box of a scaled mask by searching for the crop near it; without a crop, leave it as it is.
 
-    Raises `UserError` where the crop does not resemble the film there.
+    `film` is uint16 (rows, columns); `crop` is (rows, columns) or None, and its score is in the result. Raises
+    `UserError` where the crop does not resemble the film there.
     """
     box = found.box
     if crop is None or min(crop.shape) < 2 or crop.std() == 0:
@@ -190,7 +191,7 @@ def refine_by_crop(film: np.ndarray, found: Located, crop: np.ndarray | None) ->
 
 
 def find_crop(film: np.ndarray, crop: np.ndarray) -> Located:
-    """Find a crop in a film, both (rows, columns), by normalised cross-correlation.
+    """Find a crop in a film, both grey images (rows, columns), by normalised cross-correlation.
 
     A coarse search on shrunk images, then one in full resolution at its best places. Raises `UserError` where no place
     is certain: the crop is too small or constant, no place is similar enough, or several are.

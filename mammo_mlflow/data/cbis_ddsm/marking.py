@@ -17,9 +17,9 @@ from mammo_mlflow.errors import UserError
 
 @dataclass(frozen=True)
 class Mark:
-    """Where an abnormality is on its film, or why that is not known.
+    """The location of an abnormality on its film, or the reason why none was found.
 
-    `seen`: a mask of it was found; `whole`: every file that was opened could be read.
+    `seen`: a mask of the abnormality was found; `whole`: every file that was opened could be read.
     """
 
     place: Located | Unlocated

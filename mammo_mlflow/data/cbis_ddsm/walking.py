@@ -21,7 +21,7 @@ SYSTEM_FILES = {
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, OSError | None]]:
-    """Yield every file below `folder` in the order of names with None; what cannot be read with its error.
+    """Yield each file below `folder`, in the order of names, with None, or with the error if it cannot be read.
 
     Links are followed, each folder is visited once. Hidden files and folders, `SYSTEM_FILES` and the folders that an
     ingest is writing are skipped.
