@@ -40,7 +40,7 @@ PROBE_PATCHES = 32
 
 
 def describe_network(job: DescribeJob, emit: Emit) -> Description:
-    """Find where a network is cut, the shapes there, and with `probe` its speed in patches a second."""
+    """Find a network's layer cuts and their shapes, and with `probe` measure its speed in patches a second."""
     set_threads(job.threads)
     network = job.network
     base = network_encoder(network)

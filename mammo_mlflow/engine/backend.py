@@ -41,7 +41,7 @@ def set_threads(threads: int) -> None:
 
 
 def fastest_feed(batches: Batches, epochs: int) -> tuple[Tensor, int | None]:
-    """The fastest input for Keras's `fit`: the same batches in the same order, and the steps of an epoch or None.
+    """Convert batches to the fastest input for Keras's `fit`, in the same order; with the steps an epoch or None.
 
     Under TensorFlow, activations of at most `IN_MEMORY_BYTES` are gathered by a `tf.data` pipeline, without Python
     between steps (about twice as fast for pooled features). Other inputs stay `batches`, which Keras reads ahead.
@@ -67,7 +67,7 @@ def fastest_feed(batches: Batches, epochs: int) -> tuple[Tensor, int | None]:
 
 
 def fast_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The same optimizer with, under TensorFlow, an update that XLA compiles into one pass over the weights.
+    """Speed an optimizer up: under TensorFlow, XLA compiles its update into one pass over the weights.
 
     Uncompiled, Adam passes over weights and moments some twenty times: 40 ms of a 310 ms step of M1 (13 million
     weights).
@@ -123,7 +123,7 @@ def fast_batch_norm() -> type:
 
 
 def gradient_tape() -> tf.GradientTape:
-    """A tape that records gradients of the tensors it is told to watch. Raises `UserError` without TensorFlow."""
+    """A gradient tape, `tf.GradientTape`. Raises `UserError` where Keras runs on another backend."""
     if keras.backend.backend() != "tensorflow":
         raise expected("overlays", "TensorFlow as Keras's backend", keras.backend.backend())
     import tensorflow as tf

@@ -36,7 +36,7 @@ _NO_MAPS = (
 
 
 def explain(job: ExplainJob, emit: Emit) -> int:
-    """Draw a figure of Grad-CAM maps for every abnormality of a tensor file; their number. Emits `StepsDone`."""
+    """Draw a figure of Grad-CAM maps for each abnormality of a tensor file; return their number; emit `StepsDone`."""
     set_threads(job.threads)
     model = keras.saving.load_model(job.model, compile=False, safe_mode=True)
     total, where = 0, None

@@ -74,35 +74,35 @@ class DrawnModel(keras_tuner.HyperModel):
         self._job = job
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
-        """The values drawn, by the names of `ModelSpec`."""
+        """The values that were drawn, by the names of `ModelSpec`'s fields."""
         raise NotImplementedError
 
     def spec(self, hp: keras_tuner.HyperParameters) -> ModelSpec:
-        """The model's parameters with the drawn values in place."""
+        """The parameters of the model, with the drawn values in place of the job's."""
         values: dict[str, Any] = {**self.values(hp)}
         return replace(self._job.network.model, **values)
 
 
 class HeadHyperModel(DrawnModel):
-    """Heads of one to three dense layers, with or without dropout and batch normalisation."""
+    """A hypermodel of heads: one to three dense layers, with or without dropout and batch normalisation."""
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
-        """The values drawn, by the names of `ModelSpec`."""
+        """The values that were drawn, by the names of `ModelSpec`'s fields."""
         return _draw_head(hp, ranges.HEAD_WIDTHS) | {"batch_norm": hp.Boolean("batch_norm")}
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The head, not compiled: features in, probability (n, 1) out."""
+        """Build the head, not compiled: features in, probability (n, 1) out."""
         return build_head(self._job.head, self.spec(hp))
 
 
 class ScratchHyperModel(DrawnModel):
-    """Networks trained from scratch: blocks of convolutions, dense layers, dropout, normalisation and penalties.
+    """A hypermodel of networks trained from scratch: blocks of convolutions, dense layers, dropout and penalties.
 
     Each block has its own filters and number of convolutions; the patch size limits the number of blocks.
     """
 
     def values(self, hp: keras_tuner.HyperParameters) -> dict[str, Value]:
-        """The values drawn, by the names of `ModelSpec`."""
+        """The values that were drawn, by the names of `ModelSpec`'s fields."""
         values = {
             "blocks": self._blocks(hp),
             "convolution_batch_norm": hp.Boolean("convolution_batch_norm", default=True),
@@ -133,7 +133,7 @@ class ScratchHyperModel(DrawnModel):
         return ",".join("-".join(block) for block in blocks)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The whole network, not compiled: raw patches of each side in, probability (n, 1) out."""
+        """Build the whole network, not compiled: raw patches of each side in, probability (n, 1) out."""
         network, spec = self._job.network, self.spec(hp)
         encoder = build_encoder(network.family, spec, network.image_size, network.precision)
         head = build_head(joined_shape(encoder.output_shape[1:], len(network.sides), spec.difference), spec)

@@ -82,7 +82,7 @@ class NumberReader(Reader[np.ndarray]):
         self._values, self._views = np.asarray(values, np.float32)[:, None], views
 
     def in_memory(self, limit: int) -> np.ndarray | None:
-        """The numbers, float32 (n, views + 1, 1); None where they take more than `limit` bytes."""
+        """The numbers repeated for each view, float32 (n, views + 1, 1); None where they exceed `limit` bytes."""
         size = 4 * len(self._values) * (self._views + 1)
         return None if size > limit else np.repeat(self._values[:, None], self._views + 1, axis=1)
 
@@ -117,7 +117,7 @@ class CombinedReader(Reader[dict[str, np.ndarray]]):
 
 
 def combine_readers(readers: Mapping[str, Reader[np.ndarray]]) -> Reader[ModelInput]:
-    """One reader for all inputs of a model; a single one as it is, since a model of one input takes an array."""
+    """Make one reader of a model's readers by input; a single one is returned as it is (it gives an array)."""
     return next(iter(readers.values())) if len(readers) == 1 else CombinedReader(readers)
 
 
@@ -129,7 +129,11 @@ def augment(patches: np.ndarray, transforms: np.ndarray) -> np.ndarray:
 
 
 def all_views(patches: np.ndarray, rows: np.ndarray, views: int, policy: str) -> np.ndarray:
-    """The plain patch and its augmented views, patch by patch: float32 (rows x (views + 1), size, size, 1)."""
+    """Read and augment patches: plain, then augmented views, float32 (m x (views + 1), size, size, 1).
+
+    `patches` are (n, size, size), `rows` int (m,) point into them, `policy` is a name of `POLICIES`. A patch's views
+    follow one another, the plain one first.
+    """
     plain = np.asarray(patches[rows], np.float32)[..., None]
     drawn: list[np.ndarray] = [plain]
     for view in range(1, views + 1):

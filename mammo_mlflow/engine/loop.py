@@ -66,7 +66,7 @@ def train_stage(
     inner: HeldOut,
     emit: Emit,
 ) -> tuple[list[dict[str, float | str]], int, int]:
-    """Train `model` in place: its history, the number of epochs kept, and the peak private memory in bytes.
+    """Train `model` in place; return history, number of epochs kept, and peak private memory in bytes.
 
     `start` is the number of epochs before this stage. The metrics of `validation` are reported and change nothing. With
     early stopping the weights of the epoch with the least loss on `inner` are kept. Raises `UserError` where the loss
@@ -121,12 +121,12 @@ def class_weights(name: str, labels: np.ndarray) -> dict[int, float] | None:
 
 
 def divergence_error(found: str) -> UserError:
-    """The error for a fit whose loss or predictions are not finite."""
+    """Make the `UserError` for a fit whose loss or predictions are not finite."""
     return expected("learning_rate", "a loss that stays a number", f"{found}; a lower rate may help")
 
 
 def private_memory_bytes() -> int:
-    """The memory of this process alone in bytes: anonymous memory on Linux, else the resident set.
+    """The memory that belongs to this process alone, in bytes: anonymous on Linux, else the resident set.
 
     The resident set also counts mapped cache files, whose memory the system can free at any time.
     """

@@ -33,7 +33,7 @@ def filters(block: int) -> tuple[int, ...]:
 
 
 def block_counts(image_size: int, stride: int) -> tuple[int, int]:
-    """The fewest and the most blocks for patches of `image_size` pixels, given the first convolution's stride.
+    """The least and greatest number of blocks for patches of `image_size` pixels and a first stride.
 
     The fewest keep the last maps within `LARGEST_MAP`; the most leave every pool at least 2 pixels to halve.
     """

@@ -46,12 +46,12 @@ def join_condition(
 
 
 def class_of(probability: keras.KerasTensor) -> keras.KerasTensor:
-    """The class of a probability (n, 1): 1 above 0.5, else 0, by Keras layers, which are saved without our code."""
+    """Convert a probability (n, 1) to a class, 1 above 0.5, else 0, by Keras layers, which save without our code."""
     above = layers.ReLU(threshold=0.5, dtype="float32", name="above_half")(probability)  # 0, or more than 0.5
     doubled = layers.Rescaling(2.0, dtype="float32", name="above_half_doubled")(above)  # 0, or more than 1
     return layers.ReLU(max_value=1.0, dtype="float32", name="class")(doubled)
 
 
 def input_names(model: keras.Model) -> list[str]:
-    """The names of a model's inputs."""
+    """The names of a Keras model's inputs."""
     return [one.name for one in model.inputs]

@@ -49,7 +49,7 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
 
 
 def cut_points(base: keras.Model) -> list[int]:
-    """The indices in `base.layers` after which all later layers depend on that layer's output alone."""
+    """The indices in `base.layers` where a layer cut is possible: later layers depend on that output alone."""
     position = {id(layer): index for index, layer in enumerate(base.layers)}
     last_use = list(range(len(base.layers)))
     for index, layer in enumerate(base.layers):
@@ -67,7 +67,7 @@ def convolutions(base: keras.Model) -> list[int]:
 
 
 def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
-    """The last cut point before the last `unfrozen_layers` convolutions; for 0 of them, the index of the features.
+    """The index of the last layer cut before the last `unfrozen_layers` convolutions; for 0 that of the features.
 
     Raises `UserError` where the backbone has fewer convolutions.
     """
@@ -186,7 +186,7 @@ def join_tails(
 
 
 def load_weights(base: keras.Model, weights: NetworkWeights) -> None:
-    """Load weights into a backbone from a file or a compact copy; of kind `none` they leave it as it is.
+    """Load weights into a backbone from a file or a compact int8 copy; kind `none` loads nothing.
 
     Raises `UserError` where the file is damaged or does not fit the network.
     """
@@ -204,7 +204,10 @@ def load_weights(base: keras.Model, weights: NetworkWeights) -> None:
 
 
 def read_compact(path: Path) -> list[np.ndarray]:
-    """Read a compact copy: float32 arrays in the order of `model.weights`, int8 kernels times a scale per channel."""
+    """Read weights from a compact int8 copy: float32 arrays in the order of `model.weights`.
+
+    A kernel is stored as int8 values and a scale per channel, by which they are multiplied.
+    """
     with np.load(path, allow_pickle=False) as file:
         count = sum(not name.endswith("_scale") for name in file.files)
         return [

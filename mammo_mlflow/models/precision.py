@@ -13,7 +13,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 @contextmanager
 def dtype_policy(precision: str) -> Iterator[None]:
-    """Within the block, layers are built to compute in `precision`, one of `POLICIES`, unless they name a dtype."""
+    """Context: Keras layers built inside compute in `precision`, one of `POLICIES`, unless they name a dtype."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(POLICIES[precision])
     try:

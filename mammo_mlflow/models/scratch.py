@@ -28,7 +28,7 @@ With Keras's 0.99 the moving statistics need some 500 steps to be of use, which 
 
 
 def parse_blocks(blocks: str) -> list[list[tuple[int, int]]]:
-    """Parse `ModelSpec.blocks`: the (filters, stride) of each convolution of each block."""
+    """Parse `ModelSpec.blocks` into the (filters, stride) of each convolution of each block."""
     return [
         [(int(filters), int(stride or 1)) for filters, _, stride in (one.partition("/") for one in block.split("-"))]
         for block in blocks.split(",")

@@ -36,7 +36,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def join_sides(features: Mapping[str, Tensor], form: str) -> Tensor:
-    """Join the features (n, f) of both sides into the head's input, by one of `FORMS`; of one side, keep them."""
+    """Join the features (n, f) of both sides into the head's input, by one of `FORMS`; keep those of one side."""
     if len(features) == 1:
         return next(iter(features.values()))
     return FORMS[form](features[BASELINE], features[PATCH])

@@ -56,7 +56,7 @@ class NetworkWeights:
 
     @property
     def file(self) -> Path:
-        """The weights' file. Raises ValueError for random weights that were not calibrated yet."""
+        """The path of the weights' file. Raises ValueError for random weights that were not calibrated yet."""
         if self.path is None:
             raise ValueError("random weights have no file before they are calibrated")
         return self.path
