@@ -42,7 +42,7 @@ class BlendWeights:
 
 
 def average(data: OutOfFold, objective: Objective, left_out: Sequence[int | None] = (None,)) -> list[BlendWeights]:
-    """Equal weights: the plain average."""
+    """Equal weights for all members, the plain average, with their score."""
     scorer = _Scorer(data, objective, left_out)
     weights = np.full(data.members, 1 / data.members)
     return [scorer.result(weights, score, 1) for score in scorer.gains(weights[None])[0]]
@@ -57,7 +57,7 @@ def grid(
     """The best weights of all combinations of `levels`, one for each member, normalised to sum to one.
 
     With more than six members, or two million combinations, only one member's weight changes at a time: from the best
-    member alone, round and round, each to its best level, until none gains. The note then says so.
+    member alone, round and round, each to its best level, until none gains. The combiner's note says so.
     Raises UserError for levels that are not at least two different numbers ≥ 0.
     """
     if len(set(levels)) < 2 or not all(0 <= level < np.inf for level in levels):
@@ -82,7 +82,7 @@ def grid_fine(data: OutOfFold, objective: Objective, left_out: Sequence[int | No
 def greedy(
     data: OutOfFold, objective: Objective, bag: int = 50, left_out: Sequence[int | None] = (None,)
 ) -> list[BlendWeights]:
-    """Weights by greedy selection with replacement (Caruana et al. 2004, ICML, section 2): shares of a bag of members.
+    """Weights found by greedy selection with replacement (Caruana et al. 2004, ICML, section 2): shares of a bag.
 
     The bag starts with the N best members, N such that their average is best (sorted initialisation); then the member
     that helps most joins, again and again, until `bag` are in it or none helps.
@@ -98,7 +98,7 @@ Optimiser = Callable[[int, Callable[[Floats], float]], tuple[Floats, int]]
 def optimised(
     data: OutOfFold, objective: Objective, optimiser: Optimiser, left_out: Sequence[int | None] = (None,)
 ) -> list[BlendWeights]:
-    """Weights that an optimiser finds; it is given a function from weights (m,) to their gain."""
+    """Weights that an optimiser finds; it gets a function from weights float64 (m,) to the score to maximise."""
     scorer, found = _Scorer(data, objective, left_out), []
     for column in range(len(left_out)):
         weights, evaluated = optimiser(data.members, lambda w, c=column: float(scorer.gains(w[None], c)[0]))  # type: ignore[misc]

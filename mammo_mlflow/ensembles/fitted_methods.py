@@ -1,4 +1,4 @@
-"""Every method's ensemble of the same members, fitted on their out-of-fold predictions, and how they compare."""
+"""Fit every ensemble method on the same members' out-of-fold predictions, and compare the ensembles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FittedMethods:
-    """The ensembles that every method makes of the same members, by the methods' names.
+    """The fitted ensembles of the same members, one by each method, by name.
 
     `data` has the members' out-of-fold probabilities float (n, m) of the n training abnormalities, a column a member.
     """
@@ -39,21 +39,21 @@ class FittedMethods:
 
     @property
     def names(self) -> list[str]:
-        """What the members are called."""
+        """The members' names, in the order of the columns of `data`."""
         return [member.name for member in self.members]
 
     @property
     def sides(self) -> dict[str, int]:
-        """The image inputs of all members, and the first of the rows each sees."""
+        """The image inputs of all members, each with the first row that it reads in a tensor file."""
         return {side: first for member in self.members for side, first in member.plan.sides.items()}
 
     @property
     def disclosure(self) -> Disclosure:
-        """What has to be said of every figure of it."""
+        """The facts to disclose on every figure: those of all members, each once."""
         return Disclosure.together(member.plan.disclosure for member in self.members)
 
     def score(self, probabilities: Floats, metric: str | None = None) -> float:
-        """The objective, or another metric, of out-of-fold probabilities float (n,) of these patches."""
+        """Score out-of-fold probabilities, float (n,), by the objective or another metric."""
         return self.data.saying(probabilities).score(metric or self.objective.name)
 
     @property
@@ -71,9 +71,9 @@ class FittedMethods:
         return 1 if self.objective.direction == "maximize" else -1
 
     def verdict(self, method: str, settings: int) -> Verdict:
-        """Whether a method's ensemble beats the best member, on nested out-of-fold predictions.
+        """Compare a method's ensemble with the best member on nested out-of-fold predictions.
 
-        `settings` is the number of methods that it is the best of.
+        `settings` is the number of methods that this one is the best of.
         """
         chosen, best, data = self.ensembles[method], self.best_member, self.data
         names = f"the ensemble ({method}, nested)", f"its best member ({self.names[best]})"
@@ -81,14 +81,14 @@ class FittedMethods:
         return verdict(self.objective, *arrays, names=names, compared=settings)
 
     def test_verdict(self, labels: Ints, probabilities: Floats) -> Verdict:
-        """Whether an ensemble beats the best member on the test set: labels int (m,), its probabilities float (m,)."""
+        """Compare an ensemble with the best member on the test set: labels int (m,), probabilities float (m,)."""
         best = self.members[self.best_member]
         names = "the ensemble", f"its best member ({best.name})"
         groups = self.patch_set.test.patient_ids
         return verdict(self.objective, labels, probabilities, best.test, None, groups, names=names)
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows of the table of methods: nested score, optimistic score, weights, note."""
+        """The table of methods as header and rows: nested score, optimistic score, weights, note."""
         header = ["method", f"nested {self.objective.name}", "where chosen (optimistic)", "weights", "note"]
         rows = []
         for method, one in self.ensembles.items():

@@ -56,7 +56,7 @@ def _log_figures(fitted: FittedMethods, run: TrackedRun, method: str, alone: lis
 
 
 def log_members_test(fitted: FittedMethods, run: TrackedRun, test: pd.DataFrame) -> Verdict:
-    """Log the test ROC curves of ensemble and members together, and whether it beats the best member there.
+    """Log test ROC curves of ensemble and members, and whether the ensemble beats the best member on the test set.
 
     `test` are the ensemble's test predictions, as `log_test` makes them.
     """
@@ -72,7 +72,7 @@ def log_members_test(fitted: FittedMethods, run: TrackedRun, test: pd.DataFrame)
 
 
 def log_verdict(run: TrackedRun, found: Verdict, tag: str = Tag.VERDICT, prefix: str = "") -> None:
-    """Log a lead over the best member with its interval and p, names behind `prefix`, and the sentence as a tag."""
+    """Log a lead over the best member with interval and p, as metrics with a name `prefix`, its sentence as `tag`."""
     run.log_metrics(found.lead.metrics(f"{prefix}{Metric.LEAD}"))
     if found.delong is not None:
         run.log_metrics({f"{prefix}{Metric.DELONG_P}": found.delong.p})

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A registered model in an ensemble: its name there, and its stored test probabilities float (m,)."""
+    """A registered model in an ensemble, with its name there and its stored test probabilities, float (m,)."""
 
     name: str
     base_model: BaseModel
@@ -49,7 +49,7 @@ class Member:
 
     @property
     def plan(self) -> Plan:
-        """The plan that it was trained by."""
+        """The plan by which the member was trained."""
         return self.base_model.plan
 
 
@@ -64,7 +64,7 @@ def find_members(
 ) -> list[Member]:
     """Find the models of a set of `SETS`, or of names with commas between (`name`, `name@alias`, `name/3`).
 
-    Of a set, those that are registered; the others are told in the log, with the commands that make them. All have
+    Of a set, only the registered models are found; missing ones are logged, with the commands that make them. All have
     been trained on the planner's data and on `folds` int (n,), those of `cv`.
 
     Raises `UserError`: fewer than two, a name that is not registered, a model on other data or folds, a line for each.

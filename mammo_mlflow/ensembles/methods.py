@@ -78,7 +78,7 @@ def _ensemble(
 
 
 def weights_method(search: Callable[..., list[BlendWeights]]) -> Method:
-    """Make a method of a search for blend weights (see `blend_weights`)."""
+    """Wrap a search for blend weights (see `blend_weights`) as an ensemble method."""
 
     def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Combiner]:
         found = search(data, objective, left_out=left_out)

@@ -21,7 +21,7 @@ Method = Callable[[OutOfFold, Objective, int, Sequence[int | None]], list[Combin
 
 
 def method_of(fit: Callable[[OutOfFold, Objective, int], Combiner]) -> Method:
-    """Make a method of a function that fits one combiner; it is called for each fold to leave out."""
+    """Wrap a function that fits one combiner as an ensemble method, which calls it for each fold left out."""
 
     def method(data: OutOfFold, objective: Objective, seed: int, left_out: Sequence[int | None]) -> list[Combiner]:
         return [fit(data.without(fold), objective, seed) for fold in left_out]

@@ -1,4 +1,4 @@
-"""An ensemble as a registered model: how it is keyed, assembled of its members, compared with them and described."""
+"""Make an ensemble a registered model: its key, its assembly of members, its comparison with them, its figures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleSpec:
-    """What an ensemble was asked for, in the words of the command."""
+    """The options of the command `ensemble` that define an ensemble, as they were given."""
 
     members: str
     method: str
@@ -53,14 +53,14 @@ class EnsembleSpec:
 
 
 def ensemble_key(member_keys: Sequence[str], method: str, spec: EnsembleSpec, test_sha256: str) -> str:
-    """The key of an ensemble: of the keys of its members, the method that was chosen, and what was asked for."""
+    """The key of an ensemble, a sha256: of its members' keys, the method chosen, the options and the test set."""
     facts = {"members": list(member_keys), "method": method, "test": test_sha256, "asked": asdict(spec)}
     return json_sha256({**facts, "ensemble_version": ENSEMBLE_VERSION})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeEnsemble:
-    """A registered ensemble, its method, and whether it beats its best member out of fold."""
+    """A registered ensemble, its method, and the verdict on whether it beats its best member out of fold."""
 
     final: Final
     method: str
@@ -78,7 +78,7 @@ def make_ensemble(bench: Workbench, fitted: FittedMethods, spec: EnsembleSpec) -
 
 
 class EnsembleBuilder(ModelBuilder):
-    """Builds an ensemble, in a run of its own."""
+    """Builds the registered model of an ensemble, in a run of its own."""
 
     def __init__(self, fitted: FittedMethods, spec: EnsembleSpec) -> None:
         self._fitted = fitted
@@ -122,7 +122,7 @@ class EnsembleBuilder(ModelBuilder):
 
     @cached_property
     def verdict(self) -> Verdict:
-        """Whether it beats its best member, on nested out-of-fold predictions."""
+        """The verdict on whether the ensemble beats its best member, on nested out-of-fold predictions."""
         return self._fitted.verdict(self.method, self._settings)
 
     def log_before(self, run: TrackedRun) -> None:
@@ -131,7 +131,7 @@ class EnsembleBuilder(ModelBuilder):
         log_verdict(run, self.verdict)
 
     def assembly(self, output: Path, threshold: float, tags: Mapping[str, str]) -> EnsembleJob:
-        """See `ModelBuilder`; the combiner's arrays are written beside `output`."""
+        """The job that writes the ensemble's MLflow model directory `output`. Writes the combiner's arrays now."""
         fitted, patch_set = self._fitted, self._fitted.patch_set
         level1 = output.with_name(f"{output.name}-level1.npz")
         self._chosen.combiner.save(level1)
@@ -149,9 +149,9 @@ class EnsembleBuilder(ModelBuilder):
         )
 
     def probabilities(self, run: TrackedRun, answers: np.ndarray) -> Floats:
-        """The first column of the answers float (m, 2 + members).
+        """The ensemble's probabilities: the first column of the answers, float (m, 2 + members).
 
-        What the members answer in it is compared with their stored test probabilities; a difference is a warning.
+        The members' columns are compared with their stored test probabilities; a difference is logged as a warning.
         """
         stored = np.column_stack([member.test for member in self._fitted.members])
         apart = float(np.abs(answers[:, 2:] - stored).max())
@@ -161,11 +161,11 @@ class EnsembleBuilder(ModelBuilder):
         return answers[:, 0]
 
     def estimates(self) -> dict[str, Estimate]:
-        """The nested score of every method, and that of this ensemble once more as its out-of-fold score."""
+        """The estimates to log: the nested score of every method, and this ensemble's also as its out-of-fold score."""
         nested = {f"{Metric.NESTED}{method}": one.nested for method, one in self._fitted.ensembles.items()}
         objective = self._fitted.objective.name.replace("=", "_")
         return nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
 
     def log_after(self, run: TrackedRun, test: pd.DataFrame) -> str:
-        """Log how it compares with its members on the test set; returns the verdict there."""
+        """Log how the ensemble compares with its members on the test set; returns the verdict's sentence."""
         return log_members_test(self._fitted, run, test).sentence
