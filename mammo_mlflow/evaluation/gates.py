@@ -18,7 +18,7 @@ RATES_CONFIDENCE = 0.9
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate's result: its name, whether the candidate passed, and the values that it rests on in words."""
+    """A gate's result: the gate's name, whether the candidate passed, and in words the values that decided."""
 
     name: str
     passed: bool
@@ -28,7 +28,7 @@ class Gate:
 def better(
     candidate: OutOfFold, champion: OutOfFold, objective: Objective, error: float = 0.025, compared: int = 1
 ) -> Gate:
-    """The gate that the candidate is better: the interval of its lead in the objective lies above 0.
+    """Judge the gate `better`: the interval of the candidate's lead in the objective has to lie above 0.
 
     `error`: the one-sided error over all settings `compared`, of which each has an equal share (Bonferroni). The
     interval is normal: quantiles this far out are beyond what resampling can tell. Its standard error is DeLong's for
@@ -46,13 +46,13 @@ def better(
 
 
 def calibrated(candidate: OutOfFold, bound: float) -> Gate:
-    """The gate that the candidate is calibrated: its calibration error is at most `bound`."""
+    """Judge the gate `calibrated`: the candidate's calibration error has to be at most `bound`."""
     error = calibration_error(candidate.labels, candidate.probabilities)
     return Gate("calibrated", bool(error <= bound), f"calibration error {error:.3f}, at most {bound:g}")
 
 
 def no_loss(rate: str, candidate: OutOfFold, champion: OutOfFold, bound: float = 0.0) -> Gate:
-    """The gate that a rate (`sensitivity`, `specificity`) at the stored thresholds is not lower by more than `bound`.
+    """Judge the gate of a rate (`sensitivity`, `specificity`): at the stored thresholds at most `bound` is lost.
 
     The paired difference has a 90 % interval, patients resampled: the gate fails where all of it lies below `-bound`,
     which happens to an equal model in at most 5 % of decisions.

@@ -38,12 +38,12 @@ BLOCK_CELLS = 400_000
 
 
 def resampling_note(groups: npt.ArrayLike | None) -> str:
-    """The assumption of the interval of a difference, in words to stand beside it."""
+    """The assumption behind the interval of a difference, in words to print beside it."""
     return INDEPENDENT if groups is None else "patients resampled"
 
 
 def cluster_note(groups: npt.ArrayLike | None) -> str:
-    """The assumption of the interval of a metric, in words to stand beside it."""
+    """The assumption behind the interval of a metric, in words to print beside it."""
     return INDEPENDENT if groups is None else "patients as clusters"
 
 

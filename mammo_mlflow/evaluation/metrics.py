@@ -25,7 +25,7 @@ RATES = (
 
 
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float = 0.5) -> dict[str, float]:
-    """The metrics of `RATES` and `COUNTS` by name.
+    """Compute the rates and counts of a binary classifier at a threshold (`RATES`, `COUNTS`), by name.
 
     `labels`: int (n,) of 0 and 1. `probabilities`: float (n,) in [0, 1]; one at or above `threshold` is positive.
 
@@ -59,7 +59,7 @@ def out_of_fold(metric: str, labels: npt.ArrayLike, probabilities: npt.ArrayLike
 
 
 def mean_sd(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (n - 1 below the line); the deviation of one value is NaN, both of none."""
+    """Mean and sample standard deviation (divided by n - 1); of one value the deviation is NaN, of none both."""
     array = np.asarray(list(values), dtype=np.float64)
     mean = float(array.mean()) if array.size else math.nan
     return mean, float(array.std(ddof=1)) if array.size > 1 else math.nan

@@ -37,7 +37,7 @@ class Objective:
     direction: Direction
 
     def value(self, oof: OutOfFold, seconds: float) -> float:
-        """The objective of these folds, all or some; NaN where it is undefined, as for folds of one class.
+        """The objective's value on all or some folds; NaN where undefined, as for folds of one class.
 
         ROC AUC and sensitivity at a specificity are taken within folds, the other metrics over all rows at a threshold
         of 0.5. `seconds`: training time of the same folds.
@@ -48,13 +48,13 @@ class Objective:
 
 
 def check_metric(objective: Objective) -> None:
-    """Raise UserError for an objective that is no metric of predictions."""
+    """Check that an objective is a metric of predictions. Raises UserError."""
     if objective.name == SECONDS:
         raise expected("objective", "a metric of predictions", f"'{SECONDS}'")
 
 
 def parse_objectives(text: str) -> tuple[Objective, ...]:
-    """The objectives that a text names: one, or two different ones with a comma between; `seconds` only second.
+    """Parse objectives: one name, or two different ones with a comma between; `seconds` only second.
 
     Raises UserError, one line about the field `objective`, for anything else.
     """

@@ -52,7 +52,7 @@ class OutOfFold:
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame, threshold: float = 0.5) -> OutOfFold:
-        """The predictions in a frame with columns label, probability, fold and, where known, patient_id and patch."""
+        """Read a frame with columns label, probability, fold and, where known, patient_id and patch."""
         more = {name: frame[column] for name, column in _OPTIONAL.items() if column in frame}
         return cls(
             labels=frame["label"],
@@ -64,25 +64,25 @@ class OutOfFold:
 
     @property
     def members(self) -> int:
-        """The number m of models."""
+        """The number of models, m; 1 where probabilities are (n,)."""
         return 1 if self.probabilities.ndim == 1 else self.probabilities.shape[1]
 
     @property
     def units(self) -> Ints:
-        """The unit of each row that stays whole when rows are split, int64 (n,): its patient, or patch if not known."""
+        """The group of each row that splits keep together, int64 (n,): the patient, or the patch if not known."""
         return np.arange(len(self.labels)) if self.groups is None else self.groups
 
     @property
     def decided(self) -> Floats:
-        """The decisions: 1.0 for each probability at or above the threshold, else 0.0; shape of the probabilities."""
+        """The decisions, shaped as the probabilities: 1.0 where a probability is at least the threshold, else 0.0."""
         return (self.probabilities >= self.threshold).astype(np.float64)
 
     def saying(self, probabilities: Floats) -> OutOfFold:
-        """The same patches with other probabilities, float (n,) or (n, m)."""
+        """A copy with other probabilities, float (n,) or (n, m), of the same patches."""
         return replace(self, probabilities=probabilities)
 
     def without(self, fold: int | None) -> OutOfFold:
-        """The rows of all folds but one, whose numbers stay as they are; all rows for None."""
+        """A copy without the rows of one fold (None: with all rows); the other folds keep their numbers."""
         if fold is None:
             return self
         part, rest = copy(self), self.folds != fold
@@ -92,20 +92,20 @@ class OutOfFold:
         return part
 
     def same_patches(self, other: OutOfFold) -> bool:
-        """Whether both are of the same patches in the same folds."""
+        """Whether other out-of-fold predictions are of the same patches in the same folds."""
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("patches", "labels", "folds"))
 
     def score(self, metric: str) -> float:
-        """A metric by its name in `weighted.statistic`; one that compares patches does so within folds."""
+        """A metric of the predictions by its name in `weighted.statistic`; ROC AUC is computed within folds."""
         return out_of_fold(metric, self.labels, self.probabilities, self.folds)
 
     def estimate(self, metric: str, resamples: int = 2000, seed: int = 0) -> Estimate:
-        """A metric with its interval (`intervals.metric_estimate`)."""
+        """A metric of the predictions with its interval (`intervals.metric_estimate`)."""
         arrays = self.labels, self.probabilities, self.folds, self.groups
         return metric_estimate(metric, *arrays, resamples=resamples, seed=seed)
 
     def less(self, other: OutOfFold, metric: str = "roc_auc", confidence: float = 0.95) -> Difference:
-        """The paired difference of a metric to `other` on the same patches (`intervals.bootstrap_difference`)."""
+        """The metric's paired difference, these less `other` on the same patches (`intervals.bootstrap_difference`)."""
         arrays = self.labels, self.probabilities, other.probabilities, self.folds, self.groups
         return bootstrap_difference(*arrays, confidence=confidence, metric=metric)
 

@@ -38,9 +38,9 @@ class DeLong(Difference):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of comparing two classifiers; the lead is positive where the first is better.
+    """The result of a paired comparison of two classifiers; the lead is positive where the first is better.
 
-    `delong` is None for objectives other than ROC AUC; `sentence` says it all in words.
+    `delong` is None for objectives other than ROC AUC; `sentence` is the result in words.
     """
 
     outcome: Outcome

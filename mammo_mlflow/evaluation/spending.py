@@ -36,7 +36,7 @@ class Spent:
 
 
 def error_share(number: int) -> float:
-    """The share γ of the error that the decision with this number has: 0.8 for 1, then 0.2 · 6 / π² / (number - 1)²."""
+    """The share γ of the total error for decision `number`, from 1 on: 0.8 for 1, then 0.2 · 6 / π² / (number - 1)²."""
     if number == 1:
         return FIRST
     return (1 - FIRST) * 6 / math.pi**2 / (number - 1) ** 2

@@ -20,14 +20,14 @@ the other side."""
 
 @dataclass(frozen=True)
 class ThresholdPolicy:
-    """How a threshold is chosen, `kind`: `fixed` at `value`, `youden`, or `sensitivity` of at least `value`."""
+    """How a decision threshold is chosen: `kind` is `fixed` (`value`), `youden` or `sensitivity` (at least `value`)."""
 
     kind: str
     value: float | None = None
 
 
 def parse_policy(policy: str | float) -> ThresholdPolicy:
-    """The threshold policy that a text names: a number in (0, 1), `youden`, or `sensitivity=` and a number in (0, 1].
+    """Parse a threshold policy: a number in (0, 1), `youden`, or `sensitivity=` and a number in (0, 1].
 
     Raises UserError, one line about the field `threshold`, for anything else.
     """
@@ -49,7 +49,7 @@ def parse_policy(policy: str | float) -> ThresholdPolicy:
 
 
 def choose_threshold(policy: str | float, labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """The decision threshold that a policy (`parse_policy`) gives on these patches; a probability ≥ it is positive.
+    """Choose a decision threshold by a policy (`parse_policy`); probabilities at or above it are positive.
 
     `youden` maximises sensitivity + specificity - 1 (Youden 1950, Cancer 3:32-35); of equal maxima the lowest
     threshold, which finds the most positives. `sensitivity=s` is the highest threshold whose sensitivity is at least s.

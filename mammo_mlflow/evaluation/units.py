@@ -9,7 +9,7 @@ from mammo_mlflow.evaluation import weighted
 
 
 def per_patient(labels: npt.ArrayLike, probabilities: npt.ArrayLike, patient_ids: npt.ArrayLike) -> pd.DataFrame:
-    """A frame with a row per patient and class: patient_id, label (int64), probability (float64), patches (int64).
+    """Average per patient and class: columns patient_id, label (int64), probability (float64), patches (int64).
 
     The probability is the mean over that patient's patches of that class: the views of an abnormality, and several
     abnormalities of one class, are averaged. A patient with abnormalities of both classes counts once for each, since

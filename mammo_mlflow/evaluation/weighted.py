@@ -28,7 +28,7 @@ SENSITIVITY_AT = "sensitivity_at_specificity"
 
 
 def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, Floats]:
-    """Labels as int64 (n,) of 0 and 1, and probabilities as float64 (n,) in [0, 1], checked.
+    """Check and convert labels to int64 (n,) of 0 and 1, and probabilities to float64 (n,) in [0, 1].
 
     Raises ValueError for no patches, shapes that differ or labels other than 0 and 1, and UserError for
     probabilities that are not in [0, 1], which is what a model gives whose training diverged.
@@ -46,7 +46,7 @@ def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, 
 
 
 def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
-    """Numbers 0 … k-1, one per distinct value, int64 (n,). Raises ValueError for another length or a missing value."""
+    """Number distinct values 0 … k-1: int64 (n,). Raises ValueError for another length or a missing value."""
     array = np.asarray(values)
     if array.shape != (n,):
         raise ValueError(f"{name}: expected shape ({n},), found {array.shape}")
@@ -57,12 +57,12 @@ def codes(name: str, values: npt.ArrayLike, n: int) -> Ints:
 
 
 def fold_codes(folds: npt.ArrayLike | None, n: int) -> Ints | None:
-    """The `codes` of folds, int64 (n,); None for None."""
+    """Number folds from 0 (`codes`): int64 (n,); None for None."""
     return None if folds is None else codes("folds", folds, n)
 
 
 def patient_codes(groups: npt.ArrayLike | None, n: int) -> Ints:
-    """The `codes` of patients, int64 (n,); for None each patch is a patient of its own."""
+    """Number patients from 0 (`codes`): int64 (n,); for None each patch is a patient of its own."""
     return np.arange(n) if groups is None else codes("groups", groups, n)
 
 
@@ -79,7 +79,7 @@ def placements(labels: Ints, probabilities: Floats) -> tuple[Floats, Floats]:
 
 
 def check_whole(groups: Ints, folds: Ints) -> None:
-    """Raise ValueError where a patient, `groups` (n,), has patches in two of the `folds` (n,)."""
+    """Check that no patient, `groups` (n,), has patches in two of the `folds` (n,). Raises ValueError."""
     if len(np.unique(np.stack([groups, folds]), axis=1).T) > len(np.unique(groups)):
         raise ValueError("groups: expected every patient in one fold, found one in two")
 
@@ -96,7 +96,7 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def pairs_won(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A function from weights (B, n) to the weighted numbers of pairs won and of pairs, each (B,): a ROC AUC's parts.
+    """Make a function from weights (B, n) to a ROC AUC's parts: weighted numbers of pairs won and of pairs, (B,) each.
 
     A pair is a positive and a negative patch, won where the positive has the higher probability, half won in a tie
     (Mann-Whitney; Hanley & McNeil 1982, Radiology 143:29-36).
@@ -120,7 +120,7 @@ def pairs_won(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[F
 
 
 def auc(labels: Ints, probabilities: Floats, folds: Ints | None = None) -> Callable[[Floats], Floats]:
-    """A function from weights (B, n) to the ROC AUCs (B,), NaN where there is no pair.
+    """Make a function from weights (B, n) to the ROC AUCs (B,), NaN where there is no pair.
 
     With `folds`, only pairs within a fold count. That is the mean of the folds' AUCs weighted by
     positives × negatives, since won / pairs is a fold's AUC and pairs its weight.
@@ -134,7 +134,7 @@ def _over_folds(
     probabilities: Floats,
     folds: Ints | None,
 ) -> Callable[[Floats], Floats]:
-    """A function from weights (B, n) to the quotient (B,) of numerators and denominators, each summed over folds."""
+    """Make a function from weights (B, n) to the quotient (B,) of numerators and denominators summed over folds."""
     counters = [(index, counter(labels[index], probabilities[index])) for index in fold_rows(labels, folds)]
 
     def compute(weights: Floats) -> Floats:
@@ -145,10 +145,10 @@ def _over_folds(
 
 
 def roc(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
-    """A function from weights (B, n) to ROC curves: positives and negatives found at each threshold, (B, t + 1) each.
+    """Make a function from weights (B, n) to ROC curves: true and false positives by threshold, (B, t + 1) each.
 
     The thresholds are the t distinct probabilities, from high to low, so that ties stay together, after one above all
-    of them, which finds nothing. The last column is all positives and all negatives.
+    of them, at which nothing is positive. The last column counts all positives and all negatives.
     """
     order = np.argsort(-probabilities, kind="stable")
     ends = np.append(0, np.append(np.flatnonzero(np.diff(probabilities[order])), len(labels) - 1) + 1)
@@ -168,7 +168,7 @@ def roc(labels: Ints, probabilities: Floats) -> Callable[[Floats], tuple[Floats,
 def sensitivity_at(
     labels: Ints, probabilities: Floats, specificity: float, folds: Ints | None = None
 ) -> Callable[[Floats], Floats]:
-    """A function from weights (B, n) to the highest sensitivities (B,) at a specificity of at least the one given.
+    """Make a function from weights (B, n) to the highest sensitivities (B,) at a specificity of at least the one given.
 
     Thresholds are those of `roc`. With `folds`, every fold has its own, and the folds' sensitivities are averaged with
     the folds' positives as weights. A fold without negatives has no specificity and weighs nothing; NaN where no fold
@@ -206,7 +206,7 @@ LOSSES = {"brier": squared_errors, "log_loss": log_losses}
 
 
 def rates(labels: Ints, probabilities: Floats, threshold: float) -> Callable[[Floats], dict[str, Floats]]:
-    """A function from weights (B, n) to every rate and count of `metrics.scores`, each (B,)."""
+    """Make a function from weights (B, n) to every rate and count of `metrics.scores`, each (B,)."""
     decided, roc_auc = _decided(labels, probabilities, threshold), auc(labels, probabilities)
     return lambda weights: {**decided(weights), "roc_auc": roc_auc(weights)}
 
@@ -250,7 +250,7 @@ def _decided(labels: Ints, probabilities: Floats, threshold: float) -> Callable[
 def statistic(
     metric: str, labels: Ints, probabilities: Floats, folds: Ints | None = None
 ) -> Callable[[Floats], Floats]:
-    """A function from weights (B, n) to a metric (B,): `roc_auc`, `sensitivity_at_specificity=S` or another rate.
+    """Make a function from weights (B, n) to a metric (B,): `roc_auc`, `sensitivity_at_specificity=S` or another rate.
 
     The first two compare patches within `folds` where given; the rates of `metrics.scores` pool them, at a threshold
     of 0.5. Raises ValueError for another name.

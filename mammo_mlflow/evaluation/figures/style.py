@@ -26,12 +26,12 @@ TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 11.0, 9.0, 7.5
 
 
 def colour(index: int) -> str:
-    """The colour of the line with this index."""
+    """The colour of the i-th line of a figure."""
     return COLOURS[index % len(COLOURS)]
 
 
 def line_style(index: int) -> str:
-    """The dashes of the line with this index."""
+    """The dash pattern of the i-th line of a figure."""
     return LINES[index // len(COLOURS) % len(LINES)]
 
 
@@ -53,13 +53,13 @@ def new_figure(width: float, height: float, title: str, note: str | None = None)
 
 
 def wrap(text: str, inches: float, size: float, bold: bool = False) -> str:
-    """The text broken into lines that fit a width in inches at a font size in points."""
+    """Break a text into lines that fit a width in inches at a font size in points."""
     character = (0.6 if bold else 0.53) * size / 72
     return "\n".join(textwrap.wrap(text, max(8, int(inches / character))))
 
 
 def joined(*parts: str | None) -> str | None:
-    """The given parts as one note, a line each; None where there is none."""
+    """Join the parts of a note, a line each, leaving out None; None where there is none."""
     return "\n".join(part for part in parts if part) or None
 
 
