@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Cache:
-    """A cache directory that holds at most `limit_gb` gigabytes. Raises `UserError` where it cannot be written.
+    """A cache directory for activations, of at most `limit_gb` gigabytes. Raises `UserError` if not writable.
 
     `root` is by default `default_root()`; `limit` is the limit in bytes.
     """
@@ -48,7 +48,7 @@ class Cache:
 
     @property
     def locks(self) -> Path:
-        """The directory of lock files."""
+        """The directory of the cache's lock files."""
         return self.root / "locks"
 
     @property
@@ -56,7 +56,7 @@ class Cache:
         return self.root / "activations"
 
     def find(self, key: str) -> Path | None:
-        """The activations file of an entry, which is leased to this process; None without such an entry."""
+        """Find the activations file of an entry and lease it to this process; None without such an entry."""
         entry = self._entries / key
         with self.lock("evict"):  # no entry may be leased while `make_room` looks for leases and removes entries
             if not self.has(key):
@@ -66,12 +66,12 @@ class Cache:
         return entry / ACTIVATIONS
 
     def release(self) -> None:
-        """Remove this process's leases."""
+        """Remove this process's leases, so that its entries can be evicted."""
         for lease in self._entries.glob(f"*/lease-{os.getpid()}-*"):
             lease.unlink(missing_ok=True)
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry of that key."""
+        """Whether the cache has an entry with a key."""
         return (self._entries / key / "entry.json").exists()
 
     @contextmanager
@@ -98,7 +98,7 @@ class Cache:
                 raise
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Hold the lock file of that name during the block; while it waits for another process, it logs so."""
+        """Hold the cache's lock of a name during the block; waiting for another process is logged."""
         return locked(self.locks / f"{name}.lock", "waiting for another process that makes the same cache entry", 1)
 
     def make_room(self, needed: int, beside: int = 0) -> None:

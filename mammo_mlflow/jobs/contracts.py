@@ -84,7 +84,7 @@ class LayerCut:
     dtype: str
 
     def stored_bytes(self, patches: int, views: int) -> int:
-        """The bytes of the stored activations of `patches` patches, each plain and in `views` augmented views."""
+        """The size in bytes of the activations of `patches` patches, each plain and in `views` augmented views."""
         return int(np.prod(self.shape)) * (2 if self.dtype == "bfloat16" else 4) * patches * (views + 1)
 
 
@@ -105,13 +105,13 @@ class Description:
 
     @property
     def trained(self) -> LayerCut:
-        """The layer cut behind which everything is trained: the start of the tail."""
+        """The layer cut at which the tail starts: all that is trained lies behind it."""
         return self.tuned or self.features
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeJob(Job[Description]):
-    """Find the layer cuts of a network; with `probe` also measure its speed on `threads` threads."""
+    """Job: find the layer cuts of a network; with `probe` also measure its speed on `threads` threads."""
 
     target = "mammo_mlflow.engine.activations:describe_network"
 
@@ -122,7 +122,7 @@ class DescribeJob(Job[Description]):
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateJob(Job[None]):
-    """Draw a backbone's random weights, calibrate them on synthetic patches, and write them to `output`."""
+    """Job: draw a backbone's random weights, calibrate them on synthetic patches, and write them to `output`."""
 
     target = "mammo_mlflow.engine.activations:calibrate_weights"
 
@@ -133,7 +133,7 @@ class CalibrateJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreJob(Job[None]):
-    """Compute and store the activations of each patch of `tensor`, plain and in `views` augmented views."""
+    """Base class of jobs that store activations of each patch of `tensor`, plain and in `views` augmented views."""
 
     tensor: Path
     cut: LayerCut
@@ -145,7 +145,7 @@ class StoreJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationJob(StoreJob):
-    """Compute the activations of a network at `cut`.
+    """Job: compute the activations of a network at `cut`.
 
     The patches are every second row of `tensor`, from row `first` on. `input_file` holds activations at the shallower
     layer `start`; with None the patches themselves are the input.
@@ -162,10 +162,10 @@ class ActivationJob(StoreJob):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureJob(StoreJob):
-    """Compute the features that enter the head of a trained `tail`.
+    """Job: compute the features that enter the head of a trained `tail`.
 
-    `input_files` are the activation files of its sides; none where it takes patches: then `sides` has the first row of
-    each in `tensor`.
+    `input_files` are the activation files of the tail's sides; none if the tail takes patches: then `sides` has the
+    first row of each side in `tensor`.
     """
 
     target = "mammo_mlflow.engine.activations:compute_features"
@@ -195,7 +195,7 @@ class FitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FitJob(Job[FitResult]):
-    """Train one tail on some rows and predict others: a fold, or the refit (no validation rows).
+    """Job: train one tail on some rows and predict others: a fold, or the refit (no validation rows).
 
     Rows, int (m,), are indices of training abnormalities; `labels`, float32 (n,), cover all of them. `features` and
     `tuned` are the activation files of the two stages by the tail's inputs, empty in on-line training. `constants`,
@@ -223,7 +223,7 @@ class FitJob(Job[FitResult]):
 
     @property
     def total_epochs(self) -> int:
-        """The epochs of both stages together."""
+        """The number of epochs of both stages together."""
         return self.epochs + (self.tuning_epochs if self.experiment.model.unfrozen_layers else 0)
 
 
@@ -239,7 +239,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class AssembleJob(Job[None]):
-    """Join prefix and tails into one Keras model and write it as an MLflow model directory.
+    """Job: join prefix and tails into one Keras model and write it as an MLflow model directory.
 
     `examples` are patches, uint16 (m, size, size, 1), or numbers (m, 1), by input. In a conditioned model `part` has no
     prefix: its inputs are the features of `features` and the prediction of `condition` (None: the true type).
@@ -257,7 +257,7 @@ class AssembleJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelJob(Job[Answer]):
-    """Give a model every abnormality of a tensor file.
+    """Base class of jobs that predict: a model gets every abnormality of a tensor file.
 
     `sides` has the first row of each image input in `tensor`, `constants`, (n,), the inputs of one number a row.
     """
@@ -271,21 +271,21 @@ class ModelJob(Job[Answer]):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob(ModelJob[np.ndarray]):
-    """Predict with a logged model: probabilities, float64 (n,)."""
+    """Job: predict with a logged model: probabilities, float64 (n,)."""
 
     target = "mammo_mlflow.engine.assembly:predict"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerJob(PredictJob):
-    """Predict with a logged ensemble: probability, decision and members' probabilities, float64 (n, 2 + members)."""
+    """Job: predict with an ensemble: probability, decision, members' probabilities, float64 (n, 2 + members)."""
 
     target = "mammo_mlflow.engine.ensemble:predict_ensemble"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TryJob(Job[dict[str, np.ndarray]]):
-    """Predict the input example of an MLflow model as MLflow serves it: columns (n,) by name."""
+    """Job: predict the input example of an MLflow model as MLflow serves it: columns (n,) by name."""
 
     target = "mammo_mlflow.engine.assembly:predict_example"
 
@@ -294,7 +294,7 @@ class TryJob(Job[dict[str, np.ndarray]]):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainJob(ModelJob[int]):
-    """Draw Grad-CAM maps of the members `names` of a Keras file over every patch, as PNG files in `output`.
+    """Job: draw Grad-CAM maps of the members `names` of a Keras file over every patch, as PNG files in `output`.
 
     `answers`, (n, members), are the members' probabilities; `title` and `note` stand on every figure.
     """
@@ -310,7 +310,7 @@ class ExplainJob(ModelJob[int]):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleJob(Job[None]):
-    """Write an ensemble as an MLflow model directory `output`.
+    """Job: write an ensemble as an MLflow model directory `output`.
 
     `code` is the script that predicts and the modules that it imports; `parts` are the members in the order of `names`;
     `level1` is the file of the combiner's arrays, `examples` are patches, uint16 (m, size, size, 1), by input.
@@ -331,7 +331,7 @@ class EnsembleJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawJob(Job[dict[str, Value]]):
-    """Draw an architecture once; `network.model` has the parameters that are not drawn.
+    """Job: draw an architecture once; `network.model` has the parameters that are not drawn.
 
     `head` is the shape of the head's input, for an architecture of the head alone.
     """
@@ -358,5 +358,5 @@ class Failure:
 
     @property
     def line(self) -> str:
-        """The reason in one line, for users."""
+        """The reason of the failure in one line, for users."""
         return in_words(self.reason.strip().splitlines()[-1])

@@ -14,7 +14,7 @@ from mammo_mlflow.tracking.runs import Writer
 
 
 class Progress(Protocol):
-    """Displays the progress of jobs."""
+    """The protocol of a progress display."""
 
     def update(self, name: str, done: int, total: int) -> None:
         """Display that `name` has done `done` of `total` steps; it has ended when both are equal."""
@@ -42,7 +42,7 @@ class Workbench:
 
     @property
     def writer(self) -> Writer:
-        """The only writer to the store."""
+        """The writer of the tracking store, the only one; opens the store at its first use."""
         return self.open_store()[0]
 
     @property

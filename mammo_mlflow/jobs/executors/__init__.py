@@ -19,7 +19,7 @@ EXECUTORS: dict[str, Callable[[int], Executor]] = {
 
 
 def make_executor(name: str, workers: int) -> Executor:
-    """Make the executor of that name. Raises `UserError` for an unknown one."""
+    """Make the executor of a name, `process` or `inline`. Raises `UserError` for an unknown one."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     return EXECUTORS[name](workers)

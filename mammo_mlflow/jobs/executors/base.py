@@ -19,7 +19,7 @@ Answered = Generator[tuple[AnyJob, Any], None, None]
 
 
 class JobFailed(Exception):  # noqa: N818 - names what happened
-    """A job failed for a reason that no user can correct; the message is its traceback, or the signal that ended it."""
+    """Raised where a job failed for no fault of the user's; the message is a traceback or the signal that ended it."""
 
 
 class Executor(ABC):

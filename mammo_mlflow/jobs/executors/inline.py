@@ -15,7 +15,7 @@ class InlineExecutor(Executor):
     def stream(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
     ) -> Answered[AnyJob]:
-        """See `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
         while (job := next_job()) is not None:
             yield job, attempt(job, partial(on_event, job))
             on_idle()

@@ -42,7 +42,7 @@ PRELOAD = "mammo_mlflow.jobs.executors.preload"
 
 
 def start_server() -> ForkServerContext | SpawnContext:
-    """The context that starts worker processes; a fork server begins to import TensorFlow, which takes seconds."""
+    """Make the multiprocessing context of worker processes; a fork server starts to import TensorFlow meanwhile."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the server and its workers keep the environment of this moment
     if START == "spawn":
         return multiprocessing.get_context("spawn")
@@ -71,7 +71,7 @@ class ProcessExecutor(Executor):
     def stream(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
     ) -> Answered[AnyJob]:
-        """See `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
         if self._running:
             raise RuntimeError("the executor is at work already: jobs beside these need another one")
         try:

@@ -11,7 +11,7 @@ from mammo_mlflow.jobs.contracts import Answer, Emit, Failure, Job
 
 
 def call_target(job: Job[Answer], emit: Emit) -> Answer:
-    """Import and call the function that a job names; its answer."""
+    """Import and call the function that a job names, and return its answer."""
     module, _, function = job.target.partition(":")
     return getattr(importlib.import_module(module), function)(job, emit)
 
@@ -19,7 +19,7 @@ def call_target(job: Job[Answer], emit: Emit) -> Answer:
 def attempt(
     job: Job[Answer], emit: Emit, function: Callable[[Job[Answer], Emit], Answer] = call_target
 ) -> Answer | Failure:
-    """The answer of `function` to a job, or a `Failure` for any exception."""
+    """Call `function` with a job; return its answer, or a `Failure` for any exception."""
     try:
         return function(job, emit)
     except UserError as problem:
