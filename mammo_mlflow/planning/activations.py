@@ -44,7 +44,7 @@ class Activations:
 def frozen_activations(
     experiment: Experiment, patch_set: PatchSet, network: Network, weights: NetworkWeights, description: Description
 ) -> tuple[dict[str, Activations], dict[str, Activations]]:
-    """The cache entries that fits read in their first and second stage, by input; none in on-line training."""
+    """The cache entries that a plan's fits read in their first and second stage, by input; none in on-line training."""
     if experiment.views == 0:
         return {}, {}
 
@@ -90,7 +90,7 @@ def frozen_activations(
 
 
 def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Activations]:
-    """The entries that are not in the cache, preceded by those below them that are not there either."""
+    """The entries missing in the cache, each after the missing ones that it is computed from."""
     found: dict[str, Activations] = {}
     for entry in entries:
         if not cache.has(entry.key):
@@ -99,7 +99,7 @@ def missing_activations(cache: Cache, entries: Iterable[Activations]) -> list[Ac
 
 
 def ensure_activations(bench: Workbench, entries: Iterable[Activations]) -> dict[str, Path]:
-    """Compute the entries that are missing; the files of all, by key, leased to this process until `Cache.release`.
+    """Compute missing entries; return the files of all by key, leased to this process until `Cache.release`.
 
     In a series the shallowest entry is computed from the patches, deeper ones from it, pooled features last. Raises
     `UserError` where cache or disk have no room.

@@ -40,11 +40,11 @@ class BaseModel:
 
     @property
     def part(self) -> Part:
-        """What is needed to build the registered model; without a tail if its refit was not fetched."""
+        """The network, weights and tail to build the registered model from; no tail if the refit was not fetched."""
         return self.plan.part(tail for name, tail in self.tails.items() if name == REFIT)
 
     def features(self, fit: str, conditioned: Experiment) -> Activations:
-        """The cache entry of the features that a fit's model gives, in the views and augmentation of `conditioned`."""
+        """The cache entry of the features of a fit's model, in the views and augmentation of `conditioned`."""
         plan, training = self.plan, conditioned.training
         changes = {"views": training.views, "augmentation": training.augmentation}
         own = plan.experiment.flat()
@@ -84,12 +84,12 @@ class BaseModels:
 
     @property
     def all(self) -> tuple[BaseModel, ...]:
-        """The base models, one or two."""
+        """All base models: that of the features and, if there is one, that of the condition."""
         return (self.features,) if self.condition is None else (self.features, self.condition)
 
     @property
     def parts(self) -> BaseParts:
-        """What is needed to build the base models, for a plan."""
+        """The networks, weights and tails to build the base models from, as a plan keeps them."""
         sides = {name: first for base_model in self.all for name, first in base_model.plan.sides.items()}
         return BaseParts(
             features=self.features.part,
@@ -101,7 +101,7 @@ class BaseModels:
 
     @property
     def weights(self) -> NetworkWeights:
-        """The weights of the base models: the identity hashes the keys of their fits, the label names random ones."""
+        """The weights of the base models: the identity is a hash of their fits' keys, the label names random ones."""
         labels = [base_model.plan.weights.label for base_model in self.all]
         label = "random" if "random" in labels else ", ".join(dict.fromkeys(labels))
         keys = [fit.key for base_model in self.all for fit in base_model.plan.fits]
@@ -111,7 +111,7 @@ class BaseModels:
 
     @property
     def description(self) -> Description:
-        """The sizes of the conditioned model: its head's input is the features and the condition."""
+        """The layer cuts and sizes of the conditioned model, whose head takes the features and the condition."""
         (width,) = self.features.plan.description.head
         parameters = sum(base_model.plan.description.parameters for base_model in self.all)
         return Description(

@@ -38,7 +38,7 @@ Command = Callable[[str, Mapping[str, Value]], str]
 
 
 class NotRegistered(UserError):  # noqa: N818 - names what was found
-    """No model of that name is registered; `brief` says how to make it, the message also which others there are."""
+    """Raised where no model of a name is registered; `brief` says how to make it, the message also names others."""
 
     def __init__(self, brief: str, others: str) -> None:
         self.brief = brief
@@ -50,7 +50,7 @@ def find_base_models(
     planner: Planner,
     command: Command,
 ) -> Callable[[Experiment, np.ndarray], BaseModels]:
-    """A function that finds the base models of an experiment with its folds, int (n,); each is fetched once.
+    """Make a function that finds the base models of an experiment with folds int (n,); each is fetched once.
 
     It raises `UserError` where one is missing or does not fit, with the `command` line that makes it.
     """
@@ -116,9 +116,9 @@ class BaseModelSearch:
         return None if entry is None else self.command(*entry)
 
     def find(self) -> BaseModel:
-        """Find the newest version that fits and fetch its fits.
+        """Find the newest suitable version and fetch its fits.
 
-        Raises `UserError` for the first version where none fits, `NotRegistered` where there is none of that name.
+        Raises `UserError` about the first version if none is suitable, `NotRegistered` if there is none of that name.
         """
         client, data = self.bench.writer.client, self.planner.patch_set
         ask = self.bench.writer.ask

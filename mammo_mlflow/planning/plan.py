@@ -43,13 +43,13 @@ class Fit:
 
     @property
     def validation_rows(self) -> np.ndarray:
-        """The training abnormalities that it predicts, int (m,); none in the refit."""
+        """The training abnormalities that the fit predicts, int (m,); none in the refit."""
         return self.job.validation_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseParts:
-    """What is needed to build the base models of a conditioned model; without `condition` it takes the true type.
+    """The trained parts of a conditioned model's base models; without `condition` the true type is an input.
 
     With `as_class` the condition is a class. `sides` has the image inputs of both, and the first row of each in a file.
     """
@@ -63,7 +63,7 @@ class BaseParts:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An experiment with everything that it needs, found and checked.
+    """An experiment made ready to run: data, folds, weights, layer cuts and fits, all found and checked.
 
     `folds`, int16 (n,), and `labels`, float32 (n,), are of the training abnormalities; `base` has the base models of a
     conditioned model.
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The run's name; it also names phantom data and random weights."""
+        """The name of the plan's MLflow run, which also tells of phantom data and random weights."""
         experiment = self.experiment
         unfrozen, seed = experiment.model.unfrozen_layers, experiment.cv.seed
         which = f" last {unfrozen} unfrozen" if unfrozen else ""
@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def disclosure(self) -> Disclosure:
-        """What has to be disclosed beside every result: phantom data, random weights, a control, optimistic scores."""
+        """The facts to disclose beside every result: phantom data, random weights, a control, optimistic scores."""
         weights, control, scored = self.weights.label, self.experiment.cv.control, self.experiment.stops_on_scored
         return Disclosure.of(phantom=self.patch_set.phantom, weights=weights, control=control, scored=scored)
 
@@ -110,16 +110,16 @@ class Plan:
         return {ABNORMALITY_TYPE: targets(types, "mass_calc").astype(np.float32)}
 
     def part(self, tails: Iterable[Path]) -> Part:
-        """What is needed to build the trained model of these tails."""
+        """The network, weights and layer cut that make a whole model with these tails."""
         return Part(self.network, self.weights, self.description.trained.index, tuple(tails))
 
     def activations(self) -> tuple[Activations, ...]:
-        """The cache entries that its fits read, each once; none in on-line training."""
+        """The cache entries that the fits read, each once; none in on-line training."""
         found = [entry for fit in self.fits for entry in (*fit.tuned.values(), *fit.features.values())]
         return tuple({entry.key: entry for entry in found}.values())
 
     def scratch_bytes(self) -> int:
-        """The approximate bytes of the fits' tails and the final model, saved and fetched back."""
+        """The approximate size in bytes of the fits' tails and the final model, saved and fetched back."""
         widths = (int(np.prod(self.description.head)), *self.experiment.model.widths, 1)
         head = sum(below * above for below, above in pairwise(widths))
         model = self.description.parameters + head

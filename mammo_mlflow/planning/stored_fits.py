@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def fetch_fit(bench: Workbench, run_id: str, fit: Fit) -> FitResult | None:
-    """Fetch a finished fit from its run; None where its files are missing, damaged, unsafe or of other rows."""
+    """Fetch a finished fit from its MLflow run; None where files are missing, damaged, unsafe or of other rows."""
     writer, target = bench.writer, bench.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.FIT, target))
     try:
