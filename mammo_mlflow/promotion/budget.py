@@ -44,9 +44,9 @@ class Budget:
 def budget_of(
     writer: Writer, task: str, objective: str, champion: Version, candidates: Sequence[tuple[Version, int]]
 ) -> Budget:
-    """The error of a decision between a champion and candidates, each with the number of settings it is the best of.
+    """Compute the error that a decision may spend, from the candidates and the settings each is the best of.
 
-    A decision that compares what an earlier one compared has the error that that one had.
+    A decision that repeats an earlier comparison keeps the earlier decision's error.
     """
     data, phantom = champion.tags.get(Tag.DATA_SHA256, ""), champion.tags.get(Tag.PHANTOM, "")
     facts = {

@@ -27,7 +27,7 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class PromotionSpec:
-    """What a decision about a task's champion was asked for, in the words of the command."""
+    """The options of the command `promote` that define a decision about a task's champion."""
 
     task: str
     candidate: str
@@ -45,7 +45,7 @@ class PromotionSpec:
 
 @dataclass(kw_only=True)
 class Candidate:
-    """A version that may become champion, and the gates that it was brought to, up to the first that it failed.
+    """A model version that may become champion, and its results of the gates up to the first it failed.
 
     `predictions` are its stored out-of-fold predictions, without which it fails the gate `data`; `score` is their value
     of the objective.
@@ -60,16 +60,16 @@ class Candidate:
 
     @property
     def failed(self) -> Gate | None:
-        """The gate that it did not pass."""
+        """The gate that the candidate failed; None if there is none."""
         return next((gate for gate in self.gates if not gate.passed), None)
 
 
 def find_candidates(
     writer: Writer, spec: PromotionSpec, objective: Objective, champion: Version | None, folder: Path
 ) -> list[Candidate]:
-    """The candidates that are asked for with their predictions, fetched below `folder`; the best score first.
+    """Find the candidates that the options name, fetch their predictions below `folder`, sort the best score first.
 
-    Of all, those that were champion before are left out.
+    With `all`, those that were champion before are left out.
     Raises `UserError` where there is none, or one that is asked for by name is of another task or no candidate.
     """
     versions = _all_candidates(writer, spec, champion) if spec.candidate == ALL else _named_candidates(writer, spec)
@@ -109,7 +109,7 @@ def _all_candidates(writer: Writer, spec: PromotionSpec, champion: Version | Non
 
 
 def stored_predictions(writer: Writer, version: Version, folder: Path) -> OutOfFold:
-    """The out-of-fold predictions that are stored with a version, nested ones of an ensemble, and its threshold.
+    """Fetch a version's stored out-of-fold predictions, nested ones of an ensemble, with its threshold.
 
     They are fetched below `folder`. Raises `UserError` where they are gone or damaged.
     """
@@ -128,7 +128,7 @@ def stored_predictions(writer: Writer, version: Version, folder: Path) -> OutOfF
 
 
 def stored_test(writer: Writer, version: Version) -> Estimate | None:
-    """The test ROC AUC that is stored with a version, which no gate looks at; None where it was not tested."""
+    """Read a version's stored test ROC AUC, which no gate looks at; None where it was not tested."""
     run = writer.ask(lambda: find_run(writer.client, version.run_id or "-"))
     tested = {Metric.TEST_ACCURACY, Metric.TEST_ROC_AUC}  # the latter may not exist
     if run is None or not tested & set(run.data.metrics):
@@ -142,12 +142,12 @@ def data_of(version: Version) -> tuple[str, ...]:
 
 
 def disclosure_of(candidates: Sequence[Candidate]) -> Disclosure:
-    """What has to be said of a decision between these: phantom data where all were trained on it."""
+    """The facts to disclose of a decision between versions: phantom data where all were trained on it."""
     return Disclosure.of(phantom=all(PHANTOM in one.version.disclosure for one in candidates))
 
 
 def champion_name(version: Version | None) -> str:
-    """A champion by its version and what it was promoted from; "none" for None."""
+    """Name a champion by its version and the version it was promoted from; "none" for None."""
     if version is None:
         return "none"
     return f"{version} ({version.tags[Tag.PROMOTED_FROM]})" if Tag.PROMOTED_FROM in version.tags else str(version)

@@ -31,7 +31,7 @@ from mammo_mlflow.tracking.runs import TrackedRun, Writer
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What was decided: `after` is the champion that the decision made, None where it left all as it was.
+    """A decision about a champion: `after` is the champion it made, None where it changed nothing.
 
     `candidates` are judged, the best score first, each with its stored test ROC AUC in `tests`; `best` is the one that
     was promoted or, where none passed all gates, the first. `unreal` where the champion before was trained on phantom
@@ -47,7 +47,7 @@ class Decision:
 
 
 def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Path) -> Decision:
-    """Promote the best candidate that passes every gate, or leave all as it was; predictions are fetched into `folder`.
+    """Promote the best candidate that passes every gate, or change nothing; predictions are fetched into `folder`.
 
     Raises `UserError`, before the decision's run exists: no candidate, or a champion without its predictions.
     """

@@ -42,7 +42,7 @@ def judge(
     rival: Rival | None,
     folder: Path,
 ) -> Budget | None:
-    """Bring every candidate, the best first, to the gates, and note there which ones it passed.
+    """Judge every candidate, the best first, by the gates, and store the gates' results in the candidate.
 
     The last gate, for which a model is fetched below `folder` and asked, is tried until one candidate has passed all.
     Returns the error that this spends; None where there was no champion to beat.
@@ -73,7 +73,7 @@ def judge(
 
 
 def how_to_start_anew(task: str) -> str:
-    """What to do where a task's champion was trained on data that candidates cannot be compared on."""
+    """Advice for a task whose champion was trained on data that candidates cannot be compared on."""
     return f"to start anew on other data, delete the alias '{CHAMPION}' of {registered_name(task)}"
 
 
