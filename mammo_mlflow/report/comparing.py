@@ -64,7 +64,7 @@ def compare_pairs(models: Sequence[ReportedModel]) -> pd.DataFrame:
 
 
 def critical_view(models: Sequence[ReportedModel], pairs: pd.DataFrame, chosen_by: dict[str, float]) -> list[str]:
-    """Sentences that say which models are distinguishable from the best one on the test set.
+    """Write sentences that say which models are distinguishable from the best one on the test set.
 
     The best is the model with the highest out-of-fold ROC AUC (`chosen_by`, by label), so that the test set has no part
     in choosing it. `pairs` is the table of `compare_pairs`. Empty for fewer than two models with such an AUC.
@@ -95,7 +95,7 @@ def critical_view(models: Sequence[ReportedModel], pairs: pd.DataFrame, chosen_b
 
 
 def one_class(models: Sequence[ReportedModel]) -> bool:
-    """Whether the test set has patches of one class only, so that ROC AUCs and curves do not exist."""
+    """Whether the test set has patches of one class only, so that ROC AUCs and curves are undefined."""
     return any(model.test["label"].nunique() < 2 for model in models)
 
 

@@ -12,9 +12,9 @@ HEADER = ("subject", "the paper", "here", "why", "the paper's way")
 
 @dataclass(frozen=True, kw_only=True)
 class PaperDifference:
-    """A row: what the paper does, what is done here, and why.
+    """A row of the table of differences: what the paper does, what this project does, and why.
 
-    `way` are the entry point and parameters that do it the paper's way, or "" where none do.
+    `way` is the entry point with the parameters that follow the paper; "" where none do.
     """
 
     subject: str
@@ -26,7 +26,7 @@ class PaperDifference:
 
 @cache
 def differences() -> tuple[PaperDifference, ...]:
-    """All rows of the table, in the order of the paper's chapters."""
+    """All rows of the table of differences, in the order of the paper's chapters."""
     rows = csv.DictReader(differences_csv().splitlines())
     return tuple(
         PaperDifference(

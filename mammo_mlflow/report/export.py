@@ -20,7 +20,7 @@ _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"
 
 
 def measured_text(cell: Cell) -> str:
-    """A cell's measured value with its interval, or with its deviation over folds; `-` where it is undefined.
+    """Format a cell's measured value with its interval or its deviation over folds; `-` where undefined.
 
     Empty where nothing was run.
     """
@@ -32,7 +32,7 @@ def measured_text(cell: Cell) -> str:
 
 
 def paper_text(cell: Cell) -> str:
-    """The value that the paper printed for a cell, with as many digits; "" where it printed none."""
+    """Format the value that the paper printed for a cell, with the same digits; "" where it printed none."""
     if cell.paper is None:
         return ""
     digits = 4 if cell.paper.source.startswith(("table 4", "section 7")) else 3 if cell.paper.metric == "roc_auc" else 2
@@ -40,7 +40,7 @@ def paper_text(cell: Cell) -> str:
 
 
 def difference_text(cell: Cell) -> str:
-    """The measured value minus the paper's, as text; "" where they are not of one test set."""
+    """Format a cell's measured value minus the paper's; "" where they are of different test sets."""
     return "" if math.isnan(cell.difference) else f"{cell.difference:+.3f}"
 
 
@@ -51,7 +51,7 @@ def layout(table: PaperTable, rows: Sequence[FilledRow]) -> tuple[list[tuple[Col
 
 
 def header(table: PaperTable, rows: Sequence[FilledRow]) -> list[str]:
-    """The column headings of a table for readers."""
+    """The column headings of a table."""
     shown, compared = layout(table, rows)
     names = [name for column, paper in shown for name in (HEADINGS[column], *(["paper"] if paper else []))]
     return ["model", *names, *(["difference"] if compared else []), "patches", "run"]
@@ -63,7 +63,7 @@ def footnotes(rows: Sequence[FilledRow]) -> list[str]:
 
 
 def lines(table: PaperTable, rows: Sequence[FilledRow]) -> list[list[str]]:
-    """The cells of a table for readers, a list a row: marks in brackets, numbers of footnotes in parentheses."""
+    """The cells of a table as text, a list a row: marks in brackets, numbers of footnotes in parentheses."""
     found = []
     shown, compared = layout(table, rows)
     numbers = {note: number for number, note in enumerate(footnotes(rows), 1)}
@@ -80,7 +80,7 @@ def lines(table: PaperTable, rows: Sequence[FilledRow]) -> list[list[str]]:
 
 
 def as_csv(tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]], intervals: str) -> str:
-    """All tables as one CSV, a line a cell: the value with its interval, the paper's value, run, marks and notes.
+    """Format all tables as one CSV, a line a cell: value with interval, the paper's value, run, marks and notes.
 
     The columns study, study_sd and study_source are the paper's. `intervals` names the kind of the intervals.
     """
@@ -119,7 +119,7 @@ def _values(one: FilledRow, column: Column, cell: Cell, intervals: str) -> list[
 
 
 def as_markdown(table: PaperTable, rows: Sequence[FilledRow], caption: str) -> str:
-    """A table as Markdown, in GitHub's dialect, with its footnotes."""
+    """Format a table as Markdown, in GitHub's dialect, with its footnotes."""
     names, body = header(table, rows), lines(table, rows)
     text = [f"**Table {table.number}: {table.title}.** {caption}", "", _bar(names), _bar(["---"] * len(names))]
     text += [_bar([cell.replace("|", r"\|") for cell in line]) for line in body]
@@ -128,7 +128,7 @@ def as_markdown(table: PaperTable, rows: Sequence[FilledRow], caption: str) -> s
 
 
 def as_latex(table: PaperTable, rows: Sequence[FilledRow], caption: str) -> str:
-    """A table as LaTeX, for the package `booktabs`, with its footnotes."""
+    """Format a table as LaTeX, for the package `booktabs`, with its footnotes."""
     names, body = header(table, rows), lines(table, rows)
     text = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(f'{table.title}. {caption}')}}}"]
     text += [rf"\begin{{tabular}}{{l{'r' * (len(names) - 2)}l}}", r"\toprule", _latex_row(names), r"\midrule"]

@@ -1,4 +1,4 @@
-"""Fills the paper's tables from the runs on one data set: which run stands for a row, and what it measured."""
+"""Fill the paper's tables from the runs on one data set: find the run for each row, and its measured values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOLDOUT = {"holdout": "0.3", "final": "fold_average"}
 
 @dataclass(frozen=True)
 class Cell(Estimate):
-    """A measured value with its interval, or with `sd`, its standard deviation over folds, and the paper's value.
+    """A table cell: measured value with interval, or with `sd`, the deviation over folds, and the paper's value.
 
     `comparable`: both are of the paper's test set.
     """
@@ -75,7 +75,7 @@ class ReportedModel:
 
     @property
     def threshold(self) -> float:
-        """The decision threshold that was stored with it."""
+        """The model's stored decision threshold."""
         return self.result.metrics.get(Metric.THRESHOLD, 0.5)
 
 
@@ -103,14 +103,14 @@ class FilledRow:
 
     @property
     def patches(self) -> int | None:
-        """The number of test patches that its test values are of; None where nothing is measured."""
+        """The number of test patches behind the row's test values; None where nothing is measured."""
         found = (self.result,) if self.result else self.members
         return next((one.patches for one in found), None) if self.measured else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReportedRuns:
-    """The finished runs on one data set, with their stored metrics and test predictions."""
+    """The finished runs on one data set, which fill the tables, with their stored metrics and test predictions."""
 
     results: Sequence[Result]
     tests: Mapping[str, pd.DataFrame]
@@ -126,18 +126,18 @@ class ReportedRuns:
     """By task what the training set lacks for it, where the set is known."""
 
     def lacking_for(self, row: PaperRow) -> str:
-        """What the training set lacks for a row, which no command can then fill; "" where it lacks nothing."""
+        """Why no command can fill a row: what the training set lacks for it, in words; "" where it lacks nothing."""
         tasks = TASKS if row.family == "conditioned" else (row.task,)
         return next((self.lacking[task] for task in tasks if task in self.lacking), "")
 
     @property
     def is_the_papers(self) -> bool:
-        """Whether the test set is the paper's, told by its number of abnormalities of each type, where known."""
+        """Whether the test set is the paper's, judged by the number of abnormalities of each type, where known."""
         return not self.phantom and dict(self.types) == TEST_TYPES
 
 
 def candidates_for(row: PaperRow, results: Sequence[Result]) -> list[Result]:
-    """The results that can stand for a row, best suited first.
+    """Find the results that can fill a row, best suited first.
 
     Controls and the models of searches cannot. Those with the protocol of the paper's table (its hold-out, its ten
     folds) come first, then those without random weights, those with one of the paper's presets and all its values, and
@@ -180,7 +180,7 @@ def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
 
 
 def fill_table(table: PaperTable, runs: ReportedRuns) -> list[FilledRow]:
-    """All rows of a table with the cells that these runs give."""
+    """Fill all rows of a table from finished runs."""
     return [_optimistic(row, table, runs) if row.optimistic else _fill(row, table, runs) for row in table.rows]
 
 
@@ -204,7 +204,7 @@ def command_for(row: PaperRow, runs: ReportedRuns) -> str:
 
 
 def matrices_of(row: PaperRow) -> list[str]:
-    """The confusion matrices that the paper printed for a row, as text: actual classes in rows."""
+    """The confusion matrices that the paper printed for a row, as text, actual classes in rows."""
     tuned = " tuned" if row.tuned else ""
     name = {"pretrained": f"{row.backbone}{tuned}", "siamese": f"siamese {row.backbone}{tuned}"}.get(row.family, "")
     if row.family == "conditioned":

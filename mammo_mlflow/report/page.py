@@ -46,7 +46,7 @@ PAIRS = {
 def render(
     report: ReportData, plots: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
 ) -> str:
-    """The HTML of the report.
+    """Render the report as HTML.
 
     `folds`: by the run id of a cross-validation the PNG of its folds' training curves; `links`: addresses of runs by
     run id; `said`: sentences about the tracking store, shown at the top.

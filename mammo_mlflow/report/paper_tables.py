@@ -1,4 +1,4 @@
-"""The paper's tables as data: what each row is, which model can stand for it, and the parameters that train it."""
+"""The paper's tables as data: each row's model, and the parameters of the command that trains it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ENSEMBLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """A row of a table: which model it is of, and the values that the paper printed for it.
+    """A row of a table of the paper: its model, and the values printed for it.
 
     `tuned` is None where the family has no fine-tuning to tell apart, `method` is "" except for ensembles.
     """
@@ -62,12 +62,12 @@ class PaperRow:
 
     @property
     def optimistic(self) -> bool:
-        """Whether the model was chosen on the test set that it is measured on: the paper's weighted ensembles."""
+        """Whether the row's model was chosen on the test set that scores it, as the paper's weighted ensembles were."""
         return self.method == OPTIMISTIC
 
     @property
     def members(self) -> tuple[PaperRow, ...]:
-        """The rows of the members of a weighted ensemble."""
+        """The rows of a weighted ensemble's members."""
         tuned = self.backbone == "tuned"
         row = partial(PaperRow, label="", task=self.task, family="pretrained", tuned=tuned)
         return tuple(row(backbone=one) for one in WEIGHTED)

@@ -1,4 +1,4 @@
-"""The report's plots, drawn as PNG and SVG, each with a caption and an alternative text."""
+"""Draw the report's plots as PNG and SVG, each with a caption and an alternative text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot of the page: its section, caption, alternative text, the function that draws it, and its PNG file."""
+    """A plot of the report: its section, caption, alternative text, the function that draws it, and its PNG file."""
 
     name: str
     section: str
@@ -40,7 +40,7 @@ class Plot:
 
 
 def draw_all(report: ReportData, folder: Path, progress: Callable[[str, int, int], None]) -> list[Plot]:
-    """Draw all plots of the report into `folder`, and give them with their files."""
+    """Draw all plots of the report into `folder`; return them with the paths of their files."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = [replace(one, png=folder / f"{one.name}.png") for one in _plots(report)]
     for done, one in enumerate(plots, 1):

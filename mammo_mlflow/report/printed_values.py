@@ -14,7 +14,7 @@ METRICS = {"accuracy": "accuracy", "auc": "roc_auc"}
 
 @dataclass(frozen=True, kw_only=True)
 class PrintedValue:
-    """A printed value: a `metric`, `roc_auc` or `accuracy`, on the `split` train, validation or test.
+    """A value that the paper printed: a `metric`, `roc_auc` or `accuracy`, on the `split` train, validation or test.
 
     `source`: the table, figure or section; `sd`: the printed standard deviation over folds; `note`: why the value does
     not count, "" where it does.
@@ -35,7 +35,7 @@ class PrintedValue:
 
 @cache
 def printed() -> tuple[PrintedValue, ...]:
-    """All printed values, in the order of the file `results.csv`."""
+    """All values that the paper printed, in the order of the file `results.csv`."""
     text = (files(__package__) / "paper" / "results.csv").read_text(encoding="utf-8")
     return tuple(
         PrintedValue(
@@ -67,6 +67,6 @@ def printed_matrices() -> dict[tuple[str, str, str], dict[tuple[str, str], int]]
 
 
 def preferred_value(values: list[PrintedValue]) -> PrintedValue | None:
-    """The value that counts of those printed for one cell: one without a note, a table's before another's."""
+    """Choose among the values printed for one cell: one without a note, a table's before a figure's or text's."""
     plain = [one for one in values if not one.note]
     return next((one for one in plain if one.source.startswith("table")), plain[0] if plain else None)

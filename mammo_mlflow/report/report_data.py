@@ -1,4 +1,4 @@
-"""Reads from the tracking store everything that the report shows; plots and page are made from it elsewhere."""
+"""Read everything that the report shows from the tracking store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class ModelGroup:
-    """Models of a task and family that are plotted together; `figure` is the number of the paper's figure of them."""
+    """Models of a task and family that are plotted together; `figure` is the number of that figure in the paper."""
 
     task: str
     title: str
@@ -61,7 +61,7 @@ class TaskSection:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReportData:
-    """All data of the report.
+    """All data that the report shows.
 
     `dataset`: the sha256 of training and test set, empty where no model has been finished; `tables`: the paper's tables
     with their filled rows; `patches`: the size of the test set.
@@ -80,7 +80,7 @@ class ReportData:
 
     @property
     def disclosure(self) -> Disclosure:
-        """What every plot and table has to disclose about the data: whether it is phantom."""
+        """The facts to disclose on every plot and table: whether the data are a phantom."""
         return Disclosure.of(phantom=self.runs.phantom)
 
 
