@@ -1,4 +1,4 @@
-"""Architecture search on the coordinator's side, which imports neither Keras nor KerasTuner.
+"""The coordinator's side of architecture search: Optuna distributions for a child's KerasTuner hyperparameters.
 
 A child process draws an architecture (`engine/hypermodels.py`). It asks the coordinator for each hyperparameter, as a
 dictionary that JSON can hold, and is answered from the Optuna trial, so that architecture and training are parameters
@@ -26,7 +26,7 @@ DISTRIBUTIONS: dict[str, Callable[..., BaseDistribution]] = {
 
 
 def distribution_from(facts: Mapping[str, object]) -> BaseDistribution:
-    """Optuna's distribution for a hyperparameter that a child asks for.
+    """Make the Optuna distribution for a KerasTuner hyperparameter that a worker process asks for.
 
     `facts` is {"kind": "categorical", "choices": […]} or {"kind": "int" or "float", "low", "high", "step", "log"}.
     Raises `UserError` for another kind.
@@ -39,7 +39,7 @@ def distribution_from(facts: Mapping[str, object]) -> BaseDistribution:
 
 
 def start_draws(architecture: str, values: Mapping[str, Value]) -> dict[str, Value]:
-    """The hyperparameters by which an architecture gives the model `values` (names of `ModelSpec`), for a first trial.
+    """Convert `values` of `ModelSpec` to an architecture's hyperparameters that give them, for a first trial.
 
     Values that the architecture cannot draw are left out. Raises `UserError` for an unknown architecture.
     """

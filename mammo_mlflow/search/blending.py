@@ -13,7 +13,7 @@ TRIALS = 100
 
 
 def study_weights(members: int, gain: Callable[[np.ndarray], float], seed: int = 0) -> tuple[np.ndarray, int]:
-    """The blend weights with the largest `gain` that a study finds, float64 (m,) in [0, 1], and how many it tried.
+    """Search blend weights with the largest `gain`, float64 (m,) in [0, 1]; return them and the number tried.
 
     `gain`: a number to maximise, of weights float64 (m,); NaN or infinite where it is undefined. `members`: m. The
     study starts from each member alone and from equal weights, so that it ends no worse than these; TPE draws the rest.

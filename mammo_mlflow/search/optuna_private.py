@@ -1,4 +1,4 @@
-"""Every use of names that Optuna keeps private: what it offers no public way to do, a function or class each.
+"""All uses of Optuna's private names, for which Optuna has no public ones, a function or class each.
 
 `tests/search/test_optuna_private.py` has a test of each, to be read first where a new version of Optuna breaks one.
 """
@@ -15,10 +15,10 @@ from mammo_mlflow.checks import Value
 
 
 class StudyWithoutPaperTrial(optuna.Study):
-    """A study that hides its first trial, the paper's setting, while that lacks a parameter all others have.
+    """A study that hides its first trial, the paper's setting, while that trial lacks a parameter of all others.
 
-    It lacks one where the paper's value lies outside the search space. A sampler that models only the parameters that
-    all complete trials share would then never model that one.
+    The trial lacks a parameter where the paper's value lies outside the search space. A sampler that models only the
+    parameters that all complete trials share would then never model that parameter.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -34,12 +34,12 @@ class StudyWithoutPaperTrial(optuna.Study):
 
 
 def resume_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
-    """The handle on a trial that another process began, with which to set its attributes and parameters."""
+    """Make a handle on a trial that another process began, to set the trial's attributes and parameters."""
     return optuna.Trial(study, trial._trial_id)
 
 
 def store_parameter(trial: optuna.Trial, name: str, value: Value, distribution: BaseDistribution) -> None:
-    """Store a value that a trial's parameter has, without asking the study's sampler for it."""
+    """Store the value of a trial's parameter without asking the study's sampler for one."""
     trial.storage.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(value), distribution)
 
 

@@ -34,21 +34,21 @@ No choices: the parameter is no choice from a list. `dense`: the widths that its
 
 
 def idle(family: str, backbone: str) -> tuple[str, ...]:
-    """The parameters of a family's experiments that do not affect this network."""
+    """The names of a family's parameters that do not affect a network."""
     network = build("benign_malignant", {"backbone": backbone}, family)  # the task of every family
     used_by = (None, network.trained_whole)
     return tuple(item.name for item in parameters(family) if item.metadata["users"].whole not in used_by)
 
 
 def architectures(family: str, backbone: str) -> tuple[str, ...]:
-    """The architectures that can be searched for this network: those all of whose parameters affect it."""
+    """The names of the architectures that can be searched for a network: all their parameters affect it."""
     used = {item.name for item in parameters(family)} - set(idle(family, backbone))
     return tuple(name for name, drawn in ARCHITECTURES.items() if used.issuperset(drawn))
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition on another parameter, `name`: it is one of `values`, or lies from `low` to `high` (None: no end)."""
+    """A condition on another parameter, `name`: to be one of `values`, or from `low` to `high` (None: no end)."""
 
     name: str
     values: tuple[Value, ...] | None = None
@@ -56,7 +56,7 @@ class Condition:
     high: float | None = None
 
     def holds(self, value: Value) -> bool:
-        """Whether this value of the other parameter fulfils the condition."""
+        """Whether a value of the other parameter fulfils the condition."""
         if self.values is not None or isinstance(value, str):
             return value in (self.values or ())
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
@@ -79,7 +79,7 @@ class Parameter:
     when: tuple[Condition, ...] = ()
 
     def contains(self, value: Value) -> bool:
-        """Whether this value can be drawn, conditions aside."""
+        """Whether a value can be drawn, conditions aside."""
         if self.low is None or self.high is None:
             return value in (self.choices or ())
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
@@ -99,7 +99,7 @@ class Parameter:
         return first <= (self.high if condition.high is None else min(self.high, condition.high))
 
     def drawn(self, values: Mapping[str, Value]) -> bool:
-        """Whether its conditions hold beside these values; a parameter that is not among them has its default."""
+        """Whether the parameter's conditions hold for these values of others; those not given have their defaults."""
         return all(item.holds(values.get(item.name, DEFAULTS[item.name])) for item in self.when)
 
     def values(self, limit: int) -> list[Value] | None:
@@ -114,17 +114,17 @@ class Parameter:
 
     @property
     def default(self) -> Value:
-        """The default of an experiment."""
+        """The parameter's default in an experiment."""
         return DEFAULTS[self.name]
 
     @property
     def kind(self) -> type:
-        """The Python type of its values: int, float, bool or str."""
+        """The Python type of the parameter's values: int, float, bool or str."""
         return type(self.default)
 
     @property
     def extent(self) -> str:
-        """The values that can be drawn, in words for messages."""
+        """The parameter's range or choices, in words for messages."""
         if self.choices is not None:
             return " or ".join(f"'{choice}'" for choice in self.choices)
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step else "")

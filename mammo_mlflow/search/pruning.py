@@ -1,4 +1,4 @@
-"""Pruners by name, which stop a trial whose first folds score badly; a fold is a step."""
+"""Make Optuna pruners by name; they stop a trial whose first folds score badly, a fold being a step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WILCOXON_P = 0.1
 
 
 def make_pruner(name: str, objectives: int, folds: int) -> optuna.pruners.BasePruner | None:
-    """The pruner of that name; None where trials are not pruned.
+    """Make the Optuna pruner of a name; None where trials are not pruned.
 
     `median` and `percentile` (25, or `percentile=P`) compare the running value after each fold with that of the
     complete trials after as many folds: a trial goes on while it would be among their best P per cent. `wilcoxon`
@@ -57,5 +57,5 @@ def make_pruner(name: str, objectives: int, folds: int) -> optuna.pruners.BasePr
 
 
 def over_folds(pruner: optuna.pruners.BasePruner | None) -> bool:
-    """Whether a pruner compares the values of single folds, instead of those over all folds so far."""
+    """Whether a pruner compares values of single folds, instead of values over all folds so far."""
     return isinstance(pruner, optuna.pruners.WilcoxonPruner)

@@ -13,7 +13,7 @@ from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_proce
 
 
 class StudyRuns:
-    """Opens and finds the runs of one Optuna study. `tags` go on each of them."""
+    """Opens and finds the MLflow runs of one Optuna study; each gets `tags`."""
 
     def __init__(self, writer: Writer, study: optuna.Study, tags: Mapping[str, str]) -> None:
         self._writer = writer
@@ -21,7 +21,7 @@ class StudyRuns:
         self._shared = {**tags, **self.tags}
 
     def open_study(self, name: str, parent: TrackedRun | None, params: Mapping[str, object]) -> tuple[TrackedRun, bool]:
-        """The study's run, and whether this process is the one to end it, which it is unless another one works on it.
+        """Open the study's run; return also whether this process has to end it (not while another one works on it).
 
         The run of an earlier command is reopened. Where `mlflow run` has made a run for this process, that becomes the
         study's run, and the runs of the trials are moved below it.
@@ -45,7 +45,7 @@ class StudyRuns:
         return run, True
 
     def owned_elsewhere(self, run: TrackedRun) -> bool:
-        """Whether another living process is the one to end the study's run."""
+        """Whether another living process has to end the study's run."""
         tags = self._writer.ask(lambda: self._writer.client.get_run(run.id)).data.tags
         return self._others(tags[Tag.PROCESS])
 
@@ -59,7 +59,7 @@ class StudyRuns:
         params: Mapping[str, object],
         new: bool = False,
     ) -> TrackedRun:
-        """The run of a part of the study, such as the trial (`level`) with a number (`part`).
+        """Open the run of a part of the study, such as the trial (`level`) with a number (`part`).
 
         The run of an interrupted command is reopened, unless `new` says that there can be none.
         """
@@ -70,7 +70,7 @@ class StudyRuns:
         return self._writer.start_run(name, parent=parent, tags=marks, params=params)
 
     def find(self, level: str, part: str) -> str | None:
-        """The id of the run of a part of the study; None where there is none."""
+        """Find the id of the run of a part of the study; None where there is none."""
         found = self._find({Tag.LEVEL: level, Tag.PART: part})
         return None if found is None else found.info.run_id
 

@@ -53,7 +53,7 @@ class Sampler:
     one_sequence: bool = False
 
     def make(self, study_seed: int, seed: int) -> BaseSampler:
-        """Optuna's sampler for one trial; `seed` is the trial's."""
+        """Make the Optuna sampler for one trial; `seed` is the trial's."""
         settings: dict[str, object] = {"seed": study_seed if self.one_sequence else seed, **self.settings}
         if self.shared:
             settings |= {"independent_sampler": RandomSampler(seed), "warn_independent_sampling": False}
@@ -75,7 +75,7 @@ SAMPLERS = {
 
 
 def check_sampler(name: str, objectives: int) -> None:
-    """Raise `UserError` for an unknown sampler, one whose package is missing, or one that takes one objective only."""
+    """Check a sampler. Raises `UserError` for an unknown one, a missing package, or too many objectives."""
     if name not in SAMPLERS:
         raise unknown_name("sampler", name, SAMPLERS)
     row = SAMPLERS[name]
@@ -88,7 +88,7 @@ def check_sampler(name: str, objectives: int) -> None:
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
-    """Optuna's distribution for a parameter of a search space."""
+    """Make the Optuna distribution for a parameter of a search space."""
     if parameter.low is None or parameter.high is None:
         return CategoricalDistribution(parameter.choices or ())
     with warnings.catch_warnings(action="ignore"):  # an end that no step reaches is moved to the last one before it
@@ -100,14 +100,14 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
 
 @dataclass(frozen=True)
 class DraftTrial:
-    """The draws of a trial that are not stored yet: `params`, their `distributions`, and the experiment's `values`."""
+    """A trial's draws before they are stored: `params`, their `distributions`, and the experiment's `values`."""
 
     params: dict[str, Value]
     distributions: dict[str, BaseDistribution]
     values: dict[str, Value]
 
     def store(self, trial: optuna.Trial) -> None:
-        """Store the draws as the parameters of a trial, but for those that an interrupted process has stored."""
+        """Store the draws as the parameters of a trial, except those that an interrupted process has stored."""
         for name, drawn_from in self.distributions.items():
             if name not in trial.params:
                 store_parameter(trial, name, self.params[name], drawn_from)
@@ -133,7 +133,7 @@ class TrialProposer:
             self._points = [points[i] for i in np.random.default_rng(seed).permutation(len(points))]
 
     def exhausted(self, taken: Iterable[Values]) -> bool:
-        """Whether all sets of draws that the space allows are among those `taken`."""
+        """Whether all sets of draws that the space allows have been `taken`."""
         return self._points is not None and not self._left(taken)
 
     def propose(
@@ -145,7 +145,7 @@ class TrialProposer:
         known: Values,
         known_only: bool = False,
     ) -> DraftTrial:
-        """The draws of a trial: the `known` ones as they are, the others by the sampler. Nothing is stored.
+        """Draw a trial's parameters: the `known` ones as they are, others by the sampler. Nothing is stored.
 
         With `known_only` the draft keeps only the known ones, and of these those that lie in the space. `draw` is
         called until its draws are not among those `taken`, at most `ATTEMPTS` times, the last time with a set of those

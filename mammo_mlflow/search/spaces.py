@@ -1,4 +1,4 @@
-"""Reads search spaces from YAML files (docs/search_spaces.md), and checks them.
+"""Read search spaces from YAML files (docs/search_spaces.md), and check them.
 
 All faults of a file are reported at once, each a line `FILE: KEY PATH: expected …, found …`. The type, the default and
 the check of a parameter are those of the experiment's field.
@@ -25,7 +25,7 @@ _RANGE_KEYS = ("low", "high", "log", "step")
 
 
 def find_space(given: str, family: str, backbone: str) -> Path:
-    """The path of a search space: `given`, else the backbone's file, else the family's.
+    """Choose the path of a search space: `given`, else the backbone's file, else the family's.
 
     The file need not exist: `read_space` then raises an error that lists the files there are.
     """
@@ -36,7 +36,7 @@ def find_space(given: str, family: str, backbone: str) -> Path:
 
 
 def read_space(path: Path, family: str, backbone: str) -> SearchSpace:
-    """The search space in a file, for this family and backbone. Raises `Faults` with all faults of the file."""
+    """Read the search space of a family and backbone from a file. Raises `Faults` with all faults of the file."""
     return _Reader(path, family, backbone).read()
 
 

@@ -40,7 +40,7 @@ SERVER_LOCK = 0x6D616D6D6F
 
 
 def check_address(url: str) -> None:
-    """Raise `UserError` for an address at which no studies can be kept, as far as is known without making a file."""
+    """Check, without making a file, that studies can be kept at an address. Raises `UserError`."""
     with _as_user_error(url):
         parsed = parse_address(url)
         file = file_of(parsed)

@@ -1,4 +1,4 @@
-"""Runs the trials of a study: draws their parameters, trains their folds, and tells Optuna the result.
+"""Run the trials of a study: draw their parameters, train their folds, and tell Optuna the result.
 
 Several coordinators (processes, also on several machines) can work on one study.
 
@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_study(storage: Storage, spec: StudySpec, key: str) -> optuna.Study:
-    """The Optuna study of that name, made where there is none. Raises `UserError` where its key is another."""
+    """Open the Optuna study of a name, or create it. Raises `UserError` where its key is another."""
     directions = [objective.direction for objective in spec.objectives]
     with storage.alone():
         study = optuna.create_study(
@@ -81,7 +81,7 @@ def open_study(storage: Storage, spec: StudySpec, key: str) -> optuna.Study:
 
 
 class StudyWorker:
-    """Runs trials of a study in this process, the coordinator, until the study is full or its time is over."""
+    """Runs trials of a study in this process, the coordinator, until the study has all or its time is over."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class StudyWorker:
         self.exhausted = False
 
     def run(self, wait: bool) -> None:
-        """Run trials until the study has all or its time is over; with `wait`, until others have ended theirs."""
+        """Run trials until the study has all or its time is over; with `wait`, then wait for others' trials."""
         while True:
             for job, answer in self.bench.stream(self._next_job, self._on_event):
                 self._on_answer(job, answer)
@@ -335,7 +335,7 @@ def is_full(study: optuna.Study, spec: StudySpec) -> bool:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial with the best first objective, of equals the first; None where no trial is complete."""
+    """The complete trial with the best first objective, of equal ones the first; None without a complete trial."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     sign = -1 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1
     return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)

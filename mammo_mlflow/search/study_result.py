@@ -1,4 +1,4 @@
-"""Ends a study: logs trials and figures, makes the best trial's final model, tests it against the paper's setting."""
+"""End a study: log trials and figures, make the best trial's final model, compare it with the paper's setting."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ It is a tag of the study's run, and in no key: a study that is issued again is e
 
 @dataclass(frozen=True)
 class FreshSeeds:
-    """The objective of the best and of the paper's setting under seeds that the search has not used, a value a seed.
+    """The objective of the best and of the paper's setting under seeds that the search did not use, a value a seed.
 
     `difference`: best minus paper, with an interval that holds for all settings that competed with the paper's at once.
     """
@@ -48,11 +48,11 @@ class FreshSeeds:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """The result of a study.
+    """The result of a study: its best trial, the comparison with the paper's setting, the registered model.
 
     `states`: the number of trials by state; `best`: the best trial; `paper`: the objective of the paper's setting, the
-    first trial; `final`: the registered model; `fresh`: the comparison under fresh seeds; `verdict`: that on the folds
-    of the search. None where there is none.
+    first trial; `final`: the registered model; `fresh`: best and paper's setting under fresh seeds; `verdict`: the
+    same comparison on the folds of the search. Each is None where there is none.
     """
 
     spec: StudySpec
@@ -65,7 +65,7 @@ class StudyResult:
 
 
 class StudyCloser:
-    """Ends a study, on the study's run `top`. To end it again repeats nothing that has been done."""
+    """Ends a study, logging on the study's run `top`. Ending a study again repeats nothing."""
 
     def __init__(self, worker: StudyWorker, final: Mapping[str, Value], fresh_seeds: int) -> None:
         self._bench = replace(worker.bench, resume=True)  # the study's own folds are at hand
@@ -183,11 +183,11 @@ class StudyCloser:
 
 
 def competed(states: Mapping[str, int]) -> int:
-    """The number of trials that were compared with one another, complete or pruned, from counts by state."""
+    """The number of trials that competed, complete or pruned, from the counts of trials by state."""
     return states["COMPLETE"] + states["PRUNED"]
 
 
 def searched_name(plan: Plan) -> str:
-    """The registered name of a study's best model: the same whether or not it is fine-tuned, another for a control."""
+    """The registered name of a study's best model, which names a control but not whether it is fine-tuned."""
     experiment = plan.experiment
     return registered_name(experiment.task, experiment.family, experiment.label, SEARCHED)

@@ -20,7 +20,7 @@ KEYED = ("dense_batch_norm", "holdout", "control")
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """All that defines a study.
+    """Everything that defines a study: search space, first trial, objectives, sampler, pruner, limits.
 
     `base`: the values of an experiment before any is drawn; `paper`: those of the first trial, the paper's setting;
     `trials`: how many to run, None for no limit; `deadline`: the `time.monotonic()` after which no trial begins.
@@ -56,7 +56,7 @@ class StudySpec:
 
 
 def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
-    """A study's name: `given`, or one of task, family, backbone, a mark of phantom data and the beginning of the key.
+    """Make a study's name: `given`, or task, family, backbone, a mark of phantom data and the key's beginning.
 
     With `several` studies in a command, task, family and backbone follow the given name.
     """

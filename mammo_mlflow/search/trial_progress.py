@@ -41,18 +41,18 @@ class TrialProgress:
     _steps: int = 0
 
     def collect(self, folds: Sequence[Fit] | None = None) -> CrossValidation:
-        """The cross-validation of these folds, by default of all that are done."""
+        """Gather the cross-validation of some of the trial's folds, by default of all that are done."""
         results = self.results if folds is None else {fit.name: self.results[fit.name] for fit in folds}
         return collect(self.plan, self.run, results)
 
     def values(self, objectives: Sequence[Objective], folds: Sequence[Fit] | None = None) -> list[float]:
-        """The value of each objective over these folds, by default over all that are done."""
+        """The value of each objective on some of the trial's folds, by default on all that are done."""
         cv = self.collect(folds)
         seconds = sum(result.seconds for result in cv.results.values())
         return [objective.value(cv.predictions, seconds) for objective in objectives]
 
     def report(self, objectives: Sequence[Objective], pruner: optuna.pruners.BasePruner | None) -> None:
-        """Report each fold that is done to the pruner, in order, and set `ending` where it is known.
+        """Report finished folds to the pruner, in order, and set `ending` once it is known how the trial ends.
 
         A step is the number of folds that are done. A pruned trial, one with all folds, and one with an undefined
         objective end.

@@ -1,4 +1,4 @@
-"""Tests whether the best setting of a search is better than the paper's, corrected for its being the best of many."""
+"""Test whether a search's best setting is better than the paper's, corrected for being the best of many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class WinnerTest:
-    """The result of the test: whether the lead is within the noise of choosing, the bound of that noise, a sentence."""
+    """The result of `judge`: whether the lead may be chance, the 95 % bound of chance, and a sentence."""
 
     within_noise: bool
     bound: float
@@ -28,7 +28,7 @@ def paired_lead(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, r
     """The paired difference in an objective of two settings' out-of-fold predictions, positive where `best` is better.
 
     Both frames: columns patch, fold, label, probability, in any order of rows; patients are resampled where both have
-    patient_id, else patches. One that stands in several folds, as under several seeds, is drawn with all its rows:
+    patient_id, else patches. A patch with rows in several folds, as under several seeds, is drawn with all of them:
     another seed makes no other patch. The objective is a metric, not `seconds`.
     Raises ValueError for frames of different patches, folds or labels.
     """
@@ -50,7 +50,7 @@ def paired_lead(objective: Objective, best: pd.DataFrame, paper: pd.DataFrame, r
 
 
 def simultaneous(lead: Difference, trials: int) -> Difference:
-    """The lead of the best of `trials` settings with a 95 % interval that holds for all of them at once.
+    """Widen the interval of the best setting's lead so that it holds at 95 % for all `trials` settings at once.
 
     Fresh seeds are not fresh patients: what chance in these patients lifted the best setting in the search lifts it
     under any seed. So the interval is the one that covers all k - 1 leads over the paper's setting together, whichever

@@ -1,4 +1,4 @@
-"""Reads a YAML file into mappings, lists and texts.
+"""Read a YAML file into mappings, lists and texts.
 
 Every scalar is read as a text: YAML would take `1:1.3` for a number in base 60, `on` for true and `1e-5` for a text.
 """
@@ -23,7 +23,7 @@ KEYS = ("family", "backbone", "architecture", "parameters")
 
 
 def read_tree(path: Path, faults: list[str]) -> dict[str, Tree]:
-    """The mapping in a YAML file. A repeated key is added to `faults`; raises `Faults` where there is no mapping."""
+    """Read the mapping in a YAML file. Repeated keys are added to `faults`; raises `Faults` without a mapping."""
     try:
         if path.stat().st_size > MOST_BYTES or not (path.is_file() or path.is_dir()):  # a pipe would be waited for
             raise Faults([str(expected(str(path), f"a file of at most {MOST_BYTES:,} bytes", "something else"))])
@@ -52,7 +52,7 @@ def read_tree(path: Path, faults: list[str]) -> dict[str, Tree]:
 
 
 def in_words(given: Tree) -> str:
-    """A part of the tree in words for messages."""
+    """Describe a part of the tree in words for messages."""
     if isinstance(given, str):
         return f"'{given}'" if given else "nothing"
     return ("a" if given else "an empty") + (" list" if isinstance(given, list) else " mapping")

@@ -54,7 +54,7 @@ class Finished:
 
     @property
     def best(self) -> int:
-        """The index in `trials` of the best trial by the first objective, of equals the first."""
+        """The index in `trials` of the best trial by the first objective; of equal ones the first."""
         return int(np.argmax(self.values) if self.maximize else np.argmin(self.values))
 
     @property
@@ -64,12 +64,12 @@ class Finished:
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
-        """The trials' numbers, int64 (trials,)."""
+        """The numbers of the finished trials, int64 (trials,)."""
         return np.array([trial.number for trial in self.trials], dtype=np.int64)
 
 
 def finished_trials(study: optuna.Study, objective: str) -> Finished:
-    """The complete trials of a study whose objectives are finite; `objective` names the first of its objectives."""
+    """Find the complete trials of a study with finite objectives; `objective` names the first objective."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     trials = [trial for trial in complete if np.isfinite(trial.values).all()]
     values = np.array([trial.values[0] for trial in trials], dtype=np.float64)
@@ -95,7 +95,7 @@ def _parameter(name: str, trials: list[FrozenTrial]) -> Varied:
 
 
 def axis_label(objective: str, maximize: bool) -> str:
-    """The label of an objective's axis, which says whether higher or lower is better."""
+    """The label of an objective's axis, with the direction that is better."""
     return f"{objective} ({'higher' if maximize else 'lower'} is better)"
 
 

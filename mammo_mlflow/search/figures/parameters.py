@@ -130,10 +130,10 @@ def parallel_coordinates(finished: Finished, note: str | None) -> Figure:
 
 
 def importance_shares(finished: Finished) -> dict[str, float]:
-    """The importance of each parameter for a trial's being among the best, as shares of 1, highest first.
+    """The importance of each parameter for the first objective (PED-ANOVA), as shares of 1, highest first.
 
-    Empty where all are 0. By PED-ANOVA (Watanabe et al. 2023, IJCAI), which in Optuna's version knows conditional
-    parameters.
+    Empty where all are 0. Importance for being among the best trials (Watanabe et al. 2023, IJCAI), in Optuna's
+    version, which knows conditional parameters.
     """
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=_best_share(finished))
     sign = -1.0 if finished.maximize else 1.0  # PED-ANOVA asks what makes its target low
