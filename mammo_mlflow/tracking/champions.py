@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def deciding(client: MlflowClient, task: str) -> Iterator[None]:
-    """Hold this host's lock on decisions about a task's champion, once what an earlier one left undone is done."""
+    """Hold this host's lock on decisions about a task's champion, after finishing an earlier interrupted decision."""
     waiting = f"another command decides about the champion of {task}; waiting for it"
     with locked(shared_lock("champion", f"{store_id(client.tracking_uri)} {task}"), waiting, mode=0o666):
         finish_decision(client, registered_name(task))
@@ -39,19 +39,19 @@ def deciding(client: MlflowClient, task: str) -> Iterator[None]:
 
 
 def champion_of(client: MlflowClient, task: str) -> Version | None:
-    """The champion of a task; None where it has none."""
+    """The champion of a task; None where the task has none."""
     return _by_alias(client, registered_name(task), CHAMPION)
 
 
 def candidates_of(client: MlflowClient, task: str) -> list[Version]:
-    """The version `candidate` of each registered model of a task, without those that can never be champion."""
+    """The version with the alias `candidate` of each of a task's models that can become champion."""
     names = [name for name in registered_names(client) if name.startswith(f"{registered_name(task)}-")]
     found = [version for name in names if (version := _by_alias(client, name, CANDIDATE)) is not None]
     return [one for one in found if not why_never_champion(one)]
 
 
 def why_never_champion(version: Version) -> str:
-    """Why a version can never be champion: a control, or a model that only fills a table of the paper; else ""."""
+    """The reason why a version can never be champion: a control, or only for a table of the paper; else ""."""
     control = version.tags.get(Tag.CONTROL, "none")
     if control != "none":
         return f"a {control} control"
@@ -59,19 +59,19 @@ def why_never_champion(version: Version) -> str:
 
 
 def origin(version: Version) -> str:
-    """The version that a champion was promoted from, as `name v3`; of any other version, itself."""
+    """The version that a champion was promoted from, as `name v3`; for any other version its own name."""
     return version.tags.get(Tag.PROMOTED_FROM, str(version))
 
 
 def rolled_back(client: MlflowClient, task: str) -> set[str]:
-    """The versions, as `origin` names them, whose champions were rolled back."""
+    """The names, as by `origin`, of versions that were champion and were rolled back."""
     return {origin(one) for one in _versions(client, registered_name(task)) if Tag.ROLLED_BACK in one.tags}
 
 
 def spent_before(client: MlflowClient, task: str, data_sha256: str, phantom: str) -> list[EarlierDecision]:
-    """The earlier decisions that compared candidates of a task with a champion on these data, oldest first.
+    """Find earlier decisions that compared candidates of a task with a champion on the same data, oldest first.
 
-    The same comparison, made again, counts once. Runs that were deleted count as well: their results were seen.
+    A repeated comparison counts once. Runs that were deleted count as well: their results were seen.
     """
     runs = client.search_runs(
         mlflow_experiments(client, ViewType.ALL),
@@ -125,7 +125,7 @@ def previous_of(client: MlflowClient, task: str) -> Version:
 
 
 def go_back(client: MlflowClient, champion: Version, before: Version, decision: str) -> None:
-    """Roll back: make the earlier champion `before` the champion again, by the decision of the run of that id."""
+    """Roll back: make the earlier champion `before` the champion again; `decision` is the run's id."""
     client.set_model_version_tag(before.name, str(before.number), Tag.DECIDED_BY, decision)
     client.set_model_version_tag(champion.name, str(champion.number), Tag.ROLLED_BACK, "true")
     client.set_registered_model_alias(before.name, CHAMPION, str(before.number))
@@ -133,7 +133,7 @@ def go_back(client: MlflowClient, champion: Version, before: Version, decision: 
 
 
 def finish_decision(client: MlflowClient, name: str) -> None:
-    """Finish what a decision left undone, whether it moved the alias `champion` or was killed before.
+    """Do the last steps of a decision about a champion, whether or not it moved the alias `champion`.
 
     Sets the alias `previous` and the champion's tags, ends the decision's run, and removes a version that never became
     champion. May be repeated.

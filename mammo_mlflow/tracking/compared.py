@@ -17,7 +17,7 @@ from mammo_mlflow.tracking.runs import Writer
 
 
 def compared_of(client: MlflowClient, version: Version) -> int:
-    """The number of settings that a version was chosen among, on the out-of-fold predictions that it is judged by.
+    """The number of settings that a version was chosen among, on the out-of-fold predictions that score it.
 
     Counted are the trials of its study; the methods of an ensemble, times what its members were chosen among; what the
     base models of a conditioned model were chosen among; 1 for a setting that was given. The version's tag holds the
@@ -46,7 +46,7 @@ def tell_compared(writer: Writer, name: str, number: int, compared: int) -> None
 
 
 def compared_tag(writer: Writer, parts: Sequence[Version], settings: int = 1) -> dict[str, str]:
-    """The tag that says how many settings a new version was chosen among: `settings` of its own, times its parts'.
+    """The tag with the number of settings that a new version was chosen among: `settings` times those of `parts`.
 
     Empty where the number of a part cannot be found any more.
     """
@@ -57,12 +57,12 @@ def compared_tag(writer: Writer, parts: Sequence[Version], settings: int = 1) ->
 
 
 def chosen_among(client: MlflowClient, parts: Sequence[Version]) -> int:
-    """The number of models that could have been made of these parts: the product of what each was chosen among."""
+    """The product of the numbers of settings that several versions were chosen among."""
     return math.prod(compared_of(client, part) for part in parts)
 
 
 def verdict_of(client: MlflowClient, version: Version) -> str:
-    """The verdict of a version's study on its best setting; "" without a study, or where that is gone."""
+    """The verdict of a version's study on the best setting; "" without a study, or where the study is gone."""
     if Tag.STUDY_ID not in version.tags:
         return ""
     runs = _study(client, version)

@@ -27,7 +27,7 @@ Columns = dict[str, object]
 
 
 def read_request(body: bytes, content_type: str | None, schema: Schema) -> dict[str, np.ndarray]:
-    """The inputs of a model by name, out of a request's body: arrays (n, …) in the dtypes of the signature.
+    """Parse a request's body into the inputs of a model by name: arrays (n, …) in the dtypes of the signature.
 
     `patch` and `baseline` are (n, size, size, 1) uint16, raw 16-bit values; `abnormality_type` is (n, 1), 0 or 1. A
     lone input without a name is the patch. Patches are nested lists as in the signature or, in the cells of a table,

@@ -90,7 +90,7 @@ def make_candidate(writer: Writer, name: str, number: int, phantom: bool) -> Non
 
 
 def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int] | None:
-    """The run's id and the number of the newest version with this `mammo.key`; None where there is none, or no run."""
+    """Find the newest version with a `mammo.key`: its run's id and its number; None without version or run."""
     found = client.search_model_versions(f"name = '{name}' and tags.`{Tag.KEY}` = '{key}'")
     newest = max(found, key=lambda version: int(version.version), default=None)
     if newest is None or find_run(client, newest.run_id or "") is None:
@@ -99,7 +99,7 @@ def registered_run(client: MlflowClient, name: str, key: str) -> tuple[str, int]
 
 
 def find_version(client: MlflowClient, name: str, version: int) -> bool:
-    """Whether this version of the registered model still exists."""
+    """Find whether a version of a registered model still exists."""
     return or_none(lambda: client.get_model_version(name, str(version))) is not None
 
 
@@ -116,7 +116,7 @@ class Version:
 
     @property
     def disclosure(self) -> Disclosure:
-        """What has to be said wherever its answers are shown."""
+        """The facts to disclose wherever the version's predictions are shown."""
         return Disclosure.read(self.tags, {})
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ def version_of(found: ModelVersion) -> Version:
 
 
 def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -> list[Version]:
-    """The versions that `name/3`, `name@alias` or a bare `name` may mean, the likeliest first.
+    """Find the versions that `name/3`, `name@alias` or a bare `name` may mean, the likeliest first.
 
     A bare name is every version with the tags `wanted`, the newest first, and then its `candidate`.
     """
@@ -152,7 +152,7 @@ def find_models(client: MlflowClient, spelled: str, wanted: Mapping[str, str]) -
 
 
 def find_model(client: MlflowClient, uri: str) -> Version:
-    """The version that `models:/name/3` or `models:/name@alias` means, a bare name its `candidate`.
+    """Find the version of `models:/name/3` or `models:/name@alias`; a bare name means its `candidate`.
 
     Raises `UserError` where there is none.
     """
@@ -163,14 +163,14 @@ def find_model(client: MlflowClient, uri: str) -> Version:
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """A run that was not deleted; None where there is none."""
+    """Find an MLflow run by its id; None where there is none, or it was deleted."""
     run = or_none(lambda: client.get_run(run_id))
     return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A downloaded registered model whose files passed every check, and which is not loaded yet."""
+    """A downloaded registered model whose files passed every check, not loaded yet."""
 
     version: Version
     path: Path
@@ -208,7 +208,7 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
 
 
 def threshold_of(version: Version) -> float:
-    """The decision threshold that was stored with a version. Raises `UserError` where it is no probability."""
+    """Read the decision threshold stored with a version. Raises `UserError` where it is no probability."""
     text = version.tags.get(Tag.THRESHOLD, "0.5")
     try:
         threshold = float(text)

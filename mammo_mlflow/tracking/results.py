@@ -47,42 +47,42 @@ class Result:
     data: str
 
     def tag(self, name: str) -> str:
-        """The value of a tag; "" where the run has none."""
+        """The value of a tag of the run; "" where the run lacks it."""
         return self.tags.get(name, "")
 
     @property
     def disclosure(self) -> Disclosure:
-        """What has to be said wherever a number of it is shown."""
+        """The facts to disclose wherever a number of the run is shown."""
         return Disclosure.read(self.tags, self.params)
 
     @property
     def model(self) -> str:
-        """Name and version of the registered model, as `name v3`."""
+        """The name and version of the registered model, as `name v3`."""
         return f"{self.tag(Tag.REGISTERED_NAME)} v{self.tag(Tag.VERSION)}"
 
     @property
     def dataset(self) -> tuple[str, str]:
-        """The sha256 of its training and its test data."""
+        """The sha256 of the training and of the test data."""
         return self.tag(Tag.DATA_SHA256), self.tag(Tag.TEST_SHA256)
 
     def estimate(self, name: str) -> Estimate:
-        """A metric of its run, with its interval."""
+        """A metric of the run, with its interval."""
         return Estimate.read(name, self.metrics, self.tags)
 
     @property
     def tuned(self) -> bool:
-        """Whether convolutions were unfrozen."""
+        """Whether the model was fine-tuned: convolutions were unfrozen."""
         return self.tag(Tag.UNFROZEN) not in ("", "0")
 
     @property
     def patches(self) -> int | None:
-        """The number of test patches, where it is stored."""
+        """The number of test patches; None where it is not stored."""
         stored = self.metrics.get(Metric.TEST_PATCHES, math.nan)
         return None if math.isnan(stored) else int(stored)
 
     @property
     def holdout(self) -> float:
-        """The share of patients that was held out; 0 for folds."""
+        """The share of patients that was held out; 0 for a cross-validation with folds."""
         try:
             return float(self.params.get("holdout") or 0)
         except ValueError:
@@ -90,12 +90,12 @@ class Result:
 
     @property
     def cross_validation(self) -> str:
-        """The id of the run of its cross-validation; an ensemble's is its own."""
+        """The id of the run of the model's cross-validation; for an ensemble that of its own run."""
         return self.tag(Tag.CV_RUN_ID) or self.run_id
 
 
 def read_results(client: Client) -> list[Result]:
-    """Every finished final model and ensemble of all active MLflow experiments, newest first, each model once.
+    """Read every finished final model and ensemble of all active MLflow experiments, newest first, each once.
 
     A model that a later command took over has a run there too: the first one, which tested it, stands for it.
     """
@@ -124,7 +124,7 @@ def count_runs(client: Client) -> Counter[tuple[str, bool]]:
 
 
 def metrics_of(client: Client, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
-    """The metrics of runs by their ids; those that are gone are left out."""
+    """Read the metrics of runs by the runs' ids; runs that are gone are left out."""
     wanted = sorted(set(run_ids))
     parts = [", ".join(map(repr, wanted[start : start + IDS_A_CALL])) for start in range(0, len(wanted), IDS_A_CALL)]
     found = (run for part in parts for run in _search(client, f"attributes.run_id IN ({part})"))
@@ -132,16 +132,16 @@ def metrics_of(client: Client, run_ids: Iterable[str]) -> dict[str, dict[str, fl
 
 
 def fit_metrics(client: Client, cross_validation: str) -> dict[str, dict[str, float]]:
-    """The metrics of a cross-validation's fits, by name (`fold 1` …, `refit`)."""
+    """Read the metrics of a cross-validation's fits, by the fits' names (`fold 1` …, `refit`)."""
     query = f"tags.`mlflow.parentRunId` = '{cross_validation}'"
     return {run.data.tags.get(Tag.FIT, ""): dict(run.data.metrics) for run in _search(client, query)}
 
 
 def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame | None:
-    """The stored test predictions of a model: a row for each test abnormality, in the order of `patch`.
+    """Fetch a model's stored test predictions: a row for each test abnormality, in the order of `patch`.
 
     Columns: `patch` (its number), `type` (1 to 4), `label` (0 or 1), `probability` (0 to 1), and `patient_id` where
-    known. None where they are gone, damaged, or hold what is no probability.
+    known. None where they are gone, damaged, or hold values that are no probabilities.
     """
     path = fetch(client, result.run_id, Artifact.TEST, folder)
     try:

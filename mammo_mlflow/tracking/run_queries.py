@@ -19,7 +19,7 @@ CLOCK_SECONDS = 3.0
 
 
 def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
-    """The ids of FINISHED runs with these `mammo.key` tags, by key; of several with one key the oldest."""
+    """Find FINISHED runs by their `mammo.key` tags: ids by key; of several with one key the oldest."""
     experiments = mlflow_experiments(client)
     found: dict[str, str] = {}
     for key in keys:
@@ -35,7 +35,7 @@ def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
 
 
 def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dict[str, str]:
-    """The ids of FINISHED runs nested in the run `parent`, by their `mammo.key` tag."""
+    """Find the FINISHED runs nested in the run `parent`: ids by `mammo.key` tag."""
     runs = client.search_runs(
         [experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
     )
@@ -43,7 +43,7 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dic
 
 
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
-    """The runs with all these tags, in any active MLflow experiment, newest first."""
+    """Find the runs with all the given tags, in any active MLflow experiment, newest first."""
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     return list(client.search_runs(mlflow_experiments(client), query, order_by=["attributes.start_time DESC"]))
 
@@ -81,7 +81,7 @@ def close_orphaned_runs(client: MlflowClient, experiment_id: str, continued_by: 
 
 
 def process_alive(pid: int, born: float) -> bool:
-    """Whether the process of that id and start (seconds since the epoch) still runs on this host."""
+    """Whether the process with an id and a start time (seconds since the epoch) still runs on this host."""
     try:
         return abs(psutil.Process(pid).create_time() - born) < CLOCK_SECONDS
     except psutil.AccessDenied:  # of another user, where the system tells nothing of those
@@ -91,6 +91,6 @@ def process_alive(pid: int, born: float) -> bool:
 
 
 def writer_alive(process: str) -> bool:
-    """Whether the process that the tag `mammo.process` names still runs; one of another host is assumed to."""
+    """Whether the process named in the tag `mammo.process` still runs; one of another host is assumed to."""
     host, pid, born = process.rsplit(":", 2)
     return host != socket.gethostname() or process_alive(int(pid), int(born))

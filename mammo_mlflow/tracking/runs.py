@@ -45,7 +45,7 @@ def given_run() -> str | None:
 
 
 def this_process() -> str:
-    """This process as the tag `mammo.process` has it: `host:pid:start`, the start in seconds since 1970."""
+    """This process as text for the tag `mammo.process`: `host:pid:start`, the start in seconds since 1970."""
     return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
@@ -74,7 +74,7 @@ class Writer:
         self._metrics.setdefault(run_id, []).extend(metrics)
 
     def flush(self) -> None:
-        """Send what is queued, at most once a second and not while the server is away. Meant to be called often."""
+        """Send queued writes, at most once a second and not while the server is away. Meant to be called often."""
         now = time.monotonic()
         if now < self._next_try:
             return
@@ -114,7 +114,7 @@ class Writer:
             return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
     def drain(self) -> None:
-        """Send everything now, waiting up to ten minutes for the server. Raises `UserError` after that."""
+        """Send all queued writes now, waiting up to ten minutes for the server. Raises `UserError` after that."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._queue or self._metrics:
             if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ class Writer:
                 time.sleep(0.5)
 
     def ask(self, request: Callable[[], T]) -> T:
-        """Send what is queued, then a request, and return its answer; repeated while the server is away.
+        """Send queued writes, then a request, and return its answer; repeated while the server is away.
 
         Raises `UserError` after ten minutes.
         """
@@ -210,7 +210,7 @@ class Writer:
         return {**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent.id})
 
     def attach(self, run_id: str) -> TrackedRun:
-        """A run that another process writes and ends, in which runs can be nested."""
+        """A handle on a run that another process writes and ends, in which runs can be nested."""
         return TrackedRun(self, self.ask(lambda: self.client.get_run(run_id)))
 
     def move_run(self, run_id: str, parent: TrackedRun) -> None:
@@ -225,7 +225,7 @@ class Writer:
 
 
 class TrackedRun:
-    """One MLflow run. Every method queues a write; nothing is sent out of order."""
+    """An MLflow run that this process writes: every method queues a write, and writes are sent in order."""
 
     def __init__(self, writer: Writer, run: Run) -> None:
         self._writer = writer
@@ -291,7 +291,7 @@ class TrackedRun:
             self._add(lambda: self._writer.client.set_terminated(self.id, status))
 
     def close(self) -> None:
-        """End the run as FINISHED, and wait until all that was queued is sent."""
+        """End the run as FINISHED, and wait until all queued writes are sent."""
         self.finish()
         self._writer.drain()
 
@@ -304,7 +304,7 @@ def _no_answer() -> UserError:
 
 
 def or_none(request: Callable[[], T]) -> T | None:
-    """The answer to a request for something by its name; None where the store has nothing of that name."""
+    """Send a request for something by its name; return the answer, None where the store has nothing of that name."""
     try:
         return request()
     except MlflowException as problem:
@@ -314,7 +314,7 @@ def or_none(request: Callable[[], T]) -> T | None:
 
 
 def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
-    """All items that a paged request finds; `request` takes the token of a page, None for the first."""
+    """Collect all items of a paged request; `request` takes the token of a page, None for the first."""
     page = request(None)
     yield from page
     while page.token:
@@ -323,12 +323,12 @@ def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
 
 
 def mlflow_experiments(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
-    """The ids of the MLflow experiments of a kind, by default those that were not deleted."""
+    """Find the ids of MLflow experiments, by default of those that were not deleted."""
     return [found.experiment_id for found in client.search_experiments(view_type=kind)]
 
 
 def is_away(problem: MlflowException | OSError) -> bool:
-    """Whether an error means that the server could not be reached, or SQLite was busy; not that it refused."""
+    """Whether an error means that the server was out of reach or SQLite busy, not that a request was refused."""
     if isinstance(problem, MlflowException):
         text = str(problem)
         if "(sqlite3." in text:  # a full disk, say: waiting does not help

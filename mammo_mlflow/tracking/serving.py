@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_app() -> object:
-    """The ASGI application, for `uvicorn --factory`; it serves the directory that `MAMMO_SERVED_MODEL` names."""
+    """Make the ASGI application, for `uvicorn --factory`, that serves the directory in `MAMMO_SERVED_MODEL`."""
     vars(scoring_server)["invocations"] = answer_request
     return scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
 

@@ -61,7 +61,7 @@ def check_store() -> None:
 
 
 def open_client() -> MlflowClient:
-    """A client of the tracking store, `MLFLOW_TRACKING_URI` or MLflow's default `sqlite:///mlflow.db`, to read from it.
+    """Open the tracking store, `MLFLOW_TRACKING_URI` or `sqlite:///mlflow.db`, for reading; return MLflow's client.
 
     A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
     """
@@ -82,7 +82,7 @@ def open_client() -> MlflowClient:
 
 
 def open_store() -> tuple[MlflowClient, str]:
-    """A client of the tracking store, to write to it, and the id of the MLflow experiment that runs go to.
+    """Open the tracking store for writing; return MLflow's client and the id of the MLflow experiment of new runs.
 
     The experiment is that of the run that `mlflow run` made, if any, else `MLFLOW_EXPERIMENT_ID`, else
     `MLFLOW_EXPERIMENT_NAME`, else `mammo`, made where there is none. Raises `UserError` as `open_client` does, and
@@ -99,13 +99,13 @@ def open_store() -> tuple[MlflowClient, str]:
 
 
 def store_id(uri: str) -> str:
-    """The address of a store in one spelling, however the path of its SQLite file was written."""
+    """Normalise the address of a store, so that all spellings of a SQLite file's path give one."""
     file = _file(uri)
     return uri if file is None else f"{SQLITE}{file.resolve()}"
 
 
 def store_folder() -> Path:
-    """The folder of the store's SQLite file, absolute; the current one where the store is something else."""
+    """The absolute folder of the store's SQLite file; the current folder where the store is something else."""
     file = _file(mlflow.get_tracking_uri())
     return Path.cwd() if file is None else file.resolve().parent
 

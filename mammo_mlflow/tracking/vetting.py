@@ -53,7 +53,7 @@ CLASSES: dict[str, list[str]] = json.loads(CLASSES_FILE.read_text())
 
 @dataclass(frozen=True, kw_only=True)
 class Vetted:
-    """A model directory that may be loaded: `kind` is `keras` or `ensemble`, `columns` are the outputs of an ensemble.
+    """A model directory that is safe to load; `kind` is `keras` or `ensemble`, `columns` an ensemble's outputs.
 
     `inputs` are the names of its inputs, `image_size` the side of its patches in pixels. `ranges` are the values of its
     training patches by input; empty where the model was made before they were stored.
@@ -125,7 +125,7 @@ def vet(path: Path) -> Vetted:
 
 
 def ranges_of_model(model: Model) -> dict[str, PixelRange]:
-    """The pixel ranges of a model's training patches by input; empty where they were not stored."""
+    """Read the pixel ranges of a model's training patches by input; empty where they were not stored."""
     return read_ranges(((model.metadata or {}).get(METADATA) or {}).get(TRAINING_VALUES))
 
 
@@ -235,7 +235,7 @@ def _vet_weights(weights: h5py.File, field: str) -> None:
 
 
 def classes(config: object) -> Iterator[tuple[str, str]]:
-    """Every module and class that a Keras configuration names; the module of a tensor is ""."""
+    """Find every module and class that a Keras configuration names; the module of a tensor is ""."""
     if isinstance(config, dict):
         if _SERIALIZED in config:
             yield str(config.get("module") or ""), str(config[_SERIALIZED])
