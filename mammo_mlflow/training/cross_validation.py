@@ -45,7 +45,7 @@ class CrossValidation:
 def cross_validate(
     bench: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True
 ) -> CrossValidation:
-    """Train every fit of the plan that is not finished yet, as nested runs of `run`, and log what they give.
+    """Train every unfinished fit of a plan, in runs nested in `run`, and log scores, predictions and figures.
 
     `label` stands before the folds where progress is shown; by default the backbone.
     """
@@ -104,7 +104,7 @@ def _with_stop(fit: Fit, job: FitJob, results: dict[str, FitResult]) -> FitJob:
 
 
 def log_scores(cv: CrossValidation) -> None:
-    """Log the folds' mean and deviation, the out-of-fold estimates and predictions, and the costs on its run."""
+    """Log the folds' mean and deviation, out-of-fold estimates and predictions, and costs on a run."""
     plan, run, results, said, fold_scores = cv.plan, cv.run, cv.results, cv.predictions, cv.fold_scores
     for name in RATES:
         mean, sd = mean_sd(fold_scores[name])
@@ -127,7 +127,7 @@ def log_scores(cv: CrossValidation) -> None:
 
 
 def log_figures(cv: CrossValidation) -> None:
-    """Log figures of the folds' training, ROC curves and calibration on its run."""
+    """Log figures of the folds' training, ROC curves and calibration on a run."""
     plan, run, said = cv.plan, cv.run, cv.predictions
     folds = {fit.name: pd.DataFrame(cv.results[fit.name].history) for fit in plan.fits if fit.fold is not None}
     run.log_figure(training_curves(folds, f"{plan.name}: folds", plan.disclosure.note), "folds")

@@ -77,7 +77,7 @@ class FinalModelBuilder(ModelBuilder):
         plan_dataset(self._cv.plan, run, "test")
 
     def assembly(self, output: Path, threshold: float, tags: Mapping[str, str]) -> AssembleJob:
-        """See `ModelBuilder`."""
+        """The job that writes the final model as an MLflow model directory `output`."""
         plan = self._cv.plan
         base, train, experiment = plan.base, plan.patch_set.train, plan.experiment
         refit = experiment.final.final == REFIT

@@ -38,7 +38,7 @@ class FitRuns:
         self._fits = {fit.name: fit for fit in plan.fits}
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
-        """The job that trains a fit; `activations` are the files of its cache entries, by key."""
+        """Make the job that trains a fit; `activations` are the files of its cache entries, by key."""
         output = self._bench.scratch / fit.key
         output.mkdir(parents=True, exist_ok=True)
         features, tuned = (
@@ -47,7 +47,7 @@ class FitRuns:
         return replace(fit.job, name=self._label + fit.name, output=output, features=features, tuned=tuned)
 
     def fit_of(self, job: FitJob) -> Fit:
-        """The fit that a job from `job` trains."""
+        """The fit that a job, made by `job`, trains."""
         return self._fits[job.name.removeprefix(self._label)]
 
     def on_event(self, job: FitJob, event: Event) -> None:
@@ -71,7 +71,7 @@ class FitRuns:
         run.finish("FAILED")
 
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
-        """The results by name of fits that are finished already, under this parent or, if `elsewhere`, any other.
+        """Find finished fits under this parent or, if `elsewhere`, any other; return their results by name.
 
         Those of another parent get a run here too, a copy that names the original.
         """

@@ -1,4 +1,4 @@
-"""Judge a model on the test set: log metrics with intervals, figures and its test predictions on its run."""
+"""Judge a model on the test set: log metrics with intervals, figures and its test predictions on the model's run."""
 
 from __future__ import annotations
 

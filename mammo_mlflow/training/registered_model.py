@@ -61,16 +61,16 @@ class Final:
     comparison: str = ""
 
     def tell(self, run: TrackedRun) -> None:
-        """Log its test scores and its registered version on a run above its own."""
+        """Log the model's test scores and registered version on a parent run."""
         run.log_metrics({Metric.TEST_ACCURACY: self.accuracy.value, Metric.TEST_ROC_AUC: self.roc_auc.value})
         run.set_tags({Tag.REGISTERED_NAME: self.registered_name, Tag.VERSION: self.version})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
-    """What is known of a registered model before it is made.
+    """Everything that is known about a registered model before it is made: names, tags, data, threshold policy.
 
-    `parent`: the run in which its own is nested; None where that is the top run of a command.
+    `parent`: the run in which the model's run is nested; None where that is the top run of a command.
     `tags`: on its run and on its version; `run_tags`: on its run alone; `params`: the run's parameters.
     `policy`: how the threshold is chosen on `predictions`, which `chosen_on` names in words; `transferred` where these
     are not of the registered model itself but of the folds'.
@@ -102,40 +102,40 @@ class ModelRecipe:
 
     @property
     def description(self) -> str:
-        """What the registry says of it: its name, its inputs, and the class whose probability it answers."""
+        """The model's description in the registry: name, inputs, and the class whose probability is the output."""
         inputs, positive = ", ".join([*self.sides, *self.constants]), TASKS[self.judged.task][1]
         return f"{self.judged.name}: raw 16-bit patches in ({inputs}), probability of '{positive}' out"
 
     def threshold_record(self, threshold: float) -> dict[str, object]:
-        """How the threshold was chosen, as stored beside the model."""
+        """The record of how the threshold was chosen, which is stored with the model as JSON."""
         record = {"threshold": threshold, "policy": self.policy, "chosen_on": self.chosen_on}
         # chosen for the fold models; the refit, or their mean, may be calibrated differently
         return record | ({"patches": len(self.predictions.labels), "transferred": True} if self.transferred else {})
 
 
 class ModelBuilder(ABC):
-    """How one kind of registered model is made; `finish_model` makes it."""
+    """Abstract base of the makers of one kind of registered model; `finish_model` calls the methods."""
 
     recipe: ModelRecipe
 
     @abstractmethod
     def log_before(self, run: TrackedRun) -> None:
-        """Log what is known before the model is made, at the start of its run."""
+        """Log on the model's run, before the model is made, what is known by then."""
 
     @abstractmethod
     def assembly(self, output: Path, threshold: float, tags: Mapping[str, str]) -> AssembleJob | EnsembleJob:
-        """The job that writes the model as an MLflow model directory `output`; `tags` are those of its version."""
+        """Make the job that writes the model as an MLflow model directory `output`; `tags` are the version's."""
 
     def probabilities(self, run: TrackedRun, answers: np.ndarray) -> np.ndarray:
-        """Its probabilities float (m,) of the m test abnormalities, from what the model answered."""
+        """The probabilities, float (m,), of the m test abnormalities, taken from the model's output."""
         return answers
 
     def estimates(self) -> dict[str, Estimate]:
-        """Estimates by name that are logged together with those on the test set."""
+        """The estimates, by name, to log together with those on the test set."""
         return {}
 
     def log_after(self, run: TrackedRun, test: pd.DataFrame) -> str:
-        """Log what this kind of model shows besides, with its test predictions; returns `Final.comparison`."""
+        """Log what is specific to this kind of model, once the test set is predicted; returns `Final.comparison`."""
         return ""
 
 
@@ -169,7 +169,7 @@ def finish_model(bench: Workbench, builder: ModelBuilder) -> Final:
 
 
 def example_patches(patch_set: PatchSet, sides: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """A few training patches as a model's input example: uint16 (k, size, size, 1) by input."""
+    """Take a few training patches as a model's input example: uint16 (k, size, size, 1) by input."""
     rows = patch_set.train.patches[: 2 * EXAMPLE_PATCHES]
     return {name: np.asarray(rows[first::2])[..., None] for name, first in sides.items()}
 
