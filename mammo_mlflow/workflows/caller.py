@@ -1,4 +1,4 @@
-"""Before a command runs: change to the folder it was called from, and check the texts and paths it was given.
+"""Prepare a command: change to the folder that it was called from, and check the given texts and paths.
 
 `mlflow run` starts a command in the project's folder, which for a git URI is a temporary clone, and passes a relative
 address of the store on as it is. So the command first changes to the folder of whoever called it: every relative path
@@ -25,7 +25,7 @@ SHELLS = ("sh", "bash", "dash", "zsh")
 
 
 def go_to_caller() -> None:
-    """Under `mlflow run`, change to the folder that it was called from.
+    """Under `mlflow run`, change to the folder that `mlflow run` was called from.
 
     Raises `UserError` where that folder cannot be found and the project's folder is a temporary clone.
     """

@@ -1,4 +1,4 @@
-"""The results of a command side by side: on its top run and as a table on the terminal."""
+"""Compare the results of a command: log them on its top run, and print a table on the terminal."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def _table(rows: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
 
 
 def final_cells(final: Final | None) -> list[str]:
-    """Return the table cells of a final model, or of none: test accuracy, test ROC AUC, registered version."""
+    """Return a final model's table cells: test accuracy, test ROC AUC, registered version; dashes for None."""
     if final is None:
         return ["-"] * 3
     return [f"{final.accuracy}", f"{final.roc_auc}", f"{final.registered_name} v{final.version}"]
 
 
 def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
-    """Print the closing table, what its numbers are, the sentences `said`, and the commands to go on with."""
+    """Print the final table, what its numbers are, the sentences `said`, and the commands to go on with."""
     plan = rows[0][0].plan
     test = plan.patch_set.test
     header, cells = _table(rows)

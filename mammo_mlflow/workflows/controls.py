@@ -1,4 +1,4 @@
-"""`controls`: train a network beside its controls, to see what it adds.
+"""The command `controls`: train a network beside its controls, to see what it adds.
 
 The controls: the same task from the healthy baseline patches alone, from shuffled labels, and from simple texture
 features with logistic regression.
@@ -23,7 +23,7 @@ SHARED = set(that_move("judging", "final", "place")) - set(that_move("activation
 
 
 def run(options: ControlsOptions) -> None:
-    """Cross-validate a network and its controls, side by side; none is registered unless `final` says so.
+    """Run `controls`: cross-validate a network and its controls; none is registered unless `final` says so.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """

@@ -1,4 +1,4 @@
-"""`ensemble`: registered models joined into one, everything chosen on out-of-fold predictions, tested once."""
+"""The command `ensemble`: join registered models into one, chosen on out-of-fold predictions, tested once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHOICES = (BEST, *EVERY_METHOD)
 
 
 def run(options: EnsembleOptions) -> None:
-    """Make, judge and register an ensemble. Raises `UserError` before any run exists for what can be known by then."""
+    """Run `ensemble`: make, judge and register one. Raises `UserError`, where possible before any run exists."""
     task, asked = options.task, options.settings
     checks.one_of(*CHOICES)("method", asked.method)
     objectives = parse_objectives(asked.objective)

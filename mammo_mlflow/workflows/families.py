@@ -1,4 +1,4 @@
-"""`pretrained`, `scratch`, `siamese`, `conditioned`: cross-validate, test, register and compare a family's models."""
+"""The commands of the families, such as `pretrained`: cross-validate, test, register and compare models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mammo_mlflow.workflows.running import run_experiments
 
 
 def run(options: FamilyOptions) -> None:
-    """Train one network of a family, or all, with a preset's values and those given; a study where `trials` is given.
+    """Run a family's command: train one network or all, by preset and given values; with `trials`, run a study.
 
     Raises `UserError` before any run exists for everything that can be known by then.
     """
@@ -41,7 +41,7 @@ def experiments_of(options: FamilyOptions) -> list[Experiment]:
 
 
 def settled(family: str, backbone: str, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the parameters given, and those that follow from them.
+    """Return the given parameters and those whose values follow from them.
 
     Raises `UserError` for parameters that the network would ignore.
     """

@@ -1,4 +1,4 @@
-"""The pairs of patches that a model is to answer: of a data directory, of a tensor file, or cut from a film."""
+"""Find the pairs of patches for a model to predict: a data directory's, a tensor file's, or cut from a film."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputPairs:
-    """A checked tensor file of pairs, uint16 (2n, size, size), and where they were cut from a film, the places."""
+    """A checked tensor file of pairs, uint16 (2n, size, size), and their places on the film if cut from one."""
 
     tensor: Path
     cut: Sequence[Pair] = ()

@@ -1,4 +1,4 @@
-"""Where results go by default: beside MLflow's store. All paths are absolute."""
+"""Default places of results, beside MLflow's store, as absolute paths."""
 
 from __future__ import annotations
 

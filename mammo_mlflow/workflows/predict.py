@@ -1,4 +1,4 @@
-"""`predict`: write a registered model's answers for patches in a file as a table."""
+"""The command `predict`: write a registered model's answers for patches in a file as a table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(options: PredictOptions) -> None:
-    """Write a model's answers for every pair of the input (see `find_input_pairs`).
+    """Run `predict`: write a model's predictions for every pair of the input (see `find_input_pairs`) to a table.
 
     The table `output` has a row for each abnormality: its row in the file, probability, decision at the stored
     threshold, for an ensemble each member's probability, and a warning where its values look like another scale. With

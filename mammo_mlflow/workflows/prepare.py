@@ -1,4 +1,4 @@
-"""`prepare`: make a data directory from CBIS-DDSM as it is published, as a tracked run."""
+"""The command `prepare`: make a data directory from CBIS-DDSM as it is published, as a tracked run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(options: PrepareOptions) -> None:
-    """Make the data directory `out` from the films below `source`. Raises `UserError`."""
+    """Run `prepare`: make the data directory `out` from the films below `source`. Raises `UserError`."""
     source, out = options.source, options.out
     if not out:
         raise expected("out", "the name of a directory to make", "''")

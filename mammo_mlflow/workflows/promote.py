@@ -1,4 +1,4 @@
-"""`promote`: candidates against the champion of a task, on the out-of-fold predictions that are stored with them."""
+"""The command `promote`: decide about a task's champion on the candidates' stored out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mammo_mlflow.workflows.workbench import ending_runs
 
 
 def run(options: PromoteOptions) -> None:
-    """Decide about the champion of a task. Raises `UserError` before any run exists for what can be known by then."""
+    """Run `promote`: decide about a task's champion. Raises `UserError`, where possible before any run exists."""
     task, objectives = options.task, parse_objectives(options.objective)
     if len(objectives) > 1 or objectives[0].name == SECONDS:
         raise expected("objective", "one metric of predictions", f"'{options.objective}'")

@@ -1,4 +1,4 @@
-"""`report`: write the paper's tables and figures beside one's own, from whatever has been run."""
+"""The command `report`: write the paper's tables and figures beside one's own, from whatever has been run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GENERATOR = "mammo_mlflow report"
 
 
 def run(options: ReportOptions) -> None:
-    """Write the page with its figures and tables to a folder and to MLflow. Raises `UserError`."""
+    """Run `report`: write the page with figures and tables to a folder and to MLflow. Raises `UserError`."""
     target = _target(options.out)
     writer = Writer(*open_store(), {Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:

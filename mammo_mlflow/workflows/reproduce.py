@@ -1,4 +1,4 @@
-"""`reproduce`: run every experiment of the paper in order, a command each, and the report last; resumable."""
+"""The command `reproduce`: run the paper's experiments in order, a command each, and the report last; resumable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """A command with the options given to it, and its cost in relation to the other steps'."""
+    """A step of `reproduce`: a command with its given options, and its cost relative to other steps."""
 
     command: str
     given: dict[str, str]
@@ -62,7 +62,7 @@ class Step:
 
     @property
     def line(self) -> list[str]:
-        """Its command line."""
+        """The command line of the step."""
         words = [word for key, value in self.given.items() for word in (f"--{key.replace('_', '-')}", value)]
         return [sys.executable, "-m", "mammo_mlflow", self.command, *words]
 

@@ -1,4 +1,4 @@
-"""`request`: write patches as the JSON that a served model takes, for `curl`."""
+"""The command `request`: write patches as the JSON that a served model takes, for `curl`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mammo_mlflow.workflows.input_pairs import find_input_pairs
 
 
 def run(options: RequestOptions) -> None:
-    """Write the request for every pair of the input (see `find_input_pairs`). Raises `UserError`."""
+    """Run `request`: write the JSON request of every input pair (see `find_input_pairs`). Raises `UserError`."""
     target = target_file("output", options.output)
     inputs = options.inputs.split(",")
     for name in inputs:

@@ -1,4 +1,4 @@
-"""`search`: an Optuna study for each task and backbone, each trial a whole cross-validation, all of it in MLflow."""
+"""The command `search`: an Optuna study for each task and backbone, each trial a whole cross-validation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SearchesOptions = SearchOptions | SearchedFamilyOptions
 
 
 def run(options: SearchesOptions) -> None:
-    """Run a study for each task and backbone; parameters given on the command line are fixed, not drawn.
+    """Run `search`: a study for each task and backbone; parameters given on the command line are not drawn.
 
     Raises `UserError` before anything is made for everything that can be known by then.
     """
@@ -89,7 +89,7 @@ def run(options: SearchesOptions) -> None:
 
 
 def study_specs(options: SearchesOptions) -> list[StudySpec]:
-    """Return the spec of each study, checked as far as possible without the data.
+    """Return the specification of each study, checked as far as possible without the data.
 
     Raises `Faults` with the faults of all search spaces at once.
     """

@@ -1,4 +1,4 @@
-"""`serve`: serve a registered model by HTTP; its files are checked before MLflow's server loads them."""
+"""The command `serve`: serve a registered model by HTTP; its files are checked before MLflow's server loads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parents[2]
 
 
 def run(options: ServeOptions) -> int:
-    """Serve the model until the command is ended, and return the server's exit code. Raises `UserError`."""
+    """Run `serve`: serve a model until the command is ended; return the server's exit code. Raises `UserError`."""
     with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

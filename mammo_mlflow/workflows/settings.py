@@ -1,4 +1,4 @@
-"""`settings`: print what a command resolves to, every value with where it comes from."""
+"""The command `settings`: print every value that another command would run with, and where it comes from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mammo_mlflow.workflows.places import report_folder, storage_url
 
 
 def run(options: SettingsOptions) -> None:
-    """Print the experiments and options that a command resolves to; nothing is made. Raises `UserError`."""
+    """Run `settings`: print the experiments and options that a command would run with. Raises `UserError`."""
     command, asked = options.resolved
     if isinstance(asked, SearchOptions) or (isinstance(asked, SearchedFamilyOptions) and asked.searched):
         for spec in search.study_specs(asked):

@@ -1,4 +1,4 @@
-"""The results of a search on the terminal: each study's best setting beside the paper's, and how sure that is."""
+"""Show the results of studies on the terminal: best setting beside the paper's, and how certain the lead is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open what a command works with: data, planner, executors, store, and a folder for temporary files."""
+"""Open a command's data, planner, executors, store, and folder of temporary files."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _scratch(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def ending_runs(writer: Writer) -> Iterator[None]:
-    """End every open run of `writer` as FAILED or KILLED where the block raises."""
+    """Context: end every open run of `writer` as FAILED or KILLED where the block raises."""
     try:
         yield
     except BaseException as problem:
