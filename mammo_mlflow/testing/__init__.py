@@ -1,4 +1,4 @@
-"""Tools for tests: contracts to subclass for whatever is added, and an executor with scripted answers."""
+"""Tools for tests: contract test classes for new backbones, commands and the like, and a scripted executor."""
 
 import pytest
 

@@ -31,7 +31,7 @@ SIZE = 75
 
 
 def run(model: keras.Model, inputs: npt.ArrayLike) -> np.ndarray:
-    """Return the model's answers in inference mode, without the seconds that tracing a graph takes."""
+    """Return a model's outputs in inference mode, run eagerly: tracing a graph takes seconds."""
     return keras.ops.convert_to_numpy(keras.ops.cast(model(np.asarray(inputs, np.float32), training=False), "float32"))
 
 
@@ -44,24 +44,24 @@ def smooth_patches() -> np.ndarray:
 
 
 class BackboneContract:
-    """Tests that a backbone is what its row says, scales input as Keras does, and can be cut and joined anywhere."""
+    """Tests that a backbone agrees with its row, scales input as Keras does, and can be cut and joined anywhere."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def name(cls) -> str:
-        """The backbone's name."""
+        """Fixture: the backbone's name."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
     @classmethod
     def patches(cls) -> np.ndarray:
-        """The input patches."""
+        """Fixture: raw patches as input, uint16 (8, size, size, 1)."""
         return smooth_patches()
 
     @pytest.fixture(scope="class")
     @classmethod
     def base(cls, name: str, patches: np.ndarray) -> keras.Model:
-        """The backbone with calibrated random weights."""
+        """Fixture: the backbone as a Keras model with calibrated random weights."""
         made = build_base(name, SIZE, "average", "float32")
         calibrate_random(made, patches.astype(np.float32))
         return made
@@ -107,7 +107,7 @@ class BackboneContract:
         assert np.abs(features).max() < 1e3
 
     def test_prefix_and_rest_are_the_whole_at_every_cut(self, base: keras.Model, patches: np.ndarray) -> None:
-        """Tried at a sample of cuts: the first, the deepest and those before the last convolutions among them."""
+        """Test at a sample of layer cuts, the first and the deepest among them, that prefix and rest give the whole."""
         whole, cuts = run(base, patches[:2]), cut_points(base)
         chosen = {cuts[0], cuts[1], cuts[len(cuts) // 3], cuts[len(cuts) // 2], cuts[-1]}
         chosen |= {deepest_cut(base, n) for n in (1, 3)}

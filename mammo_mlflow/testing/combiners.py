@@ -1,4 +1,4 @@
-"""The tests that every method of `METHODS` and every stacker of `STACKERS` passes: subclass with a name."""
+"""The tests that every method of `METHODS` and stacker of `STACKERS` passes: subclass them with a fixture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawn(
     folds: int = 4,
     patches: int = 2,
 ) -> OutOfFold:
-    """Members that see the truth through noise, patients of some patches inside folds, folds calibrated differently."""
+    """Draw out-of-fold predictions of noisy members: patients have several patches, folds differ in calibration."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, n)
     groups = np.arange(n) // patches
@@ -40,7 +40,7 @@ def drawn(
 
 
 class CombinerContract:
-    """Tests that a method gives a combiner and an honest nested score: no fold's labels enter its own predictions."""
+    """Tests that a method gives a combiner and an honest nested score: a fold's labels never enter its predictions."""
 
     fits_its_rows = True
     """Whether its score where it was chosen is better than chance on noise: not an average's, which chooses nothing."""
@@ -49,12 +49,12 @@ class CombinerContract:
 
     @pytest.fixture
     def method(self) -> str:
-        """The method's name."""
+        """Fixture: the method's name."""
         raise NotImplementedError
 
     @pytest.fixture
     def simulation(self) -> Callable[[int], Iterable[int]]:
-        """The seeds of the repetitions."""
+        """Fixture: a function from a number of repetitions to their seeds, `range` by default."""
         return range
 
     def test_it_gives_both_figures(self, method: str) -> None:
@@ -95,11 +95,11 @@ class CombinerContract:
 
 
 class StackerContract:
-    """Tests that a stacker is reproducible with a seed, and that a member of pure noise does it no harm."""
+    """Tests that a stacker is reproducible with a seed, and not harmed by a member of pure noise."""
 
     @pytest.fixture
     def stacker(self) -> str:
-        """The stacker's name."""
+        """Fixture: the stacker's name."""
         raise NotImplementedError
 
     def test_the_same_seed_gives_the_same_model(self, stacker: str) -> None:

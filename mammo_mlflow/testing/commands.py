@@ -17,7 +17,7 @@ NONSENSE = "nonsense?"
 
 
 def needed(command: Command) -> list[str]:
-    """Return the options that a command needs, with the example's values, else a text."""
+    """Return the required options of a command, with the values of its example, else a text."""
     words = shlex.split(command.example)
     given = dict(zip(words[::2], words[1::2], strict=True))
     fields = command.options.model_fields
@@ -41,11 +41,11 @@ def mistakes(command: Command) -> dict[str, tuple[str, str]]:
 
 
 class CommandContract:
-    """Tests that a command explains itself, answers all mistakes in one line, and is an entry point and in the docs."""
+    """Tests that a command has help, reports all mistakes in one line, and is an MLflow entry point and documented."""
 
     @pytest.fixture
     def command(self) -> Command:
-        """The command."""
+        """Fixture: the command under test."""
         raise NotImplementedError
 
     @pytest.fixture(autouse=True)

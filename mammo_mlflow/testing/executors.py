@@ -13,7 +13,7 @@ from mammo_mlflow.jobs.executors import Executor, OnEvent
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Job):
-    """A job that calls a function, by default of this module, which finds its `argument` in the job."""
+    """A job that calls a function, by default one of this module, with the job, which holds the `argument`."""
 
     function: str
     argument: int | str = 0
@@ -21,7 +21,7 @@ class Call(Job):
 
     @property
     def target(self) -> str:  # type: ignore[override]
-        """The function, as other jobs name theirs."""
+        """The name of the function, `module:function`, as `Job.target`."""
         return f"{self.module}:{self.function}"
 
 
@@ -34,7 +34,7 @@ def calls(function: str, *arguments: int | str, module: str = __name__) -> list[
 
 
 def answers(executor: Executor, jobs: list[Call], on_event: OnEvent = lambda *_: None) -> list[tuple[Call, object]]:
-    """Return each job with its answer, as the executor gives them."""
+    """Run jobs and return each with its answer, in the order in which they end."""
     return list(executor.run(jobs, on_event, lambda: None))
 
 
@@ -43,7 +43,7 @@ class ExecutorContract:
 
     @pytest.fixture
     def executor(self) -> Executor:
-        """The executor, closed afterwards."""
+        """Fixture: the executor under test, closed afterwards."""
         raise NotImplementedError
 
     def test_every_job_is_answered_once(self, executor: Executor) -> None:
@@ -95,28 +95,28 @@ class ExecutorContract:
 
 
 def in_capitals(job: Call, event: Event) -> str:
-    """The coordinator's reply to `ask_twice`: the question in capitals."""
+    """Reply to a question of `ask_twice` as the coordinator: the question in capitals."""
     return event.name.upper() if isinstance(event, Suggestion) else ""
 
 
 def double(job: Call, emit: Emit) -> int | str:
-    """Report three steps, and return twice the argument."""
+    """Job function: report three steps, and return twice the argument."""
     for step in range(3):
         emit(StepsDone(step + 1, 3))
     return 2 * job.argument
 
 
 def ask_twice(job: Call, emit: Emit) -> list[object]:
-    """Ask the coordinator two questions, and return its replies."""
+    """Job function: ask the coordinator two questions, and return the replies."""
     emit(StepsDone(0, 2))
     return [emit(Suggestion(f"{job.argument}{number}", {})) for number in range(2)]
 
 
 def mistake(job: Call, emit: Emit) -> None:
-    """Raise a `UserError`."""
+    """Job function: raise a `UserError`."""
     raise UserError("folds: expected better")
 
 
 def crash(job: Call, emit: Emit) -> None:
-    """Raise an error that no user can put right."""
+    """Job function: raise an error that no user can put right."""
     raise RuntimeError("something broke")

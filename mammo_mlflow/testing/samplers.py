@@ -60,7 +60,7 @@ Values = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Drawn:
-    """A study whose trials are drawn and stored as a coordinator does it, and get their values at once."""
+    """A study whose trials are drawn and stored as by a coordinator, with values computed at once by `loss`."""
 
     space: SearchSpace
     sampler: str
@@ -72,7 +72,7 @@ class Drawn:
         self.open()
 
     def open(self) -> None:
-        """Create the study, or open it again as another process does."""
+        """Create the study, or open it again as another process would."""
         self.study = optuna.create_study(
             storage=self.storage,
             study_name="study",
@@ -83,7 +83,7 @@ class Drawn:
         self.proposer = TrialProposer(self.sampler, self.seed, self.space.points(PAPER))
 
     def propose(self, trial: optuna.Trial) -> DraftTrial:
-        """Return the draws of a trial, and the parameter values made of them."""
+        """Propose the parameters of a trial; return the draws and the experiment's values."""
         others = [other.params for other in self.study.trials if other.number != trial.number]
         frozen = self.study.trials[trial.number]
         known = {item.name: PAPER[item.name] for item in self.space.parameters} if trial.number == 0 else {}
@@ -103,23 +103,23 @@ class Drawn:
         return draft.values
 
     def trials(self, count: int, value: Callable[[Values], float] = lambda values: 0.0) -> list[Values]:
-        """Run this many more trials."""
+        """Run a number of further trials."""
         return [self.trial(value) for _ in range(count)]
 
     @property
     def params(self) -> list[Values]:
-        """The draws of each trial."""
+        """The drawn parameters of each trial."""
         return [trial.params for trial in self.study.trials]
 
 
 def loss(values: Values) -> float:
-    """Return a loss that is least at learning rate 1e-4, momentum 0.3 and dropout 0.2."""
+    """Return the loss of parameter values, least at learning rate 1e-4, momentum 0.3 and dropout 0.2."""
     rate, momentum = np.log10(values["learning_rate"]) + 4, values["momentum"] - 0.3
     return float(rate**2 + (4 * momentum) ** 2 + (4 * (values["dropout"] - 0.2)) ** 2)
 
 
 class Draw(Protocol):
-    """Makes studies of a space's text, `stored` the name of a SQLite file, if it is to have one."""
+    """The protocol of a function that makes a study of a search space's text, in the SQLite file `stored` if given."""
 
     def __call__(
         self,
@@ -133,7 +133,7 @@ class Draw(Protocol):
 
 
 def draw_from(folder: Path) -> Draw:
-    """Makes studies whose files lie in a folder."""
+    """Return a `Draw` that makes studies whose files lie in a folder."""
 
     def make(
         text: str,
@@ -152,7 +152,7 @@ def draw_from(folder: Path) -> Draw:
 
 
 class SamplerContract:
-    """Tests that a sampler draws from a space as its file says, resumes where it was stopped, and repeats no set."""
+    """Tests that a sampler draws from a search space as declared, resumes an interrupted study, repeats no draws."""
 
     sampler: str
     """Its name."""
@@ -173,7 +173,7 @@ class SamplerContract:
 
     @pytest.fixture
     def drawn(self, tmp_path: Path) -> Draw:
-        """Makes studies: drawn(TWELVE, "tpe", seed)."""
+        """Fixture: a function that makes studies, as drawn(TWELVE, "tpe", seed)."""
         return draw_from(tmp_path)
 
     def test_it_draws_what_the_space_allows(
@@ -245,7 +245,7 @@ class SamplerContract:
 
     @pytest.mark.parametrize("text", [NUMBERS, WITHOUT_THE_PAPERS], ids=["inside", "outside"])
     def test_one_that_learns_draws_better_than_chance(self, drawn: Draw, text: str) -> None:
-        """Each trial has a sampler of its own: what it has learnt has to come from the study."""
+        """Test that a sampler that learns draws better than at random, though each trial has a new one."""
         if not self.learns:
             pytest.skip("it says that it does not")
         found, blind = (

@@ -50,7 +50,7 @@ FEATURES = (8,)
 
 @dataclass
 class Script:
-    """What becomes of jobs; `asked` are those that were answered, in order.
+    """A script of how jobs end; `asked` are the jobs that were answered, in order.
 
     A job whose name ends as a key of `fail` fails by that exception, each time; one that is no `Exception`, as
     `KeyboardInterrupt`, befalls the coordinator itself. `delay` are seconds, by the same ends of names. `order` picks
@@ -64,7 +64,7 @@ class Script:
 
     @property
     def fits(self) -> list[str]:
-        """The names of the fits among the jobs that were answered."""
+        """The names of the fits whose jobs were answered."""
         return [job.name for job in self.asked if isinstance(job, FitJob)]
 
 
@@ -80,7 +80,7 @@ class ScriptedExecutor(Executor):
     def stream(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
     ) -> Answered[AnyJob]:
-        """See `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
         waiting: list[AnyJob] = []
         while True:
             while len(waiting) < self._workers and (job := next_job()) is not None:
@@ -103,10 +103,10 @@ class ScriptedExecutor(Executor):
 
 
 def quality(experiment: Experiment) -> float:
-    """Return how far apart an experiment puts the classes, in standard deviations of its noise.
+    """Return how well an experiment separates the classes: the distance of their means in standard deviations.
 
-    It is best with Adam at a learning rate of 1e-3 and falls with each decade from there; texture features find little,
-    controls nothing.
+    The distance is largest with Adam at a learning rate of 1e-3 and falls with each decade from there; it is small for
+    texture features and 0 for controls.
     """
     if experiment.cv.control != "none":
         return 0.0
