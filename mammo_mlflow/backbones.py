@@ -20,7 +20,7 @@ class Backbone:
     "caffe" scaling (0-255 less the ImageNet means, BGR) for VGG16 and ResNet50, -1 to 1 for InceptionV3. They equal
     `keras.applications.*.preprocess_input` of the patch divided by 257, since 65,535 / 257 = 255. `pooling` is the
     presets' for pretrained and Siamese networks, `settings` what the preset `paper` trains a pretrained one with, where
-    that is not what all have there; what the paper does not print is marked as in `presets`.
+    that differs from other backbones; what the paper does not print is marked as in `presets`.
     """
 
     application: str

@@ -18,7 +18,7 @@ LARGEST = 1_000_000_000
 
 @dataclass(frozen=True)
 class OneOf:
-    """The check for a name that is one of `choices`."""
+    """A check that a name is one of `choices`."""
 
     choices: tuple[str, ...]
 
@@ -29,12 +29,12 @@ class OneOf:
 
 
 def one_of(*choices: str) -> OneOf:
-    """The check for one of these names."""
+    """Make a check that a value is one of these names."""
     return OneOf(choices)
 
 
 def whole_number(low: int, high: int) -> Check:
-    """The check for a whole number from `low` to `high`; the bounds catch slips, such as a zero too many."""
+    """Make a check for whole numbers from `low` to `high`; the bounds catch slips, such as a zero too many."""
 
     def check(name: str, value: float) -> None:
         if not low <= value <= high:
@@ -51,19 +51,19 @@ at_once = whole_number(0, 1024)
 
 
 def positive(name: str, value: float) -> None:
-    """Check for a number above 0, at most 1e9."""
+    """Check that a value is a number above 0, at most 1e9."""
     if not 0 < value <= LARGEST:
         raise expected(name, f"a number above 0, at most {LARGEST:,}", value)
 
 
 def below_one(name: str, value: float) -> None:
-    """Check for a number from 0 up to, not including, 1."""
+    """Check that a value is a number from 0 up to, not including, 1."""
     if not 0 <= value < 1:
         raise expected(name, "a number from 0 up to, not including, 1", value)
 
 
 def spelled_class_weights(name: str, value: str) -> None:
-    """Check for class weights as text: `none`, `balanced` or a ratio of two numbers above 0."""
+    """Check the text of class weights: `none`, `balanced` or a ratio of two numbers above 0."""
     if value in ("none", "balanced"):
         return
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,18})?):(\d{1,9}(?:\.\d{1,18})?)", value, re.ASCII)
@@ -72,13 +72,13 @@ def spelled_class_weights(name: str, value: str) -> None:
 
 
 def spelled_widths(name: str, value: str) -> None:
-    """Check for widths of hidden layers as text: `none`, or whole numbers with dashes between."""
+    """Check the text of hidden layers' widths: `none`, or whole numbers with dashes between."""
     if not re.fullmatch(r"none|[1-9]\d{0,4}(-[1-9]\d{0,4}){0,15}", str(value), re.ASCII):
         raise expected(name, "a width below 100000, up to 16 such as 256-64, or none", f"'{value}'")
 
 
 def spelled_blocks(name: str, value: str) -> None:
-    """Check for blocks of convolutions as text, as `models/scratch.py` reads it."""
+    """Check the text of blocks of convolutions, as `models/scratch.py` parses it."""
     block = r"[1-9]\d{0,3}(/[1-9])?(-[1-9]\d{0,3}(/[1-9])?){0,15}"
     if not re.fullmatch(rf"{block}(,{block}){{0,7}}", str(value), re.ASCII):
         wanted = "filters of convolutions, each below 10000, such as 32/2-32,64-64 (/2 a stride, a pool at a comma)"
@@ -86,10 +86,10 @@ def spelled_blocks(name: str, value: str) -> None:
 
 
 def anything(name: str, value: object) -> None:
-    """No check: for booleans, and for values that another room checks (weights, threshold policies)."""
+    """Accept any value: for booleans, and for values that are checked elsewhere (weights, threshold policies)."""
 
 
 def at_least_zero(name: str, value: float) -> None:
-    """Check for a number from 0 to 1e9."""
+    """Check that a value is a number from 0 to 1e9."""
     if not 0 <= value <= LARGEST:
         raise expected(name, f"a number from 0 to {LARGEST:,}", value)

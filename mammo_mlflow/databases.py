@@ -43,20 +43,20 @@ MAGIC = b"SQLite format 3\0"
 
 
 class Unusable(Exception):  # noqa: N818 - what was found instead
-    """A database that cannot be used: the text says what was found, in one line without secrets."""
+    """Raised for a database that cannot be used; the message is one line without secrets."""
 
 
 class NoAddress(Unusable):
-    """A text that is no address of any known kind of database."""
+    """Raised for a text that is no address of any known kind of database."""
 
 
 class Unreadable(Unusable):
-    """A SQLite file that could not be read or written just now, as while another program makes it."""
+    """Raised where a SQLite file cannot be read or written just now, as while another program makes it."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The contents of a database: the names of its tables, and the revision that alembic stored, if any."""
+    """A database's table names, and the revision that alembic stored in it, if any."""
 
     tables: frozenset[str]
     revision: str | None
@@ -98,7 +98,7 @@ def file_of(parsed: URL) -> Path | None:
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a SQLite file. Only what has to be is escaped: MLflow makes the folder of the address as it is."""
+    """The SQLAlchemy URL of a SQLite file, with as little escaped as possible: MLflow makes its folder unescaped."""
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
@@ -120,7 +120,7 @@ def is_filled(path: Path) -> bool:
 
 
 def look(path: Path) -> Look | None:
-    """The contents of a SQLite file; None where there is none, or an empty one. Raises `Unusable` for other files."""
+    """Read table names and revision of a SQLite file; None if missing or empty. Raises `Unusable` for other files."""
     if not is_filled(path):
         return None
     with open_file(path) as connection:
@@ -141,7 +141,7 @@ def open_file(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def look_at_server(parsed: URL) -> Look:
-    """The contents of a database on a server. Raises `Unusable` where it does not answer within seconds."""
+    """Read table names and revision of a database on a server. Raises `Unusable` if none answers within seconds."""
     url = parsed.render_as_string(hide_password=False)
     timed = parsed.get_driver_name() in ("psycopg", "psycopg2", "pymysql", "mysqldb")
     settings = {"connect_args": {"connect_timeout": CONNECT_SECONDS}} if timed else {}
@@ -157,7 +157,7 @@ def look_at_server(parsed: URL) -> Look:
 
 @contextmanager
 def alone_with(purpose: str, name: str, patience: float = -1) -> Iterator[None]:
-    """Hold this machine's lock on the database `name`. Raises `Unusable` after `patience` seconds, unless below 0."""
+    """Hold this machine's lock on the database `name`. Raises `Unusable` after `patience` seconds (below 0: never)."""
     file = shared_lock(purpose, name)
     taken = Unusable(f"another command that has been opening it for {patience:.0f} s")
     with ExitStack() as held:
@@ -225,9 +225,9 @@ def _give_name(part: Path, path: Path) -> None:
 
 
 def wait_until_made(path: Path, whole: Callable[[Look], bool], patience: float = 30.0) -> Look | None:
-    """Wait while another program makes a SQLite file, and return its contents; None where there is no file.
+    """Wait while another program makes a SQLite file, then read what `look` reads; None where there is no file.
 
-    `whole` says of contents whether nothing more is to come.
+    `whole` tells from table names and revision whether the file is complete.
 
     Raises `Unusable` where it is still being made after `patience` seconds.
     """
@@ -259,7 +259,7 @@ def _still_seconds(path: Path) -> float:
 
 
 def holders(path: Path) -> list[int]:
-    """The ids of the other processes of this machine that have a file open, as far as this user may see."""
+    """The ids of other processes on this machine that have a file open, as far as this user may see."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -309,7 +309,7 @@ def replace_by_copy(path: Path, change: Callable[[str], object], why: str) -> Pa
 
 
 def fault(problem: BaseException) -> str | None:
-    """The message of a database in an exception or its causes, in one line; None where none is a database's."""
+    """The database's message in an exception or its causes, in one line; None where no database raised it."""
     seen: BaseException | None = problem
     while seen is not None:
         if isinstance(seen, SQLAlchemyError):

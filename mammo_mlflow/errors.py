@@ -45,7 +45,7 @@ class UserError(Exception):
 
 
 class Faults(UserError):  # noqa: N818 - many of them
-    """Several mistakes found at once, each to be printed as a line of its own."""
+    """Raised for several mistakes found at once, each to be printed as a line of its own."""
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
@@ -53,7 +53,7 @@ class Faults(UserError):  # noqa: N818 - many of them
 
 
 def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-    """`make` of every item, in order. Raises `Faults` with the mistakes of all items, each once."""
+    """Apply `make` to every item, in order. Raises `Faults` with the mistakes of all items, each once."""
     made, faults = [], dict[str, None]()
     for item in items:
         try:
@@ -66,7 +66,7 @@ def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
 
 
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
-    """The error for a name that is none of `choices`, with the closest of them as what may be meant."""
+    """Make the error for a name that is none of `choices`; it suggests the closest of them."""
     known, shown = [str(choice) for choice in choices], cut(str(name))
     close = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
     meant = f", did you mean '{close[0]}'?" if close else ","
@@ -74,12 +74,12 @@ def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
 
 
 def expected(field: str, wanted: str, found: object) -> UserError:
-    """The error for a value of the wrong kind or range, e.g. `folds: expected at least 2, found 1`."""
+    """Make the error for a value of the wrong kind or range, e.g. `folds: expected at least 2, found 1`."""
     return UserError(f"{field}: expected {wanted}, found {cut(str(found))}")
 
 
 def cut(text: str, room: int = SENTENCE) -> str:
-    """The text with long words, and the whole, shortened in their middle: a path says most at its ends."""
+    """Shorten long words of a text, and the whole text, in the middle: a path says most at its ends."""
     return _cut(re.sub(rf"\S{{{WORD + 1},}}", lambda word: _cut(word[0], WORD), text), room)
 
 

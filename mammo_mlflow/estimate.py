@@ -1,4 +1,4 @@
-"""A number with its 95 % interval: logged on a run, read back from one, and written out."""
+"""Numbers with their 95 % intervals: logged on an MLflow run, read back from one, and formatted as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOW, HIGH = "_low", "_high"
 
 
 class Run(Protocol):
-    """An MLflow run, as far as estimates need one: `tracking.runs.TrackedRun` is one."""
+    """The protocol of an MLflow run that estimates are logged on; `tracking.runs.TrackedRun` implements it."""
 
     def log_metrics(self, metrics: Mapping[str, float], /) -> None:
         """Log numbers by name."""
@@ -25,7 +25,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the ends of its 95 % interval; NaN ends where it has none, a NaN value where it is undefined.
+    """A number with the ends of its 95 % interval: NaN ends for no interval, a NaN value for an undefined number.
 
     `reason`: why there is no interval, or no value, where that is known.
     """
@@ -37,22 +37,22 @@ class Estimate:
 
     @classmethod
     def read(cls, name: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> Self:
-        """The estimate that was logged as `name` on the run of these metrics and tags; undefined where none was."""
+        """Read the estimate `name` from a run's metrics and tags; undefined where none was logged."""
         reasons = dict(part.split(": ", 1) for part in tags.get(Tag.NO_INTERVAL, "").split("; ") if ": " in part)
         found = (metrics.get(f"{name}{end}", math.nan) for end in ("", LOW, HIGH))
         return cls(*found, reason=reasons.get(name, ""))
 
     def metrics(self, name: str) -> dict[str, float]:
-        """The metrics by which it is logged under `name`: the value and the ends of the interval."""
+        """The MLflow metrics that log the estimate as `name`: the value and the ends of the interval."""
         return {name: self.value, f"{name}{LOW}": self.low, f"{name}{HIGH}": self.high}
 
     @property
     def bounded(self) -> bool:
-        """Whether there is an interval."""
+        """Whether the estimate has an interval."""
         return not math.isnan(self.low) and not math.isnan(self.high)
 
     def interval(self, spec: str = ".3f") -> str:
-        """The interval alone, `[0.771, 0.850]`."""
+        """The interval as text, `[0.771, 0.850]`."""
         return f"[{self.low:{spec}}, {self.high:{spec}}]"
 
     def __format__(self, spec: str) -> str:

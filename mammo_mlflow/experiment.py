@@ -96,7 +96,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class CrossValidationSpec:
-    """The parameters of judging: folds or a hold-out, their seed, and the control."""
+    """The parameters of cross-validation: folds or a hold-out, their seed, and the control."""
 
     folds: int = roles.judging(4, "number of folds", checks.whole_number(2, 1000))
     holdout: float = roles.judging(
@@ -183,29 +183,29 @@ class Experiment:
 
     @property
     def views(self) -> int:
-        """How many augmented views of each patch are cached; 0 where training is on line."""
+        """The number of augmented views cached of each patch; 0 in on-line training."""
         return 0 if self.trained_whole else self.training.views
 
     @property
     def sides(self) -> dict[str, int]:
-        """The image inputs of the network by name, each with the rows of a data file that it sees (`ROWS`)."""
+        """The image inputs of the network by name, each with the first row it reads of a tensor file (`ROWS`)."""
         if self.family == "siamese":
             return {BASELINE: ROWS[BASELINE], PATCH: ROWS[PATCH]}
         return {PATCH: ROWS[BASELINE if self.cv.control == "baseline" else PATCH]}
 
     def flat(self) -> dict[str, checks.Value]:
-        """Task, family and every parameter that the family uses, by name: what MLflow and the command line have."""
+        """Task, family and every parameter that the family uses, by name, as MLflow and the command line have them."""
         values = self._values()
         used = {item.name: values[item.name] for item in parameters(self.family)}
         return {"family": self.family, "task": self.task, **used}
 
     def changed(self, **values: object) -> Experiment:
-        """The same experiment with other values of these parameters. Raises `UserError` as `build` does."""
+        """A copy of the experiment with other values of some parameters. Raises `UserError` as `build` does."""
         return build_from(self.flat() | values)
 
     @property
     def model_set(self) -> str:
-        """The set of models that it belongs to, as the paper groups them.
+        """The set of models that the experiment's model belongs to, as the paper groups them.
 
         `pretrained`, or `tuned` where convolutions are unfrozen; `scratch` for the four settings that chapter 4 keeps
         and for `m1_author`; else the family. Controls are a group of their own, and so are protocols that only serve a
@@ -238,17 +238,17 @@ class Experiment:
 
     @property
     def label(self) -> str:
-        """A short name for tables and plots: its network, and which control it is."""
+        """The experiment's short name in tables and plots: the network, and the control if it is one."""
         return self.model.backbone + ("" if self.cv.control == "none" else f"-{self.cv.control}")
 
     @property
     def judged_by(self) -> str:
-        """How it is judged, in words: `4 folds`, `30% held out`."""
+        """How the experiment's model is scored, in words: `4 folds`, `30% held out`."""
         said = f"{self.cv.holdout:.0%} held out" if self.cv.holdout else f"{self.cv.folds} folds"
         return said + (", stopped early on what is scored" if self.stops_on_scored else "")
 
     def key(self, *parts: str, **facts: object) -> str:
-        """The sha256 of these parts of the experiment, by name, its task, family, the results version and `facts`."""
+        """The sha256 of some parts of the experiment (names of `PARTS`), task, family, results version and `facts`."""
         body = {"task": self.task, "family": self.family, "results_version": RESULTS_VERSION, **facts}
         return json_sha256(body | {part: self._keyed(part) for part in parts})
 
@@ -275,12 +275,12 @@ def parameters(family: str | None = None, *parts: str) -> Iterator[Field[Any]]:
 
 
 def that_move(*what: str, family: str | None = None) -> tuple[str, ...]:
-    """The names of the parameters that move any of these (`roles`): of a family, or of all families."""
+    """The names of the parameters, of one or all families, with any of these roles (the words of `roles`)."""
     return tuple(item.name for item in parameters(family) if not item.metadata["moves"].isdisjoint(what))
 
 
 def faults(values: Mapping[str, object]) -> list[str]:
-    """The message of every parameter whose value fails its own check; empty where all pass."""
+    """The error messages of all parameter values that fail their own check; empty where all pass."""
     found = []
     for item in parameters():
         if item.name in values:
@@ -292,7 +292,7 @@ def faults(values: Mapping[str, object]) -> list[str]:
 
 
 def convert(name: str, text: str, kind: type) -> checks.Value:
-    """The value of type `kind` that a text spells. Raises `UserError`, one line about `name`, where it spells none."""
+    """Convert a text to a value of type `kind`. Raises `UserError`, one line about `name`, where that is impossible."""
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise expected(name, "true or false", f"'{text}'")
@@ -305,7 +305,7 @@ def convert(name: str, text: str, kind: type) -> checks.Value:
 
 
 def build(task: str, values: Mapping[str, object], family: str = "pretrained") -> Experiment:
-    """The experiment of these parameter values; parameters that are not given have their defaults.
+    """Build an experiment from parameter values by name; parameters that are not given have their defaults.
 
     Raises `UserError` for an unknown name, one of another family, or an impossible value.
     """
@@ -322,13 +322,13 @@ def build(task: str, values: Mapping[str, object], family: str = "pretrained") -
 
 
 def build_from(flat: Mapping[str, object]) -> Experiment:
-    """The experiment of the values that `Experiment.flat` gave, task and family among them. Raises as `build`."""
+    """Build an experiment from the values that `Experiment.flat` gave. Raises as `build`."""
     values = dict(flat)
     return build(str(values.pop("task")), values, str(values.pop("family")))
 
 
 def build_from_text(texts: Mapping[str, str]) -> Experiment:
-    """The experiment of the values that `Experiment.flat` gave, as texts, such as the parameters of an MLflow run.
+    """Build an experiment from the values of `Experiment.flat` as texts, such as an MLflow run's parameters.
 
     Other names are ignored; parameters that are not given have their defaults. Raises as `build`.
     """

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Taken(Exception):  # noqa: N818 - no error
-    """Another process holds a lock."""
+    """Raised where another process holds a lock."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def check_writable(field: str, folder: Path) -> None:
 
 
 def unwritable(folder: Path) -> str:
-    """Why no file can be written in a folder, as the system says it; "" where one can."""
+    """The system's reason why no file can be written in a folder; "" where one can."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ""
@@ -75,10 +75,10 @@ def unwritable(folder: Path) -> str:
 
 @contextmanager
 def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: int = -1) -> Iterator[None]:
-    """Hold the lock `file`, which one process has at a time.
+    """Hold the lock file `file`, which one process has at a time, during the block.
 
-    Where another one still has it after `patience` seconds, below 0 for ever, an exception `taken` is raised; a text
-    is logged, and it goes on waiting.
+    If another process has the lock after `patience` seconds (below 0: wait for ever), `taken` is raised where it is
+    an exception; where it is a text, that is logged and this process waits on.
     """
     lock = FileLock(file, mode=mode)
     try:
@@ -94,7 +94,7 @@ def locked(file: Path, taken: str | Exception = "", patience: float = 0, mode: i
 
 
 def shared_lock(purpose: str, name: str) -> Path:
-    """The lock file of what `name` identifies, for all users of this machine."""
+    """The path of a lock file for `name`, shared by all users of this machine."""
     return Path(tempfile.gettempdir()) / f"mammo-{purpose}-{sha256(name)[:16]}.lock"
 
 
@@ -121,7 +121,7 @@ def tree_sha256(folder: Path, *left_out: str) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """The JSON of a value with sorted keys and no spaces: the same text for the same content."""
+    """Convert a value to JSON with sorted keys and no spaces: the same text for the same content."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 

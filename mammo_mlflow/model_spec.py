@@ -1,4 +1,4 @@
-"""The parameters of a model: what is built, as data."""
+"""The parameters of a model as data: encoder, fine-tuning and head."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ class ModelSpec:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The widths of the head's hidden layers."""
+        """The number of units of each hidden layer of the head."""
         return () if self.dense == "none" else tuple(int(width) for width in self.dense.split("-"))

@@ -40,7 +40,7 @@ def whole_numbers(where: str, values: object, highest: int = LARGEST, wanted: st
 
 
 def has_booleans(values: object) -> bool:
-    """Whether nested lists hold a true or false, of which NumPy would make 1 or 0."""
+    """Whether nested lists hold a true or false, which NumPy would convert to 1 or 0."""
     return any(isinstance(one, bool) for one in _each(values))
 
 
@@ -76,7 +76,7 @@ def _spelled(value: object) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelRange:
-    """The range of training patches: the least and the greatest of all pixels, and how bright the patches are.
+    """The range of training patches' pixel values: least and greatest of all, and quantiles of brightness.
 
     `lowest`, `percent_1`, `median` and `highest` are of each patch's brightest pixel: the least, two quantiles and the
     greatest. All are raw 16-bit values.
@@ -103,7 +103,7 @@ def range_of(patches: np.ndarray) -> PixelRange:
 
 
 def describe_ranges(patches: np.ndarray, sides: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """The pixel ranges of a model's image inputs as they are stored with it: numbers by name, by input.
+    """Describe the pixel ranges of a model's image inputs for its metadata: numbers by name, by input.
 
     `patches` (2n, size, size) uint16 is a data file: an input has every second row, from row `sides[input]` on.
     """
@@ -111,7 +111,7 @@ def describe_ranges(patches: np.ndarray, sides: Mapping[str, int]) -> dict[str, 
 
 
 def read_ranges(stored: Mapping[str, object] | None) -> dict[str, PixelRange]:
-    """The pixel ranges by input that `describe_ranges` gave; none where nothing was stored. Raises `UserError`."""
+    """Read the pixel ranges by input that `describe_ranges` gave; {} where none were stored. Raises `UserError`."""
     found = {}
     for name, values in ({} if stored is None else stored).items():
         if not isinstance(values, dict) or not all(_is_whole(value, LARGEST) for value in values.values()):
@@ -122,7 +122,7 @@ def read_ranges(stored: Mapping[str, object] | None) -> dict[str, PixelRange]:
 
 
 def odd_values(patches: np.ndarray, known: PixelRange | None) -> list[str]:
-    """Why each of the patches (n, …) uint16 looks like one of another scale, in words; "" where it does not.
+    """Find patches, uint16 (n, …), of another pixel scale: for each the reason in words, "" where there is none.
 
     `known` is the range of the training patches. Without it only constant patches and those of 8 bits are found.
     """
@@ -147,7 +147,7 @@ def _odd(darkest: int, brightest: int, known: PixelRange | None) -> str:
 
 
 def summarise(odd: Mapping[str, Sequence[str]], rows: Sequence[int]) -> list[str]:
-    """A line for each input and reason of `odd_values`: how many patches, and the first of their `rows`."""
+    """Summarise the reasons of `odd_values`, a line for each input and reason: number of patches and first row."""
     lines = []
     for name, reasons in odd.items():
         for reason in dict.fromkeys(filter(None, reasons)):

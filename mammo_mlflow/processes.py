@@ -1,4 +1,4 @@
-"""What worker processes share: ending with their parent, silence, and the Keras backend that they will use."""
+"""Helpers of worker processes: end with the parent, silence standard error, find the Keras backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def serve_parent() -> None:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Throw away what is written to standard error meanwhile, also by libraries in C."""
+    """Discard everything written to standard error during the block, also by C libraries."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

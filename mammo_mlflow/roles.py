@@ -1,4 +1,4 @@
-"""The roles of an experiment's parameters: which families use one, and what another value of it changes.
+"""The roles of an experiment's parameters: which families use a parameter, and what another value changes.
 
 `cut`: the encoder's layers and shapes. `activations`: which of its own are cached. `training`: what is learned, and
 nothing before it. `judging`: which patches a fit is trained and scored on, and with which labels. `final`: what is made
@@ -34,7 +34,7 @@ T = TypeVar("T", bound=checks.Value)
 class Users(NamedTuple):
     """The experiments that use a parameter: those of `families`; `whole`: only of networks trained whole, or only not.
 
-    Beside what `counts` says of the rest of an experiment it changes no result, and no key.
+    For an experiment of which `counts` is false the parameter changes no result, and no key.
     """
 
     families: tuple[str, ...] = FAMILIES
@@ -60,9 +60,9 @@ CACHED = Users(tuple(n for n in FAMILIES if n != "scratch"), False, lambda exper
 def parameter(
     default: T, help: str, check: checks.Check, only: Users = ALL, added: bool = False, moves: str = "training"
 ) -> T:
-    """A dataclass field that is a parameter: its default, help and check, its users, and what another value moves.
+    """Make a dataclass field for a parameter: default, help, check, users, and what another value changes (`moves`).
 
-    `only` are its users, `moves` is in the words above.
+    `only` are the experiments that use it, `moves` is some of the words that this module's docstring defines.
 
     One that was `added` to families that had results already is in their keys only where it is not the default.
     """

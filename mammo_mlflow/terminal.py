@@ -1,4 +1,4 @@
-"""Output on the terminal: log lines, progress with the time left, tables and lines of results."""
+"""Write to the terminal: log lines, progress with the time left, tables and lines of results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 def set_up_logging() -> None:
-    """Send loggers to standard error, coloured on a terminal only."""
+    """Send log records to standard error, coloured on a terminal only."""
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=_STDERR, show_path=False, rich_tracebacks=False)
@@ -61,7 +61,7 @@ class TerminalProgress:
             self._bars.stop()
 
     def update(self, name: str, done: int, total: int) -> None:
-        """See `jobs.workbench.Progress`."""
+        """Display that `name` has done `done` of `total` steps; see `jobs.workbench.Progress`."""
         now = time.monotonic()
         started, first = self._started.setdefault(name, (now, done))
         if not self._bars.disable:

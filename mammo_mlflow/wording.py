@@ -18,7 +18,7 @@ _HIDDEN = "***"
 
 
 def scrubbed(text: str, *uris: str) -> str:
-    """The text without user and password of any URI in it; passwords of `uris` are hidden wherever they stand."""
+    """Remove user and password of any URI in a text; passwords of `uris` are hidden wherever they stand."""
     if "@" in text or "=" in text:
         text = _IN_QUERY.sub(rf"\1{_HIDDEN}", _DATABASE_USER.sub(r"\1", _USER.sub(r"\1", text)))
     for uri in uris:
@@ -35,7 +35,7 @@ def first_line(problem: BaseException | str, *uris: str, most: int = 500) -> str
 
 
 def reason(problem: BaseException) -> str:
-    """Why something ended, in one line of words for users: no traceback, no names of Python's classes."""
+    """Word an exception as the reason why something ended, in one line for users, without names of classes."""
     if isinstance(problem, (KeyboardInterrupt, SystemExit)):
         return "interrupted"
     if isinstance(problem, MemoryError):
@@ -49,7 +49,7 @@ def reason(problem: BaseException) -> str:
 
 
 def in_words(last_line: str) -> str:
-    """The last line of a traceback in words: `ValueError: no rows` is `an unexpected value error: no rows`."""
+    """Word the last line of a traceback: `ValueError: no rows` is `an unexpected value error: no rows`."""
     found = re.match(r"(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Warning|Exit))(?:: (.*))?$", last_line)
     if found is None:
         return scrubbed(last_line)
