@@ -72,7 +72,8 @@ def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
         sys.stdout.write(help_of(command, given))
         raise SystemExit(0)
     if unknown and command.options.model_config.get("extra") != "allow":
-        known = [f"--{spelled(option)}" for option in options_of(command.options)]
+        options = dict.fromkeys((*command.shown, *options_of(command.options)))
+        known = [f"--{spelled(option)}" for option in options]
         raise unknown_name("option", unknown[0].split("=")[0], known)
     return command, command.options(**given, **_pairs(unknown))
 

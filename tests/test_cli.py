@@ -304,4 +304,4 @@ def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(system, tmp_path, cache)
 def test_the_console_script_is_the_module(system):
     shown = subprocess.run([*command("--help")], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0
-    assert "-m mammo_mlflow COMMAND" in shown.stdout
+    assert "-m mammo_mlflow pretrained" in shown.stdout
