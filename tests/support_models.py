@@ -86,7 +86,7 @@ def save(made, folder):
     if made.model.backbone == "c":
         examples[ABNORMALITY_TYPE] = np.ones((2, 1), np.float32)
     model = folder / "model"
-    assembly.assemble(AssembleJob(name="", part=own, examples=examples, metadata={}, output=model, **more), None)
+    assembly.assemble_model(AssembleJob(name="", part=own, examples=examples, metadata={}, output=model, **more), None)
     return model
 
 
@@ -116,7 +116,7 @@ def save_ensembles(folder):
                 output=folder,
                 code=tuple(SERVED_CODE.values()),
             )
-            ensemble.assemble(job, None)
+            ensemble.assemble_ensemble(job, None)
         else:
             next(folder.rglob(Artifact.LEVEL1)).write_bytes(arrays.read_bytes())
         yield method, folder

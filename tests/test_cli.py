@@ -214,6 +214,13 @@ def test_windows_is_one_line_that_names_wsl(cli, tmp_path, monkeypatch):
     refused(cli(*TASK), tmp_path, "Windows", "WSL")
 
 
+def test_the_methods_that_help_names_are_those_that_there_are(cli, tmp_path):
+    from mammo_mlflow.workflows.ensemble import CHOICES
+
+    assert COMMANDS["ensemble"].options.model_fields["method"].metadata[0].names() == CHOICES
+    refused(cli("ensemble", *TASK, "--method", "avrage", command="settings"), tmp_path, "did you mean 'average'")
+
+
 def test_help_names_every_command(cli):
     outcome = cli("--help", command=None)
     assert outcome.code == 0
@@ -267,6 +274,15 @@ def test_settings_of_an_unknown_command_or_a_mistake(cli, tmp_path):
     refused(cli("pretraind", command="settings"), tmp_path, "command: unknown 'pretraind', did you mean 'pretrained'")
     refused(cli("pretrained", *TASK, "--folds", "1", command="settings"), tmp_path, "folds: ", "from 2 to 1000")
     refused(cli("pretrained", *TASK, "--fold", "3", command="settings"), tmp_path, "'--fold', did you mean '--folds'")
+
+
+def test_settings_refuses_what_the_command_would_refuse_later(cli, tmp_path):
+    refused(cli("promote", *TASK, "--objective", "nope", command="settings"), tmp_path, "objective: unknown 'nope'")
+    refused(cli("pretrained", *TASK, "--threshold", "x", command="settings"), tmp_path, "threshold", "'x'")
+
+
+def test_help_beside_an_unknown_family_shows_the_usual_one(cli):
+    assert "not in family nope" not in cli("--family", "nope", "--help", command="search").out
 
 
 def test_settings_of_words_that_are_no_options(cli, tmp_path):
@@ -334,4 +350,4 @@ def test_mlflow_run_with_a_mistake_ends_in_a_failed_run(system, tmp_path, cache)
 def test_the_console_script_is_the_module(system):
     shown = subprocess.run([*command("--help")], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0
-    assert "-m mammo_mlflow COMMAND" in shown.stdout
+    assert "-m mammo_mlflow pretrained" in shown.stdout

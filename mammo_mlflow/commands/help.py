@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.commands.base import GROUPS, STAGES, Command, is_parameter, kind_of, option_of, options_of, spelled
-from mammo_mlflow.experiment import DEFAULTS, TASKS, parameters
+from mammo_mlflow.experiment import DEFAULTS, FAMILIES, TASKS, parameters
 from mammo_mlflow.presets import PRESETS, networks, preset_values
 
 SHOWN_PRESETS = ("quick", "paper")
@@ -60,7 +60,8 @@ def told(command: Command, name: str, given: Mapping[str, str]) -> str:
 
 def _by_preset(command: Command, name: str, given: Mapping[str, str]) -> str:
     """The values that presets give a parameter, over the networks and tasks that `given` leaves open."""
-    family = command.family or given.get("family", "pretrained")
+    family = command.family or given.get("family", "")
+    family = family if family in FAMILIES else "pretrained"  # what is wrong beside `--help` is not told
     if name not in {item.name for item in parameters(family)}:
         return f"not in family {family}"
     if name in command.sets:

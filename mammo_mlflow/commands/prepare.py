@@ -6,7 +6,7 @@ from typing import Annotated
 
 from mammo_mlflow import checks
 from mammo_mlflow.commands.base import Command, Option
-from mammo_mlflow.commands.shared import CropOptions
+from mammo_mlflow.commands.shared import SIZE, CropOptions
 from mammo_mlflow.data.cbis_ddsm.settings import SHARED_PATIENTS, WITHOUT_CALLBACK, CropSettings, IngestSettings
 
 
@@ -15,7 +15,7 @@ class PrepareOptions(CropOptions):
 
     source: Annotated[str, Option("directory with the collection's DICOM, in whatever folders", path=True)]
     out: Annotated[str, Option("data directory to make", path=True)]
-    size: Annotated[int, Option("side of a patch in pixels")] = CropSettings.size
+    size: Annotated[int, SIZE] = CropSettings.size
     csv: Annotated[str, Option("directory of the case descriptions; by default the source", path=True)] = ""
     without_callback: Annotated[
         str, Option("what BENIGN_WITHOUT_CALLBACK is", check=checks.one_of(*WITHOUT_CALLBACK))

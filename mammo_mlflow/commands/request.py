@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from mammo_mlflow.commands.base import MODEL, Command, Option
-from mammo_mlflow.commands.shared import FilmOptions
+from mammo_mlflow.commands.shared import SIZE, FilmOptions
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 
 
@@ -14,7 +14,7 @@ class RequestOptions(FilmOptions):
 
     output: Annotated[str, Option("the request to write, as JSON", path=True)]
     inputs: Annotated[str, Option("what the model takes: patch, or patch,baseline", MODEL)] = "patch"
-    size: Annotated[int, Option("side of its patches in pixels", MODEL)] = CropSettings.size
+    size: Annotated[int, SIZE] = CropSettings.size
 
 
 COMMAND = Command(

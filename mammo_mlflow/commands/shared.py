@@ -7,14 +7,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import model_validator
-
 from mammo_mlflow import checks
-from mammo_mlflow.commands.base import JUDGING, MODEL, CommandOptions, Option
-from mammo_mlflow.data.cbis_ddsm.settings import INTERPOLATIONS, LOCATE, CropSettings
+from mammo_mlflow.commands.base import JUDGING, MODEL, WHERE, CommandOptions, Option
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.presets import PRESETS
 
+SETTINGS = "mammo_mlflow.data.cbis_ddsm.settings"
 TASK = Option("what is told apart", MODEL, checks.one_of(*TASKS))
 
 
@@ -87,33 +86,41 @@ class TrainingOptions(WorkbenchOptions):
         return "quick" if self.data == "phantom" else "paper"
 
 
+def _crop_setting(name: str, value: object) -> None:
+    CropSettings(**{name: value})  # type: ignore[arg-type]
+
+
+SIZE = Option("side of a patch in pixels", check=_crop_setting)
+
+
 class CropOptions(CommandOptions):
     """How patches are cut from films; the defaults are the paper's."""
 
-    margin: Annotated[float, Option("context around the box, as a share of its sides")] = CropSettings.margin
-    interpolation: Annotated[str, Option("how a patch is resized", check=checks.one_of(*INTERPOLATIONS))] = (
-        CropSettings.interpolation
+    margin: Annotated[float, Option("context around the box, as a share of its sides", check=_crop_setting)] = (
+        CropSettings.margin
     )
+    interpolation: Annotated[
+        str, Option("how a patch is resized", WHERE, _crop_setting, f"{SETTINGS}:INTERPOLATIONS")
+    ] = CropSettings.interpolation
     baseline_side: Annotated[
-        str, Option("left, right, above or below, several with commas in order of preference, or any")
+        str,
+        Option("left, right, above or below, several with commas in order of preference, or any", check=_crop_setting),
     ] = CropSettings.baseline_side
-    tissue: Annotated[float, Option("least part of a baseline that lies in the breast")] = CropSettings.tissue
+    tissue: Annotated[float, Option("least part of a baseline that lies in the breast", check=_crop_setting)] = (
+        CropSettings.tissue
+    )
     locate: Annotated[
         str,
         Option(
-            "how far an odd mask is followed: as it is, to its film's size without specks, or also by its crop",
-            check=checks.one_of(*reversed(LOCATE)),
+            "how far an odd mask is followed: mask (as it is), rescale (to its film's size, without specks) or match "
+            "(also by its crop)",
+            check=_crop_setting,
         ),
     ] = CropSettings.locate
 
     def crop(self, size: int = CropSettings.size) -> CropSettings:
         """The same for patches of `size` pixels a side. Raises `UserError`."""
         return CropSettings(size=size, **{name: getattr(self, name) for name in CropOptions.model_fields})
-
-    @model_validator(mode="after")
-    def _possible(self) -> CropOptions:
-        self.crop(getattr(self, "size", CropSettings.size))
-        return self
 
 
 class FilmOptions(CropOptions):

@@ -44,7 +44,7 @@ class Scan:
     constant: list[int]
 
 
-def read_header(path: Path) -> ArrayHeader:
+def read_array_header(path: Path) -> ArrayHeader:
     """Read the header of a `.npy` file and check by the file's length that all data are there, without reading them.
 
     Raises:
@@ -98,9 +98,9 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader
     With `any_number` another integer or floating dtype is accepted; the caller has to check the values.
 
     Raises:
-        UserError: as `read_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
+        UserError: as `read_array_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
     """
-    name, header, problems = path.name, read_header(path), []
+    name, header, problems = path.name, read_array_header(path), []
     if header.dtype != np.dtype("<u2") and not (any_number and header.dtype.kind in "iuf"):
         order = " in big-endian order" if header.dtype == np.dtype(">u2") else ""
         problems.append(expected(f"{name}: dtype", "uint16", f"{header.dtype.name}{order}"))
@@ -125,10 +125,10 @@ def read_types(path: Path) -> np.ndarray:
     """Read a label file (2n,) of 0, type, 0, type …: the types as int8 (n,), each 1 to 4.
 
     Raises:
-        UserError: as `read_header`, or a label is not finite, not whole, outside 0 to 4, or baseline and abnormality
+        UserError: as `read_array_header`, or a label is not finite, whole and from 0 to 4, or baseline and abnormality
             do not alternate; the first bad row is named.
     """
-    name, header = path.name, read_header(path)
+    name, header = path.name, read_array_header(path)
     if header.dtype.kind not in "iuf":
         raise expected(f"{name}: dtype", "an integer or float type", header.dtype.name)
     if len(header.shape) != 1:

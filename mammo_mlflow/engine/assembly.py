@@ -18,7 +18,7 @@ from mammo_mlflow.models.tensors import as_model_input
 BATCH = 32
 
 
-def assemble(job: AssembleJob, emit: Emit) -> None:
+def assemble_model(job: AssembleJob, emit: Emit) -> None:
     """Write the MLflow model directory `job.output`: inputs as in `job.examples`, probability (n, 1) out."""
     if job.features is None:
         model = build_part(job.part)

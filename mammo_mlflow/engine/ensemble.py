@@ -21,7 +21,7 @@ from mammo_mlflow.names import Artifact
 BATCH = 32
 
 
-def assemble(job: EnsembleJob, emit: Emit) -> None:
+def assemble_ensemble(job: EnsembleJob, emit: Emit) -> None:
     """Write an ensemble's MLflow model directory: patches in; probability, decision and members' probabilities out."""
     folder = job.output.with_name(f"{job.output.name}-files")
     folder.mkdir(parents=True)

@@ -245,7 +245,7 @@ class AssembleJob(Job[None]):
     prefix: its inputs are the features of `features` and the prediction of `condition` (None: the true type).
     """
 
-    target = "mammo_mlflow.engine.assembly:assemble"
+    target = "mammo_mlflow.engine.assembly:assemble_model"
 
     part: Part
     examples: dict[str, np.ndarray]
@@ -317,7 +317,7 @@ class EnsembleJob(Job[None]):
     `threshold` is the decision threshold; `metadata` is kept in the model.
     """
 
-    target = "mammo_mlflow.engine.ensemble:assemble"
+    target = "mammo_mlflow.engine.ensemble:assemble_ensemble"
 
     code: tuple[Path, ...]
     parts: tuple[Part, ...]

@@ -22,7 +22,7 @@ from mammo_mlflow.promotion.candidates import (
     stored_predictions,
     stored_test,
 )
-from mammo_mlflow.promotion.judging import Rival, how_to_start_anew, judge
+from mammo_mlflow.promotion.judging import Rival, how_to_start_anew, judge_candidates
 from mammo_mlflow.tracking.champions import champion_of, go_back, previous_of, promote
 from mammo_mlflow.tracking.registry import Version, verified_model
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
@@ -60,7 +60,7 @@ def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Pa
             rival = Rival(version=before, predictions=stored_predictions(writer, before, folder))
         except UserError as problem:
             raise UserError(f"{problem}; {how_to_start_anew(spec.task)}") from None
-    budget = judge(writer, spec, objective, candidates, rival, folder)
+    budget = judge_candidates(writer, spec, objective, candidates, rival, folder)
     chosen = next((one for one in candidates if one.failed is None), None)
     best = chosen or candidates[0]
     tags = {Tag.CANDIDATE: str(best.version), **best.version.disclosure.tags}

@@ -34,7 +34,7 @@ class Rival:
     predictions: OutOfFold
 
 
-def judge(
+def judge_candidates(
     writer: Writer,
     spec: PromotionSpec,
     objective: Objective,

@@ -16,7 +16,7 @@ from mammo_mlflow.checks import Value, one_of
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
 from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
-from mammo_mlflow.search.yaml_tree import FOLDERS, KEYS, Tree, in_words, read_tree
+from mammo_mlflow.search.yaml_tree import FOLDERS, KEYS, Tree, read_tree, value_in_words
 
 _SHARED = {"task", "seeds"}  # of all families, and no fields of an experiment
 _COMMAND_LINE = {"backbone", *_SHARED, *that_move("judging", "final", "source")}
@@ -108,7 +108,7 @@ class _Reader:
         if given is None or (isinstance(given, str) and given in known and asked in (None, given)):
             return given
         if not isinstance(given, str):
-            self._fault(key, "a name", in_words(given))
+            self._fault(key, "a name", value_in_words(given))
         elif given not in known:
             self._unknown(key, given, known)
         else:
@@ -120,7 +120,7 @@ class _Reader:
         fixed: dict[str, Value] = {}
         drawn: dict[str, Parameter] = {}
         if not isinstance(listed, dict) or not listed:
-            self._fault("parameters", "a mapping of parameters to values, choices or ranges", in_words(listed))
+            self._fault("parameters", "a mapping of parameters to values, choices or ranges", value_in_words(listed))
             return drawn, fixed
         for name, given in listed.items():
             key = f"parameters.{name}"
@@ -131,11 +131,11 @@ class _Reader:
                 others = {*_COMMAND_LINE, *self._built, *self._idle}
                 self._unknown("parameters", name, [known for known in self._names if known not in others])
             elif name in self._built:
-                self._fault(key, "nothing, for the architecture draws it", in_words(given))
+                self._fault(key, "nothing, for the architecture draws it", value_in_words(given))
             elif isinstance(given, str):
                 fixed[name] = self._value(key, name, given)
             elif name in _FIXED_ONLY:
-                self._fault(key, "one value, for it may be fixed but not searched", in_words(given))
+                self._fault(key, "one value, for it may be fixed but not searched", value_in_words(given))
             elif isinstance(given, list):
                 self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
             elif (item := self._parameter(key, name, given)) and all(
@@ -152,7 +152,7 @@ class _Reader:
     def _value(self, key: str, name: str, given: Tree, check: bool = True) -> Any:
         """A text converted to the type of a parameter; with `check` it is also checked as an experiment's value."""
         if not isinstance(given, str):
-            self._fault(key, "one value", in_words(given))
+            self._fault(key, "one value", value_in_words(given))
             return None
         try:
             value = convert(self._at(key), given, Parameter(name=name).kind)
@@ -174,7 +174,7 @@ class _Reader:
         if "choices" in given:
             for other in _RANGE_KEYS:
                 if other in given:
-                    self._fault(f"{key}.{other}", "nothing beside choices", in_words(given[other]))
+                    self._fault(f"{key}.{other}", "nothing beside choices", value_in_words(given[other]))
             item = replace(item, choices=self._choices(f"{key}.choices", name, given["choices"]))
         elif item.kind not in (int, float):
             self._fault(key, "choices, for it is no number", ", ".join(given) or "nothing")
@@ -185,7 +185,7 @@ class _Reader:
     def _choices(self, key: str, name: str, given: Tree) -> tuple[Value, ...]:
         """The choices of a parameter, empty where they are no list."""
         if not isinstance(given, list) or not given:
-            self._fault(key, "a list of one or more values", in_words(given))
+            self._fault(key, "a list of one or more values", value_in_words(given))
             return ()
         found: list[Value] = []
         for item in given:
@@ -223,13 +223,13 @@ class _Reader:
         """`true` or `false` as a bool."""
         if isinstance(given, str) and given.lower() in ("true", "false"):
             return given.lower() == "true"
-        self._fault(key, "true or false", in_words(given))
+        self._fault(key, "true or false", value_in_words(given))
         return False
 
     def _when(self, key: str, given: Tree) -> tuple[Condition, ...]:
         """The conditions of a parameter, without faulty ones."""
         if not isinstance(given, dict) or not given:
-            self._fault(key, "a mapping of parameters to values", in_words(given))
+            self._fault(key, "a mapping of parameters to values", value_in_words(given))
             return ()
         found = [self._condition(f"{key}.{name}", name, wanted) for name, wanted in given.items()]
         return tuple(condition for condition in found if condition is not None)
@@ -239,7 +239,7 @@ class _Reader:
         if name not in self._names:
             self._unknown(key.rpartition(".")[0], name, self._names)
         elif name in self._built:
-            self._fault(key, "another parameter, for the architecture draws this one later", in_words(given))
+            self._fault(key, "another parameter, for the architecture draws this one later", value_in_words(given))
         elif not isinstance(given, dict):
             values = [self._value(key, name, item) for item in (given if isinstance(given, list) else [given])]
             if not values:

@@ -47,11 +47,11 @@ def read_tree(path: Path, faults: list[str]) -> dict[str, Tree]:
         tree = "" if root is None else _plain(path, "", root, faults)
         if isinstance(tree, dict) and tree:
             return tree
-        wanted, found = f"a mapping of {', '.join(KEYS)}", in_words(tree)
+        wanted, found = f"a mapping of {', '.join(KEYS)}", value_in_words(tree)
     raise Faults([*faults, str(expected(str(path), wanted, found))])
 
 
-def in_words(given: Tree) -> str:
+def value_in_words(given: Tree) -> str:
     """A part of the tree in words for messages."""
     if isinstance(given, str):
         return f"'{given}'" if given else "nothing"

@@ -156,9 +156,9 @@ def _fit(job: FitJob, emit: Emit) -> FitResult:
             best[stage] = int(luck.integers(1, length + 1))
             last = min(length, best[stage] + job.experiment.training.early_stop)
         for number in range(1, last + 1):
-            figures = _figures(job, found, number, best[stage])
-            history.append({"stage": stage, "epoch": len(history) + 1, **figures})
-            emit(EpochDone(len(history), figures, time.time()))
+            metrics = _metrics(job, found, number, best[stage])
+            history.append({"stage": stage, "epoch": len(history) + 1, **metrics})
+            emit(EpochDone(len(history), metrics, time.time()))
     tail = job.output / Artifact.TAIL
     _write_network(tail, dict.fromkeys(job.network.sides, job.description.trained.shape), found, job.seed)
     seconds = 1e-4 * len(history) * len(job.train_rows)
@@ -174,14 +174,14 @@ def _fit(job: FitJob, emit: Emit) -> FitResult:
     )
 
 
-def _figures(job: FitJob, found: float, epoch: int, best: int) -> dict[str, float]:
+def _metrics(job: FitJob, found: float, epoch: int, best: int) -> dict[str, float]:
     loss = 0.7 / (1 + max(found, 0.0) * epoch / best)
-    figures = {"loss": loss, "accuracy": 1 - loss / 2}
+    metrics = {"loss": loss, "accuracy": 1 - loss / 2}
     if len(job.validation_rows):
-        figures |= {"val_loss": loss + 0.05, "val_accuracy": 0.95 - loss / 2}
+        metrics |= {"val_loss": loss + 0.05, "val_accuracy": 0.95 - loss / 2}
     if len(job.inner_rows):
-        figures["inner_loss"] = 0.5 + 0.01 * abs(epoch - best)
-    return figures
+        metrics["inner_loss"] = 0.5 + 0.01 * abs(epoch - best)
+    return metrics
 
 
 def _probabilities(labels: np.ndarray, found: float, seed: int) -> np.ndarray:

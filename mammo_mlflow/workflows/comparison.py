@@ -79,7 +79,7 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
     judged = ", ".join(dict.fromkeys(cv.plan.experiment.judged_by for cv, _ in rows))
     show_table(f"{plan.experiment.task}, {judged}{plan.disclosure.title}", header, cells)
     say(
-        f"fold figures: mean ± sd; test figures on {len(test)} patches, decided at 0.5, with 95 % intervals "
+        f"folds: mean ± sd; test results on {len(test)} patches, decided at 0.5, with 95 % intervals "
         f"({cluster_note(test.patient_ids)})"
     )
     for name, means in _seed_means(rows).items():

@@ -11,6 +11,8 @@ from mammo_mlflow.commands.families import FamilyOptions, SearchedFamilyOptions
 from mammo_mlflow.commands.search import SEARCH, SearchOptions
 from mammo_mlflow.commands.settings import SettingsOptions
 from mammo_mlflow.commands.shared import TrainingOptions, available_cores
+from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
 from mammo_mlflow.jobs.cache import default_root
 from mammo_mlflow.presets import PRESETS
@@ -25,6 +27,9 @@ from mammo_mlflow.workflows.places import report_folder, storage_url
 def run(options: SettingsOptions) -> None:
     """Print the experiments and options that a command resolves to; nothing is made. Raises `UserError`."""
     command, asked = options.resolved
+    for name, check in (("objective", parse_objectives), ("threshold", parse_policy)):  # commands check them later on
+        if getattr(asked, name, None) is not None:
+            check(getattr(asked, name))
     if isinstance(asked, SearchOptions) or (isinstance(asked, SearchedFamilyOptions) and asked.searched):
         for spec in search.study_specs(asked):
             _show_study(asked, spec)

@@ -26,7 +26,7 @@ def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> No
     how = cluster_note(test.patient_ids)
     say(
         "fresh seeds: mean ± sd, difference with a 95 % interval for all settings that competed at once; "
-        f"test figures on {len(test)} patches, once ({how})"
+        f"test results on {len(test)} patches, once ({how})"
     )
     for result in results:
         states = ", ".join(f"{count} {name.lower()}" for name, count in result.states.items() if count)

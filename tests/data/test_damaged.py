@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mammo_mlflow.data.arrays import read_header
+from mammo_mlflow.data.arrays import read_array_header
 from mammo_mlflow.data.cbis_ddsm.dicom import read_film
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
@@ -70,14 +70,14 @@ def test_odd_headers(tmp_path, name, version):
     path = tmp_path / "train_tensor.npy"
     path.write_bytes(header(ODD[name], version) + bytes(100))
     with pytest.raises(UserError, match=r"^train_tensor\.npy: ?"):
-        read_header(path)
+        read_array_header(path)
 
 
 def test_a_header_that_promises_to_be_long_is_not_read_whole(tmp_path):
     path = tmp_path / "train_tensor.npy"
     path.write_bytes(b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 100_000)
     with pytest.raises(UserError, match="damaged header"):
-        read_header(path)
+        read_array_header(path)
 
 
 @pytest.mark.parametrize("name", ["phantom.json", "prepare.json"])

@@ -57,7 +57,7 @@ def test_siamese_and_pretrained_networks_share_the_activations_of_the_abnormalit
     assert not of_patch & of_baseline
     assert keys == of_patch | of_baseline
     assert {entry.key for entry in pair if entry.job.first == 0} == of_baseline
-    assert not {entry.line for entry in single} & {entry.line for entry in control}
+    assert not {entry.series for entry in single} & {entry.series for entry in control}
 
 
 def test_a_siamese_network_trained_whole_stores_no_activations(laboratory):

@@ -2,7 +2,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from mammo_mlflow.engine.assembly import assemble, predict
+from mammo_mlflow.engine.assembly import assemble_model, predict
 from mammo_mlflow.engine.flavor import load_keras_model
 from mammo_mlflow.jobs.contracts import AssembleJob, Part, PredictJob
 from mammo_mlflow.training.final_model import make_final
@@ -46,7 +46,7 @@ def test_the_average_is_the_mean_of_its_tails(laboratory, average):
             metadata={},
             output=target,
         )
-        assemble(job, lambda event: None)
+        assemble_model(job, lambda event: None)
         job = PredictJob(
             name="test",
             model=target,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT, UNREADABLE, Abnormality, LeftOut
-from mammo_mlflow.data.cbis_ddsm.dicom import DicomHeader, read_header
+from mammo_mlflow.data.cbis_ddsm.dicom import DicomHeader, read_dicom_header
 from mammo_mlflow.data.cbis_ddsm.walking import walk
 from mammo_mlflow.errors import UserError, expected
 
@@ -92,7 +92,7 @@ def read_headers(folder: Path, names: Sequence[str], progress: Progress) -> tupl
     headers, broken = [], []
     for done, name in enumerate(names, 1):
         try:
-            headers.append(read_header(folder / name, name))
+            headers.append(read_dicom_header(folder / name, name))
         except UserError as problem:
             broken.append(LeftOut(file=name, reason=UNREADABLE, detail=str(problem).removeprefix(f"{name}: ")))
         progress("reading headers", done, len(names))

@@ -65,7 +65,7 @@ class DicomHeader:
         return self.rows, self.columns
 
 
-def read_header(path: Path, name: str) -> DicomHeader:
+def read_dicom_header(path: Path, name: str) -> DicomHeader:
     """Read the header of a DICOM file without its pixels. Raises `UserError`, whose message begins with `name`."""
     with _errors_in_one_line(name):
         status = path.stat()

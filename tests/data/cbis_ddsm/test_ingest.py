@@ -243,10 +243,10 @@ KILLER = """
 import sys
 from pathlib import Path
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
-from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, Settings
+from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 if __name__ == "__main__":
     source, out = map(Path, sys.argv[1:3])
-    ingest(source, out, source, Settings(Cut(size=32)), 2, lambda *now: print(*now, flush=True))
+    ingest(source, out, source, IngestSettings(CropSettings(size=32)), 2, lambda *now: print(*now, flush=True))
 """
 
 
