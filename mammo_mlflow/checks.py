@@ -85,6 +85,14 @@ def spelled_blocks(name: str, value: str) -> None:
         raise expected(name, wanted, f"'{value}'")
 
 
+def utf8(name: str, value: str) -> None:
+    """Check for a text that can be written as UTF-8, which not all bytes of a command line are."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise expected(name, "text in UTF-8", ascii(value)) from None
+
+
 def anything(name: str, value: object) -> None:
     """Accept any value: for booleans, and for values that are checked elsewhere (weights, threshold policies)."""
 

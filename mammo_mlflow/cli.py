@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
-from mammo_mlflow.commands.help import add_options, overview
+from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
 from mammo_mlflow.wording import first_line, scrubbed
@@ -26,6 +26,7 @@ LONGEST_LINE = 4000
 PROGRAM = "python -m mammo_mlflow"
 HOW_TO_ASK = f"""the options of one:  {PROGRAM} COMMAND --help
 by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager local"""
+COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, or --help"
 NO_WINDOWS = "system: expected Linux or macOS, found Windows (WSL is a Linux on Windows: wsl --install)"
 
 
@@ -50,43 +51,44 @@ def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
     Prints the help where they ask for it, and raises `SystemExit`.
     """
     if not arguments:
-        raise expected("command", f"one of {', '.join(COMMANDS)}, or --help", "none")
+        raise expected("command", COMMANDS_WANTED, "none")
     name, *rest = arguments
     if name in ("-h", "--help"):
         sys.stdout.write(f"usage: {PROGRAM} COMMAND [--some-name VALUE ...]\n\n{overview(COMMANDS)}\n\n{HOW_TO_ASK}\n")
         raise SystemExit(0)
+    if name.startswith("-"):
+        raise expected("command", f"{COMMANDS_WANTED}, before its options", f"'{name}'")
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     command = COMMANDS[name]
     if name == "settings" and rest and not rest[0].startswith("-"):
         rest.insert(0, "--command")
+    # MLflow hands undeclared parameters on as `--some_name value`
+    dashed = [a.replace("_", "-", a.split("=")[0].count("_")) if a.startswith("--") else a for a in rest]
+    given, unknown = _read(command, dashed)
+    if given.pop("help", False):
+        sys.stdout.write(help_of(command, given))
+        raise SystemExit(0)
+    if name == "settings" and given.get("command") in COMMANDS:
+        command_of_options = COMMANDS[given["command"]]
+        more, unknown = _read(command_of_options, unknown)
+        given |= more
+    else:
+        command_of_options = command
+    if unknown:
+        known = ["--help", *(f"--{spelled(option)}" for option in usual_order(command_of_options))]
+        raise unknown_name("option", unknown[0].split("=")[0], known)
+    return command, command.options(**given)
+
+
+def _read(command: Command, words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the options of a command among the words, by name, and the words that are none of them."""
     parser = _Parser(argument_default=argparse.SUPPRESS)
     for option in options_of(command.options):
         parser.add_argument(f"--{spelled(option)}")
     parser.add_argument("-h", "--help", action="store_true")
-    # MLflow hands undeclared parameters on as `--some_name value`
-    dashed = [a.replace("_", "-", a.split("=")[0].count("_")) if a.startswith("--") else a for a in rest]
-    found, unknown = parser.parse_known_args(dashed)
-    given: dict[str, str] = vars(found)
-    if given.pop("help", False):
-        sys.stdout.write(help_of(command, given))
-        raise SystemExit(0)
-    if unknown and command.options.model_config.get("extra") != "allow":
-        options = dict.fromkeys((*command.shown, *options_of(command.options)))
-        known = [f"--{spelled(option)}" for option in options]
-        raise unknown_name("option", unknown[0].split("=")[0], known)
-    return command, command.options(**given, **_pairs(unknown))
-
-
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    """Read arguments `--some-name value` or `--some-name=value` as options by name. Raises `UserError`."""
-    found, left = {}, list(words)
-    while left:
-        name, equals, value = left.pop(0).partition("=")
-        if not equals and (not left or left[0].startswith("--")):
-            raise expected(name, "a value behind it", "none")
-        found[name.removeprefix("--").replace("-", "_")] = value if equals else left.pop(0)
-    return found
+    found, unknown = parser.parse_known_args(words)
+    return vars(found), unknown
 
 
 def help_of(command: Command, given: dict[str, str]) -> str:
@@ -125,11 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from mammo_mlflow.workflows.caller import check_texts, go_to_caller
+    from mammo_mlflow.workflows.caller import check_paths, go_to_caller
 
     command, options = parse(arguments)
     go_to_caller()
-    check_texts(options)
+    check_paths(options)
     # everything is checked before anything heavy is imported
     if isinstance(options, WorkbenchOptions) and options.executor == "process":
         from mammo_mlflow.jobs.executors.process import start_server

@@ -12,6 +12,7 @@ EXPERIMENT = "mammo"  # the MLflow experiment that runs go to where none is name
 METADATA, TRAINING_VALUES = "mammo", "training_values"
 # the aliases of a model's newest version, of a task's champion, and of the champion before it
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+SENSITIVITY_AT = "sensitivity_at_specificity"  # the metric, before `=` and the specificity
 SEARCHED = "searched"  # what ends the registered name of a study's model
 
 

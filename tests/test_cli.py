@@ -214,6 +214,13 @@ def test_windows_is_one_line_that_names_wsl(cli, tmp_path, monkeypatch):
     refused(cli(*TASK), tmp_path, "Windows", "WSL")
 
 
+def test_the_methods_that_help_names_are_those_that_there_are(cli, tmp_path):
+    from mammo_mlflow.workflows.ensemble import CHOICES
+
+    assert COMMANDS["ensemble"].options.model_fields["method"].metadata[0].names() == CHOICES
+    refused(cli("ensemble", *TASK, "--method", "avrage", command="settings"), tmp_path, "did you mean 'average'")
+
+
 def test_help_names_every_command(cli):
     outcome = cli("--help", command=None)
     assert outcome.code == 0
@@ -267,6 +274,45 @@ def test_settings_of_an_unknown_command_or_a_mistake(cli, tmp_path):
     refused(cli("pretraind", command="settings"), tmp_path, "command: unknown 'pretraind', did you mean 'pretrained'")
     refused(cli("pretrained", *TASK, "--folds", "1", command="settings"), tmp_path, "folds: ", "from 2 to 1000")
     refused(cli("pretrained", *TASK, "--fold", "3", command="settings"), tmp_path, "'--fold', did you mean '--folds'")
+
+
+def test_settings_refuses_what_the_command_would_refuse_later(cli, tmp_path):
+    refused(cli("promote", *TASK, "--objective", "nope", command="settings"), tmp_path, "objective: unknown 'nope'")
+    refused(cli("pretrained", *TASK, "--threshold", "x", command="settings"), tmp_path, "threshold", "'x'")
+
+
+def test_help_beside_an_unknown_family_shows_the_usual_one(cli):
+    assert "not in family nope" not in cli("--family", "nope", "--help", command="search").out
+
+
+def test_settings_of_words_that_are_no_options(cli, tmp_path):
+    refused(cli("pretrained", *TASK, "x", command="settings"), tmp_path, "option: unknown 'x'")
+    refused(cli("pretrained", *TASK, "-x", "3", command="settings"), tmp_path, "option: unknown '-x'")
+    refused(cli("pretrained", *TASK, "--epochs", command="settings"), tmp_path, "--epochs: expected one argument")
+
+
+def test_settings_tells_what_the_command_itself_sets(cli):
+    outcome = cli("pretrained", *TASK, "--preset", "paper", "--early-stop", "3", "--threads", "999", command="settings")
+    rows = {line.split()[0]: line.split() for line in outcome.out.splitlines()}
+    assert rows["final_epochs"][-1] == "command"
+    assert rows["workers"][1] == "1"
+    searched = cli("search", *TASK, "--backbone", "vgg16", "--final", "none", command="settings")
+    assert "the best trial's model: final=none, final_epochs=0, threshold=0.5" in searched.out
+
+
+def test_help_tells_what_a_command_sets_in_the_place_of_presets(cli):
+    said = " ".join(cli("--help", command="controls").out.split())
+    assert "one of refit, fold_average, none (default: none)" in said
+    assert "0 takes the folds' own (default: 0)" in " ".join(cli("--help", command="search").out.split())
+
+
+def test_text_that_is_not_utf8(cli, tmp_path):
+    refused(cli("--task", "\udcff"), tmp_path, "task: expected text in UTF-8, found '\\udcff'")
+    refused(cli("pretrained", "--task", "\udcff", command="settings"), tmp_path, "task: expected text in UTF-8")
+
+
+def test_an_option_before_the_command(cli, tmp_path):
+    refused(cli(command="--task"), tmp_path, "command: expected one of ", "before its options, found '--task'")
 
 
 def test_dry_run_tells_fits_time_and_disk_and_makes_no_run(keras, cli, tmp_path):

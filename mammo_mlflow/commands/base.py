@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from mammo_mlflow.checks import Check, OneOf, Value
+from mammo_mlflow.checks import Check, OneOf, Value, utf8
 from mammo_mlflow.errors import UserError, unknown_name
 from mammo_mlflow.experiment import PARTS, convert, parameters
 
@@ -65,6 +65,8 @@ class CommandOptions(BaseModel):
     @classmethod
     def _convert(cls, value: object, info: ValidationInfo) -> object:
         name, kind = str(info.field_name), kind_of(cls.model_fields[str(info.field_name)])
+        if isinstance(value, str):
+            _one_line(lambda: utf8(name, value))  # pydantic can hold no others, in a message neither
         return _one_line(lambda: convert(name, value, kind)) if isinstance(value, str) and kind is not str else value
 
     @field_validator("*", mode="after")
@@ -108,7 +110,8 @@ class Command:
 
     `run` names the function that is called with the options, as `module:function`; it may return an exit code.
     `shown` are the options in the usage line and in `MLproject`; all others are handed on too. `example` are arguments
-    that could be given. `family` is that of the command's experiments, where it is always the same.
+    that could be given. `family` is that of the command's experiments, where it is always the same; `sets` are values of
+    parameters that the command puts in the place of the presets'.
     """
 
     name: str
@@ -119,6 +122,7 @@ class Command:
     shown: tuple[str, ...]
     example: str = ""
     family: str | None = None
+    sets: Mapping[str, Value] = field(default_factory=dict)
 
     def call(self, options: CommandOptions) -> int:
         """Run the command and return its exit code."""

@@ -35,4 +35,5 @@ COMMAND = Command(
     run="mammo_mlflow.workflows.controls:run",
     shown=("task", "control", "family", "backbone", "data"),
     example="--task mass_calc --backbone resnet50",
+    sets={"final": "none"},
 )

@@ -25,7 +25,7 @@ class FamilyOptions(TrainingOptions):
 class SearchedFamilyOptions(FamilyOptions, SearchSettings):
     """The options of a family that can be searched: `trials` or `timeout` starts a study."""
 
-    trials: Annotated[int, TRIALS] = 0
+    trials: Annotated[int, TRIALS._replace(help=f"{TRIALS.help}; without trials and timeout nothing is searched")] = 0
 
     @property
     def searched(self) -> bool:

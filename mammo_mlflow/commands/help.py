@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.commands.base import GROUPS, STAGES, Command, is_parameter, kind_of, option_of, options_of, spelled
-from mammo_mlflow.experiment import DEFAULTS, TASKS, parameters
+from mammo_mlflow.experiment import DEFAULTS, FAMILIES, TASKS, parameters
 from mammo_mlflow.presets import PRESETS, networks, preset_values
 
 SHOWN_PRESETS = ("quick", "paper")
@@ -33,11 +33,17 @@ def add_options(parser: argparse.ArgumentParser, command: Command, given: Mappin
     for title in GROUPS:
         if any(one.group == title for one in options.values()):
             groups[title] = parser.add_argument_group(title)
-    first = {name: place for place, name in enumerate(command.shown)}
-    for name in sorted(options, key=lambda one: first.get(one, len(first))):
+    for name in usual_order(command):
         about, kind = options[name], KINDS[kind_of(command.options.model_fields[name])]
         text, metavar = told(command, name, given), "NAME" if about.names() else "PATH" if about.path else kind
         groups[about.group].add_argument(f"--{spelled(name)}", help=text.replace("%", "%%"), metavar=metavar)
+
+
+def usual_order(command: Command) -> list[str]:
+    """The names of a command's options: those of its usage line, then the others by group."""
+    shown, options = command.shown, options_of(command.options)
+    others = sorted((name for name in options if name not in shown), key=lambda one: GROUPS.index(options[one].group))
+    return [*shown, *others]
 
 
 def told(command: Command, name: str, given: Mapping[str, str]) -> str:
@@ -54,9 +60,12 @@ def told(command: Command, name: str, given: Mapping[str, str]) -> str:
 
 def _by_preset(command: Command, name: str, given: Mapping[str, str]) -> str:
     """The values that presets give a parameter, over the networks and tasks that `given` leaves open."""
-    family = command.family or given.get("family", "pretrained")
+    family = command.family or given.get("family", "")
+    family = family if family in FAMILIES else "pretrained"  # what is wrong beside `--help` is not told
     if name not in {item.name for item in parameters(family)}:
-        return f"none in family {family}"
+        return f"not in family {family}"
+    if name in command.sets:
+        return _spelled(command.sets[name])
     preset = given.get("preset", "auto")
     shown = (preset,) if preset in PRESETS else ("paper",) if given.get("data", "phantom") != "phantom" else ()
     found = {one: _values(family, one, name, given, DEFAULTS[name]) for one in shown or SHOWN_PRESETS}

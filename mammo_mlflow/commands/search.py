@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import model_validator
@@ -10,7 +11,7 @@ from mammo_mlflow import checks
 from mammo_mlflow.commands.base import MODEL, SEARCHING, Command, CommandOptions, Option, with_parameters
 from mammo_mlflow.commands.shared import TrainingOptions
 from mammo_mlflow.errors import expected
-from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.experiment import TASKS, FinalSpec
 
 SEARCHED = ("pretrained", "scratch", "siamese")
 """The families that can be searched."""
@@ -84,10 +85,11 @@ class SearchOptions(TrainingOptions, SearchSettings):
 
 SEARCH = Command(
     name="search",
-    summary="search settings by Optuna studies, each trial a whole cross-validation, and register the best",
+    summary="search parameters by Optuna studies, each trial a whole cross-validation, and register the best model",
     stage="beside and beyond them",
     options=with_parameters("SearchCommandOptions", SearchOptions),
     run="mammo_mlflow.workflows.search:run",
     shown=("family", "task", "backbone", "data", "trials"),
     example="--task benign_malignant --backbone resnet50 --trials 30",
+    sets=asdict(FinalSpec()),  # of the best trial's model
 )

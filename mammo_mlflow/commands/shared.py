@@ -23,7 +23,11 @@ def _executor(name: str, value: object) -> None:
     checks.one_of(*EXECUTORS)(name, value)
 
 
-EXECUTOR = Option("where jobs run", check=_executor, choices="mammo_mlflow.jobs.executors:EXECUTORS")
+EXECUTOR = Option(
+    "where jobs run: each in a process of its own, or inline, in that of the command",
+    check=_executor,
+    choices="mammo_mlflow.jobs.executors:EXECUTORS",
+)
 
 
 class PhantomOptions(CommandOptions):
@@ -39,7 +43,12 @@ class DataOptions(PhantomOptions):
     """Options of the data set, real or synthetic."""
 
     data: Annotated[str, Option("directory of the four arrays, or phantom", path=True)] = "phantom"
-    duplicates: Annotated[str, Option("what equal patches are", check=checks.one_of("warn", "error"))] = "warn"
+    duplicates: Annotated[
+        str,
+        Option(
+            "patches that are in the data set twice, such as in training and test", check=checks.one_of("warn", "error")
+        ),
+    ] = "warn"
 
 
 class WorkbenchOptions(DataOptions):

@@ -14,7 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT, Floats, Ints, fold_rows, log_losses, ratio
+from mammo_mlflow.evaluation.weighted import Floats, Ints, fold_rows, log_losses, ratio
+from mammo_mlflow.names import SENSITIVITY_AT
 
 BLOCK_CELLS = 400_000
 """Blended probabilities that a thread holds at once: 3 MB, which stays within a processor's cache."""

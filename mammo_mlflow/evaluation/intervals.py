@@ -29,6 +29,7 @@ from mammo_mlflow.evaluation.mean_interval import mean_estimate
 from mammo_mlflow.evaluation.metrics import RATES
 from mammo_mlflow.evaluation.rate_interval import rate_estimates, resampled_share
 from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.names import SENSITIVITY_AT
 
 INDEPENDENT = "patches assumed independent"
 UNCALLED = "no patch is called class 1"
@@ -88,7 +89,7 @@ def metric_estimate(
     fold, patients = weighted.fold_codes(folds, y.size), weighted.patient_codes(groups, y.size)
     if metric == "roc_auc":
         return auc_estimate(y, p, fold, patients, confidence)
-    if not metric.startswith(weighted.SENSITIVITY_AT):
+    if not metric.startswith(SENSITIVITY_AT):
         weighted.statistic(metric, y, p)  # refuses other names
         return score_estimates(y, p, 0.5, groups, confidence)[metric]
     value, draws = _bootstrap(weighted.statistic(metric, y, p, fold), y.size, groups, resamples, seed)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mammo_mlflow.errors import expected, unknown_name
-from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.evaluation.weighted import SENSITIVITY_AT
+from mammo_mlflow.names import SENSITIVITY_AT
+
+if TYPE_CHECKING:  # `--help` lists the objectives and needs no metric
+    from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 
 Direction = Literal["maximize", "minimize"]
 

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from mammo_mlflow.errors import expected
+from mammo_mlflow.names import SENSITIVITY_AT
 
 Floats = npt.NDArray[np.float64]
 """An array of float64."""
@@ -22,9 +23,6 @@ Ints = npt.NDArray[np.int64]
 LOG_LOSS_CLIP = 1e-7
 """Probabilities are clipped this far from 0 and 1 before a logarithm, as Keras's binary cross-entropy does, so that
 the number does not depend on the type in which the probabilities were stored."""
-
-SENSITIVITY_AT = "sensitivity_at_specificity"
-"""The metric's name before `=` and the specificity."""
 
 
 def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Ints, Floats]:

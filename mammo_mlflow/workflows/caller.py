@@ -1,4 +1,4 @@
-"""Prepare a command: change to the folder that it was called from, and check the given texts and paths.
+"""Prepare a command: change to the folder that it was called from, and check the paths that it was given.
 
 `mlflow run` starts a command in the project's folder, which for a git URI is a temporary clone, and passes a relative
 address of the store on as it is. So the command first changes to the folder of whoever called it: every relative path
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from mammo_mlflow.checks import utf8
 from mammo_mlflow.commands.base import CommandOptions, options_of
 from mammo_mlflow.errors import expected
 
@@ -58,24 +59,15 @@ def _is_given_line(words: list[str]) -> bool:
     return len(words) > 1 and Path(words[0]).name in SHELLS and words[1] == "-c"
 
 
-def check_texts(options: CommandOptions) -> None:
-    """Check that every text is UTF-8 and every path one that the system can hold. Raises `UserError` for the first."""
+def check_paths(options: CommandOptions) -> None:
+    """Check that every path is one that the system can hold. Raises `UserError` for the first that is not."""
     for name, about in options_of(type(options)).items():
         value = getattr(options, name)
-        if isinstance(value, str):
-            _check_text(name, value)
         for part in str(value or "").split(";") if about.path else ():
             check_path(name, part.strip())
     for name in SURROUNDINGS:
-        _check_text(name, os.environ.get(name, ""))
+        utf8(name, os.environ.get(name, ""))
         check_path(name, os.environ.get(name, ""))
-
-
-def _check_text(field: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise expected(field, "text in UTF-8", ascii(text)) from None
 
 
 def check_path(field: str, name: str) -> None:

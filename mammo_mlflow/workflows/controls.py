@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mammo_mlflow import checks
-from mammo_mlflow.commands.controls import CONTROLS, DEFAULT, NETWORK, ControlsOptions
+from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, ControlsOptions
 from mammo_mlflow.experiment import NETWORKS, Experiment, build, that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
@@ -35,7 +35,7 @@ def experiments_of(options: ControlsOptions) -> list[Experiment]:
     family, task, control = options.family, options.task, options.control
     backbone = NETWORK[family] if options.backbone == DEFAULT else options.backbone
     checks.one_of(*NETWORKS[family])("backbone", backbone)
-    values = {"final": "none"} | settled(family, backbone, options.given())
+    values = {**COMMAND.sets} | settled(family, backbone, options.given())
     chosen = [control] if control != "all" else [c for c in CONTROLS if (family, c) != ("siamese", "baseline")]
     network = build(task, preset_values(options.preset_name, backbone, task, family) | values, family)
     experiments = [network]

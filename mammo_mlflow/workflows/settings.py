@@ -8,9 +8,11 @@ from pathlib import Path
 from mammo_mlflow.commands.base import CommandOptions, is_parameter
 from mammo_mlflow.commands.controls import ControlsOptions
 from mammo_mlflow.commands.families import FamilyOptions, SearchedFamilyOptions
-from mammo_mlflow.commands.search import SearchOptions
+from mammo_mlflow.commands.search import SEARCH, SearchOptions
 from mammo_mlflow.commands.settings import SettingsOptions
 from mammo_mlflow.commands.shared import TrainingOptions, available_cores
+from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
 from mammo_mlflow.jobs.cache import default_root
 from mammo_mlflow.presets import PRESETS
@@ -25,6 +27,9 @@ from mammo_mlflow.workflows.places import report_folder, storage_url
 def run(options: SettingsOptions) -> None:
     """Run `settings`: print the experiments and options that a command would run with. Raises `UserError`."""
     command, asked = options.resolved
+    for name, check in (("objective", parse_objectives), ("threshold", parse_policy)):  # commands check them later on
+        if getattr(asked, name, None) is not None:
+            check(getattr(asked, name))
     if isinstance(asked, SearchOptions) or (isinstance(asked, SearchedFamilyOptions) and asked.searched):
         for spec in search.study_specs(asked):
             _show_study(asked, spec)
@@ -43,6 +48,9 @@ def _show_study(options: TrainingOptions, spec: StudySpec) -> None:
     drawn |= {item.name: f"drawn: {item.extent}" for item in space.parameters}
     title = f"study of {paper.task} {paper.family} {paper.label}: its first trial is the paper's setting"
     _show(options, [paper], title, ("paper", options.preset_name), drawn)
+    final = {name: getattr(options, name, None) for name in search.FINAL}
+    kept = {name: SEARCH.sets[name] if value is None else value for name, value in final.items()}
+    say(f"the best trial's model: {', '.join(f'{name}={value}' for name, value in kept.items())}")
     say(f"search space: {space.path}")
 
 
@@ -70,10 +78,13 @@ def _source(options: TrainingOptions, one: Experiment, name: str, presets: Seque
     value = one.flat()[name]
     if name in options.model_fields_set and getattr(options, name) == value:
         return "given"
+    if name in ("family", "task", "backbone"):
+        return "command"  # its own, or one of all
     for preset in presets or (options.preset_name if one.family != "texture" else "paper",):
-        if PRESETS[preset].get((one.family, one.model.backbone, one.task), {}).get(name) == value:
+        known = PRESETS[preset].get((one.family, one.model.backbone, one.task), {})
+        if known.get(name) == value:
             return f"preset {preset}"
-    return "default" if DEFAULTS.get(name) == value else "command"
+    return "default" if DEFAULTS.get(name) == value and name not in known else "command"
 
 
 def _spelled(value: object) -> str:
@@ -89,7 +100,7 @@ def _option(options: CommandOptions, name: str) -> tuple[str, str]:
     elif name == "storage":
         value = storage_url(value)
     elif name == "workers" and not value:
-        value = available_cores()
+        value = max(1, available_cores() // (getattr(options, "threads", None) or 1))
     elif name == "cache_dir" and not value:
         value = default_root()
     elif name == "out" and not value:
