@@ -110,8 +110,8 @@ class Command:
 
     `run` names the function that is called with the options, as `module:function`; it may return an exit code.
     `shown` are the options in the usage line and in `MLproject`; all others are handed on too. `example` are arguments
-    that could be given. `family` is that of the command's experiments, where it is always the same; `sets` are values of
-    parameters that the command puts in the place of the presets'.
+    that could be given. `family` is that of the command's experiments, where it is always the same; `sets` are values
+    of parameters that the command puts in the place of the presets'.
     """
 
     name: str
