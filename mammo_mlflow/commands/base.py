@@ -27,14 +27,15 @@ STAGES = ("data", "models", "beside and beyond them", "decisions and answers", "
 class Option(NamedTuple):
     """The metadata of an option beside its type and default: help text, group, check.
 
-    `choices` names a table of names as `module:TABLE`, which is imported only to be shown; a check `OneOf` shows its
-    own. `path`: the value is a path, several with semicolons between, or a word that stands for one.
+    `choices` names a table of names as `module:TABLE`, which is imported only to be shown, `beside` more names; a check
+    `OneOf` shows its own. `path`: the value is a path, several with semicolons between, or a word that stands for one.
     """
 
     help: str
     group: str = WHERE
     check: Check | None = None
     choices: str = ""
+    beside: tuple[str, ...] = ()
     path: bool = False
 
     def names(self) -> Collection[str]:
@@ -44,7 +45,7 @@ class Option(NamedTuple):
         if not self.choices:
             return ()
         module, _, table = self.choices.partition(":")
-        return getattr(importlib.import_module(module), table)
+        return (*self.beside, *getattr(importlib.import_module(module), table))
 
 
 class CommandOptions(BaseModel):

@@ -8,11 +8,6 @@ from mammo_mlflow import checks
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
 from mammo_mlflow.commands.shared import TASK, WorkbenchOptions
 
-METHODS = (
-    "best", "average", "grid", "grid_fine", "greedy", "logistic", "knn", "svm", "mlp", "dense", "optuna"
-)  # fmt: skip
-"""The methods, here by name alone: their code brings scikit-learn and Optuna, which `--help` can do without."""
-
 
 class EnsembleSettings(CommandOptions):
     """Options that say what an ensemble is made of and how it is chosen; part of its key."""
@@ -22,7 +17,12 @@ class EnsembleSettings(CommandOptions):
     ] = "pretrained"
     method: Annotated[
         str,
-        Option("how it is made; best: the one with the best nested score", MODEL, checks.one_of(*METHODS)),
+        Option(
+            "how it is made; best: by the method with the best nested score; optuna: by a study of blend weights",
+            MODEL,
+            choices="mammo_mlflow.ensembles.methods:METHODS",
+            beside=("best", "optuna"),
+        ),
     ] = "best"
     objective: Annotated[
         str,

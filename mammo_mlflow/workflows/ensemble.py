@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from mammo_mlflow import checks
 from mammo_mlflow.commands.ensemble import EnsembleOptions
 from mammo_mlflow.commands.shared import same_data
 from mammo_mlflow.ensembles.blend_weights import optimised
@@ -30,6 +31,7 @@ CHOICES = (BEST, *EVERY_METHOD)
 def run(options: EnsembleOptions) -> None:
     """Run `ensemble`: make, judge and register one. Raises `UserError`, where possible before any run exists."""
     task, asked = options.task, options.settings
+    checks.one_of(*CHOICES)("method", asked.method)
     objectives = parse_objectives(asked.objective)
     if len(objectives) > 1:
         raise expected("objective", "one name", f"'{asked.objective}'")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mammo_mlflow import checks
 from mammo_mlflow.commands.base import CommandOptions, is_parameter
 from mammo_mlflow.commands.controls import ControlsOptions
+from mammo_mlflow.commands.ensemble import EnsembleOptions
 from mammo_mlflow.commands.families import FamilyOptions, SearchedFamilyOptions
 from mammo_mlflow.commands.search import SEARCH, SearchOptions
 from mammo_mlflow.commands.settings import SettingsOptions
@@ -20,13 +22,15 @@ from mammo_mlflow.search.parameters import ARCHITECTURES
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.wording import scrubbed
-from mammo_mlflow.workflows import controls, families, search
+from mammo_mlflow.workflows import controls, ensemble, families, search
 from mammo_mlflow.workflows.places import report_folder, storage_url
 
 
 def run(options: SettingsOptions) -> None:
     """Run `settings`: print the experiments and options that a command would run with. Raises `UserError`."""
     command, asked = options.resolved
+    if isinstance(asked, EnsembleOptions):
+        checks.one_of(*ensemble.CHOICES)("method", asked.method)
     for name, check in (("objective", parse_objectives), ("threshold", parse_policy)):  # commands check them later on
         if getattr(asked, name, None) is not None:
             check(getattr(asked, name))
