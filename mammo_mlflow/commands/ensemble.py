@@ -6,7 +6,7 @@ from typing import Annotated
 
 from mammo_mlflow import checks
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
-from mammo_mlflow.commands.shared import TASK, WorkbenchOptions
+from mammo_mlflow.commands.shared import TASK, WorkbenchOptions, one_objective
 
 
 class EnsembleSettings(CommandOptions):
@@ -29,7 +29,8 @@ class EnsembleSettings(CommandOptions):
         Option(
             "what is optimised, on out-of-fold predictions",
             JUDGING,
-            choices="mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
+            one_objective,
+            "mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
         ),
     ] = "roc_auc"
     threshold: Annotated[str, Option("decision threshold: a number, youden, or sensitivity=0.9", JUDGING)] = "0.5"

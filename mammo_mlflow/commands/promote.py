@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import model_validator
 
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
-from mammo_mlflow.commands.shared import EXECUTOR, TASK
+from mammo_mlflow.commands.shared import EXECUTOR, TASK, one_objective
 from mammo_mlflow.errors import UserError, expected
 
 
@@ -23,7 +23,8 @@ class PromoteOptions(CommandOptions):
         Option(
             "what a candidate must lead in, on out-of-fold predictions",
             JUDGING,
-            choices="mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
+            one_objective,
+            "mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
         ),
     ] = "roc_auc"
     calibration: Annotated[float, Option("largest calibration error that passes", JUDGING)] = 0.15

@@ -10,6 +10,7 @@ from typing import Annotated
 from mammo_mlflow import checks
 from mammo_mlflow.commands.base import JUDGING, MODEL, WHERE, CommandOptions, Option
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
+from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.presets import PRESETS
 
@@ -28,6 +29,14 @@ EXECUTOR = Option(
     check=_executor,
     choices="mammo_mlflow.jobs.executors:EXECUTORS",
 )
+
+
+def one_objective(name: str, value: str) -> None:
+    """Check that a text is the name of one metric of predictions. Raises `UserError`."""
+    from mammo_mlflow.evaluation.objectives import parse_objectives  # brings NumPy
+
+    if len(parse_objectives(value)) > 1:
+        raise expected(name, "one name", f"'{value}'")
 
 
 class PhantomOptions(CommandOptions):

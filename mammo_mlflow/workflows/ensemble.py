@@ -13,7 +13,6 @@ from mammo_mlflow.ensembles.members import find_members
 from mammo_mlflow.ensembles.methods import METHODS, weights_method
 from mammo_mlflow.ensembles.nested import Method
 from mammo_mlflow.ensembles.registered_ensemble import BEST, EnsembleSpec, MadeEnsemble, make_ensemble
-from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.thresholds import parse_policy
@@ -32,15 +31,13 @@ def run(options: EnsembleOptions) -> None:
     """Run `ensemble`: make, judge and register one. Raises `UserError`, where possible before any run exists."""
     task, asked = options.task, options.settings
     checks.one_of(*CHOICES)("method", asked.method)
-    objectives = parse_objectives(asked.objective)
-    if len(objectives) > 1:
-        raise expected("objective", "one name", f"'{asked.objective}'")
+    (objective,) = parse_objectives(asked.objective)
     parse_policy(asked.threshold)
     cv = CrossValidationSpec(folds=asked.folds, seed=asked.seed)
     with open_workbench(options, 1) as (bench, planner):
         folds = planner.folds(cv, task)
         members = find_members(bench, planner, task, asked.members, cv, folds, partial(same_data, options))
-        fitted = fit_methods(task, members, objectives[0], folds, asked.seed, EVERY_METHOD)
+        fitted = fit_methods(task, members, objective, folds, asked.seed, EVERY_METHOD)
         made = make_ensemble(bench, fitted, EnsembleSpec(**asked.model_dump()))
         _show(fitted, made, of_all=asked.method == BEST)
 

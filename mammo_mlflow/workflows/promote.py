@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mammo_mlflow.commands.promote import PromoteOptions
 from mammo_mlflow.disclosure import PHANTOM
-from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.intervals import cluster_note
-from mammo_mlflow.evaluation.objectives import SECONDS, Objective, parse_objectives
+from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.names import CHAMPION, registered_name
 from mammo_mlflow.promotion.candidates import PromotionSpec, champion_name, disclosure_of
 from mammo_mlflow.promotion.decision import Decision, decide, roll_back
@@ -22,9 +21,7 @@ from mammo_mlflow.workflows.workbench import ending_runs
 
 def run(options: PromoteOptions) -> None:
     """Run `promote`: decide about a task's champion. Raises `UserError`, where possible before any run exists."""
-    task, objectives = options.task, parse_objectives(options.objective)
-    if len(objectives) > 1 or objectives[0].name == SECONDS:
-        raise expected("objective", "one metric of predictions", f"'{options.objective}'")
+    task, (objective,) = options.task, parse_objectives(options.objective)
     spec = PromotionSpec(**options.model_dump())
     writer = Writer(*open_store(), {})
     with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task), ending_runs(writer):
@@ -32,7 +29,7 @@ def run(options: PromoteOptions) -> None:
             now, before = roll_back(writer, spec, Path(folder))
             say(f"champion of {task}: {champion_name(now)} again, {champion_name(before)} before")
         else:
-            _show(task, objectives[0], decide(writer, spec, objectives[0], Path(folder)))
+            _show(task, objective, decide(writer, spec, objective, Path(folder)))
 
 
 def _show(task: str, objective: Objective, decision: Decision) -> None:

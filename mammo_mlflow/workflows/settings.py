@@ -13,7 +13,6 @@ from mammo_mlflow.commands.families import FamilyOptions, SearchedFamilyOptions
 from mammo_mlflow.commands.search import SEARCH, SearchOptions
 from mammo_mlflow.commands.settings import SettingsOptions
 from mammo_mlflow.commands.shared import TrainingOptions, available_cores
-from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
 from mammo_mlflow.jobs.cache import default_root
@@ -31,9 +30,9 @@ def run(options: SettingsOptions) -> None:
     command, asked = options.resolved
     if isinstance(asked, EnsembleOptions):
         checks.one_of(*ensemble.CHOICES)("method", asked.method)
-    for name, check in (("objective", parse_objectives), ("threshold", parse_policy)):  # commands check them later on
-        if getattr(asked, name, None) is not None:
-            check(getattr(asked, name))
+    threshold = getattr(asked, "threshold", None)
+    if threshold is not None:  # commands check it later on
+        parse_policy(threshold)
     if isinstance(asked, SearchOptions) or (isinstance(asked, SearchedFamilyOptions) and asked.searched):
         for spec in search.study_specs(asked):
             _show_study(asked, spec)
