@@ -90,7 +90,8 @@ def critical_view(models: Sequence[ReportedModel], pairs: pd.DataFrame, chosen_b
     sentences = [f"Best out-of-fold ROC AUC: {named[best]}{phantom}. {corrected}"]
     sentences += [said.format("; ".join(told[said])) for said in VERDICTS if told[said]]
     within = int((pairs["delong_p_holm"] >= SIGNIFICANT).sum())
-    sentences.append(f"Of all {len(pairs)} differences of ROC AUCs, {within} are within noise.")
+    are = "is" if within == 1 else "are"
+    sentences.append(f"Of all {len(pairs)} differences of ROC AUCs, {within} {are} within noise.")
     return sentences
 
 
