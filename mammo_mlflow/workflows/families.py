@@ -11,7 +11,6 @@ from mammo_mlflow.experiment import Experiment, build, parameters
 from mammo_mlflow.names import Tag
 from mammo_mlflow.presets import networks, preset_values
 from mammo_mlflow.search.parameters import idle
-from mammo_mlflow.workflows import search
 from mammo_mlflow.workflows.running import run_experiments
 
 
@@ -21,6 +20,8 @@ def run(options: FamilyOptions) -> None:
     Raises `UserError` before any run exists for everything that can be known by then.
     """
     if isinstance(options, SearchedFamilyOptions) and options.searched:
+        from mammo_mlflow.workflows import search  # brings Optuna, which takes a second
+
         search.run(options)
     else:
         run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name})
