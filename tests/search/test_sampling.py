@@ -86,7 +86,7 @@ def test_the_first_trial_keeps_of_the_paper_what_the_space_contains(drawn):
 
 
 def test_cmaes_hands_its_state_from_generation_to_generation(drawn):
-    pytest.importorskip("cmaes")
+    pytest.importorskip("cmaes", reason="needs cmaes: pip install 'mammo-mlflow[cmaes]'")
     study = drawn(NUMBERS, "cmaes")
     study.trials(40, loss)
     generations = [trial.system_attrs.get("cma:generation", -1) for trial in study.study.trials]
@@ -107,7 +107,7 @@ def test_qmc_spreads_its_draws_evenly(drawn, text):
 
 
 def test_cmaes_takes_one_objective_only():
-    pytest.importorskip("cmaes")
+    pytest.importorskip("cmaes", reason="needs cmaes: pip install 'mammo-mlflow[cmaes]'")
     check_sampler("cmaes", 1)
     with pytest.raises(UserError, match=r"^sampler: expected one that takes two objectives \(.*\), found 'cmaes'$"):
         check_sampler("cmaes", 2)
