@@ -49,7 +49,21 @@ class Suggestion:
     distribution: Mapping[str, object]
 
 
-Event = StepsDone | EpochDone | Suggestion
+@dataclass(frozen=True)
+class FitsProgress:
+    """Event: what has happened to the fits of a `FitsJob`: an event, or the answer of a fit, by the fit's place."""
+
+    happened: tuple[tuple[int, StepsDone | EpochDone | FitResult | Failure], ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Event: a sentence that whoever started the command should read, such as that memory was short."""
+
+    text: str
+
+
+Event = StepsDone | EpochDone | Suggestion | FitsProgress | Notice
 Reply = Value | None
 """The reply to an event: the value to a `Suggestion`, None to others."""
 Emit = Callable[[Event], Reply]
@@ -225,6 +239,19 @@ class FitJob(Job[FitResult]):
     def total_epochs(self) -> int:
         """The number of epochs of both stages together."""
         return self.epochs + (self.tuning_epochs if self.experiment.model.unfrozen_layers else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitsJob(Job[None]):
+    """Job: train several fits that share their programs, in one process; their answers come as `FitsProgress` events.
+
+    `memory` is the number of bytes of the card that they may take.
+    """
+
+    target = "mammo_mlflow.engine.train:train_fits"
+
+    fits: tuple[FitJob, ...]
+    memory: int
 
 
 @dataclass(frozen=True)
