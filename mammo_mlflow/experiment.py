@@ -34,6 +34,8 @@ PAIRINGS = ("joint", "independent")
 WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
+VECTOR = "training vector"
+"""What a parameter of training moves in which the fits of one compiled program can differ (`roles`)."""
 PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
 """The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification."""
 FEATURES, CONDITION = "features", "condition"
@@ -47,20 +49,22 @@ class TrainingSpec:
     """The parameters of training."""
 
     optimizer: str = parameter("adam", "optimizer", checks.one_of(*OPTIMIZERS))
-    momentum: float = parameter(0.9, "Nesterov momentum of sgd; the others have none", checks.below_one, roles.SGD)
+    momentum: float = parameter(
+        0.9, "Nesterov momentum of sgd; the others have none", checks.below_one, roles.SGD, moves=VECTOR
+    )
     learning_rate: float = parameter(
-        1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive
+        1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive, moves=VECTOR
     )
     epochs: int = parameter(
         40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.epochs
     )
     tuning_learning_rate: float = parameter(
-        1e-5, "learning rate once the last layers are unfrozen", checks.positive, roles.TUNED
+        1e-5, "learning rate once the last layers are unfrozen", checks.positive, roles.TUNED, moves=VECTOR
     )
     tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.epochs, roles.TUNED)
     batch_size: int = parameter(16, "patches a step", checks.whole_number(1, 65_536))
     class_weights: str = parameter(
-        "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.spelled_class_weights
+        "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.spelled_class_weights, moves=VECTOR
     )
     augmentation: str = roles.stored("paper", "augmentation policy", checks.one_of(*AUGMENTATIONS))
     pair_augmentation: str = parameter(
@@ -79,6 +83,7 @@ class TrainingSpec:
         0,
         "early stopping patience in epochs on an inner tenth of the patients; 0 is off",
         checks.whole_number(0, 100_000),
+        moves=VECTOR,
     )
     early_stop_on: str = parameter(
         "inner",
@@ -86,7 +91,7 @@ class TrainingSpec:
         checks.one_of(*WATCHED),
         roles.STOPPED,
         added=True,
-        moves="judging training",
+        moves="judging training vector",
     )
     precision: str = roles.precise("auto", "precision of the convolutions", checks.one_of(*PRECISIONS))
     threads: int = roles.place(

@@ -7,14 +7,14 @@ views. float32, or bfloat16 stored as the uint16 of its bits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import keras
 import ml_dtypes
 import numpy as np
 
 from mammo_mlflow.engine.backend import set_threads
-from mammo_mlflow.engine.inputs import ModelInput, StoredActivations, all_views
+from mammo_mlflow.engine.contract import make_engine, notify
+from mammo_mlflow.engine.inputs import ModelInput, PatchReader, Reader, StoredActivations, combine_readers
 from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import (
     ActivationJob,
@@ -32,9 +32,8 @@ from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
 from mammo_mlflow.models.siamese import before_head, joined_shape
 from mammo_mlflow.models.synthetic import calibration_patches
-from mammo_mlflow.models.tensors import Tensor, as_model_input
+from mammo_mlflow.models.tensors import Tensor
 
-BATCH = 32
 PROBE_PATCHES = 32
 """The number of patches whose time is measured."""
 
@@ -86,15 +85,10 @@ def compute_activations(job: ActivationJob, emit: Emit) -> None:
     base = network_encoder(job.network)
     load_weights(base, job.weights)
     network = prefix(base, job.cut.index, job.start)
-    patches = np.load(job.tensor, mmap_mode="r")[job.first :: 2]
-    stored = None if job.input_file is None else StoredActivations(job.input_file)
-
-    def read(rows: np.ndarray) -> np.ndarray:
-        if stored is None:
-            return all_views(patches, rows, job.views, job.augmentation)
-        return stored(rows).reshape(-1, *network.input_shape[1:])
-
-    _write(job, network, read, emit)
+    if job.input_file is None:
+        _write(job, network, PatchReader(job.tensor, job.first, job.augmentation), emit)
+    else:
+        _write(job, network, StoredActivations(job.input_file, network.input_shape[1:]), emit)
 
 
 def compute_features(job: FeatureJob, emit: Emit) -> None:
@@ -102,17 +96,10 @@ def compute_features(job: FeatureJob, emit: Emit) -> None:
     emit(StepsDone(0, 1))
     set_threads(job.threads)
     network = before_head(keras.saving.load_model(job.tail, compile=False))
-    patches = {name: np.load(job.tensor, mmap_mode="r")[first::2] for name, first in job.sides.items()}
-    stored = {name: StoredActivations(path) for name, path in job.input_files.items()}
-
-    def read(rows: np.ndarray) -> ModelInput:
-        if stored:
-            return as_model_input({name: one(rows).reshape(-1, *one.shape) for name, one in stored.items()})
-        return as_model_input(
-            {name: all_views(one, rows, job.views, job.augmentation) for name, one in patches.items()}
-        )
-
-    _write(job, network, read, emit)
+    readers: dict[str, Reader[np.ndarray]] = {name: StoredActivations(path) for name, path in job.input_files.items()}
+    if not readers:
+        readers |= {name: PatchReader(job.tensor, first, job.augmentation) for name, first in job.sides.items()}
+    _write(job, network, combine_readers(readers), emit)
 
 
 def network_encoder(network: Network, batch_norm: type | None = None) -> keras.Model:
@@ -120,26 +107,18 @@ def network_encoder(network: Network, batch_norm: type | None = None) -> keras.M
     return build_encoder(network.family, network.model, network.image_size, network.precision, batch_norm)
 
 
-def _write(job: StoreJob, network: keras.Model, read: Callable[[np.ndarray], ModelInput], emit: Emit) -> None:
-    """Write the outputs of `network` for all patches; `read` gives its inputs, all views of each of some rows."""
-    total = len(np.load(job.tensor, mmap_mode="r")) // 2
-    views, small = job.views + 1, job.cut.dtype == "bfloat16"
-    block = max(1, BATCH // views)
+def _write(job: StoreJob, network: keras.Model, reader: Reader[ModelInput], emit: Emit) -> None:
+    """Write the outputs of `network` for all patches of a reader, each plain and in the job's views."""
+    total, done = len(np.load(job.tensor, mmap_mode="r")) // 2, 0
+    small, engine = job.cut.dtype == "bfloat16", make_engine(job.memory, lambda text: notify(emit, text))
     with job.output.open("wb") as file:
         header = {"descr": np.dtype(np.uint16 if small else np.float32).str, "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, views, *job.cut.shape)})
-        for start in range(0, total, block):
-            rows = np.arange(start, min(start + block, total))
-            inputs = keras.tree.map_structure(lambda one: _pad_rows(one, block * views), read(rows))
-            out = keras.ops.convert_to_numpy(keras.ops.cast(network.predict_on_batch(inputs), "float32"))
-            kept = out[: len(rows) * views]
-            file.write((kept.astype(ml_dtypes.bfloat16) if small else kept).tobytes())
-            emit(StepsDone(int(rows[-1]) + 1, total))
-
-
-def _pad_rows(batch: np.ndarray, size: int) -> np.ndarray:
-    """Pad a batch with zeros to `size` rows, so that Keras sees one shape and traces the graph once."""
-    return np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)) if len(batch) < size else batch
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (total, job.views + 1, *job.cut.shape)})
+        for block in engine.outputs(network, reader, total, job.views):
+            file.write((block.astype(ml_dtypes.bfloat16) if small else block).tobytes())
+            done += len(block)
+            emit(StepsDone(done, total))
+    engine.written(job.output)
 
 
 def _layer_cut(base: keras.Model, index: int) -> LayerCut:

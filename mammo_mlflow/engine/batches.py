@@ -31,18 +31,18 @@ class Batches(keras.utils.PyDataset):
         self._shape = () if columns == 1 else (columns,)
         self.read, self.rows, self.labels = read, rows, labels
         self._views, self._seed = views, seed
-        self._batch = min(batch, len(rows))
+        self.size = min(batch, len(rows))
         self._epoch = -1  # Keras calls `on_epoch_end` once before the first epoch
         self._drawn = self.draw(0)
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return len(self.rows) // self._batch
+        return len(self.rows) // self.size
 
     def draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw an epoch's rows (batches, batch size) and views, the same shape or with a last axis of `columns`."""
         rng = np.random.default_rng([*self._seed, epoch])
-        order = rng.permutation(self.rows)[: len(self) * self._batch]
+        order = rng.permutation(self.rows)[: len(self) * self.size]
         shape = (len(order), *self._shape)
         views = rng.integers(1, self._views + 1, shape) if self._views else np.full(shape, epoch + 1)
         return order.reshape(len(self), -1), views.reshape(len(self), -1, *self._shape)

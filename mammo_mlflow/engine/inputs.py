@@ -38,21 +38,24 @@ OWN_VIEWS_OFFSET = 2**32
 
 
 class StoredActivations(Reader[np.ndarray]):
-    """Reads stored activations from a mapped file: float32 (m, ...) for rows (m,) and a view of each."""
+    """Reads stored activations from a mapped file: float32 (m, ...) for rows (m,) and a view of each.
 
-    def __init__(self, path: Path) -> None:
-        self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.shape = self._array.shape[2:]
+    `shape` is that of activations; by default the one that they are stored in.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...] | None = None) -> None:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.path, self.stored = path, stored if shape is None else stored.reshape(*stored.shape[:2], *shape)
 
     def in_memory(self, limit: int) -> np.ndarray | None:
         """All activations, float32 (n, views + 1, ...), or None where they take more than `limit` bytes."""
-        if 4 * self._array.size > limit:
+        if 4 * self.stored.size > limit:
             return None
-        return self(np.arange(len(self._array)))
+        return self(np.arange(len(self.stored)))
 
     def __call__(self, rows: np.ndarray, views: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The activations of rows (m,): float32 (m, ...) in `views` (m,); by default all views, (m, views + 1, ...)."""
-        picked = self._array[rows, views]
+        picked = self.stored[rows, views]
         return picked.view(ml_dtypes.bfloat16).astype(np.float32) if picked.dtype == np.uint16 else picked
 
 
@@ -62,45 +65,50 @@ class PatchReader(Reader[np.ndarray]):
     All views of a call have to be equal, as they are in an epoch of on-line training.
     """
 
-    def __init__(self, tensor: Path, first: int, policy: str, seed: int, own_views: bool = False) -> None:
-        self._patches = np.load(tensor, mmap_mode="r")[first::2]
-        self._policy, self._seed, self._shift = policy, seed, OWN_VIEWS_OFFSET if own_views else 0
+    def __init__(self, tensor: Path, first: int, policy: str, seed: int = 0, own_views: bool = False) -> None:
+        self.path, self.first, self.policy = tensor, first, policy
+        self.patches = np.load(tensor, mmap_mode="r")[first::2]
+        self._seed, self._shift = seed, OWN_VIEWS_OFFSET if own_views else 0
 
     def __call__(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
         """The patches of rows (m,): float32 (m, size, size, 1)."""
-        plain = np.asarray(self._patches[rows], np.float32)
+        plain = np.asarray(self.patches[rows], np.float32)
         view = int(views[0]) if len(views) else 0
-        if view == 0 or self._policy == "none":
+        if view == 0 or self.policy == "none":
             return plain[..., None]
-        return augment(plain, draw_transforms(self._policy, rows, view + self._shift, plain.shape[1], self._seed))
+        return augment(plain, self.transforms(rows, view))
+
+    def transforms(self, rows: np.ndarray, view: int) -> np.ndarray:
+        """The transforms of augmented view `view` of rows (m,): float32 (m, 8), as of `draw_transforms`."""
+        return draw_transforms(self.policy, rows, view + self._shift, self.patches.shape[1], self._seed)
 
 
 class NumberReader(Reader[np.ndarray]):
     """Reads one number for each row, the same in every view, from `values` (n,)."""
 
     def __init__(self, values: np.ndarray, views: int) -> None:
-        self._values, self._views = np.asarray(values, np.float32)[:, None], views
+        self.values, self._views = np.asarray(values, np.float32)[:, None], views
 
     def in_memory(self, limit: int) -> np.ndarray | None:
         """The numbers repeated for each view, float32 (n, views + 1, 1); None where they exceed `limit` bytes."""
-        size = 4 * len(self._values) * (self._views + 1)
-        return None if size > limit else np.repeat(self._values[:, None], self._views + 1, axis=1)
+        size = 4 * len(self.values) * (self._views + 1)
+        return None if size > limit else np.repeat(self.values[:, None], self._views + 1, axis=1)
 
     def __call__(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
         """The numbers of rows (m,): float32 (m, 1)."""
-        return self._values[rows]
+        return self.values[rows]
 
 
 class CombinedReader(Reader[dict[str, np.ndarray]]):
     """Combines a reader for each input; with views (m, 2), the i-th reader takes the i-th column."""
 
     def __init__(self, readers: Mapping[str, Reader[np.ndarray]]) -> None:
-        self._readers = dict(readers)
+        self.readers = dict(readers)
 
     def in_memory(self, limit: int) -> dict[str, np.ndarray] | None:
         """All rows and views by input; None where a reader has none, or together they exceed `limit` bytes."""
         found = {}
-        for name, reader in self._readers.items():
+        for name, reader in self.readers.items():
             held = reader.in_memory(limit)
             if held is None:
                 return None
@@ -112,7 +120,7 @@ class CombinedReader(Reader[dict[str, np.ndarray]]):
         """The inputs (m, ...) of these rows, by name."""
         return {
             name: reader(rows, views if views.ndim == 1 else views[:, number])
-            for number, (name, reader) in enumerate(self._readers.items())
+            for number, (name, reader) in enumerate(self.readers.items())
         }
 
 
@@ -128,18 +136,10 @@ def augment(patches: np.ndarray, transforms: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(warped)
 
 
-def all_views(patches: np.ndarray, rows: np.ndarray, views: int, policy: str) -> np.ndarray:
-    """Read and augment patches: plain, then augmented views, float32 (m x (views + 1), size, size, 1).
-
-    `patches` are (n, size, size), `rows` int (m,) point into them, `policy` is a name of `POLICIES`. A patch's views
-    follow one another, the plain one first.
-    """
-    plain = np.asarray(patches[rows], np.float32)[..., None]
-    drawn: list[np.ndarray] = [plain]
-    for view in range(1, views + 1):
-        transforms = draw_transforms(policy, rows, view, plain.shape[1])
-        drawn.append(plain if policy == "none" else augment(plain[..., 0], transforms))
-    return np.stack(drawn, axis=1).reshape(-1, *plain.shape[1:])
+def all_views(reader: Reader[ModelInput], rows: np.ndarray, views: int) -> ModelInput:
+    """The inputs (m x (views + 1), ...) of rows (m,), plain and in `views` views, those of a row after one another."""
+    each = [reader(rows, np.full(len(rows), view)) for view in range(views + 1)]
+    return keras.tree.map_structure(lambda *one: np.stack(one, axis=1).reshape(-1, *one[0].shape[1:]), *each)
 
 
 def read_batches(job: ModelJob[object], size: int, emit: Emit) -> Iterator[dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Train one fit, a fold or the refit, in a worker process: first the head, then the last convolutions with it.
+"""Train fits, folds or refits, in a worker process: first the head, then the last convolutions with it.
 
 A network without frozen layers is trained in one stage, from raw patches.
 """
@@ -6,8 +6,8 @@ A network without frozen layers is trained in one stage, from raw patches.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import keras
@@ -16,20 +16,37 @@ import numpy as np
 from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.engine.backend import fast_batch_norm, set_threads
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.inputs import ModelInput, NumberReader, PatchReader, Reader, StoredActivations, combine_readers
-from mammo_mlflow.engine.loop import (
-    EVALUATION_BATCH,
-    HeldOut,
+from mammo_mlflow.engine.contract import (
+    Engine,
+    History,
+    StageFit,
     Stage,
+    Trained,
     divergence_error,
+    make_engine,
+    notify,
     private_memory_bytes,
-    train_stage,
 )
+from mammo_mlflow.engine.inputs import ModelInput, NumberReader, PatchReader, Reader, StoredActivations, combine_readers
+from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import BASELINE
-from mammo_mlflow.jobs.contracts import Emit, FitJob, FitResult, StepsDone
+from mammo_mlflow.jobs.contracts import (
+    Emit,
+    EpochDone,
+    Failure,
+    FitJob,
+    FitResult,
+    FitsJob,
+    FitsProgress,
+    Happened,
+    StepsDone,
+)
 from mammo_mlflow.models.conditioned import build_conditioned
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
 from mammo_mlflow.names import Artifact
+
+REPORT_SECONDS = 1.0
+"""The least seconds between two reports of a job of several fits, which may all end an epoch at the same time."""
 
 
 def train_fit(job: FitJob, emit: Emit) -> FitResult:
@@ -37,22 +54,98 @@ def train_fit(job: FitJob, emit: Emit) -> FitResult:
 
     Raises `UserError` where loss or predictions are not finite.
     """
-    started = time.perf_counter()
     emit(StepsDone(0, job.total_epochs))
-    training = job.experiment.training
-    set_threads(training.threads)
-    keras.utils.set_random_seed(job.seed)
-    network = _FitNetwork(job)
-    on_line = not job.features
-    independent = job.experiment.family == "siamese" and training.pair_augmentation == "independent"
-    history: list[dict[str, float | str]] = []
-    kept: dict[str, int] = {}
-    peak = private_memory_bytes()
-    validation: HeldOut = None
-    training_started = time.perf_counter()
-    for number, stage in enumerate(_stages(job)):
-        model, read = network.stage(stage.name)
-        validation, inner = (_read_plain(read, rows, job.labels) for rows in (job.validation_rows, job.inner_rows))
+    engine = make_engine(0, lambda text: notify(emit, text))
+    ((_, answer),) = _train_all((job,), lambda _, event: emit(event), engine)
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+def train_fits(job: FitsJob, emit: Emit) -> None:
+    """Train several fits, each as `train_fit` does; emits their events and answers as `FitsProgress`."""
+    report = _ProgressReport(emit)
+    for place, fit in enumerate(job.fits):
+        report.add(place, StepsDone(0, fit.total_epochs))
+    engine = make_engine(job.memory, lambda text: notify(emit, text))
+    for place, answer in _train_all(job.fits, report.add, engine):
+        report.add(place, Failure(str(answer), user=True) if isinstance(answer, UserError) else answer)
+    report.send()
+
+
+class _ProgressReport:
+    """Collects what happens to the fits of a job, and sends it at most once in `REPORT_SECONDS`."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit, self._sent = emit, 0.0
+        self._happened: list[tuple[int, Happened]] = []
+
+    def add(self, place: int, what: Happened) -> None:
+        """Add an event or the answer of the fit at a place."""
+        self._happened.append((place, what))
+        if time.monotonic() - self._sent >= REPORT_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        """Send what has happened since the last time."""
+        if self._happened:
+            self._emit(FitsProgress(tuple(self._happened)))
+        self._happened, self._sent = [], time.monotonic()
+
+
+def _train_all(
+    jobs: Sequence[FitJob], emit: Callable[[int, EpochDone], object], engine: Engine
+) -> Iterator[tuple[int, FitResult | UserError]]:
+    """Train fits; yield the place of each, as it ends, with its result or with the error that ended it.
+
+    The engine gets the heads on stored features all at once. Networks with trained convolutions, which take memory,
+    are built and trained one after another.
+    """
+    numbered = list(enumerate(jobs))
+    for group in [numbered] if jobs[0].features else [[one] for one in numbered]:
+        fits = {place: _FitInTraining(job, partial(emit, place)) for place, job in group}
+        yield from _train_stage(fits, engine)
+        for place, fit in list(fits.items()):  # those with a stage left
+            yield from _train_stage({place: fit}, engine)
+
+
+def _train_stage(fits: dict[int, _FitInTraining], engine: Engine) -> Iterator[tuple[int, FitResult | UserError]]:
+    """Train the next stage of fits; those that have ended leave `fits`, and are yielded with place and answer."""
+    places = list(fits)
+    for index, trained in engine.train([fit.next_stage() for fit in fits.values()]):
+        place = places[index]
+        try:
+            answer = trained if isinstance(trained, UserError) else fits[place].take(trained)
+        except UserError as problem:
+            answer = problem
+        if answer is not None:
+            del fits[place]
+            yield place, answer
+
+
+class _FitInTraining:
+    """A fit between its stages: what has come of it so far. `seconds` of its result leave out those of other fits."""
+
+    def __init__(self, job: FitJob, emit: Callable[[EpochDone], object]) -> None:
+        started = time.perf_counter()
+        self._job, self._emit = job, emit
+        set_threads(job.experiment.training.threads)
+        keras.utils.set_random_seed(job.seed)
+        self._network = _FitNetwork(job)
+        self._stages = _stages(job)
+        self._history: History = []
+        self._kept: dict[str, int] = {}
+        self._memory, self._card_memory = private_memory_bytes(), 0
+        self._training_seconds, self._seconds = 0.0, time.perf_counter() - started
+
+    def next_stage(self) -> StageFit:
+        """The fit as the engine takes it for its next stage."""
+        started = time.perf_counter()
+        job, training, number = self._job, self._job.experiment.training, len(self._kept)
+        stage = self._stages[number]
+        self._model, read = self._network.stage(stage.name)
+        on_line = not job.features
+        independent = job.experiment.family == "siamese" and training.pair_augmentation == "independent"
         batches = Batches(
             read,
             job.train_rows,
@@ -62,28 +155,46 @@ def train_fit(job: FitJob, emit: Emit) -> FitResult:
             [job.seed, number],
             columns=2 if independent and not on_line else 1,
         )
-        part, kept[stage.name], memory = train_stage(
-            model, batches, training, stage, start=len(history), validation=validation, inner=inner, emit=emit
+        self._seconds += time.perf_counter() - started
+        return StageFit(
+            network=self._model,
+            batches=batches,
+            spec=training,
+            stage=stage,
+            validation_rows=job.validation_rows,
+            inner_rows=job.inner_rows,
+            start=len(self._history),
+            emit=self._emit,
         )
-        history += part
-        peak = max(peak, memory)
-    trained = time.perf_counter() - training_started
-    probabilities = np.zeros(0, np.float64)
-    if validation is not None:
-        probabilities = model.predict(validation[0], batch_size=EVALUATION_BATCH, verbose=0)[:, 0].astype(np.float64)
+
+    def take(self, trained: Trained) -> FitResult | None:
+        """Take what came of a stage; return the fit's result after the last one, else None.
+
+        Raises `UserError` where predictions are not finite.
+        """
+        self._history += trained.history
+        self._kept[self._stages[len(self._kept)].name] = trained.kept
+        self._memory = max(self._memory, trained.memory)
+        self._card_memory = max(self._card_memory, trained.card_memory)
+        self._training_seconds += trained.seconds
+        if len(self._kept) < len(self._stages):
+            return None
+        started = time.perf_counter()
+        probabilities = trained.predict()
         if not np.isfinite(probabilities).all():
             raise divergence_error("predictions that are not numbers after the last epoch")
-    path = job.output / Artifact.TAIL
-    network.tail(model).save(path)
-    return FitResult(
-        probabilities=probabilities,
-        history=history,
-        best_epochs=kept,
-        seconds=time.perf_counter() - started,
-        peak_memory=max(peak, private_memory_bytes()),
-        tail=path,
-        training_seconds=trained,
-    )
+        path = self._job.output / Artifact.TAIL
+        self._network.tail(self._model).save(path)
+        return FitResult(
+            probabilities=probabilities,
+            history=self._history,
+            best_epochs=self._kept,
+            seconds=self._seconds + self._training_seconds + time.perf_counter() - started,
+            peak_memory=max(self._memory, private_memory_bytes()),
+            card_memory=self._card_memory,
+            tail=path,
+            training_seconds=self._training_seconds,
+        )
 
 
 def _stages(job: FitJob) -> list[Stage]:
@@ -167,8 +278,3 @@ def _patch_reader(job: FitJob) -> Reader[ModelInput]:
             for side, first in job.experiment.sides.items()
         }
     )
-
-
-def _read_plain(read: Reader[ModelInput], rows: np.ndarray, labels: np.ndarray) -> HeldOut:
-    """Inputs, in the plain view, and labels of rows (m,); None where there are no rows."""
-    return (read(rows, np.zeros(len(rows), int)), labels[rows]) if len(rows) else None

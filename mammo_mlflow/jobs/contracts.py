@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 
 from mammo_mlflow.checks import Value
-from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec
+from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec, that_move
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.wording import in_words
 
@@ -53,7 +53,7 @@ class Suggestion:
 class FitsProgress:
     """Event: what has happened to the fits of a `FitsJob`: an event, or the answer of a fit, by the fit's place."""
 
-    happened: tuple[tuple[int, StepsDone | EpochDone | FitResult | Failure], ...]
+    happened: tuple[tuple[int, Happened], ...]
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,17 @@ class CalibrateJob(Job[None]):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreJob(Job[None]):
-    """Base class of jobs that store activations of each patch of `tensor`, plain and in `views` augmented views."""
+    """Base class of jobs that store activations of each patch of `tensor`, plain and in `views` augmented views.
+
+    `memory` is the number of bytes of the card that it may take, 0 for any.
+    """
 
     tensor: Path
     cut: LayerCut
     views: int
     augmentation: str
     threads: int = 1
+    memory: int = 0
     output: Path = UNSET
 
 
@@ -193,7 +197,8 @@ class FeatureJob(StoreJob):
 class FitResult:
     """The result of a fit: probabilities, float64 (m,), of its validation rows, history, costs, and the saved tail.
 
-    `history` has the metrics of each epoch, `best_epochs` the epochs kept in each stage; `peak_memory` is in bytes.
+    `history` has the metrics of each epoch, `best_epochs` the epochs kept in each stage; `peak_memory` is in bytes, of
+    the process, `card_memory` of the card, 0 without one.
     `reused_from` is the run that an earlier command made it in, if any.
     """
 
@@ -204,6 +209,7 @@ class FitResult:
     peak_memory: int
     tail: Path
     training_seconds: float = 0.0
+    card_memory: int = 0
     reused_from: str | None = None
 
 
@@ -239,6 +245,37 @@ class FitJob(Job[FitResult]):
     def total_epochs(self) -> int:
         """The number of epochs of both stages together."""
         return self.epochs + (self.tuning_epochs if self.experiment.model.unfrozen_layers else 0)
+
+    @property
+    def program(self) -> tuple[object, ...]:
+        """What fits have in common that share their compiled programs: all but what may be a vector over them."""
+        apart = {"task", *that_move("vector", "judging", "final", "source")}
+        values = tuple((name, value) for name, value in self.experiment.flat().items() if name not in apart)
+        shapes = self.description.head, tuple(self.features), len(self.labels)
+        return values, self.network.image_size, shapes, self.epochs, self.tuning_epochs
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed: `reason` is the text of a `UserError` if `user`, else a traceback or a signal.
+
+    `error` is the exception itself where the job ran in this process.
+    """
+
+    reason: str
+    user: bool = False
+    error: Exception | None = None
+    fatal: bool = False
+    """Whether every other job would fail for the same reason, as on a full disk."""
+
+    @property
+    def line(self) -> str:
+        """The reason of the failure in one line, for users."""
+        return in_words(self.reason.strip().splitlines()[-1])
+
+
+Happened = StepsDone | EpochDone | FitResult | Failure
+"""What can happen to one fit of a `FitsJob`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,22 +405,3 @@ class DrawJob(Job[dict[str, Value]]):
     architecture: str
     network: Network
     head: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed: `reason` is the text of a `UserError` if `user`, else a traceback or a signal.
-
-    `error` is the exception itself where the job ran in this process.
-    """
-
-    reason: str
-    user: bool = False
-    error: Exception | None = None
-    fatal: bool = False
-    """Whether every other job would fail for the same reason, as on a full disk."""
-
-    @property
-    def line(self) -> str:
-        """The reason of the failure in one line, for users."""
-        return in_words(self.reason.strip().splitlines()[-1])

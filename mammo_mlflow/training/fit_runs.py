@@ -19,7 +19,7 @@ from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.run_queries import finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
-FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory")
+FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory", "card_memory")
 """The fields of a `FitResult` that are kept in `fit.json`."""
 
 _log = logging.getLogger(__name__)
@@ -148,6 +148,7 @@ def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
             "training_seconds": result.training_seconds,
             "peak_memory_mb": result.peak_memory / 2**20,
         }
+        | ({"peak_card_memory_mb": result.card_memory / 2**20} if result.card_memory else {})
     )
     facts = {name: getattr(result, name) for name in FACTS}
     (folder / Artifact.FACTS).write_text(json.dumps(facts))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer, set_threads
-from mammo_mlflow.engine.loop import OPTIMIZERS
+from mammo_mlflow.engine.contract import OPTIMIZERS
 from mammo_mlflow.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("keras")

@@ -158,8 +158,8 @@ def test_no_rows_are_no_patches(pairs):
 
 def test_stored_views_are_those_of_on_line_training_patch_by_patch(tensor):
     """The plain patch, then its views; a baseline and its abnormality alike."""
-    patches, rows = np.load(tensor), np.array([3, 1])
-    both = [all_views(patches[first::2], rows, 2, "paper").reshape(2, 3, 32, 32, 1) for first in (0, 1)]
+    rows = np.array([3, 1])
+    both = [all_views(PatchReader(tensor, first, "paper"), rows, 2).reshape(2, 3, 32, 32, 1) for first in (0, 1)]
     np.testing.assert_array_equal(*both)
     for view in range(3):
         wanted = PatchReader(tensor, 1, "paper", 0)(rows, np.full(2, view))

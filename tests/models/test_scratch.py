@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer
-from mammo_mlflow.engine.loop import OPTIMIZERS
+from mammo_mlflow.engine.contract import OPTIMIZERS
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import ModelSpec, build
 from mammo_mlflow.models.network import build_head, build_whole

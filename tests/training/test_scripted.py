@@ -12,7 +12,7 @@ from mammo_mlflow.testing.executors import calls
 from mammo_mlflow.testing.scripted import ANSWERS, Script, ScriptedExecutor, quality
 from mammo_mlflow.tracking.vetting import vet
 
-OF_REAL_NETWORKS = {"EnsembleJob", "AnswerJob", "ExplainJob"}
+OF_REAL_NETWORKS = {"FitsJob", "EnsembleJob", "AnswerJob", "ExplainJob"}
 
 
 def test_every_job_has_an_answer_but_those_on_real_networks():

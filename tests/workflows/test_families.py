@@ -12,7 +12,6 @@ import pytest
 from support import PHANTOM, Outcome, Server, Store, environment, free_port
 
 from mammo_mlflow.cli import main
-from mammo_mlflow.engine.inputs import all_views
 from mammo_mlflow.models.siamese import before_head
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -142,7 +141,9 @@ def test_nothing_in_a_fold_of_a_conditioned_model_saw_its_patches(store, phantom
         rows = predicted["patch"].to_numpy()
         assert set(store.frame(child, "fit/predictions.parquet")["patch"]) == set(rows)
         extractor = before_head(keras.saving.load_model(store.fetch(child, "fit/tail.keras"), compile=False))
-        found = extractor.predict({name: all_views(one, rows, 0, "none") for name, one in patches.items()}, verbose=0)
+        found = extractor.predict(
+            {name: one[rows].astype(np.float32)[..., None] for name, one in patches.items()}, verbose=0
+        )
         tail = keras.saving.load_model(store.fetch(folds[fold], "fit/tail.keras"), compile=False)
         given = condition.loc[rows].to_numpy(np.float32)[:, None]
         answer = tail.predict({"features": found, "condition": given}, verbose=0)[:, 0]
@@ -177,7 +178,9 @@ def test_a_condition_joined_as_a_class_is_one_in_folds_and_in_the_registered_mod
         predicted = store.frame(child, "fit/predictions.parquet")
         rows = predicted["patch"].to_numpy()
         extractor = before_head(keras.saving.load_model(store.fetch(sources[fold], "fit/tail.keras"), compile=False))
-        found = extractor.predict({name: all_views(one, rows, 0, "none") for name, one in patches.items()}, verbose=0)
+        found = extractor.predict(
+            {name: one[rows].astype(np.float32)[..., None] for name, one in patches.items()}, verbose=0
+        )
         tail = keras.saving.load_model(store.fetch(child, "fit/tail.keras"), compile=False)
         given = (condition.loc[rows]["probability"].to_numpy() > 0.5).astype(np.float32)[:, None]
         answer = tail.predict({"features": found, "condition": given}, verbose=0)[:, 0]

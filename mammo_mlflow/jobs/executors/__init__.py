@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mammo_mlflow.errors import unknown_name
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, JobFailed, OnEvent
+from mammo_mlflow.jobs.executors.cards import CardExecutor, CardPool
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
 
-__all__ = ["EXECUTORS", "Answered", "AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor"]
+__all__ = ["EXECUTORS", "Answered", "AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor", "make_executors"]
 
 EXECUTORS: dict[str, Callable[[int], Executor]] = {
     "process": ProcessExecutor,
@@ -23,3 +25,14 @@ def make_executor(name: str, workers: int) -> Executor:
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     return EXECUTORS[name](workers)
+
+
+def make_executors(name: str, workers: int, devices: Devices) -> tuple[Executor, Executor]:
+    """Make the executor of a command's jobs, and one for single jobs beside them; on cards they share its processes.
+
+    Raises as `make_executor`.
+    """
+    if name == "process" and devices.cards:
+        pool = CardPool(devices.cards)
+        return CardExecutor(pool, workers), CardExecutor(pool)
+    return make_executor(name, workers), make_executor(name, workers)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mammo_mlflow.errors import expected
-from mammo_mlflow.jobs.contracts import Event, Failure, Job, Reply, Suggestion
+from mammo_mlflow.jobs.contracts import Emit, Event, Failure, Job, Reply, Suggestion
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.processes import serve_parent
@@ -119,15 +119,20 @@ class ProcessExecutor(Executor):
         try:
             return connection.recv()
         except (EOFError, OSError):  # OSError: the process was killed while it sent a message
-            process.join()
-            code = process.exitcode
-            killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-            hint = "; out of memory? fewer workers need less" if code == -signal.SIGKILL else ""
-            return "answer", Failure(f"its process ended without an answer ({killed}{hint})")
+            return "answer", end_of(process)
 
 
-def _run_job(job: Job[object], connection: Connection) -> None:
-    """Run a job in this worker process; send its events and answer through `connection`."""
+def end_of(process: BaseProcess) -> Failure:
+    """The `Failure` of a job whose process ended without an answer."""
+    process.join()
+    code = process.exitcode
+    killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    hint = "; out of memory? fewer workers need less" if code == -signal.SIGKILL else ""
+    return Failure(f"its process ended without an answer ({killed}{hint})")
+
+
+def serve_coordinator(connection: Connection) -> tuple[Emit, Callable[[object], None]]:
+    """Make this process a worker: give the function that emits events of a job, and the one that sends its answer."""
     serve_parent()
     with suppress(OSError):  # where memory runs out, the system ends this process and not its coordinator
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
@@ -138,9 +143,17 @@ def _run_job(job: Job[object], connection: Connection) -> None:
             connection.send(("event", event))
             return connection.recv() if isinstance(event, Suggestion) else None
 
-    answer = attempt(job, emit)
-    if isinstance(answer, Failure):
-        answer = replace(answer, error=None)  # not every exception can be sent
-    with talking:
-        connection.send(("answer", answer))
+    def send_answer(answer: object) -> None:
+        if isinstance(answer, Failure):
+            answer = replace(answer, error=None)  # not every exception can be sent
+        with talking:
+            connection.send(("answer", answer))
+
+    return emit, send_answer
+
+
+def _run_job(job: Job[object], connection: Connection) -> None:
+    """Run a job in this worker process; send its events and answer through `connection`."""
+    emit, send_answer = serve_coordinator(connection)
+    send_answer(attempt(job, emit))
     connection.close()

@@ -7,7 +7,8 @@ import pytest
 
 from mammo_mlflow.engine.backend import fastest_feed
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.loop import Stage, class_weights, private_memory_bytes, train_stage
+from mammo_mlflow.engine.contract import StageFit, Stage, class_weights, private_memory_bytes
+from mammo_mlflow.engine.keras_fit import KerasEngine
 from mammo_mlflow.experiment import TrainingSpec
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -108,46 +109,55 @@ def model():
     return keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1, activation="sigmoid")])
 
 
+class Flipped(Store):
+    """The same, whose rows from 100 on are the first ones again."""
+
+    table = np.concatenate([Store.table, np.zeros((60, 4, 2), np.float32), Store.table / 40])
+
+
 def train(net, made=None, **changes):
     settings = {
         "spec": TrainingSpec(optimizer="sgd"),
         "stage": Stage("head", 3, 1e-3),
         "start": 0,
-        "validation": None,
-        "inner": None,
+        "validation_rows": ROWS[:0],
+        "inner_rows": ROWS[:0],
         "emit": lambda event: None,
     }
-    return train_stage(net, made or batches(), **{**settings, **changes})
+    ((_, trained),) = KerasEngine().train([StageFit(network=net, batches=made or batches(), **{**settings, **changes})])
+    return trained
 
 
 def test_each_epoch_is_reported_as_it_ends():
     events = []
-    inputs = (Store()(ROWS, np.zeros(len(ROWS), int)), LABELS[ROWS])
-    history, kept, peak = train(model(), validation=inputs, start=5, stage=Stage("tuned", 3, 1e-3), emit=events.append)
-    assert [event.epoch for event in events] == [row["epoch"] for row in history] == [6, 7, 8]
-    assert {row["stage"] for row in history} == {"tuned"}
+    trained = train(model(), validation_rows=ROWS, start=5, stage=Stage("tuned", 3, 1e-3), emit=events.append)
+    assert [event.epoch for event in events] == [row["epoch"] for row in trained.history] == [6, 7, 8]
+    assert {row["stage"] for row in trained.history} == {"tuned"}
     assert set(events[0].metrics) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    assert kept == 3
-    assert peak > 0
+    assert trained.kept == 3
+    assert trained.memory > 0
     assert events[0].time <= events[2].time
 
 
 def test_early_stopping_keeps_the_best_epoch_on_the_inner_patients():
     """Inner labels are turned round: the better the training, the worse the inner loss, so epoch 1 is the best."""
-    inner = (Store()(ROWS, np.zeros(len(ROWS), int)) / 40, 1 - LABELS[ROWS])
+    labels = np.concatenate([LABELS, np.zeros(60, int), 1 - LABELS])
+    made, inner = Batches(Flipped(), ROWS, labels, 16, 3, [0, 0]), ROWS + 100
     spec = TrainingSpec(optimizer="sgd", early_stop=2)
     net = model()
     losses = []
-    history, kept, _ = train(
+    trained = train(
         net,
-        inner=inner,
+        made,
+        inner_rows=inner,
         spec=spec,
         stage=Stage("head", 30, 5e-3),
         emit=lambda e: losses.append(e.metrics["inner_loss"]),
     )
-    assert kept == int(np.argmin(losses)) + 1
-    assert len(history) == kept + 2 < 30
-    assert net.evaluate(*inner, verbose=0)[0] == pytest.approx(min(losses), rel=1e-4)
+    assert trained.kept == int(np.argmin(losses)) + 1
+    assert len(trained.history) == trained.kept + 2 < 30
+    found = net.evaluate(Flipped()(inner, np.zeros(len(inner), int)), labels[inner], verbose=0)[0]
+    assert found == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_balanced_gives_each_class_the_others_share():

@@ -1,0 +1,297 @@
+"""Train fits by compiled programs: heads on stored features all at once, other networks one after another."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from mammo_mlflow.engine.compiled.feed import Selection, Feed, data_bytes, is_stored
+from mammo_mlflow.engine.compiled.outputs import Outputs
+from mammo_mlflow.engine.compiled.program import Program, State, Steps, Variables, keep_better, write_weights
+from mammo_mlflow.engine.compiled.resident import RESIDENT
+from mammo_mlflow.engine.contract import (
+    EVALUATION_BATCH,
+    History,
+    StageFit,
+    Trained,
+    class_weights,
+    private_memory_bytes,
+)
+from mammo_mlflow.engine.inputs import ModelInput, Reader
+from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.models.tensors import Tensor
+
+COPIES = 6
+"""How many arrays of a head's size lie on the card: weights, gradients, two moments, the best weights, a copy."""
+EPSILON = 1e-7
+"""How near to 0 and 1 a probability is taken for the loss: Keras's own bound."""
+Outcome = tuple[int, Trained | UserError]
+
+
+class CompiledEngine:
+    """Trains fits by compiled programs, which all of its stages share; see `contract.Engine`.
+
+    `memory` is the number of bytes of the card that it may take, 0 for any; `notice` tells a user what to know.
+    """
+
+    def __init__(self, memory: int, notice: Callable[[str], None]) -> None:
+        self._memory, self._notice = memory, notice
+        self._programs: dict[tuple[str, bool], Program] = {}
+
+    def train(self, fits: Sequence[StageFit]) -> Iterator[Outcome]:
+        """Train fits, of heads as many at once as fit the memory; see `contract.Engine`."""
+        many = is_head(fits[0])
+        for size in dict.fromkeys(fit.batches.size for fit in fits):
+            alike = {place: fit for place, fit in enumerate(fits) if fit.batches.size == size}
+            yield from self._train_in_turns(alike, many)
+
+    def outputs(
+        self, network: keras.Model, reader: Reader[ModelInput], patches: int, views: int
+    ) -> Iterator[np.ndarray]:
+        """Yield a network's outputs, and keep them on the card where there is room; see `contract.Engine`."""
+        self._outputs = Outputs(network, reader, self._memory)
+        return self._outputs.blocks(patches, views)
+
+    def written(self, path: Path) -> None:
+        """Keep the outputs on the card for the jobs that read the file; see `contract.Engine`."""
+        self._outputs.keep(path)
+
+    def _train_in_turns(self, waiting: dict[int, StageFit], many: bool) -> Iterator[Outcome]:
+        """Train fits in groups that fit the memory; smaller ones where the card has less than it said."""
+        at_once = self._fitting(list(waiting.values())) if many else 1
+        if many and at_once < len(waiting):
+            self._notice(f"{len(waiting)} heads take turns on the card, {at_once} at once: its memory holds no more")
+        tried_alone = False
+        while waiting:
+            places = list(waiting)[:at_once]
+            try:
+                for index, outcome in self._train_group([waiting[place] for place in places], many):
+                    del waiting[places[index]]
+                    yield places[index], outcome
+            except jax.errors.JaxRuntimeError as problem:
+                if not is_out_of_memory(problem):
+                    raise
+                RESIDENT.clear()
+                if tried_alone:
+                    wanted = "room on the card for one such fit"
+                    yield places[0], expected("devices", wanted, "none; a smaller batch_size needs less")
+                    del waiting[places[0]]
+                elif len(places) > 1:
+                    at_once = len(places) // 2
+                    self._notice(f"the card is out of memory with {len(places)} heads at once: {at_once} from now on")
+                tried_alone = len(places) == 1 and not tried_alone
+
+    def _fitting(self, fits: Sequence[StageFit]) -> int:
+        """How many fits fit the memory at once, at least 1, beside their data."""
+        if not self._memory:
+            return len(fits)
+        first = fits[0]
+        features = math.prod(first.network.inputs[0].shape[1:])
+        one = 4 * (COPIES * first.network.count_params() + 3 * features * max(first.batches.size, EVALUATION_BATCH))
+        data = data_bytes([fit.batches.read for fit in fits])
+        return max(1, (self._memory - data) // one)
+
+    def _program(self, fit: StageFit, feed: Feed, many: bool) -> Program:
+        """The program of a fit's stage."""
+        key = fit.stage.name, many
+        if key not in self._programs:
+            self._programs[key] = Program(fit, feed.pick, many)
+        return self._programs[key]
+
+    def _train_group(self, fits: Sequence[StageFit], many: bool) -> Iterator[Outcome]:
+        """Train fits at once, or a single one; yield the index of each as it ends."""
+        started = time.perf_counter()
+        feed = Feed([fit.batches.read for fit in fits])
+        program = self._program(fits[0], feed, many)
+        courses = [_Course(fit) for fit in fits]
+        sources = jnp.asarray(feed.sources if many else feed.sources[0])
+        held_out, batches = _draw_held_out(fits, feed, many)
+        state, best = program.start(fits), None
+        steps, count = _draw_steps(fits, feed, 0, many)
+        for epoch in range(fits[0].stage.epochs):
+            state, sums = program.epoch(state, feed.data, sources, steps, count)
+            found = program.predict(state.weights, feed.data, sources, held_out, batches) if batches else None
+            if epoch + 1 < fits[0].stage.epochs:
+                steps, count = _draw_steps(fits, feed, epoch + 1, many)  # while the card is at work
+            losses, accuracies = (np.atleast_1d(one) for one in sums)
+            answers = _by_fit(found, len(fits))
+            running = [course for course in courses if course.running]
+            for index, course in enumerate(courses):
+                if course.running:
+                    course.take(epoch, float(losses[index]), float(accuracies[index]), answers[index])
+            better = np.array([course.better for course in courses])
+            if any(course.fit.patience for course in courses):
+                best = _best(best, state, better, many)
+            for index, course in enumerate(courses):
+                if course in running and not course.running:
+                    if course.error is None and best is not None:
+                        course.write(jax.tree.map(lambda a, index=index: a[index], best) if many else best)
+                    yield index, course.outcome((time.perf_counter() - started) / len(fits))
+            if not any(course.running for course in courses):
+                return
+        final = jax.device_get(state.weights if best is None else best) if many else best or state.weights
+        seconds = (time.perf_counter() - started) / len(fits)
+        for index, course in enumerate(courses):
+            if course.running:
+                course.write(jax.tree.map(lambda a, index=index: a[index], final) if many else final)
+                yield index, course.outcome(seconds)
+
+
+def make(memory: int, notice: Callable[[str], None]) -> CompiledEngine:
+    """Make the engine; see `contract.make_engine`."""
+    return CompiledEngine(memory, notice)
+
+
+def is_head(fit: StageFit) -> bool:
+    """Whether a fit is a head on stored features, small enough to be trained beside hundreds of others."""
+    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in fit.network._flatten_layers())
+    return is_stored(fit.batches.read) and not convolves
+
+
+def is_out_of_memory(problem: Exception) -> bool:
+    """Whether JAX failed for want of memory."""
+    return "RESOURCE_EXHAUSTED" in str(problem) or "out of memory" in str(problem).lower()
+
+
+class _Course:
+    """The course of a fit's training: its history, the epoch that is kept, and when it is over.
+
+    `better`: whether the last epoch is the one to keep. Early stopping is Keras's: it waits `patience` epochs.
+    """
+
+    def __init__(self, fit: StageFit) -> None:
+        self.fit = fit
+        self.running, self.better = True, False
+        self.error: UserError | None = None
+        self._history: History = []
+        self._kept, self._least, self._waited = 0, math.inf, 0
+        self._probabilities = np.zeros(0, np.float64)
+        self._memory = 0
+
+    def take(self, epoch: int, loss: float, accuracy: float, answers: tuple[np.ndarray, float] | None) -> None:
+        """Take an epoch: sums over its steps, and the probabilities of the held-out rows with the penalties."""
+        fit, steps = self.fit, len(self.fit.batches)
+        metrics = {"accuracy": accuracy / steps, "loss": loss / steps}
+        inner = math.nan
+        probabilities = np.zeros(0)
+        if answers is not None:
+            said, penalties = answers
+            labels, validated = fit.batches.labels, len(fit.validation_rows)
+            probabilities = said[:validated]
+            if validated:
+                right = (probabilities > 0.5) == (labels[fit.validation_rows] > 0.5)
+                metrics["val_accuracy"] = float(right.mean())
+                metrics["val_loss"] = _mean_loss(probabilities, labels[fit.validation_rows]) + penalties
+            if len(fit.inner_rows):
+                inner = _mean_loss(said[validated:][: len(fit.inner_rows)], labels[fit.inner_rows]) + penalties
+                metrics["inner_loss"] = inner
+        self._memory = max(self._memory, private_memory_bytes())
+        try:
+            fit.report(epoch, metrics, self._history)
+        except UserError as problem:
+            self.error, self.running, self.better = problem, False, False
+            return
+        self._waited += 1
+        lower = inner < self._least
+        self.better = not fit.patience or lower or epoch == 0
+        if lower:
+            self._least, self._waited = inner, 0
+        if self.better:
+            self._kept, self._probabilities = epoch + 1, probabilities.astype(np.float64)
+        elif self._waited >= fit.patience:
+            self.running = False
+
+    def write(self, weights: Variables) -> None:
+        """Give the fit's network its weights."""
+        write_weights(self.fit.network, weights)
+
+    def outcome(self, seconds: float) -> Trained | UserError:
+        """What came of the fit; `seconds` are its share."""
+        if self.error is not None:
+            return self.error
+        return Trained(
+            history=self._history,
+            kept=self._kept,
+            seconds=seconds,
+            memory=self._memory,
+            card_memory=card_memory_bytes(),
+            predict=lambda: self._probabilities,
+        )
+
+
+def card_memory_bytes() -> int:
+    """The most bytes of the card that this process has held at once; 0 where the device does not tell."""
+    return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+def _mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean cross-entropy of probabilities (m,) and labels (m,) of 0 and 1."""
+    near = np.clip(probabilities.astype(np.float64), EPSILON, 1 - EPSILON)
+    return float(-np.mean(labels * np.log(near) + (1 - labels) * np.log(1 - near)))
+
+
+def _draw_steps(fits: Sequence[StageFit], feed: Feed, epoch: int, many: bool) -> tuple[Steps, int]:
+    """The steps of an epoch, and the number of those that any fit takes.
+
+    They are filled up to as many as all rows would give, so that one program fits every fold.
+    """
+    whole = max(len(fit.batches.labels) // fit.batches.size for fit in fits)
+
+    def of_fit(index: int) -> Steps:
+        batches = fits[index].batches
+        rows, views = (_fill(drawn, whole) for drawn in batches.draw(epoch))
+        labels = batches.labels[rows].astype(np.float32)
+        weights = class_weights(fits[index].spec.class_weights, batches.labels[batches.rows]) or {0: 1.0, 1: 1.0}
+        importance = np.where(labels > 0.5, weights[1], weights[0]).astype(np.float32)
+        return Steps(feed.draw(index, rows, views), labels, importance, np.arange(whole) < len(batches))
+
+    return _stack([of_fit(index) for index in range(len(fits))], many), max(len(fit.batches) for fit in fits)
+
+
+def _draw_held_out(fits: Sequence[StageFit], feed: Feed, many: bool) -> tuple[Selection, int]:
+    """The rows that fits are scored on, validation then inner, in batches; how many of these have any."""
+    whole = -(-len(fits[0].batches.labels) // EVALUATION_BATCH)
+
+    def of_fit(index: int) -> Selection:
+        rows = np.zeros(2 * whole * EVALUATION_BATCH, int)
+        wanted = np.concatenate([fits[index].validation_rows, fits[index].inner_rows]).astype(int)
+        rows[: len(wanted)] = wanted
+        return feed.draw(index, rows.reshape(-1, EVALUATION_BATCH), None)
+
+    most = max(len(fit.validation_rows) + len(fit.inner_rows) for fit in fits)
+    return _stack([of_fit(index) for index in range(len(fits))], many), -(-most // EVALUATION_BATCH)
+
+
+def _stack(each: Sequence[Steps | Selection], many: bool) -> Tensor:
+    """Arrays of fits on the card, with the fits on the second axis; of a single one as they are."""
+    if not many:
+        return jax.tree.map(jnp.asarray, each[0])
+    return jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays, axis=1)), *each)
+
+
+def _fill(array: np.ndarray, length: int) -> np.ndarray:
+    """The array with repeated first entries at its end, so that it has `length`."""
+    return array if len(array) >= length else np.concatenate([array, np.repeat(array[:1], length - len(array), axis=0)])
+
+
+def _by_fit(found: tuple[Tensor, Tensor] | None, fits: int) -> list[tuple[np.ndarray, float] | None]:
+    """The probabilities of the held-out rows and the penalties of each fit."""
+    if found is None:
+        return [None] * fits
+    answers, penalties = np.asarray(found[0]), np.atleast_1d(found[1])
+    each = answers.reshape(len(answers), fits, EVALUATION_BATCH).swapaxes(0, 1).reshape(fits, -1)
+    return [(one, float(penalty)) for one, penalty in zip(each, penalties, strict=True)]
+
+
+def _best(best: Variables | None, state: State, better: np.ndarray, many: bool) -> Variables:
+    """The best weights until now of each fit."""
+    if best is None or (not many and better[0]):
+        return jax.tree.map(jnp.copy, state.weights)  # the next epoch takes the place of those of the state
+    return keep_better(jnp.asarray(better), best, state.weights) if many else best

@@ -1,0 +1,220 @@
+"""Run jobs on cards: one lasting process for each, which gets the fits that share their programs as one job.
+
+A process that lives as long as the command starts the card once, compiles once, and keeps arrays on the card from one
+job to the next. Under JAX without a card the processor stands for one.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
+
+from mammo_mlflow.jobs.contracts import (
+    Event,
+    Failure,
+    FitJob,
+    FitResult,
+    FitsJob,
+    FitsProgress,
+    Job,
+    Notice,
+    StoreJob,
+    Suggestion,
+)
+from mammo_mlflow.jobs.devices import Card
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_server
+from mammo_mlflow.jobs.executors.target import attempt
+
+STREAMED = 16
+"""How many fits of a stream, as of a study, are begun for a card at once where `workers` is 0."""
+SHARE = 0.9
+"""The share of a card's free memory that a job may take; the rest is for what the driver itself needs."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process that runs one job after another on a card, and the connection to it."""
+
+    card: Card
+    process: BaseProcess
+    connection: Connection
+
+
+class CardPool:
+    """The processes of a command's cards, started when they are needed, and shared by its executors."""
+
+    def __init__(self, cards: Sequence[Card]) -> None:
+        self.cards = tuple(cards)
+        self._context = start_server()
+        self._idle: list[_Worker] = []
+
+    def take(self, card: Card) -> _Worker:
+        """A process on a card that is not at work; it is started where there is none."""
+        for worker in self._idle:
+            if worker.card == card and worker.process.is_alive():
+                self._idle.remove(worker)
+                return worker
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, card), name=card.name, daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(card, process, ours)
+
+    def give_back(self, worker: _Worker) -> None:
+        """Take a process back that has ended its job."""
+        self._idle.append(worker)
+
+    def close(self) -> None:
+        """End the processes that are not at work."""
+        while self._idle:
+            end(self._idle.pop())
+
+
+@dataclass
+class _Work:
+    """What a process is at work on: jobs that were sent as one, those that are not answered yet by their place."""
+
+    open: dict[int, Any] = field(default_factory=dict)
+
+
+class CardExecutor(Executor):
+    """Runs jobs on the cards of a pool, one at a time on each; fits of one program are one job.
+
+    At most `workers` fits are trained at once on a card; with 0 as many as its memory holds.
+    """
+
+    def __init__(self, pool: CardPool, workers: int = 0) -> None:
+        self._pool, self._workers = pool, workers
+        self._running: dict[_Worker, _Work] = {}
+        self._waiting: deque[Any] = deque()
+
+    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
+        """Yield each job with its answer as it ends; all of them may be one program. See `Executor.run`."""
+        self._waiting.extend(jobs)
+        return super().run((), on_event, on_idle)
+
+    def stream(
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+    ) -> Answered[AnyJob]:
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
+        if self._running:
+            raise RuntimeError("the executor is at work already: jobs beside these need another one")
+        try:
+            while True:
+                self._start(next_job)
+                if not self._running:
+                    return
+                workers = {worker.connection: worker for worker in self._running}
+                for connection in cast(list[Connection], wait(list(workers), timeout=0.5)):
+                    yield from self._receive(workers[connection], on_event)
+                on_idle()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the processes that are at work; the pool's others go on."""
+        self._waiting.clear()
+        for worker in self._running:
+            end(worker)
+        self._running.clear()
+        self._pool.close()
+
+    def _start(self, next_job: Callable[[], AnyJob | None]) -> None:
+        """Give each card that is free work, as long as there is any."""
+        free = [card for card in self._pool.cards if card not in {worker.card for worker in self._running}]
+        if not free:
+            return
+        while len(self._waiting) < (self._workers or STREAMED) * len(free) and (job := next_job()) is not None:
+            self._waiting.append(job)
+        while free and self._waiting:
+            card = free.pop(0)
+            jobs = self._together(1 + len(free))
+            worker = self._pool.take(card)
+            worker.connection.send(_as_sent(jobs, int(SHARE * card.free)))
+            self._running[worker] = _Work(dict(enumerate(jobs)))
+
+    def _together(self, cards: int) -> list[Any]:
+        """The next job, with those that share its programs where it is a fit; their share of so many cards."""
+        first = self._waiting[0]
+        if not isinstance(first, FitJob):
+            return [self._waiting.popleft()]
+        alike = [job for job in self._waiting if isinstance(job, FitJob) and job.program == first.program]
+        share = -(-len(alike) // cards)
+        chosen = alike[: min(share, self._workers or share)]
+        self._waiting = deque(job for job in self._waiting if not any(job is one for one in chosen))
+        return chosen
+
+    def _receive(self, worker: _Worker, on_event: OnEvent[AnyJob]) -> Iterator[tuple[AnyJob, Any]]:
+        """Take a message of a process; yield the jobs that are answered by it."""
+        work = self._running[worker]
+        try:
+            kind, content = worker.connection.recv()
+        except (EOFError, OSError):  # OSError: the process was killed while it sent a message
+            kind, content = "answer", end_of(worker.process)
+            worker.connection.close()
+        if kind == "event":
+            yield from self._happened(worker, work, content, on_event)
+            return
+        del self._running[worker]
+        if worker.process.is_alive():
+            self._pool.give_back(worker)
+        for job in work.open.values():
+            yield job, content
+        work.open.clear()
+
+    def _happened(
+        self, worker: _Worker, work: _Work, event: Event, on_event: OnEvent[AnyJob]
+    ) -> Iterator[tuple[AnyJob, Any]]:
+        """Hand an event on; yield the fits that it answers."""
+        if isinstance(event, Notice):
+            _log.info("%s: %s", worker.card.name, event.text)
+        elif isinstance(event, FitsProgress):
+            for place, what in event.happened:
+                if isinstance(what, FitResult | Failure):
+                    yield work.open.pop(place), what
+                else:
+                    on_event(work.open[place], what)
+        else:
+            answer = on_event(work.open[0], event)
+            if isinstance(event, Suggestion):
+                worker.connection.send(answer)
+
+
+def _as_sent(jobs: Sequence[Any], memory: int) -> Job[object]:
+    """The job that is sent for jobs that go together, and may take `memory` bytes of the card."""
+    first = jobs[0]
+    if isinstance(first, FitJob):
+        return FitsJob(name=first.name, fits=tuple(jobs), memory=memory)
+    return replace(first, memory=memory) if isinstance(first, StoreJob) else first
+
+
+def end(worker: _Worker) -> None:
+    """Kill a process."""
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _serve(connection: Connection, card: Card) -> None:
+    """Run the jobs that come through `connection`, in this process of a card, until it is closed."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(card.number)  # read when JAX starts, which it has not yet
+    emit, send_answer = serve_coordinator(connection)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        answer = attempt(job, emit)
+        send_answer(answer)
+        del job, answer
+        gc.collect()  # the networks of a job hold memory of the card, and refer to themselves
