@@ -19,8 +19,8 @@ from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.contract import (
     Engine,
     History,
-    StageFit,
     Stage,
+    StageFit,
     Trained,
     divergence_error,
     make_engine,

@@ -7,7 +7,7 @@ import pytest
 
 from mammo_mlflow.engine.backend import fastest_feed
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.contract import StageFit, Stage, class_weights, private_memory_bytes
+from mammo_mlflow.engine.contract import Stage, StageFit, class_weights, private_memory_bytes
 from mammo_mlflow.engine.keras_fit import KerasEngine
 from mammo_mlflow.experiment import TrainingSpec
 

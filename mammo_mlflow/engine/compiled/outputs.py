@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.compiled.feed import Selection, Feed
+from mammo_mlflow.engine.compiled.feed import Feed, Selection
 from mammo_mlflow.engine.compiled.program import Variables, read_weights
 from mammo_mlflow.engine.compiled.resident import LIMIT, RESIDENT
 from mammo_mlflow.engine.inputs import ModelInput, Reader

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.compiled.feed import Selection, Feed, data_bytes, is_stored
+from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored
 from mammo_mlflow.engine.compiled.outputs import Outputs
 from mammo_mlflow.engine.compiled.program import Program, State, Steps, Variables, keep_better, write_weights
 from mammo_mlflow.engine.compiled.resident import RESIDENT
