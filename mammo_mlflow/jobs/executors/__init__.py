@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mammo_mlflow.errors import unknown_name
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, JobFailed, OnEvent
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
@@ -18,8 +19,8 @@ EXECUTORS: dict[str, Callable[[int], Executor]] = {
 """Each executor by name: a function of the number of workers that makes it."""
 
 
-def make_executor(name: str, workers: int) -> Executor:
+def make_executor(name: str, workers: int, devices: Devices | None = None) -> Executor:
     """Make the executor of a name, `process` or `inline`. Raises `UserError` for an unknown one."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
-    return EXECUTORS[name](workers)
+    return EXECUTORS[name](workers or 1)
