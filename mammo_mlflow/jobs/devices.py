@@ -28,6 +28,7 @@ from mammo_mlflow.wording import in_words
 ENGINES = {"tensorflow": "keras_fit", "jax": "compiled"}
 """Which engine trains under each of Keras's backends; `keras_fit` under any other."""
 SPELLED = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+USUAL = "the processor with TensorFlow"
 WANTED = ("auto", "cpu", "gpu")
 """What the option `devices` may be."""
 
@@ -140,8 +141,8 @@ class Devices:
         return f"devices: {what} with {SPELLED.get(self.backend, self.backend)}{why}"
 
 
-def computed_with(tags: Mapping[str, str]) -> str:
-    """With what a run was computed, in words, by its tags; "" for the usual, the processor with TensorFlow."""
+def computed_on(tags: Mapping[str, str]) -> str:
+    """On what a run was computed, in words, by its tags; "" for the usual, the processor with TensorFlow."""
     found = Devices.of_tags(tags)
     if found.facts == Devices().facts:
         return ""

@@ -14,7 +14,7 @@ from mammo_mlflow.engine import cards
 from mammo_mlflow.engine.cards import DriverRow, driver_rows, known_to_driver
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs import devices
-from mammo_mlflow.jobs.devices import Card, Devices, computed_with, environment, find_devices, is_usual, why_no_card
+from mammo_mlflow.jobs.devices import Card, Devices, computed_on, environment, find_devices, is_usual, why_no_card
 
 GB = 10**9
 CARD = Card(number=0, name="NVIDIA H200", memory=150 * GB, free=120 * GB, bfloat16=True)
@@ -156,11 +156,11 @@ def test_facts_and_words_of_each():
     for one in made:
         assert Devices.of_tags(one.tags).facts == one.facts
     assert Devices.of_tags({}) == Devices()
-    assert computed_with({}) == computed_with(made[0].tags) == ""
+    assert computed_on({}) == computed_on(made[0].tags) == ""
     of_cards = Devices(backend="jax", kind="gpu", cards=(CARD, replace(CARD, number=1)))
     assert of_cards.tags["mammo.device_name"] == "NVIDIA H200"
-    assert computed_with(of_cards.tags) == "NVIDIA H200 with JAX"
-    assert computed_with(Devices(backend="jax").tags) == "the processor with JAX"
+    assert computed_on(of_cards.tags) == "NVIDIA H200 with JAX"
+    assert computed_on(Devices(backend="jax").tags) == "the processor with JAX"
 
 
 def test_the_environment_of_children_is_set_and_restored(machine, monkeypatch, tmp_path):
