@@ -183,6 +183,16 @@ def test_the_environment_of_children_is_set_and_restored(machine, monkeypatch, t
     assert dict(os.environ) == before
 
 
+def test_no_command_lets_a_process_take_a_card_for_itself(cli, monkeypatch):
+    for name in devices.SHARED:
+        monkeypatch.setenv(name, "")
+        del os.environ[name]
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")  # the user's
+    assert cli("pretrained", "--task", "mass_calc", command="settings").code == 0
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"
+
+
 def test_jax_reads_what_it_is_set_by(system, tmp_path):
     """Names that JAX does not know would be of no effect, without a word."""
     asked = "import jax; c = jax.config; print(c.jax_default_matmul_precision, c.jax_compilation_cache_dir, "

@@ -1,5 +1,6 @@
 """What commands compute on: told in the log, tagged, in the keys; and models of one device beside those of another."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,8 +86,8 @@ def test_on_another_device_a_model_is_another_and_on_the_same_it_is_found(run, s
 
 def test_models_trained_on_a_card_are_built_on_elsewhere(run, store):
     """By the device that their versions name their keys are found; what is built on them says its own."""
-    outcome = run("conditioned", *CONDITIONED, *FEW)
-    assert " INFO devices: the processor" in outcome.err
+    outcome = run("conditioned", *CONDITIONED, *FEW, "--devices", "cpu")
+    assert re.search(r" INFO devices: the processor.* with TensorFlow: devices=cpu\n", outcome.err)
     tags = store.tops()[-1].data.tags
     assert (tags["mammo.family"], tags["mammo.device"], tags["mammo.keras_backend"]) == (
         "conditioned",
