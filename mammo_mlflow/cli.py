@@ -14,8 +14,9 @@ from typing import NoReturn
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
 from mammo_mlflow.commands.help import add_options, overview, usual_order
-from mammo_mlflow.commands.shared import WorkbenchOptions
+from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
 from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
+from mammo_mlflow.jobs.devices import Devices, environment, is_usual, share_cards
 from mammo_mlflow.wording import first_line, scrubbed
 
 EXIT_USER_ERROR = 2
@@ -132,11 +133,15 @@ def _run(arguments: Sequence[str]) -> int:
     command, options = parse(arguments)
     go_to_caller()
     check_paths(options)
+    share_cards()
     # everything is checked before anything heavy is imported
-    if isinstance(options, WorkbenchOptions) and options.executor == "process":
+    wanted = options.devices if isinstance(options, TrainingOptions) else "cpu"
+    # where a card has to be asked for, the server is started later, by its executor
+    if isinstance(options, WorkbenchOptions) and options.executor == "process" and is_usual(wanted):
         from mammo_mlflow.jobs.executors.process import start_server
 
-        start_server()  # imports TensorFlow while this process imports the rest
+        with environment(Devices.of_environment()):
+            start_server()  # imports TensorFlow while this process imports the rest
     from mammo_mlflow.terminal import set_up_logging
 
     set_up_logging()

@@ -30,8 +30,10 @@ class Tag:
     DATA_SHA256, TEST_SHA256, FOLDS_SHA256 = "mammo.data_sha256", "mammo.test_sha256", "mammo.folds_sha256"
     # kind, source and identity of the backbone's weights
     WEIGHTS, WEIGHTS_SOURCE, WEIGHTS_SHA256 = "mammo.weights", "mammo.weights_source", "mammo.weights_sha256"
-    # TensorFlow by default; `KERAS_BACKEND=jax` runs the same code (part of the keys)
+    # with what it was computed (backend and kind are part of the keys): Keras's backend; `cpu` (also where absent) or
+    # `gpu`; the names of the cards
     KERAS_BACKEND = "mammo.keras_backend"
+    DEVICE, DEVICE_NAME = "mammo.device", "mammo.device_name"
     PHANTOM = "mammo.phantom"  # `true` on phantom data
     FIT, CV_RUN_ID = "mammo.fit", "mammo.cv_run_id"  # which fit of which cross-validation
     OOF_PATCHES = "mammo.oof_patches"  # how many patches have an out-of-fold prediction

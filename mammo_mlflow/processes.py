@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 
+DEFAULT_BACKEND = "tensorflow"
+
 
 def serve_parent() -> None:
     """Make this child process ignore Ctrl-C, and end when its parent is gone, however that ended."""
@@ -34,13 +36,22 @@ def silent_stderr() -> Iterator[None]:
 
 def keras_backend() -> str:
     """The name of the Keras backend that worker processes will use, found as Keras does, without importing it."""
+    return chosen_backend() or DEFAULT_BACKEND
+
+
+def chosen_backend() -> str | None:
+    """The Keras backend that the user has chosen; None where there is no sign of a choice.
+
+    That is KERAS_BACKEND, or another than the default in `keras.json`: Keras itself writes that with the default.
+    """
     if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"]
     config = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
     try:
-        return str(json.loads(config.read_text()).get("backend", "tensorflow"))
+        found = str(json.loads(config.read_text()).get("backend", DEFAULT_BACKEND))
     except (OSError, ValueError, AttributeError, RecursionError):
-        return "tensorflow"
+        return None
+    return None if found == DEFAULT_BACKEND else found
 
 
 def _end_with_parent() -> None:

@@ -88,6 +88,7 @@ def _no_settings_of_the_user():
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "MAMMO_", "TF_CPP_"))]:
         patch.delenv(name)
     patch.setenv("MAMMO_OFFLINE", "1")
+    patch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # tests are of the processor, wherever they run
     yield
     patch.undo()
 

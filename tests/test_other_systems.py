@@ -6,7 +6,8 @@ import subprocess
 import pytest
 from support import command, environment
 
-from mammo_mlflow.planning import planner
+from mammo_mlflow.jobs import devices
+from mammo_mlflow.planning.planner import resolve_precision
 
 HIDE = 'mount --bind /proc "$1" && mount -t tmpfs none /proc && shift && exec "$@"'
 """Hides `/proc`, but for psutil, which asks macOS otherwise and is told where to look here."""
@@ -41,9 +42,9 @@ def test_commands_run_without_proc(system, tmp_path, cache):
 
 
 def test_the_precision_is_float32_where_the_processor_is_not_told(monkeypatch):
-    monkeypatch.setattr(planner.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
-    monkeypatch.setattr(planner.platform, "processor", lambda: "arm")
-    assert planner.resolve_precision("auto") == "float32"
+    monkeypatch.setattr(devices.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+    monkeypatch.setattr(devices.platform, "processor", lambda: "arm")
+    assert resolve_precision("auto", devices.Devices()) == "float32"
 
 
 def test_memory_is_the_resident_set_where_nothing_finer_is_told(keras, monkeypatch):

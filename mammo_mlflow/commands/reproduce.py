@@ -7,11 +7,12 @@ from typing import Annotated
 from pydantic import model_validator
 
 from mammo_mlflow import checks
-from mammo_mlflow.commands.base import Command, CommandOptions, Option
+from mammo_mlflow.commands.base import Command, Option
+from mammo_mlflow.commands.shared import DeviceOptions
 from mammo_mlflow.errors import expected
 
 
-class ReproduceOptions(CommandOptions):
+class ReproduceOptions(DeviceOptions):
     """The options of the command `reproduce`."""
 
     scale: Annotated[

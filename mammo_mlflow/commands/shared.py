@@ -12,6 +12,7 @@ from mammo_mlflow.commands.base import JUDGING, MODEL, WHERE, CommandOptions, Op
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.jobs.devices import WANTED
 from mammo_mlflow.presets import PRESETS
 
 SETTINGS = "mammo_mlflow.data.cbis_ddsm.settings"
@@ -71,7 +72,23 @@ class WorkbenchOptions(DataOptions):
     cache_limit_gb: Annotated[float, Option("size limit of the cached activations in GB", check=checks.positive)] = 20.0
 
 
-class TrainingOptions(WorkbenchOptions):
+class DeviceOptions(CommandOptions):
+    """Options of what fits compute with."""
+
+    devices: Annotated[
+        str,
+        Option(
+            "what computes: cards (gpu), the processor (cpu), or cards where there are some",
+            check=checks.one_of(*WANTED),
+        ),
+    ] = "auto"
+    card_memory_gb: Annotated[
+        float,
+        Option("memory of each card that this command may take in GB; 0: what is free", check=checks.at_least_zero),
+    ] = 0.0
+
+
+class TrainingOptions(WorkbenchOptions, DeviceOptions):
     """Options of every command that trains models, beside the parameters of its experiments."""
 
     preset: Annotated[
@@ -84,7 +101,9 @@ class TrainingOptions(WorkbenchOptions):
         ),
     ] = "auto"
     seeds: Annotated[int, Option("repeat the whole with this many seeds", JUDGING, checks.whole_number(1, 1000))] = 1
-    workers: Annotated[int, Option("folds at once; 0 fits them to the processor", check=checks.at_once)] = 0
+    workers: Annotated[
+        int, Option("folds at once on each card, or on the processor; 0 fits them to it", check=checks.at_once)
+    ] = 0
     dry_run: Annotated[bool, Option("say what would be done, and its time and disk, and stop")] = False
 
     @property
@@ -161,7 +180,7 @@ def same_data(options: DataOptions, entry: str, values: Mapping[str, checks.Valu
     return f"python -m mammo_mlflow {entry} {' '.join(f'--{k} {v}' for k, v in spelled.items())}"
 
 
-_OF_DATA = ("data", *PhantomOptions.model_fields, "preset", "cache_dir")
+_OF_DATA = ("data", *PhantomOptions.model_fields, "preset", "cache_dir", *DeviceOptions.model_fields)
 
 
 def available_cores() -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.errors import expected
+from mammo_mlflow.jobs.devices import Card
 from mammo_mlflow.models.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -38,6 +39,18 @@ def set_threads(threads: int) -> None:
     except RuntimeError:
         held = f"{tf.config.threading.get_intra_op_parallelism_threads()}, which TensorFlow has in this process already"
         raise expected("threads", held, f"{threads} (executor=process gives each fold its own)") from None
+
+
+def tensorflow_cards() -> list[Card]:
+    """The cards that TensorFlow can use, numbered in its order; it does not tell their memory."""
+    import tensorflow as tf
+
+    found = []
+    for number, device in enumerate(tf.config.list_physical_devices("GPU")):
+        about = tf.config.experimental.get_device_details(device)
+        bfloat16 = about.get("compute_capability", (0, 0)) >= (8, 0)
+        found.append(Card(number=number, name=about.get("device_name", "a card"), memory=0, free=0, bfloat16=bfloat16))
+    return found
 
 
 def fastest_feed(batches: Batches, epochs: int) -> tuple[Tensor, int | None]:

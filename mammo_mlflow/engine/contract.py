@@ -26,6 +26,9 @@ from mammo_mlflow.jobs.devices import engine_of
 EVALUATION_BATCH = 64
 """The number of patches that are predicted at once."""
 
+MODULES = {"keras_fit": "mammo_mlflow.engine.keras_fit", "compiled": "mammo_mlflow.engine.compiled.training"}
+"""The module of each engine, whose `make` makes it."""
+
 OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
     "adam": lambda rate, _: keras.optimizers.Adam(rate),
     "rmsprop": lambda rate, _: keras.optimizers.RMSprop(rate),
@@ -119,7 +122,7 @@ class Engine(Protocol):
 
 def make_engine(memory: int, notice: Callable[[str], None]) -> Engine:
     """Make the engine of this process, for a job that may take `memory` bytes of the card; it tells by `notice`."""
-    module = importlib.import_module(f"mammo_mlflow.engine.{engine_of(keras.backend.backend())}")
+    module = importlib.import_module(MODULES[engine_of(keras.backend.backend())])
     return module.make(memory, notice)
 
 

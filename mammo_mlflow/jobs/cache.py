@@ -52,6 +52,11 @@ class Cache:
         return self.root / "locks"
 
     @property
+    def programs(self) -> Path:
+        """The directory of JAX's compiled programs, which JAX makes and keeps small."""
+        return self.root / "programs"
+
+    @property
     def _entries(self) -> Path:
         return self.root / "activations"
 

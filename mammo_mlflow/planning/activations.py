@@ -11,9 +11,9 @@ from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import ActivationJob, Description, FeatureJob, LayerCut, Network
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.models.weights import NetworkWeights
-from mammo_mlflow.processes import keras_backend
 
 ACTIVATIONS_VERSION = 2
 """The version of cached activations, to be raised when their files change, so that they are computed again.
@@ -42,9 +42,17 @@ class Activations:
 
 
 def frozen_activations(
-    experiment: Experiment, patch_set: PatchSet, network: Network, weights: NetworkWeights, description: Description
+    experiment: Experiment,
+    patch_set: PatchSet,
+    network: Network,
+    weights: NetworkWeights,
+    description: Description,
+    devices: Devices,
 ) -> tuple[dict[str, Activations], dict[str, Activations]]:
-    """The cache entries that a plan's fits read in their first and second stage, by input; none in on-line training."""
+    """The cache entries that a plan's fits read in their first and second stage, by input; none in on-line training.
+
+    `devices` are what they are computed with.
+    """
     if experiment.views == 0:
         return {}, {}
 
@@ -57,7 +65,7 @@ def frozen_activations(
             "augmentation": training.augmentation,
             "views": training.views,
             "precision": network.precision,
-            "backend": keras_backend(),
+            **devices.facts,
             "results_version": ACTIVATIONS_VERSION,  # an older name, which keys hash
         }
         if first != ROWS[PATCH]:

@@ -19,6 +19,7 @@ from mammo_mlflow.experiment import (
 )
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.contracts import Description, FeatureJob, LayerCut, Part
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.planning.activations import ACTIVATIONS_VERSION, Activations, frozen_activations
 from mammo_mlflow.planning.plan import REFIT, BaseParts, Plan
@@ -43,13 +44,18 @@ class BaseModel:
         """The network, weights and tail to build the registered model from; no tail if the refit was not fetched."""
         return self.plan.part(tail for name, tail in self.tails.items() if name == REFIT)
 
-    def features(self, fit: str, conditioned: Experiment) -> Activations:
-        """The cache entry of the features of a fit's model, in the views and augmentation of `conditioned`."""
+    def features(self, fit: str, conditioned: Experiment, devices: Devices) -> Activations:
+        """The cache entry of the features of a fit's model, in the views and augmentation of `conditioned`.
+
+        `devices` are what they are computed with, which need not be what the model was trained with.
+        """
         plan, training = self.plan, conditioned.training
         changes = {"views": training.views, "augmentation": training.augmentation}
         own = plan.experiment.flat()
         changed = plan.experiment.changed(**{k: v for k, v in changes.items() if k in own})
-        first, second = frozen_activations(changed, plan.patch_set, plan.network, plan.weights, plan.description)
+        first, second = frozen_activations(
+            changed, plan.patch_set, plan.network, plan.weights, plan.description, devices
+        )
         below = second or first
         # the features of frozen layers are the same in every fold
         whose = "" if below and not second else next(one.key for one in plan.fits if one.name == fit)
@@ -57,6 +63,8 @@ class BaseModel:
         facts |= {"data": plan.patch_set.files["train_tensor.npy"], "difference": plan.experiment.model.difference}
         if not below:  # otherwise the keys of `below` hold it
             facts["version"] = ACTIVATIONS_VERSION
+            if devices.facts != plan.devices.facts:  # those are in the key of the fit
+                facts |= devices.facts
         cut, key = LayerCut(0, plan.description.head, "float32"), json_sha256(facts)
         job = FeatureJob(
             name=f"{plan.experiment.model.backbone} features {fit}",

@@ -19,6 +19,7 @@ from mammo_mlflow.experiment import (
     build,
     build_from_text,
 )
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import CANDIDATE, PREFIX, SEARCHED, Tag
 from mammo_mlflow.planning.base_models import BaseModel, BaseModels
@@ -28,7 +29,7 @@ from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.registry import Version, find_models, find_run, registered_names
 from mammo_mlflow.tracking.run_queries import finished_runs
 
-_EXPLAINING_TAGS = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256, Tag.KERAS_BACKEND)
+_EXPLAINING_TAGS = (Tag.WEIGHTS_SHA256, Tag.FOLDS_SHA256)
 """The tags that explain why a model, planned again, has another key."""
 BASE_FAMILIES = ("pretrained", "scratch", "siamese")
 """The families whose models a conditioned one can be built on."""
@@ -168,13 +169,17 @@ class BaseModelSearch:
         return self._fetch_fits(version, plan, needed)
 
     def _plan(self, version: Version) -> Plan:
-        """Plan the experiment of a version again, from the parameters of its run. Raises `UserError`."""
+        """Plan the experiment of a version again, from the parameters of its run. Raises `UserError`.
+
+        It is planned with the devices that it was trained with, which its key holds: what is asked of it here, its
+        stored predictions and its weights, is theirs wherever this command computes.
+        """
         writer = self.bench.writer
         run = writer.ask(lambda: find_run(writer.client, version.run_id))
         if run is None:
             raise self._misfit("a model whose run is in the store", f"{version} without its run")
         try:
-            return self.planner.plans([build_from_text(run.data.params)])[0]
+            return self.planner.plans([build_from_text(run.data.params)], Devices.of_tags(version.tags))[0]
         except UserError as problem:
             raise self._misfit("a model that can be planned again", f"{version}: {problem}") from None
 

@@ -16,10 +16,10 @@ from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import Activations
-from mammo_mlflow.processes import keras_backend
 from mammo_mlflow.tracking.registry import Version
 
 REFIT = "refit"
@@ -65,8 +65,8 @@ class BaseParts:
 class Plan:
     """An experiment made ready to run: data, folds, weights, layer cuts and fits, all found and checked.
 
-    `folds`, int16 (n,), and `labels`, float32 (n,), are of the training abnormalities; `base` has the base models of a
-    conditioned model.
+    `folds`, int16 (n,), and `labels`, float32 (n,), are of the training abnormalities; `devices` are what its fits
+    compute with; `base` has the base models of a conditioned model.
     """
 
     experiment: Experiment
@@ -78,6 +78,7 @@ class Plan:
     labels: np.ndarray
     fits: tuple[Fit, ...]
     key: str
+    devices: Devices
     base: BaseParts | None = None
 
     @property
@@ -141,7 +142,7 @@ class Plan:
             Tag.WEIGHTS: self.weights.label,
             Tag.WEIGHTS_SOURCE: self.weights.source,
             Tag.WEIGHTS_SHA256: self.weights.sha256,
-            Tag.KERAS_BACKEND: keras_backend(),
+            **self.devices.tags,
             **self.disclosure.tags,
         }
 

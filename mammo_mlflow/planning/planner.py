@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -27,12 +26,12 @@ from mammo_mlflow.experiment import (
 from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
 from mammo_mlflow.models.weights import NO_WEIGHTS, NetworkWeights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import BaseModels
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
-from mammo_mlflow.processes import keras_backend
 
 RANDOM_BYTES_PER_PARAMETER = 4.4  # float32, and what HDF5 adds
 
@@ -42,11 +41,19 @@ _log = logging.getLogger(__name__)
 class Planner:
     """Makes plans on one data set; weights, layer cuts and folds that experiments share are found once.
 
-    With `probe` the speed of networks is measured too.
+    With `probe` the speed of networks is measured too. `devices` are what the plans' fits compute with.
     """
 
-    def __init__(self, patch_set: PatchSet, executor: Executor, cache: Cache, probe: bool = False) -> None:
+    def __init__(
+        self,
+        patch_set: PatchSet,
+        executor: Executor,
+        cache: Cache,
+        probe: bool = False,
+        devices: Devices | None = None,
+    ) -> None:
         self.patch_set = patch_set
+        self.devices = devices or Devices.of_environment()
         self._executor, self._cache, self._probe = executor, cache, probe
         self._weights: dict[tuple[str, str], NetworkWeights] = {}
         self._descriptions: dict[Network, Description] = {}
@@ -54,12 +61,16 @@ class Planner:
         self.find_base_models: Callable[[Experiment, np.ndarray], BaseModels] | None = None
         """Finds the base models of a conditioned experiment with its folds (n,); None where there is no store."""
 
-    def plans(self, experiments: Sequence[Experiment]) -> list[Plan]:
-        """Make a plan for each experiment, and draw random weights. Raises `UserError` with the faults of all."""
+    def plans(self, experiments: Sequence[Experiment], devices: Devices | None = None) -> list[Plan]:
+        """Make a plan for each experiment, and draw random weights. Raises `UserError` with the faults of all.
+
+        `devices` are others than the planner's, with which fits were computed that are to be found again.
+        """
+        devices = devices or self.devices
         gathered(self._check, experiments)  # the faults of all experiments are raised at once
         settled = []
         for wanted in experiments:
-            experiment = wanted.changed(precision=resolve_precision(wanted.training.precision))
+            experiment = wanted.changed(precision=resolve_precision(wanted.training.precision, devices))
             parse_policy(experiment.final.threshold)
             model = experiment.model
             if model.backbone in BACKBONES:
@@ -71,7 +82,7 @@ class Planner:
             self._describe(own)
         for experiment in own:
             self._calibrate(experiment)
-        return gathered(self._plan, settled)
+        return gathered(partial(self._plan, devices), settled)
 
     def _check(self, experiment: Experiment) -> None:
         """Raise `UserError` where the data lack a class, or folds cannot be made."""
@@ -79,19 +90,20 @@ class Planner:
             check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
         self.folds(experiment.cv, experiment.task)
 
-    def _plan(self, experiment: Experiment) -> Plan:
+    def _plan(self, devices: Devices, experiment: Experiment) -> Plan:
         """Make the plan of an experiment whose weights and layer cuts are known. Raises `UserError`."""
         folds = self.folds(experiment.cv, experiment.task)
         weights, data = self._weights[_wanted_weights(experiment)], self.patch_set
         if experiment.family != "conditioned":
             description = self._descriptions[_without_head(_network(experiment, self.patch_set))]
-            return _build_plan(experiment, data, weights, folds, description)
+            return _build_plan(experiment, data, weights, folds, description, devices)
         if self.find_base_models is None:
             raise expected(
                 "family", f"one of {', '.join(f for f in FAMILIES if f != 'conditioned')} here", "'conditioned'"
             )
         base_models = self.find_base_models(experiment, folds)
-        return _build_plan(experiment, data, base_models.weights, folds, base_models.description, base_models)
+        description = base_models.description
+        return _build_plan(experiment, data, base_models.weights, folds, description, devices, base_models)
 
     def _find_weights(self, experiment: Experiment) -> None:
         """Find the weights of an experiment's backbone, once. Raises `UserError`."""
@@ -146,15 +158,11 @@ class Planner:
         return self._executor.run(jobs, lambda *_: None, lambda: None)
 
 
-def resolve_precision(wanted: str) -> str:
-    """The precision to compute in; `auto` means bfloat16 on processors that compute in it, float32 on others."""
+def resolve_precision(wanted: str, devices: Devices) -> str:
+    """The precision to compute in; `auto` means bfloat16 on devices that all compute in it, float32 on others."""
     if wanted != "auto":
         return wanted
-    try:
-        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    except OSError:
-        flags = platform.processor()
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags.split()) else "float32"
+    return "bfloat16" if devices.bfloat16 else "float32"
 
 
 def _wanted_weights(experiment: Experiment) -> tuple[str, str]:
@@ -195,15 +203,16 @@ def _build_plan(
     weights: NetworkWeights,
     folds: np.ndarray,
     description: Description,
+    devices: Devices,
     base_models: BaseModels | None = None,
 ) -> Plan:
     """Make a plan: the rows, seed, key and job of each fit. Raises `UserError` where a fit has no training rows."""
     network, train = _network(experiment, patch_set), patch_set.train
     training, final = experiment.training, experiment.final
-    facts = {"data": patch_set.train_sha256, "weights": weights.identity, "backend": keras_backend()}
+    facts = {"data": patch_set.train_sha256, "weights": weights.identity, **devices.facts}
     facts["folds"] = folds_sha256(folds)
     keyed, labels, everything = _keyed(experiment), _labels(experiment, train.types), np.arange(len(folds))
-    features, tuned = frozen_activations(experiment, patch_set, network, weights, description)
+    features, tuned = frozen_activations(experiment, patch_set, network, weights, description, devices)
     fits = []
     for fold in [*range(folds.max() + 1), *([None] if final.final == REFIT else [])]:
         name = REFIT if fold is None else f"fold {fold + 1}"
@@ -244,7 +253,7 @@ def _build_plan(
         )
         key = keyed.key("model", "training", "cv", **facts, fold=fold, final_epochs=length)
         if base_models is not None:
-            features = {FEATURES: base_models.features.features(name, experiment)}
+            features = {FEATURES: base_models.features.features(name, experiment, devices)}
         fits.append(Fit(name=name, fold=fold, key=key, job=job, features=features, tuned=tuned))
     return Plan(
         experiment=experiment,
@@ -256,6 +265,7 @@ def _build_plan(
         labels=labels,
         fits=tuple(fits),
         key=keyed.key("model", "training", "cv", "final", **facts, test=patch_set.test_sha256),
+        devices=devices,
         base=None if base_models is None else base_models.parts,
     )
 

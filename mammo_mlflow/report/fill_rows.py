@@ -22,6 +22,7 @@ from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 from mammo_mlflow.experiment import that_move
+from mammo_mlflow.jobs.devices import computed_on
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, TRAIN, VALIDATION, Column, PaperRow, PaperTable
@@ -236,11 +237,13 @@ def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
     trained = runs.fits.get(best.cross_validation, {}).get("fold 1", {})
     if TRAIN in table.columns and "accuracy" in trained:
         measured[TRAIN] = Cell(trained["accuracy"])
+    device = computed_on(best.tags)
     changed, stopped = other_settings(best), best.params.get("early_stop", "0") not in ("0", "")
     protocol = {
         "on the common 4 folds, not the protocol of the paper's table": not _same_protocol(row, best),
         "quick preset, not the paper's settings": best.tag(Tag.PRESET) == "quick",
         f"not the paper's settings: {', '.join(changed)}": bool(changed),
+        f"computed on {device}": bool(device),
         "early stopping watched the patches of its validation scores, as in the paper": SCORED in best.disclosure,
         "given the class, as in the paper, not the probability": best.params.get("condition") == "class",
         "training accuracy of the last epoch, not of the best one, which was kept": TRAIN in measured and stopped,

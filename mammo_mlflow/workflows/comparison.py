@@ -10,6 +10,7 @@ import pandas as pd
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.jobs.devices import computed_on
 from mammo_mlflow.names import Artifact
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.runs import TrackedRun
@@ -82,6 +83,8 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
         f"folds: mean ± sd; test results on {len(test)} patches, decided at 0.5, with 95 % intervals "
         f"({cluster_note(test.patient_ids)})"
     )
+    if device := computed_on(plan.tags()):
+        say(f"computed on {device}")
     for name, means in _seed_means(rows).items():
         mean, sd = mean_sd(means)
         say(f"{name}: fold AUC over {len(means)} seeds {mean:.3f} ± {sd:.3f}")

@@ -23,7 +23,7 @@ def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
     """Print fits, epochs, disk (GB) and an estimated time (minutes) of each plan, as if nothing were finished yet.
 
     Activations, on-line epochs and fine-tuning epochs (a tenth of a whole pass) are taken at the measured speed; a head
-    on cached activations takes `HEAD_SECONDS` a patch and epoch.
+    on cached activations takes `HEAD_SECONDS` a patch and epoch. With 0 workers a card trains all folds at once.
     """
     rows = []
     for plan in plans:
@@ -36,7 +36,7 @@ def show_dry_run(plans: Sequence[Plan], cache: Cache, workers: int) -> None:
             per_patch *= BACKWARD
         online = experiment.views == 0
         head_cost, tuned_cost = (per_patch, per_patch) if online else (HEAD_SECONDS, TUNED_SHARE * per_patch)
-        side_by_side = min(workers, len(plan.fits))
+        side_by_side = min(workers or len(plan.fits), len(plan.fits))
         seconds = len(plan.labels) * (head * head_cost + tuned * tuned_cost) / side_by_side + OVERHEAD_SECONDS
         if missing:
             seconds += len(plan.labels) * (training.views + 1) * per_patch * training.threads / available_cores()

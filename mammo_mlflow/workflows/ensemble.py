@@ -17,6 +17,7 @@ from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import CrossValidationSpec
+from mammo_mlflow.jobs.devices import USUAL, computed_on
 from mammo_mlflow.search.blending import study_weights
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.workflows.workbench import open_workbench
@@ -44,12 +45,7 @@ def run(options: EnsembleOptions) -> None:
 
 def _show(fitted: FittedMethods, made: MadeEnsemble, of_all: bool) -> None:
     """Members, methods, what was registered and how it compares, on the terminal."""
-    alone = [
-        [member.name, f"{fitted.score(column):.3f}", str(member.base_model.version)]
-        for member, column in zip(fitted.members, fitted.data.probabilities.T, strict=True)
-    ]
-    header = ["member", f"out-of-fold {fitted.objective.name}", "version"]
-    show_table(f"{fitted.task}: members{fitted.disclosure.title}", header, alone)
+    show_table(f"{fitted.task}: members{fitted.disclosure.title}", *members_table(fitted))
     show_table(f"{fitted.task}: ensembles of them, {cluster_note(fitted.data.groups)}", *fitted.table())
     picked = f", the best of {len(fitted.ensembles)} by its nested score, which that makes a little optimistic"
     say(f"registered: {made.method}{picked if of_all else ''}")
@@ -57,3 +53,16 @@ def _show(fitted: FittedMethods, made: MadeEnsemble, of_all: bool) -> None:
     say(f"On the test set, once: {made.final.comparison}")
     uri = f"models:/{made.final.registered_name}/{made.final.version}"
     say(f"serve:    mlflow models serve -m {uri} --env-manager local")
+
+
+def members_table(fitted: FittedMethods) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the members: name, score alone, version, and their device where one's is not the usual."""
+    header = ["member", f"out-of-fold {fitted.objective.name}", "version"]
+    rows = [
+        [member.name, f"{fitted.score(column):.3f}", str(member.base_model.version)]
+        for member, column in zip(fitted.members, fitted.data.probabilities.T, strict=True)
+    ]
+    devices = [computed_on(member.base_model.version.tags) for member in fitted.members]
+    if not any(devices):
+        return header, rows
+    return [*header, "trained on"], [[*row, device or USUAL] for row, device in zip(rows, devices, strict=True)]

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from mammo_mlflow.commands.reproduce import ReproduceOptions
+from mammo_mlflow.commands.shared import DeviceOptions
 from mammo_mlflow.data.patches import check_classes, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
@@ -107,7 +108,8 @@ def run(options: ReproduceOptions) -> None:
 def _key(options: ReproduceOptions) -> str:
     """Return the sha256 of scale, settings, data and code versions: steps finished under the same key count as done.
 
-    Steps of older code are run again, which trains only what has changed.
+    Steps of older code are run again, which trains only what has changed. So are those that are asked for on another
+    kind of device; with devices=auto what is done stays done.
     """
     data = "phantom"
     if options.data != data:
@@ -115,6 +117,7 @@ def _key(options: ReproduceOptions) -> str:
         gathered(partial(check_classes, found.train.types), TASKS)
         data = f"{found.train_sha256} {found.test_sha256}"
     made_of = [options.scale, SMALL if options.scale == "small" else {}, data, VERSIONS]
+    made_of += [options.devices] if options.devices != "auto" else []
     return sha256(json.dumps(made_of))
 
 
@@ -147,6 +150,8 @@ def steps(options: ReproduceOptions) -> Iterator[Step]:
     if options.data != "phantom":
         common["data"] = str(Path(options.data).expanduser().absolute())
     data = {name: value for name, value in common.items() if name not in ("preset", "epochs")}
+    fields = DeviceOptions.model_fields.items()
+    common |= {name: str(getattr(options, name)) for name, field in fields if getattr(options, name) != field.default}
     for task in TASKS:
         of_task = {"task": task, **common}
         if small:

@@ -45,7 +45,10 @@ JUDGED = that_move("judging", "place")
 ENOUGH = 1000
 HOW_TO_KEEP = "leave it out of the URL, and set PGPASSWORD or write ~/.pgpass"
 
-_SHOWN = (Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA_SHA256, Tag.FOLDS_SHA256)
+_SHOWN = (
+    *(Tag.TASK, Tag.FAMILY, Tag.BACKBONE, Tag.WEIGHTS, Tag.PHANTOM, Tag.DATA_SHA256, Tag.FOLDS_SHA256),
+    *(Tag.KERAS_BACKEND, Tag.DEVICE),
+)
 """The tags that a study shares with all its trials."""
 
 _log = logging.getLogger(__name__)

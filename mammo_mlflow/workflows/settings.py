@@ -16,6 +16,7 @@ from mammo_mlflow.commands.shared import TrainingOptions, available_cores
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
 from mammo_mlflow.jobs.cache import default_root
+from mammo_mlflow.jobs.devices import is_usual
 from mammo_mlflow.presets import PRESETS
 from mammo_mlflow.search.parameters import ARCHITECTURES
 from mammo_mlflow.search.study_spec import StudySpec
@@ -102,7 +103,7 @@ def _option(options: CommandOptions, name: str) -> tuple[str, str]:
         value = options.preset_name
     elif name == "storage":
         value = storage_url(value)
-    elif name == "workers" and not value:
+    elif name == "workers" and not value and is_usual(getattr(options, "devices", "cpu")):
         value = max(1, available_cores() // (getattr(options, "threads", None) or 1))
     elif name == "cache_dir" and not value:
         value = default_root()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.jobs.devices import computed_on
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.study_result import StudyResult
 from mammo_mlflow.terminal import say, show_table
@@ -28,6 +29,8 @@ def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> No
         "fresh seeds: mean ± sd, difference with a 95 % interval for all settings that competed at once; "
         f"test results on {len(test)} patches, once ({how})"
     )
+    if device := computed_on(plan.tags()):
+        say(f"computed on {device}")
     for result in results:
         states = ", ".join(f"{count} {name.lower()}" for name, count in result.states.items() if count)
         say(f"{result.spec.name}: {states}")

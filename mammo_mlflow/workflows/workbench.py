@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_mlflow.commands.shared import PhantomOptions, WorkbenchOptions, available_cores
+from mammo_mlflow.commands.shared import PhantomOptions, TrainingOptions, WorkbenchOptions, available_cores
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.files import Taken, locked
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.executors import JobFailed, make_executor
+from mammo_mlflow.jobs.devices import Devices, environment, find_devices
+from mammo_mlflow.jobs.executors import JobFailed, make_executors
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
@@ -44,16 +45,21 @@ def open_workbench(
 ) -> Iterator[tuple[Workbench, Planner]]:
     """Open the data set, check it, and yield the workbench and planner of a command.
 
-    Each fold uses `threads` threads; `workers` folds are trained at once (0: as many as the cores allow). `tags` go on
-    every run. However the command ends, none of its runs is left RUNNING. Raises `UserError`.
+    Each fold uses `threads` threads; `workers` folds are trained at once (0: as many as cards or cores allow). `tags`
+    go on every run. However the command ends, none of its runs is left RUNNING. Raises `UserError`.
     """
     check_store()
+    devices = devices_of(options)
+    _log.info("%s", devices.line)
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
     with ExitStack() as stack:
         progress = stack.enter_context(TerminalProgress())
         patch_set = load_data(options.data, options, cache, progress, options.duplicates)
-        workers = workers or max(1, available_cores() // threads)
-        executor, side = (stack.enter_context(closing(make_executor(options.executor, workers))) for _ in range(2))
+        if not devices.cards:  # how many fits a card holds, its executor knows
+            workers = workers or max(1, available_cores() // threads)
+        stack.enter_context(environment(devices, cache.programs))  # before any process starts
+        made = make_executors(options.executor, workers, devices)
+        executor, side = (stack.enter_context(closing(one)) for one in made)
         stack.callback(cache.release)
 
         @functools.cache
@@ -75,7 +81,14 @@ def open_workbench(
             resume=options.resume,
             open_store=open_writer,
         )
-        yield bench, Planner(patch_set, side, cache, probe=probe)
+        yield bench, Planner(patch_set, side, cache, probe=probe, devices=devices)
+
+
+def devices_of(options: WorkbenchOptions) -> Devices:
+    """Find what a command computes with: what its options ask for, or the processor where it trains nothing."""
+    if isinstance(options, TrainingOptions):
+        return find_devices(options.devices, options.card_memory_gb)
+    return Devices.of_environment("nothing is trained")
 
 
 def load_data(

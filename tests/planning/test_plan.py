@@ -7,6 +7,7 @@ from mammo_mlflow.disclosure import RANDOM, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
+from mammo_mlflow.jobs.devices import Card, Devices
 from mammo_mlflow.planning.planner import Planner, resolve_precision
 
 
@@ -155,7 +156,13 @@ def test_patches_too_small_for_a_backbone(laboratory):
         laboratory.plan(backbone="inceptionv3")
 
 
-def test_precision(monkeypatch):
-    assert resolve_precision("float32") == "float32"
-    assert resolve_precision("bfloat16") == "bfloat16"
-    assert resolve_precision("auto") in ("float32", "bfloat16")
+def test_precision():
+    assert resolve_precision("float32", Devices()) == "float32"
+    assert resolve_precision("bfloat16", Devices()) == "bfloat16"
+    assert resolve_precision("auto", Devices()) in ("float32", "bfloat16")
+    card = Card(number=0, name="a card", memory=1, free=1, bfloat16=True)
+    older = replace(card, number=1, bfloat16=False)
+    of_cards = {
+        cards: resolve_precision("auto", Devices(kind="gpu", cards=cards)) for cards in ((card,), (card, older))
+    }
+    assert of_cards == {(card,): "bfloat16", (card, older): "float32"}

@@ -12,6 +12,7 @@ from mammo_mlflow import experiment, model_spec
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import NETWORKS, ModelSpec, build, parameters
 from mammo_mlflow.jobs.contracts import DescribeJob, Description, LayerCut, Network
+from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.planning.planner import Planner, _build_plan
 
@@ -70,7 +71,7 @@ def plan(made, identity="weights"):
     described = Description(features=LayerCut(9, (512,), "float32"), tuned=tuned, head=(512,), parameters=1000)
     folds = Planner(data, None, None).folds(made.cv, made.task)
     weights = NetworkWeights(kind="file", label="", identity=identity, source="")
-    return _build_plan(made, data, weights, folds, described)
+    return _build_plan(made, data, weights, folds, described, Devices())
 
 
 def seen(made):

@@ -112,6 +112,16 @@ def test_a_condition_given_as_a_class_is_said(models, tmp_path):
     assert "given the class, as in the paper, not the probability" in found.notes
 
 
+def test_rows_of_different_devices_say_so(models, tmp_path):
+    models.model(keras_backend="jax", device="gpu", device_name="NVIDIA H200")
+    models.model(backbone="resnet50", keras_backend="tensorflow", device="cpu")
+    models.model(backbone="inceptionv3")  # of an earlier version
+    report = read(models, tmp_path)
+    assert "computed on NVIDIA H200 with JAX" in row(report, "5.1", "VGG16").notes
+    for label in ("ResNet50", "InceptionV3"):
+        assert not any("computed on" in note for note in row(report, "5.1", label).notes)
+
+
 def test_random_weights_and_other_settings_stand_behind(models, tmp_path):
     settings = {"folds": "4", "holdout": "0.0", "epochs": "40", "learning_rate": "2e-06"}
     wanted = models.model(params=settings)

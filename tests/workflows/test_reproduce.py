@@ -27,6 +27,17 @@ def test_every_step_is_a_command_that_exists(asked):
     assert names[-1] == "report"
 
 
+def test_what_trains_is_told_what_to_compute_on():
+    asked = ReproduceOptions(devices="gpu", card_memory_gb=20.5)
+    for step in steps(asked):
+        told = step.command in ("scratch", "pretrained", "siamese", "conditioned", "controls")
+        where = {name: value for name, value in step.given.items() if name in ("devices", "card_memory_gb")}
+        assert where == ({"devices": "gpu", "card_memory_gb": "20.5"} if told else {}), step.name
+        parse(step.line[3:])
+    keys = {reproduce._key(ReproduceOptions(devices=devices)) for devices in ("auto", "cpu", "gpu")}
+    assert len(keys) == 3  # what is done on one is not done on the other
+
+
 @pytest.mark.parametrize("scale", ["small", "full"])
 def test_every_row_of_the_studys_tables_has_its_step(scale):
     todo = list(steps(ReproduceOptions(scale=scale, data="phantom" if scale == "small" else "patches")))

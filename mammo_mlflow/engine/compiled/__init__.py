@@ -2,5 +2,3 @@
 
 Only this room imports JAX, under Keras's backend of that name.
 """
-
-from mammo_mlflow.engine.compiled.training import make as make

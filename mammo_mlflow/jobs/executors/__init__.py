@@ -24,7 +24,7 @@ def make_executor(name: str, workers: int) -> Executor:
     """Make the executor of a name, `process` or `inline`. Raises `UserError` for an unknown one."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
-    return EXECUTORS[name](workers)
+    return EXECUTORS[name](workers or 1)
 
 
 def make_executors(name: str, workers: int, devices: Devices) -> tuple[Executor, Executor]:
@@ -32,7 +32,7 @@ def make_executors(name: str, workers: int, devices: Devices) -> tuple[Executor,
 
     Raises as `make_executor`.
     """
-    if name == "process" and devices.cards:
+    if name == "process" and devices.cards and devices.engine == "compiled":
         pool = CardPool(devices.cards)
         return CardExecutor(pool, workers), CardExecutor(pool)
     return make_executor(name, workers), make_executor(name, workers)

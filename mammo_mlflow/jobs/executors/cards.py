@@ -65,7 +65,8 @@ class CardPool:
                 self._idle.remove(worker)
                 return worker
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, card), name=card.name, daemon=True)
+        chosen = str(card.number) if len(self.cards) > 1 else None  # of a single one the user's choice may be a name
+        process = self._context.Process(target=_serve, args=(theirs, card, chosen), name=card.name, daemon=True)
         process.start()
         theirs.close()
         return _Worker(card, process, ours)
@@ -205,9 +206,15 @@ def end(worker: _Worker) -> None:
     worker.connection.close()
 
 
-def _serve(connection: Connection, card: Card) -> None:
-    """Run the jobs that come through `connection`, in this process of a card, until it is closed."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(card.number)  # read when JAX starts, which it has not yet
+def _serve(connection: Connection, card: Card, chosen: str | None) -> None:
+    """Run the jobs that come through `connection`, in this process of a card, until it is closed.
+
+    `chosen` is the card's name for the driver where it is one of several. JAX reads the environment when it starts.
+    """
+    if card.memory:
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{min(0.95, card.free / card.memory):.3f}"
+    if chosen is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = chosen
     emit, send_answer = serve_coordinator(connection)
     while True:
         try:
