@@ -120,15 +120,19 @@ class CardExecutor(Executor):
                     yield from self._receive(workers[connection], on_event)
                 on_idle()
         finally:
-            self.close()
+            self._stop()
 
     def close(self) -> None:
-        """End the processes that are at work; the pool's others go on."""
+        """End the processes that are at work, and those of the pool."""
+        self._stop()
+        self._pool.close()
+
+    def _stop(self) -> None:
+        """Forget the jobs that wait, and end the processes that are at work."""
         self._waiting.clear()
         for worker in self._running:
             end(worker)
         self._running.clear()
-        self._pool.close()
 
     def _start(self, next_job: Callable[[], AnyJob | None]) -> None:
         """Give each card that is free work, as long as there is any."""

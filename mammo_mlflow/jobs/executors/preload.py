@@ -31,6 +31,7 @@ watch_thread.start()
 try:
     with silent_stderr():
         importlib.import_module("mammo_mlflow.engine.train")
+        importlib.import_module("tensorflow")  # which Keras imports when it saves a model, whatever its backend
 finally:
     LOADED.set()
     watch_thread.join()  # no thread may be alive when the server forks
