@@ -68,6 +68,8 @@ def train_fits(job: FitsJob, emit: Emit) -> None:
     for place, fit in enumerate(job.fits):
         report.add(place, StepsDone(0, fit.total_epochs))
     engine = make_engine(job.memory, lambda text: notify(emit, text))
+    if len(job.fits) > 1 and (not job.fits[0].features or job.fits[0].experiment.model.unfrozen_layers):
+        notify(emit, f"{len(job.fits)} fits take turns where convolutions are trained")
     for place, answer in _train_all(job.fits, report.add, engine):
         report.add(place, Failure(str(answer), user=True) if isinstance(answer, UserError) else answer)
     report.send()

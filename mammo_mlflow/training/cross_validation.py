@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_cu
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.jobs.contracts import FitJob, FitResult
+from mammo_mlflow.jobs.contracts import Event, FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
@@ -49,16 +50,34 @@ def cross_validate(
 
     `label` stands before the folds where progress is shown; by default the backbone.
     """
-    runs = FitRuns(bench, plan, run, f"{label or plan.experiment.model.backbone} ")
-    results = runs.reuse() if bench.resume else {}
-    missing = [fit for fit in plan.fits if fit.name not in results]
-    if missing:
-        results |= _train(bench, plan, runs, missing, results)
-    cv = collect(plan, run, results)
-    log_scores(cv)
-    if figures:
-        log_figures(cv)
-    return cv
+    return cross_validate_together(bench, [(plan, run, label or plan.experiment.model.backbone)], figures)[0]
+
+
+def cross_validate_together(
+    bench: Workbench, several: Sequence[tuple[Plan, TrackedRun, str]], figures: bool = True
+) -> list[CrossValidation]:
+    """Cross-validate plans, each with its run and a label of its own, all of whose fits are handed out at once."""
+    begun = [_Begun(plan, run, FitRuns(bench, plan, run, f"{label} ")) for plan, run, label in several]
+    if bench.resume:
+        for one in begun:
+            one.results.update(one.runs.reuse())
+    _train(bench, begun)
+    made = [collect(one.plan, one.run, one.results) for one in begun]
+    for cv in made:
+        log_scores(cv)
+        if figures:
+            log_figures(cv)
+    return made
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A cross-validation that has begun: its plan and run, and the fits that are done."""
+
+    plan: Plan
+    run: TrackedRun
+    runs: FitRuns
+    results: dict[str, FitResult] = field(default_factory=dict)
 
 
 def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> CrossValidation:
@@ -75,22 +94,31 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
     return CrossValidation(plan=plan, run=run, results=results, oof=oof, fold_scores=pd.DataFrame(rows))
 
 
-def _train(
-    bench: Workbench, plan: Plan, runs: FitRuns, fits: list[Fit], reused: dict[str, FitResult]
-) -> dict[str, FitResult]:
-    activations = ensure_activations(bench, plan.activations())
-    # the refit's length may depend on where the folds stopped, so it then waits for them
-    waves = [fits]
-    if plan.experiment.training.early_stop:
-        waves = [[fit for fit in fits if fit.fold is not None], [fit for fit in fits if fit.fold is None]]
-    results: dict[str, FitResult] = {}
-    for wave in waves:
-        jobs = [_with_stop(fit, runs.job(fit, activations), reused | results) for fit in wave]
-        for job, result in bench.run(jobs, runs.on_event):
-            runs.finish(job, result)
-            results[runs.fit_of(job).name] = result
+def _train(bench: Workbench, begun: Sequence[_Begun]) -> None:
+    """Train the fits that are missing, of all cross-validations at once; refits whose length the folds decide last."""
+    missing = [(one, fit) for one in begun for fit in one.plan.fits if fit.name not in one.results]
+    if not missing:
+        return
+    activations = ensure_activations(bench, [entry for one, _ in missing for entry in one.plan.activations()])
+    for wave in (False, True):
+        chosen = [(one, fit) for one, fit in missing if _waits_for_folds(one.plan, fit) == wave]
+        made = [(one, _with_stop(fit, one.runs.job(fit, activations), one.results)) for one, fit in chosen]
+        owners = {job.name: one for one, job in made}
+        for job, result in bench.run([job for _, job in made], partial(_hand_on, owners)):
+            one = owners[job.name]
+            one.runs.finish(job, result)
+            one.results[one.runs.fit_of(job).name] = result
     bench.cache.release()
-    return results
+
+
+def _hand_on(owners: Mapping[str, _Begun], job: FitJob, event: Event) -> None:
+    """Hand the event of a fit's job on to its cross-validation."""
+    owners[job.name].runs.on_event(job, event)
+
+
+def _waits_for_folds(plan: Plan, fit: Fit) -> bool:
+    """Whether the length of a fit, a refit, depends on where the folds stop."""
+    return fit.fold is None and plan.experiment.training.early_stop > 0
 
 
 def _with_stop(fit: Fit, job: FitJob, results: dict[str, FitResult]) -> FitJob:

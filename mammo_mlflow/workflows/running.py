@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 
 from mammo_mlflow.commands.shared import TrainingOptions, same_data
 from mammo_mlflow.disclosure import Disclosure
@@ -17,7 +18,7 @@ from mammo_mlflow.planning.find_base_models import find_base_models
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.cross_validation import cross_validate
+from mammo_mlflow.training.cross_validation import cross_validate_together
 from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison
 from mammo_mlflow.workflows.dry_run import show_dry_run
@@ -89,15 +90,15 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, 
     if buried:
         _log.info("%d runs of an interrupted command were marked KILLED", buried)
     rows: list[Outcome] = []
-    for plan in plans:
-        run = _start(bench, plan, top) if several else top
-        cv = cross_validate(bench, plan, run)
-        final = make_final(bench, cv) if plan.experiment.final.final != "none" else None
-        if final is not None:
-            final.tell(run)
-        if several:
-            run.finish()
-        rows.append((cv, final))
+    for group in _together(plans):
+        begun = [(plan, _start(bench, plan, top) if several else top, _label(plan, group)) for plan in group]
+        for cv in cross_validate_together(bench, begun):
+            final = make_final(bench, cv) if cv.plan.experiment.final.final != "none" else None
+            if final is not None:
+                final.tell(cv.run)
+            if several:
+                cv.run.finish()
+            rows.append((cv, final))
     log_comparison(top, rows)
     said = [] if summarise is None else summarise(top, rows)
     top.log_metrics({"tracking_seconds": writer.seconds})
@@ -105,7 +106,28 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, 
     show_comparison(rows, said)
 
 
-_SHARED_TAGS = (Tag.TASK, Tag.FAMILY, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.PHANTOM)
+_SHARED_TAGS = (
+    Tag.TASK,
+    Tag.FAMILY,
+    Tag.DATA_SHA256,
+    Tag.TEST_SHA256,
+    Tag.PHANTOM,
+    Tag.KERAS_BACKEND,
+    Tag.DEVICE,
+    Tag.DEVICE_NAME,
+)
+
+
+def _together(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """The plans in groups whose fits are handed out at once: by the compiled engine, those that share its programs."""
+    if plans[0].devices.engine != "compiled":
+        return [[plan] for plan in plans]
+    return [list(group) for _, group in groupby(plans, key=lambda plan: plan.fits[0].job.program)]
+
+
+def _label(plan: Plan, group: Sequence[Plan]) -> str:
+    """What stands before the folds of a plan where progress is shown."""
+    return plan.experiment.model.backbone + (f" seed {plan.experiment.cv.seed}" if len(group) > 1 else "")
 
 
 def _start(bench: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:

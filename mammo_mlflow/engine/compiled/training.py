@@ -25,11 +25,14 @@ from mammo_mlflow.engine.contract import (
     private_memory_bytes,
 )
 from mammo_mlflow.engine.inputs import ModelInput, Reader
+from mammo_mlflow.engine.keras_fit import KerasEngine
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.models.tensors import Tensor
 
 COPIES = 6
 """How many arrays of a head's size lie on the card: weights, gradients, two moments, the best weights, a copy."""
+DATA_SHARE = 0.8
+"""The share of the memory that data may take."""
 EPSILON = 1e-7
 """How near to 0 and 1 a probability is taken for the loss: Keras's own bound."""
 Outcome = tuple[int, Trained | UserError]
@@ -47,6 +50,12 @@ class CompiledEngine:
 
     def train(self, fits: Sequence[StageFit]) -> Iterator[Outcome]:
         """Train fits, of heads as many at once as fit the memory; see `contract.Engine`."""
+        if self._memory and data_bytes([fits[0].batches.read]) > DATA_SHARE * self._memory:
+            self._notice(
+                "the data do not fit the card beside a network: batches come from the host, which takes longer"
+            )
+            yield from KerasEngine().train(fits)
+            return
         many = is_head(fits[0])
         for size in dict.fromkeys(fit.batches.size for fit in fits):
             alike = {place: fit for place, fit in enumerate(fits) if fit.batches.size == size}
@@ -66,8 +75,6 @@ class CompiledEngine:
     def _train_in_turns(self, waiting: dict[int, StageFit], many: bool) -> Iterator[Outcome]:
         """Train fits in groups that fit the memory; smaller ones where the card has less than it said."""
         at_once = self._fitting(list(waiting.values())) if many else 1
-        if many and at_once < len(waiting):
-            self._notice(f"{len(waiting)} heads take turns on the card, {at_once} at once: its memory holds no more")
         tried_alone = False
         while waiting:
             places = list(waiting)[:at_once]
@@ -80,23 +87,26 @@ class CompiledEngine:
                     raise
                 RESIDENT.clear()
                 if tried_alone:
+                    del waiting[places[0]]
                     wanted = "room on the card for one such fit"
                     yield places[0], expected("devices", wanted, "none; a smaller batch_size needs less")
-                    del waiting[places[0]]
                 elif len(places) > 1:
                     at_once = len(places) // 2
-                    self._notice(f"the card is out of memory with {len(places)} heads at once: {at_once} from now on")
+                    self._notice(f"out of memory with {len(places)} heads at once: {at_once} from now on")
                 tried_alone = len(places) == 1 and not tried_alone
 
-    def _fitting(self, fits: Sequence[StageFit]) -> int:
-        """How many fits fit the memory at once, at least 1, beside their data."""
-        if not self._memory:
-            return len(fits)
-        first = fits[0]
+    def _fitting(self, heads: Sequence[StageFit]) -> int:
+        """How many heads fit the memory at once, at least 1, beside their data; it is told."""
+        first = heads[0]
         features = math.prod(first.network.inputs[0].shape[1:])
         one = 4 * (COPIES * first.network.count_params() + 3 * features * max(first.batches.size, EVALUATION_BATCH))
-        data = data_bytes([fit.batches.read for fit in fits])
-        return max(1, (self._memory - data) // one)
+        room = self._memory - data_bytes([fit.batches.read for fit in heads])
+        at_once = max(1, min(len(heads), room // one)) if self._memory else len(heads)
+        if at_once < len(heads):
+            self._notice(f"{len(heads)} heads take turns, {at_once} at once: each needs {one / 1e6:.0f} MB")
+        elif len(heads) > 1:
+            self._notice(f"{len(heads)} heads are trained at once")
+        return at_once
 
     def _program(self, fit: StageFit, feed: Feed, many: bool) -> Program:
         """The program of a fit's stage."""
