@@ -18,7 +18,7 @@ from mammo_mlflow.engine.compiled.resident import LIMIT, RESIDENT
 from mammo_mlflow.engine.inputs import ModelInput, Reader
 from mammo_mlflow.models.tensors import Tensor
 
-BATCHES = (32, 1024)
+BATCHES = (32, 128)
 """The fewest and the most views that are computed at once."""
 BESIDE = 8
 """How many times the largest activations of a network are taken to lie on the card at once."""

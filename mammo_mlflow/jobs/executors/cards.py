@@ -98,6 +98,7 @@ class CardExecutor(Executor):
         self._pool, self._workers = pool, workers
         self._running: dict[_Worker, _Work] = {}
         self._waiting: deque[Any] = deque()
+        self._told: set[str] = set()
 
     def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
         """Yield each job with its answer as it ends; all of them may be one program. See `Executor.run`."""
@@ -182,7 +183,9 @@ class CardExecutor(Executor):
     ) -> Iterator[tuple[AnyJob, Any]]:
         """Hand an event on; yield the fits that it answers."""
         if isinstance(event, Notice):
-            _log.info("%s: %s", worker.card.name, event.text)
+            if event.text not in self._told:
+                _log.info("%s: %s", worker.card.name, event.text)
+            self._told.add(event.text)
         elif isinstance(event, FitsProgress):
             for place, what in event.happened:
                 if isinstance(what, FitResult | Failure):
