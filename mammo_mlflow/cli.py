@@ -16,7 +16,7 @@ from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spel
 from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
 from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
-from mammo_mlflow.jobs.devices import Devices, environment, is_usual, share_cards
+from mammo_mlflow.jobs.devices import Devices, ask_ahead, environment, is_usual, share_cards
 from mammo_mlflow.wording import first_line, scrubbed
 
 EXIT_USER_ERROR = 2
@@ -142,6 +142,8 @@ def _run(arguments: Sequence[str]) -> int:
 
         with environment(Devices.of_environment()):
             start_server()  # imports TensorFlow while this process imports the rest
+    elif isinstance(options, TrainingOptions):
+        ask_ahead(wanted)
     from mammo_mlflow.terminal import set_up_logging
 
     set_up_logging()

@@ -243,17 +243,37 @@ def _jax_has_cuda() -> bool:
     return "jax" in found and len(found) > 1
 
 
+_asked: dict[str, subprocess.Popen[str]] = {}
+"""The children that look for the cards of a backend, whose answers nobody has read yet."""
+
+
+def ask_ahead(wanted: str) -> None:
+    """Start the child that `find_devices` will ask, where it will: it takes seconds, in which others are imported."""
+    if wanted != "cpu" and not why_no_card():
+        _start_child(chosen_backend() or "jax")
+
+
+def _start_child(backend: str) -> subprocess.Popen[str]:
+    if backend not in _asked:
+        line = [sys.executable, "-m", "mammo_mlflow.engine.cards"]
+        surroundings = SHARED | dict(os.environ) | {"KERAS_BACKEND": backend}
+        pipe = subprocess.PIPE
+        _asked[backend] = subprocess.Popen(line, env=surroundings, stdout=pipe, stderr=pipe, text=True)
+    return _asked[backend]
+
+
 def _ask(backend: str) -> tuple[tuple[Card, ...], str]:
     """Ask a Keras backend, in a child, for the cards that it can use; without any, why."""
-    name = SPELLED[backend]
-    surroundings = SHARED | dict(os.environ) | {"KERAS_BACKEND": backend}
-    line = [sys.executable, "-m", "mammo_mlflow.engine.cards"]
+    name, child = SPELLED[backend], _start_child(backend)
     try:
-        child = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        told, said = child.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
+        child.kill()
         return (), f"{name} said nothing about its cards for {PATIENCE_SECONDS} s"
+    finally:
+        del _asked[backend]
     if child.returncode:
-        last = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+        last = said.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
         return (), f"{name} can use no card: {in_words(last[0])}"
-    cards = tuple(Card(**one) for one in json.loads(child.stdout.splitlines()[-1]))
+    cards = tuple(Card(**one) for one in json.loads(told.splitlines()[-1]))
     return cards, "" if cards else f"{name} finds no card that it can use"
