@@ -103,17 +103,17 @@ def _train(bench: Workbench, begun: Sequence[_Begun]) -> None:
     for wave in (False, True):
         chosen = [(one, fit) for one, fit in missing if _waits_for_folds(one.plan, fit) == wave]
         made = [(one, _with_stop(fit, one.runs.job(fit, activations), one.results)) for one, fit in chosen]
-        owners = {job.name: one for one, job in made}
+        owners = {id(job): one for one, job in made}
         for job, result in bench.run([job for _, job in made], partial(_hand_on, owners)):
-            one = owners[job.name]
+            one = owners[id(job)]
             one.runs.finish(job, result)
             one.results[one.runs.fit_of(job).name] = result
     bench.cache.release()
 
 
-def _hand_on(owners: Mapping[str, _Begun], job: FitJob, event: Event) -> None:
+def _hand_on(owners: Mapping[int, _Begun], job: FitJob, event: Event) -> None:
     """Hand the event of a fit's job on to its cross-validation."""
-    owners[job.name].runs.on_event(job, event)
+    owners[id(job)].runs.on_event(job, event)
 
 
 def _waits_for_folds(plan: Plan, fit: Fit) -> bool:

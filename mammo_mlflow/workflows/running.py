@@ -127,7 +127,9 @@ def _together(plans: Sequence[Plan]) -> list[list[Plan]]:
 
 def _label(plan: Plan, group: Sequence[Plan]) -> str:
     """What stands before the folds of a plan where progress is shown."""
-    return plan.experiment.model.backbone + (f" seed {plan.experiment.cv.seed}" if len(group) > 1 else "")
+    return (
+        plan.experiment.model.backbone if len(group) == 1 else f"{plan.experiment.label} seed {plan.experiment.cv.seed}"
+    )
 
 
 def _start(bench: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:

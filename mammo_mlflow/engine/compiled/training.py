@@ -103,6 +103,7 @@ class CompiledEngine:
         room = self._memory - data_bytes([fit.batches.read for fit in heads])
         at_once = max(1, min(len(heads), room // one)) if self._memory else len(heads)
         if at_once < len(heads):
+            at_once = -(-len(heads) // -(-len(heads) // at_once))  # groups of one size share a program
             self._notice(f"{len(heads)} heads take turns, {at_once} at once: each needs {one / 1e6:.0f} MB")
         elif len(heads) > 1:
             self._notice(f"{len(heads)} heads are trained at once")
@@ -120,7 +121,7 @@ class CompiledEngine:
         started = time.perf_counter()
         feed = Feed([fit.batches.read for fit in fits])
         program = self._program(fits[0], feed, many)
-        courses = [_Course(fit) for fit in fits]
+        courses, open_ones = [_Course(fit) for fit in fits], list(range(len(fits)))
         sources = jnp.asarray(feed.sources if many else feed.sources[0])
         held_out, batches = _draw_held_out(fits, feed, many)
         state, best = program.start(fits), None
@@ -132,26 +133,22 @@ class CompiledEngine:
                 steps, count = _draw_steps(fits, feed, epoch + 1, many)  # while the card is at work
             losses, accuracies = (np.atleast_1d(one) for one in sums)
             answers = _by_fit(found, len(fits))
-            running = [course for course in courses if course.running]
             for index, course in enumerate(courses):
                 if course.running:
                     course.take(epoch, float(losses[index]), float(accuracies[index]), answers[index])
-            better = np.array([course.better for course in courses])
             if any(course.fit.patience for course in courses):
-                best = _best(best, state, better, many)
-            for index, course in enumerate(courses):
-                if course in running and not course.running:
-                    if course.error is None and best is not None:
-                        course.write(jax.tree.map(lambda a, index=index: a[index], best) if many else best)
-                    yield index, course.outcome((time.perf_counter() - started) / len(fits))
-            if not any(course.running for course in courses):
+                best = _best(best, state, np.array([course.better for course in courses]), many)
+            share = (time.perf_counter() - started) / len(fits)
+            for index in [index for index in open_ones if not courses[index].running]:
+                open_ones.remove(index)
+                yield index, courses[index].end(best, index, share, many)
+            if not open_ones:
                 return
-        final = jax.device_get(state.weights if best is None else best) if many else best or state.weights
-        seconds = (time.perf_counter() - started) / len(fits)
-        for index, course in enumerate(courses):
-            if course.running:
-                course.write(jax.tree.map(lambda a, index=index: a[index], final) if many else final)
-                yield index, course.outcome(seconds)
+        final = best or state.weights
+        final = jax.device_get(final) if many else final  # at once: a thousand networks have some thousand arrays
+        share = (time.perf_counter() - started) / len(fits)
+        for index in open_ones:
+            yield index, courses[index].end(final, index, share, many)
 
 
 def make(memory: int, notice: Callable[[str], None]) -> CompiledEngine:
@@ -218,14 +215,12 @@ class _Course:
         elif self._waited >= fit.patience:
             self.running = False
 
-    def write(self, weights: Variables) -> None:
-        """Give the fit's network its weights."""
-        write_weights(self.fit.network, weights)
-
-    def outcome(self, seconds: float) -> Trained | UserError:
-        """What came of the fit; `seconds` are its share."""
+    def end(self, weights: Variables | None, index: int, seconds: float, many: bool) -> Trained | UserError:
+        """Give the network its weights, those at `index` of many, and say what came of it; `seconds` are its share."""
         if self.error is not None:
             return self.error
+        if weights is not None:
+            write_weights(self.fit.network, jax.tree.map(lambda array: array[index], weights) if many else weights)
         return Trained(
             history=self._history,
             kept=self._kept,
