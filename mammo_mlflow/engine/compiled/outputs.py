@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from mammo_mlflow.engine.compiled.feed import Feed, Selection
+from mammo_mlflow.engine.compiled.memory import is_out_of_memory
 from mammo_mlflow.engine.compiled.program import Variables, read_weights
 from mammo_mlflow.engine.compiled.resident import LIMIT, RESIDENT
 from mammo_mlflow.engine.inputs import ModelInput, Reader
@@ -29,8 +30,10 @@ AHEAD = 2
 class Outputs:
     """The outputs of a network for the rows of a reader, in blocks of as many views as fit `memory` bytes (0: few)."""
 
-    def __init__(self, network: keras.Model, reader: Reader[ModelInput], memory: int) -> None:
-        self._network, self._feed = network, Feed([reader])
+    def __init__(
+        self, network: keras.Model, reader: Reader[ModelInput], memory: int, notice: Callable[[str], None]
+    ) -> None:
+        self._network, self._feed, self._notice = network, Feed([reader]), notice
         self._weights = read_weights(network)
         largest = max(math.prod(layer.output.shape[1:]) for layer in network.layers)
         free = memory - sum(array.nbytes for array in self._feed.data.values())
@@ -38,11 +41,29 @@ class Outputs:
         self._made: list[Tensor] | None = []
 
     def blocks(self, patches: int, views: int) -> Iterator[np.ndarray]:
-        """Yield the outputs of `patches` rows, plain and in `views` views each: float32 (m, views + 1, ...)."""
+        """Yield the outputs of `patches` rows, plain and in `views` views each: float32 (m, views + 1, ...).
+
+        Where the card has less memory than it said, blocks become smaller.
+        """
+        done = 0
+        while done < patches:
+            try:
+                for block in self._blocks(done, patches, views):
+                    done += len(block)
+                    yield block
+            except jax.errors.JaxRuntimeError as problem:
+                if not is_out_of_memory(problem) or self._batch <= views + 1:
+                    raise
+                self._made = None
+                RESIDENT.clear()
+                self._batch //= 2
+                self._notice(f"out of memory: activations of {self._batch} views at once from now on")
+
+    def _blocks(self, first: int, patches: int, views: int) -> Iterator[np.ndarray]:
         compute = jax.jit(self._compute)
         block = min(max(1, self._batch // (views + 1)), patches)
         waiting: deque[tuple[Tensor, int]] = deque()
-        for start in range(0, patches, block):
+        for start in range(first, patches, block):
             rows = np.arange(start, start + block).clip(max=patches - 1)
             each = np.broadcast_to(np.arange(views + 1), (block, views + 1))
             drawn = self._feed.draw(0, rows.repeat(views + 1), each.ravel())

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored
+from mammo_mlflow.engine.compiled.memory import card_memory_bytes, is_out_of_memory
 from mammo_mlflow.engine.compiled.outputs import Outputs
 from mammo_mlflow.engine.compiled.program import Program, State, Steps, Variables, keep_better, write_weights
 from mammo_mlflow.engine.compiled.resident import RESIDENT
@@ -65,7 +66,7 @@ class CompiledEngine:
         self, network: keras.Model, reader: Reader[ModelInput], patches: int, views: int
     ) -> Iterator[np.ndarray]:
         """Yield a network's outputs, and keep them on the card where there is room; see `contract.Engine`."""
-        self._outputs = Outputs(network, reader, self._memory)
+        self._outputs = Outputs(network, reader, self._memory, self._notice)
         return self._outputs.blocks(patches, views)
 
     def written(self, path: Path) -> None:
@@ -162,11 +163,6 @@ def is_head(fit: StageFit) -> bool:
     return is_stored(fit.batches.read) and not convolves
 
 
-def is_out_of_memory(problem: Exception) -> bool:
-    """Whether JAX failed for want of memory."""
-    return "RESOURCE_EXHAUSTED" in str(problem) or "out of memory" in str(problem).lower()
-
-
 class _Course:
     """The course of a fit's training: its history, the epoch that is kept, and when it is over.
 
@@ -229,11 +225,6 @@ class _Course:
             card_memory=card_memory_bytes(),
             predict=lambda: self._probabilities,
         )
-
-
-def card_memory_bytes() -> int:
-    """The most bytes of the card that this process has held at once; 0 where the device does not tell."""
-    return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
 def _mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -28,6 +28,7 @@ def attempt(
         if isinstance(problem, OSError) and problem.errno in FULL_DISK:
             reason = f"{job.name}: expected room on the disk, found it full"
             return Failure(reason, user=True, error=problem, fatal=True)
-        if isinstance(problem, MemoryError) or type(problem).__name__ == "ResourceExhaustedError":  # TensorFlow's
-            return Failure(f"out of memory: {' '.join(str(problem).split())[:200]}", error=problem)
+        text, kind = str(problem), type(problem).__name__
+        if isinstance(problem, MemoryError) or kind == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in text:
+            return Failure(f"out of memory: {' '.join(text.split())[:200]}", error=problem)
         return Failure(traceback.format_exc(), error=problem)
