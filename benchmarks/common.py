@@ -7,21 +7,35 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
 
-def run_measured(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, int]]:
+def run_measured(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    errors: TextIO | None = None,
+    timeout: float | None = None,
+) -> tuple[float, dict[str, int]]:
     """The seconds of a whole command, and the peak private memory of it (`coordinator`) and of its largest child.
 
-    Raises SystemExit where the command fails.
+    What it logs goes to the file `errors`, where one is given. Raises SystemExit where the command fails, and
+    `subprocess.TimeoutExpired` where it was ended after `timeout` seconds.
     """
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
     memory = {"coordinator": 0, "fold": 0}
     watcher = threading.Thread(target=_watch, args=(process.pid, memory))
     watcher.start()
-    if process.wait() != 0:
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its children end themselves
+        process.wait()
+        raise
+    if code != 0:
         raise SystemExit("the product's command failed")
     seconds = time.perf_counter() - start
     watcher.join()
