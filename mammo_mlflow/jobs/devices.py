@@ -208,7 +208,7 @@ def environment(devices: Devices, programs: Path | None = None) -> Iterator[None
         kept |= {
             "JAX_COMPILATION_CACHE_DIR": str(programs),
             "JAX_COMPILATION_CACHE_MAX_SIZE": str(PROGRAM_BYTES),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
     needed = {"KERAS_BACKEND": devices.backend} | (HIDDEN if devices.kind == "cpu" else {})
     before = dict(os.environ)
