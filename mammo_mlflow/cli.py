@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from mammo_mlflow.commands import COMMANDS
@@ -16,7 +17,8 @@ from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spel
 from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
 from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
-from mammo_mlflow.jobs.devices import Devices, ask_ahead, environment, is_usual, share_cards
+from mammo_mlflow.files import default_cache
+from mammo_mlflow.jobs.devices import PROGRAMS, ask_ahead, environment, expected_devices, share_cards
 from mammo_mlflow.wording import first_line, scrubbed
 
 EXIT_USER_ERROR = 2
@@ -136,14 +138,13 @@ def _run(arguments: Sequence[str]) -> int:
     share_cards()
     # everything is checked before anything heavy is imported
     wanted = options.devices if isinstance(options, TrainingOptions) else "cpu"
-    # where a card has to be asked for, the server is started later, by its executor
-    if isinstance(options, WorkbenchOptions) and options.executor == "process" and is_usual(wanted):
+    ask_ahead(wanted)
+    if isinstance(options, WorkbenchOptions) and options.executor == "process":
         from mammo_mlflow.jobs.executors.process import start_server
 
-        with environment(Devices.of_environment()):
+        root = Path(options.cache_dir).expanduser() if options.cache_dir else default_cache()
+        with environment(expected_devices(wanted), root.resolve() / PROGRAMS):
             start_server()  # imports TensorFlow while this process imports the rest
-    elif isinstance(options, TrainingOptions):
-        ask_ahead(wanted)
     from mammo_mlflow.terminal import set_up_logging
 
     set_up_logging()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import uuid
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from mammo_mlflow.errors import expected
@@ -47,6 +49,11 @@ def whole(target: Path, alone: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def default_cache() -> Path:
+    """The default cache directory: `$MAMMO_CACHE_DIR`, else one in the user's cache directory."""
+    return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
 
 
 def target_file(field: str, name: str) -> Path:

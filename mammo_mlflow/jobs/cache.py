@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-import platformdirs
 import psutil
 
 from mammo_mlflow.errors import FULL_DISK, UserError, expected
-from mammo_mlflow.files import PARTIAL, Taken, locked, whole
+from mammo_mlflow.files import PARTIAL, Taken, default_cache, locked, whole
+from mammo_mlflow.jobs.devices import PROGRAMS
 from mammo_mlflow.tracking.run_queries import process_alive
 
 ACTIVATIONS = "activations.npy"
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 class Cache:
     """A cache directory for activations, of at most `limit_gb` gigabytes. Raises `UserError` if not writable.
 
-    `root` is by default `default_root()`; `limit` is the limit in bytes.
+    `root` is by default `default_cache()`; `limit` is the limit in bytes.
     """
 
     def __init__(self, root: Path | None = None, limit_gb: float = 20.0) -> None:
         if limit_gb <= 0:
             raise expected("cache_limit_gb", "a number above 0", limit_gb)
-        self.root = (root or default_root()).resolve()
+        self.root = (root or default_cache()).resolve()
         self.limit = int(limit_gb * 1e9)
         try:
             self._entries.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class Cache:
     @property
     def programs(self) -> Path:
         """The directory of JAX's compiled programs, which JAX makes and keeps small."""
-        return self.root / "programs"
+        return self.root / PROGRAMS
 
     @property
     def _entries(self) -> Path:
@@ -144,11 +144,6 @@ class Cache:
     def _free(self) -> int:
         """The free bytes of the disk."""
         return shutil.disk_usage(self.root).free
-
-
-def default_root() -> Path:
-    """The default cache directory: `$MAMMO_CACHE_DIR`, else one in the user's cache directory."""
-    return Path(os.environ.get("MAMMO_CACHE_DIR") or platformdirs.user_cache_dir("mammo_mlflow")).expanduser()
 
 
 def _lease(entry: Path) -> None:

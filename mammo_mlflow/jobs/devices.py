@@ -48,6 +48,8 @@ SHARED = {
 """The environment in which no process takes a card's memory for itself, and cards are counted as their driver does."""
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 """The environment in which no card is seen."""
+PROGRAMS = "programs"
+"""The folder of the cache directory in which JAX keeps compiled programs."""
 PROGRAM_BYTES = 10**9
 """The size limit of JAX's compiled programs on the disk."""
 
@@ -190,9 +192,25 @@ def why_no_card() -> str:
     return ""
 
 
+def expected_devices(wanted: str) -> Devices:
+    """What `find_devices` will most likely find, told without asking the backend; of cards the kind alone."""
+    if wanted == "cpu" or why_no_card():
+        return Devices.of_environment()
+    return Devices(backend=chosen_backend() or "jax", kind="gpu")
+
+
 def is_usual(wanted: str) -> bool:
-    """Whether the processor computes by Keras's fit, as far as that can be told without asking the backend."""
-    return engine_of(keras_backend()) == "keras_fit" and (wanted == "cpu" or bool(why_no_card()))
+    """Whether that is the processor with Keras's fit."""
+    found = expected_devices(wanted)
+    return found.kind == "cpu" and found.engine == "keras_fit"
+
+
+def surroundings() -> tuple[str | None, ...]:
+    """What of the environment decides how a process computes, which a fork server keeps from its start."""
+    backend = keras_backend()
+    if engine_of(backend) != "compiled":
+        return (backend,)
+    return backend, *(os.environ.get(name) for name in (*HIDDEN, "JAX_COMPILATION_CACHE_DIR"))
 
 
 @contextmanager
@@ -256,9 +274,9 @@ def ask_ahead(wanted: str) -> None:
 def _start_child(backend: str) -> subprocess.Popen[str]:
     if backend not in _asked:
         line = [sys.executable, "-m", "mammo_mlflow.engine.cards"]
-        surroundings = SHARED | dict(os.environ) | {"KERAS_BACKEND": backend}
+        inherited = SHARED | dict(os.environ) | {"KERAS_BACKEND": backend}
         pipe = subprocess.PIPE
-        _asked[backend] = subprocess.Popen(line, env=surroundings, stdout=pipe, stderr=pipe, text=True)
+        _asked[backend] = subprocess.Popen(line, env=inherited, stdout=pipe, stderr=pipe, text=True)
     return _asked[backend]
 
 

@@ -15,7 +15,7 @@ from mammo_mlflow.commands.settings import SettingsOptions
 from mammo_mlflow.commands.shared import TrainingOptions, available_cores
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
-from mammo_mlflow.jobs.cache import default_root
+from mammo_mlflow.files import default_cache
 from mammo_mlflow.jobs.devices import is_usual
 from mammo_mlflow.presets import PRESETS
 from mammo_mlflow.search.parameters import ARCHITECTURES
@@ -106,7 +106,7 @@ def _option(options: CommandOptions, name: str) -> tuple[str, str]:
     elif name == "workers" and not value and is_usual(getattr(options, "devices", "cpu")):
         value = max(1, available_cores() // (getattr(options, "threads", None) or 1))
     elif name == "cache_dir" and not value:
-        value = default_root()
+        value = default_cache()
     elif name == "out" and not value:
         value = report_folder("")
     elif name in ("data", "cache_dir", "source", "out") and value not in ("", "phantom"):

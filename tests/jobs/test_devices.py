@@ -199,7 +199,7 @@ def test_jax_reads_what_it_is_set_by(system, tmp_path):
     asked += "c.jax_compilation_cache_max_size, c.jax_persistent_cache_min_compile_time_secs, c.jax_platforms)"
     with environment(Devices(backend="jax"), tmp_path):
         told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["highest", str(tmp_path), "1000000000", "0.5", "cpu"]
+    assert told.split() == ["highest", str(tmp_path), "1000000000", "0.0", "cpu"]
 
 
 DRIVER = [DriverRow(0, "GPU-aa", 80, 70), DriverRow(1, "GPU-bb", 40, 30), DriverRow(2, "GPU-bc", 20, 10)]

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.jobs.contracts import Emit, Event, Failure, Job, Reply, Suggestion
+from mammo_mlflow.jobs.devices import surroundings
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.processes import serve_parent
@@ -41,16 +42,25 @@ OOM_SCORE = "500"
 PRELOAD = "mammo_mlflow.jobs.executors.preload"
 
 
+_served: list[tuple[str | None, ...]] = []
+"""With what the fork server of this process computes, once it is started."""
+
+
 def start_server() -> ForkServerContext | SpawnContext:
-    """Make the multiprocessing context of worker processes; a fork server starts to import TensorFlow meanwhile."""
+    """Make the multiprocessing context of worker processes; a fork server starts to import TensorFlow meanwhile.
+
+    A process has one fork server, which keeps its environment: where that computes with something else, as after a
+    command on other devices, worker processes are new interpreters.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the server and its workers keep the environment of this moment
-    if START == "spawn":
+    if START == "spawn" or (_served and _served[0] != surroundings()):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
     os.environ[COORDINATOR] = str(os.getpid())
     try:
         forkserver.ensure_running()
+        _served[:] = [surroundings()]
     except OSError as problem:
         if "too long" not in str(problem):  # the path of a socket, which lies in the folder for temporary files
             raise
