@@ -23,6 +23,12 @@ def process_id(job, emit):
     return os.getpid()
 
 
+def backend_here(job, emit):
+    import keras
+
+    return keras.backend.backend()
+
+
 def die(job, emit):
     os.kill(os.getpid(), signal.SIGKILL)
 

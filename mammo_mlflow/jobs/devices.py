@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.names import Tag
 from mammo_mlflow.processes import chosen_backend, keras_backend
 from mammo_mlflow.wording import in_words
@@ -52,6 +52,15 @@ PROGRAMS = "programs"
 """The folder of the cache directory in which JAX keeps compiled programs."""
 PROGRAM_BYTES = 10**9
 """The size limit of JAX's compiled programs on the disk."""
+
+
+def check_backend() -> None:
+    """Check that Keras's backend is one that Keras has, and is installed; nothing is imported. Raises `UserError`."""
+    backend = keras_backend()
+    if backend not in SPELLED:
+        raise unknown_name("KERAS_BACKEND", backend, SPELLED)
+    if importlib.util.find_spec(backend) is None:
+        raise expected("KERAS_BACKEND", "a backend that is installed", f"'{backend}', of which there is no package")
 
 
 def engine_of(backend: str) -> str:

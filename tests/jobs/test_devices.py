@@ -15,6 +15,8 @@ from mammo_mlflow.engine.cards import DriverRow, driver_rows, known_to_driver
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs import devices
 from mammo_mlflow.jobs.devices import Card, Devices, computed_on, environment, find_devices, is_usual, why_no_card
+from mammo_mlflow.jobs.executors import make_executor
+from mammo_mlflow.testing.executors import answers, calls
 
 GB = 10**9
 CARD = Card(number=0, name="NVIDIA H200", memory=150 * GB, free=120 * GB, bfloat16=True)
@@ -115,6 +117,42 @@ def test_what_keras_wrote_itself_is_no_choice(machine):
         file.write_text(text)
         assert processes.chosen_backend() == chosen
         assert processes.keras_backend() == (chosen or "tensorflow")
+
+
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [
+        ("Jax", "KERAS_BACKEND: unknown 'Jax', did you mean 'jax'?"),
+        ("torch", "KERAS_BACKEND: expected a backend that is installed, found 'torch'"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_told_before_anything_starts(cli, machine, monkeypatch, backend, told):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    there = devices.importlib.util.find_spec
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None if name == "torch" else there(name))
+    outcome = cli("--task", "mass_calc")
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+def test_a_card_that_is_likely_is_expected_before_anyone_has_looked(machine):
+    """The server of workers starts then; it is another's where the backend says no."""
+    assert (devices.expected_devices("auto").backend, devices.expected_devices("auto").kind) == ("tensorflow", "cpu")
+    machine.has(card=True, cuda=True)
+    assert (devices.expected_devices("auto").backend, devices.expected_devices("auto").kind) == ("jax", "gpu")
+    assert devices.expected_devices("cpu").kind == "cpu"
+    assert machine.asked == []
+
+
+def test_workers_compute_with_what_the_latest_command_asks_for(system):
+    """Also where the server that they are forked from has started with another backend."""
+    found = {}
+    for backend in ("tensorflow", "jax"):
+        with environment(Devices(backend=backend)):
+            executor = make_executor("process", 1)
+            ((_, found[backend]),) = answers(executor, calls("backend_here", 0, module="support_jobs"))
+            executor.close()
+    assert found == {"tensorflow": "tensorflow", "jax": "jax"}
 
 
 def test_a_backend_that_can_use_none_is_told(machine):
