@@ -97,7 +97,8 @@ class ProcessExecutor(Executor):
                     if kind == "event":
                         answer = on_event(job, content)
                         if isinstance(content, Suggestion):
-                            connection.send(answer)
+                            with suppress(OSError):  # of one that was killed meanwhile, which the next message tells
+                                connection.send(answer)
                         continue
                     del self._running[connection]
                     connection.close()
