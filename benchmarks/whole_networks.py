@@ -26,8 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 from mammo_mlflow.backbones import BACKBONES
-from mammo_mlflow.engine.hypermodels import HeadHyperModel
 from mammo_mlflow.engine.contract import OPTIMIZERS, class_weights
+from mammo_mlflow.engine.hypermodels import HeadHyperModel
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.jobs.contracts import DrawJob, Network
 from mammo_mlflow.models.network import convolutions, read_compact
