@@ -1,31 +1,25 @@
 """Both engines give one fit the same: the same predictions, weights, history, and activations."""
 
-import json
-import subprocess
-import sys
-from contextlib import suppress
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
-from support import ROOT, environment
 
-from mammo_mlflow.engine import activations, keras_fit, train
+from mammo_mlflow.engine import keras_fit, train
 from mammo_mlflow.engine.compiled import training
-from mammo_mlflow.experiment import ModelSpec, TrainingSpec
 from mammo_mlflow.engine.inputs import StoredActivations
+from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.jobs.contracts import Failure, FitResult, FitsJob, FitsProgress
 from mammo_mlflow.models.network import build_head
 from mammo_mlflow.planning.activations import ensure_activations
-from mammo_mlflow.testing.engines import FEATURES, HELD_OUT, INNER, LABELS, stage_fit, stored_activations, trained
+from mammo_mlflow.testing.engines import FEATURES, INNER, stage_fit, stored_activations, trained
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
 ENGINES = (keras_fit, training)
 HEADS, NETWORKS = 1e-5, 1e-4
-"""By how much probabilities may differ: of heads after 5 epochs, of networks with trained convolutions after 3 steps."""
+"""By how much probabilities may differ: of heads after 5 epochs, of networks with convolutions after 3 steps."""
 FLOAT32, BFLOAT16 = 1e-4, 1e-2
 """By what share of the largest one activations may differ."""
 AUC = 0.01
@@ -78,7 +72,9 @@ def test_heads_on_pooled_features(stored, training_values, model_values):
             network = build_head((FEATURES,), ModelSpec(**{"dense": "8", "dropout": 0.0, **model_values}))
             own = {name: value[seed] if isinstance(value, tuple) else value for name, value in training_values.items()}
             inner = INNER if "early_stop" in own else INNER[:0]
-            made.append(stage_fit(network, stored, seed=seed, epochs=5, rate=0.003 * (seed + 1), inner_rows=inner, **own))
+            made.append(
+                stage_fit(network, stored, seed=seed, epochs=5, rate=0.003 * (seed + 1), inner_rows=inner, **own)
+            )
         return made
 
     before = [fit.network.get_weights() for fit in fits()]
@@ -108,7 +104,9 @@ def train_both(laboratory, monkeypatch, tmp_path, folds, **values):
         train.train_fits(FitsJob(name="all", fits=tuple(jobs), memory=0), emit)
         results = [answers[place] for place in range(len(jobs))]
         tails = [keras.saving.load_model(result.tail, compile=False).get_weights() for result in results]
-        found.append([(r.probabilities, tail, r.history, r.best_epochs) for r, tail in zip(results, tails, strict=True)])
+        found.append(
+            [(r.probabilities, tail, r.history, r.best_epochs) for r, tail in zip(results, tails, strict=True)]
+        )
     return list(zip(*found, strict=True))
 
 
