@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import tempfile
 from functools import partial
 from importlib.machinery import ModuleSpec
 
@@ -70,8 +71,12 @@ def pytest_configure(config):
         option.markexpr = QUICK
     if option.everything and not option.markexpr and not on_jax():
         option.markexpr = f"not {TIERS[JAX]}"
-    if on_jax():
-        os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported
+    if on_jax():  # and before JAX is imported; programs that tests have in common are compiled once
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp(prefix="programs-")
+            os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+            config.add_cleanup(partial(shutil.rmtree, programs, ignore_errors=True))
     if option.markexpr == QUICK:
         sys.meta_path.insert(0, NoKeras())
 

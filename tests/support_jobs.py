@@ -86,7 +86,7 @@ class PretendedFits(FitsJob):
 
 def pretend_to_train_together(job, emit):
     """Answers each fit: its seconds are the number of fits, its memory is the process. Names say who fails or kills."""
-    for place, fit in enumerate(job.fits):
+    for place in range(len(job.fits)):
         emit(FitsProgress(((place, StepsDone(0, 2)),)))
     for place, fit in reversed(list(enumerate(job.fits))):
         if fit.name == "fails":
