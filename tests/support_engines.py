@@ -1,7 +1,8 @@
-"""Fits that two processes train, each by an engine of its own, from the same files and first weights."""
+"""What tests of engines share: what is the same, and fits that two processes train from the same first weights."""
 
 import keras
 import numpy as np
+import pytest
 
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.contract import Stage, StageFit
@@ -11,6 +12,18 @@ from mammo_mlflow.models.network import build_head
 
 PATCHES, VIEWS, FEATURES, SEEDS = 260, 2, 16, 30
 TRAINED, VALIDATED = np.arange(160), np.arange(160, PATCHES)
+HEADS, NETWORKS = 1e-5, 1e-4
+"""By how much probabilities may differ: of heads after 5 epochs, of networks with convolutions after 3 steps."""
+
+
+def assert_same(one, other, most):
+    predictions, weights, history, kept = one
+    np.testing.assert_allclose(predictions, other[0], atol=most)
+    assert kept == other[3]
+    for own, others in zip(weights, other[1], strict=True):
+        np.testing.assert_allclose(own, others, atol=most, rtol=most)
+    for row, wanted in zip(history, other[2], strict=True):
+        assert row == pytest.approx(wanted, abs=10 * most)
 
 
 def prepare(folder):

@@ -134,9 +134,9 @@ from mammo_mlflow.engine.compiled import training
 from mammo_mlflow.testing import engines
 stored = engines.StoredActivations(engines.stored_activations(Path(sys.argv[1])))
 def fits(count, hidden, **changes):
-    return [engines.stage_fit(engines.head(seed, hidden), stored, epochs=2, **changes) for seed in range(count)]
+    return [engines.stage_fit(engines.head(seed, hidden), stored, epochs=1, **changes) for seed in range(count)]
 engines.trained(training.make(0, print), *fits(8, 4))  # what is compiled and started is there
-made = fits(8, 1_000_000, rate=1e-7)
+made = fits(8, 400_000, rate=1e-7)
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 10**6, resource.RLIM_INFINITY))
 said = []
@@ -146,8 +146,8 @@ print(json.dumps([said, [type(found[place]).__name__ for place in sorted(found)]
 
 
 def test_a_process_that_may_take_little_memory_trains_all_in_turns(tmp_path, cache):
-    """Eight heads of 32 MB, each of which needs some copies."""
-    line = [sys.executable, "-c", REALLY, str(tmp_path), "1800"]
+    """Eight heads of 13 MB, each of which needs some copies."""
+    line = [sys.executable, "-c", REALLY, str(tmp_path), "720"]
     surroundings = environment(cache, KERAS_BACKEND="jax")
     done = subprocess.run(line, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

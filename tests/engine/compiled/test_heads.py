@@ -1,8 +1,7 @@
-"""Both engines give one fit the same: the same predictions, weights, history, and activations."""
+"""Both engines give one head the same: the same predictions, weights and history; and so does Keras on TensorFlow."""
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -10,24 +9,19 @@ import pytest
 import support_engines
 from sklearn.metrics import roc_auc_score
 from support import ROOT, environment
+from support_engines import HEADS, assert_same
 
-from mammo_mlflow.engine import keras_fit, train
+from mammo_mlflow.engine import keras_fit
 from mammo_mlflow.engine.compiled import training
-from mammo_mlflow.engine.inputs import CombinedReader, NumberReader, PatchReader, StoredActivations
+from mammo_mlflow.engine.inputs import CombinedReader, NumberReader, StoredActivations
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.jobs.contracts import Failure, FitResult, FitsJob, FitsProgress
 from mammo_mlflow.models.conditioned import build_conditioned
-from mammo_mlflow.models.network import build_base, build_head, convolutions, prefix
-from mammo_mlflow.planning.activations import ensure_activations
+from mammo_mlflow.models.network import build_head
 from mammo_mlflow.testing.engines import FEATURES, INNER, LABELS, VIEWS, stage_fit, stored_activations, trained
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
 ENGINES = (keras_fit, training)
-HEADS, NETWORKS = 1e-5, 1e-4
-"""By how much probabilities may differ: of heads after 5 epochs, of networks with convolutions after 3 steps."""
-FLOAT32, BFLOAT16 = 1e-4, 1e-2
-"""By what share of the largest one activations may differ."""
 AUC = 0.01
 """By how much the mean AUC over 30 seeds may differ where dropout draws other units."""
 
@@ -46,16 +40,6 @@ def both(fits):
         weights = [fit.network.get_weights() for fit in made]
         found.append([(one.predict(), own, one.history, one.kept) for one, own in zip(results, weights, strict=True)])
     return zip(*found, strict=True)
-
-
-def assert_same(one, other, most):
-    predictions, weights, history, kept = one
-    np.testing.assert_allclose(predictions, other[0], atol=most)
-    assert kept == other[3]
-    for own, others in zip(weights, other[1], strict=True):
-        np.testing.assert_allclose(own, others, atol=most, rtol=most)
-    for row, wanted in zip(history, other[2], strict=True):
-        assert row == pytest.approx(wanted, abs=10 * most)
 
 
 @pytest.mark.parametrize(
@@ -89,57 +73,6 @@ def test_heads_on_pooled_features(stored, training_values, model_values):
         assert max(np.abs(now - then).max() for now, then in zip(one[1], start, strict=True)) > 100 * HEADS
 
 
-def train_both(laboratory, monkeypatch, tmp_path, folds, **values):
-    """Train some folds of a plan by each engine: what each gives to each fold."""
-    plan = laboratory.plan(**values)
-    paths = ensure_activations(laboratory.session(), plan.activations())
-    found = []
-    for module in ENGINES:
-        monkeypatch.setattr(train, "make_engine", lambda memory, notice, module=module: module.make(memory, notice))
-        jobs, answers = [], {}
-        for number, fit in enumerate(plan.fits[:folds]):
-            output = tmp_path / module.__name__ / str(number)
-            output.mkdir(parents=True)
-            files = [{name: paths[entry.key] for name, entry in stage.items()} for stage in (fit.features, fit.tuned)]
-            jobs.append(replace(fit.job, output=output, features=files[0], tuned=files[1]))
-
-        def emit(event, answers=answers):
-            if isinstance(event, FitsProgress):
-                answers |= {place: what for place, what in event.happened if isinstance(what, FitResult | Failure)}
-
-        train.train_fits(FitsJob(name="all", fits=tuple(jobs), memory=0), emit)
-        results = [answers[place] for place in range(len(jobs))]
-        tails = [keras.saving.load_model(result.tail, compile=False).get_weights() for result in results]
-        found.append(
-            [(r.probabilities, tail, r.history, r.best_epochs) for r, tail in zip(results, tails, strict=True)]
-        )
-    return list(zip(*found, strict=True))
-
-
-TINY = {"blocks": "4/2-4,8", "dense": "8", "epochs": 1, "batch_size": 8}
-
-
-@pytest.mark.parametrize(
-    ("values", "most"),
-    [
-        ({}, HEADS),
-        ({"family": "siamese", "backbone": "vgg16"}, HEADS),
-        ({"family": "siamese", "backbone": "vgg16", "pair_augmentation": "independent"}, HEADS),
-        ({"family": "texture", "backbone": "laws"}, HEADS),
-        ({"unfrozen_layers": 1}, NETWORKS),
-        ({"views": 0, "epochs": 1}, NETWORKS),
-        ({"family": "scratch", "backbone": "m1", **TINY}, NETWORKS),
-        ({"family": "siamese", "backbone": "scratch", "pair_augmentation": "independent", **TINY}, NETWORKS),
-    ],
-    ids=lambda value: "-".join(map(str, value.values())) or "frozen" if isinstance(value, dict) else "",
-)
-def test_each_family(laboratory, monkeypatch, tmp_path, values, most):
-    """Heads of two folds are trained at once; of networks one takes 3 steps of 8 patches."""
-    folds = 2 if most == HEADS else 1
-    for one, other in train_both(laboratory, monkeypatch, tmp_path, folds, **values):
-        assert_same(one, other, most)
-
-
 def test_heads_on_features_and_a_condition_of_their_own(tmp_path):
     """As in the conditioned family, where each fold's features come from another model."""
 
@@ -159,19 +92,6 @@ def test_heads_on_features_and_a_condition_of_their_own(tmp_path):
     for one, other in found:
         assert_same(one, other, HEADS)
     assert np.abs(found[0][0][0] - found[1][0][0]).max() > 100 * HEADS
-
-
-@pytest.mark.parametrize(("precision", "most"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
-def test_activations(phantom, precision, most):
-    """Those behind VGG16's third convolution, of all views."""
-    keras.utils.set_random_seed(0)
-    base = build_base("vgg16", 32, "average", precision)
-    network = prefix(base, convolutions(base)[2])
-    reader = PatchReader(phantom / "train_tensor.npy", 1, "paper")
-    made = [np.concatenate(list(module.make(0, print).outputs(network, reader, 10, 2))) for module in ENGINES]
-    assert made[0].shape == made[1].shape == (10, 3, 16, 16, 128)
-    assert np.abs(made[0] - made[1]).max() < most * np.abs(made[0]).max()
-    assert np.abs(made[0][:, 1] - made[0][:, 2]).max() > 0.01 * np.abs(made[0]).max()
 
 
 UNDER_TENSORFLOW = """
