@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import tempfile
 from functools import partial
 from importlib.machinery import ModuleSpec
 
@@ -25,8 +26,10 @@ from mammo_mlflow.jobs.executors import EXECUTORS
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
-TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "kill"}
+TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "kill", "jax_backend": "jax"}
 """The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
+JAX = "jax_backend"
+"""The fixture whose tests have no marker beside its own, whatever else they take: another process runs them."""
 QUICK = f"not ({' or '.join(dict.fromkeys(TIERS.values()))})"
 
 
@@ -34,7 +37,7 @@ class NoKeras:
     """Stands before Keras while the quick tier runs: files that import it are left out, tests that do fail."""
 
     def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self) if name in ("keras", "keras_tuner", "tensorflow") else None
+        return ModuleSpec(name, self) if name in ("jax", "keras", "keras_tuner", "tensorflow") else None
 
     def create_module(self, spec):
         return None
@@ -49,8 +52,13 @@ def no_process(*arguments, **keywords):
     pytest.fail("a test of the quick tier starts a process: let it take the fixture system or kill")
 
 
+def on_jax():
+    """Whether Keras is on JAX in this process, as it then is for good."""
+    return os.environ.get("KERAS_BACKEND") == "jax"
+
+
 def pytest_addoption(parser):
-    parser.addoption("--everything", action="store_true", help="run all tests, not the quick tier alone")
+    parser.addoption("--everything", action="store_true", help="run all tests that Keras's backend lets run")
 
 
 def pytest_configure(config):
@@ -61,6 +69,14 @@ def pytest_configure(config):
     named = option.everything or option.markexpr or config.args_source is config.ArgsSource.ARGS
     if not named:
         option.markexpr = QUICK
+    if option.everything and not option.markexpr and not on_jax():
+        option.markexpr = f"not {TIERS[JAX]}"
+    if on_jax():  # and before JAX is imported; programs that tests have in common are compiled once
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = programs = tempfile.mkdtemp(prefix="programs-")
+            os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+            config.add_cleanup(partial(shutil.rmtree, programs, ignore_errors=True))
     if option.markexpr == QUICK:
         sys.meta_path.insert(0, NoKeras())
 
@@ -68,7 +84,8 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
-        for fixture in TIERS.keys() & set(item.fixturenames):
+        taken = TIERS.keys() & set(item.fixturenames)
+        for fixture in {JAX} if JAX in taken else taken:
             item.add_marker(TIERS[fixture])
 
 
@@ -134,6 +151,13 @@ def keras():
 
     set_threads(1)
     return importlib.import_module("keras")
+
+
+@pytest.fixture(scope="session")
+def jax_backend():
+    """Lets a test use Keras on JAX, and whatever else it needs: its process has no other backend."""
+    if not on_jax():
+        pytest.fail("this test needs Keras on JAX: KERAS_BACKEND=jax pytest -m jax", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,12 @@
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from mammo_mlflow.jobs.contracts import FitJob, FitResult
+from mammo_mlflow.jobs.contracts import EpochDone, Failure, FitJob, FitResult, FitsJob, FitsProgress, StepsDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +81,40 @@ def pretend_to_train(job, emit):
         peak_memory=2**20,
         tail=tail,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretendedFits(FitsJob):
+    """Fits that go together, whose answers are drawn."""
+
+    target = "support_jobs:pretend_to_train_together"
+
+
+def pretend_to_train_together(job, emit):
+    """Answers each fit: its seconds are the number of fits, its memory is the process. Names say who fails or kills."""
+    for place in range(len(job.fits)):
+        emit(FitsProgress(((place, StepsDone(0, 2)),)))
+    for place, fit in reversed(list(enumerate(job.fits))):
+        if fit.name == "fails":
+            what = Failure("learning_rate: expected better", user=True)
+        else:
+            what = replace(pretend_to_train(fit, emit), seconds=float(len(job.fits)), peak_memory=os.getpid())
+        if fit.name == "kills":
+            what = EpochDone(1, {"loss": 1.0}, time.time())
+        epochs = tuple((place, EpochDone(number, {"loss": 1.0}, time.time())) for number in (1, 2))
+        emit(FitsProgress((*epochs, (place, what))))
+    if any(fit.name == "kills" for fit in job.fits):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tell_cards(job, emit):
+    """What a process sees of its card."""
+    time.sleep(job.argument)
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("XLA_CLIENT_MEM_FRACTION")
+
+
+def tell_and_wait(job, emit):
+    """Report a step, and end a while later."""
+    emit(StepsDone(0, 1))
+    time.sleep(job.argument)
+    return os.getpid()

@@ -39,28 +39,36 @@ def test_no_file_sets_the_markers_by_hand():
 def collected(system, cache):
     """The markers of the tests of a run, by the tests' names."""
 
-    def collect(*arguments):
+    def collect(*arguments, **more):
         line = [sys.executable, "-c", COLLECT, *arguments]
-        done = subprocess.run(line, cwd=ROOT, env=environment(cache), capture_output=True, text=True, timeout=300)
+        surroundings = environment(cache, **more)
+        done = subprocess.run(line, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout[-2000:]
         return json.loads(re.search("^found (.*)$", done.stdout, re.MULTILINE)[1])
 
     return collect
 
 
-def test_every_test_is_in_one_of_the_two_runs_of_ci(collected):
+def test_every_test_is_in_one_of_the_three_runs_of_ci(collected):
     """A file that imports Keras, which the quick tier leaves out, has the marker on every test."""
     everything, quick = collected("--everything"), collected()
-    tiers = {name: set(TIERS.values()) & set(marks) for name, marks in everything.items()}
+    on_jax = collected("--everything", KERAS_BACKEND="jax")
+    assert everything.keys() < on_jax.keys()
+    tiers = {name: set(TIERS.values()) & set(marks) for name, marks in on_jax.items()}
     assert {name for name, own in tiers.items() if not own} == quick.keys()
     assert set().union(*tiers.values()) == set(TIERS.values())
-    (rest,) = re.findall(r'^pytest -m "(.*)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert f"not ({rest})" == QUICK
+    assert {name for name, own in tiers.items() if own == {"jax"}} == on_jax.keys() - everything.keys()
+    assert all(own == {"jax"} for own in tiers.values() if "jax" in own)
+    script = (ROOT / ".ci" / "run").read_text()
+    (rest,) = re.findall(r'^pytest -m "(.*)"$', script, re.MULTILINE)
+    assert f"not ({rest} or jax)" == QUICK
+    assert "\nKERAS_BACKEND=jax pytest -m jax\n" in script
 
 
 def test_a_test_of_the_quick_tier_that_needs_more_fails_and_says_which_fixture(system, cache, tmp_path):
     (tmp_path / "test_forgotten.py").write_text(FORGOTTEN)
-    (tmp_path / "test_left_out.py").write_text("import keras\ndef test_it():\n    pass\n")
+    for library in ("keras", "jax"):
+        (tmp_path / f"test_{library}_left_out.py").write_text(f"import {library}\ndef test_it():\n    pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -n 2 -p conftest -rs\ntestpaths = .\n")
     surroundings = environment(cache)
     surroundings["PYTHONPATH"] += f":{TESTS}"
@@ -72,7 +80,27 @@ def test_a_test_of_the_quick_tier_that_needs_more_fails_and_says_which_fixture(s
         text=True,
         timeout=300,
     )
-    assert "2 failed, 1 passed, 1 skipped" in done.stdout, done.stdout
+    assert "2 failed, 1 passed, 2 skipped" in done.stdout, done.stdout
     assert "imports keras: let it take the fixture keras" in done.stdout
     assert "starts a process: let it take the fixture system or kill" in done.stdout
     assert "imports keras: pytest --everything" in done.stdout
+    assert "imports jax: pytest --everything" in done.stdout
+
+
+NAMED = """
+import jax, keras
+def test_it(jax_backend, system):
+    assert (keras.backend.backend(), jax.default_backend()) == ("jax", "cpu")
+"""
+
+
+@pytest.mark.parametrize(("backend", "said"), [("tensorflow", "1 error"), ("jax", "1 passed")])
+def test_a_test_of_keras_on_jax_that_is_named_elsewhere_says_how_it_is_run(system, cache, tmp_path, backend, said):
+    (tmp_path / "test_named.py").write_text(NAMED)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -n 0 -p conftest\n")
+    surroundings = environment(cache, KERAS_BACKEND=backend)
+    surroundings["PYTHONPATH"] += f":{TESTS}"
+    line = [sys.executable, "-m", "pytest", "test_named.py"]
+    done = subprocess.run(line, cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=300)
+    assert said in done.stdout, done.stdout
+    assert ("this test needs Keras on JAX: KERAS_BACKEND=jax pytest -m jax" in done.stdout) == (said == "1 error")

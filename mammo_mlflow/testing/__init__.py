@@ -2,5 +2,5 @@
 
 import pytest
 
-for _contract in ("backbones", "combiners", "commands", "executors", "samplers"):
+for _contract in ("backbones", "combiners", "commands", "engines", "executors", "samplers"):
     pytest.register_assert_rewrite(f"{__name__}.{_contract}")

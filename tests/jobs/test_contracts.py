@@ -24,3 +24,32 @@ def test_the_target_of_a_job_is_a_function_that_takes_it(keras, kind):
     function = getattr(importlib.import_module(module), name)
     first, second = inspect.signature(function).parameters.values()
     assert (first.annotation, second.name) == (kind.__name__, "emit")
+
+
+@pytest.mark.parametrize(
+    ("values", "shared"),
+    [
+        ({"learning_rate": 0.02, "seed": 1, "folds": 3}, True),
+        ({"class_weights": "balanced", "early_stop": 2}, True),
+        ({"task": "benign_malignant"}, True),
+        ({"threshold": "youden"}, True),
+        ({"dense": "8"}, False),
+        ({"optimizer": "rmsprop"}, False),
+        ({"batch_size": 4}, False),
+        ({"epochs": 3}, False),
+        ({"views": 1}, False),
+        ({"dropout": 0.1}, False),
+        ({"pooling": "max"}, False),
+    ],
+)
+def test_fits_share_programs_where_they_differ_in_vectors_alone(scripted, values, shared):
+    """A name for a program: of all folds of a plan, and of another plan's."""
+    common = {"optimizer": "adam"}
+    here, there = ({fit.job.program for fit in scripted.plan(**(common | own)).fits} for own in ({}, values))
+    assert len(here) == len(there) == 1
+    assert (here == there) is shared
+
+
+def test_fits_of_other_momentum_share_programs(scripted):
+    one, other = (scripted.plan(optimizer="sgd", momentum=momentum).fits[0].job for momentum in (0.0, 0.9))
+    assert one.program == other.program

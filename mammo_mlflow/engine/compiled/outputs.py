@@ -51,7 +51,7 @@ class Outputs:
                 for block in self._blocks(done, patches, views):
                     done += len(block)
                     yield block
-            except jax.errors.JaxRuntimeError as problem:
+            except (jax.errors.JaxRuntimeError, ValueError) as problem:
                 if not is_out_of_memory(problem) or self._batch <= views + 1:
                     raise
                 self._made = None

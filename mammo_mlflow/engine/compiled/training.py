@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -28,6 +30,7 @@ from mammo_mlflow.engine.contract import (
 from mammo_mlflow.engine.inputs import ModelInput, Reader
 from mammo_mlflow.engine.keras_fit import KerasEngine
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.jobs.contracts import EpochDone
 from mammo_mlflow.models.tensors import Tensor
 
 COPIES = 6
@@ -36,6 +39,8 @@ DATA_SHARE = 0.8
 """The share of the memory that data may take."""
 EPSILON = 1e-7
 """How near to 0 and 1 a probability is taken for the loss: Keras's own bound."""
+FAILURES = (jax.errors.JaxRuntimeError, ValueError)
+"""What JAX raises for want of memory, the second where it reads an array."""
 Outcome = tuple[int, Trained | UserError]
 
 
@@ -58,6 +63,7 @@ class CompiledEngine:
             yield from KerasEngine().train(fits)
             return
         many = is_head(fits[0])
+        fits = [replace(fit, emit=_Once(fit.emit)) for fit in fits]
         for size in dict.fromkeys(fit.batches.size for fit in fits):
             alike = {place: fit for place, fit in enumerate(fits) if fit.batches.size == size}
             yield from self._train_in_turns(alike, many)
@@ -83,18 +89,21 @@ class CompiledEngine:
                 for index, outcome in self._train_group([waiting[place] for place in places], many):
                     del waiting[places[index]]
                     yield places[index], outcome
-            except jax.errors.JaxRuntimeError as problem:
+            except FAILURES as problem:
                 if not is_out_of_memory(problem):
                     raise
-                RESIDENT.clear()
-                if tried_alone:
-                    del waiting[places[0]]
-                    wanted = "room on the card for one such fit"
-                    yield places[0], expected("devices", wanted, "none; a smaller batch_size needs less")
-                elif len(places) > 1:
-                    at_once = len(places) // 2
-                    self._notice(f"out of memory with {len(places)} heads at once: {at_once} from now on")
-                tried_alone = len(places) == 1 and not tried_alone
+            else:
+                continue
+            RESIDENT.clear()
+            gc.collect()  # the error held the group's arrays
+            if tried_alone:
+                del waiting[places[0]]
+                wanted = "room on the card for one such fit"
+                yield places[0], expected("devices", wanted, "none; a smaller batch_size needs less")
+            elif len(places) > 1:
+                at_once = len(places) // 2
+                self._notice(f"out of memory with {len(places)} heads at once: {at_once} from now on")
+            tried_alone = len(places) == 1 and not tried_alone
 
     def _fitting(self, heads: Sequence[StageFit]) -> int:
         """How many heads fit the memory at once, at least 1, beside their data; it is told."""
@@ -161,6 +170,18 @@ def is_head(fit: StageFit) -> bool:
     """Whether a fit is a head on stored features, small enough to be trained beside hundreds of others."""
     convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in fit.network._flatten_layers())
     return is_stored(fit.batches.read) and not convolves
+
+
+class _Once:
+    """Sends each epoch of a fit once, also where the fit is begun anew with fewer beside it."""
+
+    def __init__(self, emit: Callable[[EpochDone], object]) -> None:
+        self._emit, self._last = emit, 0
+
+    def __call__(self, event: EpochDone) -> None:
+        if event.epoch > self._last:
+            self._last = event.epoch
+            self._emit(event)
 
 
 class _Course:

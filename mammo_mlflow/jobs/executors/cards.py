@@ -11,6 +11,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -146,7 +147,8 @@ class CardExecutor(Executor):
             card = free.pop(0)
             jobs = self._together(1 + len(free))
             worker = self._pool.take(card)
-            worker.connection.send(_as_sent(jobs, int(SHARE * card.free)))
+            with suppress(OSError):  # of one that has just been killed, whose jobs fail when it is listened to
+                worker.connection.send(_as_sent(jobs, int(SHARE * card.free)))
             self._running[worker] = _Work(dict(enumerate(jobs)))
 
     def _together(self, cards: int) -> list[Any]:

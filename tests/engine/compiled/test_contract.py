@@ -1,0 +1,21 @@
+"""The contract of engines, kept by both under JAX."""
+
+import pytest
+
+from mammo_mlflow.engine import keras_fit
+from mammo_mlflow.engine.compiled import training
+from mammo_mlflow.testing.engines import EngineContract
+
+pytestmark = pytest.mark.usefixtures("jax_backend")
+
+
+class TestCompiled(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        return training.make(0, print)
+
+
+class TestKerasFitOnJax(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        return keras_fit.make(0, print)
