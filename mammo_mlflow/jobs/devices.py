@@ -84,7 +84,7 @@ class Card:
 
     def __str__(self) -> str:
         """Its name, memory and precision."""
-        sizes = [f"{self.memory / 1e9:.0f} GB", f"{self.free / 1e9:.0f} GB free"] if self.memory else []
+        sizes = [f"{_gigabytes(self.memory)} GB", f"{_gigabytes(self.free)} GB free"] if self.memory else []
         told = ", ".join([*sizes, *(["bfloat16"] if self.bfloat16 else [])])
         return f"{self.name} ({told})" if told else self.name
 
@@ -262,6 +262,11 @@ def processor_bfloat16() -> bool:
     except OSError:
         flags = platform.processor()
     return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+
+
+def _gigabytes(size: int) -> str:
+    """A number of bytes in GB, for people."""
+    return f"{size / 1e9:.0f}" if size >= 1e10 else f"{size / 1e9:.2g}"
 
 
 def _jax_has_cuda() -> bool:

@@ -113,7 +113,7 @@ def test_seeds_are_handed_out_together(run, finished, where):
 
 def test_with_little_memory_heads_take_turns_and_give_the_same(run, finished, where, tmp_path):
     outcome = run(tmp_path, "pretrained", *TASK, *FEW, *BARE, "--card-memory-gb", "0.0015")
-    assert heads_at_once(outcome) == ["2 heads take turns, 1 at once: each needs 1 MB"]
+    assert heads_at_once(outcome) == ["2 heads take turns, 1 at once: each needs 0.59 MB"]
     (top,), others = Store(tmp_path).tops(), Store(where).tops()
     assert_epochs(Store(tmp_path), top, 3)
     found, wanted = Store(tmp_path).frame(top, "oof.parquet"), Store(where).frame(others[0], "oof.parquet")

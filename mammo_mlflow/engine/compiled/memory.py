@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import jax
 
+FAILURES = (jax.errors.JaxRuntimeError, ValueError)
+"""What JAX raises for want of memory among other things, the second where it reads an array."""
+
 
 def is_out_of_memory(problem: Exception) -> bool:
     """Whether JAX failed for want of memory."""

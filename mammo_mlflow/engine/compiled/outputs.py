@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from mammo_mlflow.engine.compiled.feed import Feed, Selection
-from mammo_mlflow.engine.compiled.memory import is_out_of_memory
+from mammo_mlflow.engine.compiled.memory import FAILURES, is_out_of_memory
 from mammo_mlflow.engine.compiled.program import Variables, read_weights
 from mammo_mlflow.engine.compiled.resident import LIMIT, RESIDENT
 from mammo_mlflow.engine.inputs import ModelInput, Reader
@@ -51,7 +51,7 @@ class Outputs:
                 for block in self._blocks(done, patches, views):
                     done += len(block)
                     yield block
-            except (jax.errors.JaxRuntimeError, ValueError) as problem:
+            except FAILURES as problem:
                 if not is_out_of_memory(problem) or self._batch <= views + 1:
                     raise
                 self._made = None

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored
-from mammo_mlflow.engine.compiled.memory import card_memory_bytes, is_out_of_memory
+from mammo_mlflow.engine.compiled.memory import FAILURES, card_memory_bytes, is_out_of_memory
 from mammo_mlflow.engine.compiled.outputs import Outputs
 from mammo_mlflow.engine.compiled.program import Program, State, Steps, Variables, keep_better, write_weights
 from mammo_mlflow.engine.compiled.resident import RESIDENT
@@ -39,8 +39,6 @@ DATA_SHARE = 0.8
 """The share of the memory that data may take."""
 EPSILON = 1e-7
 """How near to 0 and 1 a probability is taken for the loss: Keras's own bound."""
-FAILURES = (jax.errors.JaxRuntimeError, ValueError)
-"""What JAX raises for want of memory, the second where it reads an array."""
 Outcome = tuple[int, Trained | UserError]
 
 
@@ -56,7 +54,8 @@ class CompiledEngine:
 
     def train(self, fits: Sequence[StageFit]) -> Iterator[Outcome]:
         """Train fits, of heads as many at once as fit the memory; see `contract.Engine`."""
-        if self._memory and data_bytes([fits[0].batches.read]) > DATA_SHARE * self._memory:
+        most = max(data_bytes([fit.batches.read]) for fit in fits)
+        if self._memory and most > DATA_SHARE * self._memory:
             self._notice(
                 "the data do not fit the card beside a network: batches come from the host, which takes longer"
             )
@@ -114,7 +113,7 @@ class CompiledEngine:
         at_once = max(1, min(len(heads), room // one)) if self._memory else len(heads)
         if at_once < len(heads):
             at_once = -(-len(heads) // -(-len(heads) // at_once))  # groups of one size share a program
-            self._notice(f"{len(heads)} heads take turns, {at_once} at once: each needs {one / 1e6:.0f} MB")
+            self._notice(f"{len(heads)} heads take turns, {at_once} at once: each needs {one / 1e6:.2g} MB")
         elif len(heads) > 1:
             self._notice(f"{len(heads)} heads are trained at once")
         return at_once

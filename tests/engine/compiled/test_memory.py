@@ -1,17 +1,14 @@
 """What fits the card is computed at once, the rest in turns, in halves, by Keras, or not at all; it is always told."""
 
-import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
-from support import ROOT, environment
 
 from mammo_mlflow.engine.compiled import training
 from mammo_mlflow.engine.compiled.program import Program
@@ -33,7 +30,8 @@ from mammo_mlflow.testing.engines import (
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
 EQUAL = 1e-6
-FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes."
+TOO_MANY = 10**14
+"""So many numbers have room on no machine, which JAX itself finds out."""
 REFUSED = 7.0
 """The learning rate of a fit that never has room."""
 
@@ -68,7 +66,7 @@ def test_heads_that_do_not_fit_the_memory_take_turns(stored, at_once):
     said = []
     engine = training.make(stored.stored.nbytes + 3 * one, said.append)
     order = [place for place, _ in engine.train(fits(stored))]
-    assert (order, said) == ([0, 1, 2, 3], ["4 heads take turns, 3 at once: each needs 0 MB"])
+    assert (order, said) == ([0, 1, 2, 3], ["4 heads take turns, 2 at once: each needs 0.0048 MB"])
     assert_given(trained(engine, *made), at_once)
 
 
@@ -84,7 +82,7 @@ class Full(Program):
         def epoch(state, data, source, steps, count):
             rates = np.ravel([one for one in state.optimizer if one.dtype == np.float32 and one.ndim == many][:1])
             if (source.size > 2 and self.epochs >= self.first) or self.refused in rates:
-                raise jax.errors.JaxRuntimeError(FULL)
+                jnp.zeros(TOO_MANY, jnp.float32).block_until_ready()
             self.epochs += 1
             return really(state, data, source, steps, count)
 
@@ -124,37 +122,6 @@ def test_another_error_of_jax_is_no_want_of_memory(stored, monkeypatch):
     monkeypatch.setattr(training, "Program", Full)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         list(training.make(0, print).train(fits(stored)))
-
-
-REALLY = """
-import json, resource, sys
-from pathlib import Path
-import jax, keras, psutil
-from mammo_mlflow.engine.compiled import training
-from mammo_mlflow.testing import engines
-stored = engines.StoredActivations(engines.stored_activations(Path(sys.argv[1])))
-def fits(count, hidden, **changes):
-    return [engines.stage_fit(engines.head(seed, hidden), stored, epochs=1, **changes) for seed in range(count)]
-engines.trained(training.make(0, print), *fits(8, 4))  # what is compiled and started is there
-made = fits(8, 400_000, rate=1e-7)
-used = psutil.Process().memory_info().vms
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 10**6, resource.RLIM_INFINITY))
-said = []
-found = dict(training.make(0, said.append).train(made))
-print(json.dumps([said, [type(found[place]).__name__ for place in sorted(found)]]))
-"""
-
-
-def test_a_process_that_may_take_little_memory_trains_all_in_turns(tmp_path, cache):
-    """Eight heads of 13 MB, each of which needs some copies."""
-    line = [sys.executable, "-c", REALLY, str(tmp_path), "720"]
-    surroundings = environment(cache, KERAS_BACKEND="jax")
-    done = subprocess.run(line, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said, kinds = json.loads(done.stdout.splitlines()[-1])
-    assert said[:2] == ["8 heads are trained at once", "out of memory with 8 heads at once: 4 from now on"]
-    assert said[-1].startswith("out of memory")
-    assert kinds == ["Trained"] * 8
 
 
 def test_data_that_do_not_fit_come_from_the_host(tmp_path):
