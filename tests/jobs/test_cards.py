@@ -86,8 +86,17 @@ def test_single_jobs_beside_the_others_have_a_process_of_their_own(executor, poo
 
 
 def test_an_executor_at_work_takes_no_jobs_beside(executor):
-    with pytest.raises(RuntimeError, match="at work already"):
-        answers(executor, calls("double", 1), lambda *_: answers(executor, calls("double", 1)))
+    """And answers none of them later."""
+    told = []
+
+    def interfere(job, event):
+        if not told:
+            with pytest.raises(RuntimeError, match="at work already") as raised:
+                answers(executor, calls("double", 50))
+            told.append(raised)
+
+    assert [answer for _, answer in answers(executor, calls("double", 1, 2), interfere)] == [2, 4]
+    assert len(told) == 1
 
 
 def test_a_killed_process_fails_its_job_and_later_ones_get_another(executor):

@@ -92,6 +92,7 @@ class CompiledEngine:
                 if not is_out_of_memory(problem):
                     raise
             else:
+                tried_alone = False
                 continue
             RESIDENT.clear()
             gc.collect()  # the error held the group's arrays

@@ -36,6 +36,8 @@ from mammo_mlflow.jobs.executors.target import attempt
 
 STREAMED = 16
 """How many fits of a stream, as of a study, are begun for a card at once where `workers` is 0."""
+MEMORY_FRACTIONS = {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"}
+"""The names, new and old, by which JAX is told the most of a card's memory; it takes one of them."""
 SHARE = 0.9
 """The share of a card's free memory that a job may take; the rest is for what the driver itself needs."""
 
@@ -103,6 +105,7 @@ class CardExecutor(Executor):
 
     def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
         """Yield each job with its answer as it ends; all of them may be one program. See `Executor.run`."""
+        self._check_free()
         self._waiting.extend(jobs)
         return super().run((), on_event, on_idle)
 
@@ -110,8 +113,7 @@ class CardExecutor(Executor):
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
     ) -> Answered[AnyJob]:
         """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
-        if self._running:
-            raise RuntimeError("the executor is at work already: jobs beside these need another one")
+        self._check_free()
         try:
             while True:
                 self._start(next_job)
@@ -128,6 +130,10 @@ class CardExecutor(Executor):
         """End the processes that are at work, and those of the pool."""
         self._stop()
         self._pool.close()
+
+    def _check_free(self) -> None:
+        if self._running:
+            raise RuntimeError("the executor is at work already: jobs beside these need another one")
 
     def _stop(self) -> None:
         """Forget the jobs that wait, and end the processes that are at work."""
@@ -197,7 +203,8 @@ class CardExecutor(Executor):
         else:
             answer = on_event(work.open[0], event)
             if isinstance(event, Suggestion):
-                worker.connection.send(answer)
+                with suppress(OSError):  # of one that was killed meanwhile, which the next message tells
+                    worker.connection.send(answer)
 
 
 def _as_sent(jobs: Sequence[Any], memory: int) -> Job[object]:
@@ -220,7 +227,7 @@ def _serve(connection: Connection, card: Card, chosen: str | None) -> None:
 
     `chosen` is the card's name for the driver where it is one of several. JAX reads the environment when it starts.
     """
-    if card.memory:
+    if card.memory and not os.environ.keys() & MEMORY_FRACTIONS:
         os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{min(0.95, card.free / card.memory):.3f}"
     if chosen is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = chosen
