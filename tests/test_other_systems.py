@@ -48,7 +48,7 @@ def test_the_precision_is_float32_where_the_processor_is_not_told(monkeypatch):
 
 
 def test_memory_is_the_resident_set_where_nothing_finer_is_told(keras, monkeypatch):
-    from mammo_mlflow.engine import loop
+    from mammo_mlflow.engine import contract
 
-    monkeypatch.setattr(loop.Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
-    assert loop.private_memory_bytes() > 1_000_000
+    monkeypatch.setattr(contract.Path, "open", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+    assert contract.private_memory_bytes() > 1_000_000
