@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +47,7 @@ class Outputs:
         Where the card has less memory than it said, blocks become smaller.
         """
         done = 0
-        while done < patches:
+        while True:
             try:
                 for block in self._blocks(done, patches, views):
                     done += len(block)
@@ -54,10 +55,13 @@ class Outputs:
             except FAILURES as problem:
                 if not is_out_of_memory(problem) or self._batch <= views + 1:
                     raise
-                self._made = None
-                RESIDENT.clear()
-                self._batch //= 2
-                self._notice(f"out of memory: activations of {self._batch} views at once from now on")
+            else:
+                return
+            self._made = None
+            RESIDENT.clear()
+            gc.collect()  # the error held the blocks that were waited for
+            self._batch //= 2
+            self._notice(f"out of memory: activations of {self._batch} views at once from now on")
 
     def _blocks(self, first: int, patches: int, views: int) -> Iterator[np.ndarray]:
         compute = jax.jit(self._compute)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.engine.compiled import training
+from mammo_mlflow.engine.compiled.outputs import Outputs
 from mammo_mlflow.engine.compiled.program import Program
 from mammo_mlflow.engine.compiled.resident import RESIDENT, Resident
 from mammo_mlflow.engine.contract import Trained
@@ -122,6 +123,29 @@ def test_another_error_of_jax_is_no_want_of_memory(stored, monkeypatch):
     monkeypatch.setattr(training, "Program", Full)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         list(training.make(0, print).train(fits(stored)))
+
+
+def test_out_of_memory_makes_blocks_of_activations_smaller(tmp_path, monkeypatch):
+    """No block comes twice, and what was computed is the same; it is not kept on the card."""
+    compute, refused = Outputs._compute, []
+
+    def refuse_many(self, weights, data, drawn):
+        if drawn.rows.shape[0] > 64:
+            refused.append(drawn.rows.shape[0])
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return compute(self, weights, data, drawn)
+
+    network, reader = convolutional(), PatchReader(tensor_file(tmp_path), 1, "paper")
+    plenty, count = 2**30, len(reader.patches)
+    wanted = np.concatenate(list(training.make(plenty, print).outputs(network, reader, count, 2)))
+    monkeypatch.setattr(Outputs, "_compute", refuse_many)
+    said = []
+    engine = training.make(plenty, said.append)
+    found = list(engine.outputs(network, reader, count, 2))
+    np.testing.assert_allclose(np.concatenate(found), wanted, atol=1e-6)
+    assert refused
+    assert said == ["out of memory: activations of 64 views at once from now on"]
+    engine.written(tmp_path / "nowhere")
 
 
 def test_data_that_do_not_fit_come_from_the_host(tmp_path):
