@@ -126,25 +126,25 @@ def test_another_error_of_jax_is_no_want_of_memory(stored, monkeypatch):
 
 
 def test_out_of_memory_makes_blocks_of_activations_smaller(tmp_path, monkeypatch):
-    """No block comes twice, and what was computed is the same; it is not kept on the card."""
-    compute, refused = Outputs._compute, []
+    """From the block on that was cut off; what was computed is the same, and is not kept on the card."""
+    fetch, fetched = Outputs._fetch, []
 
-    def refuse_many(self, weights, data, drawn):
-        if drawn.rows.shape[0] > 64:
-            refused.append(drawn.rows.shape[0])
+    def refuse_second(self, out, count):
+        fetched.append(count)
+        if len(fetched) == 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        return compute(self, weights, data, drawn)
+        return fetch(self, out, count)
 
     network, reader = convolutional(), PatchReader(tensor_file(tmp_path), 1, "paper")
-    plenty, count = 2**30, len(reader.patches)
-    wanted = np.concatenate(list(training.make(plenty, print).outputs(network, reader, count, 2)))
-    monkeypatch.setattr(Outputs, "_compute", refuse_many)
+    views, count = 9, len(reader.patches)
+    wanted = np.concatenate(list(training.make(0, print).outputs(network, reader, count, views)))
+    monkeypatch.setattr(Outputs, "_fetch", refuse_second)
     said = []
-    engine = training.make(plenty, said.append)
-    found = list(engine.outputs(network, reader, count, 2))
+    engine = training.make(0, said.append)
+    found = list(engine.outputs(network, reader, count, views))
+    assert [len(one) for one in found[:2]] == [3, 1]
     np.testing.assert_allclose(np.concatenate(found), wanted, atol=1e-6)
-    assert refused
-    assert said == ["out of memory: activations of 64 views at once from now on"]
+    assert said == ["out of memory: activations of 16 views at once from now on"]
     engine.written(tmp_path / "nowhere")
 
 
