@@ -30,17 +30,8 @@ from mammo_mlflow.engine.contract import (
 from mammo_mlflow.engine.inputs import ModelInput, NumberReader, PatchReader, Reader, StoredActivations, combine_readers
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import BASELINE
-from mammo_mlflow.jobs.contracts import (
-    Emit,
-    EpochDone,
-    Failure,
-    FitJob,
-    FitResult,
-    FitsJob,
-    FitsProgress,
-    Happened,
-    StepsDone,
-)
+from mammo_mlflow.jobs.contracts import Emit, EpochDone, FitJob, FitResult, FitsJob, FitsProgress, Happened, StepsDone
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.models.conditioned import build_conditioned
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
 from mammo_mlflow.names import Artifact

@@ -15,8 +15,8 @@ import numpy as np
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.experiment import PATCH, ROWS, Experiment, ModelSpec, that_move
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.models.weights import NetworkWeights
-from mammo_mlflow.wording import in_words
 
 Answer = TypeVar("Answer", covariant=True)
 
@@ -253,25 +253,6 @@ class FitJob(Job[FitResult]):
         values = tuple((name, value) for name, value in self.experiment.flat().items() if name not in apart)
         shapes = self.description.head, tuple(self.features), len(self.labels)
         return values, self.network.image_size, shapes, self.epochs, self.tuning_epochs
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed: `reason` is the text of a `UserError` if `user`, else a traceback or a signal.
-
-    `error` is the exception itself where the job ran in this process.
-    """
-
-    reason: str
-    user: bool = False
-    error: Exception | None = None
-    fatal: bool = False
-    """Whether every other job would fail for the same reason, as on a full disk."""
-
-    @property
-    def line(self) -> str:
-        """The reason of the failure in one line, for users."""
-        return in_words(self.reason.strip().splitlines()[-1])
 
 
 Happened = StepsDone | EpochDone | FitResult | Failure

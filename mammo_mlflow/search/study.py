@@ -27,9 +27,10 @@ from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import build
 from mammo_mlflow.files import canonical_json
-from mammo_mlflow.jobs.contracts import DrawJob, Event, Failure, FitJob, FitResult, Job, Suggestion
+from mammo_mlflow.jobs.contracts import DrawJob, Event, FitJob, FitResult, Job, Suggestion
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.jobs.executors.base import raise_failure
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Attribute, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations

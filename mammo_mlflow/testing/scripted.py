@@ -27,7 +27,6 @@ from mammo_mlflow.jobs.contracts import (
     DrawJob,
     Emit,
     EpochDone,
-    Failure,
     FeatureJob,
     FitJob,
     FitResult,
@@ -41,6 +40,7 @@ from mammo_mlflow.jobs.contracts import (
 )
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt, call_target
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.models.architecture_ranges import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
 from mammo_mlflow.names import METADATA, Artifact, Tag
 

@@ -9,7 +9,8 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.jobs.contracts import Event, Failure, Job, Reply
+from mammo_mlflow.jobs.contracts import Event, Job, Reply
+from mammo_mlflow.jobs.failure import Failure
 
 AnyJob = TypeVar("AnyJob", bound=Job[object])
 OnEvent = Callable[[AnyJob, Event], Reply]

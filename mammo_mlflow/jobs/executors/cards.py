@@ -19,7 +19,6 @@ from typing import Any, cast
 
 from mammo_mlflow.jobs.contracts import (
     Event,
-    Failure,
     FitJob,
     FitResult,
     FitsJob,
@@ -33,6 +32,7 @@ from mammo_mlflow.jobs.devices import Card
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_server
 from mammo_mlflow.jobs.executors.target import attempt
+from mammo_mlflow.jobs.failure import Failure
 
 STREAMED = 16
 """How many fits of a stream, as of a study, are begun for a card at once where `workers` is 0."""

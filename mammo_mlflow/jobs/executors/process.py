@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from mammo_mlflow.errors import expected
-from mammo_mlflow.jobs.contracts import Emit, Event, Failure, Job, Reply, Suggestion
+from mammo_mlflow.jobs.contracts import Emit, Event, Job, Reply, Suggestion
 from mammo_mlflow.jobs.devices import surroundings
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
 from mammo_mlflow.jobs.executors.target import attempt
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.processes import serve_parent
 
 COORDINATOR = "MAMMO_COORDINATOR_PID"

@@ -7,7 +7,8 @@ import traceback
 from collections.abc import Callable
 
 from mammo_mlflow.errors import FULL_DISK, UserError
-from mammo_mlflow.jobs.contracts import Answer, Emit, Failure, Job
+from mammo_mlflow.jobs.contracts import Answer, Emit, Job
+from mammo_mlflow.jobs.failure import Failure
 
 
 def call_target(job: Job[Answer], emit: Emit) -> Answer:
