@@ -43,6 +43,17 @@ def whole_number(low: int, high: int) -> Check:
     return check
 
 
+def auto_or(low: int, high: int) -> Check:
+    """Make a check for the word `auto` or a whole number from `low` to `high`, as a text."""
+
+    def check(name: str, value: str) -> None:
+        number = int(value) if value.isascii() and value.isdecimal() else low - 1
+        if value != "auto" and not low <= number <= high:
+            raise expected(name, f"auto or a whole number from {low} to {high}", f"'{value}'")
+
+    return check
+
+
 seed = whole_number(0, 2**32 - 1)
 """Check for a seed that NumPy takes."""
 epochs = whole_number(1, 100_000)

@@ -59,14 +59,40 @@ class SearchSettings(CommandOptions):
         ),
     ] = ""
     study: Annotated[str, Option("name of the study; by default one that tells what is searched", SEARCHING)] = ""
-    fresh_seeds: Annotated[
+    generation: Annotated[
+        str,
+        Option(
+            "trials drawn at once, from the results of those before; auto: 32 where heads are trained all at once, 4 "
+            "where networks take turns on a card, else each when there is room for it",
+            SEARCHING,
+            checks.auto_or(1, 10_000),
+        ),
+    ] = "auto"
+    repeats: Annotated[
         int,
         Option(
-            "seeds under which the best trial is compared with the paper's setting; 0: none",
+            "how often each trial repeats its folds, under seeds in a row; it is scored by the mean",
             SEARCHING,
-            checks.whole_number(0, 1000),
+            checks.whole_number(1, 100),
         ),
-    ] = 3
+    ] = 1
+    keep_tails: Annotated[
+        str,
+        Option(
+            "whose trained tails are kept: the best trials', each when it led, and the paper's (best), or all",
+            SEARCHING,
+            checks.one_of("best", "all"),
+        ),
+    ] = "best"
+    fresh_seeds: Annotated[
+        str,
+        Option(
+            "seeds under which the best trial is compared with the paper's setting; 0: none; auto: 20 where heads are "
+            "trained all at once, else 3",
+            SEARCHING,
+            checks.auto_or(0, 1000),
+        ),
+    ] = "auto"
 
 
 class SearchOptions(TrainingOptions, SearchSettings):

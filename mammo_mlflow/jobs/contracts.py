@@ -199,7 +199,7 @@ class FitResult:
 
     `history` has the metrics of each epoch, `best_epochs` the epochs kept in each stage; `peak_memory` is in bytes, of
     the process, `card_memory` of the card, 0 without one.
-    `reused_from` is the run that an earlier command made it in, if any.
+    `reused_from` is the run that an earlier command made it in, if any; `tail` is None where that did not keep it.
     """
 
     probabilities: np.ndarray
@@ -207,7 +207,7 @@ class FitResult:
     best_epochs: dict[str, int]
     seconds: float
     peak_memory: int
-    tail: Path
+    tail: Path | None
     training_seconds: float = 0.0
     card_memory: int = 0
     reused_from: str | None = None
@@ -219,7 +219,8 @@ class FitJob(Job[FitResult]):
 
     Rows, int (m,), are indices of training abnormalities; `labels`, float32 (n,), cover all of them. `features` and
     `tuned` are the activation files of the two stages by the tail's inputs, empty in on-line training. `constants`,
-    (n,), are the inputs of one number a row. The tail is saved below `output`.
+    (n,), are the inputs of one number a row. The tail is saved below `output`. `together`: how many fits its program is
+    made for, 0 where that does not matter.
     """
 
     target = "mammo_mlflow.engine.train:train_fit"
@@ -236,6 +237,7 @@ class FitJob(Job[FitResult]):
     tuning_epochs: int
     seed: int
     description: Description
+    together: int = 0
     output: Path = UNSET
     features: dict[str, Path] = field(default_factory=dict)
     tuned: dict[str, Path] = field(default_factory=dict)

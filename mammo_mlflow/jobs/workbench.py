@@ -62,13 +62,10 @@ class Workbench:
         """A handler that displays `StepsDone` events and gives all others to `on_event`."""
 
         def handle(job: AnyJob, event: Event) -> Reply:
-            answer = None
-            if isinstance(event, StepsDone):
-                self.progress.update(job.name, event.done, event.total)
-            elif on_event is not None:
-                answer = on_event(job, event)
-            self.writer.flush()
-            return answer
+            if not isinstance(event, StepsDone):
+                return None if on_event is None else on_event(job, event)
+            self.progress.update(job.name, event.done, event.total)
+            return None
 
         return handle
 

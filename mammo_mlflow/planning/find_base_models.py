@@ -190,7 +190,7 @@ class BaseModelSearch:
         tails, out_of_fold = {}, np.full(len(plan.labels), np.nan)
         for fit in needed:
             result = fetch_fit(self.bench, runs[fit.key], fit) if fit.key in runs else None
-            if result is None:
+            if result is None or result.tail is None:
                 raise self._misfit("a model whose folds are in the store", f"{version} without {fit.name}")
             tails[fit.name] = result.tail
             out_of_fold[fit.validation_rows] = result.probabilities

@@ -19,8 +19,11 @@ from mammo_mlflow.tracking.vetting import vet_keras
 _log = logging.getLogger(__name__)
 
 
-def fetch_fit(bench: Workbench, run_id: str, fit: Fit) -> FitResult | None:
-    """Fetch a finished fit from its MLflow run; None where files are missing, damaged, unsafe or of other rows."""
+def fetch_fit(bench: Workbench, run_id: str, fit: Fit, need_tail: bool = True) -> FitResult | None:
+    """Fetch a finished fit from its MLflow run; None where files are missing, damaged, unsafe or of other rows.
+
+    A study keeps the tails of few trials; without `need_tail` a fit without one counts as complete.
+    """
     writer, target = bench.writer, bench.scratch / f"reused-{fit.key}"
     folder = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.FIT, target))
     try:
@@ -33,8 +36,10 @@ def fetch_fit(bench: Workbench, run_id: str, fit: Fit) -> FitResult | None:
             if not np.array_equal(stored["patch"], fit.validation_rows):
                 return None
             probabilities = stored["probability"].to_numpy()
-        vet_keras(folder / Artifact.TAIL)
-        return FitResult(probabilities=probabilities, tail=folder / Artifact.TAIL, reused_from=run_id, **facts)
+        tail = folder / Artifact.TAIL
+        if need_tail or tail.exists():
+            vet_keras(tail)
+        return FitResult(probabilities=probabilities, tail=tail if tail.exists() else None, reused_from=run_id, **facts)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again
         return None
     except UserError as problem:

@@ -67,7 +67,7 @@ class StudyRuns:
         found = None if new else self.find(level, part)
         if found is not None:
             return self._writer.reopen_run(found, parent, marks)
-        return self._writer.start_run(name, parent=parent, tags=marks, params=params)
+        return self._writer.start_run(name, parent=parent, tags=marks, params=params, later=True)
 
     def find(self, level: str, part: str) -> str | None:
         """Find the id of the run of a part of the study; None where there is none."""

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -21,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import expected, unknown_name
-from mammo_mlflow.search.optuna_private import StudyWithoutPaperTrial, can_give, store_parameter
+from mammo_mlflow.search.optuna_private import ShownStudy, can_give, draft_trial, store_parameter
 from mammo_mlflow.search.parameters import Parameter
 
 ATTEMPTS = 20
@@ -112,6 +113,10 @@ class DraftTrial:
             if name not in trial.params:
                 store_parameter(trial, name, self.params[name], drawn_from)
 
+    def as_trial(self, number: int, attributes: Mapping[str, Any], noted: Mapping[str, Any]) -> FrozenTrial:
+        """The draws as a new trial, with attributes for its user and what its sampler noted."""
+        return draft_trial(number, self.params, self.distributions, attributes, noted)
+
 
 def _on_step(distribution: BaseDistribution, value: Value) -> Value:
     """A drawn float rounded to its step in decimals, so that it is 0.3 and not 0.1 + 0.2; other values as they are."""
@@ -138,26 +143,26 @@ class TrialProposer:
 
     def propose(
         self,
-        study: optuna.Study,
+        study: ShownStudy,
         trial: FrozenTrial,
-        taken: Sequence[Values],
         draw: Draw,
         known: Values,
         known_only: bool = False,
     ) -> DraftTrial:
-        """Draw a trial's parameters: the `known` ones as they are, others by the sampler. Nothing is stored.
+        """Draw a trial's parameters: the `known` ones as they are, others by the sampler. No parameter is stored.
 
         With `known_only` the draft keeps only the known ones, and of these those that lie in the space. `draw` is
-        called until its draws are not among those `taken`, at most `ATTEMPTS` times, the last time with a set of those
-        left.
+        called until no other trial has its draws, at most `ATTEMPTS` times, the last time with a set of those left.
         """
         row = SAMPLERS[self._name]
-        seen = StudyWithoutPaperTrial(study) if row.shared else study
+        taken = [other.params for other in study.shown if other.number != trial.number]
+        study.common = row.shared
         for attempt in range(ATTEMPTS):
             seed = int(np.random.SeedSequence([self._seed, trial.number, attempt]).generate_state(1)[0])
             left = self._left(taken) if self._name == GRID or attempt else None
             fixed = {**left[0], **known} if left and (self._name == GRID or attempt == ATTEMPTS - 1) else known
-            found = _propose(seen, trial, row.make(self._seed, seed), draw, fixed, known_only)
+            study.noted.clear()
+            found = _propose(study, trial, row.make(self._seed, seed), draw, fixed, known_only)
             if known or found.params not in taken:
                 break
         return found

@@ -17,13 +17,14 @@ from mammo_mlflow.experiment import build
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
-from mammo_mlflow.search.study import StudyWorker, best_trial, metric_name
+from mammo_mlflow.search.stored_study import best_trial, metric_name, setting_of
+from mammo_mlflow.search.study import StudyWorker
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.winner_test import WinnerTest, judge, paired_lead, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.runs import TrackedRun
-from mammo_mlflow.training.cross_validation import CrossValidation, cross_validate
+from mammo_mlflow.training.cross_validation import cross_validate_together
 from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.training.registered_model import Final
 
@@ -88,10 +89,10 @@ class StudyCloser:
         if best is None:
             return StudyResult(spec=spec, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
-        cv, final = self._make_best(best, competed(states))
+        final = self._make_best(best, competed(states))
         verdict = fresh = None
         if paper is not None and best.number != 0 and spec.objectives[0].name != SECONDS:
-            verdict = self._judge(cv, trials[0], states)
+            verdict = self._judge(best, trials[0], competed(states))
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
         return StudyResult(spec=spec, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict)
@@ -118,19 +119,21 @@ class StudyCloser:
         self._top.log_metrics(metrics)
         if best is not None:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
-            setting = json.loads(best.user_attrs[Attribute.SETTING])
-            self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), Artifact.BEST)
+            self._top.log_text(json.dumps({**shown, "setting": setting_of(best)}, indent=1), Artifact.BEST)
             self._top.set_tags({Tag.BEST_TRIAL: best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
-    def _make_best(self, best: FrozenTrial, compared: int) -> tuple[CrossValidation, Final | None]:
-        """The best trial's cross-validation, whose folds are found by key, and its final model, registered.
+    def _make_best(self, best: FrozenTrial, compared: int) -> Final | None:
+        """Make the final model of the best trial's cross-validation, whose folds are found by key, and register it.
 
-        They are on the trial's own run. `compared`: the number of settings that it is the best of.
+        Both are on the trial's own run, of a trial with repeats on a run beside it, for the first of these. `compared`:
+        the number of settings that it is the best of.
         """
         plan = self._plan(best, **self._final)
         marks = {**self._runs.tags, Tag.TRIAL: str(best.number), Tag.COMPARED: str(compared)}
-        run = self._open("trial", str(best.number), plan.name, plan)
-        cv = cross_validate(self._bench, plan, run, "best")
+        level = "trial" if self._spec.repeats == 1 else "best"
+        run = self._open(level, str(best.number), plan.name, plan)
+        averaged = plan.experiment.final.final == "fold_average"
+        (cv,) = cross_validate_together(self._bench, [(plan, run, "best")], fold_tails=averaged)
         final = None
         if plan.experiment.final.final != "none":
             final = make_final(self._bench, cv, searched_name(plan), marks)
@@ -138,18 +141,22 @@ class StudyCloser:
             tell_compared(self._bench.writer, final.registered_name, final.version, compared)
             final.tell(self._top)
         run.close()
-        return cv, final
+        return final
 
-    def _judge(self, best: CrossValidation, paper: FrozenTrial, states: dict[str, int]) -> WinnerTest:
+    def _judge(self, best: FrozenTrial, paper: FrozenTrial, trials: int) -> WinnerTest:
         """Test the best trial's lead over the paper's setting on the folds of the search."""
-        writer, trials = self._bench.writer, competed(states)
-        run_id = self._runs.find("trial", str(paper.number)) or ""
+        both = [self._out_of_fold(trial) for trial in (best, paper)]
+        if both[0] is None or both[1] is None:
+            return judge(float("nan"), float("nan"), trials)
+        found = paired_lead(self._spec.objectives[0], both[0], both[1])
+        return judge(found.value, found.error, trials)
+
+    def _out_of_fold(self, trial: FrozenTrial) -> pd.DataFrame | None:
+        """The out-of-fold predictions that the run of a trial holds, those of all repeats; None where they are gone."""
+        writer, run_id = self._bench.writer, self._runs.find("trial", str(trial.number)) or ""
         target = self._bench.scratch / f"oof-{run_id}"
         path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, target))
-        if path is None:
-            return judge(float("nan"), float("nan"), trials)
-        found = paired_lead(self._spec.objectives[0], best.oof, pd.read_parquet(path))
-        return judge(found.value, found.error, trials)
+        return None if path is None else pd.read_parquet(path)
 
     def _compare_fresh(self, best: FrozenTrial, trials: int) -> FreshSeeds:
         """Cross-validate both settings under fresh seeds, which decide folds, weights, order and augmentation."""
@@ -157,15 +164,18 @@ class StudyCloser:
         settings = {"best": best, "paper": self._study.get_trials(deepcopy=False)[0]}
         frames: dict[str, list[pd.DataFrame]] = {who: [] for who in settings}
         values: dict[str, list[float]] = {who: [] for who in settings}
-        first = self._spec.seed
-        for seed in range(first + 1, first + 1 + self._fresh_seeds):
+        first, begun, whose = self._spec.seed + self._spec.repeats, [], []
+        for seed in range(first, first + self._fresh_seeds):
             for who, trial in settings.items():
                 plan = self._plan(trial, seed=seed, final="none")
                 run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
-                cv = cross_validate(self._bench, plan, run, f"fresh seed {seed} {who}", figures=False)
-                run.finish()
-                values[who].append(objective.value(cv.predictions, 0.0))
-                frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
+                begun.append((plan, run, f"fresh seed {seed} {who}"))
+                whose.append((who, seed))
+        made = cross_validate_together(self._bench, begun, figures=False, fold_tails=False)
+        for (who, seed), cv in zip(whose, made, strict=True):
+            cv.run.finish()
+            values[who].append(objective.value(cv.predictions, 0.0))
+            frames[who].append(cv.oof.assign(fold=cv.oof["fold"] + 1000 * seed))
         best_oof, paper_oof = (pd.concat(parts, ignore_index=True) for parts in frames.values())
         difference = simultaneous(paired_lead(objective, best_oof, paper_oof), trials)
         self._top.log_metrics(difference.metrics("lead_fresh_seeds"))
@@ -173,8 +183,8 @@ class StudyCloser:
 
     def _plan(self, trial: FrozenTrial, **values: Value) -> Plan:
         """The plan of a trial's experiment, with other values for some parameters."""
-        setting = json.loads(trial.user_attrs[Attribute.SETTING])
-        return self._planner.plans([build(self._spec.task, {**setting, **values}, self._spec.space.family)])[0]
+        setting = {**setting_of(trial), **values}
+        return self._planner.plans([build(self._spec.task, setting, self._spec.space.family)])[0]
 
     def _open(self, level: str, part: str, name: str, plan: Plan) -> TrackedRun:
         """The run of a plan below the study's run (`StudyRuns.open`)."""

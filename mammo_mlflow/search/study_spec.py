@@ -24,6 +24,8 @@ class StudySpec:
 
     `base`: the values of an experiment before any is drawn; `paper`: those of the first trial, the paper's setting;
     `trials`: how many to run, None for no limit; `deadline`: the `time.monotonic()` after which no trial begins.
+    `generation`: how many trials are drawn at once, 0 where each is drawn when there is room for it; `repeats`: how
+    often each trial repeats its folds, under seeds in a row; `all_tails`: whether the tails of all trials are kept.
     """
 
     name: str = ""
@@ -37,9 +39,17 @@ class StudySpec:
     pruner: optuna.pruners.BasePruner | None = None
     trials: int | None = None
     deadline: float | None = None
+    generation: int = 0
+    repeats: int = 1
+    all_tails: bool = False
+
+    def settings(self, values: Mapping[str, Value]) -> list[dict[str, Value]]:
+        """The values of each repeat of a trial with these values: the same but for the seed."""
+        first = int(values.get("seed", self.seed))
+        return [{**values, "seed": first + number} if number else dict(values) for number in range(self.repeats)]
 
     def key(self, paper: Plan) -> str:
-        """The key of the study, a sha256: of space, values, seed, objectives, data, folds and weights.
+        """The key of the study, a sha256: of space, values, objectives, data, folds, weights, generation, repeats.
 
         A study is continued by whatever has the same key. Sampler, pruner and the number of trials are not in it and
         may change. `paper` is the plan of the first trial.
@@ -52,6 +62,8 @@ class StudySpec:
             "objectives": [objective.name for objective in self.objectives],
             "folds": [fit.key for fit in paper.fits if fit.fold is not None],
         }
+        facts |= {"generation": self.generation} if self.generation else {}
+        facts |= {"repeats": self.repeats} if self.repeats > 1 else {}
         return json_sha256(facts)
 
 

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 
 from mammo_mlflow.evaluation.objectives import Direction
 from mammo_mlflow.experiment import build
+from mammo_mlflow.search.optuna_private import ShownStudy
 from mammo_mlflow.search.parameters import SearchSpace
 from mammo_mlflow.search.sampling import (
     SAMPLERS,
@@ -84,10 +85,10 @@ class Drawn:
 
     def propose(self, trial: optuna.Trial) -> DraftTrial:
         """Propose the parameters of a trial; return the draws and the experiment's values."""
-        others = [other.params for other in self.study.trials if other.number != trial.number]
+        shown = ShownStudy(self.study, self.study.trials)
         frozen = self.study.trials[trial.number]
         known = {item.name: PAPER[item.name] for item in self.space.parameters} if trial.number == 0 else {}
-        return self.proposer.propose(self.study, frozen, others, self._draw, known, known_only=trial.number == 0)
+        return self.proposer.propose(shown, frozen, self._draw, known, known_only=trial.number == 0)
 
     def _draw(self, suggest: SuggestValue) -> Values:
         return self.space.draw(PAPER, lambda item: suggest(item.name, distribution_of(item)))

@@ -38,7 +38,7 @@ from mammo_mlflow.jobs.contracts import (
     Suggestion,
     TryJob,
 )
-from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.target import attempt, call_target
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.models.architecture_ranges import CONVOLUTIONS, HEAD_WIDTHS, LAYERS, STRIDE, block_counts, filters
@@ -78,7 +78,7 @@ class ScriptedExecutor(Executor):
         self._script, self._workers = script, workers
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
         """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
         waiting: list[AnyJob] = []

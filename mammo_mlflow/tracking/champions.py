@@ -18,7 +18,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
 from mammo_mlflow.tracking.registry import Version, find_run, make_registered_model, registered_names, version_of
-from mammo_mlflow.tracking.runs import mlflow_experiments, or_none
+from mammo_mlflow.tracking.requests import mlflow_experiments, or_none
 from mammo_mlflow.tracking.store import store_id
 
 MOST_DECISIONS = 50_000

@@ -16,7 +16,8 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import CANDIDATE, Tag, registered_name
-from mammo_mlflow.tracking.runs import Writer, or_none, pages
+from mammo_mlflow.tracking.requests import or_none, pages
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.vetting import Vetted, vet
 
 DOWNLOAD_NOTE = "registered_model_meta"

@@ -12,34 +12,48 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.runs import is_away, mlflow_experiments
+from mammo_mlflow.tracking.requests import is_away, mlflow_experiments
 
 CLOCK_SECONDS = 3.0
 """Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
 
 
-def finished_runs(client: MlflowClient, keys: list[str]) -> dict[str, str]:
-    """Find FINISHED runs by their `mammo.key` tags: ids by key; of several with one key the oldest."""
+LEFT_OUT = "left out"
+"""The value of `mammo.tail` of a fit whose tail was not kept."""
+TRIED = 50
+"""How many runs of one key are looked through for one with its tail."""
+
+
+def finished_runs(client: MlflowClient, keys: list[str], need_tails: bool = True) -> dict[str, str]:
+    """Find FINISHED runs by their `mammo.key` tags: ids by key; of several with one key the oldest.
+
+    With `need_tails` fits whose tail was not kept are passed over.
+    """
     experiments = mlflow_experiments(client)
     found: dict[str, str] = {}
     for key in keys:
         runs = client.search_runs(
             experiments,
             f"tags.`{Tag.KEY}` = '{key}' and attributes.status = 'FINISHED'",
-            max_results=1,
+            max_results=TRIED if need_tails else 1,
             order_by=["attributes.start_time ASC"],  # the first is the original, later ones reuse it
         )
-        if runs:
-            found[key] = runs[0].info.run_id
+        complete = [run.info.run_id for run in runs if not (need_tails and run.data.tags.get(Tag.TAIL) == LEFT_OUT)]
+        if complete:
+            found[key] = complete[0]
     return found
 
 
-def finished_under(client: MlflowClient, experiment_id: str, parent: str) -> dict[str, str]:
-    """Find the FINISHED runs nested in the run `parent`: ids by `mammo.key` tag."""
+def finished_under(client: MlflowClient, experiment_id: str, parent: str, need_tails: bool = True) -> dict[str, str]:
+    """Find the FINISHED runs nested in the run `parent`: ids by `mammo.key` tag; `need_tails` as in `finished_runs`."""
     runs = client.search_runs(
         [experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
     )
-    return {run.data.tags[Tag.KEY]: run.info.run_id for run in runs if Tag.KEY in run.data.tags}
+    return {
+        run.data.tags[Tag.KEY]: run.info.run_id
+        for run in runs
+        if Tag.KEY in run.data.tags and not (need_tails and run.data.tags.get(Tag.TAIL) == LEFT_OUT)
+    }
 
 
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:

@@ -10,29 +10,33 @@ import os
 import socket
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import psutil
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Artifact, Tag
+from mammo_mlflow.tracking.requests import is_away
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
-METRICS_A_CALL = 1000
-AWAY_CODES = (502, 503, 504)
+SLICE_SECONDS = 0.25
+"""How long writes may keep the coordinator from listening to its workers."""
+ENTITIES_A_CALL, TEXTS_A_CALL = 1000, 100
+"""MLflow's limits of a call: of all that it holds, and of parameters or tags."""
 
 T = TypeVar("T")
 
@@ -50,62 +54,76 @@ def this_process() -> str:
 
 
 class Writer:
-    """Sends writes to MLflow in the order in which they were queued; those that fail are kept and tried again."""
+    """Sends writes to MLflow in the order in which they were queued; those that fail are kept and tried again.
+
+    Metrics, parameters and tags of a run are collected, and go in one call when their turn comes or when the run ends.
+    """
 
     def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
         self.client = client
         self.experiment_id = experiment_id
         self._tags = {**tags, Tag.PROCESS: this_process()}
         self._runs: list[TrackedRun] = []
-        self._queue: list[tuple[str | None, Callable[[], object]]] = []
+        self._queue: deque[tuple[TrackedRun | None, Callable[[], object]]] = deque()
         self._gone: set[str] = set()
-        self._metrics: dict[str, list[Metric]] = {}
+        self._batches: dict[TrackedRun, _Batch] = {}
         self._next_try = 0.0
         self._wait = FLUSH_SECONDS
         self.seconds = 0.0
 
-    def add(self, operation: Callable[[], object], run_id: str | None = None) -> None:
-        """Queue a write behind all metrics queued so far; it is left out if the run `run_id` was deleted meanwhile."""
-        self._queue_metrics()
-        self._queue.append((run_id, operation))
+    def add(self, operation: Callable[[], object], run: TrackedRun | None = None) -> None:
+        """Queue an operation; it is left out if `run` was deleted meanwhile."""
+        self._queue.append((run, operation))
 
-    def add_metrics(self, run_id: str, metrics: list[Metric]) -> None:
-        """Queue metric points of a run; they are sent together with others at the next flush."""
-        self._metrics.setdefault(run_id, []).extend(metrics)
+    def batch(self, run: TrackedRun) -> _Batch:
+        """What is collected of a run, to be added to."""
+        return self._batches.setdefault(run, _Batch())
 
-    def flush(self) -> None:
-        """Send queued writes, at most once a second and not while the server is away. Meant to be called often."""
+    def flush(self, seconds: float = SLICE_SECONDS) -> bool:
+        """Send what is queued for so many seconds; return whether some is left. Meant to be called often.
+
+        Nothing is sent while the server is away, and what is collected of runs at most once a second.
+        """
         now = time.monotonic()
         if now < self._next_try:
-            return
-        self._next_try = now + FLUSH_SECONDS
-        self._queue_metrics()
+            return False
+        if not self._queue:
+            self._queue_batches()
         try:
-            while self._queue:
-                self._send(*self._queue[0])
-                self._queue.pop(0)
+            while self._queue and time.monotonic() - now < seconds:
+                self._send_first()
             self._wait = FLUSH_SECONDS
+            self._next_try = 0.0 if self._queue else time.monotonic() + FLUSH_SECONDS
         except (MlflowException, OSError) as problem:
             if not is_away(problem):
-                self._queue.pop(0)  # refused for good: what is queued behind it, the runs' ends above all, still goes
                 raise
             self._wait = min(2 * self._wait, 30.0)
             self._next_try = time.monotonic() + self._wait
-            _log.warning("tracking server away, %d writes kept: %s", len(self._queue), first_line(problem, most=120))
+            left = len(self._queue) + len(self._batches)
+            _log.warning("tracking server away, %d writes kept: %s", left, first_line(problem, most=120))
+            return False
         finally:
             self.seconds += time.monotonic() - now
+        return bool(self._queue)
 
-    def _send(self, run_id: str | None, operation: Callable[[], object]) -> None:
-        """Do a queued operation, unless its run was deleted meanwhile: the others' runs go on without it."""
-        if run_id in self._gone:
-            return
+    def _send_first(self) -> None:
+        """Do the first queued operation, unless its run was deleted meanwhile: the others' runs go on without it."""
+        run, operation = self._queue[0]
         try:
-            operation()
-        except (MlflowException, OSError) as problem:
-            if run_id is None or is_away(problem) or not self._was_deleted(run_id):
+            if run is None or run.known not in self._gone:
+                operation()
+        except Exception as problem:
+            if is_away(problem):
                 raise
-            self._gone.add(run_id)
-            _log.warning("run %s was deleted meanwhile: what it would have held is not written", run_id)
+            self._queue.popleft()  # refused for good: what is queued behind it, the runs' ends above all, still goes
+            if run is None or not run.known or not isinstance(problem, MlflowException | OSError):
+                raise
+            if not self._was_deleted(run.known):
+                raise
+            self._gone.add(run.known)
+            _log.warning("run %s was deleted meanwhile: what it would have held is not written", run.known)
+        else:
+            self._queue.popleft()
 
     def _was_deleted(self, run_id: str) -> bool:
         try:
@@ -116,13 +134,13 @@ class Writer:
     def drain(self) -> None:
         """Send all queued writes now, waiting up to ten minutes for the server. Raises `UserError` after that."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._queue or self._metrics:
+        while self._queue or self._batches:
             if time.monotonic() > deadline:
                 raise _no_answer()
             if self._wait == FLUSH_SECONDS:
                 self._next_try = 0.0
-            self.flush()
-            if self._queue:
+            self.flush(PATIENCE_SECONDS)
+            if self._wait > FLUSH_SECONDS:
                 time.sleep(0.5)
 
     def ask(self, request: Callable[[], T]) -> T:
@@ -130,9 +148,13 @@ class Writer:
 
         Raises `UserError` after ten minutes.
         """
+        self.drain()
+        return self.ask_at_once(request)
+
+    def ask_at_once(self, request: Callable[[], T]) -> T:
+        """Send a request ahead of what is queued, and return its answer; otherwise as `ask`."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            self.drain()
             try:
                 return request()
             except (MlflowException, OSError) as problem:
@@ -153,52 +175,77 @@ class Writer:
                 run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
                 run.finish(status)
         refused = []
-        while True:
+        self._wait = FLUSH_SECONDS
+        while self._wait == FLUSH_SECONDS and (self._queue or self._batches):
             self._next_try = 0.0
             try:
-                self.flush()
+                self.flush(PATIENCE_SECONDS)
             except (MlflowException, OSError) as problem:
                 refused.append(first_line(problem, most=120))
-                continue
-            break
         if refused:
             _log.warning("%d of the last writes were refused: %s", len(refused), refused[0])
 
-    def _queue_metrics(self) -> None:
-        for run_id, points in self._metrics.items():
-            for start in range(0, len(points), METRICS_A_CALL):
-                part = points[start : start + METRICS_A_CALL]
-                self._queue.append((run_id, partial(self.client.log_batch, run_id, metrics=part)))
-        self._metrics = {}
+    def _queue_batches(self, *runs: TrackedRun) -> None:
+        """Queue what is collected of some runs, by default of all."""
+        for run in runs or tuple(self._batches):
+            if run in self._batches:
+                for part in self._batches.pop(run).parts():
+                    self.add(partial(self._log_batch, run, part), run)
+
+    def _log_batch(self, run: TrackedRun, part: Mapping[str, Any]) -> None:
+        self.client.log_batch(run.id, **part)
+
+    def end_run(self, run: TrackedRun, status: str) -> None:
+        """Queue what is collected of a run, and then its end."""
+        ended = _milliseconds()
+        self._queue_batches(run)
+        self.add(lambda: self.client.set_terminated(run.id, status, ended), run)
 
     def start_run(
-        self, name: str, *, parent: TrackedRun | None, tags: Mapping[str, str], params: Mapping[str, object]
+        self,
+        name: str,
+        *,
+        parent: TrackedRun | None,
+        tags: Mapping[str, object],
+        params: Mapping[str, object],
+        later: bool = False,
     ) -> TrackedRun:
-        """Start a run, nested in `parent` if there is one.
+        """Start a run, nested in `parent` if there is one; with `later` it is made when its turn in the queue comes.
 
-        Without a parent, the run that `mlflow run` made for this process, if any, is taken over.
+        A run as the value of a tag stands for its id. Without a parent, the run that `mlflow run` made for this
+        process, if any, is taken over.
         """
         given = given_run() if parent is None else None
-        all_tags = self._all_tags(tags, parent)
+        known: Mapping[str, str] = {}
         if given is not None:
             del os.environ["MLFLOW_RUN_ID"]
             self.ask(lambda: self.client.update_run(given, name=name))
-            found = self.ask(lambda: self.client.get_run(given))
-        else:  # with its tags from the first moment, so that no kill leaves a run that nobody can bury
-            texts = {key: scrubbed(str(value)) for key, value in all_tags.items()}
-            found = self.ask(lambda: self.client.create_run(self.experiment_id, tags=texts, run_name=name))
-        run = TrackedRun(self, found)
+            known = self.ask(lambda: self.client.get_run(given)).data.params
+            run = TrackedRun(self, name, given)
+            run.set_tags(self._all_tags(tags, parent))
+        else:
+            run = TrackedRun(self, name, make=self._maker(name, tags, parent))
+            self.add(run.make_known, run)
         self._runs.append(run)
-        if given is not None:
-            run.set_tags(all_tags)
         # `mlflow run` logs the strings it was given; another spelling of one would be refused
-        new = [Param(key, scrubbed(str(value))) for key, value in params.items() if key not in found.data.params]
-        self.add(lambda: self.client.log_batch(run.id, params=new), run.id)
-        self._next_try = 0.0
-        self.flush()
+        new = {key: scrubbed(str(value)) for key, value in params.items() if key not in known}
+        self.batch(run).params.update(new)
+        if not later:
+            self.drain()
         return run
 
-    def reopen_run(self, run_id: str, parent: TrackedRun | None, tags: Mapping[str, str]) -> TrackedRun:
+    def _maker(self, name: str, tags: Mapping[str, object], parent: TrackedRun | None) -> Callable[[], str]:
+        """A function that makes a run and gives its id."""
+        begun = _milliseconds()
+
+        def make() -> str:
+            # with its tags from the first moment, so that no kill leaves a run that nobody can bury
+            texts = {key: scrubbed(str(value)) for key, value in self._all_tags(tags, parent).items()}
+            return self.client.create_run(self.experiment_id, begun, texts, name).info.run_id
+
+        return make
+
+    def reopen_run(self, run_id: str, parent: TrackedRun | None, tags: Mapping[str, object]) -> TrackedRun:
         """Open an earlier run again, as this process's own and nested in `parent`."""
         self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
         run = self.attach(run_id)
@@ -206,16 +253,16 @@ class Writer:
         run.set_tags(self._all_tags(tags, parent))
         return run
 
-    def _all_tags(self, tags: Mapping[str, str], parent: TrackedRun | None) -> dict[str, str]:
-        return {**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent.id})
+    def _all_tags(self, tags: Mapping[str, object], parent: TrackedRun | None) -> dict[str, object]:
+        return {**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent})
 
     def attach(self, run_id: str) -> TrackedRun:
         """A handle on a run that another process writes and ends, in which runs can be nested."""
-        return TrackedRun(self, self.ask(lambda: self.client.get_run(run_id)))
+        return TrackedRun(self, "", run_id)
 
     def move_run(self, run_id: str, parent: TrackedRun) -> None:
         """Queue that an earlier run is nested in `parent`."""
-        self.add(lambda: self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent.id), run_id)
+        self.attach(run_id).set_tags({MLFLOW_PARENT_RUN_ID: parent})
 
     def link(self, run_id: str, experiment_id: str | None = None) -> str:
         """The URL of a run's page: on the tracking server, without its user, or where `mlflow ui` serves by default."""
@@ -224,25 +271,59 @@ class Writer:
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
 
-class TrackedRun:
-    """An MLflow run that this process writes: every method queues a write, and writes are sent in order."""
+@dataclass
+class _Batch:
+    """Metric points, parameters and tags of a run that are sent together."""
 
-    def __init__(self, writer: Writer, run: Run) -> None:
-        self._writer = writer
-        self.id: str = run.info.run_id
-        self.name: str = run.info.run_name or ""
+    metrics: list[Metric] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def parts(self) -> Iterator[dict[str, Any]]:
+        """What goes in each call: all in one where MLflow's limits allow that."""
+        params = [Param(*item) for item in self.params.items()]
+        tags = [RunTag(*item) for item in self.tags.items()]
+        points = self.metrics
+        while points or params or tags:
+            most = ENTITIES_A_CALL - len(params[:TEXTS_A_CALL]) - len(tags[:TEXTS_A_CALL])
+            yield {"metrics": points[:most], "params": params[:TEXTS_A_CALL], "tags": tags[:TEXTS_A_CALL]}
+            points, params, tags = points[most:], params[TEXTS_A_CALL:], tags[TEXTS_A_CALL:]
+
+
+class TrackedRun:
+    """An MLflow run that this process writes: every method queues a write, and writes are sent in order.
+
+    `make` makes the run and gives its id, where it has none yet.
+    """
+
+    def __init__(self, writer: Writer, name: str, run_id: str = "", make: Callable[[], str] = str) -> None:
+        self._writer, self._make = writer, make
+        self.name, self.known = name, run_id
         self.finished = False
+
+    @property
+    def id(self) -> str:
+        """The run's id; a run that has not been made yet is made now."""
+        if not self.known:
+            self._writer.ask_at_once(self.make_known)
+        return self.known
+
+    def __str__(self) -> str:
+        return self.id
+
+    def make_known(self) -> None:
+        """Make the run, unless that has been done."""
+        self.known = self.known or self._make()
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Queue metric values; NaN is left out. `at` is their time in seconds since 1970, by default now."""
-        stamp = int((time.time() if at is None else at) * 1000)
+        stamp = _milliseconds(at)
         points = [Metric(key, float(value), stamp, step) for key, value in values.items() if value == value]
-        self._writer.add_metrics(self.id, points)
+        self._writer.batch(self).metrics.extend(points)
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Queue tags."""
-        items = [RunTag(key, scrubbed(str(value))) for key, value in tags.items()]
-        self._add(lambda: self._writer.client.log_batch(self.id, tags=items))
+        self._writer.batch(self).tags.update({key: scrubbed(str(value)) for key, value in tags.items()})
 
     def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
         """Queue a data set as an input of the run; the first 36 characters of `digest` are kept."""
@@ -262,25 +343,27 @@ class TrackedRun:
                 self.log_file(path, None if parent == "." else parent)
 
     def log_text(self, text: str, name: str) -> None:
-        """Queue a text as an artifact."""
-        self._add(lambda: self._writer.client.log_text(self.id, scrubbed(text), name))
+        """Queue a text as an artifact of a name, which may begin with a folder."""
+        self._log_bytes(scrubbed(text).encode(), name)
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
-        """Queue a table as a Parquet artifact."""
+        """Queue a table as a Parquet artifact of a name, which may begin with a folder."""
         self._log_bytes(table.to_parquet(), name)
 
     def log_figure(self, figure: Figure, name: str, folder: str = Artifact.FIGURES) -> None:
         """Queue a figure as the artifact `folder/name.png`."""
         drawn = BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
-        self._log_bytes(drawn.getvalue(), f"{name}.png", folder)
+        self._log_bytes(drawn.getvalue(), f"{folder}/{name}.png")
 
-    def _log_bytes(self, content: bytes, name: str, folder: str | None = None) -> None:
+    def _log_bytes(self, content: bytes, name: str) -> None:
+        folder, _, file = name.rpartition("/")
+
         def send() -> None:
             with tempfile.TemporaryDirectory() as place:
-                path = Path(place) / name
+                path = Path(place) / file
                 path.write_bytes(content)
-                self._writer.client.log_artifact(self.id, str(path), folder)
+                self._writer.client.log_artifact(self.id, str(path), folder or None)
 
         self._add(send)
 
@@ -288,7 +371,7 @@ class TrackedRun:
         """Queue the end of the run: FINISHED, FAILED or KILLED."""
         if not self.finished:
             self.finished = True
-            self._add(lambda: self._writer.client.set_terminated(self.id, status))
+            self._writer.end_run(self, status)
 
     def close(self) -> None:
         """End the run as FINISHED, and wait until all queued writes are sent."""
@@ -296,44 +379,13 @@ class TrackedRun:
         self._writer.drain()
 
     def _add(self, operation: Callable[[], object]) -> None:
-        self._writer.add(operation, self.id)
+        self._writer.add(operation, self)
+
+
+def _milliseconds(seconds: float | None = None) -> int:
+    """A time since 1970, by default now, in milliseconds."""
+    return int((time.time() if seconds is None else seconds) * 1000)
 
 
 def _no_answer() -> UserError:
     return UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")
-
-
-def or_none(request: Callable[[], T]) -> T | None:
-    """Send a request for something by its name; return the answer, None where the store has nothing of that name."""
-    try:
-        return request()
-    except MlflowException as problem:
-        if is_away(problem):
-            raise
-        return None
-
-
-def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
-    """Collect all items of a paged request; `request` takes the token of a page, None for the first."""
-    page = request(None)
-    yield from page
-    while page.token:
-        page = request(page.token)
-        yield from page
-
-
-def mlflow_experiments(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
-    """Find the ids of MLflow experiments, by default of those that were not deleted."""
-    return [found.experiment_id for found in client.search_experiments(view_type=kind)]
-
-
-def is_away(problem: MlflowException | OSError) -> bool:
-    """Whether an error means that the server was out of reach or SQLite busy, not that a request was refused."""
-    if isinstance(problem, MlflowException):
-        text = str(problem)
-        if "(sqlite3." in text:  # a full disk, say: waiting does not help
-            return any(words in text for words in ("database is locked", "database table is locked"))
-        known = ("failed with exception", "failed with timeout", "Max retries", "database is locked")
-        return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
-    answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s
-    return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES

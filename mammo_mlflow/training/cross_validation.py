@@ -54,10 +54,18 @@ def cross_validate(
 
 
 def cross_validate_together(
-    bench: Workbench, several: Sequence[tuple[Plan, TrackedRun, str]], figures: bool = True
+    bench: Workbench,
+    several: Sequence[tuple[Plan, TrackedRun, str]],
+    figures: bool = True,
+    fold_tails: bool = True,
 ) -> list[CrossValidation]:
-    """Cross-validate plans, each with its run and a label of its own, all of whose fits are handed out at once."""
-    begun = [_Begun(plan, run, FitRuns(bench, plan, run, f"{label} ")) for plan, run, label in several]
+    """Cross-validate plans, each with its run and a label of its own, all of whose fits are handed out at once.
+
+    Without `fold_tails` the tails of folds are neither needed nor kept.
+    """
+    begun = [
+        _Begun(plan, run, FitRuns(bench, plan, run, f"{label} ", fold_tails=fold_tails)) for plan, run, label in several
+    ]
     if bench.resume:
         for one in begun:
             one.results.update(one.runs.reuse())
@@ -152,6 +160,20 @@ def log_scores(cv: CrossValidation) -> None:
     )
     run.log_table(cv.oof, Artifact.OOF)
     run.log_table(plan.folds_frame(), Artifact.FOLDS)
+
+
+def log_repeats(run: TrackedRun, cvs: Sequence[CrossValidation]) -> None:
+    """Log what repeats of a cross-validation, under several seeds, have in common on the run that they are nested in.
+
+    The folds of a repeat follow those of the one before it in the tables; a patch has a row for each repeat.
+    """
+    shift = max(int(cv.plan.folds.max()) for cv in cvs) + 1
+    for name in RATES:
+        mean, sd = mean_sd(value for cv in cvs for value in cv.fold_scores[name])
+        run.log_metrics({f"{Metric.FOLD}{name}_mean": mean, f"{Metric.FOLD}{name}_sd": sd})
+    run.log_metrics({Metric.FIT_SECONDS: sum(result.seconds for cv in cvs for result in cv.results.values())})
+    parts = [cv.oof.assign(fold=cv.oof["fold"] + shift * number) for number, cv in enumerate(cvs)]
+    run.log_table(pd.concat(parts, ignore_index=True), Artifact.OOF)
 
 
 def log_figures(cv: CrossValidation) -> None:

@@ -82,6 +82,7 @@ class FinalModelBuilder(ModelBuilder):
         base, train, experiment = plan.base, plan.patch_set.train, plan.experiment
         refit = experiment.final.final == REFIT
         numbers = {name: given[:EXAMPLE_PATCHES, None] for name, given in plan.constants(train.types).items()}
+        results = [self._cv.results[fit.name] for fit in plan.fits if (fit.fold is None) == refit]
         metadata = {
             **plan.tags(),
             **self.recipe.threshold_record(threshold),
@@ -90,7 +91,7 @@ class FinalModelBuilder(ModelBuilder):
         }
         return AssembleJob(
             name=f"{experiment.model.backbone} assembling",
-            part=plan.part(self._cv.results[fit.name].tail for fit in plan.fits if (fit.fold is None) == refit),
+            part=plan.part(result.tail for result in results if result.tail is not None),
             examples=example_patches(plan.patch_set, plan.sides) | numbers,
             metadata={METADATA: metadata},
             output=output,

@@ -16,9 +16,10 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.planning.stored_fits import fetch_fit
-from mammo_mlflow.tracking.run_queries import finished_runs, finished_under
+from mammo_mlflow.tracking.run_queries import LEFT_OUT, finished_runs, finished_under
 from mammo_mlflow.tracking.runs import TrackedRun
 
+KEPT = "kept"
 FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory", "card_memory")
 """The fields of a `FitResult` that are kept in `fit.json`."""
 
@@ -26,15 +27,25 @@ _log = logging.getLogger(__name__)
 
 
 class FitRuns:
-    """The runs of a plan's fits, nested in `parent`; `label` begins their jobs' names, `tags` go on their runs."""
+    """The runs of a plan's fits, nested in `parent`; `label` begins their jobs' names, `tags` go on their runs.
+
+    A fit's run is made when its turn in the writer's queue comes. Without `fold_tails` the tails of folds are neither
+    needed nor kept, but by `keep_tails`. `runs`: those runs by the fits' names, those that are reused among them.
+    """
 
     def __init__(
-        self, bench: Workbench, plan: Plan, parent: TrackedRun, label: str, tags: Mapping[str, str] | None = None
+        self,
+        bench: Workbench,
+        plan: Plan,
+        parent: TrackedRun,
+        label: str,
+        tags: Mapping[str, str] | None = None,
+        fold_tails: bool = True,
     ) -> None:
         self._bench, self._plan, self._parent, self._label = bench, plan, parent, label
-        self._tags = tags or {}
-        self._runs: dict[str, TrackedRun] = {}
-        self.run_ids: dict[str, str] = {}
+        self._tags, self._fold_tails = tags or {}, fold_tails
+        self.runs: dict[str, TrackedRun] = {}
+        self._done_before: set[str] = set()
         self._fits = {fit.name: fit for fit in plan.fits}
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
@@ -61,8 +72,7 @@ class FitRuns:
         """Log the result of a fit and end its run."""
         fit, total = self.fit_of(job), job.total_epochs
         self._bench.progress.update(job.name, total, total)
-        _log_fit(self._run(fit), self._plan, fit, result)
-        self._bench.writer.flush()
+        self._log_fit(self._run(fit), fit, result)
 
     def fail(self, job: FitJob, reason: str) -> None:
         """End the run of a fit that failed as FAILED, with the reason as a tag."""
@@ -70,54 +80,103 @@ class FitRuns:
         run.set_tags({Tag.REASON: reason})
         run.finish("FAILED")
 
+    def keep_tails(self, results: Mapping[str, FitResult]) -> None:
+        """Keep the tails of these fits after all, as far as they were made or copied here."""
+        for name, result in results.items():
+            if result.tail is not None and name not in self._done_before:
+                self.runs[name].log_file(result.tail, Artifact.FIT)
+                self.runs[name].set_tags({Tag.TAIL: KEPT})
+
+    def drop_tails(self, results: Mapping[str, FitResult]) -> None:
+        """Delete the files of tails that are not kept."""
+        for result in results.values():
+            if result.tail is not None:
+                result.tail.unlink(missing_ok=True)
+
     def reuse(self, elsewhere: bool = True) -> dict[str, FitResult]:
         """Find finished fits under this parent or, if `elsewhere`, any other; return their results by name.
 
         Those of another parent get a run here too, a copy that names the original.
         """
         bench, plan = self._bench, self._plan
-        writer = bench.writer
-        own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id))
-        keys = [fit.key for fit in plan.fits if fit.key not in own]
-        found = (writer.ask(lambda: finished_runs(writer.client, keys)) if elsewhere else {}) | own
+        found, own = self._find(elsewhere)
         results = {}
         for fit in plan.fits:
             if fit.key not in found:
                 continue
-            result = fetch_fit(bench, found[fit.key], fit)
+            result = fetch_fit(bench, found[fit.key], fit, self._tail_kept(fit))
             if result is None:
                 _log.warning("%s: the files of %s are gone from the store; it is trained again", plan.name, fit.name)
                 continue
-            self.run_ids[fit.name] = found[fit.key]
-            if fit.key not in own:
+            if fit.key in own:
+                self._done_before.add(fit.name)
+                self.runs[fit.name] = bench.writer.attach(own[fit.key])
+            else:
                 run = self._start(fit, **{Tag.REUSED_FROM: found[fit.key]})
                 for row in result.history:
                     run.log_metrics(
                         {k: float(v) for k, v in row.items() if k not in ("stage", "epoch")}, int(row["epoch"])
                     )
-                _log_fit(run, plan, fit, result)
+                self._log_fit(run, fit, result)
             results[fit.name] = result
         if results:
             _log.info("%s: %d of %d fits were finished before and are reused", plan.name, len(results), len(plan.fits))
         return results
 
+    def _find(self, elsewhere: bool) -> tuple[dict[str, str], dict[str, str]]:
+        """The finished runs of the plan's fits by their keys, and those of them that are nested in the parent."""
+        writer, keys = self._bench.writer, [fit.key for fit in self._plan.fits]
+        tails, own = self._fold_tails, dict[str, str]()
+        if self._parent.known:
+            own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id, tails))
+            missing = [key for key in keys if key not in own]
+            return (writer.ask(lambda: finished_runs(writer.client, missing, tails)) if elsewhere else {}) | own, own
+        # a new parent: nothing that still waits in the queue is its own, and one fit tells whether there are others
+        found = writer.ask_at_once(lambda: finished_runs(writer.client, keys[:1], tails)) if elsewhere else {}
+        return found and writer.ask_at_once(lambda: finished_runs(writer.client, keys, tails)), own
+
+    def _tail_kept(self, fit: Fit) -> bool:
+        return self._fold_tails or fit.fold is None
+
     def _run(self, fit: Fit) -> TrackedRun:
-        if fit.name not in self._runs:
-            self._runs[fit.name] = self._start(fit)
-        return self._runs[fit.name]
+        return self.runs.get(fit.name) or self._start(fit)
 
     def _start(self, fit: Fit, **tags: str) -> TrackedRun:
         plan = self._plan
-        marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent.id}
+        marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent}
+        marks |= {} if self._tail_kept(fit) else {Tag.TAIL: LEFT_OUT}
         run = self._bench.writer.start_run(
             f"{plan.name} {fit.name}",
             parent=self._parent,
             tags={**plan.tags(), **self._tags, **marks, **tags},
             params={**plan.experiment.flat(), "fold": fit.name},
+            later=True,
         )
         plan_dataset(plan, run, "training")
-        self.run_ids[fit.name] = run.id
+        self.runs[fit.name] = run
         return run
+
+    def _log_fit(self, run: TrackedRun, fit: Fit, result: FitResult) -> None:
+        """Log the result of a fit, with its files, and end its run."""
+        labels = self._plan.labels[fit.validation_rows].astype(int)
+        if len(labels):
+            found = scores(labels, result.probabilities)
+            # not under their plain names: `accuracy` is that of each training epoch
+            run.log_metrics({f"{Metric.FOLD}{name}": found[name] for name in RATES})
+            told = {"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}
+            run.log_table(pd.DataFrame(told), f"{Artifact.FIT}/{Artifact.PREDICTIONS}")
+        run.log_metrics(
+            {
+                "seconds": result.seconds,
+                "training_seconds": result.training_seconds,
+                "peak_memory_mb": result.peak_memory / 2**20,
+            }
+            | ({"peak_card_memory_mb": result.card_memory / 2**20} if result.card_memory else {})
+        )
+        run.log_text(json.dumps({name: getattr(result, name) for name in FACTS}), f"{Artifact.FIT}/{Artifact.FACTS}")
+        if result.tail is not None and self._tail_kept(fit):
+            run.log_file(result.tail, Artifact.FIT)
+        run.finish()
 
 
 def plan_dataset(plan: Plan, run: TrackedRun, context: str) -> None:
@@ -130,28 +189,3 @@ def plan_dataset(plan: Plan, run: TrackedRun, context: str) -> None:
         profile=json.dumps(patch_set.describe(), default=str),
         context=context,
     )
-
-
-def _log_fit(run: TrackedRun, plan: Plan, fit: Fit, result: FitResult) -> None:
-    folder = result.tail.parent
-    labels = plan.labels[fit.validation_rows].astype(int)
-    if len(labels):
-        found = scores(labels, result.probabilities)
-        # not under their plain names: `accuracy` is that of each training epoch
-        run.log_metrics({f"{Metric.FOLD}{name}": found[name] for name in RATES})
-        pd.DataFrame({"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}).to_parquet(
-            folder / Artifact.PREDICTIONS
-        )
-    run.log_metrics(
-        {
-            "seconds": result.seconds,
-            "training_seconds": result.training_seconds,
-            "peak_memory_mb": result.peak_memory / 2**20,
-        }
-        | ({"peak_card_memory_mb": result.card_memory / 2**20} if result.card_memory else {})
-    )
-    facts = {name: getattr(result, name) for name in FACTS}
-    (folder / Artifact.FACTS).write_text(json.dumps(facts))
-    for path in sorted(folder.iterdir()):
-        run.log_file(path, Artifact.FIT)
-    run.finish()

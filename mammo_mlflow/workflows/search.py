@@ -22,12 +22,14 @@ from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.presets import networks, preset_values
+from mammo_mlflow.search.generations import by_generations, fresh_seeds
 from mammo_mlflow.search.pruning import make_pruner
 from mammo_mlflow.search.runs import StudyRuns
 from mammo_mlflow.search.sampling import GRID, check_sampler
 from mammo_mlflow.search.spaces import find_space, read_space
 from mammo_mlflow.search.storage import Storage, check_address
-from mammo_mlflow.search.study import Study, StudyWorker, is_full, open_study, write_note
+from mammo_mlflow.search.stored_study import Study, is_full, open_study, write_note
+from mammo_mlflow.search.study import StudyWorker
 from mammo_mlflow.search.study_result import StudyCloser, StudyResult
 from mammo_mlflow.search.study_spec import StudySpec, study_name
 from mammo_mlflow.terminal import say
@@ -71,6 +73,10 @@ def run(options: SearchesOptions) -> None:
         options, int(specs[0].base.get("threads", 1)), workers=options.workers, probe=options.dry_run
     ) as (bench, planner):
         papers = planner.plans([build(spec.task, spec.paper, family) for spec in specs])
+        specs = [
+            by_generations(spec, paper, options.generation, options.pruner)
+            for spec, paper in zip(specs, papers, strict=True)
+        ]
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {options.trials or 'as many as the time allows'}")
@@ -133,6 +139,8 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
                 seed=int(paper["seed"]),
                 pruner=pruner,
                 trials=options.trials or None,
+                repeats=options.repeats,
+                all_tails=options.keep_tails == "all",
             )
             specs.append(spec)
     if faults:
@@ -168,6 +176,8 @@ def _search(
     runs = StudyRuns(bench.writer, study, tags)
     params = {"task": spec.task, "family": spec.space.family, "backbone": paper.experiment.model.backbone}
     params |= {"objective": ",".join(o.name for o in spec.objectives), "sampler": options.sampler}
+    params |= {"generation": str(spec.generation)} if spec.generation else {}
+    params |= {"repeats": str(spec.repeats)} if spec.repeats > 1 else {}
     with storage.alone():  # two coordinators that start together share one run
         top, owner = runs.open_study(f"study: {spec.name}", above, params | {"pruner": options.pruner})
     writer = bench.writer
@@ -193,7 +203,8 @@ def _search(
             return None
         worker.run(wait=True)
         worker.top = top
-    result = StudyCloser(worker, final, options.fresh_seeds).close(paper.disclosure.note)
+    seeds = fresh_seeds(options.fresh_seeds, spec, paper)
+    result = StudyCloser(worker, final, seeds).close(paper.disclosure.note)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     bench.cache.release()

@@ -11,11 +11,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 import mammo_mlflow
 from mammo_mlflow.search.optuna_private import (
-    StudyWithoutPaperTrial,
+    DRAFT,
+    ShownStudy,
+    as_drawn,
+    as_ended,
     can_give,
+    draft_trial,
     enqueued_parameters,
     resume_trial,
     store_parameter,
+    store_trial,
 )
 
 RATE = FloatDistribution(0.1, 0.9)
@@ -44,8 +49,9 @@ def test_samplers_do_not_see_a_first_trial_without_what_all_others_have(study, p
     complete(study, **paper)
     complete(study, a=0.2, b=0.3)
     complete(study, a=0.4, b=0.6)
-    view = StudyWithoutPaperTrial(study)
     number = study.ask().number
+    view = ShownStudy(study, study.trials)
+    view.common = True
     running = study.trials[number]
     said = "samplers read a study's trials by something else than Study._get_trials now"
     for kind, settings in ((optuna.samplers.QMCSampler, {}), (optuna.samplers.TPESampler, {"multivariate": True})):
@@ -60,7 +66,42 @@ def test_samplers_do_not_see_a_first_trial_without_what_all_others_have(study, p
 
 def test_every_complete_trial_is_seen_while_there_is_only_the_first(study):
     complete(study, a=0.5)
-    assert [trial.number for trial in StudyWithoutPaperTrial(study).trials] == [0]
+    view = ShownStudy(study, study.trials)
+    view.common = True
+    assert [trial.number for trial in view.trials] == [0]
+
+
+def test_samplers_and_pruners_see_the_trials_that_are_shown_alone(study):
+    complete(study, a=0.2)
+    complete(study, a=0.8)
+    first, second = study.trials
+    other = as_ended(as_drawn(second), TrialState.COMPLETE, [-1.0])
+    assert (as_drawn(second).state, as_drawn(second).values, second.values) == (TrialState.RUNNING, None, [0.0])
+    view = ShownStudy(study, [as_drawn(first), other])
+    assert [trial.state for trial in view.get_trials()] == [TrialState.RUNNING, TrialState.COMPLETE]
+    assert [trial.number for trial in view.get_trials(states=(TrialState.COMPLETE,))] == [1]
+    assert view.best_trial.values == [-1.0], "Optuna asks for the best trial in another way now"
+    with pytest.raises(ValueError):
+        ShownStudy(study, []).best_trial  # noqa: B018
+    assert [trial.values for trial in study.trials] == [[0.0], [0.0]]
+
+
+def test_what_a_sampler_notes_of_a_draft_is_stored_with_it(study):
+    for value in (0.2, 0.4, 0.6, 0.8):
+        complete(study, a=value)
+    view, draft = ShownStudy(study, study.trials), draft_trial(4)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True, n_startup_trials=2)
+    space = sampler.infer_relative_search_space(view, draft)
+    drawn = sampler.sample_relative(view, draft, space)
+    assert view.noted, "what samplers note goes elsewhere than through Study._storage now"
+    trial = store_trial(study, draft_trial(4, drawn, dict.fromkeys(drawn, RATE), {"mine": 1}, view.noted))
+    stored = study.trials[4]
+    assert (trial.number, stored.state, stored.params) == (4, TrialState.RUNNING, drawn)
+    assert (stored.user_attrs, stored.system_attrs) == ({"mine": 1}, view.noted)
+    assert stored._trial_id != DRAFT
+    study.tell(trial, 1.0)
+    assert study.trials[4].value == 1.0
 
 
 def test_a_trial_that_was_begun_elsewhere_is_gone_on_with(study):

@@ -130,7 +130,7 @@ def test_a_deleted_run_does_not_stop_its_sibling(writer, client, caplog):
 
 def test_a_run_that_is_gone_altogether_does_not_stop_its_sibling(writer, client):
     run = start(writer)
-    writer.add(lambda: client.set_tag("f" * 32, "a", "b"), "f" * 32)
+    writer.add(lambda: client.set_tag("f" * 32, "a", "b"), writer.attach("f" * 32))
     run.finish()
     writer.drain()
     assert client.get_run(run.id).info.status == "FINISHED"

@@ -15,6 +15,8 @@ from mammo_mlflow.jobs.failure import Failure
 AnyJob = TypeVar("AnyJob", bound=Job[object])
 OnEvent = Callable[[AnyJob, Event], Reply]
 """Handles an event of a job, in the coordinator."""
+OnIdle = Callable[[], object]
+"""Does work of the coordinator between messages, a little each time; returns something true where some is left."""
 Answered = Generator[tuple[AnyJob, Any], None, None]
 """Yields jobs of one class, each with its answer, whose type the class declares."""
 
@@ -24,21 +26,21 @@ class JobFailed(Exception):  # noqa: N818 - names what happened
 
 
 class Executor(ABC):
-    """Runs jobs. `on_event` is called in the coordinator for each event, `on_idle` again and again while it waits.
+    """Runs jobs. `on_event` is called in the coordinator for each event, `on_idle` again and again between them.
 
     A job that emits a `Suggestion` waits for the return value of `on_event`.
     """
 
     @abstractmethod
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
         """Yield each job with its answer or `Failure` as it ends; `next_job` is called while a worker is free.
 
         Ends when `next_job` returns None and no job runs. Closing the iterator ends the jobs that still run.
         """
 
-    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
+    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: OnIdle) -> Answered[AnyJob]:
         """Yield each job with its answer as it ends. Raises `UserError` or `JobFailed` for the first that fails."""
         waiting = deque(jobs)
         with closing(self.stream(lambda: waiting.popleft() if waiting else None, on_event, on_idle)) as ended:

@@ -29,13 +29,11 @@ from mammo_mlflow.jobs.contracts import (
     Suggestion,
 )
 from mammo_mlflow.jobs.devices import Card
-from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_server
 from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.jobs.failure import Failure
 
-STREAMED = 16
-"""How many fits of a stream, as of a study, are begun for a card at once where `workers` is 0."""
 MEMORY_FRACTIONS = {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"}
 """The names, new and old, by which JAX is told the most of a card's memory; it takes one of them."""
 SHARE = 0.9
@@ -103,26 +101,27 @@ class CardExecutor(Executor):
         self._waiting: deque[Any] = deque()
         self._told: set[str] = set()
 
-    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]) -> Answered[AnyJob]:
+    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: OnIdle) -> Answered[AnyJob]:
         """Yield each job with its answer as it ends; all of them may be one program. See `Executor.run`."""
         self._check_free()
         self._waiting.extend(jobs)
         return super().run((), on_event, on_idle)
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
         """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
         self._check_free()
+        more: object = False
         try:
             while True:
                 self._start(next_job)
                 if not self._running:
                     return
                 workers = {worker.connection: worker for worker in self._running}
-                for connection in cast(list[Connection], wait(list(workers), timeout=0.5)):
+                for connection in cast(list[Connection], wait(list(workers), timeout=0 if more else 0.5)):
                     yield from self._receive(workers[connection], on_event)
-                on_idle()
+                more = on_idle()
         finally:
             self._stop()
 
@@ -147,7 +146,7 @@ class CardExecutor(Executor):
         free = [card for card in self._pool.cards if card not in {worker.card for worker in self._running}]
         if not free:
             return
-        while len(self._waiting) < (self._workers or STREAMED) * len(free) and (job := next_job()) is not None:
+        while (job := next_job()) is not None:  # all there are, for any of them may share a program
             self._waiting.append(job)
         while free and self._waiting:
             card = free.pop(0)

@@ -26,7 +26,7 @@ from typing import Any, cast
 from mammo_mlflow.errors import expected
 from mammo_mlflow.jobs.contracts import Emit, Event, Job, Reply, Suggestion
 from mammo_mlflow.jobs.devices import surroundings
-from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.processes import serve_parent
@@ -80,18 +80,19 @@ class ProcessExecutor(Executor):
         self._running: dict[Connection, tuple[Any, BaseProcess]] = {}
 
     def stream(
-        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: Callable[[], None]
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
         """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
         if self._running:
             raise RuntimeError("the executor is at work already: jobs beside these need another one")
+        more: object = False
         try:
             while True:
                 while len(self._running) < self._workers and (job := next_job()) is not None:
                     self._start(job)
                 if not self._running:
                     return
-                ready = wait(list(self._running), timeout=0.5)
+                ready = wait(list(self._running), timeout=0 if more else 0.5)
                 for connection in cast(list[Connection], ready):
                     job, process = self._running[connection]
                     kind, content = self._receive(connection, process)
@@ -105,7 +106,7 @@ class ProcessExecutor(Executor):
                     connection.close()
                     process.join()
                     yield job, content
-                on_idle()
+                more = on_idle()
         finally:
             self.close()
 

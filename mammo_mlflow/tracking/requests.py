@@ -1,0 +1,51 @@
+"""Requests to the tracking store: all pages of an answer, answers that may be missing, and what a failure means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
+from mlflow.tracking import MlflowClient
+
+AWAY_CODES = (502, 503, 504)
+
+T = TypeVar("T")
+
+
+def or_none(request: Callable[[], T]) -> T | None:
+    """Send a request for something by its name; return the answer, None where the store has nothing of that name."""
+    try:
+        return request()
+    except MlflowException as problem:
+        if is_away(problem):
+            raise
+        return None
+
+
+def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """Collect all items of a paged request; `request` takes the token of a page, None for the first."""
+    page = request(None)
+    yield from page
+    while page.token:
+        page = request(page.token)
+        yield from page
+
+
+def mlflow_experiments(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -> list[str]:
+    """Find the ids of MLflow experiments, by default of those that were not deleted."""
+    return [found.experiment_id for found in client.search_experiments(view_type=kind)]
+
+
+def is_away(problem: Exception) -> bool:
+    """Whether an error means that the server was out of reach or SQLite busy, not that a request was refused."""
+    if isinstance(problem, MlflowException):
+        text = str(problem)
+        if "(sqlite3." in text:  # a full disk, say: waiting does not help
+            return any(words in text for words in ("database is locked", "database table is locked"))
+        known = ("failed with exception", "failed with timeout", "Max retries", "database is locked")
+        return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
+    answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s
+    return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES
