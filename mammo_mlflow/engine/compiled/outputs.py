@@ -15,8 +15,8 @@ import numpy as np
 
 from mammo_mlflow.engine.compiled.feed import Feed, Selection
 from mammo_mlflow.engine.compiled.memory import FAILURES, is_out_of_memory
-from mammo_mlflow.engine.compiled.program import Variables, read_weights
 from mammo_mlflow.engine.compiled.resident import LIMIT, RESIDENT
+from mammo_mlflow.engine.compiled.weights import Variables, read_weights
 from mammo_mlflow.engine.inputs import ModelInput, Reader
 from mammo_mlflow.models.tensors import Tensor
 

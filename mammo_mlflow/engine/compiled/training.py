@@ -17,8 +17,9 @@ import numpy as np
 from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored
 from mammo_mlflow.engine.compiled.memory import FAILURES, card_memory_bytes, is_out_of_memory
 from mammo_mlflow.engine.compiled.outputs import Outputs
-from mammo_mlflow.engine.compiled.program import Program, State, Steps, Variables, keep_better, write_weights
+from mammo_mlflow.engine.compiled.program import Program, State, Steps, keep_better
 from mammo_mlflow.engine.compiled.resident import RESIDENT
+from mammo_mlflow.engine.compiled.weights import Variables, write_weights
 from mammo_mlflow.engine.contract import (
     EVALUATION_BATCH,
     History,
@@ -123,7 +124,7 @@ class CompiledEngine:
         """The program of a fit's stage."""
         key = fit.stage.name, many
         if key not in self._programs:
-            self._programs[key] = Program(fit, feed.pick, many)
+            self._programs[key] = Program(fit.network, feed.pick, many)
         return self._programs[key]
 
     def _train_group(self, fits: Sequence[StageFit], many: bool) -> Iterator[Outcome]:

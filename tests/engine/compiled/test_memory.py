@@ -76,13 +76,12 @@ class Full(Program):
 
     first, refused = 0, math.nan
 
-    def __init__(self, fit, pick, many):
-        super().__init__(fit, pick, many)
+    def __init__(self, network, pick, many):
+        super().__init__(network, pick, many)
         really, self.epochs = self.epoch, 0
 
         def epoch(state, data, source, steps, count):
-            rates = np.ravel([one for one in state.optimizer if one.dtype == np.float32 and one.ndim == many][:1])
-            if (source.size > 2 and self.epochs >= self.first) or self.refused in rates:
+            if (source.size > 2 and self.epochs >= self.first) or self.refused in np.ravel(state.optimizer.rate):
                 jnp.zeros(TOO_MANY, jnp.float32).block_until_ready()
             self.epochs += 1
             return really(state, data, source, steps, count)
