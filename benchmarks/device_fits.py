@@ -311,11 +311,12 @@ def stage_fits(path: Path, count: int, setting: Numbers) -> Iterator[Any]:
 
     rows = np.arange(setting["patches"])
     labels = (rows % 2).astype(np.float32)
+    spec = ModelSpec()
     for number in range(count):
         held_out = rows % FOLDS == number % FOLDS
         read = StoredActivations(path)
         yield StageFit(
-            network=build_head((512,), ModelSpec()),
+            network=build_head((512,), spec),
             batches=Batches(read, rows[~held_out], labels, BATCH, setting["views"], [number, 0]),
             spec=TrainingSpec(),
             stage=Stage("head", setting["epochs"], 1e-3),
@@ -323,6 +324,7 @@ def stage_fits(path: Path, count: int, setting: Numbers) -> Iterator[Any]:
             inner_rows=rows[:0],
             start=0,
             emit=lambda event: None,
+            rebuild=lambda dropout, filled: build_head((512,), spec.filled if filled else spec, dropout),
         )
 
 

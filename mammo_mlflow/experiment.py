@@ -48,20 +48,20 @@ ROWS = {BASELINE: 0, PATCH: 1}
 class TrainingSpec:
     """The parameters of training."""
 
-    optimizer: str = parameter("adam", "optimizer", checks.one_of(*OPTIMIZERS))
+    optimizer: str = roles.of_heads("adam", "optimizer", checks.one_of(*OPTIMIZERS))
     momentum: float = parameter(
         0.9, "Nesterov momentum of sgd; the others have none", checks.below_one, roles.SGD, moves=VECTOR
     )
     learning_rate: float = parameter(
         1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive, moves=VECTOR
     )
-    epochs: int = parameter(
+    epochs: int = roles.of_heads(
         40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.epochs
     )
     tuning_learning_rate: float = parameter(
         1e-5, "learning rate once the last layers are unfrozen", checks.positive, roles.TUNED, moves=VECTOR
     )
-    tuning_epochs: int = parameter(10, "epochs once the last layers are unfrozen", checks.epochs, roles.TUNED)
+    tuning_epochs: int = roles.of_heads(10, "epochs once the last layers are unfrozen", checks.epochs, roles.TUNED)
     batch_size: int = parameter(16, "patches a step", checks.whole_number(1, 65_536))
     class_weights: str = parameter(
         "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.spelled_class_weights, moves=VECTOR

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mammo_mlflow import checks, roles
 from mammo_mlflow.roles import CONVOLVED, PENALISED, parameter
@@ -11,6 +11,8 @@ POOLINGS = ("flatten", "average", "max")
 POOL_PADDINGS = ("valid", "same")
 CONDITIONS = ("probability", "class")
 DIFFERENCES = ("subtract", "absolute", "concatenate", "absolute_product")
+LEAST_WIDTH = 256
+"""The fewest units that a hidden layer has once it is filled up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,10 @@ class ModelSpec:
     dense_batch_norm: bool = parameter(
         False, "batch normalisation after each hidden layer", checks.anything, added=True
     )
-    feature_dropout: float = parameter(
+    feature_dropout: float = roles.of_heads(
         0.0, "dropout rate of the features before the hidden layers", checks.below_one, added=True
     )
-    dropout: float = parameter(0.0, "dropout rate after each hidden layer", checks.below_one)
+    dropout: float = roles.of_heads(0.0, "dropout rate after each hidden layer", checks.below_one)
     unfrozen_layers: int = roles.encoder(
         0, "number of last convolutional layers trained after the head", checks.whole_number(0, 1000), roles.FROZEN
     )
@@ -110,3 +112,9 @@ class ModelSpec:
     def widths(self) -> tuple[int, ...]:
         """The number of units of each hidden layer of the head."""
         return () if self.dense == "none" else tuple(int(width) for width in self.dense.split("-"))
+
+    @property
+    def filled(self) -> ModelSpec:
+        """The model with as many units in each hidden layer as it is filled up to on cards: a power of two."""
+        widths = [max(LEAST_WIDTH, 1 << (width - 1).bit_length()) for width in self.widths]
+        return replace(self, dense="-".join(map(str, widths)) or "none")

@@ -3,8 +3,9 @@
 `cut`: the encoder's layers and shapes. `activations`: which of its own are cached. `training`: what is learned, and
 nothing before it. `judging`: which patches a fit is trained and scored on, and with which labels. `final`: what is made
 after the folds. `source`: where something is looked for that has an identity of its own, which keys hash instead.
-`place`: where, and how exactly, it is computed. `vector`: fits that differ in it can share compiled programs. Whoever
-needs a list of parameters asks for these (`experiment.that_move`).
+`place`: where, and how exactly, it is computed. `vector`: fits that differ in it can share compiled programs; with
+`heads` beside it, only heads on stored features can. Whoever needs a list of parameters asks for these
+(`experiment.that_move`).
 """
 
 from __future__ import annotations
@@ -74,4 +75,5 @@ encoder, shape = partial(parameter, moves="cut activations"), partial(parameter,
 stored, source = partial(parameter, moves="activations"), partial(parameter, moves="source")
 judging, finishing = partial(parameter, moves="judging"), partial(parameter, moves="final")
 place, precise = partial(parameter, moves="place"), partial(parameter, moves="activations place")
+of_heads = partial(parameter, moves="training vector heads")
 """Parameters by what another value moves."""

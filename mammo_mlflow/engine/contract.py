@@ -36,6 +36,8 @@ OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
 }
 """Each optimizer by name: a function of learning rate and momentum that makes it."""
 
+Rebuild = Callable[[type[keras.Layer], bool], keras.Model]
+"""A function of a class of dropout layers, and of whether hidden layers are filled up, that builds a network."""
 History = list[dict[str, float | str]]
 """The metrics of each epoch of a fit, with its stage and its number from 1 on."""
 
@@ -53,7 +55,8 @@ class StageFit:
     """A fit in one of its stages: the network, which is trained in place, and what it is trained and scored on.
 
     `validation_rows` and `inner_rows`, int (m,), are read in the plain view; early stopping watches the inner ones.
-    `start` is the number of epochs before this stage.
+    `start` is the number of epochs before this stage. `rebuild` builds a head's network anew, with dropout layers of a
+    class that are there whatever the rate, and where asked with hidden layers filled up (`ModelSpec.filled`).
     """
 
     network: keras.Model
@@ -64,6 +67,7 @@ class StageFit:
     inner_rows: np.ndarray
     start: int
     emit: Callable[[EpochDone], object]
+    rebuild: Rebuild | None = None
 
     @property
     def patience(self) -> int:
@@ -105,7 +109,8 @@ class Engine(Protocol):
         """Train fits; yield the place of each, as it ends, with what came of it, or the error that ended it.
 
         With early stopping the weights of the epoch with the least inner loss are kept. The fits' networks have one
-        structure, and their stages one name and one number of epochs.
+        structure, and their stages one name and one number of epochs. Where they can be rebuilt, rates of dropout and
+        numbers of epochs may differ.
         """
         ...
 

@@ -158,6 +158,7 @@ class _FitInTraining:
             inner_rows=job.inner_rows,
             start=len(self._history),
             emit=self._emit,
+            rebuild=self._network.rebuild if job.features and stage.name == "head" else None,
         )
 
     def take(self, trained: Trained) -> FitResult | None:
@@ -211,16 +212,19 @@ class _FitNetwork:
         job, spec, sides = self._job, self._spec, self._job.network.sides
         if name == "tuned":
             self._head = _uncompiled(self._head)
-        if job.experiment.family == "conditioned":
-            return build_conditioned(job.description.features.shape, self._head), _stored_reader(job, job.features)
         if job.features and name == "head":
-            return self._tail(None), _stored_reader(job, job.features)
+            return self._on_features(self._head), _stored_reader(job, job.features)
         base = self._encoder
         if name == "tuned":
             unfreeze(base, spec.unfrozen_layers)
         if job.features:
             return self._tail(base), _stored_reader(job, job.tuned)
         return build_whole(base, self._head, sides, spec.difference), _patch_reader(job)
+
+    def rebuild(self, dropout: type[keras.Layer], filled: bool) -> keras.Model:
+        """The network of the stage `head` anew, for a program of many; see `StageFit`."""
+        spec = self._spec.filled if filled else self._spec
+        return self._on_features(build_head(self._job.description.head, spec, dropout))
 
     def tail(self, model: keras.Model) -> keras.Model:
         """The trained tail, not compiled and of Keras's own layers, for `join_tails`."""
@@ -234,11 +238,17 @@ class _FitNetwork:
         self._head = _uncompiled(self._head)
         return self._tail(base)
 
-    def _tail(self, base: keras.Model | None) -> keras.Model:
-        """The head behind the trained layers of an encoder, or with None the head on stored features."""
+    def _on_features(self, head: keras.Model) -> keras.Model:
+        """A head on stored features, joined with the condition in the conditioned family."""
+        job, shape = self._job, self._job.description.features.shape
+        if job.experiment.family == "conditioned":
+            return build_conditioned(shape, head)
+        return build_tail(None, head, job.network.sides, self._spec.difference, shape)
+
+    def _tail(self, base: keras.Model) -> keras.Model:
+        """The head behind the trained layers of an encoder."""
         job = self._job
-        trained = None if base is None else suffix(base, job.description.trained.index)
-        shape = job.description.features.shape
+        trained, shape = suffix(base, job.description.trained.index), job.description.features.shape
         return build_tail(trained, self._head, job.network.sides, self._spec.difference, shape)
 
     @cached_property

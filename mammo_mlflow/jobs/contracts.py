@@ -249,12 +249,20 @@ class FitJob(Job[FitResult]):
         return self.epochs + (self.tuning_epochs if self.experiment.model.unfrozen_layers else 0)
 
     @property
+    def is_head(self) -> bool:
+        """Whether the fit is a head on stored features, beside which no convolution is trained."""
+        return self.experiment.views > 0 and not self.experiment.model.unfrozen_layers
+
+    @property
     def program(self) -> tuple[object, ...]:
         """What fits have in common that share their compiled programs: all but what may be a vector over them."""
         apart = {"task", *that_move("vector", "judging", "final", "source")}
+        if not self.is_head:
+            apart -= {*that_move("heads")}
         values = tuple((name, value) for name, value in self.experiment.flat().items() if name not in apart)
         shapes = self.description.head, tuple(self.features), len(self.labels)
-        return values, self.network.image_size, shapes, self.epochs, self.tuning_epochs
+        epochs = () if self.is_head else (self.epochs, self.tuning_epochs)
+        return values, self.network.image_size, shapes, epochs
 
 
 Happened = StepsDone | EpochDone | FitResult | Failure

@@ -92,16 +92,18 @@ def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
     return keras.Model(base.layers[start].output, base.layers[cut].output, name=f"{base.name}_{start}_{cut}")
 
 
-def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
+def build_head(feature_shape: Sequence[int], spec: ModelSpec, dropout: type[layers.Layer] | None = None) -> keras.Model:
     """Build the head: features of shape (n, *feature_shape) in, probability (n, 1) out; weights from Keras's seed.
 
-    Batch normalisation and dropout of the features if wanted, dense layers, a sigmoid.
+    Batch normalisation and dropout of the features if wanted, dense layers, a sigmoid. `dropout` is a class to take in
+    the place of Keras's, whose layers are there whatever the rate (`engine.compiled` has one).
     """
+    drop = dropout or layers.Dropout
     features = x = layers.Input(tuple(feature_shape), dtype="float32", name="features")
     if spec.batch_norm:
         x = layers.BatchNormalization(name="head_batch_norm")(x)
-    if spec.feature_dropout:
-        x = layers.Dropout(spec.feature_dropout, name="features_dropout")(x)
+    if spec.feature_dropout or dropout:
+        x = drop(spec.feature_dropout, name="features_dropout")(x)
     for number, width in enumerate(spec.widths):
         suffix = f"_{number + 1}" if number else ""
         normalised = spec.dense_batch_norm
@@ -116,8 +118,8 @@ def build_head(feature_shape: Sequence[int], spec: ModelSpec) -> keras.Model:
         if normalised:
             x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"head_dense{suffix}_batch_norm")(x)
             x = layers.ReLU(name=f"head_dense{suffix}_relu")(x)
-        if spec.dropout:
-            x = layers.Dropout(spec.dropout, name=f"head_dropout{suffix}")(x)
+        if spec.dropout or dropout:
+            x = drop(spec.dropout, name=f"head_dropout{suffix}")(x)
     x = layers.Dense(1, activation="sigmoid", kernel_regularizer=kernel_penalty(spec), name="probability")(x)
     return keras.Model(features, x, name="head")
 

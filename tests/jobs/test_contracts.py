@@ -33,12 +33,12 @@ def test_the_target_of_a_job_is_a_function_that_takes_it(keras, kind):
         ({"class_weights": "balanced", "early_stop": 2}, True),
         ({"task": "benign_malignant"}, True),
         ({"threshold": "youden"}, True),
+        ({"optimizer": "rmsprop", "epochs": 3}, True),
+        ({"dropout": 0.1, "feature_dropout": 0.2}, True),
         ({"dense": "8"}, False),
-        ({"optimizer": "rmsprop"}, False),
+        ({"batch_norm": True}, False),
         ({"batch_size": 4}, False),
-        ({"epochs": 3}, False),
         ({"views": 1}, False),
-        ({"dropout": 0.1}, False),
         ({"pooling": "max"}, False),
     ],
 )
@@ -48,6 +48,23 @@ def test_fits_share_programs_where_they_differ_in_vectors_alone(scripted, values
     here, there = ({fit.job.program for fit in scripted.plan(**(common | own)).fits} for own in ({}, values))
     assert len(here) == len(there) == 1
     assert (here == there) is shared
+
+
+@pytest.mark.parametrize("common", [{"unfrozen_layers": 1}, {"views": 0}, {"family": "scratch", "backbone": "m1"}])
+@pytest.mark.parametrize(
+    ("values", "shared"),
+    [
+        ({"learning_rate": 0.02, "seed": 1}, True),
+        ({"optimizer": "rmsprop"}, False),
+        ({"epochs": 3}, False),
+        ({"dropout": 0.1}, False),
+        ({"feature_dropout": 0.1}, False),
+    ],
+)
+def test_only_heads_share_programs_across_optimizers_dropout_and_epochs(scripted, common, values, shared):
+    """A program with convolutions is traced for its first fit."""
+    one, other = (scripted.plan(**(common | own)).fits[0].job.program for own in ({}, values))
+    assert (one == other) is shared
 
 
 def test_fits_of_other_momentum_share_programs(scripted):

@@ -46,21 +46,21 @@ class Sums(NamedTuple):
 
 
 class Program:
-    """The programs of a stage, compiled at their first use; they trace `network`, which has the fits' structure.
+    """The programs of a stage, compiled at their first use; they trace `network`, which has room for the fits'.
 
     With `many`, every array of states, steps and rows has a first axis of fits (in steps it is the second), which
     the card computes at once.
     """
 
     def __init__(self, network: keras.Model, pick: Pick, many: bool) -> None:
-        self._network, self._pick, self._many = network, pick, many
+        self.network, self._pick, self._many = network, pick, many
         self._loss = keras.losses.BinaryCrossentropy()
         self.epoch = jax.jit(self._epoch, donate_argnums=0)
         self.predict = jax.jit(self._predict)
 
     def start(self, fits: Sequence[StageFit]) -> State:
         """The state of fits before their first step: their networks' weights and their own rates."""
-        weights = stack_weights([fit.network for fit in fits])
+        weights = stack_weights(self.network, [fit.network for fit in fits])
         state = State(weights, start_optimizers(fits, weights.trained))
         return jax.device_put(state if self._many else jax.tree.map(lambda array: array[0], state))
 
@@ -87,7 +87,7 @@ class Program:
         inputs = self._pick(data, source, now.drawn)
 
         def total_loss(trained: list[Tensor]) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-            answers, others, penalties = self._network.stateless_call(
+            answers, others, penalties = self.network.stateless_call(
                 trained, state.weights.others, inputs, training=True, return_losses=True
             )
             loss = self._loss(now.labels[:, None], answers, sample_weight=now.importance)
@@ -105,7 +105,7 @@ class Program:
 
         def one(weights: Variables, source: Tensor, now: Selection) -> tuple[Tensor, Tensor]:
             inputs = self._pick(data, source, now)
-            answers, _, penalties = self._network.stateless_call(*weights, inputs, training=False, return_losses=True)
+            answers, _, penalties = self.network.stateless_call(*weights, inputs, training=False, return_losses=True)
             return answers[:, 0].astype(jnp.float32), jnp.asarray(sum(penalties), jnp.float32)
 
         def body(number: Tensor, carried: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

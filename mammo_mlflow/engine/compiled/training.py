@@ -19,7 +19,7 @@ from mammo_mlflow.engine.compiled.memory import FAILURES, card_memory_bytes, is_
 from mammo_mlflow.engine.compiled.outputs import Outputs
 from mammo_mlflow.engine.compiled.program import Program, State, Steps, keep_better
 from mammo_mlflow.engine.compiled.resident import RESIDENT
-from mammo_mlflow.engine.compiled.weights import Variables, write_weights
+from mammo_mlflow.engine.compiled.weights import Variables, VectorDropout, write_weights
 from mammo_mlflow.engine.contract import (
     EVALUATION_BATCH,
     History,
@@ -124,7 +124,8 @@ class CompiledEngine:
         """The program of a fit's stage."""
         key = fit.stage.name, many
         if key not in self._programs:
-            self._programs[key] = Program(fit.network, feed.pick, many)
+            network = fit.rebuild(VectorDropout, False) if many and fit.rebuild else fit.network
+            self._programs[key] = Program(network, feed.pick, many)
         return self._programs[key]
 
     def _train_group(self, fits: Sequence[StageFit], many: bool) -> Iterator[Outcome]:
@@ -137,29 +138,30 @@ class CompiledEngine:
         held_out, batches = _draw_held_out(fits, feed, many)
         state, best = program.start(fits), None
         steps, count = _draw_steps(fits, feed, 0, many)
-        for epoch in range(fits[0].stage.epochs):
+        epochs = max(fit.stage.epochs for fit in fits)
+        for epoch in range(epochs):
             state, sums = program.epoch(state, feed.data, sources, steps, count)
             found = program.predict(state.weights, feed.data, sources, held_out, batches) if batches else None
-            if epoch + 1 < fits[0].stage.epochs:
+            if epoch + 1 < epochs:
                 steps, count = _draw_steps(fits, feed, epoch + 1, many)  # while the card is at work
             losses, accuracies = (np.atleast_1d(one) for one in sums)
-            answers = _by_fit(found, len(fits))
+            answers, memory = _by_fit(found, len(fits)), private_memory_bytes()
             for index, course in enumerate(courses):
                 if course.running:
-                    course.take(epoch, float(losses[index]), float(accuracies[index]), answers[index])
+                    course.take(epoch, float(losses[index]), float(accuracies[index]), answers[index], memory)
             if any(course.fit.patience for course in courses):
                 best = _best(best, state, np.array([course.better for course in courses]), many)
+            ended = [index for index in open_ones if not courses[index].running]
+            held = state.weights if best is None else best
+            if len(ended) == len(open_ones) and 2 * len(ended) >= len(fits):
+                held = jax.device_get(held)  # at once: a thousand networks have some thousand arrays
             share = (time.perf_counter() - started) / len(fits)
-            for index in [index for index in open_ones if not courses[index].running]:
+            for index in ended:
                 open_ones.remove(index)
-                yield index, courses[index].end(best, index, share, many)
+                own = jax.device_get(jax.tree.map(lambda array, at=index: array[at], held) if many else held)
+                yield index, courses[index].end(program.network, own, share)
             if not open_ones:
                 return
-        final = best or state.weights
-        final = jax.device_get(final) if many else final  # at once: a thousand networks have some thousand arrays
-        share = (time.perf_counter() - started) / len(fits)
-        for index in open_ones:
-            yield index, courses[index].end(final, index, share, many)
 
 
 def make(memory: int, notice: Callable[[str], None]) -> CompiledEngine:
@@ -200,8 +202,10 @@ class _Course:
         self._probabilities = np.zeros(0, np.float64)
         self._memory = 0
 
-    def take(self, epoch: int, loss: float, accuracy: float, answers: tuple[np.ndarray, float] | None) -> None:
-        """Take an epoch: sums over its steps, and the probabilities of the held-out rows with the penalties."""
+    def take(
+        self, epoch: int, loss: float, accuracy: float, answers: tuple[np.ndarray, float] | None, memory: int
+    ) -> None:
+        """Take an epoch: sums over its steps, the probabilities of the held-out rows with the penalties, memory."""
         fit, steps = self.fit, len(self.fit.batches)
         metrics = {"accuracy": accuracy / steps, "loss": loss / steps}
         inner = math.nan
@@ -217,7 +221,7 @@ class _Course:
             if len(fit.inner_rows):
                 inner = _mean_loss(said[validated:][: len(fit.inner_rows)], labels[fit.inner_rows]) + penalties
                 metrics["inner_loss"] = inner
-        self._memory = max(self._memory, private_memory_bytes())
+        self._memory = max(self._memory, memory)
         try:
             fit.report(epoch, metrics, self._history)
         except UserError as problem:
@@ -230,15 +234,13 @@ class _Course:
             self._least, self._waited = inner, 0
         if self.better:
             self._kept, self._probabilities = epoch + 1, probabilities.astype(np.float64)
-        elif self._waited >= fit.patience:
-            self.running = False
+        self.running = epoch + 1 < fit.stage.epochs and (self.better or self._waited < fit.patience)
 
-    def end(self, weights: Variables | None, index: int, seconds: float, many: bool) -> Trained | UserError:
-        """Give the network its weights, those at `index` of many, and say what came of it; `seconds` are its share."""
+    def end(self, traced: keras.Model, weights: Variables, seconds: float) -> Trained | UserError:
+        """Give the network its weights, of those of the traced one, and say what came of it in its share of seconds."""
         if self.error is not None:
             return self.error
-        if weights is not None:
-            write_weights(self.fit.network, jax.tree.map(lambda array: array[index], weights) if many else weights)
+        write_weights(traced, self.fit.network, weights)
         return Trained(
             history=self._history,
             kept=self._kept,
@@ -256,11 +258,12 @@ def _mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _draw_steps(fits: Sequence[StageFit], feed: Feed, epoch: int, many: bool) -> tuple[Steps, int]:
-    """The steps of an epoch, and the number of those that any fit takes.
+    """The steps of an epoch, and the number of those that any fit takes; one whose epochs are over takes none.
 
     They are filled up to as many as all rows would give, so that one program fits every fold.
     """
     whole = max(len(fit.batches.labels) // fit.batches.size for fit in fits)
+    taken = [len(fit.batches) if epoch < fit.stage.epochs else 0 for fit in fits]
 
     def of_fit(index: int) -> Steps:
         batches = fits[index].batches
@@ -268,9 +271,9 @@ def _draw_steps(fits: Sequence[StageFit], feed: Feed, epoch: int, many: bool) ->
         labels = batches.labels[rows].astype(np.float32)
         weights = class_weights(fits[index].spec.class_weights, batches.labels[batches.rows]) or {0: 1.0, 1: 1.0}
         importance = np.where(labels > 0.5, weights[1], weights[0]).astype(np.float32)
-        return Steps(feed.draw(index, rows, views), labels, importance, np.arange(whole) < len(batches))
+        return Steps(feed.draw(index, rows, views), labels, importance, np.arange(whole) < taken[index])
 
-    return _stack([of_fit(index) for index in range(len(fits))], many), max(len(fit.batches) for fit in fits)
+    return _stack([of_fit(index) for index in range(len(fits))], many), max(taken)
 
 
 def _draw_held_out(fits: Sequence[StageFit], feed: Feed, many: bool) -> tuple[Selection, int]:
