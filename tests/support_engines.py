@@ -1,14 +1,17 @@
 """What tests of engines share: what is the same, and fits that two processes train from the same first weights."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
 
 from mammo_mlflow.engine.batches import Batches
-from mammo_mlflow.engine.contract import Stage, StageFit
+from mammo_mlflow.engine.contract import MODULES, Stage, StageFit
 from mammo_mlflow.engine.inputs import StoredActivations
 from mammo_mlflow.experiment import ModelSpec, TrainingSpec
 from mammo_mlflow.models.network import build_head
+from mammo_mlflow.testing.engines import trained
 
 PATCHES, VIEWS, FEATURES, SEEDS = 260, 2, 16, 30
 TRAINED, VALIDATED = np.arange(160), np.arange(160, PATCHES)
@@ -24,6 +27,17 @@ def assert_same(one, other, most):
         np.testing.assert_allclose(own, others, atol=most, rtol=most)
     for row, wanted in zip(history, other[2], strict=True):
         assert row == pytest.approx(wanted, abs=10 * most)
+
+
+def both(fits):
+    """What each engine gives to fits, which are made anew for it: predictions, weights, history, epochs kept."""
+    found = []
+    for name in ("keras_fit", "compiled"):
+        made = fits()
+        results = trained(importlib.import_module(MODULES[name]).make(0, print), *made)
+        weights = [fit.network.get_weights() for fit in made]
+        found.append([(one.predict(), own, one.history, one.kept) for one, own in zip(results, weights, strict=True)])
+    return zip(*found, strict=True)
 
 
 def prepare(folder):

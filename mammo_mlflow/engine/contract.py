@@ -105,12 +105,13 @@ class Trained:
 class Engine(Protocol):
     """The protocol of engines. An engine is made for one job, and may keep what its stages have in common."""
 
-    def train(self, fits: Sequence[StageFit]) -> Iterator[tuple[int, Trained | UserError]]:
+    def train(self, fits: Sequence[StageFit], size: int = 0) -> Iterator[tuple[int, Trained | UserError]]:
         """Train fits; yield the place of each, as it ends, with what came of it, or the error that ended it.
 
         With early stopping the weights of the epoch with the least inner loss are kept. The fits' networks have one
-        structure, and their stages one name and one number of epochs. Where they can be rebuilt, rates of dropout and
-        numbers of epochs may differ.
+        structure, and their stages one name. Of heads that can be rebuilt, rates of dropout may differ, and numbers of
+        epochs. A head gets the same numbers whatever beside it, to the last digit, in all calls of one `size`: the most
+        heads of such a call; with 0 roundings may differ.
         """
         ...
 

@@ -34,7 +34,7 @@ HeldOut = tuple[ModelInput, np.ndarray] | None
 class KerasEngine:
     """Trains fits one after another by Keras's `fit`; see `contract.Engine`."""
 
-    def train(self, fits: Sequence[StageFit]) -> Iterator[tuple[int, Trained | UserError]]:
+    def train(self, fits: Sequence[StageFit], size: int = 0) -> Iterator[tuple[int, Trained | UserError]]:
         """Train each fit; see `contract.Engine`."""
         for place, fit in enumerate(fits):
             try:

@@ -61,7 +61,7 @@ def train_fits(job: FitsJob, emit: Emit) -> None:
     engine = make_engine(job.memory, lambda text: notify(emit, text))
     if len(job.fits) > 1 and (not job.fits[0].features or job.fits[0].experiment.model.unfrozen_layers):
         notify(emit, f"{len(job.fits)} fits take turns where convolutions are trained")
-    for place, answer in _train_all(job.fits, report.add, engine):
+    for place, answer in _train_all(job.fits, report.add, engine, job.size):
         report.add(place, Failure(str(answer), user=True) if isinstance(answer, UserError) else answer)
     report.send()
 
@@ -87,7 +87,7 @@ class _ProgressReport:
 
 
 def _train_all(
-    jobs: Sequence[FitJob], emit: Callable[[int, EpochDone], object], engine: Engine
+    jobs: Sequence[FitJob], emit: Callable[[int, EpochDone], object], engine: Engine, size: int = 0
 ) -> Iterator[tuple[int, FitResult | UserError]]:
     """Train fits; yield the place of each, as it ends, with its result or with the error that ended it.
 
@@ -97,15 +97,17 @@ def _train_all(
     numbered = list(enumerate(jobs))
     for group in [numbered] if jobs[0].features else [[one] for one in numbered]:
         fits = {place: _FitInTraining(job, partial(emit, place)) for place, job in group}
-        yield from _train_stage(fits, engine)
+        yield from _train_stage(fits, engine, size)
         for place, fit in list(fits.items()):  # those with a stage left
             yield from _train_stage({place: fit}, engine)
 
 
-def _train_stage(fits: dict[int, _FitInTraining], engine: Engine) -> Iterator[tuple[int, FitResult | UserError]]:
+def _train_stage(
+    fits: dict[int, _FitInTraining], engine: Engine, size: int = 0
+) -> Iterator[tuple[int, FitResult | UserError]]:
     """Train the next stage of fits; those that have ended leave `fits`, and are yielded with place and answer."""
     places = list(fits)
-    for index, trained in engine.train([fit.next_stage() for fit in fits.values()]):
+    for index, trained in engine.train([fit.next_stage() for fit in fits.values()], size):
         place = places[index]
         try:
             answer = trained if isinstance(trained, UserError) else fits[place].take(trained)

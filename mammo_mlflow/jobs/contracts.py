@@ -7,7 +7,7 @@ it, and the type of the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -219,8 +219,8 @@ class FitJob(Job[FitResult]):
 
     Rows, int (m,), are indices of training abnormalities; `labels`, float32 (n,), cover all of them. `features` and
     `tuned` are the activation files of the two stages by the tail's inputs, empty in on-line training. `constants`,
-    (n,), are the inputs of one number a row. The tail is saved below `output`. `together`: how many fits its program is
-    made for, 0 where that does not matter.
+    (n,), are the inputs of one number a row. The tail is saved below `output`. `on_card`: it is trained on a card,
+    where heads of many widths share a program. `together`: how many fits its program is made for, 0: for those at hand.
     """
 
     target = "mammo_mlflow.engine.train:train_fit"
@@ -237,6 +237,7 @@ class FitJob(Job[FitResult]):
     tuning_epochs: int
     seed: int
     description: Description
+    on_card: bool = False
     together: int = 0
     output: Path = UNSET
     features: dict[str, Path] = field(default_factory=dict)
@@ -259,7 +260,10 @@ class FitJob(Job[FitResult]):
         apart = {"task", *that_move("vector", "judging", "final", "source")}
         if not self.is_head:
             apart -= {*that_move("heads")}
-        values = tuple((name, value) for name, value in self.experiment.flat().items() if name not in apart)
+        experiment = self.experiment
+        if self.is_head and self.on_card:
+            experiment = replace(experiment, model=experiment.model.filled)
+        values = tuple((name, value) for name, value in experiment.flat().items() if name not in apart)
         shapes = self.description.head, tuple(self.features), len(self.labels)
         epochs = () if self.is_head else (self.epochs, self.tuning_epochs)
         return values, self.network.image_size, shapes, epochs
@@ -273,13 +277,15 @@ Happened = StepsDone | EpochDone | FitResult | Failure
 class FitsJob(Job[None]):
     """Job: train several fits that share their programs, in one process; their answers come as `FitsProgress` events.
 
-    `memory` is the number of bytes of the card that they may take.
+    `memory` is the number of bytes of the card that they may take. `size` is the number of heads that a job of this
+    program may have, where one is to come with others beside these: all jobs of one size give a head the same numbers.
     """
 
     target = "mammo_mlflow.engine.train:train_fits"
 
     fits: tuple[FitJob, ...]
     memory: int
+    size: int = 0
 
 
 @dataclass(frozen=True)

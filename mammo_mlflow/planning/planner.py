@@ -249,6 +249,7 @@ def _build_plan(
             tuning_epochs=training.tuning_epochs,
             seed=seed,
             description=description,
+            on_card=devices.kind == "gpu",
             constants={} if base_models is None else base_models.constants(train.types),
         )
         key = keyed.key("model", "training", "cv", **facts, fold=fold, final_epochs=length)

@@ -323,6 +323,18 @@ class EngineContract:
             for row, wanted_row in zip(result.history, alone.history, strict=True):
                 assert row == pytest.approx(wanted_row, abs=10 * EQUAL)
 
+    def test_calls_of_one_size_give_the_very_same_numbers(self, engine: Engine, stored: StoredActivations) -> None:
+        def made(number: int) -> StageFit:
+            common: dict[str, Any] = {"seed": number, "inner_rows": INNER, "early_stop": 2}
+            return stage_fit(head(number, hidden=4), stored, rate=0.1 * (number + 1), **common)
+
+        first, *others = (made(number) for number in range(3))
+        assert sorted(place for place, _ in engine.train([first], size=4)) == [0]
+        again = made(0)
+        assert sorted(place for place, _ in engine.train([*others, again], size=4)) == [0, 1, 2]
+        for one, wanted in zip(again.network.get_weights(), first.network.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, wanted)
+
     @pytest.mark.parametrize("broken", ["rate", "inputs"])
     def test_a_fit_that_diverges_ends_alone(self, engine: Engine, stored: StoredActivations, broken: str) -> None:
         changes: dict[str, Any] = {"rate": 1e30} if broken == "rate" else {"rows": np.append(TRAINED[:15], BROKEN)}

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,16 @@ def test_fits_share_programs_where_they_differ_in_vectors_alone(scripted, values
 def test_only_heads_share_programs_across_optimizers_dropout_and_epochs(scripted, common, values, shared):
     """A program with convolutions is traced for its first fit."""
     one, other = (scripted.plan(**(common | own)).fits[0].job.program for own in ({}, values))
+    assert (one == other) is shared
+
+
+@pytest.mark.parametrize(
+    ("dense", "shared"), [("64", True), ("200", True), ("257", False), ("64-64", False), ("none", False)]
+)
+def test_on_cards_heads_of_many_widths_share_programs(scripted, dense, shared):
+    jobs = [scripted.plan(dense=width).fits[0].job for width in ("256", dense)]
+    assert not any(job.on_card for job in jobs)
+    one, other = (replace(job, on_card=True).program for job in jobs)
     assert (one == other) is shared
 
 

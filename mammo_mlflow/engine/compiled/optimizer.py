@@ -41,8 +41,8 @@ def start_optimizers(fits: Sequence[StageFit], weights: Sequence[np.ndarray]) ->
         rate=np.array([fit.stage.learning_rate for fit in fits], np.float32),
         momentum=np.array([fit.spec.momentum for fit in fits], np.float32),
         steps=np.zeros(len(fits), np.int32),
-        first=[np.zeros_like(one) for one in weights],
-        second=[np.zeros_like(one) for one in weights],
+        first=[np.zeros(one.shape, one.dtype) for one in weights],
+        second=[np.zeros(one.shape, one.dtype) for one in weights],
     )
 
 

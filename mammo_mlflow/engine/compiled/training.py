@@ -36,6 +36,8 @@ from mammo_mlflow.models.tensors import Tensor
 
 COPIES = 6
 """How many arrays of a head's size lie on the card: weights, gradients, two moments, the best weights, a copy."""
+FEWEST = 32
+"""The fewest heads that a program is made for on a card, where the number that is to come is known."""
 DATA_SHARE = 0.8
 """The share of the memory that data may take."""
 EPSILON = 1e-7
@@ -47,13 +49,15 @@ class CompiledEngine:
     """Trains fits by compiled programs, which all of its stages share; see `contract.Engine`.
 
     `memory` is the number of bytes of the card that it may take, 0 for any; `notice` tells a user what to know.
+    `on_card`: programs are made for more heads and wider ones than there are, since there compilation takes longer.
     """
 
-    def __init__(self, memory: int, notice: Callable[[str], None]) -> None:
-        self._memory, self._notice = memory, notice
+    def __init__(self, memory: int, notice: Callable[[str], None], on_card: bool = False) -> None:
+        self._memory, self._notice, self._on_card = memory, notice, on_card
+        self._networks: dict[tuple[str, bool], keras.Model] = {}
         self._programs: dict[tuple[str, bool], Program] = {}
 
-    def train(self, fits: Sequence[StageFit]) -> Iterator[Outcome]:
+    def train(self, fits: Sequence[StageFit], size: int = 0) -> Iterator[Outcome]:
         """Train fits, of heads as many at once as fit the memory; see `contract.Engine`."""
         most = max(data_bytes([fit.batches.read]) for fit in fits)
         if self._memory and most > DATA_SHARE * self._memory:
@@ -64,9 +68,9 @@ class CompiledEngine:
             return
         many = is_head(fits[0])
         fits = [replace(fit, emit=_Once(fit.emit)) for fit in fits]
-        for size in dict.fromkeys(fit.batches.size for fit in fits):
-            alike = {place: fit for place, fit in enumerate(fits) if fit.batches.size == size}
-            yield from self._train_in_turns(alike, many)
+        for batch in dict.fromkeys(fit.batches.size for fit in fits):
+            alike = {place: fit for place, fit in enumerate(fits) if fit.batches.size == batch}
+            yield from self._train_in_turns(alike, many, size if many else 0)
 
     def outputs(
         self, network: keras.Model, reader: Reader[ModelInput], patches: int, views: int
@@ -79,14 +83,18 @@ class CompiledEngine:
         """Keep the outputs on the card for the jobs that read the file; see `contract.Engine`."""
         self._outputs.keep(path)
 
-    def _train_in_turns(self, waiting: dict[int, StageFit], many: bool) -> Iterator[Outcome]:
-        """Train fits in groups that fit the memory; smaller ones where the card has less than it said."""
-        at_once = self._fitting(list(waiting.values())) if many else 1
+    def _train_in_turns(self, waiting: dict[int, StageFit], many: bool, size: int) -> Iterator[Outcome]:
+        """Train fits in groups that fit the memory; smaller ones where the card has less than it said.
+
+        With a `size`, all groups are filled up to one number.
+        """
+        at_once = self._fitting(list(waiting.values()), size) if many else 1
         tried_alone = False
         while waiting:
             places = list(waiting)[:at_once]
+            number = at_once if size else len(places)
             try:
-                for index, outcome in self._train_group([waiting[place] for place in places], many):
+                for index, outcome in self._train_group([waiting[place] for place in places], many, number):
                     del waiting[places[index]]
                     yield places[index], outcome
             except FAILURES as problem:
@@ -101,59 +109,75 @@ class CompiledEngine:
                 del waiting[places[0]]
                 wanted = "room on the card for one such fit"
                 yield places[0], expected("devices", wanted, "none; a smaller batch_size needs less")
-            elif len(places) > 1:
-                at_once = len(places) // 2
-                self._notice(f"out of memory with {len(places)} heads at once: {at_once} from now on")
-            tried_alone = len(places) == 1 and not tried_alone
+            elif number > 1:
+                at_once = number // 2
+                self._notice(f"out of memory with {number} heads at once: {at_once} from now on")
+            tried_alone = number == 1 and not tried_alone
 
-    def _fitting(self, heads: Sequence[StageFit]) -> int:
-        """How many heads fit the memory at once, at least 1, beside their data; it is told."""
+    def _fitting(self, heads: Sequence[StageFit], size: int) -> int:
+        """How many heads are trained at once: as many as fit the memory, at least 1, beside their data; it is told."""
         first = heads[0]
-        features = math.prod(first.network.inputs[0].shape[1:])
-        one = 4 * (COPIES * first.network.count_params() + 3 * features * max(first.batches.size, EVALUATION_BATCH))
+        network = self._network(first, many=True)
+        features = math.prod(network.inputs[0].shape[1:])
+        one = 4 * (COPIES * network.count_params() + 3 * features * max(first.batches.size, EVALUATION_BATCH))
         room = self._memory - data_bytes([fit.batches.read for fit in heads])
-        at_once = max(1, min(len(heads), room // one)) if self._memory else len(heads)
+        wanted = max(len(heads), size)
+        if size and self._on_card:
+            wanted = max(FEWEST, 1 << (wanted - 1).bit_length())
+        most = max(1, room // one) if self._memory else wanted
+        at_once = -(-wanted // -(-wanted // most))  # groups of one size share a program
+        if at_once < wanted and size and self._on_card:
+            at_once = 1 << (most.bit_length() - 1)
         if at_once < len(heads):
-            at_once = -(-len(heads) // -(-len(heads) // at_once))  # groups of one size share a program
             self._notice(f"{len(heads)} heads take turns, {at_once} at once: each needs {one / 1e6:.2g} MB")
         elif len(heads) > 1:
             self._notice(f"{len(heads)} heads are trained at once")
         return at_once
 
+    def _network(self, fit: StageFit, many: bool) -> keras.Model:
+        """The network that the programs of a fit's stage trace."""
+        key = fit.stage.name, many
+        if key not in self._networks:
+            self._networks[key] = fit.rebuild(VectorDropout, self._on_card) if many and fit.rebuild else fit.network
+        return self._networks[key]
+
     def _program(self, fit: StageFit, feed: Feed, many: bool) -> Program:
         """The program of a fit's stage."""
         key = fit.stage.name, many
         if key not in self._programs:
-            network = fit.rebuild(VectorDropout, False) if many and fit.rebuild else fit.network
-            self._programs[key] = Program(network, feed.pick, many)
+            self._programs[key] = Program(self._network(fit, many), feed.pick, many)
         return self._programs[key]
 
-    def _train_group(self, fits: Sequence[StageFit], many: bool) -> Iterator[Outcome]:
-        """Train fits at once, or a single one; yield the index of each as it ends."""
+    def _train_group(self, fits: Sequence[StageFit], many: bool, number: int) -> Iterator[Outcome]:
+        """Train fits at once, or a single one; yield the index of each as it ends.
+
+        The program gets `number` heads: copies of the first take the places that are left, and nobody asks for them.
+        """
         started = time.perf_counter()
         feed = Feed([fit.batches.read for fit in fits])
         program = self._program(fits[0], feed, many)
         courses, open_ones = [_Course(fit) for fit in fits], list(range(len(fits)))
-        sources = jnp.asarray(feed.sources if many else feed.sources[0])
-        held_out, batches = _draw_held_out(fits, feed, many)
-        state, best = program.start(fits), None
-        steps, count = _draw_steps(fits, feed, 0, many)
+        filled = [*range(len(fits)), *[0] * (number - len(fits))]
+        sources = jnp.asarray(feed.sources[filled] if many else feed.sources[0])
+        held_out, batches = _draw_held_out(fits, feed, many, filled)
+        state, best = program.start([fits[index] for index in filled]), None
+        steps, count = _draw_steps(fits, feed, 0, many, filled)
         epochs = max(fit.stage.epochs for fit in fits)
         for epoch in range(epochs):
             state, sums = program.epoch(state, feed.data, sources, steps, count)
             found = program.predict(state.weights, feed.data, sources, held_out, batches) if batches else None
             if epoch + 1 < epochs:
-                steps, count = _draw_steps(fits, feed, epoch + 1, many)  # while the card is at work
+                steps, count = _draw_steps(fits, feed, epoch + 1, many, filled)  # while the card is at work
             losses, accuracies = (np.atleast_1d(one) for one in sums)
-            answers, memory = _by_fit(found, len(fits)), private_memory_bytes()
+            answers, memory = _by_fit(found, number), private_memory_bytes()
             for index, course in enumerate(courses):
                 if course.running:
                     course.take(epoch, float(losses[index]), float(accuracies[index]), answers[index], memory)
             if any(course.fit.patience for course in courses):
-                best = _best(best, state, np.array([course.better for course in courses]), many)
+                best = _best(best, state, np.array([courses[index].better for index in filled]), many)
             ended = [index for index in open_ones if not courses[index].running]
             held = state.weights if best is None else best
-            if len(ended) == len(open_ones) and 2 * len(ended) >= len(fits):
+            if len(ended) == len(open_ones) and 2 * len(ended) >= number:
                 held = jax.device_get(held)  # at once: a thousand networks have some thousand arrays
             share = (time.perf_counter() - started) / len(fits)
             for index in ended:
@@ -166,7 +190,7 @@ class CompiledEngine:
 
 def make(memory: int, notice: Callable[[str], None]) -> CompiledEngine:
     """Make the engine; see `contract.make_engine`."""
-    return CompiledEngine(memory, notice)
+    return CompiledEngine(memory, notice, on_card=jax.default_backend() == "gpu")
 
 
 def is_head(fit: StageFit) -> bool:
@@ -257,10 +281,13 @@ def _mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.mean(labels * np.log(near) + (1 - labels) * np.log(1 - near)))
 
 
-def _draw_steps(fits: Sequence[StageFit], feed: Feed, epoch: int, many: bool) -> tuple[Steps, int]:
+def _draw_steps(
+    fits: Sequence[StageFit], feed: Feed, epoch: int, many: bool, filled: Sequence[int]
+) -> tuple[Steps, int]:
     """The steps of an epoch, and the number of those that any fit takes; one whose epochs are over takes none.
 
-    They are filled up to as many as all rows would give, so that one program fits every fold.
+    They are as many as all rows would give, so that one program fits every fold. `filled` has the index of the fit in
+    each place of the program.
     """
     whole = max(len(fit.batches.labels) // fit.batches.size for fit in fits)
     taken = [len(fit.batches) if epoch < fit.stage.epochs else 0 for fit in fits]
@@ -273,10 +300,11 @@ def _draw_steps(fits: Sequence[StageFit], feed: Feed, epoch: int, many: bool) ->
         importance = np.where(labels > 0.5, weights[1], weights[0]).astype(np.float32)
         return Steps(feed.draw(index, rows, views), labels, importance, np.arange(whole) < taken[index])
 
-    return _stack([of_fit(index) for index in range(len(fits))], many), max(taken)
+    each = [of_fit(index) for index in range(len(fits))]
+    return _stack([each[index] for index in filled], many), max(taken)
 
 
-def _draw_held_out(fits: Sequence[StageFit], feed: Feed, many: bool) -> tuple[Selection, int]:
+def _draw_held_out(fits: Sequence[StageFit], feed: Feed, many: bool, filled: Sequence[int]) -> tuple[Selection, int]:
     """The rows that fits are scored on, validation then inner, in batches; how many of these have any."""
     whole = -(-len(fits[0].batches.labels) // EVALUATION_BATCH)
 
@@ -287,7 +315,8 @@ def _draw_held_out(fits: Sequence[StageFit], feed: Feed, many: bool) -> tuple[Se
         return feed.draw(index, rows.reshape(-1, EVALUATION_BATCH), None)
 
     most = max(len(fit.validation_rows) + len(fit.inner_rows) for fit in fits)
-    return _stack([of_fit(index) for index in range(len(fits))], many), -(-most // EVALUATION_BATCH)
+    each = [of_fit(index) for index in range(len(fits))]
+    return _stack([each[index] for index in filled], many), -(-most // EVALUATION_BATCH)
 
 
 def _stack(each: Sequence[Steps | Selection], many: bool) -> Tensor:

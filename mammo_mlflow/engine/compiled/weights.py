@@ -102,6 +102,7 @@ def _part(shape: Iterable[int]) -> tuple[slice, ...]:
 def _stack(variable: keras.Variable, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The arrays as one with a first axis, each filled up by zeros to a variable's shape, in its dtype."""
     stacked = np.zeros((len(arrays), *variable.shape), variable.dtype)
-    for place, array in enumerate(arrays):
-        stacked[(place, *_part(array.shape))] = array
+    for number, array in enumerate(arrays):
+        place: tuple[int | slice, ...] = (number, *_part(array.shape))
+        stacked[place] = array
     return stacked

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -10,11 +9,9 @@ import pytest
 import support_engines
 from sklearn.metrics import roc_auc_score
 from support import ROOT, environment
-from support_engines import HEADS, assert_same
+from support_engines import HEADS, assert_same, both
 
-from mammo_mlflow.engine import keras_fit
 from mammo_mlflow.engine.compiled import training
-from mammo_mlflow.engine.compiled.program import Program
 from mammo_mlflow.engine.inputs import CombinedReader, NumberReader, StoredActivations
 from mammo_mlflow.experiment import ModelSpec
 from mammo_mlflow.models.conditioned import build_conditioned
@@ -23,7 +20,6 @@ from mammo_mlflow.testing.engines import FEATURES, INNER, LABELS, VIEWS, stage_f
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
-ENGINES = (keras_fit, training)
 AUC = 0.01
 """By how much the mean AUC over 30 seeds may differ where dropout draws other units."""
 
@@ -31,17 +27,6 @@ AUC = 0.01
 @pytest.fixture
 def stored(tmp_path):
     return StoredActivations(stored_activations(tmp_path))
-
-
-def both(fits):
-    """What each engine gives to fits, which are made anew for it: predictions, weights, history, epochs kept."""
-    found = []
-    for module in ENGINES:
-        made = fits()
-        results = trained(module.make(0, print), *made)
-        weights = [fit.network.get_weights() for fit in made]
-        found.append([(one.predict(), own, one.history, one.kept) for one, own in zip(results, weights, strict=True)])
-    return zip(*found, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -73,54 +58,6 @@ def test_heads_on_pooled_features(stored, training_values, model_values):
     for start, (one, other) in zip(before, both(fits), strict=True):
         assert_same(one, other, HEADS)
         assert max(np.abs(now - then).max() for now, then in zip(one[1], start, strict=True)) > 100 * HEADS
-
-
-MIXED = [
-    ({"optimizer": "adam", "epochs": 5}, {"dropout": 0.3}),
-    ({"optimizer": "rmsprop", "epochs": 3}, {"feature_dropout": 0.2}),
-    ({"optimizer": "sgd", "momentum": 0.9, "epochs": 6, "rate": 0.05}, {"dropout": 0.5, "feature_dropout": 0.1}),
-    ({"optimizer": "sgd", "momentum": 0.0, "epochs": 9, "early_stop": 1, "rate": 0.5}, {"dropout": 0.1}),
-    ({"optimizer": "adam", "epochs": 1}, {}),
-]
-"""The settings of training and of the model of heads that share a program."""
-
-
-def mixed(stored, common, chosen=MIXED):
-    """Heads of many kinds, on the same features."""
-    made = []
-    for seed, (training_values, model_values) in enumerate(chosen):
-        keras.utils.set_random_seed(seed)
-        spec = ModelSpec(**{"dense": "8-4", "dropout": 0.0, **common, **model_values})
-        inner = INNER if "early_stop" in training_values else INNER[:0]
-        values = {"seed": seed, "rate": 0.003, "inner_rows": inner, **training_values}
-        made.append(stage_fit(build_head((FEATURES,), spec), stored, rebuild=rebuilt(spec), **values))
-    return made
-
-
-def rebuilt(spec):
-    return lambda dropout, filled: build_head((FEATURES,), spec.filled if filled else spec, dropout)
-
-
-@pytest.mark.parametrize("common", [{}, {"batch_norm": True, "dense_batch_norm": True}], ids=["plain", "normalised"])
-def test_heads_of_other_optimizers_dropout_and_epochs_share_a_program(stored, common, monkeypatch):
-    """Dropout leaves out the very units that Keras's leaves out."""
-    made = []
-    monkeypatch.setattr(training, "Program", lambda *arguments: made.append(Program(*arguments)) or made[-1])
-    found = list(both(lambda: mixed(stored, common)))
-    for one, other in found:
-        assert_same(one, other, HEADS)
-    assert [len(history) for (_, _, history, _), _ in found] == [5, 3, 6, found[3][1][3] + 1, 1]
-    assert len(made) == 1
-    assert made[0].epoch._cache_size() == 1
-
-
-def test_a_head_ends_with_its_own_epochs(stored):
-    """And is answered at once, not with the last one."""
-    told = []
-    fits = [replace(one, emit=told.append) for one in mixed(stored, {}, MIXED[:2])]
-    for place, _ in training.make(0, print).train(fits):
-        told.append(place)
-    assert [one if isinstance(one, int) else one.epoch for one in told] == [1, 1, 2, 2, 3, 3, 1, 4, 5, 0]
 
 
 def test_heads_on_features_and_a_condition_of_their_own(tmp_path):
