@@ -25,14 +25,32 @@ _RANGE_KEYS = ("low", "high", "log", "step")
 
 
 def find_space(given: str, family: str, backbone: str) -> Path:
-    """Choose the path of a search space: `given`, else the backbone's file, else the family's.
+    """Choose the path of a search space: `given`, a path or a name, else the backbone's file, else the family's.
 
-    The file need not exist: `read_space` then raises an error that lists the files there are.
+    A name is a word without a folder or a suffix that is no file here. NAME finds FAMILY-BACKBONE-NAME.yaml,
+    FAMILY-NAME.yaml or NAME.yaml. Raises `UserError` for a name that finds none. Of a path the file need not exist:
+    `read_space` then raises an error that lists the files there are.
     """
+    stems = [f"{family}-{backbone}", family]
     if given:
-        return Path(given).expanduser()
-    paths = [folder / name for folder in FOLDERS for name in (f"{family}-{backbone}.yaml", f"{family}.yaml")]
-    return next((path for path in paths if path.exists()), FOLDERS[0] / f"{family}.yaml")
+        path = Path(given).expanduser()
+        if given != path.stem or (path.exists() and not path.is_dir()):
+            return path
+        stems = [*(f"{stem}-{given}" for stem in stems), given]
+    paths = [folder / f"{stem}.yaml" for folder in FOLDERS for stem in stems]
+    found = next((path for path in paths if path.exists()), None)
+    if found is None and given:
+        raise unknown_name("space", given, _names(family, backbone))
+    return found or FOLDERS[0] / f"{family}.yaml"
+
+
+def _names(family: str, backbone: str) -> list[str]:
+    """The names by which a network's search spaces are found; what is for other networks is left out."""
+    stems = {path.stem for folder in FOLDERS for path in folder.glob("*.yaml")}
+    others = [name for name in FAMILIES if name != family]
+    others += [f"{family}-{name}" for name in NETWORKS[family] if name != backbone]
+    own = [stem for stem in stems if not any(f"{stem}-".startswith(f"{other}-") for other in others)]
+    return sorted({stem.removeprefix(f"{family}-").removeprefix(f"{backbone}-") for stem in own} - {backbone})
 
 
 def read_space(path: Path, family: str, backbone: str) -> SearchSpace:

@@ -10,7 +10,7 @@ import pytest
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.commands.search import SEARCHED
-from mammo_mlflow.errors import Faults
+from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
 from mammo_mlflow.presets import PRESETS, preset_values
 from mammo_mlflow.search.architectures import start_draws
@@ -122,6 +122,65 @@ def test_a_space_of_the_current_directory_comes_before_the_shipped_ones(tmp_path
     (tmp_path / "search_spaces" / "pretrained.yaml").write_text(EXAMPLE)
     assert find_space("", "pretrained", "vgg16") == Path("search_spaces/pretrained.yaml")
     assert find_space("mine.yaml", "pretrained", "vgg16") == Path("mine.yaml")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("task", TASKS)
+def test_frozen_heads_are_searched_by_name(tmp_path, monkeypatch, backbone, task):
+    monkeypatch.chdir(tmp_path)
+    path = find_space("frozen_head", "pretrained", backbone)
+    assert path == ROOT / "search_spaces" / f"pretrained-{backbone}-frozen_head.yaml"
+    space, paper = read_space(path, "pretrained", backbone), preset_values("paper", backbone, task, "pretrained")
+    searched = {"optimizer", "momentum", "learning_rate", "class_weights", "dense", "dropout", "batch_norm", "epochs"}
+    assert {item.name for item in space.parameters} == searched
+    whole = build(task, paper, "pretrained").flat()
+    of_paper = {item.name for item in space.parameters if item.contains(whole[item.name])}
+    assert of_paper >= searched - {"momentum"}  # which the paper's optimizers have not
+    assert len(named(space, "dense").choices) == 2
+    assert named(space, "dropout").low == 0
+    for pick in (first, lambda item: item.high if item.choices is None else item.choices[-1]):
+        drawn = build(task, space.draw(paper | {"unfrozen_layers": 2}, pick), "pretrained")
+        assert (drawn.model.unfrozen_layers, drawn.model.pooling) == (0, "average")
+
+
+def test_the_space_of_the_benchmark_is_that_of_vgg16_with_its_epochs_fixed():
+    shipped = read_space(find_space("frozen_head", "pretrained", "vgg16"), "pretrained", "vgg16")
+    cheap = read_space(ROOT / "benchmarks" / "spaces" / "frozen_head.yaml", "pretrained", "vgg16")
+    assert cheap.facts() == shipped.narrowed({"epochs": 40}).facts()
+
+
+def test_a_name_finds_the_most_special_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("search_spaces")
+    folder.mkdir()
+    for name in ("mine", "pretrained-mine", "pretrained-vgg16-mine"):
+        (folder / f"{name}.yaml").write_text(EXAMPLE)
+        assert find_space("mine", "pretrained", "vgg16") == folder / f"{name}.yaml"
+    assert find_space("mine", "pretrained", "resnet50") == folder / "pretrained-mine.yaml"
+    assert find_space("mine", "siamese", "vgg16") == folder / "mine.yaml"
+    assert find_space("pretrained", "pretrained", "vgg16") == ROOT / "search_spaces" / "pretrained.yaml"
+    Path("mine").write_text(EXAMPLE)
+    assert find_space("mine", "pretrained", "vgg16") == Path("mine")  # a file is a path, as ever
+    for path in ("frozen_head.yaml", "./frozen_head", "search_spaces/frozen_head"):
+        assert find_space(path, "pretrained", "vgg16") == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "family", "said"),
+    [
+        (
+            "frozen_hed",
+            "pretrained",
+            "space: unknown 'frozen_hed', did you mean 'frozen_head'? (one of: frozen_head, pre",
+        ),
+        ("frozen_head", "siamese", "space: unknown 'frozen_head', (one of: siamese)"),
+        ("search_spaces", "pretrained", "space: unknown 'search_spaces', (one of: frozen_head, pretrained)"),
+    ],
+)
+def test_an_unknown_name_tells_those_there_are(monkeypatch, given, family, said):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+        find_space(given, family, "vgg16")
 
 
 def test_the_example_of_the_documentation_reads(space):

@@ -520,6 +520,7 @@ def test_a_space_of_which_the_command_line_leaves_nothing(cli, tmp_path):
         (["--fresh-seeds", "-1"], ["fresh_seeds", "from 0 to 1000"]),
         (["--seeds", "2"], ["seeds", "fresh_seeds"]),
         (["--final", "refits"], ["final", "did you mean 'refit'"]),
+        (["--space", "frozen_hed"], ["space", "did you mean 'frozen_head'"]),
         (["--sampla", "tpe"], ["--sampla", "did you mean '--sampler'"]),
     ],
 )
