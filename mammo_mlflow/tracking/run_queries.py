@@ -62,6 +62,12 @@ def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     return list(client.search_runs(mlflow_experiments(client), query, order_by=["attributes.start_time DESC"]))
 
 
+def metric_by_step(client: MlflowClient, run_id: str, name: str) -> dict[int, float]:
+    """The values of a run's metric by step, of several at one step the last; empty where it has none."""
+    points = client.get_metric_history(run_id, name)
+    return {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+
+
 def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path) -> Path | None:
     """Download an artifact folder of a run ("" for all of them) into `target`; None where it cannot be had."""
     target.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.reproduce import ReproduceOptions
 from mammo_mlflow.commands.shared import DeviceOptions
 from mammo_mlflow.data.patches import check_classes, read_patch_set
@@ -21,16 +22,19 @@ from mammo_mlflow.ensembles.methods import ENSEMBLE_VERSION
 from mammo_mlflow.errors import gathered
 from mammo_mlflow.experiment import RESULTS_VERSION, TASKS
 from mammo_mlflow.files import sha256
+from mammo_mlflow.jobs.devices import USUAL, Devices, computed_on, find_devices
 from mammo_mlflow.jobs.executors import JobFailed
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION
 from mammo_mlflow.names import Tag
 from mammo_mlflow.report.fill_rows import HOLDOUT
 from mammo_mlflow.report.paper_tables import SIAMESE
 from mammo_mlflow.terminal import say
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs, find_runs
+from mammo_mlflow.tracking.run_queries import close_orphaned_runs, find_runs, metric_by_step
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
 from mammo_mlflow.workflows.places import report_folder
+from mammo_mlflow.workflows.time_left import CARD, PROCESSOR, TimeLeft, costs_of
+from mammo_mlflow.workflows.time_left import SMALL as SMALL_COSTS
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SMALL = {"phantom_train": "128", "phantom_test": "96", "phantom_size": "80", "preset": "quick", "epochs": "4"}
@@ -50,16 +54,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """A step of `reproduce`: a command with its given options, and its cost relative to other steps."""
+    """A step of `reproduce`: a command with its given options."""
 
     command: str
     given: dict[str, str]
-    cost: float
 
     @property
     def name(self) -> str:
         """The step's name in the log and on the run."""
         return " ".join([self.command, *(value for key, value in self.given.items() if key in _TOLD)])
+
+    @property
+    def kind(self) -> list[str]:
+        """The words of what moves the step's time: all but the task in its name, and the members, three in any set."""
+        moving = [value for key, value in self.given.items() if key in _TOLD and key not in ("task", "members")]
+        return [self.command, *moving]
+
+    @property
+    def trains(self) -> bool:
+        """Whether the step is told what to compute with, as commands are that train."""
+        return set(DeviceOptions.model_fields) <= set(COMMANDS[self.command].options.model_fields)
 
     @property
     def line(self) -> list[str]:
@@ -73,36 +87,64 @@ _TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
 
 def run(options: ReproduceOptions) -> None:
     """Run every step that no earlier command finished. Raises `UserError`, and `JobFailed` for a failed step."""
-    writer = Writer(*open_store(), {Tag.FAMILY: "reproduce"})
+    devices = find_devices(options.devices, options.card_memory_gb)
+    writer = Writer(*open_store(), {Tag.FAMILY: "reproduce", **devices.tags})
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
     surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
     surroundings["MLFLOW_EXPERIMENT_ID"] = writer.experiment_id
     todo = list(steps(options))
     key = _key(options)
-    earlier = find_runs(writer.client, {Tag.FAMILY: "reproduce", Tag.KEY: key}) if options.resume else []
-    done = {step for one in earlier for step in json.loads(one.data.tags.get(Tag.STEPS, "[]"))}
+    earlier = find_runs(writer.client, {Tag.FAMILY: "reproduce", Tag.KEY: key})
+    found = earlier if options.resume else []
+    done = {step for one in found for step in json.loads(one.data.tags.get(Tag.STEPS, "[]"))}
+    table = SMALL_COSTS if options.scale == "small" else CARD if devices.kind == "gpu" else PROCESSOR
+    taken = _taken(writer, key, todo, devices) if options.resume else {}  # else they find most of it done
+    time_left = TimeLeft(costs_of([step.kind for step in todo], table), taken)
+    numbers = [n for n, step in enumerate(todo, 1) if step.name not in done or step.command in ALWAYS]
     with ending_runs(writer):
         tags = Disclosure.of(phantom=options.data == "phantom").tags | {Tag.KEY: key}
         top = writer.start_run(f"reproduce, {options.scale}", parent=None, tags=tags, params={"scale": options.scale})
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, {key}))
-        begun, spent = time.monotonic(), 0.0
-        for number, step in enumerate(todo, 1):
-            if step.name in done and step.command not in ALWAYS:
-                continue
-            left = sum(one.cost for one in todo[number - 1 :] if one.name not in done or one is step)
-            _log.info("step %d of %d: %s%s", number, len(todo), step.name, _time_left(begun, spent, left))
+        begun = time.monotonic()
+        for position, number in enumerate(numbers):
+            step = todo[number - 1]
+            where = f"on {computed_on(devices.tags) or USUAL}" if step.trains else ""
+            told = ", ".join(filter(None, [step.name, where, time_left.words(numbers[position:])]))
+            _log.info("step %d of %d: %s", number, len(todo), told)
             started = time.monotonic()
             if code := _call(step.line, surroundings):
                 line = " ".join(step.line[1:])
                 raise JobFailed(f"step {number}, {step.name}, ended with code {code}: python {line}")
-            spent += step.cost
+            seconds = time.monotonic() - started
+            if position or not earlier:  # else an earlier command may have done a part of it
+                time_left.took(number, seconds)
             done.add(step.name)
-            top.log_metrics({"seconds": time.monotonic() - started}, step=number)
+            top.log_metrics({"seconds": seconds}, step=number)
             top.set_tags({Tag.STEPS: json.dumps(sorted(done))})
             writer.drain()
         top.close()
     minutes, page = (time.monotonic() - begun) / 60, report_folder(options.out)
     say(f"the study at scale {options.scale}: {minutes:.0f} min; the report is in {page}")
+
+
+def _taken(writer: Writer, key: str, todo: Sequence[Step], devices: Devices) -> dict[int, float]:
+    """The seconds that steps took in runs of a key on the same devices, by number: of several the most.
+
+    Whoever runs a step again finds most of it done. The first step of a run that came after another is left out: a part
+    of it may have been done before.
+    """
+    names = (Tag.KERAS_BACKEND, Tag.DEVICE, Tag.DEVICE_NAME)
+    taken: dict[int, float] = {}
+    runs = find_runs(writer.client, {Tag.FAMILY: "reproduce", Tag.KEY: key})[::-1]  # oldest first
+    for position, run in enumerate(runs):
+        if any(run.data.tags.get(name) != devices.tags.get(name) for name in names):
+            continue
+        found = sorted(metric_by_step(writer.client, run.info.run_id, "seconds").items())
+        done = json.loads(run.data.tags.get(Tag.STEPS, "[]"))
+        for number, seconds in found[1:] if position else found:
+            if 0 < number <= len(todo) and todo[number - 1].name in done:
+                taken[number] = max(seconds, taken.get(number, 0.01))
+    return taken
 
 
 def _key(options: ReproduceOptions) -> str:
@@ -135,14 +177,6 @@ def _call(line: list[str], surroundings: dict[str, str]) -> int:
             raise
 
 
-def _time_left(begun: float, spent: float, left: float) -> str:
-    """Estimate the time left from what the steps so far took, in words."""
-    if not spent:
-        return ""
-    minutes = (time.monotonic() - begun) / spent * left / 60
-    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
-
-
 def steps(options: ReproduceOptions) -> Iterator[Step]:
     """Yield every step of the paper in order."""
     small = options.scale == "small"
@@ -156,20 +190,20 @@ def steps(options: ReproduceOptions) -> Iterator[Step]:
         of_task = {"task": task, **common}
         if small:
             for name in ("m1", "m1_balanced", "m1_early_stop", "m2"):
-                yield Step("scratch", {**of_task, "backbone": name, **HOLDOUT}, 1)
-            yield Step("scratch", {**of_task, "backbone": "m1_10fold", "folds": "10"}, 2.5)
+                yield Step("scratch", {**of_task, "backbone": name, **HOLDOUT})
+            yield Step("scratch", {**of_task, "backbone": "m1_10fold", "folds": "10"})
         else:
-            yield Step("scratch", {**of_task, "preset": "table"}, 20)
-        yield Step("pretrained", of_task, 3.5)
-        yield Step("pretrained", {**of_task, "unfrozen_layers": "1"}, 4.5)
+            yield Step("scratch", {**of_task, "preset": "table"})
+        yield Step("pretrained", of_task)
+        yield Step("pretrained", {**of_task, "unfrozen_layers": "1"})
         for backbone in SIAMESE:
-            yield Step("siamese", {**of_task, "backbone": backbone}, 1.5)
+            yield Step("siamese", {**of_task, "backbone": backbone})
         for backbone in SIAMESE[1:]:
-            yield Step("siamese", {**of_task, "backbone": backbone, "unfrozen_layers": "1"}, 2.5)
+            yield Step("siamese", {**of_task, "backbone": backbone, "unfrozen_layers": "1"})
         for members in ("pretrained", "tuned"):
             for method in ("dense", "grid"):
-                yield Step("ensemble", {"task": task, "members": members, "method": method, **data}, 1)
-    yield Step("conditioned", {"task": "benign_malignant", **common}, 3.5)
+                yield Step("ensemble", {"task": task, "members": members, "method": method, **data})
+    yield Step("conditioned", {"task": "benign_malignant", **common})
     for task in TASKS:
-        yield Step("controls", {"task": task, "backbone": "resnet50", **common}, 3)
-    yield Step("report", {"out": str(report_folder(options.out)), "data": "phantom", **data}, 1)
+        yield Step("controls", {"task": task, "backbone": "resnet50", **common})
+    yield Step("report", {"out": str(report_folder(options.out)), "data": "phantom", **data})
