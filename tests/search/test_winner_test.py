@@ -114,3 +114,23 @@ def test_fresh_seeds_do_not_make_a_lucky_winner_better(closing_interval):
     assert naive > 0.1 and whole > 0.03
     assert corrected <= 0.025 + 3 * math.sqrt(0.025 * 0.975 / 80)
     assert widths[0] < 0.055 < 0.06 < widths[1] < 0.07
+
+
+def test_of_equally_good_settings_a_verdict_seldom_calls_one_better(closing_interval):
+    found = closing_interval.verdicts(150, 20)
+    assert found.better / found.studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / found.studies)
+    assert found.errors == pytest.approx(1, abs=0.2)
+    assert 0 < found.lead < found.bound
+
+
+def test_repeated_folds_take_away_the_chance_of_folds_and_not_that_of_patches(simulation):
+    """The simulation is that of `benchmarks/fold_repeats.py`."""
+    import fold_repeats
+
+    once, _, often = fold_repeats.simulate(60, 8, 350, 0.15)
+    assert often.error < 0.9 * once.error
+    assert often.error > 0.7 * once.error  # a setting's own part, which patches were seen
+    for one in (once, often):
+        assert one.error == pytest.approx(one.spread, rel=0.3)
+        assert one.called <= one.picked
+    assert often.picked >= once.picked
