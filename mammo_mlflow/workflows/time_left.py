@@ -36,7 +36,10 @@ PROCESSOR: dict[str, Row] = {
     "controls": (8, 6),
     "report": (1, 1),
 }
-"""Costs with `scale=full` on the processor, about minutes on two cores: trained convolutions take nearly all."""
+"""Costs with `scale=full` on the processor, about minutes on two cores: trained convolutions take nearly all.
+
+Worked out from what fits and activations take (docs/benchmarks.md); whole steps were not measured.
+"""
 
 CARD: dict[str, Row] = {
     "scratch": (200, 200),
@@ -50,7 +53,11 @@ CARD: dict[str, Row] = {
     "controls": (70, 60),
     "report": (20, 20),
 }
-"""Costs with `scale=full` on a card, about seconds on an H200: starting and compiling weigh as much as training."""
+"""Costs with `scale=full` on a card, about seconds on an H200: starting and compiling weigh as much as training.
+
+Worked out from a few commands of one network each that were measured: 23 to 43 s frozen, 55 s with a convolution
+unfrozen, 80 s from scratch.
+"""
 
 KNOWN, RELATED = 1.2, 2.0
 """By what factor a step may take longer, or less long, than one of its kind, and than its cost beside its command's."""
