@@ -210,7 +210,7 @@ def _as_sent(jobs: Sequence[Any], memory: int) -> Job[object]:
     """The job that is sent for jobs that go together, and may take `memory` bytes of the card."""
     first = jobs[0]
     if isinstance(first, FitJob):
-        return FitsJob(name=first.name, fits=tuple(jobs), memory=memory)
+        return FitsJob(name=first.name, fits=tuple(jobs), memory=memory, size=max(job.together for job in jobs))
     return replace(first, memory=memory) if isinstance(first, StoreJob) else first
 
 
