@@ -12,7 +12,7 @@ import keras
 
 from mammo_mlflow.engine.compiled.feed import Selection
 from mammo_mlflow.engine.compiled.optimizer import OptimizerState, start_optimizers, take_step
-from mammo_mlflow.engine.compiled.weights import Variables, stack_weights
+from mammo_mlflow.engine.compiled.weights import HEADS, Variables, stack_weights
 from mammo_mlflow.engine.contract import StageFit
 from mammo_mlflow.models.tensors import Tensor
 
@@ -75,7 +75,7 @@ class Program:
             if not self._many:  # all steps are taken
                 after, found = self._step(state, data, source, now)
                 return after, _add(sums, found)
-            after, found = jax.vmap(self._step, in_axes=(0, None, 0, 0))(state, data, source, now)
+            after, found = jax.vmap(self._step, in_axes=(0, None, 0, 0), axis_name=HEADS)(state, data, source, now)
             keep = partial(_select, now.taken)
             return jax.tree.map(keep, after, state), jax.tree.map(keep, _add(sums, found), sums)
 

@@ -16,6 +16,9 @@ import numpy as np
 
 from mammo_mlflow.models.tensors import Tensor
 
+HEADS = "heads"
+"""The name of the axis of heads within a program of many."""
+
 
 class Variables(NamedTuple):
     """The variables of a network: trained ones, and others, such as moving statistics and the state of dropout."""
@@ -37,8 +40,14 @@ class VectorDropout(keras.layers.Layer):
         """The inputs, of which in training the share `kept` is kept, each divided by it."""
         if not training:
             return inputs
-        mask = jax.random.bernoulli(self.seed_generator.next(), self.kept.value, inputs.shape)
-        return jnp.where(mask, inputs / self.kept.value, 0.0)
+        key, kept = self.seed_generator.next(), self.kept.value
+
+        def drop(inputs: Tensor) -> Tensor:
+            return jnp.where(jax.random.bernoulli(key, kept, inputs.shape), inputs / kept, 0.0)
+
+        if jax.default_backend() != "cpu":  # where a branch costs more than what it spares
+            return drop(inputs)
+        return jax.lax.cond(jax.lax.pmin(kept, HEADS) < 1, drop, lambda inputs: inputs, inputs)
 
 
 def read_weights(network: keras.Model) -> Variables:

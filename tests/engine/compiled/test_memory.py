@@ -103,6 +103,16 @@ def test_out_of_memory_halves_the_group_and_everything_ends(stored, at_once, mon
     assert len(events) == sum(len(one.history) for one in found)
 
 
+def test_out_of_memory_halves_what_a_program_is_made_for(stored, at_once, monkeypatch):
+    """Copies that fill it up are among what is halved."""
+    monkeypatch.setattr(training, "Program", Full)
+    said, made = [], fits(stored, inner_rows=INNER, early_stop=2)
+    found = dict(training.make(0, said.append).train(made, size=6))
+    assert_given([found[place] for place in range(4)], at_once)
+    told = [f"out of memory with {number} heads at once: {half} from now on" for number, half in ((6, 3), (3, 1))]
+    assert said == ["4 heads are trained at once", *told]
+
+
 def test_a_fit_that_has_no_room_alone_ends_alone(stored, at_once, monkeypatch):
     monkeypatch.setattr(training, "Program", Full)
     monkeypatch.setattr(Full, "refused", REFUSED)
