@@ -158,7 +158,7 @@ class CompiledEngine:
         program = self._program(fits[0], feed, many)
         courses, open_ones = [_Course(fit) for fit in fits], list(range(len(fits)))
         filled = [*range(len(fits)), *[0] * (number - len(fits))]
-        sources = jnp.asarray(feed.sources[filled] if many else feed.sources[0])
+        sources = jax.device_put(feed.sources[filled] if many else feed.sources[0])
         held_out, batches = _draw_held_out(fits, feed, many, filled)
         state, best = program.start([fits[index] for index in filled]), None
         steps, count = _draw_steps(fits, feed, 0, many, filled)
@@ -320,10 +320,13 @@ def _draw_held_out(fits: Sequence[StageFit], feed: Feed, many: bool, filled: Seq
 
 
 def _stack(each: Sequence[Steps | Selection], many: bool) -> Tensor:
-    """Arrays of fits on the card, with the fits on the second axis; of a single one as they are."""
+    """Arrays of fits on the card, with the fits on the second axis; of a single one as they are.
+
+    They are put there, since `jnp.asarray` compiles a program for each shape.
+    """
     if not many:
-        return jax.tree.map(jnp.asarray, each[0])
-    return jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays, axis=1)), *each)
+        return jax.device_put(each[0])
+    return jax.device_put(jax.tree.map(lambda *arrays: np.stack(arrays, axis=1), *each))
 
 
 def _fill(array: np.ndarray, length: int) -> np.ndarray:
@@ -344,4 +347,4 @@ def _best(best: Variables | None, state: State, better: np.ndarray, many: bool) 
     """The best weights until now of each fit."""
     if best is None or (not many and better[0]):
         return jax.tree.map(jnp.copy, state.weights)  # the next epoch takes the place of those of the state
-    return keep_better(jnp.asarray(better), best, state.weights) if many else best
+    return keep_better(jax.device_put(better), best, state.weights) if many else best
