@@ -36,12 +36,12 @@ class Tag:
     DEVICE, DEVICE_NAME = "mammo.device", "mammo.device_name"
     PHANTOM = "mammo.phantom"  # `true` on phantom data
     FIT, CV_RUN_ID = "mammo.fit", "mammo.cv_run_id"  # which fit of which cross-validation
-    TAIL = "mammo.tail"  # of a fit in a study: kept, or left out
+    TAIL = "mammo.tail"  # on the folds of trials: whether the trained tail was `kept` or `left out`
     OOF_PATCHES = "mammo.oof_patches"  # how many patches have an out-of-fold prediction
     # the run it was copied from, and the one that goes on with it; who writes; why a run failed
     REUSED_FROM, CONTINUED_BY = "mammo.reused_from", "mammo.continued_by"
     PROCESS, REASON = "mammo.process", "mammo.reason"
-    # a study's runs; level: `study`, `trial`, `fresh`
+    # a study's runs; level: `study`, `trial`, `repeat`, `best` (of a study with repeats), `fresh`
     STUDY, STUDY_ID, LEVEL, PART = "mammo.study", "mammo.study_id", "mammo.level", "mammo.part"
     TRIAL, TRIAL_STATE, PRUNED = "mammo.trial", "mammo.trial_state", "mammo.pruned"
     # on a study's run, beside `best.<parameter>`: how it ended

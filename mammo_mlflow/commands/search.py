@@ -30,7 +30,13 @@ class SearchSettings(CommandOptions):
         float, Option("seconds after which no trial is begun any more; 0: no limit", SEARCHING, checks.at_least_zero)
     ] = 0.0
     space: Annotated[
-        str, Option("search space; by default search_spaces/FAMILY-BACKBONE.yaml or FAMILY.yaml", SEARCHING, path=True)
+        str,
+        Option(
+            "search space, a name such as frozen_head or a file; by default search_spaces/FAMILY-BACKBONE.yaml or "
+            "FAMILY.yaml",
+            SEARCHING,
+            path=True,
+        ),
     ] = ""
     objective: Annotated[
         str,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -56,7 +56,8 @@ class StageFit:
 
     `validation_rows` and `inner_rows`, int (m,), are read in the plain view; early stopping watches the inner ones.
     `start` is the number of epochs before this stage. `rebuild` builds a head's network anew, with dropout layers of a
-    class that are there whatever the rate, and where asked with hidden layers filled up (`ModelSpec.filled`).
+    class that are there whatever the rate, and where asked with hidden layers filled up (`ModelSpec.filled`). Fits with
+    one `program` (`FitJob.program`) can share compiled programs, also those of one job and another.
     """
 
     network: keras.Model
@@ -68,6 +69,7 @@ class StageFit:
     start: int
     emit: Callable[[EpochDone], object]
     rebuild: Rebuild | None = None
+    program: Hashable = None
 
     @property
     def patience(self) -> int:

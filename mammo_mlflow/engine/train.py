@@ -161,6 +161,7 @@ class _FitInTraining:
             start=len(self._history),
             emit=self._emit,
             rebuild=self._network.rebuild if job.features and stage.name == "head" else None,
+            program=job.program,
         )
 
     def take(self, trained: Trained) -> FitResult | None:

@@ -32,6 +32,8 @@ from mammo_mlflow.tracking.requests import is_away
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
+BATCH_SECONDS = 5.0
+"""How long what is collected of a run that goes on is held back, for it to go in few calls."""
 PATIENCE_SECONDS = 600.0
 SLICE_SECONDS = 0.25
 """How long writes may keep the coordinator from listening to its workers."""
@@ -79,16 +81,17 @@ class Writer:
         """What is collected of a run, to be added to."""
         return self._batches.setdefault(run, _Batch())
 
-    def flush(self, seconds: float = SLICE_SECONDS) -> bool:
+    def flush(self, seconds: float = SLICE_SECONDS, held: float = BATCH_SECONDS) -> bool:
         """Send what is queued for so many seconds; return whether some is left. Meant to be called often.
 
-        Nothing is sent while the server is away, and what is collected of runs at most once a second.
+        Nothing is sent while the server is away, and what is collected of a run that goes on when it is `held` seconds
+        old.
         """
         now = time.monotonic()
         if now < self._next_try:
             return False
         if not self._queue:
-            self._queue_batches()
+            self._queue_batches(*(run for run, batch in self._batches.items() if now - batch.begun > held))
         try:
             while self._queue and time.monotonic() - now < seconds:
                 self._send_first()
@@ -139,7 +142,7 @@ class Writer:
                 raise _no_answer()
             if self._wait == FLUSH_SECONDS:
                 self._next_try = 0.0
-            self.flush(PATIENCE_SECONDS)
+            self.flush(PATIENCE_SECONDS, held=-1.0)
             if self._wait > FLUSH_SECONDS:
                 time.sleep(0.5)
 
@@ -179,15 +182,15 @@ class Writer:
         while self._wait == FLUSH_SECONDS and (self._queue or self._batches):
             self._next_try = 0.0
             try:
-                self.flush(PATIENCE_SECONDS)
+                self.flush(PATIENCE_SECONDS, held=-1.0)
             except (MlflowException, OSError) as problem:
                 refused.append(first_line(problem, most=120))
         if refused:
             _log.warning("%d of the last writes were refused: %s", len(refused), refused[0])
 
     def _queue_batches(self, *runs: TrackedRun) -> None:
-        """Queue what is collected of some runs, by default of all."""
-        for run in runs or tuple(self._batches):
+        """Queue what is collected of some runs."""
+        for run in runs:
             if run in self._batches:
                 for part in self._batches.pop(run).parts():
                     self.add(partial(self._log_batch, run, part), run)
@@ -273,11 +276,12 @@ class Writer:
 
 @dataclass
 class _Batch:
-    """Metric points, parameters and tags of a run that are sent together."""
+    """Metric points, parameters and tags of a run that are sent together; the first came at `begun`."""
 
     metrics: list[Metric] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
 
     def parts(self) -> Iterator[dict[str, Any]]:
         """What goes in each call: all in one where MLflow's limits allow that."""

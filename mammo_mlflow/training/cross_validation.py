@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -110,7 +111,10 @@ def _train(bench: Workbench, begun: Sequence[_Begun]) -> None:
     activations = ensure_activations(bench, [entry for one, _ in missing for entry in one.plan.activations()])
     for wave in (False, True):
         chosen = [(one, fit) for one, fit in missing if _waits_for_folds(one.plan, fit) == wave]
+        # those that are done count too, so that a program is the same whatever a command that was cut off has left
+        sharing = Counter(fit.job.program for one in begun for fit in one.plan.fits)
         made = [(one, _with_stop(fit, one.runs.job(fit, activations), one.results)) for one, fit in chosen]
+        made = [(one, replace(job, together=sharing[job.program])) for one, job in made]
         owners = {id(job): one for one, job in made}
         for job, result in bench.run([job for _, job in made], partial(_hand_on, owners)):
             one = owners[id(job)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ class Selection(NamedTuple):
     views: dict[str, Tensor]
 
 
+Pick = Callable[[Mapping[str, Tensor], Tensor, Selection], ModelInput]
+
+
 class Feed:
     """Inputs of fits that share programs: `data` are arrays of the card by input, (sources, n, …).
 
@@ -54,12 +57,20 @@ class Feed:
             drawn |= {} if found is None else {name: found}
         return Selection(rows.astype(np.int32), drawn)
 
-    def pick(self, data: Mapping[str, Tensor], source: Tensor, drawn: Selection) -> ModelInput:
-        """The inputs (m, …) of a network for one step; called while a program is compiled."""
-        inputs = self._members[0].items()
+
+def picker(reader: Reader[ModelInput]) -> Pick:
+    """A function that picks the inputs (m, …) of a network for one step; it is called while a program is compiled.
+
+    It holds no array, so that a program can be kept longer than what it is fed.
+    """
+    kinds = {name: type(_input(one)) for name, one in by_name(reader).items()}
+
+    def pick(data: Mapping[str, Tensor], source: Tensor, drawn: Selection) -> ModelInput:
         return as_model_input(
-            {name: one.pick(data[name], source, drawn.rows, drawn.views.get(name)) for name, one in inputs}
+            {name: kind.pick(data[name], source, drawn.rows, drawn.views.get(name)) for name, kind in kinds.items()}
         )
+
+    return pick
 
 
 class _Input(Protocol):
@@ -74,7 +85,8 @@ class _Input(Protocol):
 
     def views(self, rows: np.ndarray, views: np.ndarray | None) -> np.ndarray | None: ...
 
-    def pick(self, data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor: ...
+    @staticmethod
+    def pick(data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor: ...
 
 
 class _Stored:
@@ -94,7 +106,8 @@ class _Stored:
     def views(self, rows: np.ndarray, views: np.ndarray | None) -> np.ndarray:
         return np.zeros(rows.shape, np.int32) if views is None else views.astype(np.int32)
 
-    def pick(self, data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor:
+    @staticmethod
+    def pick(data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor:
         return data[source, rows, views].astype(jnp.float32)
 
 
@@ -117,7 +130,8 @@ class _Patches:
             found[views == view] = self._reader.transforms(rows[views == view], int(view))
         return found
 
-    def pick(self, data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor:
+    @staticmethod
+    def pick(data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor:
         patches = data[source, rows].astype(jnp.float32)[..., None]
         return patches if views is None else warp(patches, views)
 
@@ -135,7 +149,8 @@ class _Numbers:
     def views(self, rows: np.ndarray, views: np.ndarray | None) -> None:
         return None
 
-    def pick(self, data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor:
+    @staticmethod
+    def pick(data: Tensor, source: Tensor, rows: Tensor, views: Tensor | None) -> Tensor:
         return data[source, rows]
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.compiled.feed import Feed, Selection
+from mammo_mlflow.engine.compiled.feed import Feed, Selection, picker
 from mammo_mlflow.engine.compiled.memory import FAILURES, is_out_of_memory
 from mammo_mlflow.engine.compiled.resident import LIMIT, RESIDENT
 from mammo_mlflow.engine.compiled.weights import Variables, read_weights
@@ -35,6 +35,7 @@ class Outputs:
         self, network: keras.Model, reader: Reader[ModelInput], memory: int, notice: Callable[[str], None]
     ) -> None:
         self._network, self._feed, self._notice = network, Feed([reader]), notice
+        self._pick = picker(reader)
         self._weights = read_weights(network)
         largest = max(math.prod(layer.output.shape[1:]) for layer in network.layers)
         free = memory - sum(array.nbytes for array in self._feed.data.values())
@@ -93,5 +94,5 @@ class Outputs:
         return np.asarray(out[:count].astype(jnp.float32))
 
     def _compute(self, weights: Variables, data: Mapping[str, Tensor], drawn: Selection) -> Tensor:
-        inputs = self._feed.pick(data, jnp.int32(0), drawn)
+        inputs = self._pick(data, jnp.int32(0), drawn)
         return self._network.stateless_call(*weights, inputs, training=False)[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from mammo_mlflow.engine.compiled.feed import Selection
+from mammo_mlflow.engine.compiled.feed import Pick, Selection
 from mammo_mlflow.engine.compiled.optimizer import OptimizerState, start_optimizers, take_step
 from mammo_mlflow.engine.compiled.weights import HEADS, Variables, stack_weights
 from mammo_mlflow.engine.contract import StageFit
 from mammo_mlflow.models.tensors import Tensor
 
-Pick = Callable[[Mapping[str, Tensor], Tensor, Selection], Tensor]
+LIMIT = 16
+"""How many programs stay for a later job: those of a generation of trials of several shapes."""
 
 
 class State(NamedTuple):
@@ -115,6 +117,30 @@ class Program:
 
         nothing = jnp.zeros(drawn.rows.shape, jnp.float32), jnp.zeros(source.shape, jnp.float32)
         return jax.lax.fori_loop(0, count, body, nothing)
+
+
+class Programs:
+    """The programs that were used last, at most `limit`, which hold their networks' weights on the card."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[Hashable, Program] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Program]) -> Program:
+        """The program of a key, made where there is none."""
+        found = self._kept.pop(key, None) or make()
+        self._kept[key] = found
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return found
+
+    def clear(self) -> None:
+        """Let go of all programs."""
+        self._kept.clear()
+
+
+PROGRAMS = Programs(LIMIT)
+"""The programs of this process, which all of its jobs share."""
 
 
 @partial(jax.jit, donate_argnums=1)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored
+from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored, picker
 from mammo_mlflow.engine.compiled.memory import FAILURES, card_memory_bytes, is_out_of_memory
 from mammo_mlflow.engine.compiled.outputs import Outputs
-from mammo_mlflow.engine.compiled.program import Program, State, Steps, keep_better
+from mammo_mlflow.engine.compiled.program import PROGRAMS, Program, State, Steps, keep_better
 from mammo_mlflow.engine.compiled.resident import RESIDENT
 from mammo_mlflow.engine.compiled.weights import Variables, VectorDropout, write_weights
 from mammo_mlflow.engine.contract import (
@@ -54,8 +54,6 @@ class CompiledEngine:
 
     def __init__(self, memory: int, notice: Callable[[str], None], on_card: bool = False) -> None:
         self._memory, self._notice, self._on_card = memory, notice, on_card
-        self._networks: dict[tuple[str, bool], keras.Model] = {}
-        self._programs: dict[tuple[str, bool], Program] = {}
 
     def train(self, fits: Sequence[StageFit], size: int = 0) -> Iterator[Outcome]:
         """Train fits, of heads as many at once as fit the memory; see `contract.Engine`."""
@@ -104,6 +102,7 @@ class CompiledEngine:
                 tried_alone = False
                 continue
             RESIDENT.clear()
+            PROGRAMS.clear()
             gc.collect()  # the error held the group's arrays
             if tried_alone:
                 del waiting[places[0]]
@@ -117,7 +116,7 @@ class CompiledEngine:
     def _fitting(self, heads: Sequence[StageFit], size: int) -> int:
         """How many heads are trained at once: as many as fit the memory, at least 1, beside their data; it is told."""
         first = heads[0]
-        network = self._network(first, many=True)
+        network = self._program(first, many=True).network
         features = math.prod(network.inputs[0].shape[1:])
         one = 4 * (COPIES * network.count_params() + 3 * features * max(first.batches.size, EVALUATION_BATCH))
         room = self._memory - data_bytes([fit.batches.read for fit in heads])
@@ -134,19 +133,15 @@ class CompiledEngine:
             self._notice(f"{len(heads)} heads are trained at once")
         return at_once
 
-    def _network(self, fit: StageFit, many: bool) -> keras.Model:
-        """The network that the programs of a fit's stage trace."""
-        key = fit.stage.name, many
-        if key not in self._networks:
-            self._networks[key] = fit.rebuild(VectorDropout, self._on_card) if many and fit.rebuild else fit.network
-        return self._networks[key]
+    def _program(self, fit: StageFit, many: bool) -> Program:
+        """The program of a fit's stage: the one of an earlier job, where it is still there."""
 
-    def _program(self, fit: StageFit, feed: Feed, many: bool) -> Program:
-        """The program of a fit's stage."""
-        key = fit.stage.name, many
-        if key not in self._programs:
-            self._programs[key] = Program(self._network(fit, many), feed.pick, many)
-        return self._programs[key]
+        def make() -> Program:
+            network = fit.rebuild(VectorDropout, self._on_card) if many and fit.rebuild else fit.network
+            return Program(network, picker(fit.batches.read), many)
+
+        whose = self if fit.program is None else fit.program
+        return PROGRAMS.get((whose, fit.stage.name, many, self._on_card), make)
 
     def _train_group(self, fits: Sequence[StageFit], many: bool, number: int) -> Iterator[Outcome]:
         """Train fits at once, or a single one; yield the index of each as it ends.
@@ -155,7 +150,7 @@ class CompiledEngine:
         """
         started = time.perf_counter()
         feed = Feed([fit.batches.read for fit in fits])
-        program = self._program(fits[0], feed, many)
+        program = self._program(fits[0], many)
         courses, open_ones = [_Course(fit) for fit in fits], list(range(len(fits)))
         filled = [*range(len(fits)), *[0] * (number - len(fits))]
         sources = jax.device_put(feed.sources[filled] if many else feed.sources[0])

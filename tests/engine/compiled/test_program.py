@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mammo_mlflow.engine.compiled.feed import Feed
+from mammo_mlflow.engine.compiled.feed import picker
 from mammo_mlflow.engine.compiled.program import Program
 from mammo_mlflow.engine.inputs import StoredActivations
 from mammo_mlflow.testing.engines import head, stage_fit, stored_activations
@@ -29,7 +29,7 @@ def compiled():
 def test_the_start_compiles_nothing(tmp_path, compiled):
     stored = StoredActivations(stored_activations(tmp_path))
     fits = [stage_fit(head(seed, hidden=3), stored, rate=0.1 * (seed + 1)) for seed in range(5)]
-    program = Program(fits[0].network, Feed([stored]).pick, True)
+    program = Program(fits[0].network, picker(stored), True)
     compiled.clear()
     jax.jit(lambda one: one + 1)(0.0)
     assert len(compiled) == 1  # it is seen
