@@ -64,9 +64,11 @@ class StudyRuns:
         The run of an interrupted command is reopened, unless `new` says that there can be none.
         """
         marks = {**self._shared, **tags, Tag.LEVEL: level, Tag.PART: part}
-        found = None if new else self.find(level, part)
+        found = None if new else self._find({Tag.LEVEL: level, Tag.PART: part})
         if found is not None:
-            return self._writer.reopen_run(found, parent, marks)
+            run = self._writer.reopen_run(found.info.run_id, parent, marks)
+            run.set_params({name: value for name, value in params.items() if name not in found.data.params})
+            return run
         return self._writer.start_run(name, parent=parent, tags=marks, params=params, later=True)
 
     def find(self, level: str, part: str) -> str | None:

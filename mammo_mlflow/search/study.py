@@ -218,7 +218,7 @@ class StudyWorker:
         params = plans[0].experiment.flat() if plans else drawn.values
         name = f"trial {number}: {plans[0].name}" if plans else f"trial {number}"
         run = self.runs.open("trial", str(number), name, self.top, tags, params, drawn.new)
-        self.bench.writer.add(partial(self._link, trial, run))
+        self.bench.writer.add(partial(self._link, trial, run), run)
         if not plans:
             self._tell(trial, run, (TrialState.FAIL, problem))
             return

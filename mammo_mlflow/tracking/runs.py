@@ -11,8 +11,7 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import psutil
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -29,6 +28,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.requests import is_away
+from mammo_mlflow.tracking.run_batch import RunBatch
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -37,8 +37,6 @@ BATCH_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0
 SLICE_SECONDS = 0.25
 """How long writes may keep the coordinator from listening to its workers."""
-ENTITIES_A_CALL, TEXTS_A_CALL = 1000, 100
-"""MLflow's limits of a call: of all that it holds, and of parameters or tags."""
 
 T = TypeVar("T")
 
@@ -68,18 +66,22 @@ class Writer:
         self._runs: list[TrackedRun] = []
         self._queue: deque[tuple[TrackedRun | None, Callable[[], object]]] = deque()
         self._gone: set[str] = set()
-        self._batches: dict[TrackedRun, _Batch] = {}
+        self._batches: dict[TrackedRun, RunBatch] = {}
+        self._unmade: set[TrackedRun] = set()
         self._next_try = 0.0
         self._wait = FLUSH_SECONDS
         self.seconds = 0.0
 
     def add(self, operation: Callable[[], object], run: TrackedRun | None = None) -> None:
-        """Queue an operation; it is left out if `run` was deleted meanwhile."""
-        self._queue.append((run, operation))
+        """Queue an operation, behind the making of `run`; it is left out if that was deleted meanwhile."""
+        if run is not None and run in self._unmade:
+            self.batch(run).operations.append(operation)
+        else:
+            self._queue.append((run, operation))
 
-    def batch(self, run: TrackedRun) -> _Batch:
+    def batch(self, run: TrackedRun) -> RunBatch:
         """What is collected of a run, to be added to."""
-        return self._batches.setdefault(run, _Batch())
+        return self._batches.setdefault(run, RunBatch())
 
     def flush(self, seconds: float = SLICE_SECONDS, held: float = BATCH_SECONDS) -> bool:
         """Send what is queued for so many seconds; return whether some is left. Meant to be called often.
@@ -191,9 +193,15 @@ class Writer:
     def _queue_batches(self, *runs: TrackedRun) -> None:
         """Queue what is collected of some runs."""
         for run in runs:
+            if run in self._unmade:
+                self._unmade.remove(run)
+                self.add(run.make_known, run)
             if run in self._batches:
-                for part in self._batches.pop(run).parts():
+                batch = self._batches.pop(run)
+                for part in batch.parts():
                     self.add(partial(self._log_batch, run, part), run)
+                for operation in batch.operations:
+                    self.add(operation, run)
 
     def _log_batch(self, run: TrackedRun, part: Mapping[str, Any]) -> None:
         self.client.log_batch(run.id, **part)
@@ -213,7 +221,7 @@ class Writer:
         params: Mapping[str, object],
         later: bool = False,
     ) -> TrackedRun:
-        """Start a run, nested in `parent` if there is one; with `later` it is made when its turn in the queue comes.
+        """Start a run, nested in `parent` if there is one; with `later` it is made when it is first written to.
 
         A run as the value of a tag stands for its id. Without a parent, the run that `mlflow run` made for this
         process, if any, is taken over.
@@ -228,11 +236,10 @@ class Writer:
             run.set_tags(self._all_tags(tags, parent))
         else:
             run = TrackedRun(self, name, make=self._maker(name, tags, parent))
-            self.add(run.make_known, run)
+            self._unmade.add(run)
         self._runs.append(run)
         # `mlflow run` logs the strings it was given; another spelling of one would be refused
-        new = {key: scrubbed(str(value)) for key, value in params.items() if key not in known}
-        self.batch(run).params.update(new)
+        run.set_params({key: value for key, value in params.items() if key not in known})
         if not later:
             self.drain()
         return run
@@ -274,26 +281,6 @@ class Writer:
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
 
-@dataclass
-class _Batch:
-    """Metric points, parameters and tags of a run that are sent together; the first came at `begun`."""
-
-    metrics: list[Metric] = field(default_factory=list)
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
-
-    def parts(self) -> Iterator[dict[str, Any]]:
-        """What goes in each call: all in one where MLflow's limits allow that."""
-        params = [Param(*item) for item in self.params.items()]
-        tags = [RunTag(*item) for item in self.tags.items()]
-        points = self.metrics
-        while points or params or tags:
-            most = ENTITIES_A_CALL - len(params[:TEXTS_A_CALL]) - len(tags[:TEXTS_A_CALL])
-            yield {"metrics": points[:most], "params": params[:TEXTS_A_CALL], "tags": tags[:TEXTS_A_CALL]}
-            points, params, tags = points[most:], params[TEXTS_A_CALL:], tags[TEXTS_A_CALL:]
-
-
 class TrackedRun:
     """An MLflow run that this process writes: every method queues a write, and writes are sent in order.
 
@@ -328,6 +315,10 @@ class TrackedRun:
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Queue tags."""
         self._writer.batch(self).tags.update({key: scrubbed(str(value)) for key, value in tags.items()})
+
+    def set_params(self, params: Mapping[str, object]) -> None:
+        """Queue parameters, which MLflow takes once."""
+        self._writer.batch(self).params.update({key: scrubbed(str(value)) for key, value in params.items()})
 
     def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
         """Queue a data set as an input of the run; the first 36 characters of `digest` are kept."""

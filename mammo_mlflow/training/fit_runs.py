@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 class FitRuns:
     """The runs of a plan's fits, nested in `parent`; `label` begins their jobs' names, `tags` go on their runs.
 
-    A fit's run is made when its turn in the writer's queue comes. Without `fold_tails` the tails of folds are neither
+    A fit's run is made when it is first written to. Without `fold_tails` the tails of folds are neither
     needed nor kept, but by `keep_tails`. `runs`: those runs by the fits' names, those that are reused among them.
     """
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import numpy as np
+import optuna
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
@@ -59,6 +60,7 @@ def heads_at_once(outcome):
 def assert_epochs(store, top, epochs, folds=2):
     """Each fold of a command has each of its epochs once, whole."""
     fits = [run for run in store.children(top) if run.data.tags["mammo.fit"].startswith("fold ")]
+    fits = [run for run in fits if run.info.status == "FINISHED"]
     assert len(fits) == folds
     for fit in fits:
         for metric in ("loss", "accuracy", "val_loss", "val_accuracy"):
@@ -180,3 +182,55 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(undisturbed, run, cache, k
     assert_epochs(store, top, 25, folds=3)
     frames = [one.frame(one.tops()[-1], "oof.parquet") for one in (store, undisturbed[1])]
     np.testing.assert_allclose(*(frame["probability"] for frame in frames), atol=1e-5)
+
+
+HEADS = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-4, high: 1e-2, log: true}\n"
+HEADS += "  optimizer: {choices: [adam, rmsprop, sgd]}\n  dropout: {low: 0, high: 0.5}\n  epochs: {choices: [2, 4]}\n"
+
+
+def drawn(where):
+    """Each trial's state, parameters and value."""
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{where}/optuna.db")
+    return [(trial.state.name, trial.params, trial.values) for trial in study.trials]
+
+
+def test_a_study_by_generations_is_the_same_after_kills(run, cache, kill, empty_stores, tmp_path):
+    """Heads that differ in optimizer, dropout and epochs are one program."""
+    (tmp_path / "space.yaml").write_text(HEADS)
+    options = ("--trials", "12", "--generation", "4", "--fresh-seeds", "2", "--space", str(tmp_path / "space.yaml"))
+    line = (*TASK, *FROZEN, "--precision", "float32", *BARE, *options)
+    whole = run(tmp_path / "whole", "search", *line)
+    assert whole.complaints == []
+    said = re.findall(r"(generation \d+), trials (\d+) to (\d+): 8 fits in (\d) program", whole.err)
+    assert [found[:3] for found in said] == [
+        ("generation 1", "0", "3"),
+        ("generation 2", "4", "7"),
+        ("generation 3", "8", "11"),
+    ]
+    assert {found[3] for found in said[1:]} == {"1"}
+    assert "8 heads are trained at once" in heads_at_once(whole)
+    where = shutil.copytree(empty_stores, tmp_path / "killed")
+    client = MlflowClient(f"sqlite:///{where}/mlflow.db")
+    client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
+    store = Store(where)
+
+    def fits_done():
+        return sum("mammo.fit" in one.data.tags for one in store.runs("FINISHED"))
+
+    for done in (1, 9):
+        running = Running(where, cache, *line, name="search")
+        try:
+            wait_for(lambda done=done: fits_done() > done)
+        finally:
+            kill(running.process)
+            running.process.wait()
+    after = run(where, "search", *line)
+    assert after.complaints == []
+    assert drawn(where) == drawn(tmp_path / "whole")
+    assert after.out.split("registered")[0] == whole.out.split("registered")[0]
+    (study,) = store.tops()
+    trials = [one for one in store.children(study) if one.data.tags.get("mammo.level") == "trial"]
+    assert sorted(int(one.data.tags["mammo.trial"]) for one in trials) == list(range(12))
+    for trial in trials:
+        assert trial.info.status == "FINISHED"
+        assert_epochs(store, trial, int(trial.data.params["epochs"]))
