@@ -36,8 +36,9 @@ from mammo_mlflow.models.tensors import Tensor
 
 COPIES = 6
 """How many arrays of a head's size lie on the card: weights, gradients, two moments, the best weights, a copy."""
-FEWEST = 32
-"""The fewest heads that a program is made for on a card, where the number that is to come is known."""
+FEWEST, FILLED_BYTES = 128, 2**30
+"""The fewest heads that a program is made for on a card, where the number that is to come is known; fewer where these
+would take more memory than that: so many small heads take a card as long for a step as one, large ones do not."""
 DATA_SHARE = 0.8
 """The share of the memory that data may take."""
 EPSILON = 1e-7
@@ -122,7 +123,8 @@ class CompiledEngine:
         room = self._memory - data_bytes([fit.batches.read for fit in heads])
         wanted = max(len(heads), size)
         if size and self._on_card:
-            wanted = max(FEWEST, 1 << (wanted - 1).bit_length())
+            fewest = max(1, min(FEWEST, FILLED_BYTES // one))
+            wanted = max(1 << (fewest.bit_length() - 1), 1 << (wanted - 1).bit_length())
         most = max(1, room // one) if self._memory else wanted
         at_once = -(-wanted // -(-wanted // most))  # groups of one size share a program
         if at_once < wanted and size and self._on_card:
