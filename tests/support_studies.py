@@ -91,17 +91,21 @@ class Laboratory:
         flat = build("mass_calc", {"backbone": "vgg16", RATE: 3e-4, "seed": seed, **FIXED}).flat()
         return {name: value for name, value in flat.items() if name not in ("task", "family")}
 
-    def study(self, sampler, pruner, seed, name="", **more):
-        """The study, and how many folds were trained; `more` are fields of its specification."""
+    def spec(self, sampler, pruner, seed, name="", **more):
+        """The specification of a study; `more` are fields of it."""
         base = self.base(seed)
         objectives = parse_objectives("roc_auc")
         made = make_pruner(pruner, len(objectives), FOLDS)
         name = name or f"{sampler} {pruner} {seed}"
         fields = {"trials": TRIALS, "pruner": made, "sampler": sampler, "seed": seed, **more}
-        spec = StudySpec(
+        return StudySpec(
             name=name, task="mass_calc", space=self.space, base=base, paper=base, objectives=objectives, **fields
         )
-        paper = self.plan(base)
+
+    def study(self, sampler, pruner, seed, name="", **more):
+        """The study, and how many folds were trained; `more` are fields of its specification."""
+        spec = self.spec(sampler, pruner, seed, name, **more)
+        name, paper = spec.name, self.plan(spec.base)
         study = open_study(self.storage, spec, spec.key(paper))
         runs = StudyRuns(self.session.writer, study, {})
         top, _ = runs.open_study(name, None, {})

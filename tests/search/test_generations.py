@@ -2,13 +2,17 @@
 
 import shutil
 import socket
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
 from support_studies import FOLDS, Laboratory
 
+from mammo_mlflow.jobs.devices import Card, Devices
 from mammo_mlflow.search import drawing
+from mammo_mlflow.search.generations import by_generations, fresh_seeds
 from mammo_mlflow.search.stored_study import best_trial
 from mammo_mlflow.tracking import runs
 from mammo_mlflow.tracking.run_queries import find_runs
@@ -152,3 +156,32 @@ def test_tails_of_trials_that_lost_are_kept_only_on_demand(laboratory, another_p
             assert run.data.tags["mammo.tail"] == "left out"
     assert {0, best.number} <= with_tails
     assert (with_tails == set(range(6))) == all_tails
+
+
+CARD = Card(number=0, name="a card", memory=80 * 10**9, free=10**9, bfloat16=True)
+ON_CARD = Devices(backend="jax", kind="gpu", cards=(CARD,))
+SMALL = replace(ON_CARD, cards=(replace(CARD, memory=8 * 10**9),))
+
+
+@pytest.mark.parametrize(
+    ("devices", "drawn", "generation", "size", "pruned", "seeds"),
+    [
+        (Devices(), {}, "auto", 0, True, 3),
+        (Devices(), {}, "8", 8, True, 3),
+        (ON_CARD, {}, "auto", 32, False, 20),
+        (ON_CARD, {}, "100", 100, False, 20),
+        (ON_CARD, {"unfrozen_layers"}, "auto", 4, True, 3),
+        (SMALL, {}, "auto", 16, False, 20),
+    ],
+    ids=["TensorFlow", "asked for", "heads", "asked for on a card", "fine-tuned", "a small card"],
+)
+def test_how_many_trials_are_drawn_at_once(laboratory, devices, drawn, generation, size, pruned, seeds):
+    plan = replace(laboratory.plan({**laboratory.base(0), "views": 2, "dense": "2048-512"}), devices=devices)
+    pruner = object()
+    space = SimpleNamespace(parameters=[SimpleNamespace(name=name) for name in drawn], fixed={})
+    spec = replace(laboratory.spec("tpe", "none", 0), space=space, pruner=pruner)
+    found = by_generations(spec, plan, generation, "auto")
+    assert (found.generation, found.pruner is pruner) == (size, pruned)
+    assert fresh_seeds("auto", found, plan) == seeds
+    assert fresh_seeds("7", found, plan) == 7
+    assert by_generations(spec, plan, generation, "median").pruner is pruner

@@ -8,7 +8,7 @@ SPACE = SimpleNamespace(facts=dict)
 PAPER = SimpleNamespace(fits=[SimpleNamespace(key="f", fold=0)])
 
 
-def key(base):
+def key(base, **more):
     spec = StudySpec(
         task="mass_calc",
         space=SPACE,
@@ -17,6 +17,7 @@ def key(base):
         objectives=parse_objectives("roc_auc"),
         sampler="tpe",
         seed=0,
+        **more,
     )
     return spec.key(PAPER)
 
@@ -32,3 +33,10 @@ def test_a_study_goes_on_where_parameters_were_added_since():
     assert key(now) == key(before)
     assert key(now | {"first_pool": 3}) != key(now)
     assert key(now | {"holdout": 0.3}) != key(now) != key({k: v for k, v in now.items() if k != "holdout"})
+
+
+def test_how_a_study_draws_is_in_its_key_where_it_is_not_as_before():
+    base = {"backbone": "m1"}
+    keys = [key(base), key(base, generation=8), key(base, generation=16), key(base, repeats=2)]
+    assert len(set(keys)) == 4
+    assert key(base, generation=0, repeats=1, all_tails=True) == keys[0]

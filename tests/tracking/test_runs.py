@@ -56,6 +56,68 @@ def test_metrics_of_a_run_that_goes_on_go_out_together_and_soon(writer, client, 
     assert len(client.get_metric_history(run.id, "loss")) == 50
 
 
+def test_a_run_that_is_made_later_goes_in_the_fewest_calls(writer, client, monkeypatch):
+    calls = []
+    for name in ("create_run", "log_batch", "log_inputs", "set_terminated"):
+        made = getattr(client, name)
+        monkeypatch.setattr(client, name, lambda *a, name=name, made=made, **k: (calls.append(name), made(*a, **k))[1])
+    parent = start(writer, "parent")
+    calls.clear()
+    run = writer.start_run("later", parent=parent, tags={"mammo.cv_run_id": parent}, params={"epochs": 2}, later=True)
+    writer.flush()
+    assert (calls, run.known) == ([], "")
+    run.log_dataset(name="phantom", digest="0" * 64, source="{}", profile="{}", context="training")
+    for step in range(40):
+        run.log_metrics({"loss": step, "accuracy": 1.0}, step)
+        writer.flush()
+    run.set_tags({"mammo.tail": "kept"})
+    run.finish()
+    writer.drain()
+    assert calls == ["create_run", "log_batch", "log_inputs", "set_terminated"]
+    found = client.get_run(run.id)
+    assert found.data.tags["mammo.cv_run_id"] == found.data.tags["mlflow.parentRunId"] == parent.id
+    assert (found.data.params, found.info.status) == ({"epochs": "2"}, "FINISHED")
+    assert len(client.get_metric_history(run.id, "loss")) == 40
+
+
+def test_who_needs_the_id_of_a_run_that_is_made_later_has_it_at_once(writer, client):
+    run = writer.start_run("later", parent=None, tags={}, params={"epochs": 2}, later=True)
+    assert client.get_run(run.id).info.run_name == "later"
+    run.log_metrics({"loss": 1.0})
+    run.finish()
+    writer.drain()
+    assert [one.info.run_id for one in client.search_runs([writer.experiment_id])] == [run.id]
+    assert client.get_run(run.id).data.metrics == {"loss": 1.0}
+
+
+def test_writing_stops_in_between_for_whoever_has_to_listen(writer):
+    done = []
+    for number in range(5):
+        writer.add(lambda number=number: (time.sleep(0.05), done.append(number)))
+    assert writer.flush(seconds=0.08)
+    assert 1 <= len(done) < 5
+    writer.drain()
+    assert done == list(range(5))
+    assert not writer.flush()
+
+
+def test_what_fails_for_good_does_not_hold_up_the_rest(writer):
+    done = []
+    writer.add(lambda: {}["missing"])
+    writer.add(lambda: done.append("next"))
+    with pytest.raises(KeyError):
+        writer.drain()
+    writer.drain()
+    assert done == ["next"]
+
+
+def test_abandoned_runs_that_were_never_made_are_ended_too(writer, client):
+    run = writer.start_run("later", parent=None, tags={}, params={"epochs": 2}, later=True)
+    writer.abandon("KILLED", "interrupted")
+    found = client.get_run(run.id)
+    assert (found.info.status, found.data.tags["mammo.reason"]) == ("KILLED", "interrupted")
+
+
 def test_many_points_and_numbers_that_are_none(writer, client):
     run = start(writer)
     for step in range(1200):
