@@ -256,7 +256,10 @@ class FitJob(Job[FitResult]):
 
     @property
     def program(self) -> tuple[object, ...]:
-        """What fits have in common that share their compiled programs: all but what may be a vector over them."""
+        """What fits have in common that share their compiled programs: all but what may be a vector over them.
+
+        The same before and after the job's files are filled in.
+        """
         apart = {"task", *that_move("vector", "judging", "final", "source")}
         if not self.is_head:
             apart -= {*that_move("heads")}
@@ -264,7 +267,7 @@ class FitJob(Job[FitResult]):
         if self.is_head and self.on_card:
             experiment = replace(experiment, model=experiment.model.filled)
         values = tuple((name, value) for name, value in experiment.flat().items() if name not in apart)
-        shapes = self.description.head, tuple(self.features), len(self.labels)
+        shapes = self.description.head, self.network.sides, tuple(self.constants), len(self.labels)
         epochs = () if self.is_head else (self.epochs, self.tuning_epochs)
         return values, self.network.image_size, shapes, epochs
 

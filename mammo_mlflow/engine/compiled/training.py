@@ -123,8 +123,8 @@ class CompiledEngine:
         room = self._memory - data_bytes([fit.batches.read for fit in heads])
         wanted = max(len(heads), size)
         if size and self._on_card:
-            fewest = max(1, min(FEWEST, FILLED_BYTES // one))
-            wanted = max(1 << (fewest.bit_length() - 1), 1 << (wanted - 1).bit_length())
+            small = FILLED_BYTES // one
+            wanted = max(FEWEST, 1 << (wanted - 1).bit_length()) if small >= FEWEST else max(wanted, small)
         most = max(1, room // one) if self._memory else wanted
         at_once = -(-wanted // -(-wanted // most))  # groups of one size share a program
         if at_once < wanted and size and self._on_card:
