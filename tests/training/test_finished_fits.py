@@ -1,6 +1,7 @@
 """Fits that were finished before: found, lost, damaged, or left out. What they give is scripted."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -82,3 +83,11 @@ def test_several_seeds_are_planned_together(scripted):
 
 def frozen_values(seed):
     return {"weights": "random", "epochs": 2, "views": 2, "final": "none", "seed": seed}
+
+
+def test_a_fits_program_is_the_same_before_and_after_its_files_are_known(scripted, tmp_path):
+    """What is counted of a plan's fits is found again among the jobs that are handed out."""
+    plan = scripted.plan()
+    for fit in plan.fits:
+        job = replace(fit.job, output=tmp_path, features={"patch": tmp_path / "a.npy"}, tuned={"patch": tmp_path})
+        assert job.program == fit.job.program
