@@ -173,7 +173,8 @@ class StudyWorker:
         first = [fit for fit in folds if fit.fold == 0] if self.spec.pruner is not None else folds
         sharing = Counter[object](fit.job.program for fit in first)
         fits = sum(fit.fold is not None for plan in plans for fit in plan.fits)
-        self._generation = _Generation(f"generation {number + 1}", fits, sharing)
+        of_all = f" of {-(-self.spec.trials // self.spec.generation)}" if self.spec.trials else ""
+        self._generation = _Generation(f"generation {number + 1}{of_all}", fits, sharing)
         self._working = self.bench if fits <= SHOWN_FITS else replace(self.bench, progress=_NoProgress())
         which = f"trial {min(names)}" if len(names) == 1 else f"trials {min(names)} to {max(names)}"
         programs = f"{len(sharing)} program" + "s" * (len(sharing) != 1)

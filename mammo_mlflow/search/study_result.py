@@ -112,7 +112,7 @@ class StudyCloser:
             if best is not None:
                 metrics[f"{Metric.BEST}{name}"] = best.values[index]
         base = self._spec.base
-        folds = 1 if base.get("holdout") else int(base["folds"])
+        folds = self._spec.repeats * (1 if base.get("holdout") else int(base["folds"]))
         pruned = sum(len(trial.intermediate_values) for trial in trials if trial.state == TrialState.PRUNED)
         metrics["folds_trained"] = folds * states["COMPLETE"] + pruned
         metrics["folds_without_pruning"] = folds * competed(states)

@@ -15,6 +15,8 @@ from mlflow.tracking import MlflowClient
 from support import PHANTOM, Outcome, Running, Store, wait_for
 
 from mammo_mlflow.cli import main
+from mammo_mlflow.jobs.contracts import FitsJob
+from mammo_mlflow.jobs.executors import cards
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
@@ -194,14 +196,14 @@ def drawn(where):
     return [(trial.state.name, trial.params, trial.values) for trial in study.trials]
 
 
-def test_a_study_by_generations_is_the_same_after_kills(run, cache, kill, empty_stores, tmp_path):
+def test_a_study_by_generations_is_the_same_after_kills(run, cache, kill, empty_stores, tmp_path, monkeypatch):
     """Heads that differ in optimizer, dropout and epochs are one program."""
     (tmp_path / "space.yaml").write_text(HEADS)
     options = ("--trials", "12", "--generation", "4", "--fresh-seeds", "2", "--space", str(tmp_path / "space.yaml"))
     line = (*TASK, *FROZEN, "--precision", "float32", *BARE, *options)
     whole = run(tmp_path / "whole", "search", *line)
     assert whole.complaints == []
-    said = re.findall(r"(generation \d+), trials (\d+) to (\d+): 8 fits in (\d) program", whole.err)
+    said = re.findall(r"(generation \d+) of 3, trials (\d+) to (\d+): 8 fits in (\d) program", whole.err)
     assert [found[:3] for found in said] == [
         ("generation 1", "0", "3"),
         ("generation 2", "4", "7"),
@@ -224,8 +226,12 @@ def test_a_study_by_generations_is_the_same_after_kills(run, cache, kill, empty_
         finally:
             kill(running.process)
             running.process.wait()
+    sent = []
+    monkeypatch.setattr(cards, "FitsJob", lambda **given: (sent.append(given), FitsJob(**given))[1])
     after = run(where, "search", *line)
     assert after.complaints == []
+    assert {given["size"] for given in sent if len(given["fits"]) < 8 and "trial" in given["name"]} <= {2, 6, 8}
+    assert all(given["size"] >= len(given["fits"]) for given in sent)
     assert drawn(where) == drawn(tmp_path / "whole")
     assert after.out.split("registered")[0] == whole.out.split("registered")[0]
     (study,) = store.tops()
