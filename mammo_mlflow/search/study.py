@@ -177,13 +177,16 @@ class StudyWorker:
         self._generation = _Generation(f"generation {number + 1}{of_all}", fits, sharing)
         self._working = self.bench if fits <= SHOWN_FITS else replace(self.bench, progress=_NoProgress())
         which = f"trial {min(names)}" if len(names) == 1 else f"trials {min(names)} to {max(names)}"
-        programs = f"{len(sharing)} program" + "s" * (len(sharing) != 1)
-        _log.info("%s, %s: %d fits in %s", self._generation.name, which, fits, programs)
+        programs = f" in {len(sharing)} program" + "s" * (len(sharing) != 1)
+        compiled = any(plan.devices.engine == "compiled" for plan in plans)
+        _log.info("%s, %s: %d fits%s", self._generation.name, which, fits, programs if compiled else "")
 
     def _end_generation(self) -> None:
         """Say how the last generation ended."""
         if self._generation is None:
             return
+        if 0 < self._generation.done < self._generation.fits:  # the others were pruned
+            self.bench.progress.update(self._generation.name, self._generation.fits, self._generation.fits)
         values, name = [value for _, value in self._generation.ended], self.spec.objectives[0].name
         span = f"{name} {min(values):.4g} to {max(values):.4g}" if values else "no complete trial"
         best = "" if self._best is None else f"; best so far: trial {self._best[0]}, {self._best[1]:.4g}"

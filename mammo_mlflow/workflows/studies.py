@@ -19,10 +19,10 @@ def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> No
     """Print a table of the studies, a sentence on each, and the commands to go on with."""
     if not results:
         return
-    names = ", ".join(objective.name for objective in results[0].spec.objectives)
-    show_table(
-        f"searched for {names}, {plan.experiment.judged_by}{plan.disclosure.title}", HEADER, list(_rows(results))
-    )
+    spec, judged = results[0].spec, plan.experiment.judged_by
+    names = ", ".join(objective.name for objective in spec.objectives)
+    judged += f" repeated under {spec.repeats} seeds" if spec.repeats > 1 else ""
+    show_table(f"searched for {names}, {judged}{plan.disclosure.title}", HEADER, list(_rows(results)))
     test = plan.patch_set.test
     how = cluster_note(test.patient_ids)
     say(
