@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from mlflow.entities import ViewType
@@ -11,8 +15,30 @@ from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
 AWAY_CODES = (502, 503, 504)
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""The signals by which a user ends a command."""
 
 T = TypeVar("T")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Context: what would end the command waits until the block has ended.
+
+    SQLAlchemy leaves a transaction open that is interrupted in its midst, and with it SQLite's file locked.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    held: list[int] = []
+    before = {one: signal.signal(one, lambda number, frame: held.append(number)) for one in ENDING}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)
+        for number in held[:1]:
+            os.kill(os.getpid(), number)
 
 
 def or_none(request: Callable[[], T]) -> T | None:

@@ -27,7 +27,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Artifact, Tag
-from mammo_mlflow.tracking.requests import is_away
+from mammo_mlflow.tracking.requests import is_away, uninterrupted
 from mammo_mlflow.tracking.run_batch import RunBatch
 from mammo_mlflow.wording import first_line, scrubbed
 
@@ -116,7 +116,7 @@ class Writer:
         run, operation = self._queue[0]
         try:
             if run is None or run.known not in self._gone:
-                operation()
+                self._do(operation)
         except Exception as problem:
             if is_away(problem):
                 raise
@@ -129,6 +129,13 @@ class Writer:
             _log.warning("run %s was deleted meanwhile: what it would have held is not written", run.known)
         else:
             self._queue.popleft()
+
+    def _do(self, request: Callable[[], T]) -> T:
+        """Send a request; one to a store on this machine is not interrupted, one to a server may take long."""
+        if self.client.tracking_uri.startswith("http"):
+            return request()
+        with uninterrupted():
+            return request()
 
     def _was_deleted(self, run_id: str) -> bool:
         try:
@@ -161,7 +168,7 @@ class Writer:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return request()
+                return self._do(request)
             except (MlflowException, OSError) as problem:
                 if not is_away(problem):
                     raise

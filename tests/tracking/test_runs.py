@@ -1,4 +1,5 @@
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -99,6 +100,30 @@ def test_writing_stops_in_between_for_whoever_has_to_listen(writer):
     writer.drain()
     assert done == list(range(5))
     assert not writer.flush()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_who_ends_the_command_in_the_midst_of_a_write_leaves_the_store_open(writer, client, monkeypatch, sent):
+    """SQLAlchemy would leave its transaction open, and SQLite's file locked for what has to be written still."""
+
+    def end(number, frame):
+        raise SystemExit(128 + number)
+
+    before = signal.signal(sent, end)
+    run = start(writer)
+    log_batch = client.log_batch
+    monkeypatch.setattr(client, "log_batch", lambda *a, **k: (os.kill(os.getpid(), sent), log_batch(*a, **k)))
+    try:
+        run.log_metrics({"loss": 1.0})
+        with pytest.raises(SystemExit):
+            writer.drain()
+        monkeypatch.undo()
+        assert signal.getsignal(sent) is end
+    finally:
+        signal.signal(sent, before)
+    assert client.get_run(run.id).data.metrics == {"loss": 1.0}
+    writer.abandon("KILLED", "interrupted")
+    assert client.get_run(run.id).info.status == "KILLED"
 
 
 def test_what_fails_for_good_does_not_hold_up_the_rest(writer):
