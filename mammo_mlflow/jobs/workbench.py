@@ -52,11 +52,16 @@ class Workbench:
 
     def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob] | None = None) -> Answered[AnyJob]:
         """Run jobs and yield each with its answer; meanwhile display `StepsDone` events and write to the store."""
-        return self.executor.run(jobs, self._handler(on_event), self.writer.flush)
+        return self.executor.run(jobs, self._handler(on_event), self._on_idle)
 
     def stream(self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob]) -> Answered[AnyJob]:
         """Run the jobs that `next_job` gives while a worker is free; the answer of a failed one is its `Failure`."""
-        return self.executor.stream(next_job, self._handler(on_event), self.writer.flush)
+        return self.executor.stream(next_job, self._handler(on_event), self._on_idle)
+
+    def _on_idle(self) -> bool:
+        """Write to the store, and keep the cache's leases; see `executors.base.OnIdle`."""
+        self.cache.renew()
+        return self.writer.flush()
 
     def _handler(self, on_event: OnEvent[AnyJob] | None) -> OnEvent[AnyJob]:
         """A handler that displays `StepsDone` events and gives all others to `on_event`."""
@@ -71,5 +76,5 @@ class Workbench:
 
     def run_one(self, job: Job[Answer], on_event: OnEvent[Job[Answer]] | None = None) -> Answer:
         """Run a single job and return its answer, also while `executor` is busy."""
-        ((_, answer),) = self.side.run([job], self._handler(on_event), self.writer.flush)
+        ((_, answer),) = self.side.run([job], self._handler(on_event), self._on_idle)
         return answer

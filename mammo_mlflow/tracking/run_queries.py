@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import socket
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import psutil
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.requests import is_away, mlflow_experiments
+from mammo_mlflow.processes import is_here, process_alive
+from mammo_mlflow.tracking.requests import is_away, mlflow_experiments, pages
 
-CLOCK_SECONDS = 3.0
-"""Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
+HEARTBEAT_SECONDS, DEAD_SECONDS = 30.0, 300.0
+"""How often a process that writes runs says that it lives, and after what silence another host takes it for dead."""
 
 
 LEFT_OUT = "left out"
@@ -80,16 +80,11 @@ def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path
 
 
 def close_orphaned_runs(client: MlflowClient, experiment_id: str, continued_by: str, keys: Collection[str]) -> int:
-    """End the RUNNING runs of this host whose process is gone as KILLED; returns how many.
+    """End the RUNNING runs whose process is gone as KILLED; returns how many.
 
     KILLED runs with one of `keys`, which the run that now starts will finish, are tagged `mammo.continued_by`.
     """
-    host = socket.gethostname()
-    running = client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.`{Tag.PROCESS}` LIKE '{host}:%'"
-    )
-    others = [run for run in running if run.info.run_id != continued_by]
-    dead = [run for run in others if not writer_alive(run.data.tags[Tag.PROCESS])]
+    dead = [run for run in orphaned_runs(client, [experiment_id]) if run.info.run_id != continued_by]
     for run in dead:
         client.set_terminated(run.info.run_id, "KILLED")
     for key in keys:
@@ -100,17 +95,30 @@ def close_orphaned_runs(client: MlflowClient, experiment_id: str, continued_by: 
     return len(dead)
 
 
-def process_alive(pid: int, born: float) -> bool:
-    """Whether the process with an id and a start time (seconds since the epoch) still runs on this host."""
-    try:
-        return abs(psutil.Process(pid).create_time() - born) < CLOCK_SECONDS
-    except psutil.AccessDenied:  # of another user, where the system tells nothing of those
-        return True
-    except (psutil.NoSuchProcess, ValueError):
-        return False
+def orphaned_runs(client: MlflowClient, experiments: list[str]) -> list[Run]:
+    """Find the RUNNING runs of MLflow experiments whose process is gone."""
+    query, alive = f"attributes.status = 'RUNNING' and tags.`{Tag.PROCESS}` LIKE '%:%'", dict[str, bool]()
+    found = []
+    for run in pages(lambda token: client.search_runs(experiments, query, page_token=token)):
+        process = run.data.tags[Tag.PROCESS]
+        if process not in alive:
+            alive[process] = writer_alive(client, process, run.info.start_time / 1000)
+        found += [] if alive[process] else [run]
+    return found
 
 
-def writer_alive(process: str) -> bool:
-    """Whether the process named in the tag `mammo.process` still runs; one of another host is assumed to."""
+def writer_alive(client: MlflowClient, process: str, lived: float) -> bool:
+    """Whether the process named in the tag `mammo.process` still runs; of another host, by its heartbeats in the store.
+
+    `lived` is a time, in seconds since 1970, at which it did. A process of an earlier version on another host, which
+    has no heartbeats, is assumed to run.
+    """
     host, pid, born = process.rsplit(":", 2)
-    return host != socket.gethostname() or process_alive(int(pid), int(born))
+    if is_here(host):
+        return process_alive(int(pid), int(born))
+    if "#" not in host:
+        return True
+    query = f"tags.`{Tag.PROCESS}` = '{process}' and tags.`{Tag.HEARTBEAT}` LIKE '%'"
+    beats = pages(lambda token: client.search_runs(mlflow_experiments(client), query, page_token=token))
+    newest = max([lived, *(float(run.data.tags[Tag.HEARTBEAT]) for run in beats)])
+    return time.time() - newest < DEAD_SECONDS

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
 import time
 from collections import deque
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import psutil
 from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
@@ -27,8 +25,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Artifact, Tag
+from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.requests import is_away, uninterrupted
 from mammo_mlflow.tracking.run_batch import RunBatch
+from mammo_mlflow.tracking.run_queries import HEARTBEAT_SECONDS
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -48,11 +48,6 @@ def given_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
-def this_process() -> str:
-    """This process as text for the tag `mammo.process`: `host:pid:start`, the start in seconds since 1970."""
-    return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
-
-
 class Writer:
     """Sends writes to MLflow in the order in which they were queued; those that fail are kept and tried again.
 
@@ -68,7 +63,7 @@ class Writer:
         self._gone: set[str] = set()
         self._batches: dict[TrackedRun, RunBatch] = {}
         self._unmade: set[TrackedRun] = set()
-        self._next_try = 0.0
+        self._next_try = self._next_beat = 0.0
         self._wait = FLUSH_SECONDS
         self.seconds = 0.0
 
@@ -94,6 +89,7 @@ class Writer:
             return False
         if not self._queue:
             self._queue_batches(*(run for run, batch in self._batches.items() if now - batch.begun > held))
+        self._beat(now)
         try:
             while self._queue and time.monotonic() - now < seconds:
                 self._send_first()
@@ -110,6 +106,14 @@ class Writer:
         finally:
             self.seconds += time.monotonic() - now
         return bool(self._queue)
+
+    def _beat(self, now: float) -> None:
+        """Say now and then, on one of this process's open runs, that it lives; the store's other hosts read it."""
+        if now > self._next_beat:
+            run = next((run for run in self._runs if run.known and not run.finished), None)
+            if run is not None:
+                self._next_beat = now + HEARTBEAT_SECONDS
+                self._queue.appendleft((run, lambda: self.client.set_tag(run.known, Tag.HEARTBEAT, int(time.time()))))
 
     def _send_first(self) -> None:
         """Do the first queued operation, unless its run was deleted meanwhile: the others' runs go on without it."""
