@@ -40,7 +40,7 @@ from mammo_mlflow.search.optuna_private import (
 from mammo_mlflow.search.sampling import DraftTrial, SuggestValue, TrialProposer, distribution_of
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study_spec import StudySpec
-from mammo_mlflow.tracking.run_queries import writer_alive
+from mammo_mlflow.tracking.orphans import writer_alive
 
 FAILURES = (UserError, JobFailed)
 

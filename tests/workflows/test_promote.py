@@ -24,7 +24,8 @@ from mammo_mlflow.evaluation.spending import ALPHA, error_share
 from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.champions import champion_of, deciding, finish_decision, promote
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.registry import log_model, register, version_of
+from mammo_mlflow.tracking.logged_models import log_model
+from mammo_mlflow.tracking.registry import register, version_of
 from mammo_mlflow.tracking.runs import Writer
 
 pytestmark = pytest.mark.usefixtures("keras")
