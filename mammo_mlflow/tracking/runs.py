@@ -173,13 +173,14 @@ class Writer:
         """Send all queued writes now, waiting for a server that is away. Raises `UserError` when patience ends."""
         deadline = time.monotonic() + self._patience
         while self._queue or self._batches:
-            if self.away and time.monotonic() > deadline:
-                raise self._no_answer()
-            if not self.away:
+            late = time.monotonic() > deadline
+            if late or not self.away:
                 self._next_try = 0.0
             self.flush(math.inf, held=-1.0)
+            if self.away and late:
+                raise self._no_answer()
             if self.away:
-                time.sleep(0.5)
+                time.sleep(min(0.5, self._patience))
 
     def ask(self, request: Callable[[], T], already: Callable[[], T | None] = lambda: None) -> T:
         """Send queued writes, then a request, and return its answer; repeated while the server is away.
@@ -203,6 +204,17 @@ class Writer:
                 if time.monotonic() > deadline:
                     raise self._no_answer() from None
                 time.sleep(min(FLUSH_SECONDS, self._absence.noted(problem, len(self._queue) + len(self._batches))))
+
+    def ask_unless_away(self, request: Callable[[], T], otherwise: T) -> T:
+        """Send a request ahead of what is queued, and return its answer; `otherwise` while the server is away."""
+        if not self.away:
+            try:
+                return self._do(request)
+            except (MlflowException, OSError) as problem:
+                if not is_away(problem):
+                    raise
+                self._next_try = time.monotonic() + self._absence.noted(problem, len(self._queue) + len(self._batches))
+        return otherwise
 
     def _no_answer(self) -> UserError:
         return UserError(f"tracking server: expected an answer within {self._patience:.0f} s, found none")

@@ -131,8 +131,9 @@ class FitRuns:
             own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id, tails))
             missing = [key for key in keys if key not in own]
             return (writer.ask(lambda: finished_runs(writer.client, missing, tails)) if elsewhere else {}) | own, own
-        # a new parent: nothing that still waits in the queue is its own, and one fit tells whether there are others
-        found = writer.ask_at_once(lambda: finished_runs(writer.client, keys[:1], tails)) if elsewhere else {}
+        # a new parent: nothing that still waits in the queue is its own, and one fit tells whether there are others;
+        # while the server is away training goes on all the same
+        found = writer.ask_unless_away(lambda: finished_runs(writer.client, keys[:1], tails), {}) if elsewhere else {}
         return found and writer.ask_at_once(lambda: finished_runs(writer.client, keys, tails)), own
 
     def _tail_kept(self, fit: Fit) -> bool:

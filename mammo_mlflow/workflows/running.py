@@ -135,7 +135,11 @@ def _label(plan: Plan, group: Sequence[Plan]) -> str:
 
 def _start(bench: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
     run = bench.writer.start_run(
-        plan.name, parent=parent, tags={**plan.tags(), Tag.KEY: plan.key}, params=plan.experiment.flat()
+        plan.name,
+        parent=parent,
+        tags={**plan.tags(), Tag.KEY: plan.key},
+        params=plan.experiment.flat(),
+        later=parent is not None,
     )
     log_data(plan, run)
     return run
