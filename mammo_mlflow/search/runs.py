@@ -10,8 +10,9 @@ import optuna
 from mammo_mlflow.names import Attribute, Tag
 from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.orphans import writer_alive
+from mammo_mlflow.tracking.requests import given_run
 from mammo_mlflow.tracking.run_queries import find_runs
-from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run
+from mammo_mlflow.tracking.runs import TrackedRun, Writer
 
 
 class StudyRuns:

@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -27,10 +26,19 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.absence import Absence, hasty_requests, patience_seconds
-from mammo_mlflow.tracking.requests import is_away, uninterrupted
+from mammo_mlflow.tracking.requests import given_run, is_away, uninterrupted, was_deleted
 from mammo_mlflow.tracking.run_batch import RunBatch
 from mammo_mlflow.tracking.undelivered import keep_writes
-from mammo_mlflow.tracking.writes import EndRun, LogBytes, LogDataset, LogFile, NewRun, RunHandle, Write
+from mammo_mlflow.tracking.writes import (
+    EndRun,
+    LogBytes,
+    LogDataset,
+    LogFile,
+    NewRun,
+    RunHandle,
+    Write,
+    milliseconds,
+)
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
@@ -45,11 +53,6 @@ T = TypeVar("T")
 Operation = Write | Callable[[], object]
 
 _log = logging.getLogger(__name__)
-
-
-def given_run() -> str | None:
-    """The id of the run that `mlflow run` made for this process; None without one."""
-    return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
 class Writer:
@@ -140,7 +143,7 @@ class Writer:
             self._queue.popleft()  # refused for good: what is queued behind it, the runs' ends above all, still goes
             if run is None or not run.known or not isinstance(problem, MlflowException | OSError):
                 raise
-            if not self._was_deleted(run.known):
+            if not was_deleted(self.client, run.known):
                 raise
             self._gone.add(run.known)
             _log.warning("run %s was deleted meanwhile: what it would have held is not written", run.known)
@@ -162,12 +165,6 @@ class Writer:
                 answer = request()
         self._absence.ended()
         return answer
-
-    def _was_deleted(self, run_id: str) -> bool:
-        try:
-            return self.client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE
-        except MlflowException as problem:
-            return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
     def drain(self) -> None:
         """Send all queued writes now, waiting for a server that is away. Raises `UserError` when patience ends."""
@@ -239,17 +236,11 @@ class Writer:
                 away = self.away
         if refused:
             _log.warning("%d of the last writes were refused: %s", len(refused), refused[0])
-        if self._queue or self._batches:
-            self._keep()
-
-    def _keep(self) -> None:
-        """Keep what is queued in a folder. What tells others than MLflow is left to them: they find what is done."""
         self._queue_batches(*self._batches)
-        writes = [(run, write) for run, write in self._queue if run is not None and isinstance(write, Write)]
+        if self._queue and self._kept is not None:  # Optuna is not told: who goes on with a study finds what is done
+            undelivered = [(run, one) for run, one in self._queue if run is not None and isinstance(one, Write)]
+            keep_writes(self._kept, self.client.tracking_uri, undelivered)
         self._queue.clear()
-        if self._kept is not None and writes:
-            folder = keep_writes(self._kept, self.client.tracking_uri, writes)
-            _log.warning("%d writes were not delivered: the next command delivers them from %s", len(writes), folder)
 
     def _queue_batches(self, *runs: TrackedRun) -> None:
         """Queue what is collected of some runs."""
@@ -264,7 +255,7 @@ class Writer:
 
     def end_run(self, run: TrackedRun, status: str) -> None:
         """Queue what is collected of a run, and then its end."""
-        ended = _milliseconds()
+        ended = milliseconds()
         self._queue_batches(run)
         self.add(EndRun(status, ended), run)
 
@@ -291,7 +282,7 @@ class Writer:
             run = TrackedRun(self, name, given)
             run.set_tags(self._all_tags(tags, parent))
         else:
-            new = NewRun(self.experiment_id, _milliseconds(), name, self._all_tags(tags, parent))
+            new = NewRun(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
             run = TrackedRun(self, name, new=new)
             self._unmade.add(run)
         self._runs.append(run)
@@ -354,7 +345,7 @@ class TrackedRun(RunHandle):
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Queue metric values; NaN is left out. `at` is their time in seconds since 1970, by default now."""
-        stamp = _milliseconds(at)
+        stamp = milliseconds(at)
         points = [(key, float(value), stamp, step) for key, value in values.items() if value == value]
         self._writer.batch(self).metrics.extend(points)
 
@@ -408,8 +399,3 @@ class TrackedRun(RunHandle):
         """End the run as FINISHED, and wait until all queued writes are sent."""
         self.finish()
         self._writer.drain()
-
-
-def _milliseconds(seconds: float | None = None) -> int:
-    """A time since 1970, by default now, in milliseconds."""
-    return int((time.time() if seconds is None else seconds) * 1000)

@@ -34,7 +34,8 @@ from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.names import EXPERIMENT
 from mammo_mlflow.tracking.local import check_tables, make_or_upgrade
-from mammo_mlflow.tracking.runs import Writer, given_run
+from mammo_mlflow.tracking.requests import given_run
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.undelivered import UNDELIVERED, deliver_writes
 from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 

@@ -67,8 +67,8 @@ class _Keeper:
         return self._numbers[id(run)]
 
 
-def keep_writes(root: Path, store: str, writes: Iterable[tuple[RunHandle, Write]]) -> Path:
-    """Keep writes to the store of an address in a new folder of `root`, and return that."""
+def keep_writes(root: Path, store: str, writes: Iterable[tuple[RunHandle, Write]]) -> None:
+    """Keep writes to the store of an address in a new folder of `root`."""
     root.mkdir(parents=True, exist_ok=True)
     target = root / f"{int(time.time())}-{uuid.uuid4().hex[:8]}"
     with whole(target) as folder:
@@ -78,7 +78,8 @@ def keep_writes(root: Path, store: str, writes: Iterable[tuple[RunHandle, Write]
             keeper.add(run, write)
         content = {"store": sha256(store), "runs": keeper.runs, "writes": keeper.writes}
         (folder / WRITES).write_text(json.dumps(content))
-    return target
+    left = len(keeper.writes)
+    _log.warning("%d writes were not delivered: the next command delivers them from %s", left, target)
 
 
 def kept_writes(root: Path) -> list[Path]:

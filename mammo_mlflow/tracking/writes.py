@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from mammo_mlflow.wording import scrubbed
 
 Point = tuple[str, float, int, int]
 """A metric's name, value, time in milliseconds since 1970, and step."""
+
+
+def milliseconds(seconds: float | None = None) -> int:
+    """A time since 1970, by default now, in milliseconds."""
+    return int((time.time() if seconds is None else seconds) * 1000)
 
 
 @dataclass(frozen=True)

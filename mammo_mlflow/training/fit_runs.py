@@ -133,8 +133,10 @@ class FitRuns:
             return (writer.ask(lambda: finished_runs(writer.client, missing, tails)) if elsewhere else {}) | own, own
         # a new parent: nothing that still waits in the queue is its own, and one fit tells whether there are others;
         # while the server is away training goes on all the same
-        found = writer.ask_unless_away(lambda: finished_runs(writer.client, keys[:1], tails), {}) if elsewhere else {}
-        return found and writer.ask_at_once(lambda: finished_runs(writer.client, keys, tails)), own
+        found: dict[str, str] = {}
+        if elsewhere and writer.ask_unless_away(lambda: finished_runs(writer.client, keys[:1], tails), found):
+            found = writer.ask_at_once(lambda: finished_runs(writer.client, keys, tails))
+        return found, own
 
     def _tail_kept(self, fit: Fit) -> bool:
         return self._fold_tails or fit.fold is None
