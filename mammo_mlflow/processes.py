@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import json
@@ -9,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,8 @@ import psutil
 CLOCK_SECONDS = 3.0
 """Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
 DEFAULT_BACKEND = "tensorflow"
+PR_SET_PDEATHSIG = 1
+"""Linux's number of the request for a signal when the parent ends."""
 
 
 @functools.cache
@@ -58,6 +62,8 @@ def process_alive(pid: int, born: float) -> bool:
 def serve_parent() -> None:
     """Make this child process ignore Ctrl-C, and end when its parent is gone, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # also where this process is stopped, and cannot see it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

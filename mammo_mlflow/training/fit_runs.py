@@ -46,6 +46,7 @@ class FitRuns:
         self._tags, self._fold_tails = tags or {}, fold_tails
         self.runs: dict[str, TrackedRun] = {}
         self._done_before: set[str] = set()
+        self._epochs: dict[str, int] = {}
         self._fits = {fit.name: fit for fit in plan.fits}
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
@@ -65,8 +66,11 @@ class FitRuns:
         """Log the scores of an epoch; the first one starts the fit's run."""
         total = job.total_epochs
         if isinstance(event, EpochDone):
+            fit = self.fit_of(job)
             self._bench.progress.update(job.name, min(event.epoch, total - 1), total)
-            self._run(self.fit_of(job)).log_metrics(event.metrics, event.epoch, event.time)
+            if event.epoch > self._epochs.get(fit.name, 0):  # or it comes again, from a job that was started again
+                self._epochs[fit.name] = event.epoch
+                self._run(fit).log_metrics(event.metrics, event.epoch, event.time)
 
     def finish(self, job: FitJob, result: FitResult) -> None:
         """Log the result of a fit and end its run."""

@@ -58,7 +58,7 @@ def open_workbench(
         if not devices.cards:  # how many fits a card holds, its executor knows
             workers = workers or max(1, available_cores() // threads)
         stack.enter_context(environment(devices, cache.programs))  # before any process starts
-        made = make_executors(options.executor, workers, devices)
+        made = make_executors(options.executor, workers, devices, options.retries)
         executor, side = (stack.enter_context(closing(one)) for one in made)
         stack.callback(cache.release)
 
