@@ -30,12 +30,12 @@ from mammo_mlflow.tracking.requests import given_run, is_away, uninterrupted, wa
 from mammo_mlflow.tracking.run_batch import RunBatch
 from mammo_mlflow.tracking.undelivered import keep_writes
 from mammo_mlflow.tracking.writes import (
-    EndRun,
     LogBytes,
     LogDataset,
     LogFile,
-    NewRun,
+    RunEnd,
     RunHandle,
+    RunStart,
     Write,
     milliseconds,
 )
@@ -257,7 +257,7 @@ class Writer:
         """Queue what is collected of a run, and then its end."""
         ended = milliseconds()
         self._queue_batches(run)
-        self.add(EndRun(status, ended), run)
+        self.add(RunEnd(status, ended), run)
 
     def start_run(
         self,
@@ -282,7 +282,7 @@ class Writer:
             run = TrackedRun(self, name, given)
             run.set_tags(self._all_tags(tags, parent))
         else:
-            new = NewRun(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
+            new = RunStart(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
             run = TrackedRun(self, name, new=new)
             self._unmade.add(run)
         self._runs.append(run)
@@ -321,7 +321,7 @@ class Writer:
 class TrackedRun(RunHandle):
     """An MLflow run that this process writes: every method queues a write, and writes are sent in order."""
 
-    def __init__(self, writer: Writer, name: str, run_id: str = "", new: NewRun | None = None) -> None:
+    def __init__(self, writer: Writer, name: str, run_id: str = "", new: RunStart | None = None) -> None:
         super().__init__(run_id, new)
         self._writer, self.name = writer, name
         self.finished = self._tried = False

@@ -25,7 +25,7 @@ def milliseconds(seconds: float | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class NewRun:
+class RunStart:
     """A run to be made: `begun` in milliseconds since 1970; a run as the value of a tag stands for its id."""
 
     experiment_id: str
@@ -48,7 +48,7 @@ class NewRun:
 class RunHandle:
     """A run that is written to: its id, `known` once it is made, else how it is to be made, `new`."""
 
-    def __init__(self, known: str = "", new: NewRun | None = None) -> None:
+    def __init__(self, known: str = "", new: RunStart | None = None) -> None:
         self.known, self.new = known, new
 
 
@@ -124,7 +124,7 @@ class LogBytes(Write):
 
 
 @dataclass(frozen=True)
-class EndRun(Write):
+class RunEnd(Write):
     """The end of a run; `ended` in milliseconds since 1970."""
 
     status: str
