@@ -26,7 +26,8 @@ from mammo_mlflow.promotion.judging import Rival, how_to_start_anew, judge_candi
 from mammo_mlflow.tracking.champions import champion_of, go_back, previous_of, promote
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.registry import Version, verified_model
-from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from mammo_mlflow.names import Tag
 from mammo_mlflow.wording import scrubbed
@@ -102,7 +104,7 @@ class LogFile(Write):
     def send(self, client: MlflowClient, run_id: str) -> None:
         """Send it."""
         if not self.name:
-            client.log_artifact(run_id, self.path, self.folder)
+            _log_artifact(client, run_id, Path(self.path), self.folder)
             return
         LogBytes(Path(self.path).read_bytes(), f"{self.folder or ''}/{self.name}".lstrip("/")).send(client, run_id)
 
@@ -120,7 +122,7 @@ class LogBytes(Write):
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / file
             path.write_bytes(self.content)
-            client.log_artifact(run_id, str(path), folder or None)
+            _log_artifact(client, run_id, path, folder or None)
 
 
 @dataclass(frozen=True)
@@ -133,3 +135,14 @@ class RunEnd(Write):
     def send(self, client: MlflowClient, run_id: str) -> None:
         """Send it."""
         client.set_terminated(run_id, self.status, self.ended)
+
+
+def _log_artifact(client: MlflowClient, run_id: str, path: Path, folder: str | None) -> None:
+    """Log a file; on this machine's disk MLflow would leave part of it under its name where there is no room."""
+    try:
+        client.log_artifact(run_id, str(path), folder)
+    except OSError:
+        where = client.get_run(run_id).info.artifact_uri
+        if is_local_uri(where):
+            (Path(local_file_uri_to_path(where)) / (folder or "") / path.name).unlink(missing_ok=True)
+        raise
