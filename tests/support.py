@@ -213,13 +213,13 @@ class TrackingServer:
 class Running:
     """The command as a process whose standard error is followed."""
 
-    def __init__(self, where, cache, *arguments, name="pretrained"):
+    def __init__(self, where, cache, *arguments, name="pretrained", **more):
         self.log = where / f"log-{time.monotonic_ns()}"
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 command(*arguments, name=name),
                 cwd=where,
-                env=environment(cache),
+                env=environment(cache, **more),
                 stdout=subprocess.DEVNULL,
                 stderr=file,
                 start_new_session=True,

@@ -296,9 +296,10 @@ class Writer:
         return run
 
     def reopen_run(self, run_id: str, parent: TrackedRun | None, tags: Mapping[str, object]) -> TrackedRun:
-        """Open an earlier run again, as this process's own and nested in `parent`."""
+        """Open an earlier run again, as this process's own and nested in `parent`; it takes no metric twice."""
         self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
         run = self.attach(run_id)
+        run.logged = self.ask(lambda: self.client.get_run(run_id)).data.metrics
         self._runs.append(run)
         run.set_tags(self._all_tags(tags, parent))
         return run

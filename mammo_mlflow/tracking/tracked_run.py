@@ -45,6 +45,7 @@ class TrackedRun(RunHandle):
         super().__init__(run_id, new)
         self._writer, self.name = writer, name
         self.finished = self._tried = False
+        self.logged: Mapping[str, float] = {}
 
     @property
     def id(self) -> str:
@@ -66,6 +67,8 @@ class TrackedRun(RunHandle):
     def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Queue metric values; NaN is left out. `at` is their time in seconds since 1970, by default now."""
         stamp = milliseconds(at)
+        if step == 0:
+            values = {key: value for key, value in values.items() if self.logged.get(key) != value}
         points = [(key, float(value), stamp, step) for key, value in values.items() if value == value]
         self._writer.batch(self).metrics.extend(points)
 

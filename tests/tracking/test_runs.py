@@ -305,3 +305,17 @@ def test_nothing_is_lost_while_the_server_is_away(server, tmp_path, monkeypatch,
     assert [item.path for item in client.list_artifacts(child.id, "fit")] == ["fit/a.txt"]
     names = [run.info.run_name for run in client.search_runs([writer.experiment_id])]
     assert sorted(names) == ["another, started while it is away", "child", "parent"]
+
+
+def test_a_run_that_is_opened_again_takes_no_metric_twice(writer, client):
+    run = start(writer)
+    run.log_metrics({"fold_accuracy_mean": 0.75, "best_accuracy": 0.8})
+    run.close()
+    again = writer.reopen_run(run.id, None, {})
+    again.log_metrics({"fold_accuracy_mean": 0.75, "best_accuracy": 0.9})
+    again.close()
+    points = {name: client.get_metric_history(run.id, name) for name in ("fold_accuracy_mean", "best_accuracy")}
+    assert {name: [one.value for one in found] for name, found in points.items()} == {
+        "fold_accuracy_mean": [0.75],
+        "best_accuracy": [0.8, 0.9],
+    }
