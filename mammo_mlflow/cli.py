@@ -88,7 +88,10 @@ def _read(command: Command, words: Sequence[str]) -> tuple[dict[str, str], list[
     """Return the options of a command among the words, by name, and the words that are none of them."""
     parser = _Parser(argument_default=argparse.SUPPRESS)
     for option in options_of(command.options):
-        parser.add_argument(f"--{spelled(option)}")
+        if command.options.model_fields[option].annotation is bool:
+            parser.add_argument(f"--{spelled(option)}", nargs="?", const="true")
+        else:
+            parser.add_argument(f"--{spelled(option)}")
     parser.add_argument("-h", "--help", action="store_true")
     found, unknown = parser.parse_known_args(words)
     return vars(found), unknown

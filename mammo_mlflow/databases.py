@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from mammo_mlflow.files import locked, shared_lock, unwritable
+from mammo_mlflow.findings import BROKEN, FINE, ODD, Finding
 from mammo_mlflow.wording import first_line, scrubbed
 
 PACKAGES = {
@@ -318,3 +319,28 @@ def fault(problem: BaseException) -> str | None:
             return first_line(seen)
         seen = seen.__cause__
     return None
+
+
+def examine(where: str, url: str, revision: str | None = None) -> Finding:
+    """Look at the SQLite file of an address: is it whole, free, and of the `revision` that it should be of, if any?"""
+    file = None
+    try:
+        file = file_of(parse_address(url))
+        if file is None or not is_filled(file):
+            return Finding(FINE, where, "none yet", "the first command makes it")
+        found = look(file)
+        with open_file(file) as connection:
+            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if said != "ok":
+                return Finding(BROKEN, where, f"a damaged file ({first_line(said)})", "restore a backup")
+            connection.execute("PRAGMA busy_timeout = 2000")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except Unusable as problem:
+        others = [] if file is None or not file.is_file() else holders(file)
+        who = f"end process {others[0]}, which has it open" if others else "look at address, rights and disk"
+        return Finding(BROKEN, where, first_line(problem, url), who)
+    size = f"{file.stat().st_size / 1e6:.1f} MB, whole, not locked"
+    if revision is not None and found is not None and found.revision != revision:
+        return Finding(ODD, where, f"{size}, of schema {found.revision}", "the next command upgrades it, with a copy")
+    return Finding(FINE, where, size)

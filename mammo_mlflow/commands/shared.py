@@ -40,6 +40,9 @@ def one_objective(name: str, value: str) -> None:
         raise expected(name, "one name", f"'{value}'")
 
 
+CACHE_DIR = Option("cache directory; by default $MAMMO_CACHE_DIR or the user's cache", path=True)
+
+
 class PhantomOptions(CommandOptions):
     """Options of the synthetic data set."""
 
@@ -73,9 +76,7 @@ class WorkbenchOptions(DataOptions):
         ),
     ] = 1
     resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
-    cache_dir: Annotated[str, Option("cache directory; by default $MAMMO_CACHE_DIR or the user's cache", path=True)] = (
-        ""
-    )
+    cache_dir: Annotated[str, CACHE_DIR] = ""
     cache_limit_gb: Annotated[float, Option("size limit of the cached activations in GB", check=checks.positive)] = 20.0
 
 

@@ -129,7 +129,7 @@ class Cache:
         if needed > self.limit:
             raise expected("cache_limit_gb", f"at least {needed / 1e9:.2g} for these activations", self.limit / 1e9)
         with self.lock("evict"):
-            self._remove_partial()
+            self.remove_partial()
             found = [e for e in self._entries.glob("*/entry.json") if e.parent.suffix != PARTIAL]
             entries = sorted(found, key=lambda e: e.stat().st_mtime)
             sizes = {e.parent: e.stat().st_size + (e.parent / ACTIVATIONS).stat().st_size for e in entries}
@@ -149,11 +149,19 @@ class Cache:
             wanted = f"{(needed + beside) / 1e9:.3f} GB free in {self.root}"
             raise expected("cache_dir", wanted, f"{self._free() / 1e9:.3f} GB")
 
-    def _remove_partial(self) -> None:
+    def remove_partial(self) -> None:
         """Remove the incomplete entries of killed processes."""
-        for partial in self._entries.glob(f"*{PARTIAL}"):
+        for partial in self.partial():
             with suppress(Taken), locked(self.locks / f"{partial.stem}.lock", Taken()):
                 shutil.rmtree(partial, ignore_errors=True)
+
+    def partial(self) -> list[Path]:
+        """Find the incomplete entries: of killed processes, or in the making."""
+        return list(self._entries.glob(f"*{PARTIAL}"))
+
+    def size(self) -> int:
+        """The size of all entries in bytes."""
+        return sum(file.stat().st_size for file in self._entries.glob(f"*/{ACTIVATIONS}"))
 
     def _free(self) -> int:
         """The free bytes of the disk."""

@@ -96,6 +96,11 @@ def _check(found: Look, revisions: list[str]) -> None:
         raise Unusable(f"a store without its table {missing[0]}")
 
 
+def newest_revision() -> str:
+    """The revision of the tables that this MLflow makes."""
+    return _revisions()[0]
+
+
 def _revisions() -> list[str]:
     """All revisions that this MLflow knows, its own first."""
     scripts = ScriptDirectory.from_config(mlflow_database._get_alembic_config(""))

@@ -130,19 +130,31 @@ def log_data(plan: Plan, run: TrackedRun) -> None:
 
 @contextmanager
 def _scratch(root: Path) -> Iterator[Path]:
-    """Make a locked folder for files on their way to the store; remove unlocked ones that a killed process left."""
-    for old in root.glob("scratch-*.lock"):
-        with suppress(Taken), locked(old, Taken()):
-            shutil.rmtree(old.with_suffix(""), ignore_errors=True)
-            old.unlink(missing_ok=True)
+    """Make a locked folder for files on their way to the store; remove those that killed processes left."""
+    for old in left_scratch(root):
+        remove_scratch(old)
     path = root / f"scratch-{uuid.uuid4().hex}"
     with locked(path.with_suffix(".lock")):
         path.mkdir()
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            remove_scratch(path)
+
+
+def left_scratch(root: Path) -> list[Path]:
+    """Find the folders for files on their way to the store that killed processes left."""
+    found = []
+    for lock in root.glob("scratch-*.lock"):
+        with suppress(Taken), locked(lock, Taken()):
+            found.append(lock.with_suffix(""))
+    return found
+
+
+def remove_scratch(path: Path) -> None:
+    """Remove such a folder and its lock."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 @contextmanager
