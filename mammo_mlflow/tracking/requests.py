@@ -15,6 +15,7 @@ from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
 AWAY_CODES = (502, 503, 504)
+DENIED_CODES = (401, 403)
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """The signals by which a user ends a command."""
 
@@ -75,3 +76,10 @@ def is_away(problem: Exception) -> bool:
         return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
     answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s
     return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES
+
+
+def not_allowed(problem: Exception) -> bool:
+    """Whether an error means that a server refused a request for who sent it."""
+    if isinstance(problem, MlflowException):
+        return problem.get_http_status_code() in DENIED_CODES
+    return getattr(getattr(problem, "response", None), "status_code", None) in DENIED_CODES

@@ -1,0 +1,61 @@
+"""Check that artifacts can be written: on this disk, in an object store, or through a tracking server."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from mlflow.entities import Experiment
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
+
+from mammo_mlflow.databases import Unusable, check_folder_writable
+from mammo_mlflow.errors import expected
+from mammo_mlflow.servers import in_time
+from mammo_mlflow.wording import first_line, scrubbed
+
+PACKAGES = {"boto3": "'mammo-mlflow[s3]'", "google": "google-cloud-storage", "azure": "azure-storage-blob"}
+"""The packages of object stores' modules."""
+TRIED = "written-to-try.txt"
+"""The file that is written and deleted again where artifacts go to a server."""
+
+
+def check_artifacts(experiment: Experiment, tracking_uri: str) -> None:
+    """Check that artifacts of an MLflow experiment can be written, in seconds. Raises `UserError`.
+
+    On a server a small file is written, and deleted where that is allowed.
+    """
+    where = experiment.artifact_location or ""
+    field = f"artifacts of experiment '{experiment.name}'"
+    if is_local_uri(where):
+        folder = Path(local_file_uri_to_path(where))
+        there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+        try:
+            check_folder_writable(there)
+        except Unusable as problem:
+            raise expected(field, "a folder to write to", problem) from None
+        return
+    try:
+        in_time(lambda: _write(where, tracking_uri))
+    except Exception as problem:  # each object store has errors of its own
+        raise expected(f"{field} in {scrubbed(where)}", "a place to write to", _said(problem)) from None
+
+
+def _write(where: str, tracking_uri: str) -> None:
+    repository = get_artifact_repository(where, tracking_uri=tracking_uri)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / TRIED
+        path.write_text("written to try whether artifacts can be, before a run is made\n")
+        repository.log_artifact(str(path))
+    with suppress(Exception):  # who may write may not always delete
+        repository.delete_artifacts(TRIED)
+
+
+def _said(problem: Exception) -> str:
+    """What an object store's library says, in one line; which package is missing."""
+    if isinstance(problem, ImportError) and problem.name:
+        module = problem.name.partition(".")[0]
+        return f"no {module}: pip install {PACKAGES.get(module, module)}"
+    return first_line(problem)
