@@ -42,6 +42,7 @@ class Tag:
     # the run it was copied from, and the one that goes on with it; who writes; why a run failed
     REUSED_FROM, CONTINUED_BY = "mammo.reused_from", "mammo.continued_by"
     PROCESS, REASON = "mammo.process", "mammo.reason"
+    HEARTBEAT = "mammo.heartbeat"  # when it last said that it lives, in seconds since 1970, on one of its open runs
     # a study's runs; level: `study`, `trial`, `repeat`, `best` (of a study with repeats), `fresh`
     STUDY, STUDY_ID, LEVEL, PART = "mammo.study", "mammo.study_id", "mammo.level", "mammo.part"
     TRIAL, TRIAL_STATE, PRUNED = "mammo.trial", "mammo.trial_state", "mammo.pruned"

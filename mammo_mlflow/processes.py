@@ -1,23 +1,69 @@
-"""Helpers of worker processes: end with the parent, silence standard error, find the Keras backend."""
+"""Helpers of processes: their names, whether they live, how they end, silent standard error, the Keras backend."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import psutil
+
+CLOCK_SECONDS = 3.0
+"""Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
 DEFAULT_BACKEND = "tensorflow"
+PR_SET_PDEATHSIG = 1
+"""Linux's number of the request for a signal when the parent ends."""
+
+
+@functools.cache
+def this_host() -> str:
+    """The host on which process ids mean what they mean here: its name, `#`, and a hash of boot and PID namespace.
+
+    Containers may share a name, and several names may share the processes of one system.
+    """
+    where = [socket.gethostname()]
+    with suppress(OSError):  # where the system has no such files
+        where = [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return f"{socket.gethostname()}#{hashlib.sha256(''.join(where).encode()).hexdigest()[:8]}"
+
+
+def this_process() -> str:
+    """This process as text, `host:pid:start`, the start in seconds since 1970."""
+    return f"{this_host()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+
+
+def is_here(host: str) -> bool:
+    """Whether a host, as `this_host` names it, is this one; earlier versions stored the bare name."""
+    _, mark, place = host.rpartition("#")
+    return place == (this_host().rpartition("#")[2] if mark else socket.gethostname())
+
+
+def process_alive(pid: int, born: float) -> bool:
+    """Whether the process with an id and a start time (seconds since 1970) still runs on this host."""
+    try:
+        return abs(psutil.Process(pid).create_time() - born) < CLOCK_SECONDS
+    except psutil.AccessDenied:  # of another user, where the system tells nothing of those
+        return True
+    except (psutil.NoSuchProcess, ValueError):
+        return False
 
 
 def serve_parent() -> None:
     """Make this child process ignore Ctrl-C, and end when its parent is gone, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # also where this process is stopped, and cannot see it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -33,6 +33,25 @@ def die(job, emit):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_once(job, emit):
+    emit(StepsDone(1, 2))
+    if not (mark := Path(job.argument)).exists():
+        mark.touch()
+        time.sleep(0.2)  # for the event to be sent
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def stop(job, emit):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hang(job, emit):
+    """Be silent for `argument` seconds."""
+    emit(StepsDone(1, 2))
+    time.sleep(job.argument)
+
+
 def full(job, emit):
     raise OSError(28, "No space left on device")
 

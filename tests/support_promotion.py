@@ -11,7 +11,8 @@ from support import Outcome
 from mammo_mlflow.cli import main
 from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.champions import champion_of
-from mammo_mlflow.tracking.registry import log_model, register
+from mammo_mlflow.tracking.logged_models import log_model
+from mammo_mlflow.tracking.registry import register
 from mammo_mlflow.tracking.runs import Writer
 
 N, FOLDS, SIZE = 400, 4, 8

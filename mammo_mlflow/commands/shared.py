@@ -65,6 +65,13 @@ class WorkbenchOptions(DataOptions):
     """Options of the data set, the cache, and where jobs run."""
 
     executor: Annotated[str, EXECUTOR] = "process"
+    retries: Annotated[
+        int,
+        Option(
+            "how often a job is started again whose process was killed or hangs",
+            check=checks.whole_number(0, 10),
+        ),
+    ] = 1
     resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
     cache_dir: Annotated[str, Option("cache directory; by default $MAMMO_CACHE_DIR or the user's cache", path=True)] = (
         ""

@@ -2,7 +2,8 @@
 
 An entry is a directory below `activations/`, which gets its name when it is complete. Its `entry.json` is touched at
 each use, and the least recently used entries are evicted first. A lease file names the process that uses an entry;
-entries leased by living processes are never evicted.
+entries leased by living processes are never evicted. One of another host, which shares the directory, lives as long as
+it renews its leases.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from mammo_mlflow.errors import FULL_DISK, UserError, expected
 from mammo_mlflow.files import PARTIAL, Taken, default_cache, locked, whole
 from mammo_mlflow.jobs.devices import PROGRAMS
-from mammo_mlflow.tracking.run_queries import process_alive
+from mammo_mlflow.processes import is_here, process_alive, this_process
 
 ACTIVATIONS = "activations.npy"
 """The file of an entry's activations."""
+RENEWAL_SECONDS, DEAD_SECONDS = 60.0, 600.0
+"""How often leases are renewed, and for how long one of another host that is not counts."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Cache:
             raise expected("cache_limit_gb", "a number above 0", limit_gb)
         self.root = (root or default_cache()).resolve()
         self.limit = int(limit_gb * 1e9)
+        self._next_renewal = 0.0
         try:
             self._entries.mkdir(parents=True, exist_ok=True)
             self.locks.mkdir(exist_ok=True)
@@ -72,8 +75,19 @@ class Cache:
 
     def release(self) -> None:
         """Remove this process's leases, so that its entries can be evicted."""
-        for lease in self._entries.glob(f"*/lease-{os.getpid()}-*"):
+        for lease in self._own_leases():
             lease.unlink(missing_ok=True)
+
+    def renew(self) -> None:
+        """Say that this process still uses its entries; meant to be called often."""
+        if time.monotonic() > self._next_renewal:
+            self._next_renewal = time.monotonic() + RENEWAL_SECONDS
+            for lease in self._own_leases():
+                with suppress(FileNotFoundError):
+                    os.utime(lease)
+
+    def _own_leases(self) -> Iterator[Path]:
+        return self._entries.glob(f"*/{_lease_name()}")
 
     def has(self, key: str) -> bool:
         """Whether the cache has an entry with a key."""
@@ -146,16 +160,26 @@ class Cache:
         return shutil.disk_usage(self.root).free
 
 
+def _lease_name() -> str:
+    """The name of this process's lease files: start time and id together name a process of a host."""
+    host, pid, born = this_process().rsplit(":", 2)
+    return f"lease-{pid}-{born}-{host.rpartition('#')[2]}"
+
+
 def _lease(entry: Path) -> None:
-    """Write this process's lease file into an entry; start time and id together name a process."""
-    (entry / f"lease-{os.getpid()}-{int(psutil.Process().create_time())}").touch()
+    """Write this process's lease file into an entry."""
+    (entry / _lease_name()).touch()
 
 
 def _leased(entry: Path) -> bool:
     """Whether a living process leases an entry; leases of dead ones are removed."""
     for lease in entry.glob("lease-*"):
-        _, pid, born = lease.name.split("-")
-        if process_alive(int(pid), int(born)):
+        _, pid, born, *host = lease.name.split("-")
+        if host and not is_here(f"#{host[0]}"):
+            alive = time.time() - lease.stat().st_mtime < DEAD_SECONDS
+        else:
+            alive = process_alive(int(pid), int(born))
+        if alive:
             return True
         lease.unlink(missing_ok=True)
     return False

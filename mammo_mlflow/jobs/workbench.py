@@ -10,6 +10,7 @@ from typing import Protocol
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import Answer, Event, Job, Reply, StepsDone
 from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor, OnEvent
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.tracking.runs import Writer
 
 
@@ -50,13 +51,26 @@ class Workbench:
         """A directory for files that are to be uploaded to the store."""
         return self.open_store()[1]
 
-    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob] | None = None) -> Answered[AnyJob]:
-        """Run jobs and yield each with its answer; meanwhile display `StepsDone` events and write to the store."""
-        return self.executor.run(jobs, self._handler(on_event), self.writer.flush)
+    def run(
+        self,
+        jobs: Sequence[AnyJob],
+        on_event: OnEvent[AnyJob] | None = None,
+        on_failure: Callable[[AnyJob, Failure], None] = lambda job, failure: None,
+    ) -> Answered[AnyJob]:
+        """Run jobs and yield each with its answer; meanwhile display `StepsDone` events and write to the store.
+
+        Failures are handled as by `Executor.run`.
+        """
+        return self.executor.run(jobs, self._handler(on_event), self._on_idle, on_failure)
 
     def stream(self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob]) -> Answered[AnyJob]:
         """Run the jobs that `next_job` gives while a worker is free; the answer of a failed one is its `Failure`."""
-        return self.executor.stream(next_job, self._handler(on_event), self.writer.flush)
+        return self.executor.stream(next_job, self._handler(on_event), self._on_idle)
+
+    def _on_idle(self) -> bool:
+        """Write to the store, and keep the cache's leases; see `executors.base.OnIdle`."""
+        self.cache.renew()
+        return self.writer.flush()
 
     def _handler(self, on_event: OnEvent[AnyJob] | None) -> OnEvent[AnyJob]:
         """A handler that displays `StepsDone` events and gives all others to `on_event`."""
@@ -71,5 +85,5 @@ class Workbench:
 
     def run_one(self, job: Job[Answer], on_event: OnEvent[Job[Answer]] | None = None) -> Answer:
         """Run a single job and return its answer, also while `executor` is busy."""
-        ((_, answer),) = self.side.run([job], self._handler(on_event), self.writer.flush)
+        ((_, answer),) = self.side.run([job], self._handler(on_event), self._on_idle)
         return answer

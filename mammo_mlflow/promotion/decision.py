@@ -25,8 +25,8 @@ from mammo_mlflow.promotion.candidates import (
 from mammo_mlflow.promotion.judging import Rival, how_to_start_anew, judge_candidates
 from mammo_mlflow.tracking.champions import champion_of, go_back, previous_of, promote
 from mammo_mlflow.tracking.lock import Lock
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.registry import Version, verified_model
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
 
 

@@ -26,6 +26,7 @@ from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Attribute
 from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.processes import this_process
 from mammo_mlflow.search.architectures import distribution_from, start_draws
 from mammo_mlflow.search.optuna_private import (
     ShownStudy,
@@ -39,8 +40,7 @@ from mammo_mlflow.search.optuna_private import (
 from mammo_mlflow.search.sampling import DraftTrial, SuggestValue, TrialProposer, distribution_of
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.study_spec import StudySpec
-from mammo_mlflow.tracking.run_queries import writer_alive
-from mammo_mlflow.tracking.runs import this_process
+from mammo_mlflow.tracking.orphans import writer_alive
 
 FAILURES = (UserError, JobFailed)
 
@@ -125,7 +125,8 @@ class TrialDrawer:
             return False
         # set under the lock that is held here: without one, its process died
         owner = trial.user_attrs.get(Attribute.PROCESS)
-        return owner is None or not writer_alive(owner)
+        begun = time.time() if trial.datetime_start is None else trial.datetime_start.timestamp()
+        return owner is None or not writer_alive(self._bench.writer.client, owner, begun)
 
     def _may_begin(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether a new trial may begin: neither the trials nor the time nor the search space are used up."""

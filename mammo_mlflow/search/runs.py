@@ -8,8 +8,11 @@ from typing import Any
 import optuna
 
 from mammo_mlflow.names import Attribute, Tag
-from mammo_mlflow.tracking.run_queries import find_runs, writer_alive
-from mammo_mlflow.tracking.runs import TrackedRun, Writer, given_run, this_process
+from mammo_mlflow.processes import this_process
+from mammo_mlflow.tracking.orphans import writer_alive
+from mammo_mlflow.tracking.requests import given_run
+from mammo_mlflow.tracking.run_queries import find_runs
+from mammo_mlflow.tracking.runs import TrackedRun, Writer
 
 
 class StudyRuns:
@@ -28,7 +31,7 @@ class StudyRuns:
         """
         writer = self._writer
         found = self._find({Tag.LEVEL: "study"})
-        if found is not None and found.info.status == "RUNNING" and self._others(found.data.tags[Tag.PROCESS]):
+        if found is not None and found.info.status == "RUNNING" and self._others(found):
             return writer.attach(found.info.run_id), False
         tags = {**self._shared, Tag.LEVEL: "study"}
         if found is not None and (parent is not None or given_run() is None):
@@ -46,8 +49,7 @@ class StudyRuns:
 
     def owned_elsewhere(self, run: TrackedRun) -> bool:
         """Whether another living process has to end the study's run."""
-        tags = self._writer.ask(lambda: self._writer.client.get_run(run.id)).data.tags
-        return self._others(tags[Tag.PROCESS])
+        return self._others(self._writer.ask(lambda: self._writer.client.get_run(run.id)))
 
     def open(
         self,
@@ -82,7 +84,7 @@ class StudyRuns:
         runs = self._writer.ask(lambda: find_runs(self._writer.client, marks))
         return runs[0] if runs else None
 
-    @staticmethod
-    def _others(process: str) -> bool:
-        """Whether a process, as its tag names it, is another one that lives."""
-        return process != this_process() and writer_alive(process)
+    def _others(self, run: Any) -> bool:
+        """Whether a run's process is another one that lives."""
+        process, client = run.data.tags[Tag.PROCESS], self._writer.client
+        return process != this_process() and writer_alive(client, process, run.info.start_time / 1000)

@@ -10,6 +10,7 @@ again.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.search.stored_study import best_trial, metric_name, setting_of, write_note
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.trial_progress import Ending, Repeat, TrialProgress
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import log_repeats, log_scores
 from mammo_mlflow.training.fit_runs import FitRuns
@@ -340,7 +341,7 @@ class StudyWorker:
         self._drawer.ended[trial.number] = state, values
         self.bench.writer.add(partial(self._tell_optuna, trial, state, reason, values))
         if not self.spec.generation:
-            self.bench.writer.drain()
+            self.bench.writer.flush(math.inf, held=-1.0)  # all of it, unless the server is away
         if state == TrialState.FAIL:
             _log.warning("trial %d failed: %s", trial.number, reason)
 

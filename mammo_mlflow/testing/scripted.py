@@ -77,10 +77,10 @@ class ScriptedExecutor(Executor):
     def __init__(self, script: Script, workers: int = 1) -> None:
         self._script, self._workers = script, workers
 
-    def stream(
+    def attempts(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
-        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.attempts`."""
         waiting: list[AnyJob] = []
         while True:
             while len(waiting) < self._workers and (job := next_job()) is not None:

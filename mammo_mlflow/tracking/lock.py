@@ -28,8 +28,8 @@ from mlflow.tracking import MlflowClient
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import LOCK, Tag
+from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.requests import is_away, not_allowed, or_none
-from mammo_mlflow.tracking.runs import this_process
 from mammo_mlflow.wording import first_line
 
 EXPIRY_SECONDS = 90.0

@@ -1,4 +1,4 @@
-"""Log, register, find and verify models through MLflow's client; a child process writes and loads their files."""
+"""Register, find and verify models through MLflow's client; a child process writes and loads their files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.entities import LifecycleStage, LoggedModelOutput, Run
+from mlflow.entities import LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -16,45 +16,10 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import CANDIDATE, Tag, registered_name
+from mammo_mlflow.tracking.logged_models import DOWNLOAD_NOTE, Logged
 from mammo_mlflow.tracking.requests import or_none, pages
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.vetting import Vetted, vet
-
-DOWNLOAD_NOTE = "registered_model_meta"
-"""The file with name and version that MLflow adds to a registered model that it downloads."""
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A model logged in the store: its id and address, its files downloaded to `path`, and their sha256."""
-
-    model_id: str
-    uri: str
-    path: Path
-    sha256: str
-
-
-def log_model(
-    writer: Writer, run_id: str, name: str, directory: Path, tags: Mapping[str, str], fetched: Path
-) -> Logged:
-    """Log an MLflow model directory as a model of a run, and download it again into the folder `fetched`."""
-    import mlflow.artifacts
-
-    client = writer.client
-    sha256 = tree_sha256(directory, DOWNLOAD_NOTE)
-    all_tags = {**tags, Tag.FILES_SHA256: sha256}
-    model = writer.ask(
-        lambda: client.create_logged_model(
-            writer.experiment_id, name=name, source_run_id=run_id, tags=all_tags, model_type="keras"
-        )
-    )
-    uri = f"models:/{model.model_id}"
-    writer.ask(lambda: client.log_model_artifacts(model.model_id, str(directory)))
-    writer.ask(lambda: client.finalize_logged_model(model.model_id, "READY"))
-    writer.ask(lambda: client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)]))
-    fetched.mkdir(parents=True, exist_ok=True)
-    path = writer.ask(lambda: mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched)))
-    return Logged(model.model_id, uri, Path(path), sha256)
 
 
 def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
@@ -66,7 +31,8 @@ def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mappi
     writer.ask(lambda: make_registered_model(client, name, description))
     marks = {**tags, Tag.FILES_SHA256: logged.sha256}
     version = writer.ask(
-        lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id)
+        lambda: client.create_model_version(name, logged.uri, run_id, tags=marks, model_id=logged.model_id),
+        lambda: next(iter(client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")), None),
     )
     make_candidate(writer, name, int(version.version), PHANTOM in Disclosure.read(tags, {}))
     return int(version.version)

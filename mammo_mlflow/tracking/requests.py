@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from mlflow.entities import ViewType
+from mlflow.entities import LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
@@ -20,6 +20,11 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 """The signals by which a user ends a command."""
 
 T = TypeVar("T")
+
+
+def given_run() -> str | None:
+    """The id of the run that `mlflow run` made for this process; None without one."""
+    return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
 
 
 @contextmanager
@@ -50,6 +55,14 @@ def or_none(request: Callable[[], T]) -> T | None:
         if is_away(problem):
             raise
         return None
+
+
+def was_deleted(client: MlflowClient, run_id: str) -> bool:
+    """Whether a run was deleted, or the store has none of that id."""
+    try:
+        return client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE
+    except MlflowException as problem:
+        return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
 def pages(request: Callable[[str | None], PagedList[T]]) -> Iterator[T]:

@@ -18,9 +18,8 @@ from mlflow.tracking import MlflowClient as Client
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
-from mammo_mlflow.tracking.requests import mlflow_experiments, pages
+from mammo_mlflow.tracking.requests import given_run, mlflow_experiments, pages
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
-from mammo_mlflow.tracking.runs import given_run
 
 PAGE = 500
 """Runs in one request: a final run has over a hundred metrics."""

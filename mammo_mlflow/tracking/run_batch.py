@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
 
-from mlflow.entities import Metric, Param, RunTag
+from mammo_mlflow.tracking.writes import LogBatch, Point, Write
 
 ENTITIES_A_CALL, TEXTS_A_CALL = 1000, 100
 """MLflow's limits of a call: of all that it holds, and of parameters or tags."""
@@ -17,19 +17,19 @@ ENTITIES_A_CALL, TEXTS_A_CALL = 1000, 100
 class RunBatch:
     """Metric points, parameters and tags of a run that are sent together; the first came at `begun`."""
 
-    metrics: list[Metric] = field(default_factory=list)
+    metrics: list[Point] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    operations: list[Callable[[], object]] = field(default_factory=list)
+    operations: list[Write | Callable[[], object]] = field(default_factory=list)
     """Those that wait for the run to be made."""
     begun: float = field(default_factory=time.monotonic)
 
-    def parts(self) -> Iterator[dict[str, Any]]:
+    def parts(self) -> Iterator[LogBatch]:
         """What goes in each call: all in one where MLflow's limits allow that."""
-        params = [Param(*item) for item in self.params.items()]
-        tags = [RunTag(*item) for item in self.tags.items()]
-        points = self.metrics
-        while points or params or tags:
-            most = ENTITIES_A_CALL - len(params[:TEXTS_A_CALL]) - len(tags[:TEXTS_A_CALL])
-            yield {"metrics": points[:most], "params": params[:TEXTS_A_CALL], "tags": tags[:TEXTS_A_CALL]}
-            points, params, tags = points[most:], params[TEXTS_A_CALL:], tags[TEXTS_A_CALL:]
+        points, params, tags = iter(self.metrics), iter(self.params.items()), iter(self.tags.items())
+        while True:
+            some = dict(islice(params, TEXTS_A_CALL)), dict(islice(tags, TEXTS_A_CALL))
+            part = LogBatch(tuple(islice(points, ENTITIES_A_CALL - len(some[0]) - len(some[1]))), *some)
+            if not (part.metrics or part.params or part.tags):
+                return
+            yield part

@@ -1,22 +1,16 @@
-"""Find finished runs and their artifacts, and end runs whose process is gone."""
+"""Find finished runs and their artifacts."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.requests import is_away, mlflow_experiments
-
-CLOCK_SECONDS = 3.0
-"""Seconds by which two readings of a process's start may differ: the boot time moves when the clock is set."""
-
 
 LEFT_OUT = "left out"
 """The value of `mammo.tail` of a fit whose tail was not kept."""
@@ -77,40 +71,3 @@ def fetch_artifacts(client: MlflowClient, run_id: str, folder: str, target: Path
         if is_away(problem):
             raise
         return None
-
-
-def close_orphaned_runs(client: MlflowClient, experiment_id: str, continued_by: str, keys: Collection[str]) -> int:
-    """End the RUNNING runs of this host whose process is gone as KILLED; returns how many.
-
-    KILLED runs with one of `keys`, which the run that now starts will finish, are tagged `mammo.continued_by`.
-    """
-    host = socket.gethostname()
-    running = client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.`{Tag.PROCESS}` LIKE '{host}:%'"
-    )
-    others = [run for run in running if run.info.run_id != continued_by]
-    dead = [run for run in others if not writer_alive(run.data.tags[Tag.PROCESS])]
-    for run in dead:
-        client.set_terminated(run.info.run_id, "KILLED")
-    for key in keys:
-        killed = client.search_runs([experiment_id], f"tags.`{Tag.KEY}` = '{key}' and attributes.status = 'KILLED'")
-        for run in killed:
-            if Tag.CONTINUED_BY not in run.data.tags:
-                client.set_tag(run.info.run_id, Tag.CONTINUED_BY, continued_by)
-    return len(dead)
-
-
-def process_alive(pid: int, born: float) -> bool:
-    """Whether the process with an id and a start time (seconds since the epoch) still runs on this host."""
-    try:
-        return abs(psutil.Process(pid).create_time() - born) < CLOCK_SECONDS
-    except psutil.AccessDenied:  # of another user, where the system tells nothing of those
-        return True
-    except (psutil.NoSuchProcess, ValueError):
-        return False
-
-
-def writer_alive(process: str) -> bool:
-    """Whether the process named in the tag `mammo.process` still runs; one of another host is assumed to."""
-    host, pid, born = process.rsplit(":", 2)
-    return host != socket.gethostname() or process_alive(int(pid), int(born))

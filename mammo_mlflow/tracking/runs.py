@@ -6,73 +6,80 @@ Sending twice is safe: MLflow stores the same metric point, parameter or tag onc
 from __future__ import annotations
 
 import logging
+import math
 import os
-import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
-import psutil
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Artifact, Tag
-from mammo_mlflow.tracking.requests import is_away, uninterrupted
+from mammo_mlflow.processes import this_process
+from mammo_mlflow.tracking.absence import Absence, hasty_requests, patience_seconds
+from mammo_mlflow.tracking.requests import given_run, is_away, uninterrupted, was_deleted
 from mammo_mlflow.tracking.run_batch import RunBatch
+from mammo_mlflow.tracking.undelivered import keep_writes
+from mammo_mlflow.tracking.writes import (
+    EndRun,
+    LogBytes,
+    LogDataset,
+    LogFile,
+    NewRun,
+    RunHandle,
+    Write,
+    milliseconds,
+)
 from mammo_mlflow.wording import first_line, scrubbed
 
 FLUSH_SECONDS = 1.0
 BATCH_SECONDS = 5.0
 """How long what is collected of a run that goes on is held back, for it to go in few calls."""
-PATIENCE_SECONDS = 600.0
+HEARTBEAT_SECONDS = 30.0
+"""How often a process that writes runs says that it lives."""
 SLICE_SECONDS = 0.25
 """How long writes may keep the coordinator from listening to its workers."""
 
 T = TypeVar("T")
+Operation = Write | Callable[[], object]
 
 _log = logging.getLogger(__name__)
-
-
-def given_run() -> str | None:
-    """The id of the run that `mlflow run` made for this process; None without one."""
-    return os.environ.get("MLFLOW_RUN_ID", "").strip() or None
-
-
-def this_process() -> str:
-    """This process as text for the tag `mammo.process`: `host:pid:start`, the start in seconds since 1970."""
-    return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
 
 
 class Writer:
     """Sends writes to MLflow in the order in which they were queued; those that fail are kept and tried again.
 
     Metrics, parameters and tags of a run are collected, and go in one call when their turn comes or when the run ends.
+    What cannot be delivered in the end is kept in the folder `kept` (`undelivered`), if there is one.
     """
 
-    def __init__(self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str], kept: Path | None = None
+    ) -> None:
         self.client = client
         self.experiment_id = experiment_id
         self._tags = {**tags, Tag.PROCESS: this_process()}
+        self._kept = kept
+        self._patience = patience_seconds()
         self._runs: list[TrackedRun] = []
-        self._queue: deque[tuple[TrackedRun | None, Callable[[], object]]] = deque()
+        self._queue: deque[tuple[TrackedRun | None, Operation]] = deque()
         self._gone: set[str] = set()
         self._batches: dict[TrackedRun, RunBatch] = {}
         self._unmade: set[TrackedRun] = set()
-        self._next_try = 0.0
-        self._wait = FLUSH_SECONDS
+        self._absence = Absence()
+        self._next_try = self._next_beat = 0.0
         self.seconds = 0.0
 
-    def add(self, operation: Callable[[], object], run: TrackedRun | None = None) -> None:
+    def add(self, operation: Operation, run: TrackedRun | None = None) -> None:
         """Queue an operation, behind the making of `run`; it is left out if that was deleted meanwhile."""
         if run is not None and run in self._unmade:
             self.batch(run).operations.append(operation)
@@ -92,110 +99,148 @@ class Writer:
         now = time.monotonic()
         if now < self._next_try:
             return False
+        self._beat(now)
         if not self._queue:
             self._queue_batches(*(run for run, batch in self._batches.items() if now - batch.begun > held))
         try:
             while self._queue and time.monotonic() - now < seconds:
                 self._send_first()
-            self._wait = FLUSH_SECONDS
             self._next_try = 0.0 if self._queue else time.monotonic() + FLUSH_SECONDS
         except (MlflowException, OSError) as problem:
             if not is_away(problem):
                 raise
-            self._wait = min(2 * self._wait, 30.0)
-            self._next_try = time.monotonic() + self._wait
-            left = len(self._queue) + len(self._batches)
-            _log.warning("tracking server away, %d writes kept: %s", left, first_line(problem, most=120))
+            self._next_try = time.monotonic() + self._absence.noted(problem, len(self._queue) + len(self._batches))
             return False
         finally:
             self.seconds += time.monotonic() - now
         return bool(self._queue)
+
+    @property
+    def away(self) -> bool:
+        """Whether the server did not answer the last time."""
+        return bool(self._absence)
+
+    def _beat(self, now: float) -> None:
+        """Say now and then, on one of this process's open runs, that it lives: the store's other hosts read it."""
+        if now > self._next_beat:
+            run = next((run for run in self._runs if run.known and not run.finished), None)
+            if run is not None:
+                run.set_tags(self._heartbeat())
+
+    def _heartbeat(self) -> dict[str, object]:
+        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+        return {Tag.HEARTBEAT: int(time.time())}
 
     def _send_first(self) -> None:
         """Do the first queued operation, unless its run was deleted meanwhile: the others' runs go on without it."""
         run, operation = self._queue[0]
         try:
             if run is None or run.known not in self._gone:
-                self._do(operation)
+                self._do(partial(self._carry_out, operation, run))
         except Exception as problem:
             if is_away(problem):
                 raise
             self._queue.popleft()  # refused for good: what is queued behind it, the runs' ends above all, still goes
             if run is None or not run.known or not isinstance(problem, MlflowException | OSError):
                 raise
-            if not self._was_deleted(run.known):
+            if not was_deleted(self.client, run.known):
                 raise
             self._gone.add(run.known)
             _log.warning("run %s was deleted meanwhile: what it would have held is not written", run.known)
         else:
             self._queue.popleft()
 
+    def _carry_out(self, operation: Operation, run: TrackedRun | None) -> None:
+        if isinstance(operation, Write) and run is not None:
+            operation.send(self.client, run.id)
+        elif not isinstance(operation, Write):
+            operation()
+
     def _do(self, request: Callable[[], T]) -> T:
         """Send a request; one to a store on this machine is not interrupted, one to a server may take long."""
         if self.client.tracking_uri.startswith("http"):
-            return request()
-        with uninterrupted():
-            return request()
-
-    def _was_deleted(self, run_id: str) -> bool:
-        try:
-            return self.client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE
-        except MlflowException as problem:
-            return problem.error_code == "RESOURCE_DOES_NOT_EXIST"
+            answer = request()
+        else:
+            with uninterrupted():
+                answer = request()
+        self._absence.ended()
+        return answer
 
     def drain(self) -> None:
-        """Send all queued writes now, waiting up to ten minutes for the server. Raises `UserError` after that."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        """Send all queued writes now, waiting for a server that is away. Raises `UserError` when patience ends."""
+        deadline = time.monotonic() + self._patience
         while self._queue or self._batches:
-            if time.monotonic() > deadline:
-                raise _no_answer()
-            if self._wait == FLUSH_SECONDS:
+            late = time.monotonic() > deadline
+            if late or not self.away:
                 self._next_try = 0.0
-            self.flush(PATIENCE_SECONDS, held=-1.0)
-            if self._wait > FLUSH_SECONDS:
-                time.sleep(0.5)
+            self.flush(math.inf, held=-1.0)
+            if self.away and late:
+                raise self._no_answer()
+            if self.away:
+                time.sleep(min(0.5, self._patience))
 
-    def ask(self, request: Callable[[], T]) -> T:
+    def ask(self, request: Callable[[], T], already: Callable[[], T | None] = lambda: None) -> T:
         """Send queued writes, then a request, and return its answer; repeated while the server is away.
 
-        Raises `UserError` after ten minutes.
+        `already` looks for what a request that got no answer made. Raises `UserError` when patience ends.
         """
         self.drain()
-        return self.ask_at_once(request)
+        return self.ask_at_once(request, already)
 
-    def ask_at_once(self, request: Callable[[], T]) -> T:
+    def ask_at_once(self, request: Callable[[], T], already: Callable[[], T | None] = lambda: None) -> T:
         """Send a request ahead of what is queued, and return its answer; otherwise as `ask`."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline, tried = time.monotonic() + self._patience, False
         while True:
+            try:
+                found = self._do(already) if tried else None
+                tried = True
+                return self._do(request) if found is None else found
+            except (MlflowException, OSError) as problem:
+                if not is_away(problem):
+                    raise
+                if time.monotonic() > deadline:
+                    raise self._no_answer() from None
+                time.sleep(min(FLUSH_SECONDS, self._absence.noted(problem, len(self._queue) + len(self._batches))))
+
+    def ask_unless_away(self, request: Callable[[], T], otherwise: T) -> T:
+        """Send a request ahead of what is queued, and return its answer; `otherwise` while the server is away."""
+        if not self.away:
             try:
                 return self._do(request)
             except (MlflowException, OSError) as problem:
                 if not is_away(problem):
                     raise
-                if time.monotonic() > deadline:
-                    raise _no_answer() from None
-                _log.warning("tracking server away: %s", first_line(problem, most=120))
-                time.sleep(FLUSH_SECONDS)
+                self._next_try = time.monotonic() + self._absence.noted(problem, len(self._queue) + len(self._batches))
+        return otherwise
+
+    def _no_answer(self) -> UserError:
+        return UserError(f"tracking server: expected an answer within {self._patience:.0f} s, found none")
 
     def abandon(self, status: str, reason: str) -> None:
         """End every open run as `status`, innermost first, tagged with the reason.
 
-        Does not wait for a server that is away.
+        Does not wait for a server that is away: what it does not get is kept for the next command.
         """
         for run in reversed(self._runs):
             if not run.finished:
                 run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
                 run.finish(status)
-        refused = []
-        self._wait = FLUSH_SECONDS
-        while self._wait == FLUSH_SECONDS and (self._queue or self._batches):
-            self._next_try = 0.0
-            try:
-                self.flush(PATIENCE_SECONDS, held=-1.0)
-            except (MlflowException, OSError) as problem:
-                refused.append(first_line(problem, most=120))
+        refused, away = [], self.away
+        with hasty_requests():
+            while not away and (self._queue or self._batches):
+                self._next_try = 0.0
+                try:
+                    self.flush(math.inf, held=-1.0)
+                except (MlflowException, OSError) as problem:
+                    refused.append(first_line(problem, most=120))
+                away = self.away
         if refused:
             _log.warning("%d of the last writes were refused: %s", len(refused), refused[0])
+        self._queue_batches(*self._batches)
+        if self._queue and self._kept is not None:  # Optuna is not told: who goes on with a study finds what is done
+            undelivered = [(run, one) for run, one in self._queue if run is not None and isinstance(one, Write)]
+            keep_writes(self._kept, self.client.tracking_uri, undelivered)
+        self._queue.clear()
 
     def _queue_batches(self, *runs: TrackedRun) -> None:
         """Queue what is collected of some runs."""
@@ -205,19 +250,14 @@ class Writer:
                 self.add(run.make_known, run)
             if run in self._batches:
                 batch = self._batches.pop(run)
-                for part in batch.parts():
-                    self.add(partial(self._log_batch, run, part), run)
-                for operation in batch.operations:
+                for operation in (*batch.parts(), *batch.operations):
                     self.add(operation, run)
-
-    def _log_batch(self, run: TrackedRun, part: Mapping[str, Any]) -> None:
-        self.client.log_batch(run.id, **part)
 
     def end_run(self, run: TrackedRun, status: str) -> None:
         """Queue what is collected of a run, and then its end."""
-        ended = _milliseconds()
+        ended = milliseconds()
         self._queue_batches(run)
-        self.add(lambda: self.client.set_terminated(run.id, status, ended), run)
+        self.add(EndRun(status, ended), run)
 
     def start_run(
         self,
@@ -242,7 +282,8 @@ class Writer:
             run = TrackedRun(self, name, given)
             run.set_tags(self._all_tags(tags, parent))
         else:
-            run = TrackedRun(self, name, make=self._maker(name, tags, parent))
+            new = NewRun(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
+            run = TrackedRun(self, name, new=new)
             self._unmade.add(run)
         self._runs.append(run)
         # `mlflow run` logs the strings it was given; another spelling of one would be refused
@@ -250,17 +291,6 @@ class Writer:
         if not later:
             self.drain()
         return run
-
-    def _maker(self, name: str, tags: Mapping[str, object], parent: TrackedRun | None) -> Callable[[], str]:
-        """A function that makes a run and gives its id."""
-        begun = _milliseconds()
-
-        def make() -> str:
-            # with its tags from the first moment, so that no kill leaves a run that nobody can bury
-            texts = {key: scrubbed(str(value)) for key, value in self._all_tags(tags, parent).items()}
-            return self.client.create_run(self.experiment_id, begun, texts, name).info.run_id
-
-        return make
 
     def reopen_run(self, run_id: str, parent: TrackedRun | None, tags: Mapping[str, object]) -> TrackedRun:
         """Open an earlier run again, as this process's own and nested in `parent`."""
@@ -271,7 +301,7 @@ class Writer:
         return run
 
     def _all_tags(self, tags: Mapping[str, object], parent: TrackedRun | None) -> dict[str, object]:
-        return {**self._tags, **tags} | ({} if parent is None else {MLFLOW_PARENT_RUN_ID: parent})
+        return {**self._tags, **tags} | (self._heartbeat() if parent is None else {MLFLOW_PARENT_RUN_ID: parent})
 
     def attach(self, run_id: str) -> TrackedRun:
         """A handle on a run that another process writes and ends, in which runs can be nested."""
@@ -288,16 +318,13 @@ class Writer:
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
 
-class TrackedRun:
-    """An MLflow run that this process writes: every method queues a write, and writes are sent in order.
+class TrackedRun(RunHandle):
+    """An MLflow run that this process writes: every method queues a write, and writes are sent in order."""
 
-    `make` makes the run and gives its id, where it has none yet.
-    """
-
-    def __init__(self, writer: Writer, name: str, run_id: str = "", make: Callable[[], str] = str) -> None:
-        self._writer, self._make = writer, make
-        self.name, self.known = name, run_id
-        self.finished = False
+    def __init__(self, writer: Writer, name: str, run_id: str = "", new: NewRun | None = None) -> None:
+        super().__init__(run_id, new)
+        self._writer, self.name = writer, name
+        self.finished = self._tried = False
 
     @property
     def id(self) -> str:
@@ -310,13 +337,16 @@ class TrackedRun:
         return self.id
 
     def make_known(self) -> None:
-        """Make the run, unless that has been done."""
-        self.known = self.known or self._make()
+        """Make the run, unless that has been done, also by a request to which no answer came."""
+        if not self.known and self.new is not None:
+            found = self.new.find(self._writer.client) if self._tried else ""
+            self._tried = True
+            self.known = found or self.new.make(self._writer.client)
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Queue metric values; NaN is left out. `at` is their time in seconds since 1970, by default now."""
-        stamp = _milliseconds(at)
-        points = [Metric(key, float(value), stamp, step) for key, value in values.items() if value == value]
+        stamp = milliseconds(at)
+        points = [(key, float(value), stamp, step) for key, value in values.items() if value == value]
         self._writer.batch(self).metrics.extend(points)
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
@@ -329,13 +359,11 @@ class TrackedRun:
 
     def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
         """Queue a data set as an input of the run; the first 36 characters of `digest` are kept."""
-        dataset = Dataset(name, digest[:36], "local", source, None, profile)
-        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-        self._add(lambda: self._writer.client.log_inputs(self.id, [entry]))
+        self._writer.add(LogDataset(name, digest[:36], source, profile, context), self)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Queue a file as an artifact; it must stay until the queue is drained."""
-        self._add(lambda: self._writer.client.log_artifact(self.id, str(path), folder))
+        self._writer.add(LogFile(str(path), folder), self)
 
     def log_folder(self, folder: Path) -> None:
         """Queue the files below a folder as artifacts of the same names; they must stay until the queue is drained."""
@@ -359,15 +387,7 @@ class TrackedRun:
         self._log_bytes(drawn.getvalue(), f"{folder}/{name}.png")
 
     def _log_bytes(self, content: bytes, name: str) -> None:
-        folder, _, file = name.rpartition("/")
-
-        def send() -> None:
-            with tempfile.TemporaryDirectory() as place:
-                path = Path(place) / file
-                path.write_bytes(content)
-                self._writer.client.log_artifact(self.id, str(path), folder or None)
-
-        self._add(send)
+        self._writer.add(LogBytes(content, name), self)
 
     def finish(self, status: str = "FINISHED") -> None:
         """Queue the end of the run: FINISHED, FAILED or KILLED."""
@@ -379,15 +399,3 @@ class TrackedRun:
         """End the run as FINISHED, and wait until all queued writes are sent."""
         self.finish()
         self._writer.drain()
-
-    def _add(self, operation: Callable[[], object]) -> None:
-        self._writer.add(operation, self)
-
-
-def _milliseconds(seconds: float | None = None) -> int:
-    """A time since 1970, by default now, in milliseconds."""
-    return int((time.time() if seconds is None else seconds) * 1000)
-
-
-def _no_answer() -> UserError:
-    return UserError(f"tracking server: expected an answer within {PATIENCE_SECONDS:.0f} s, found none")

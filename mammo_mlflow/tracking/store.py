@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -29,11 +29,14 @@ from mammo_mlflow.databases import (
     parse_address,
 )
 from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.files import default_cache
 from mammo_mlflow.names import EXPERIMENT
 from mammo_mlflow.tracking.artifacts import check_artifacts
 from mammo_mlflow.tracking.local import check_tables, make_or_upgrade
-from mammo_mlflow.tracking.runs import given_run
+from mammo_mlflow.tracking.requests import given_run
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.server import look_at_mlflow
+from mammo_mlflow.tracking.undelivered import UNDELIVERED, deliver_writes
 from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 
 SQLITE = "sqlite:///"
@@ -66,7 +69,9 @@ def open_client() -> MlflowClient:
 
     A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the writer buffers and tries again itself
+    # the writer keeps and tries again itself: here a request that was done, though no answer came, would be done twice
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # or a server that hangs keeps the command from training
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the command shows its own progress
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password that is in it
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -101,6 +106,19 @@ def open_store() -> tuple[MlflowClient, str]:
         experiment = _patiently(lambda: _experiment(client))
     check_artifacts(experiment, uri)
     return client, experiment.experiment_id
+
+
+def open_writer(tags: Mapping[str, str], cache: Path | None = None) -> Writer:
+    """Open the store for writing, deliver what earlier commands could not, and return a writer.
+
+    `tags` go on every run. What cannot be delivered is kept in the cache directory, by default the user's. Raises as
+    `open_store`.
+    """
+    client, experiment_id = open_store()
+    folders = dict.fromkeys(root / UNDELIVERED for root in (cache or default_cache(), default_cache()))
+    for folder in folders:
+        deliver_writes(client, client.tracking_uri, folder)
+    return Writer(client, experiment_id, tags, next(iter(folders)))
 
 
 def store_id(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,15 @@ from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.jobs.contracts import Event, FitJob, FitResult
+from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.fit_runs import FitRuns
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ def _train(bench: Workbench, begun: Sequence[_Begun]) -> None:
         made = [(one, _with_stop(fit, one.runs.job(fit, activations), one.results)) for one, fit in chosen]
         made = [(one, replace(job, together=sharing[job.program])) for one, job in made]
         owners = {id(job): one for one, job in made}
-        for job, result in bench.run([job for _, job in made], partial(_hand_on, owners)):
+        for job, result in bench.run([job for _, job in made], partial(_hand_on, owners), partial(_fail, owners)):
             one = owners[id(job)]
             one.runs.finish(job, result)
             one.results[one.runs.fit_of(job).name] = result
@@ -126,6 +130,12 @@ def _train(bench: Workbench, begun: Sequence[_Begun]) -> None:
 def _hand_on(owners: Mapping[int, _Begun], job: FitJob, event: Event) -> None:
     """Hand the event of a fit's job on to its cross-validation."""
     owners[id(job)].runs.on_event(job, event)
+
+
+def _fail(owners: Mapping[int, _Begun], job: FitJob, failure: Failure) -> None:
+    """End the run of a fit that failed, while the others go on."""
+    _log.warning("%s failed: %s", job.name, failure.line)
+    owners[id(job)].runs.fail(job, failure.line)
 
 
 def _waits_for_folds(plan: Plan, fit: Fit) -> bool:

@@ -46,6 +46,7 @@ class FitRuns:
         self._tags, self._fold_tails = tags or {}, fold_tails
         self.runs: dict[str, TrackedRun] = {}
         self._done_before: set[str] = set()
+        self._epochs: dict[str, int] = {}
         self._fits = {fit.name: fit for fit in plan.fits}
 
     def job(self, fit: Fit, activations: Mapping[str, Path]) -> FitJob:
@@ -65,8 +66,11 @@ class FitRuns:
         """Log the scores of an epoch; the first one starts the fit's run."""
         total = job.total_epochs
         if isinstance(event, EpochDone):
+            fit = self.fit_of(job)
             self._bench.progress.update(job.name, min(event.epoch, total - 1), total)
-            self._run(self.fit_of(job)).log_metrics(event.metrics, event.epoch, event.time)
+            if event.epoch > self._epochs.get(fit.name, 0):  # or it comes again, from a job that was started again
+                self._epochs[fit.name] = event.epoch
+                self._run(fit).log_metrics(event.metrics, event.epoch, event.time)
 
     def finish(self, job: FitJob, result: FitResult) -> None:
         """Log the result of a fit and end its run."""
@@ -131,9 +135,12 @@ class FitRuns:
             own = writer.ask(lambda: finished_under(writer.client, writer.experiment_id, self._parent.id, tails))
             missing = [key for key in keys if key not in own]
             return (writer.ask(lambda: finished_runs(writer.client, missing, tails)) if elsewhere else {}) | own, own
-        # a new parent: nothing that still waits in the queue is its own, and one fit tells whether there are others
-        found = writer.ask_at_once(lambda: finished_runs(writer.client, keys[:1], tails)) if elsewhere else {}
-        return found and writer.ask_at_once(lambda: finished_runs(writer.client, keys, tails)), own
+        # a new parent: nothing that still waits in the queue is its own, and one fit tells whether there are others;
+        # while the server is away training goes on all the same
+        found: dict[str, str] = {}
+        if elsewhere and writer.ask_unless_away(lambda: finished_runs(writer.client, keys[:1], tails), found):
+            found = writer.ask_at_once(lambda: finished_runs(writer.client, keys, tails))
+        return found, own
 
     def _tail_kept(self, fit: Fit) -> bool:
         return self._fold_tails or fit.fold is None

@@ -25,15 +25,16 @@ from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.tracking.compared import compared_tag, tell_compared
+from mammo_mlflow.tracking.logged_models import log_model
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.registry import (
     Version,
     find_version,
-    log_model,
     make_candidate,
     register,
     registered_run,
 )
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts, finished_runs
+from mammo_mlflow.tracking.run_queries import fetch_artifacts, finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.log_test import JudgedModel, log_test
 

@@ -19,9 +19,9 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
 from mammo_mlflow.terminal import TerminalProgress, say, show_table
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs
-from mammo_mlflow.tracking.runs import TrackedRun, Writer
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
+from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.store import open_writer
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SHEET_PAIRS = 12
@@ -39,7 +39,7 @@ def run(options: PrepareOptions) -> None:
     for field, name in (("source", source), ("out", out), ("csv", options.csv)):
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
-    writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
+    writer = open_writer({Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
         top = writer.start_run("prepare", parent=None, tags={}, params=options.model_dump())
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))

@@ -14,8 +14,7 @@ from mammo_mlflow.promotion.candidates import PromotionSpec, champion_name, disc
 from mammo_mlflow.promotion.decision import Decision, decide, roll_back
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.champions import deciding
-from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.store import open_writer
 from mammo_mlflow.workflows.workbench import ending_runs
 
 
@@ -23,7 +22,7 @@ def run(options: PromoteOptions) -> None:
     """Run `promote`: decide about a task's champion. Raises `UserError`, where possible before any run exists."""
     task, (objective,) = options.task, parse_objectives(options.objective)
     spec = PromotionSpec(**options.model_dump())
-    writer = Writer(*open_store(), {})
+    writer = open_writer({})
     with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task) as lock, ending_runs(writer):
         if options.rollback:
             now, before = roll_back(writer, spec, Path(folder), lock)

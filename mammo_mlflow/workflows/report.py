@@ -20,10 +20,10 @@ from mammo_mlflow.report.page import render
 from mammo_mlflow.report.plots import draw_all
 from mammo_mlflow.report.report_data import ReportData, gather_report
 from mammo_mlflow.terminal import TerminalProgress, say
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.results import count_runs, fetch
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.store import open_writer
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
@@ -35,7 +35,7 @@ GENERATOR = "mammo_mlflow report"
 def run(options: ReportOptions) -> None:
     """Run `report`: write the page with figures and tables to a folder and to MLflow. Raises `UserError`."""
     target = _target(options.out)
-    writer = Writer(*open_store(), {Tag.FAMILY: "report"})
+    writer = open_writer({Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
         wanted: PatchSet | None = None
         if options.data:

@@ -29,9 +29,10 @@ from mammo_mlflow.names import Tag
 from mammo_mlflow.report.fill_rows import HOLDOUT
 from mammo_mlflow.report.paper_tables import SIAMESE
 from mammo_mlflow.terminal import say
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs, find_runs, metric_by_step
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
+from mammo_mlflow.tracking.run_queries import find_runs, metric_by_step
 from mammo_mlflow.tracking.runs import Writer
-from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.tracking.store import open_writer
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.time_left import CARD, PROCESSOR, TimeLeft, costs_of
 from mammo_mlflow.workflows.time_left import SMALL as SMALL_COSTS
@@ -88,7 +89,7 @@ _TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
 def run(options: ReproduceOptions) -> None:
     """Run every step that no earlier command finished. Raises `UserError`, and `JobFailed` for a failed step."""
     devices = find_devices(options.devices, options.card_memory_gb)
-    writer = Writer(*open_store(), {Tag.FAMILY: "reproduce", **devices.tags})
+    writer = open_writer({Tag.FAMILY: "reproduce", **devices.tags})
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
     surroundings = {name: value for name, value in os.environ.items() if name not in left_out}
     surroundings["MLFLOW_EXPERIMENT_ID"] = writer.experiment_id

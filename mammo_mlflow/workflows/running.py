@@ -16,7 +16,8 @@ from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.find_base_models import find_base_models
 from mammo_mlflow.planning.plan import Plan
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs, finished_runs
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
+from mammo_mlflow.tracking.run_queries import finished_runs
 from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate_together
 from mammo_mlflow.training.final_model import make_final
@@ -134,7 +135,11 @@ def _label(plan: Plan, group: Sequence[Plan]) -> str:
 
 def _start(bench: Workbench, plan: Plan, parent: TrackedRun | None) -> TrackedRun:
     run = bench.writer.start_run(
-        plan.name, parent=parent, tags={**plan.tags(), Tag.KEY: plan.key}, params=plan.experiment.flat()
+        plan.name,
+        parent=parent,
+        tags={**plan.tags(), Tag.KEY: plan.key},
+        params=plan.experiment.flat(),
+        later=parent is not None,
     )
     log_data(plan, run)
     return run

@@ -33,8 +33,9 @@ from mammo_mlflow.search.study import StudyWorker
 from mammo_mlflow.search.study_result import StudyCloser, StudyResult
 from mammo_mlflow.search.study_spec import StudySpec, study_name
 from mammo_mlflow.terminal import say
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs
-from mammo_mlflow.tracking.runs import TrackedRun, given_run
+from mammo_mlflow.tracking.orphans import close_orphaned_runs
+from mammo_mlflow.tracking.requests import given_run
+from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.places import storage_url
 from mammo_mlflow.workflows.studies import show_studies

@@ -26,7 +26,7 @@ from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.terminal import TerminalProgress
 from mammo_mlflow.tracking.runs import TrackedRun, Writer
-from mammo_mlflow.tracking.store import TrackingError, check_store, open_store
+from mammo_mlflow.tracking.store import TrackingError, check_store, open_writer
 from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.wording import first_line, in_words, reason
 
@@ -58,14 +58,14 @@ def open_workbench(
         if not devices.cards:  # how many fits a card holds, its executor knows
             workers = workers or max(1, available_cores() // threads)
         stack.enter_context(environment(devices, cache.programs))  # before any process starts
-        made = make_executors(options.executor, workers, devices)
+        made = make_executors(options.executor, workers, devices, options.retries)
         executor, side = (stack.enter_context(closing(one)) for one in made)
         stack.callback(cache.release)
 
         @functools.cache
-        def open_writer() -> tuple[Writer, Path]:
-            client, experiment_id = open_store()
-            writer, scratch = Writer(client, experiment_id, tags or {}), stack.enter_context(_scratch(cache.root))
+        def open_once() -> tuple[Writer, Path]:
+            writer = open_writer(tags or {}, cache.root)
+            scratch = stack.enter_context(_scratch(cache.root))
             stack.enter_context(ending_runs(writer))
             return writer, scratch
 
@@ -79,7 +79,7 @@ def open_workbench(
             workers=workers,
             cores=cores,
             resume=options.resume,
-            open_store=open_writer,
+            open_store=open_once,
         )
         yield bench, Planner(patch_set, side, cache, probe=probe, devices=devices)
 

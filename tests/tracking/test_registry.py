@@ -6,10 +6,10 @@ import pytest
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import tree_sha256
+from mammo_mlflow.tracking.logged_models import log_model
 from mammo_mlflow.tracking.registry import (
     CANDIDATE,
     find_version,
-    log_model,
     make_candidate,
     register,
     verified_model,

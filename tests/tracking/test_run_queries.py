@@ -1,11 +1,6 @@
-import os
-import socket
 import time
 
-from support import unused_pid
-
-from mammo_mlflow.tracking.run_queries import close_orphaned_runs, fetch_artifacts, finished_runs
-from mammo_mlflow.tracking.runs import this_process
+from mammo_mlflow.tracking.run_queries import fetch_artifacts, finished_runs
 
 
 def make(client, experiment, key, status="FINISHED", **tags):
@@ -14,11 +9,6 @@ def make(client, experiment, key, status="FINISHED", **tags):
     if status != "RUNNING":
         client.set_terminated(run.info.run_id, status)
     return run.info.run_id
-
-
-def gone():
-    """Who a process was that is no more."""
-    return f"{socket.gethostname()}:{unused_pid()}:{int(time.time())}"
 
 
 def test_only_finished_runs_count(client, experiment):
@@ -55,30 +45,3 @@ def test_artifacts_come_back_or_none_do(client, experiment, tmp_path):
     client.log_text(run, "text", "fit/a.txt")
     assert (fetch_artifacts(client, run, "fit", tmp_path / "one") / "a.txt").read_text() == "text"
     assert fetch_artifacts(client, "0" * 32, "fit", tmp_path / "two") is None
-
-
-def test_the_dead_are_buried_and_the_living_are_not(client, experiment):
-    dead = make(client, experiment, "key", "RUNNING", mammo_process=gone())
-    child = make(client, experiment, "fold", "RUNNING", mammo_process=gone())
-    alive = make(client, experiment, "key", "RUNNING", mammo_process=this_process())
-    elsewhere = make(client, experiment, "key", "RUNNING", mammo_process="elsewhere:1:1")
-    unknown = make(client, experiment, "key", "RUNNING")
-    new = make(client, experiment, "key", "RUNNING", mammo_process=gone())
-    assert close_orphaned_runs(client, experiment, new, {"key"}) == 2
-    status = {run: client.get_run(run).info.status for run in (dead, child, alive, elsewhere, unknown, new)}
-    assert [run for run, found in status.items() if found == "KILLED"] == [dead, child]
-    assert client.get_run(dead).data.tags["mammo.continued_by"] == new
-    assert "mammo.continued_by" not in client.get_run(child).data.tags
-
-
-def test_another_process_of_the_same_number_is_not_the_writer(client, experiment):
-    host = socket.gethostname()
-    reused = make(client, experiment, "key", "RUNNING", mammo_process=f"{host}:{os.getpid()}:1000")
-    assert close_orphaned_runs(client, experiment, "new", ()) == 1
-    assert client.get_run(reused).info.status == "KILLED"
-
-
-def test_a_clock_that_was_set_kills_nobody(client, experiment):
-    host, pid, born = this_process().rsplit(":", 2)
-    make(client, experiment, "key", "RUNNING", mammo_process=f"{host}:{pid}:{int(born) + 1}")
-    assert close_orphaned_runs(client, experiment, "new", ()) == 0

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking import runs
-from mammo_mlflow.tracking.runs import Writer, this_process
+from mammo_mlflow.tracking.runs import Writer
 
 
 def start(writer, name="run", parent=None, **tags):

@@ -21,7 +21,8 @@ from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.jobs.contracts import EnsembleJob
 from mammo_mlflow.level1 import Combiner
 from mammo_mlflow.names import Artifact, Tag
-from mammo_mlflow.tracking.registry import log_model, register, verified_model
+from mammo_mlflow.tracking.logged_models import log_model
+from mammo_mlflow.tracking.registry import register, verified_model
 from mammo_mlflow.tracking.vetting import SERVED_CODE, vet
 
 pytestmark = pytest.mark.usefixtures("keras")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.jobs.devices import Devices
-from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, JobFailed, OnEvent
+from mammo_mlflow.jobs.executors.base import RETRIES, Answered, AnyJob, Executor, JobFailed, OnEvent
 from mammo_mlflow.jobs.executors.cards import CardExecutor, CardPool
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
@@ -27,12 +27,16 @@ def make_executor(name: str, workers: int) -> Executor:
     return EXECUTORS[name](workers or 1)
 
 
-def make_executors(name: str, workers: int, devices: Devices) -> tuple[Executor, Executor]:
+def make_executors(name: str, workers: int, devices: Devices, retries: int = RETRIES) -> tuple[Executor, Executor]:
     """Make the executor of a command's jobs, and one for single jobs beside them; on cards they share its processes.
 
     Raises as `make_executor`.
     """
     if name == "process" and devices.cards and devices.engine == "compiled":
         pool = CardPool(devices.cards)
-        return CardExecutor(pool, workers), CardExecutor(pool)
-    return make_executor(name, workers), make_executor(name, workers)
+        made: tuple[Executor, Executor] = CardExecutor(pool, workers), CardExecutor(pool)
+    else:
+        made = make_executor(name, workers), make_executor(name, workers)
+    for executor in made:
+        executor.retries = retries
+    return made

@@ -32,6 +32,7 @@ from mammo_mlflow.jobs.devices import Card
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_server
 from mammo_mlflow.jobs.executors.target import attempt
+from mammo_mlflow.jobs.executors.watch import Watch
 from mammo_mlflow.jobs.failure import Failure
 
 MEMORY_FRACTIONS = {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"}
@@ -84,8 +85,9 @@ class CardPool:
 
 @dataclass
 class _Work:
-    """What a process is at work on: jobs that were sent as one, those that are not answered yet by their place."""
+    """What a process is at work on: jobs that were `sent` as one, those that are not answered yet by their place."""
 
+    sent: Job[object]
     open: dict[int, Any] = field(default_factory=dict)
 
 
@@ -100,17 +102,12 @@ class CardExecutor(Executor):
         self._running: dict[_Worker, _Work] = {}
         self._waiting: deque[Any] = deque()
         self._told: set[str] = set()
+        self._watch = Watch()
 
-    def run(self, jobs: Sequence[AnyJob], on_event: OnEvent[AnyJob], on_idle: OnIdle) -> Answered[AnyJob]:
-        """Yield each job with its answer as it ends; all of them may be one program. See `Executor.run`."""
-        self._check_free()
-        self._waiting.extend(jobs)
-        return super().run((), on_event, on_idle)
-
-    def stream(
+    def attempts(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
-        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.attempts`."""
         self._check_free()
         more: object = False
         try:
@@ -119,8 +116,10 @@ class CardExecutor(Executor):
                 if not self._running:
                     return
                 workers = {worker.connection: worker for worker in self._running}
-                for connection in cast(list[Connection], wait(list(workers), timeout=0 if more else 0.5)):
+                ready = cast(list[Connection], wait(list(workers), timeout=0 if more else 0.5))
+                for connection in ready:
                     yield from self._receive(workers[connection], on_event)
+                yield from self._end_hanging()
                 more = on_idle()
         finally:
             self._stop()
@@ -137,8 +136,9 @@ class CardExecutor(Executor):
     def _stop(self) -> None:
         """Forget the jobs that wait, and end the processes that are at work."""
         self._waiting.clear()
-        for worker in self._running:
+        for worker, work in self._running.items():
             end(worker)
+            self._watch.ended(work.sent, well=False)
         self._running.clear()
 
     def _start(self, next_job: Callable[[], AnyJob | None]) -> None:
@@ -152,9 +152,11 @@ class CardExecutor(Executor):
             card = free.pop(0)
             jobs = self._together(1 + len(free))
             worker = self._pool.take(card)
+            sent = _as_sent(jobs, int(SHARE * card.free))
             with suppress(OSError):  # of one that has just been killed, whose jobs fail when it is listened to
-                worker.connection.send(_as_sent(jobs, int(SHARE * card.free)))
-            self._running[worker] = _Work(dict(enumerate(jobs)))
+                worker.connection.send(sent)
+            self._running[worker] = _Work(sent, dict(enumerate(jobs)))
+            self._watch.started(sent)
 
     def _together(self, cards: int) -> list[Any]:
         """The next job, with those that share its programs where it is a fit; their share of so many cards."""
@@ -173,17 +175,30 @@ class CardExecutor(Executor):
         try:
             kind, content = worker.connection.recv()
         except (EOFError, OSError):  # OSError: the process was killed while it sent a message
-            kind, content = "answer", end_of(worker.process)
+            kind, content = "answer", end_of(worker.process, self._watch)
             worker.connection.close()
         if kind == "event":
+            self._watch.heard(work.sent)
             yield from self._happened(worker, work, content, on_event)
             return
-        del self._running[worker]
         if worker.process.is_alive():
             self._pool.give_back(worker)
+        yield from self._ended(worker, content)
+
+    def _ended(self, worker: _Worker, answer: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield what a process was at work on with an answer to all that is not answered yet."""
+        work = self._running.pop(worker)
+        self._watch.ended(work.sent, well=not isinstance(answer, Failure))
         for job in work.open.values():
-            yield job, content
-        work.open.clear()
+            yield job, answer
+
+    def _end_hanging(self) -> Iterator[tuple[Any, Failure]]:
+        """Kill the processes that hang, and yield their jobs."""
+        for worker, work in list(self._running.items()) if self._watch.due() else ():
+            why = self._watch.hangs(work.sent, worker.process.pid)
+            if why is not None:
+                end(worker)
+                yield from self._ended(worker, Failure(why, lost=True))
 
     def _happened(
         self, worker: _Worker, work: _Work, event: Event, on_event: OnEvent[AnyJob]

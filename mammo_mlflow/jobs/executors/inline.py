@@ -12,10 +12,10 @@ from mammo_mlflow.jobs.executors.target import attempt
 class InlineExecutor(Executor):
     """Runs each job by a function call; `run` raises the exception of a failed job itself."""
 
-    def stream(
+    def attempts(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
-        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.attempts`."""
         while (job := next_job()) is not None:
 
             def hand_on(event: Event, job: AnyJob = job) -> Reply:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -28,6 +28,7 @@ from mammo_mlflow.jobs.contracts import Emit, Event, Job, Reply, Suggestion
 from mammo_mlflow.jobs.devices import surroundings
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.target import attempt
+from mammo_mlflow.jobs.executors.watch import Watch
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.processes import serve_parent
 
@@ -78,11 +79,12 @@ class ProcessExecutor(Executor):
         self._workers = workers
         self._context = start_server()
         self._running: dict[Connection, tuple[Any, BaseProcess]] = {}
+        self._watch = Watch()
 
-    def stream(
+    def attempts(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
     ) -> Answered[AnyJob]:
-        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.attempts`."""
         if self._running:
             raise RuntimeError("the executor is at work already: jobs beside these need another one")
         more: object = False
@@ -93,18 +95,18 @@ class ProcessExecutor(Executor):
                 if not self._running:
                     return
                 ready = wait(list(self._running), timeout=0 if more else 0.5)
+                yield from self._end_hanging(set(ready))
                 for connection in cast(list[Connection], ready):
                     job, process = self._running[connection]
                     kind, content = self._receive(connection, process)
                     if kind == "event":
+                        self._watch.heard(job)
                         answer = on_event(job, content)
                         if isinstance(content, Suggestion):
                             with suppress(OSError):  # of one that was killed meanwhile, which the next message tells
                                 connection.send(answer)
                         continue
-                    del self._running[connection]
-                    connection.close()
-                    process.join()
+                    self._forget(connection, well=not isinstance(content, Failure))
                     yield job, content
                 more = on_idle()
         finally:
@@ -112,11 +114,28 @@ class ProcessExecutor(Executor):
 
     def close(self) -> None:
         """Kill the worker processes that still run."""
-        for connection, (_, process) in self._running.items():
+        for _, process in self._running.values():
             process.kill()
-            process.join()
-            connection.close()
-        self._running.clear()
+        for connection in list(self._running):
+            self._forget(connection, well=False)
+
+    def _forget(self, connection: Connection, well: bool) -> None:
+        """Take leave of a process that has ended."""
+        job, process = self._running.pop(connection)
+        self._watch.ended(job, well)
+        process.join()
+        connection.close()
+
+    def _end_hanging(self, ready: Collection[object]) -> Iterator[tuple[Any, Failure]]:
+        """Kill the processes that hang, and yield their jobs; those of `ready` connections have something to say."""
+        if not self._watch.due():
+            return
+        for connection, (job, process) in list(self._running.items()):
+            why = None if connection in ready else self._watch.hangs(job, process.pid)
+            if why is not None:
+                process.kill()
+                self._forget(connection, well=False)
+                yield job, Failure(why, lost=True)
 
     def _start(self, job: Job[object]) -> None:
         """Start a job in a new process."""
@@ -125,23 +144,26 @@ class ProcessExecutor(Executor):
         process.start()
         theirs.close()
         self._running[ours] = (job, process)
+        self._watch.started(job)
 
-    @staticmethod
-    def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
+    def _receive(self, connection: Connection, process: BaseProcess) -> tuple[str, Any]:
         """Receive a message, ("event", event) or ("answer", answer); a `Failure` where the process has ended."""
         try:
             return connection.recv()
         except (EOFError, OSError):  # OSError: the process was killed while it sent a message
-            return "answer", end_of(process)
+            return "answer", end_of(process, self._watch)
 
 
-def end_of(process: BaseProcess) -> Failure:
+def end_of(process: BaseProcess, watch: Watch) -> Failure:
     """The `Failure` of a job whose process ended without an answer."""
     process.join()
     code = process.exitcode
     killed = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-    hint = "; out of memory? fewer workers need less" if code == -signal.SIGKILL else ""
-    return Failure(f"its process ended without an answer ({killed}{hint})")
+    hint = ""
+    if code == -signal.SIGKILL:
+        hint = "; the system ran out of memory" if watch.memory_ran_out() else "; out of memory?"
+        hint += " fewer workers need less"
+    return Failure(f"its process ended without an answer ({killed}{hint})", lost=True)
 
 
 def serve_coordinator(connection: Connection) -> tuple[Emit, Callable[[object], None]]:
