@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from mammo_mlflow.errors import UserError
 
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 10.0
 """How long a server has for its first answer, its name's resolution among it, which no library's own limit covers."""
 
 T = TypeVar("T")

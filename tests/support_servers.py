@@ -154,7 +154,9 @@ class Answering:
 
 
 class Host:
-    """A "host" in namespaces: its own name, network and folder of temporary files. Needs root and `ip`.
+    """A "host" in namespaces: its own name, network, processes and folder of temporary files. Needs root and `ip`.
+
+    Who kills the first process of a line kills all that it started, as when a host dies.
 
     `number` is the last part of its address; the first host's network has this machine at `GATEWAY`.
     """
@@ -187,7 +189,8 @@ class Host:
     def line(self, *words):
         """The command line that runs another one on this host."""
         named = f'hostname {self.name} && exec "$@"'
-        return ["ip", "netns", "exec", self.name, "unshare", "--uts", "sh", "-c", named, "sh", *map(str, words)]
+        apart = ["unshare", "--uts", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc"]
+        return ["ip", "netns", "exec", self.name, *apart, "sh", "-c", named, "sh", *map(str, words)]
 
     @property
     def surroundings(self):

@@ -48,6 +48,7 @@ def _write(where: str, tracking_uri: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / TRIED
         path.write_text("written to try whether artifacts can be, before a run is made\n")
+        repository.list_artifacts()  # by this thread itself: uploads may have threads that the command's end waits for
         repository.log_artifact(str(path))
     with suppress(Exception):  # who may write may not always delete
         repository.delete_artifacts(TRIED)

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from support import SMALL, Store
 from support_servers import ObjectStore, Silent, TrackingServer
 
-SETTING = ["--task", "mass_calc", *SMALL]
+SETTING = ["--task", "mass_calc", *SMALL, "--folds", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_artifacts_go_straight_into_a_bucket(objects, run_command, tmp_path, cac
     assert len(store.frame(final, "test.parquet")) == 24
     assert not (tmp_path / "mlruns").exists()
     assert "written-to-try.txt" not in keys(objects, bucket)
-    used = ["--model", "models:/mammo-mass_calc-pretrained-vgg16@candidate", "--input", "phantom"]
-    used += ["--output", "out.csv", *SMALL[SMALL.index("--phantom-train") :]]
+    used = ["--model", "models:/mammo-mass_calc-pretrained-vgg16@candidate", "--input", str(phantom)]
+    used += ["--output", "out.csv"]
     predicted = run_command(tmp_path, cache, *used, name="predict", **objects.surroundings)
     assert predicted.code == 0, predicted.err
 
@@ -96,7 +96,7 @@ def told(run_command, tmp_path, cache, empty_stores):
         make_experiment(tmp_path, bucket, empty_stores)
         began = time.monotonic()
         outcome = run_command(tmp_path, cache, "--out", "page", name="report", **surroundings)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60  # 30 on an idle machine; libraries alone would take minutes
         assert Store(tmp_path).runs() == []
         return outcome
 
@@ -112,7 +112,7 @@ def test_an_object_store_that_is_away_is_a_line(told, objects):
 
 
 def test_a_bucket_that_is_missing_is_a_line(told, objects):
-    refused(told("s3://no-such-bucket", **objects.surroundings), "NoSuchBucket")
+    refused(told("s3://no-such-bucket", **objects.surroundings), "bucket does not exist")
 
 
 def test_keys_that_are_missing_are_a_line(told, objects, tmp_path):

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from mlflow.server import get_app_client
 from mlflow.tracking import MlflowClient
-from support import SMALL
+from support import PHANTOM, SMALL
 from support_servers import TrackingServer
 
 ADMIN, PASSWORD = "admin", "ge-heim-9-admin"
@@ -16,6 +16,7 @@ database_uri = {database}
 admin_username = {admin}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 """
+SETTING = ["--task", "mass_calc", *SMALL, "--folds", "2"]
 
 
 def as_user(name, password=None):
@@ -61,24 +62,15 @@ def told(guarded, run_command, tmp_path_factory, cache, phantom):
 
 
 @pytest.fixture(scope="module")
-def journey(told):
+def journey(told, phantom):
     """What one user did, from training to the report, by command."""
     two = "mammo-mass_calc-pretrained-vgg16,mammo-mass_calc-pretrained-vgg16-tuned"
-    phantom = SMALL[SMALL.index("--phantom-train") :]
     steps = {
-        "pretrained": ["--task", "mass_calc", *SMALL],
-        "tuned": ["--task", "mass_calc", *SMALL, "--unfrozen-layers", "1"],
-        "ensemble": ["--task", "mass_calc", "--members", two, "--method", "average", *phantom],
+        "pretrained": SETTING,
+        "tuned": [*SETTING, "--unfrozen-layers", "1"],
+        "ensemble": ["--task", "mass_calc", "--members", two, "--method", "average", *PHANTOM],
         "promote": ["--task", "mass_calc", "--executor", "inline"],
-        "predict": [
-            "--model",
-            "models:/mammo-mass_calc@champion",
-            "--input",
-            "phantom",
-            "--output",
-            "out.csv",
-            *phantom,
-        ],
+        "predict": ["--model", "models:/mammo-mass_calc@champion", "--input", str(phantom), "--output", "out.csv"],
         "report": ["--out", "report"],
     }
     ended = {}
@@ -143,7 +135,7 @@ def test_who_may_not_register_under_a_name_is_told_and_leaves_no_run_open(told, 
         two,
         "--method",
         "greedy",
-        *SMALL[SMALL.index("--phantom-train") :],
+        *PHANTOM,
     ]
     outcome = told("ben", *arguments, name="ensemble", MLFLOW_EXPERIMENT_NAME="bens")
     (line,) = lines(outcome)
