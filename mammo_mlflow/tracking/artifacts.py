@@ -1,19 +1,25 @@
-"""Check that artifacts can be written: on this disk, in an object store, or through a tracking server."""
+"""Artifacts, wherever they go: checked before a run is made, and errors of object stores as those of a server."""
 
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from mammo_mlflow.databases import Unusable, check_folder_writable
 from mammo_mlflow.errors import expected
 from mammo_mlflow.servers import in_time
+from mammo_mlflow.tracking.requests import DENIED_CODES
 from mammo_mlflow.wording import first_line, scrubbed
 
 PACKAGES = {"boto3": "'mammo-mlflow[s3]'", "google": "google-cloud-storage", "azure": "azure-storage-blob"}
@@ -60,3 +66,50 @@ def _said(problem: Exception) -> str:
         module = problem.name.partition(".")[0]
         return f"no {module}: pip install {PACKAGES.get(module, module)}"
     return first_line(problem)
+
+
+class StoreClient(MlflowClient):
+    """MLflow's client, where artifacts that go straight into S3 fail as those that go through a server do."""
+
+    def log_artifact(self, *given: Any, **named: Any) -> None:
+        """Write a file, as MLflow's client does."""
+        with _as_mlflow_says():
+            super().log_artifact(*given, **named)
+
+    def log_model_artifacts(self, *given: Any, **named: Any) -> None:
+        """Write a model's folder, as MLflow's client does."""
+        with _as_mlflow_says():
+            super().log_model_artifacts(*given, **named)
+
+    def download_artifacts(self, *given: Any, **named: Any) -> str:
+        """Read a file or folder, as MLflow's client does."""
+        with _as_mlflow_says():
+            return super().download_artifacts(*given, **named)
+
+    def list_artifacts(self, *given: Any, **named: Any) -> Any:
+        """List a folder, as MLflow's client does."""
+        with _as_mlflow_says():
+            return super().list_artifacts(*given, **named)
+
+
+@contextmanager
+def _as_mlflow_says() -> Iterator[None]:
+    """Turn what boto3 raises into an `MlflowException`; without an answer, or with one of 500 on, out of reach."""
+    try:
+        yield
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] not in ("boto3", "botocore", "s3transfer"):
+            raise
+        status = _status(problem)
+        code = TEMPORARILY_UNAVAILABLE if status is None or status >= 500 else INVALID_PARAMETER_VALUE
+        raise MlflowException(first_line(problem), PERMISSION_DENIED if status in DENIED_CODES else code) from None
+
+
+def _status(problem: BaseException | None) -> int | None:
+    """The status of the object store's answer below an exception; None where there was none."""
+    while problem is not None:
+        answer = getattr(problem, "response", None)
+        if isinstance(answer, dict):
+            return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
+        problem = problem.__cause__ or problem.__context__
+    return None

@@ -31,7 +31,7 @@ from mammo_mlflow.databases import (
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.names import EXPERIMENT
-from mammo_mlflow.tracking.artifacts import check_artifacts
+from mammo_mlflow.tracking.artifacts import StoreClient, check_artifacts
 from mammo_mlflow.tracking.local import check_tables, make_or_upgrade
 from mammo_mlflow.tracking.requests import given_run
 from mammo_mlflow.tracking.runs import Writer
@@ -88,7 +88,7 @@ def open_client() -> MlflowClient:
             with _telling(one), alone_with("store", store_id(one), LOCK_SECONDS):
                 make_or_upgrade(file)
     with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
-        return _patiently(lambda: MlflowClient(uri))  # which makes the tables of a fresh database on a server
+        return _patiently(lambda: StoreClient(uri))  # which makes the tables of a fresh database on a server
 
 
 def open_store() -> tuple[MlflowClient, str]:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import MOTO
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from support import SMALL, Store
 from support_servers import ObjectStore, Silent, TrackingServer
+
+from mammo_mlflow.tracking.artifacts import StoreClient
+from mammo_mlflow.tracking.requests import is_away
 
 SETTING = ["--task", "mass_calc", *SMALL, "--folds", "2"]
 
@@ -124,3 +128,25 @@ def test_keys_that_are_missing_are_a_line(told, objects, tmp_path):
 def test_a_package_that_is_missing_is_a_line(told, objects, tmp_path):
     (tmp_path / "boto3.py").write_text("raise ModuleNotFoundError(\"No module named 'boto3'\", name='boto3')\n")
     refused(told("s3://nowhere", **objects.surroundings), "pip install 'mammo-mlflow[s3]'")
+
+
+def test_an_object_store_that_fails_later_is_waited_for_unless_it_refuses(objects, tmp_path, empty_stores, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    bucket = objects.make_bucket("later")
+    make_experiment(tmp_path, bucket, empty_stores)
+    client = StoreClient(f"sqlite:///{tmp_path}/mlflow.db")
+    run = client.create_run(client.get_experiment_by_name("mammo").experiment_id).info.run_id
+    (tmp_path / "a.txt").write_text("hello")
+    client.log_artifact(run, str(tmp_path / "a.txt"))
+    assert [one.path for one in client.list_artifacts(run)] == ["a.txt"]
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(MlflowException) as away:
+        client.log_artifact(run, str(tmp_path / "a.txt"))
+    assert is_away(away.value)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", objects.uri)
+    make_experiment(tmp_path / "other", "s3://no-such-bucket", empty_stores)
+    other = StoreClient(f"sqlite:///{tmp_path}/other/mlflow.db")
+    run = other.create_run(other.get_experiment_by_name("mammo").experiment_id).info.run_id
+    with pytest.raises(MlflowException, match="NoSuchBucket") as refused_for_good:
+        other.log_artifact(run, str(tmp_path / "a.txt"))
+    assert not is_away(refused_for_good.value)
