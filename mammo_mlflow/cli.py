@@ -180,7 +180,9 @@ def _failures() -> Iterator[None]:
         raise UserError(f"tracking store: expected one that can be read and written, found: {said}") from None
     except OSError as problem:
         if problem.errno in FULL_DISK:
-            raise UserError(f"expected room on the disk, found it full: {problem.filename or problem}") from None
+            raise UserError(
+                f"expected room on the disk, found it full: {problem.filename2 or problem.filename or problem}"
+            ) from None
         if problem.errno in REFUSED and problem.filename:
             raise expected(str(problem.filename), "a place that can be read and written", problem.strerror) from None
         if getattr(problem, "request", None) is None:

@@ -11,7 +11,7 @@ from mammo_mlflow.ensembles.fitted_methods import FittedMethods
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.paired import Verdict
 from mammo_mlflow.names import Artifact, Metric, Tag
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 
 def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str) -> None:

@@ -25,7 +25,7 @@ from mammo_mlflow.jobs.contracts import AnswerJob, EnsembleJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Metric, Tag, registered_name
 from mammo_mlflow.pixels import describe_ranges
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.tracking.vetting import SERVED_CODE
 from mammo_mlflow.training.log_test import JudgedModel
 from mammo_mlflow.training.registered_model import Final, ModelBuilder, ModelRecipe, example_patches, finish_model

@@ -27,7 +27,8 @@ from mammo_mlflow.tracking.champions import champion_of, go_back, previous_of, p
 from mammo_mlflow.tracking.lock import Lock
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.registry import Version, verified_model
-from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 
 @dataclass(frozen=True, kw_only=True)

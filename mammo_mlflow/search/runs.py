@@ -12,7 +12,8 @@ from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.orphans import writer_alive
 from mammo_mlflow.tracking.requests import given_run
 from mammo_mlflow.tracking.run_queries import find_runs
-from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 
 class StudyRuns:

@@ -38,7 +38,7 @@ from mammo_mlflow.search.stored_study import best_trial, metric_name, setting_of
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.trial_progress import Ending, Repeat, TrialProgress
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import log_repeats, log_scores
 from mammo_mlflow.training.fit_runs import FitRuns
 

@@ -23,7 +23,7 @@ from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.winner_test import WinnerTest, judge, paired_lead, simultaneous
 from mammo_mlflow.tracking.compared import tell_compared
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate_together
 from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.training.registered_model import Final

@@ -15,7 +15,7 @@ from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.jobs.contracts import FitResult
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.search.pruning import over_folds
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation, collect
 from mammo_mlflow.training.fit_runs import FitRuns
 

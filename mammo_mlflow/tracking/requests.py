@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -14,8 +15,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.errors import FULL_DISK
+
 AWAY_CODES = (502, 503, 504)
 DENIED_CODES = (401, 403)
+NO_ROOM = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
+"""What the messages of SQLite, PostgreSQL and servers say on a full disk."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """The signals by which a user ends a command."""
 
@@ -79,11 +84,19 @@ def mlflow_experiments(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -
     return [found.experiment_id for found in client.search_experiments(view_type=kind)]
 
 
+def is_full(problem: BaseException) -> bool:
+    """Whether an error means that a disk, a quota or a file has no room left."""
+    full = isinstance(problem, OSError) and problem.errno in (*FULL_DISK, errno.EFBIG)
+    return full or any(words in str(problem) for words in NO_ROOM)
+
+
 def is_away(problem: Exception) -> bool:
     """Whether an error means that the server was out of reach or SQLite busy, not that a request was refused."""
     if isinstance(problem, MlflowException):
         text = str(problem)
-        if "(sqlite3." in text:  # a full disk, say: waiting does not help
+        if is_full(problem):  # waiting does not help
+            return False
+        if "(sqlite3." in text:
             return any(words in text for words in ("database is locked", "database table is locked"))
         known = ("failed with exception", "failed with timeout", "Max retries", "database is locked")
         return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES

@@ -12,30 +12,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
-import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.names import Artifact, Tag
+from mammo_mlflow.names import Tag
 from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.absence import Absence, hasty_requests, patience_seconds
-from mammo_mlflow.tracking.requests import given_run, is_away, uninterrupted, was_deleted
+from mammo_mlflow.tracking.requests import given_run, is_away, is_full, uninterrupted, was_deleted
 from mammo_mlflow.tracking.run_batch import RunBatch
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.tracking.undelivered import keep_writes
 from mammo_mlflow.tracking.writes import (
-    EndRun,
-    LogBytes,
-    LogDataset,
-    LogFile,
-    NewRun,
-    RunHandle,
+    RunEnd,
+    RunStart,
     Write,
     milliseconds,
 )
@@ -59,20 +53,27 @@ class Writer:
     """Sends writes to MLflow in the order in which they were queued; those that fail are kept and tried again.
 
     Metrics, parameters and tags of a run are collected, and go in one call when their turn comes or when the run ends.
-    What cannot be delivered in the end is kept in the folder `kept` (`undelivered`), if there is one.
+    What cannot be delivered in the end is kept in the folder `kept` (`undelivered`), if there is one. `reserve` is a
+    file whose room the last writes may need where the disk is full.
     """
 
     def __init__(
-        self, client: MlflowClient, experiment_id: str, tags: Mapping[str, str], kept: Path | None = None
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        tags: Mapping[str, str],
+        kept: Path | None = None,
+        reserve: IO[bytes] | None = None,
     ) -> None:
         self.client = client
         self.experiment_id = experiment_id
         self._tags = {**tags, Tag.PROCESS: this_process()}
-        self._kept = kept
+        self._kept, self._reserve = kept, reserve
         self._patience = patience_seconds()
         self._runs: list[TrackedRun] = []
         self._queue: deque[tuple[TrackedRun | None, Operation]] = deque()
         self._gone: set[str] = set()
+        self._refused: list[tuple[TrackedRun | None, Operation]] = []  # for want of room
         self._batches: dict[TrackedRun, RunBatch] = {}
         self._unmade: set[TrackedRun] = set()
         self._absence = Absence()
@@ -141,6 +142,7 @@ class Writer:
             if is_away(problem):
                 raise
             self._queue.popleft()  # refused for good: what is queued behind it, the runs' ends above all, still goes
+            self._refused += [(run, operation)] if is_full(problem) else []
             if run is None or not run.known or not isinstance(problem, MlflowException | OSError):
                 raise
             if not was_deleted(self.client, run.known):
@@ -225,21 +227,22 @@ class Writer:
             if not run.finished:
                 run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
                 run.finish(status)
-        refused, away = [], self.away
+        if self._reserve is not None:
+            self._reserve.close()
+        self._queue_batches(*self._batches)
+        refused = list[str]()
         with hasty_requests():
-            while not away and (self._queue or self._batches):
+            while self._queue and not self.away:
                 self._next_try = 0.0
                 try:
                     self.flush(math.inf, held=-1.0)
                 except (MlflowException, OSError) as problem:
                     refused.append(first_line(problem, most=120))
-                away = self.away
         if refused:
             _log.warning("%d of the last writes were refused: %s", len(refused), refused[0])
-        self._queue_batches(*self._batches)
-        if self._queue and self._kept is not None:  # Optuna is not told: who goes on with a study finds what is done
-            undelivered = [(run, one) for run, one in self._queue if run is not None and isinstance(one, Write)]
-            keep_writes(self._kept, self.client.tracking_uri, undelivered)
+        left = [(run, one) for run, one in (*self._refused, *self._queue) if run is not None and isinstance(one, Write)]
+        if left and self._kept is not None:  # Optuna is not told: who goes on with a study finds what is done
+            keep_writes(self._kept, self.client.tracking_uri, left)
         self._queue.clear()
 
     def _queue_batches(self, *runs: TrackedRun) -> None:
@@ -257,7 +260,7 @@ class Writer:
         """Queue what is collected of a run, and then its end."""
         ended = milliseconds()
         self._queue_batches(run)
-        self.add(EndRun(status, ended), run)
+        self.add(RunEnd(status, ended), run)
 
     def start_run(
         self,
@@ -282,7 +285,7 @@ class Writer:
             run = TrackedRun(self, name, given)
             run.set_tags(self._all_tags(tags, parent))
         else:
-            new = NewRun(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
+            new = RunStart(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
             run = TrackedRun(self, name, new=new)
             self._unmade.add(run)
         self._runs.append(run)
@@ -316,86 +319,3 @@ class Writer:
         uri = scrubbed(self.client.tracking_uri)
         base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
-
-
-class TrackedRun(RunHandle):
-    """An MLflow run that this process writes: every method queues a write, and writes are sent in order."""
-
-    def __init__(self, writer: Writer, name: str, run_id: str = "", new: NewRun | None = None) -> None:
-        super().__init__(run_id, new)
-        self._writer, self.name = writer, name
-        self.finished = self._tried = False
-
-    @property
-    def id(self) -> str:
-        """The run's id; a run that has not been made yet is made now."""
-        if not self.known:
-            self._writer.ask_at_once(self.make_known)
-        return self.known
-
-    def __str__(self) -> str:
-        return self.id
-
-    def make_known(self) -> None:
-        """Make the run, unless that has been done, also by a request to which no answer came."""
-        if not self.known and self.new is not None:
-            found = self.new.find(self._writer.client) if self._tried else ""
-            self._tried = True
-            self.known = found or self.new.make(self._writer.client)
-
-    def log_metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
-        """Queue metric values; NaN is left out. `at` is their time in seconds since 1970, by default now."""
-        stamp = milliseconds(at)
-        points = [(key, float(value), stamp, step) for key, value in values.items() if value == value]
-        self._writer.batch(self).metrics.extend(points)
-
-    def set_tags(self, tags: Mapping[str, object]) -> None:
-        """Queue tags."""
-        self._writer.batch(self).tags.update({key: scrubbed(str(value)) for key, value in tags.items()})
-
-    def set_params(self, params: Mapping[str, object]) -> None:
-        """Queue parameters, which MLflow takes once."""
-        self._writer.batch(self).params.update({key: scrubbed(str(value)) for key, value in params.items()})
-
-    def log_dataset(self, *, name: str, digest: str, source: str, profile: str, context: str) -> None:
-        """Queue a data set as an input of the run; the first 36 characters of `digest` are kept."""
-        self._writer.add(LogDataset(name, digest[:36], source, profile, context), self)
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Queue a file as an artifact; it must stay until the queue is drained."""
-        self._writer.add(LogFile(str(path), folder), self)
-
-    def log_folder(self, folder: Path) -> None:
-        """Queue the files below a folder as artifacts of the same names; they must stay until the queue is drained."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                parent = str(path.parent.relative_to(folder))
-                self.log_file(path, None if parent == "." else parent)
-
-    def log_text(self, text: str, name: str) -> None:
-        """Queue a text as an artifact of a name, which may begin with a folder."""
-        self._log_bytes(scrubbed(text).encode(), name)
-
-    def log_table(self, table: pd.DataFrame, name: str) -> None:
-        """Queue a table as a Parquet artifact of a name, which may begin with a folder."""
-        self._log_bytes(table.to_parquet(), name)
-
-    def log_figure(self, figure: Figure, name: str, folder: str = Artifact.FIGURES) -> None:
-        """Queue a figure as the artifact `folder/name.png`."""
-        drawn = BytesIO()
-        figure.savefig(drawn, format="png", dpi=150)
-        self._log_bytes(drawn.getvalue(), f"{folder}/{name}.png")
-
-    def _log_bytes(self, content: bytes, name: str) -> None:
-        self._writer.add(LogBytes(content, name), self)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Queue the end of the run: FINISHED, FAILED or KILLED."""
-        if not self.finished:
-            self.finished = True
-            self._writer.end_run(self, status)
-
-    def close(self) -> None:
-        """End the run as FINISHED, and wait until all queued writes are sent."""
-        self.finish()
-        self._writer.drain()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import mlflow
 from mlflow.entities import Experiment, LifecycleStage
@@ -43,6 +44,7 @@ SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mssql")
 """The schemes of addresses that mean a database; MLflow knows all but `postgres`, which is said to be `postgresql`."""
 TRIES, PAUSE_SECONDS = 5, 1.0
+RESERVED_BYTES = 256 * 1024
 
 TrackingError = MlflowException
 """What MLflow raises for a request that it refuses."""
@@ -118,7 +120,21 @@ def open_writer(tags: Mapping[str, str], cache: Path | None = None) -> Writer:
     folders = dict.fromkeys(root / UNDELIVERED for root in (cache or default_cache(), default_cache()))
     for folder in folders:
         deliver_writes(client, client.tracking_uri, folder)
-    return Writer(client, experiment_id, tags, next(iter(folders)))
+    return Writer(client, experiment_id, tags, next(iter(folders)), _reserve(client.tracking_uri))
+
+
+def _reserve(uri: str) -> IO[bytes] | None:
+    """A nameless file beside a SQLite store, whose room it takes to end runs on a full disk; it ends with its owner."""
+    file = _file(uri)
+    if file is None:
+        return None
+    try:
+        reserve = tempfile.TemporaryFile(dir=file.absolute().parent)  # noqa: SIM115 - kept open
+        reserve.write(bytes(RESERVED_BYTES))
+        reserve.flush()
+    except OSError:  # it is full already, as the first write will say
+        return None
+    return reserve
 
 
 def store_id(uri: str) -> str:

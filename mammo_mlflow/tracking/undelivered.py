@@ -20,12 +20,12 @@ from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.files import Taken, locked, sha256, whole
 from mammo_mlflow.tracking.requests import is_away
-from mammo_mlflow.tracking.writes import EndRun, LogBatch, LogBytes, LogDataset, LogFile, NewRun, RunHandle, Write
+from mammo_mlflow.tracking.writes import LogBatch, LogBytes, LogDataset, LogFile, RunEnd, RunHandle, RunStart, Write
 
 UNDELIVERED = "undelivered"
 """The folder of the cache in which they are kept."""
 WRITES = "writes.json"
-KINDS: dict[str, type[Write]] = {kind.__name__: kind for kind in (LogBatch, LogDataset, LogFile, EndRun)}
+KINDS: dict[str, type[Write]] = {kind.__name__: kind for kind in (LogBatch, LogDataset, LogFile, RunEnd)}
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _deliver(client: MlflowClient, folder: Path, content: dict) -> int:
     for run in content["runs"]:
         if isinstance(run, dict):
             tags = {k: ids[v["run"]] if isinstance(v, dict) else v for k, v in run["tags"].items()}
-            new = NewRun(**{**run, "tags": tags})
+            new = RunStart(**{**run, "tags": tags})
             run = new.find(client) or new.make(client)
         ids.append(run)
     refused = 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 
 from mammo_mlflow.names import Tag
 from mammo_mlflow.wording import scrubbed
@@ -25,7 +27,7 @@ def milliseconds(seconds: float | None = None) -> int:
 
 
 @dataclass(frozen=True)
-class NewRun:
+class RunStart:
     """A run to be made: `begun` in milliseconds since 1970; a run as the value of a tag stands for its id."""
 
     experiment_id: str
@@ -48,7 +50,7 @@ class NewRun:
 class RunHandle:
     """A run that is written to: its id, `known` once it is made, else how it is to be made, `new`."""
 
-    def __init__(self, known: str = "", new: NewRun | None = None) -> None:
+    def __init__(self, known: str = "", new: RunStart | None = None) -> None:
         self.known, self.new = known, new
 
 
@@ -102,7 +104,7 @@ class LogFile(Write):
     def send(self, client: MlflowClient, run_id: str) -> None:
         """Send it."""
         if not self.name:
-            client.log_artifact(run_id, self.path, self.folder)
+            _log_artifact(client, run_id, Path(self.path), self.folder)
             return
         LogBytes(Path(self.path).read_bytes(), f"{self.folder or ''}/{self.name}".lstrip("/")).send(client, run_id)
 
@@ -120,11 +122,11 @@ class LogBytes(Write):
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / file
             path.write_bytes(self.content)
-            client.log_artifact(run_id, str(path), folder or None)
+            _log_artifact(client, run_id, path, folder or None)
 
 
 @dataclass(frozen=True)
-class EndRun(Write):
+class RunEnd(Write):
     """The end of a run; `ended` in milliseconds since 1970."""
 
     status: str
@@ -133,3 +135,14 @@ class EndRun(Write):
     def send(self, client: MlflowClient, run_id: str) -> None:
         """Send it."""
         client.set_terminated(run_id, self.status, self.ended)
+
+
+def _log_artifact(client: MlflowClient, run_id: str, path: Path, folder: str | None) -> None:
+    """Log a file; on this machine's disk MLflow would leave part of it under its name where there is no room."""
+    try:
+        client.log_artifact(run_id, str(path), folder)
+    except OSError:
+        where = client.get_run(run_id).info.artifact_uri
+        if is_local_uri(where):
+            (Path(local_file_uri_to_path(where)) / (folder or "") / path.name).unlink(missing_ok=True)
+        raise

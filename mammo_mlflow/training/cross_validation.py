@@ -22,7 +22,7 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.fit_runs import FitRuns
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Tag
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.training.log_test import JudgedModel

@@ -17,7 +17,7 @@ from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.run_queries import LEFT_OUT, finished_runs, finished_under
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 KEPT = "kept"
 FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory", "card_memory")

@@ -16,7 +16,7 @@ from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.units import per_patient
 from mammo_mlflow.names import Artifact, Metric
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 THRESHOLD_FREE = ("roc_auc", "brier", "log_loss")
 

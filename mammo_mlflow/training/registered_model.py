@@ -35,7 +35,7 @@ from mammo_mlflow.tracking.registry import (
     registered_run,
 )
 from mammo_mlflow.tracking.run_queries import fetch_artifacts, finished_runs
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.log_test import JudgedModel, log_test
 
 EXAMPLE_PATCHES = 2

@@ -13,7 +13,7 @@ from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.jobs.devices import computed_on
 from mammo_mlflow.names import Artifact
 from mammo_mlflow.terminal import say, show_table
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
 from mammo_mlflow.training.registered_model import Final
 

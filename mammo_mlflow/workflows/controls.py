@@ -13,7 +13,7 @@ from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, 
 from mammo_mlflow.experiment import NETWORKS, Experiment, build, that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.workflows.comparison import Outcome
 from mammo_mlflow.workflows.families import settled
 from mammo_mlflow.workflows.running import run_experiments

@@ -20,8 +20,8 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
 from mammo_mlflow.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
-from mammo_mlflow.tracking.runs import TrackedRun
 from mammo_mlflow.tracking.store import open_writer
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.workflows.workbench import ending_runs
 
 SHEET_PAIRS = 12

@@ -18,7 +18,7 @@ from mammo_mlflow.planning.find_base_models import find_base_models
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.run_queries import finished_runs
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate_together
 from mammo_mlflow.training.final_model import make_final
 from mammo_mlflow.workflows.comparison import Outcome, log_comparison, show_comparison

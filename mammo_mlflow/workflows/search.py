@@ -35,7 +35,7 @@ from mammo_mlflow.search.study_spec import StudySpec, study_name
 from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.requests import given_run
-from mammo_mlflow.tracking.runs import TrackedRun
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.workflows.dry_run import show_dry_run
 from mammo_mlflow.workflows.places import storage_url
 from mammo_mlflow.workflows.studies import show_studies

@@ -25,8 +25,9 @@ from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.terminal import TerminalProgress
-from mammo_mlflow.tracking.runs import TrackedRun, Writer
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import TrackingError, check_store, open_writer
+from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.wording import first_line, in_words, reason
 

@@ -1,3 +1,4 @@
+import resource
 import signal
 import time
 
@@ -122,3 +123,28 @@ def test_a_server_that_hangs_does_not_hold_up_who_ends_the_command(server, begun
     deliver_writes(writer.client, server.uri, tmp_path / "undelivered")
     assert writer.client.get_run(run.id).info.status == "KILLED"
     assert steps(writer.client, run.id) == [0, 1]
+
+
+def test_what_finds_no_room_leaves_no_part_of_it_and_is_delivered_later(client, experiment, tmp_path):
+    kept = tmp_path / "undelivered"
+    writer = Writer(client, experiment, {}, kept)
+    run = writer.start_run("top", parent=None, tags={}, params={})
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(8_000_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, before[1]))
+    try:
+        run.log_file(large, "fit")
+        run.log_metrics({"loss": 1.0})
+        with pytest.raises(OSError, match="File too large"):
+            run.close()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000_000, before[1]))  # for what is kept, on another disk
+        writer.abandon("FAILED", "no room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (client.get_run(run.id).info.status, client.get_run(run.id).data.metrics) == ("FINISHED", {"loss": 1.0})
+    assert client.list_artifacts(run.id, "fit") == []
+    deliver_writes(client, client.tracking_uri, kept)
+    assert [(item.path, item.file_size) for item in client.list_artifacts(run.id, "fit")] == [
+        ("fit/large.bin", 8_000_000)
+    ]
