@@ -68,7 +68,7 @@ def journey(told, phantom):
     steps = {
         "pretrained": SETTING,
         "tuned": [*SETTING, "--unfrozen-layers", "1"],
-        "ensemble": ["--task", "mass_calc", "--members", two, "--method", "average", *PHANTOM],
+        "ensemble": ["--task", "mass_calc", "--members", two, "--method", "average", "--folds", "2", *PHANTOM],
         "promote": ["--task", "mass_calc", "--executor", "inline"],
         "predict": ["--model", "models:/mammo-mass_calc@champion", "--input", str(phantom), "--output", "out.csv"],
         "report": ["--out", "report"],
@@ -135,6 +135,8 @@ def test_who_may_not_register_under_a_name_is_told_and_leaves_no_run_open(told, 
         two,
         "--method",
         "greedy",
+        "--folds",
+        "2",
         *PHANTOM,
     ]
     outcome = told("ben", *arguments, name="ensemble", MLFLOW_EXPERIMENT_NAME="bens")
