@@ -30,6 +30,7 @@ PROGRAM = "python -m mammo_mlflow"
 HOW_TO_ASK = f"""the options of one:  {PROGRAM} COMMAND --help
 by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager local"""
 COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, or --help"
+ALLOWED = "a user who may do what the command does"
 NO_WINDOWS = "system: expected Linux or macOS, found Windows (WSL is a Linux on Windows: wsl --install)"
 
 
@@ -161,6 +162,7 @@ def _failures() -> Iterator[None]:
     """Turn failures that are no mistake of the user's into a line in the log and `_Failed`."""
     from mammo_mlflow.databases import fault
     from mammo_mlflow.jobs.executors import JobFailed
+    from mammo_mlflow.tracking.requests import not_allowed
     from mammo_mlflow.tracking.store import UNAVAILABLE, TrackingError
 
     log = logging.getLogger(__name__)
@@ -172,6 +174,8 @@ def _failures() -> Iterator[None]:
     except UserError:
         raise
     except TrackingError as problem:
+        if not_allowed(problem):
+            raise expected("tracking store", ALLOWED, first_line(problem)) from None
         if problem.error_code != UNAVAILABLE:
             log.error("the tracking store refused a request: %s", first_line(problem))
             raise _Failed from None
@@ -186,6 +190,8 @@ def _failures() -> Iterator[None]:
             raise expected(str(problem.filename), "a place that can be read and written", problem.strerror) from None
         if getattr(problem, "request", None) is None:
             raise
+        if not_allowed(problem):
+            raise expected("tracking store", ALLOWED, first_line(problem)) from None
         log.error("the tracking server refused a request: %s", first_line(problem))  # artifacts go through requests
         raise _Failed from None
     except Exception as problem:

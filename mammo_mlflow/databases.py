@@ -26,6 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from mammo_mlflow.files import locked, shared_lock, unwritable
 from mammo_mlflow.findings import BROKEN, FINE, ODD, Finding
+from mammo_mlflow.servers import NoAnswer, in_time
 from mammo_mlflow.wording import first_line, scrubbed
 
 PACKAGES = {
@@ -146,14 +147,18 @@ def look_at_server(parsed: URL) -> Look:
     url = parsed.render_as_string(hide_password=False)
     timed = parsed.get_driver_name() in ("psycopg", "psycopg2", "pymysql", "mysqldb")
     settings = {"connect_args": {"connect_timeout": CONNECT_SECONDS}} if timed else {}
-    try:
+
+    def ask() -> Look:
         with create_engine(url, poolclass=NullPool, **settings).connect() as connection:
             tables = frozenset(inspect(connection).get_table_names())
             versions = "SELECT version_num FROM alembic_version"
             found = connection.execute(text(versions)).fetchone() if "alembic_version" in tables else None
-    except (SQLAlchemyError, ValueError) as problem:
+        return Look(tables, found[0] if found else None)
+
+    try:
+        return in_time(ask)
+    except (SQLAlchemyError, ValueError, NoAnswer) as problem:
         raise Unusable(first_line(getattr(problem, "orig", None) or problem, url)) from None
-    return Look(tables, found[0] if found else None)
 
 
 @contextmanager

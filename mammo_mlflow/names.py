@@ -12,6 +12,7 @@ EXPERIMENT = "mammo"  # the MLflow experiment that runs go to where none is name
 METADATA, TRAINING_VALUES = "mammo", "training_values"
 # the aliases of a model's newest version, of a task's champion, and of the champion before it
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+LOCK = "mammo.lock-"  # what begins the name of a registered model that is none, but a lock while a command decides
 SENSITIVITY_AT = "sensitivity_at_specificity"  # the metric, before `=` and the specificity
 SEARCHED = "searched"  # what ends the registered name of a study's model
 
@@ -65,6 +66,8 @@ class Tag:
     # that made it champion, whether it came to that, whether someone went back from it
     PROMOTED_FROM, PREVIOUS, DECIDED_BY = "mammo.promoted_from", "mammo.previous", "mammo.decided_by"
     WAS_CHAMPION, ROLLED_BACK = "mammo.was_champion", "mammo.rolled_back"
+    # on a lock: whose it is, which renewal of it, and what only processes of one machine have in common
+    HOLDER, BEAT, PLACE = "mammo.holder", "mammo.beat", "mammo.place"
     # "patients as clusters" or "patches assumed independent"; "patients resampled": stored by an earlier version,
     # percentile bootstraps
     INTERVALS = "mammo.intervals"

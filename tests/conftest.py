@@ -16,8 +16,9 @@ import support
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine, event
-from support import SMALL, Finished, Outcome, Pretended, Store, TrackingServer
+from support import SMALL, Finished, Outcome, Pretended, Store
 from support_laboratory import Laboratory
+from support_servers import PostgreSQL, TrackingServer, need_postgresql
 from support_store import Models
 
 from mammo_mlflow.cli import main
@@ -30,6 +31,8 @@ TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "k
 """The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
 JAX = "jax_backend"
 """The fixture whose tests have no marker beside its own, whatever else they take: another process runs them."""
+MOTO = "MAMMO_TEST_MOTO"
+"""The variable with the path of `moto_server` in an environment of its own."""
 QUICK = f"not ({' or '.join(dict.fromkeys(TIERS.values()))})"
 
 
@@ -103,7 +106,8 @@ def _no_settings_of_the_user():
     """Nothing of the machine's own environment reaches a test, and nothing is downloaded."""
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "MAMMO_", "TF_CPP_"))]:
-        patch.delenv(name)
+        if name != MOTO:  # says where to find what these tests start
+            patch.delenv(name)
     patch.setenv("MAMMO_OFFLINE", "1")
     patch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # tests are of the processor, wherever they run
     yield
@@ -178,6 +182,18 @@ def server(tmp_path_factory, system):
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql(system):
+    """Makes an empty database on a server on a free port and gives its URL, as often as it is called."""
+    need_postgresql()
+    made = PostgreSQL()
+    try:
+        made.start()
+        yield made.make
+    finally:
+        made.remove()
 
 
 @pytest.fixture(scope="session")

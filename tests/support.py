@@ -168,48 +168,6 @@ class Server:
             return refused.code, refused.read().decode()
 
 
-class TrackingServer:
-    """A real tracking server that can be stopped and started again."""
-
-    def __init__(self, where):
-        self.port = free_port()
-        self.where, self.uri = where, f"http://127.0.0.1:{self.port}"
-        self.family = []
-
-    def start(self):
-        arguments = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        arguments += ["--backend-store-uri", f"sqlite:///{self.where}/mlflow.db"]
-        arguments += ["--artifacts-destination", str(self.where / "artifacts")]
-        process = subprocess.Popen(
-            arguments,
-            cwd=self.where,
-            env=environment(self.where),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        one = psutil.Process(process.pid)
-        self.family = [one, *one.children(recursive=True)]
-
-    def stop(self):
-        for one in self.family:
-            if one.is_running():
-                one.kill()
-        psutil.wait_procs(self.family, timeout=10)
-        self.family = []
-
-    def _answers(self):
-        try:
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
-        except OSError:
-            return False
-
-
 class Running:
     """The command as a process whose standard error is followed."""
 

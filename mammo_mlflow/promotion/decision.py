@@ -24,6 +24,7 @@ from mammo_mlflow.promotion.candidates import (
 )
 from mammo_mlflow.promotion.judging import Rival, how_to_start_anew, judge_candidates
 from mammo_mlflow.tracking.champions import champion_of, go_back, previous_of, promote
+from mammo_mlflow.tracking.lock import Lock
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.registry import Version, verified_model
 from mammo_mlflow.tracking.runs import Writer
@@ -47,10 +48,11 @@ class Decision:
     unreal: bool
 
 
-def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Path) -> Decision:
+def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Path, lock: Lock) -> Decision:
     """Promote the best candidate that passes every gate, or change nothing; predictions are fetched into `folder`.
 
-    Raises `UserError`, before the decision's run exists: no candidate, or a champion without its predictions.
+    `lock` is held, and checked before the champion changes. Raises `UserError` where that was lost, and before the
+    decision's run exists: no candidate, or a champion without its predictions.
     """
     before = champion_of(writer.client, spec.task)
     candidates = find_candidates(writer, spec, objective, before, folder)
@@ -72,16 +74,18 @@ def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Pa
     run = _start_run(writer, spec, "kept" if chosen is None else "promoted", before, tags)
     _log_gates(run, objective, candidates, best)
     writer.drain()
+    lock.check()
     after = None if chosen is None else promote(writer.client, spec.task, chosen.version, run.id)
     run.close()
     tests = [stored_test(writer, one.version) for one in candidates]
     return Decision(candidates=candidates, tests=tests, best=best, before=before, after=after, unreal=unreal)
 
 
-def roll_back(writer: Writer, spec: PromotionSpec, folder: Path) -> tuple[Version, Version]:
+def roll_back(writer: Writer, spec: PromotionSpec, folder: Path, lock: Lock) -> tuple[Version, Version]:
     """Go back to the champion before the present one, whose files are fetched into `folder` and checked first.
 
-    Returns the champion from now on and the one until now. Raises `UserError` where there is none to go back to.
+    `lock` is held. Returns the champion from now on and the one until now. Raises `UserError` where there is none to go
+    back to, or the lock was lost.
     """
     earlier, champion = previous_of(writer.client, spec.task), champion_of(writer.client, spec.task)
     if champion is None:
@@ -90,6 +94,7 @@ def roll_back(writer: Writer, spec: PromotionSpec, folder: Path) -> tuple[Versio
     verified_model(writer.client, f"{earlier.name}/{earlier.number}", folder / "before")
     run = _start_run(writer, spec, "rolled back", champion, {Tag.CANDIDATE: str(earlier)})
     writer.drain()
+    lock.check()
     go_back(writer.client, champion, earlier, run.id)
     run.close()
     return earlier, champion

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import mlflow
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.errors import expected
-from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import CANDIDATE, CHAMPION, PREVIOUS, Tag, registered_name
+from mammo_mlflow.tracking.lock import Lock, alone
 from mammo_mlflow.tracking.registry import Version, find_run, make_registered_model, registered_names, version_of
 from mammo_mlflow.tracking.requests import mlflow_experiments, or_none
 from mammo_mlflow.tracking.store import store_id
@@ -30,12 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def deciding(client: MlflowClient, task: str) -> Iterator[None]:
-    """Hold this host's lock on decisions about a task's champion, after finishing an earlier interrupted decision."""
-    waiting = f"another command decides about the champion of {task}; waiting for it"
-    with locked(shared_lock("champion", f"{store_id(client.tracking_uri)} {task}"), waiting, mode=0o666):
+def deciding(client: MlflowClient, task: str) -> Iterator[Lock]:
+    """Hold the lock on decisions about a task's champion, after finishing an earlier interrupted decision."""
+    with alone(client, f"champion-{task}", store_id(mlflow.get_registry_uri())) as lock:
         finish_decision(client, registered_name(task))
-        yield
+        yield lock
 
 
 def champion_of(client: MlflowClient, task: str) -> Version | None:

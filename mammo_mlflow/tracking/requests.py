@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from mammo_mlflow.errors import FULL_DISK
 
 AWAY_CODES = (502, 503, 504)
+DENIED_CODES = (401, 403)
 NO_ROOM = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
 """What the messages of SQLite, PostgreSQL and servers say on a full disk."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -101,3 +102,10 @@ def is_away(problem: Exception) -> bool:
         return any(words in text for words in known) or problem.get_http_status_code() in AWAY_CODES
     answer = getattr(problem, "response", None)  # artifacts go through requests, whose errors are `OSError`s
     return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES
+
+
+def not_allowed(problem: Exception) -> bool:
+    """Whether an error means that a server refused a request for who sent it."""
+    if isinstance(problem, MlflowException):
+        return problem.get_http_status_code() in DENIED_CODES
+    return getattr(getattr(problem, "response", None), "status_code", None) in DENIED_CODES

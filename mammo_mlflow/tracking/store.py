@@ -15,8 +15,6 @@ import mlflow
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.uri import is_local_uri
 from sqlalchemy.exc import SQLAlchemyError
 
 from mammo_mlflow.databases import (
@@ -34,9 +32,11 @@ from mammo_mlflow.databases import (
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.names import EXPERIMENT
+from mammo_mlflow.tracking.artifacts import StoreClient, check_artifacts
 from mammo_mlflow.tracking.local import check_tables, make_or_upgrade
 from mammo_mlflow.tracking.requests import given_run
 from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.tracking.server import look_at_mlflow
 from mammo_mlflow.tracking.undelivered import UNDELIVERED, deliver_writes
 from mammo_mlflow.wording import NO_SECRETS, first_line, scrubbed
 
@@ -55,13 +55,14 @@ T = TypeVar("T")
 
 
 def check_store() -> None:
-    """Check the store's address, file and folder without opening it. Raises `UserError` where there can be no store.
+    """Check the store's address, file and folder without opening it, and that a server answers. Raises `UserError`.
 
     For commands that need the store only after long work.
     """
     for uri in dict.fromkeys((mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
         with _telling(uri):
-            if _is_database(uri) and (file := file_of(parse_address(uri))) is not None and not is_filled(file):
+            file = _checked(uri)
+            if file is not None and not is_filled(file):
                 check_folder_writable(next(folder for folder in file.absolute().parents if folder.is_dir()))
 
 
@@ -80,12 +81,16 @@ def open_client() -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is said in a line here
     for handler in logging.getLogger("mlflow").handlers:
         handler.addFilter(NO_SECRETS)
-    uri = mlflow.get_tracking_uri()
-    for one in dict.fromkeys((uri, mlflow.get_registry_uri())):
-        with _telling(one), alone_with("store", store_id(one), LOCK_SECONDS):
-            _make_or_upgrade(one)
+    files = {}
+    for one in dict.fromkeys((uri := mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
+        with _telling(one):
+            files[one] = _checked(one)
+    for one, file in files.items():
+        if file is not None:
+            with _telling(one), alone_with("store", store_id(one), LOCK_SECONDS):
+                make_or_upgrade(file)
     with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
-        return _patiently(lambda: MlflowClient(uri))  # which makes the tables of a fresh database on a server
+        return _patiently(lambda: StoreClient(uri))  # which makes the tables of a fresh database on a server
 
 
 def open_store() -> tuple[MlflowClient, str]:
@@ -101,7 +106,7 @@ def open_store() -> tuple[MlflowClient, str]:
         if (file := _file(uri)) is not None:
             check_file_writable(file)
         experiment = _patiently(lambda: _experiment(client))
-    _check_artifacts(experiment)
+    check_artifacts(experiment, uri)
     return client, experiment.experiment_id
 
 
@@ -155,18 +160,22 @@ def _is_database(uri: str) -> bool:
     return uri.partition(":")[0].partition("+")[0] in DATABASES
 
 
-def _make_or_upgrade(uri: str) -> None:
-    """Make or upgrade a SQLite store; check that a database on a server is not another program's. Raises `Unusable`."""
+def _checked(uri: str) -> Path | None:
+    """The path of a store's SQLite file, which may be missing; None for a server, which then has answered.
+
+    Raises `Unusable` where there can be no store: also where a server's database is another program's.
+    """
+    if uri.startswith(("http://", "https://")):
+        look_at_mlflow(uri)
     if not _is_database(uri):
-        return
+        return None
     parsed = parse_address(uri)
     file = file_of(parsed)
-    if file is not None:
-        make_or_upgrade(file)
-    elif parsed.get_backend_name() != "sqlite":
+    if parsed.get_backend_name() != "sqlite":
         check_tables(look_at_server(parsed))
-    elif not (parsed.database or "").startswith("file:"):
+    elif file is None and not (parsed.database or "").startswith("file:"):
         raise Unusable("one in memory, which ends with the command: sqlite:///mlflow.db is a file")
+    return file
 
 
 def _patiently(request: Callable[[], T]) -> T:
@@ -210,29 +219,17 @@ def _active(field: str, experiment: Experiment) -> Experiment:
     return experiment
 
 
-def _check_artifacts(experiment: Experiment) -> None:
-    """Raises `UserError` where artifacts go to this machine's disk, and cannot be written there."""
-    where = experiment.artifact_location or ""
-    if not is_local_uri(where):
-        return
-    folder = Path(local_file_uri_to_path(where))
-    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
-    try:
-        check_folder_writable(there)
-    except Unusable as problem:
-        raise expected(f"artifacts of experiment '{experiment.name}'", "a folder to write to", problem) from None
-
-
 @contextmanager
 def _telling(uri: str) -> Iterator[None]:
     """Whatever a store raises, or the libraries below it, as a `UserError` in one line without a secret."""
-    field = f"tracking store {scrubbed(uri)}"
+    field = f"{'tracking store' if uri == mlflow.get_tracking_uri() else 'model registry'} {scrubbed(uri)}"
+    wanted = "an MLflow server" if uri.startswith("http") else "a database of runs"
     try:
         yield
     except UserError:
         raise
     except Unusable as problem:
-        raise expected(field, "a database of runs", first_line(problem, uri)) from None
+        raise expected(field, wanted, first_line(problem, uri)) from None
     except Exception as problem:
         known = isinstance(problem, (MlflowException, OSError, ImportError))
         said = first_line(problem, uri) if known else fault(problem)

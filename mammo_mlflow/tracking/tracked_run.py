@@ -17,7 +17,7 @@ from mammo_mlflow.tracking.writes import LogBytes, LogDataset, LogFile, RunHandl
 from mammo_mlflow.wording import scrubbed
 
 
-class WritesRuns(Protocol):
+class RunWriter(Protocol):
     """The protocol of what a run's writes are handed to (`runs.Writer`)."""
 
     client: MlflowClient
@@ -41,7 +41,7 @@ class WritesRuns(Protocol):
 class TrackedRun(RunHandle):
     """An MLflow run that this process writes: every method queues a write, and writes are sent in order."""
 
-    def __init__(self, writer: WritesRuns, name: str, run_id: str = "", new: RunStart | None = None) -> None:
+    def __init__(self, writer: RunWriter, name: str, run_id: str = "", new: RunStart | None = None) -> None:
         super().__init__(run_id, new)
         self._writer, self.name = writer, name
         self.finished = self._tried = False

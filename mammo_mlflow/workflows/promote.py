@@ -23,12 +23,12 @@ def run(options: PromoteOptions) -> None:
     task, (objective,) = options.task, parse_objectives(options.objective)
     spec = PromotionSpec(**options.model_dump())
     writer = open_writer({})
-    with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task), ending_runs(writer):
+    with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task) as lock, ending_runs(writer):
         if options.rollback:
-            now, before = roll_back(writer, spec, Path(folder))
+            now, before = roll_back(writer, spec, Path(folder), lock)
             say(f"champion of {task}: {champion_name(now)} again, {champion_name(before)} before")
         else:
-            _show(task, objective, decide(writer, spec, objective, Path(folder)))
+            _show(task, objective, decide(writer, spec, objective, Path(folder), lock))
 
 
 def _show(task: str, objective: Objective, decision: Decision) -> None:

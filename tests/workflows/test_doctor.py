@@ -5,7 +5,6 @@ import sqlite3
 import time
 
 import pytest
-from mlflow.tracking import MlflowClient
 from support import unused_pid
 from support_store import Models
 
@@ -39,6 +38,8 @@ def store(tmp_path, empty_stores):
     models = Models(tmp_path)
     models.client.create_registered_model("mammo-mass_calc-pretrained-vgg16")
     run = models.model()
+    (fold,) = models.client.search_runs([models.experiment], "tags.`mammo.fit` = 'fold 1'")
+    models.client.log_text(fold.info.run_id, "{}", "fit/fit.json")
     made = models.client.create_logged_model(models.experiment, name="final", source_run_id=run)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "MLmodel").write_text("flavors: {}")
@@ -126,5 +127,5 @@ def test_a_server_that_does_not_answer_is_broken(doctor, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:geheim@127.0.0.1:9")
     lines, code = doctor()
     assert (code, len(lines)) == (1, 1)
-    assert lines[0].startswith("broken  tracking store http://127.0.0.1:9: expected an answer")
+    assert lines[0].startswith("broken  tracking store http://127.0.0.1:9: expected an MLflow server, found")
     assert "geheim" not in lines[0]

@@ -1,7 +1,5 @@
 """Champions, as a user promotes them: candidates with planted predictions, registered in a real store."""
 
-import contextlib
-import io
 import logging
 import shutil
 import signal
@@ -10,96 +8,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import numpy as np
-import pandas as pd
 import pytest
-from mlflow.tracking import MlflowClient
-from support import Outcome, command, environment
+from support import command, environment
+from support_promotion import TASK_MODEL, Place, predictions
 
-from mammo_mlflow.cli import main
-from mammo_mlflow.engine.flavor import save_keras_model
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.spending import ALPHA, error_share
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.champions import champion_of, deciding, finish_decision, promote
+from mammo_mlflow.tracking.champions import deciding, finish_decision, promote
 from mammo_mlflow.tracking.compared import compared_of
-from mammo_mlflow.tracking.logged_models import log_model
-from mammo_mlflow.tracking.registry import register, version_of
-from mammo_mlflow.tracking.runs import Writer
+from mammo_mlflow.tracking.registry import version_of
 
 pytestmark = pytest.mark.usefixtures("keras")
 
-N, FOLDS, SIZE = 400, 4, 8
-TASK_MODEL = "mammo-mass_calc"
-LABELS = np.arange(N) % 2
-PATIENTS = np.arange(N) // 2
 LUCKY = 5
 """Under this seed a skill of 2 leads one of 1.5 by between 2.1 and 3.2 standard errors."""
-
-
-def predictions(skill, seed=0):
-    """Calibrated probabilities (n,): the posterior of a score that is normal with means ± skill / 2."""
-    score = np.random.default_rng(seed).normal(skill * (LABELS - 0.5), 1)
-    return 1 / (1 + np.exp(-skill * score))
-
-
-class Place:
-    """A store with planted candidates, and the command in it."""
-
-    def __init__(self, where, model):
-        self.where, self.model = where, model
-        self.uri = f"sqlite:///{where}/mlflow.db"
-        self.client = MlflowClient(self.uri)
-        self.experiment = self.client.create_experiment("mammo", artifact_location=(where / "artifacts").as_uri())
-        self.writer = Writer(self.client, self.experiment, {})
-
-    def plant(self, name, probabilities, threshold=0.5, **tags):
-        """Register a candidate with these out-of-fold predictions: its version, as `name v1`."""
-        run = self.writer.start_run(name, parent=None, tags={}, params={})
-        frame = pd.DataFrame({"patch": np.arange(N), "fold": PATIENTS % FOLDS, "label": LABELS})
-        frame["probability"], frame["patient_id"] = probabilities, PATIENTS
-        frame.to_parquet(self.where / "oof.parquet")
-        run.log_file(self.where / "oof.parquet")
-        run.log_metrics({"test_roc_auc": 0.5, "test_roc_auc_low": 0.4, "test_roc_auc_high": 0.6})
-        run.finish()
-        self.writer.drain()
-        marks = {f"mammo.{key}": value for key, value in ({"task": "mass_calc", "data_sha256": "a"} | tags).items()}
-        marks |= {"mammo.folds_sha256": "b", "mammo.threshold": repr(threshold)}
-        marks.setdefault("mammo.phantom", "false")
-        logged = log_model(self.writer, run.id, "model", self.model, marks, self.where / f"fetched-{run.id}")
-        full = f"mammo-mass_calc-{name}"
-        number = register(self.writer, full, logged, run.id, marks, "planted")
-        return f"{full} v{number}"
-
-    def promote(self, *arguments, code=0):
-        """The command, in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = main(["promote", "--task", "mass_calc", "--executor", "inline", *arguments])
-        assert found == code, err.getvalue()
-        return Outcome(found, out.getvalue(), err.getvalue())
-
-    @property
-    def champion(self):
-        """What the champion was promoted from."""
-        found = champion_of(self.client, "mass_calc")
-        return None if found is None else found.tags[Tag.PROMOTED_FROM]
-
-    @property
-    def previous(self):
-        aliases = self.client.get_registered_model(TASK_MODEL).aliases
-        return None if "previous" not in aliases else int(aliases["previous"])
-
-    @property
-    def versions(self):
-        return sorted(int(one.version) for one in self.client.search_model_versions(f"name = '{TASK_MODEL}'"))
-
-    def decisions(self):
-        runs = self.client.search_runs(
-            [self.experiment], "tags.`mammo.family` = 'promotion'", order_by=["attributes.start_time ASC"]
-        )
-        return [(run.data.tags["mammo.decision"], run.info.status) for run in runs]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,20 +34,10 @@ def _quiet():
     signal.signal(signal.SIGTERM, on_term)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """The directory of a small Keras model."""
-    inputs = keras.layers.Input((SIZE, SIZE, 1), name="patch")
-    outputs = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs))
-    path = tmp_path_factory.mktemp("model") / "model"
-    save_keras_model(keras.Model(inputs, outputs), path, {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}, {})
-    return path
-
-
 @pytest.fixture
-def place(tmp_path, model, empty_stores, monkeypatch):
+def place(tmp_path, planted_model, empty_stores, monkeypatch):
     shutil.copy(empty_stores / "mlflow.db", tmp_path)
-    found = Place(tmp_path, model)
+    found = Place(tmp_path, planted_model)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     monkeypatch.chdir(tmp_path)
     return found
