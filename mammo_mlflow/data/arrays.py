@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.errors import Faults, UserError, expected
 
 BLOCK_ROWS = 64
 """Rows of a tensor that are read at a time."""
@@ -98,7 +98,7 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader
     With `any_number` another integer or floating dtype is accepted; the caller has to check the values.
 
     Raises:
-        UserError: as `read_array_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
+        UserError: as `read_array_header`, or the dtype, shape or number of rows is wrong (`Faults`).
     """
     name, header, problems = path.name, read_array_header(path), []
     if header.dtype != np.dtype("<u2") and not (any_number and header.dtype.kind in "iuf"):
@@ -109,7 +109,7 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader
     elif fault := _row_count_fault(name, header):
         problems.append(fault)
     if problems:
-        raise UserError("; ".join(map(str, problems)))
+        raise Faults(map(str, problems))
     return header
 
 

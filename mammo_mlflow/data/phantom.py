@@ -18,7 +18,7 @@ import pandas as pd
 from mammo_mlflow.data import phantom_images as images
 from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.patches import PHANTOM_FILE, SPLITS
-from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.files import locked, whole
 
 VERSION = 1  # to be raised when the same settings give other pixels, labels or groups
@@ -60,7 +60,7 @@ class PhantomSettings:
         if not problems and self.bytes > LARGEST:
             problems.append(str(expected("phantom", f"at most {LARGEST / 1e9:.0f} GB", f"{self.bytes / 1e9:.0f} GB")))
         if problems:
-            raise UserError("; ".join(problems))
+            raise Faults(problems)
 
     @property
     def bytes(self) -> int:
