@@ -13,6 +13,7 @@ METADATA, TRAINING_VALUES = "mammo", "training_values"
 # the aliases of a model's newest version, of a task's champion, and of the champion before it
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 SENSITIVITY_AT = "sensitivity_at_specificity"  # the metric, before `=` and the specificity
+DATA_URI = "mammo-data:/"  # before the name of a data directory, as the source of a run's data set
 SEARCHED = "searched"  # what ends the registered name of a study's model
 
 

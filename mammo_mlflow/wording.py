@@ -15,6 +15,7 @@ _DATABASE_USER = re.compile(rf"(?i)\b((?:postgres\w*|mysql|mariadb|mssql|oracle)
 _IN_QUERY = re.compile(rf"(?i)([?&]\w*(?:passw(?:or)?d|pwd|token|secret|api_?key)=)[^{_NOT}&#]*")
 _PASSWORD = re.compile(r"[\w+.-]+:/*[^:/@]*:(.+)@")
 _HIDDEN = "***"
+_PATH = re.compile(r"(?<![\w/.:])(?:file:/*)?[~/][^\s'\":;,()\[\]]*/([^\s/'\":;,()\[\]]*)")
 
 
 def scrubbed(text: str, *uris: str) -> str:
@@ -55,6 +56,11 @@ def in_words(last_line: str) -> str:
         return scrubbed(last_line)
     said = f": {scrubbed(found[2])}" if found[2] else ""
     return f"an unexpected {_kind(found[1])}{said}"
+
+
+def without_paths(text: str) -> str:
+    """Shorten every absolute path in a text to its last name: a store should not tell whose folders lay where."""
+    return _PATH.sub(r"…/\1", text)
 
 
 class NoSecrets(logging.Filter):

@@ -75,7 +75,7 @@ class PhantomSettings:
 
 def settings_from_name(directory: Path) -> PhantomSettings | None:
     """Parse the settings of a phantom from its directory's name; None for a directory of another name."""
-    found = re.fullmatch(rf"phantom-v{VERSION}-(\d+)-(\d+)-(\d+)px-seed(\d+)", directory.name)
+    found = re.fullmatch(rf"phantom-v{VERSION}" r"-(\d{1,9})-(\d{1,9})-(\d{1,9})px-seed(\d{1,10})", directory.name)
     return PhantomSettings(*map(int, found.groups())) if found else None
 
 

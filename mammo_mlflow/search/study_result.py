@@ -119,7 +119,10 @@ class StudyCloser:
         self._top.log_metrics(metrics)
         if best is not None:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
-            self._top.log_text(json.dumps({**shown, "setting": setting_of(best)}, indent=1), Artifact.BEST)
+            setting = setting_of(best)
+            if "weights" in setting:  # a path becomes their sha256
+                setting |= {"weights": self._plan(best).experiment.model.weights}
+            self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), Artifact.BEST)
             self._top.set_tags({Tag.BEST_TRIAL: best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
     def _make_best(self, best: FrozenTrial, compared: int) -> Final | None:

@@ -174,12 +174,12 @@ def _result(run: Run) -> Result:
         tags=dict(run.data.tags),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        data=_place(run),
+        data=_source(run),
     )
 
 
-def _place(run: Run) -> str:
-    """Where the arrays lay, as the data set of the run says."""
+def _source(run: Run) -> str:
+    """The source of the run's data set: the name of its directory, in runs of earlier versions its path."""
     for entry in run.inputs.dataset_inputs if run.inputs else ():
         try:
             return str(json.loads(entry.dataset.source)["uri"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.base import options_of
 from mammo_mlflow.commands.prepare import PrepareOptions
 from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest
@@ -41,7 +42,7 @@ def run(options: PrepareOptions) -> None:
             raise expected(field, "a name in printable UTF-8", ascii(name))
     writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
-        top = writer.start_run("prepare", parent=None, tags={}, params=options.model_dump())
+        top = writer.start_run("prepare", parent=None, tags={}, params=_logged(options))
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
         workers = options.workers or available_cores()
         made = ingest(films, target, descriptions, options.settings(), workers, progress.update)
@@ -50,6 +51,12 @@ def run(options: PrepareOptions) -> None:
         _log_all(top, made)
         top.close()
     _show(made)
+
+
+def _logged(options: PrepareOptions) -> dict[str, object]:
+    """The options as parameters of a run: of a path its name alone."""
+    paths = [name for name, about in options_of(type(options)).items() if about.path]
+    return options.model_dump() | {name: Path(getattr(options, name)).name for name in paths}
 
 
 def _log_all(run: TrackedRun, made: IngestResult) -> None:

@@ -93,7 +93,7 @@ def _about(report: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[st
     if report.runs.results:
         return said
     if wanted is not None:
-        return [*said, f"No model has been finished on {wanted.directory}."]
+        return [*said, f"No model has been finished on {wanted.directory.name}."]
     ours = sum(count for (_, mine), count in counts.items() if mine)
     failed = sum(count for (status, mine), count in counts.items() if mine and status in ("FAILED", "KILLED"))
     theirs = sum(count for (_, mine), count in counts.items() if not mine)
