@@ -13,7 +13,7 @@ import numpy as np
 from mammo_mlflow.commands.base import options_of
 from mammo_mlflow.commands.prepare import PrepareOptions
 from mammo_mlflow.commands.shared import available_cores
-from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest
+from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest, look
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
@@ -40,6 +40,7 @@ def run(options: PrepareOptions) -> None:
     for field, name in (("source", source), ("out", out), ("csv", options.csv)):
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
+    look(films, target, descriptions, options.settings())
     writer = Writer(*open_store(), {Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
         top = writer.start_run("prepare", parent=None, tags={}, params=_logged(options))

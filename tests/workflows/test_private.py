@@ -6,7 +6,7 @@ import sqlite3
 import h5py
 import numpy as np
 import pytest
-from support import PHANTOM, Store
+from support import PHANTOM
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.wording import without_paths
@@ -36,15 +36,13 @@ def home(tmp_path, phantom, monkeypatch):
 
 
 def stored(where):
-    """All texts in a store that somebody reads: tables but for the places of artifacts, which MLflow keeps, and files."""
+    """All texts of a store: its tables, but for the places of artifacts, which MLflow keeps, and its files."""
     texts = []
-    for name in ("mlflow.db",):
-        with sqlite3.connect(where / name) as store:
-            for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
-                told = [one for one in columns if not one.startswith(("artifact", "storage_location"))]
-                if told:
-                    texts += [str(row) for row in store.execute(f"SELECT {', '.join(told)} FROM {table}")]
+    with sqlite3.connect(where / "mlflow.db") as store:
+        for (table,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
+            told = [one for one in columns if not one.startswith(("artifact", "storage_location"))]
+            texts += [str(row) for row in store.execute(f"SELECT {', '.join(told)} FROM {table}")] if told else []
     files = [path for folder in ("mlruns", "report") for path in (where / folder).rglob("*") if path.is_file()]
     return texts + [path.read_bytes().decode("utf-8", "replace") for path in files]
 
