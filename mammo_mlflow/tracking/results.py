@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient as Client
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.files import below
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
 from mammo_mlflow.tracking.requests import mlflow_experiments, pages
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
@@ -157,7 +158,7 @@ def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame
 def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
     """Download an artifact of a run into `folder`; None where it cannot be had."""
     with suppress(MlflowException, OSError):
-        return fetch_artifacts(client, run_id, name, folder / run_id)
+        return fetch_artifacts(client, run_id, name, below(folder, run_id))
     return None
 
 

@@ -24,6 +24,7 @@ from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.run_queries import close_orphaned_runs
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_store
+from mammo_mlflow.wording import no_formula
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
@@ -124,7 +125,7 @@ def _write(
     for task in report.tasks:
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
             if len(frame):
-                frame.to_csv(tables / f"{name}_{task.name}.csv", index=False)
+                frame.map(no_formula).to_csv(tables / f"{name}_{task.name}.csv", index=False)
     folds, links = {}, {}
     for task in report.tasks:
         for model in task.models:
