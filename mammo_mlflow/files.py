@@ -66,6 +66,15 @@ def target_file(field: str, name: str) -> Path:
     return target
 
 
+def read_small(path: Path, most: int = 1_000_000) -> str:
+    """Read a text file in UTF-8 of at most so many bytes. Raises ValueError for a larger one."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content.decode("utf-8")
+
+
 def below(folder: Path, name: str) -> Path:
     """A path in `folder` for a name that a store gave: one that is no plain name is hashed, so that none leads out."""
     plain = re.fullmatch(r"[A-Za-z0-9_@][\w.@ -]{0,150}", name, re.ASCII)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mammo_mlflow.data.arrays import ArrayHeader, Scan, check_tensor, read_groups, read_types, scan_tensor
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
-from mammo_mlflow.files import file_sha256, sha256
+from mammo_mlflow.files import file_sha256, read_small, sha256
 
 IMAGE_SIZE = 150
 """The side of the course's patches, in pixels."""
@@ -190,7 +190,7 @@ def _stated_size(path: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = json.loads(read_small(path)) if path.is_file() else None
     except (ValueError, OSError, RecursionError):
         raise expected(f"{path}", "a JSON object", "something else") from None
     size = content.get("size") if isinstance(content, dict) else None

@@ -11,7 +11,7 @@ from mammo_mlflow.commands.report import ReportOptions
 from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
-from mammo_mlflow.files import check_writable, whole
+from mammo_mlflow.files import check_writable, read_small, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.report.differences import differences_csv, differences_markdown
@@ -72,7 +72,7 @@ def _target(out: str) -> Path:
 def _is_a_report(folder: Path) -> bool:
     """Whether a folder holds an earlier report and nothing else."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads(read_small(folder / MARKER))
     except (OSError, ValueError, RecursionError):
         return False
     known = {PAGE, MARKER, "figures", "tables"}

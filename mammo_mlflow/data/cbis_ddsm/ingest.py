@@ -30,7 +30,7 @@ from mammo_mlflow.data.cbis_ddsm.films import VERSION, CutResult, FilmToCut, cut
 from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings
 from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.files import PARTIAL, file_sha256, locked, tree_sha256
+from mammo_mlflow.files import PARTIAL, file_sha256, locked, read_small, tree_sha256
 from mammo_mlflow.processes import serve_parent
 
 FILMS, WHOLE, LOCK = "films", "whole", "lock"
@@ -129,7 +129,7 @@ def _check_out(out: Path, settings: IngestSettings) -> Path:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return out
     try:
-        made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))
+        made = json.loads(read_small(out / PREPARED_FILE))
         differing = [name for name, value in _settings_facts(settings).items() if made[name] != value]
         differing += ["locate"] if made.get("locate", settings.crop.locate) != settings.crop.locate else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -158,7 +158,7 @@ def _publish(whole: Path, out: Path) -> bool:
 
 def _difference(whole: Path, out: Path) -> str:
     """Describe how two directories made with the same settings differ: counts if they do, else file names."""
-    old, new = (json.loads((folder / PREPARED_FILE).read_text(encoding="utf-8")) for folder in (out, whole))
+    old, new = (json.loads(read_small(folder / PREPARED_FILE)) for folder in (out, whole))
     found = [
         (f"{split} abnormalities", [sum(one.get("counts", {}).get(split, {}).values()) for one in (old, new)])
         for split in SPLITS
