@@ -5,8 +5,10 @@ import sqlite3
 
 import h5py
 import numpy as np
+import pydicom
 import pytest
 from support import PHANTOM
+from support_collection import plan, write_collection
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.wording import without_paths
@@ -70,3 +72,25 @@ def test_a_reason_has_no_path_in_it():
     assert without_paths("/home/me/data: Permission denied") == "…/data: Permission denied"
     assert without_paths("x: '~me/my data/a.npy', (/srv/b)") == "x: '…/my data/a.npy', (…/b)"
     assert without_paths("models:/a/1 at http://host/a/b and 1/2") == "models:/a/1 at http://host/a/b and 1/2"
+
+
+def test_no_name_in_a_film_comes_out_of_prepare(system, cli, tmp_path):
+    """Not of films that are cut, not of one that is damaged, not of one of somebody else's."""
+    films = tmp_path / "films"
+    write_collection(films, plan(3))
+    files = sorted(films.rglob("*.dcm"))
+    for number, path in enumerate(files):
+        film = pydicom.dcmread(path)
+        film.PatientName = film.InstitutionName = film.OperatorsName = f"{SECRET}^Jane"
+        film.PatientBirthDate, film.PatientComments = "19500101", SECRET
+        if number == 0:
+            film.PatientID = film.SeriesDescription = SECRET
+        film.save_as(path)
+    with files[1].open("r+b") as file:
+        file.truncate(files[1].stat().st_size // 2)
+    found = cli("--source", str(films), "--out", "made", "--workers", "1", command="prepare")
+    assert found.code == 0, found.err
+    assert "P_0000" in (tmp_path / "made" / "train_groups.csv").read_text()
+    told = [found.out, found.err, *stored(tmp_path)]
+    told += [path.read_bytes().decode("utf-8", "replace") for path in (tmp_path / "made").iterdir()]
+    assert not [text[:200] for text in told if SECRET in text or "19500101" in text]
