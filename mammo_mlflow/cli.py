@@ -16,7 +16,7 @@ from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
 from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
-from mammo_mlflow.errors import FULL_DISK, REFUSED, UserError, cut, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, LONGEST_LINE, REFUSED, UserError, cut, expected, unknown_name
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.jobs.devices import PROGRAMS, ask_ahead, check_backend, environment, expected_devices, share_cards
 from mammo_mlflow.wording import first_line, scrubbed
@@ -24,8 +24,6 @@ from mammo_mlflow.wording import first_line, scrubbed
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-LONGEST_LINE = 4000
-"""Room for many faults at once."""
 PROGRAM = "python -m mammo_mlflow"
 HOW_TO_ASK = f"""the options of one:  {PROGRAM} COMMAND --help
 by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager local"""
@@ -124,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as problem:
         for line in problem.lines:
-            sys.stderr.write(f"mammo_mlflow: {cut(' '.join(scrubbed(line).split()), LONGEST_LINE)}\n")
+            said = " ".join(scrubbed(line).split())
+            sys.stderr.write(f"{cut(f'mammo_mlflow: {said}', LONGEST_LINE)}\n")
         return EXIT_USER_ERROR
     except _Failed:
         return EXIT_FAILED

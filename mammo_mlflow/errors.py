@@ -13,8 +13,8 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-WORD, SENTENCE = 200, 1000
-"""How many characters a message repeats of a value without blanks, and of all that was found."""
+WORD, SENTENCE, LONGEST_LINE = 200, 1000, 400
+"""How many characters a message repeats of a word and of all that was found, and how many a line has at most."""
 
 
 REFUSED = (

@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from mammo_mlflow import checks, roles
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import ModelSpec
@@ -158,9 +158,9 @@ class Experiment:
             try:
                 check()
             except UserError as problem:
-                problems.append(str(problem))
+                problems += problem.lines
         if problems:
-            raise UserError("; ".join(problems))
+            raise Faults(problems)
 
     def _values(self) -> dict[str, checks.Value]:
         """The values of all parameters, also of those that its family does not use."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -65,6 +66,21 @@ def target_file(field: str, name: str) -> Path:
     return target
 
 
+def read_small(path: Path, most: int = 1_000_000) -> str:
+    """Read a text file in UTF-8 of at most so many bytes. Raises ValueError for a larger one."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content.decode("utf-8")
+
+
+def below(folder: Path, name: str) -> Path:
+    """A path in `folder` for a name that a store gave: one that is no plain name is hashed, so that none leads out."""
+    plain = re.fullmatch(r"[A-Za-z0-9_@][\w.@ -]{0,150}", name, re.ASCII)
+    return folder / (name if plain else sha256(name))
+
+
 def check_writable(field: str, folder: Path) -> None:
     """Check that files can be written in a folder. Raises `UserError` about `field` where none can."""
     if why := unwritable(folder):
@@ -107,7 +123,7 @@ def shared_lock(purpose: str, name: str) -> Path:
 
 def sha256(content: str | bytes) -> str:
     """The sha256 of a text or of bytes, in hexadecimal."""
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content).hexdigest()
 
 
 def json_sha256(content: object) -> str:

@@ -14,6 +14,7 @@ METADATA, TRAINING_VALUES = "mammo", "training_values"
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 LOCK = "mammo.lock-"  # what begins the name of a registered model that is none, but a lock while a command decides
 SENSITIVITY_AT = "sensitivity_at_specificity"  # the metric, before `=` and the specificity
+DATA_URI = "mammo-data:/"  # before the name of a data directory, as the source of a run's data set
 SEARCHED = "searched"  # what ends the registered name of a study's model
 
 

@@ -24,19 +24,27 @@ def whole_numbers(where: str, values: object, highest: int = LARGEST, wanted: st
     Raises `UserError` where lists are ragged or a value is no whole number from 0 to `highest`, the first is named:
     12836.0 is one; 12836.5, "12836", true and null are none.
     """
+    array, fault = uint16_or_fault(values, highest)
+    if array is None:
+        raise expected(where, wanted, fault)
+    return array
+
+
+def uint16_or_fault(values: object, highest: int = LARGEST) -> tuple[np.ndarray | None, str]:
+    """Convert as `whole_numbers`: the array and "", or None and what was found that is no such number."""
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError, RecursionError):  # ragged, which NumPy says in other words at other depths
         array = None
     if array is None or array.dtype.kind not in "iuf":
         wrong = [one for one in _each(values) if not _is_whole(one, highest)][:1]
-        raise expected(where, wanted, _spelled(wrong[0]) if wrong else "lists of different lengths")
+        return None, _spelled(wrong[0]) if wrong else "lists of different lengths"
     good = (array >= 0) & (array <= highest)
     if array.dtype.kind == "f":
         good &= array == np.floor(array)
     if not good.all():
-        raise expected(where, wanted, _spelled(array.ravel()[np.argmin(good)].item()))
-    return array.astype(np.uint16)
+        return None, _spelled(array.ravel()[np.argmin(good)].item())
+    return array.astype(np.uint16), ""
 
 
 def has_booleans(values: object) -> bool:

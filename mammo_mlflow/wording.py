@@ -15,6 +15,8 @@ _DATABASE_USER = re.compile(rf"(?i)\b((?:postgres\w*|mysql|mariadb|mssql|oracle)
 _IN_QUERY = re.compile(rf"(?i)([?&]\w*(?:passw(?:or)?d|pwd|token|secret|api_?key)=)[^{_NOT}&#]*")
 _PASSWORD = re.compile(r"[\w+.-]+:/*[^:/@]*:(.+)@")
 _HIDDEN = "***"
+_FORMULA, _NUMBER = ("=", "+", "-", "@", "\t", "\r"), re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|[-+](nan|inf)")
+_PATH = re.compile(r"(?<![\w/.:])(?:file:/*)?[~/][^\s'\":;,()\[\]]*/([^\s/'\":;,()\[\]]*)")
 
 
 def scrubbed(text: str, *uris: str) -> str:
@@ -55,6 +57,17 @@ def in_words(last_line: str) -> str:
         return scrubbed(last_line)
     said = f": {scrubbed(found[2])}" if found[2] else ""
     return f"an unexpected {_kind(found[1])}{said}"
+
+
+def without_paths(text: str) -> str:
+    """Shorten every absolute path in a text to its last name: a store should not tell whose folders lay where."""
+    return _PATH.sub(r"…/\1", text)
+
+
+def no_formula(cell: object) -> object:
+    """A cell of a CSV; a text that a spreadsheet would take for a formula begins with an apostrophe instead."""
+    odd = isinstance(cell, str) and cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if odd else cell
 
 
 class NoSecrets(logging.Filter):

@@ -16,7 +16,7 @@ def refused(outcome, *words):
     assert len(outcome.complaints) == 1, outcome.err
     for word in words:
         assert word in outcome.complaints[0]
-    assert len(outcome.complaints[0]) < 2000
+    assert len(outcome.complaints[0]) <= 400
 
 
 WILD = {

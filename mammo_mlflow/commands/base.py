@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mammo_mlflow.checks import Check, OneOf, Value, utf8
-from mammo_mlflow.errors import UserError, unknown_name
+from mammo_mlflow.errors import Faults, UserError, unknown_name
 from mammo_mlflow.experiment import PARTS, convert, parameters
 
 MODEL, TRAINING, JUDGING, SEARCHING, WHERE = "model", "training", "judging", "searching", "where and how"
@@ -49,7 +49,7 @@ class Option(NamedTuple):
 
 
 class CommandOptions(BaseModel):
-    """The options of a command. Raises `UserError`, one line about all that is wrong, for impossible values.
+    """The options of a command. Raises `Faults`, a line for each mistake, for impossible values.
 
     Every field is annotated with an `Option`; texts, as a command line gives them, are converted to the field's type.
     """
@@ -60,7 +60,7 @@ class CommandOptions(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as problem:
-            raise UserError("; ".join(_lines(problem.errors(), type(self)))) from None
+            raise Faults(_lines(problem.errors(), type(self))) from None
 
     @field_validator("*", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
 from mammo_mlflow.commands.shared import EXECUTOR, TASK, one_objective
-from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.errors import Faults, expected
 
 
 class PromoteOptions(CommandOptions):
@@ -42,7 +42,7 @@ class PromoteOptions(CommandOptions):
         if not 0 <= self.specificity_loss < 1:
             problems.append(expected("specificity_loss", "a number in [0, 1)", self.specificity_loss))
         if problems:
-            raise UserError("; ".join(map(str, problems)))
+            raise Faults(map(str, problems))
         return self
 
 

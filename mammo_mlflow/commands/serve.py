@@ -16,6 +16,12 @@ class ServeOptions(CommandOptions):
     host: Annotated[str, Option("address to listen at")] = "127.0.0.1"
     port: Annotated[int, Option("port to listen at", check=checks.whole_number(1, 65535))] = 5001
     timeout: Annotated[int, Option("seconds that a request may take", check=checks.whole_number(1, 86_400))] = 600
+    arrival: Annotated[
+        int, Option("seconds in which a request has to arrive whole", check=checks.whole_number(1, 86_400))
+    ] = 30
+    max_body_mb: Annotated[
+        int, Option("largest body of a request, in MB; a larger one is refused", check=checks.whole_number(1, 1024))
+    ] = 32
     workers: Annotated[
         int, Option("processes that answer, each with the model in its memory", check=checks.whole_number(1, 64))
     ] = 1

@@ -15,10 +15,12 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.errors import Faults, UserError, expected
 
 BLOCK_ROWS = 64
 """Rows of a tensor that are read at a time."""
+MOST_ROWS, MOST_CSV_BYTES = 2_000_000, 20_000_000
+"""The most rows of an array, and bytes of a CSV, that are read; more is taken for a mistake."""
 HEADER_BYTES = 16_384  # NumPy reads none that is longer than 10,000
 
 
@@ -98,7 +100,7 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader
     With `any_number` another integer or floating dtype is accepted; the caller has to check the values.
 
     Raises:
-        UserError: as `read_array_header`, or the dtype, shape or number of rows is wrong (all of them in one line).
+        UserError: as `read_array_header`, or the dtype, shape or number of rows is wrong (`Faults`).
     """
     name, header, problems = path.name, read_array_header(path), []
     if header.dtype != np.dtype("<u2") and not (any_number and header.dtype.kind in "iuf"):
@@ -109,15 +111,17 @@ def check_tensor(path: Path, size: int, any_number: bool = False) -> ArrayHeader
     elif fault := _row_count_fault(name, header):
         problems.append(fault)
     if problems:
-        raise UserError("; ".join(map(str, problems)))
+        raise Faults(map(str, problems))
     return header
 
 
 def _row_count_fault(name: str, header: ArrayHeader) -> UserError | None:
-    """The error for a number of rows that is 0 or odd, which cannot be pairs; else None."""
+    """The error for a number of rows that is 0, odd, which cannot be pairs, or too large; else None."""
     rows = header.shape[0]
     if not rows:
         return expected(f"{name}: rows", "at least 2", 0)
+    if rows > MOST_ROWS:
+        return expected(f"{name}: rows", f"at most {MOST_ROWS:,}", rows)
     return expected(f"{name}: rows", "an even number (baseline, abnormality)", f"{rows}, odd") if rows % 2 else None
 
 
@@ -185,6 +189,8 @@ def read_csv(path: Path, name: str, delimiters: str = ",") -> tuple[list[list[st
         UserError: the file is no CSV in UTF-8 or cannot be read; the message begins with `name`.
     """
     try:
+        if (size := path.stat().st_size) > MOST_CSV_BYTES:
+            raise expected(name, f"a file of at most {MOST_CSV_BYTES:,} bytes", f"{size:,}")
         text = path.read_bytes().decode("utf-8-sig")
         delimiter = max(delimiters, key=text.split("\n", 1)[0].count)  # the first of equals
         rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.arrays import ArrayHeader, Scan, check_tensor, read_groups, read_types, scan_tensor
-from mammo_mlflow.errors import UserError, expected, unknown_name
-from mammo_mlflow.files import file_sha256, sha256
+from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.files import file_sha256, read_small, sha256
 
 IMAGE_SIZE = 150
 """The side of the course's patches, in pixels."""
@@ -154,7 +154,7 @@ def read_patch_set(directory: str | Path, duplicates: str = "warn") -> PatchSet:
     abnormality, unless `duplicates` is "error".
 
     Raises:
-        UserError: anything else is wrong; one line names every file at fault, what was expected and what was found.
+        UserError: anything else is wrong: a line for each file at fault, what was expected and what was found.
     """
     if duplicates not in DUPLICATES:
         raise unknown_name("duplicates", duplicates, DUPLICATES)
@@ -190,7 +190,7 @@ def _stated_size(path: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        content = json.loads(read_small(path)) if path.is_file() else None
     except (ValueError, OSError, RecursionError):
         raise expected(f"{path}", "a JSON object", "something else") from None
     size = content.get("size") if isinstance(content, dict) else None
@@ -209,7 +209,7 @@ def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str
         try:
             yield
         except UserError as error:
-            problems.append(str(error))
+            problems.extend(error.lines)
 
     headers: dict[str, ArrayHeader] = {}
     types: dict[str, np.ndarray] = {}
@@ -233,7 +233,7 @@ def _read_splits(directory: Path, size: int) -> tuple[dict[str, Split], dict[str
             wanted = f"{rows // 2}, one for each abnormality of {stem}_tensor.npy"
             problems.append(str(expected(f"{stem}_groups.csv: rows", wanted, len(groups[name]))))
     if problems:
-        raise UserError(f"{directory}: {'; '.join(problems)}")
+        raise Faults(f"{directory}: {problem}" for problem in problems)
     tensors = {name: directory / f"{stem}_tensor.npy" for name, stem in SPLITS.items()}
     return {
         name: Split(name, np.load(path, mmap_mode="r", allow_pickle=False), types[name], groups.get(name))

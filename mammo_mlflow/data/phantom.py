@@ -18,7 +18,7 @@ import pandas as pd
 from mammo_mlflow.data import phantom_images as images
 from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.patches import PHANTOM_FILE, SPLITS
-from mammo_mlflow.errors import UserError, expected
+from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.files import locked, whole
 
 VERSION = 1  # to be raised when the same settings give other pixels, labels or groups
@@ -60,7 +60,7 @@ class PhantomSettings:
         if not problems and self.bytes > LARGEST:
             problems.append(str(expected("phantom", f"at most {LARGEST / 1e9:.0f} GB", f"{self.bytes / 1e9:.0f} GB")))
         if problems:
-            raise UserError("; ".join(problems))
+            raise Faults(problems)
 
     @property
     def bytes(self) -> int:
@@ -75,7 +75,7 @@ class PhantomSettings:
 
 def settings_from_name(directory: Path) -> PhantomSettings | None:
     """Parse the settings of a phantom from its directory's name; None for a directory of another name."""
-    found = re.fullmatch(rf"phantom-v{VERSION}-(\d+)-(\d+)-(\d+)px-seed(\d+)", directory.name)
+    found = re.fullmatch(rf"phantom-v{VERSION}" r"-(\d{1,9})-(\d{1,9})-(\d{1,9})px-seed(\d{1,10})", directory.name)
     return PhantomSettings(*map(int, found.groups())) if found else None
 
 

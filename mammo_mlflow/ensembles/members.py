@@ -12,6 +12,7 @@ from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
+from mammo_mlflow.files import below
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, registered_name
 from mammo_mlflow.planning.base_models import BaseModel
@@ -109,7 +110,7 @@ def find_members(
 def _stored_test(bench: Workbench, version: Version) -> Floats:
     """The test probabilities (m,) that were stored as a model was judged. Raises `UserError` where they are gone."""
     writer, run_id = bench.writer, version.run_id
-    target = bench.scratch / f"member-{run_id}"
+    target = below(bench.scratch, f"member-{run_id}")
     path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
     if path is None:
         raise expected("members", "a model with its test predictions", f"{version} without {Artifact.TEST}")

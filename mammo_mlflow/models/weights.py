@@ -22,6 +22,7 @@ import numpy as np
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import file_sha256, whole
+from mammo_mlflow.whereabouts import BY_SHA256, find_again
 
 COMPACT_DIR = Path(__file__).parent / "compact"
 """The folder of the compact copies."""
@@ -72,15 +73,21 @@ RANDOM_WEIGHTS = NetworkWeights(
 )
 
 
+WORDS = ("imagenet", "random")
+"""Weights that have a name."""
+
+
 def find_weights(backbone: str, wanted: str, *, phantom: bool) -> NetworkWeights:
-    """Find the weights of a backbone: `imagenet`, `random`, or a directory or file of the user's own.
+    """Find the weights of a backbone: `imagenet`, `random`, a directory or file of the user's own, or such by sha256.
 
     On a phantom, random weights replace ImageNet's where none are found. Random weights do not depend on the data.
     Raises `UserError` where no weights are found, or a file is damaged or of another network.
     """
     if wanted == "random":
         return RANDOM_WEIGHTS
-    if wanted != "imagenet":
+    if wanted.startswith(BY_SHA256):
+        return _known_weights(backbone, wanted.removeprefix(BY_SHA256))
+    if wanted not in WORDS:
         return _user_weights(backbone, Path(wanted).expanduser())
     for source, directory in _local_directories().items():
         if found := _find_in_directory(backbone, directory):
@@ -128,6 +135,16 @@ def _user_weights(backbone: str, path: Path) -> NetworkWeights:
     if found is None:
         raise UserError(f"weights: expected a file {backbone}*notop*.h5 in {path}, found none")
     return _checked_file(backbone, found, "the user's path")
+
+
+def _known_weights(backbone: str, sha256: str) -> NetworkWeights:
+    """The weights of this sha256 where they were when they were last used. Raises `UserError`."""
+    path = find_again(sha256)
+    found = _checked_file(backbone, path, "the user's path") if path is not None and path.is_file() else None
+    if found is None or found.sha256 != sha256:
+        there = "none on this machine" if path is None else "another or none where they were"
+        raise expected("weights", f"those of sha256 {sha256[:12]}… (give weights=DIR once)", there)
+    return found
 
 
 def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:

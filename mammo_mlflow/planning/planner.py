@@ -28,10 +28,11 @@ from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
-from mammo_mlflow.models.weights import NO_WEIGHTS, NetworkWeights, find_weights
+from mammo_mlflow.models.weights import NO_WEIGHTS, WORDS, NetworkWeights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import BaseModels
 from mammo_mlflow.planning.plan import REFIT, Fit, Plan
+from mammo_mlflow.whereabouts import BY_SHA256, remember
 
 RANDOM_BYTES_PER_PARAMETER = 4.4  # float32, and what HDF5 adds
 
@@ -75,8 +76,7 @@ class Planner:
             model = experiment.model
             if model.backbone in BACKBONES:
                 check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
-            self._find_weights(experiment)
-            settled.append(experiment)
+            settled.append(self._find_weights(experiment))
         own = [experiment for experiment in settled if experiment.family != "conditioned"]
         if own:
             self._describe(own)
@@ -105,12 +105,19 @@ class Planner:
         description = base_models.description
         return _build_plan(experiment, data, base_models.weights, folds, description, devices, base_models)
 
-    def _find_weights(self, experiment: Experiment) -> None:
-        """Find the weights of an experiment's backbone, once. Raises `UserError`."""
+    def _find_weights(self, experiment: Experiment) -> Experiment:
+        """Find the weights of an experiment's backbone, once; a path becomes their sha256. Raises `UserError`."""
         wanted = _wanted_weights(experiment)
         if wanted not in self._weights:
             known = wanted[0] in BACKBONES
             self._weights[wanted] = find_weights(*wanted, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
+        found = self._weights[wanted]
+        if wanted[1] in WORDS or found.path is None:
+            return experiment
+        remember(found.path, found.sha256)
+        named = experiment.changed(weights=f"{BY_SHA256}{found.sha256}")
+        self._weights[_wanted_weights(named)] = found
+        return named
 
     def folds(self, cv: CrossValidationSpec, task: str) -> np.ndarray:
         """The folds of the training abnormalities, int16 (n,). Raises `UserError` where they cannot be made."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.files import read_small
 from mammo_mlflow.jobs.contracts import FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact
@@ -29,7 +30,7 @@ def fetch_fit(bench: Workbench, run_id: str, fit: Fit, need_tail: bool = True) -
     try:
         if folder is None:
             return None
-        facts = json.loads((folder / Artifact.FACTS).read_text())
+        facts = json.loads(read_small(folder / Artifact.FACTS, 20_000_000))
         probabilities = np.zeros(0)
         if len(fit.validation_rows):
             stored = pd.read_parquet(folder / Artifact.PREDICTIONS)

@@ -15,6 +15,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.gates import Gate
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.files import below
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.tracking.champions import candidates_of, origin, rolled_back, why_never_champion
 from mammo_mlflow.tracking.registry import Version, find_model, find_run, threshold_of
@@ -116,7 +117,7 @@ def stored_predictions(writer: Writer, version: Version, folder: Path) -> OutOfF
     run_id = version.tags.get(Tag.CV_RUN_ID, version.run_id) or "-"
     path = None
     if writer.ask(lambda: find_run(writer.client, run_id)) is not None:
-        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, folder / run_id))
+        path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, below(folder, run_id)))
     if path is None:
         raise expected(f"{version}", "its out-of-fold predictions in the store", "none")
     try:

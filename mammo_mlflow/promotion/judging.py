@@ -16,6 +16,7 @@ from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE
+from mammo_mlflow.files import below
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
 from mammo_mlflow.names import CHAMPION, registered_name
@@ -114,7 +115,7 @@ def _better(
 def _answers(writer: Writer, version: Version, executor: Executor, folder: Path) -> Gate:
     """The files are those that were registered, and the model answers its input example as its signature says."""
     try:
-        found = verified_model(writer.client, f"{version.name}/{version.number}", folder / f"{version}")
+        found = verified_model(writer.client, f"{version.name}/{version.number}", below(folder, f"{version}"))
         if ABNORMALITY_TYPE in found.made_of.inputs:
             return Gate("signature", False, "it is asked with the true type of the abnormality")
         ((_, answer),) = executor.run([TryJob(name="try", model=found.path)], lambda *_: None, lambda: None)

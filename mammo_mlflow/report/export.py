@@ -9,6 +9,7 @@ from io import StringIO
 
 from mammo_mlflow.report.fill_rows import Cell, FilledRow
 from mammo_mlflow.report.paper_tables import ACCURACY, Column, PaperTable
+from mammo_mlflow.wording import no_formula
 
 HEADINGS = {
     ("accuracy", "train"): "training accuracy",
@@ -16,7 +17,12 @@ HEADINGS = {
     ("accuracy", "test"): "test accuracy",
     ("roc_auc", "test"): "test ROC AUC",
 }
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"}
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "$": r"\$"} | {
+    "{": r"\{",
+    "}": r"\}",
+    "^": r"\^{}",
+    "~": r"\textasciitilde{}",
+}
 
 
 def measured_text(cell: Cell) -> str:
@@ -90,7 +96,7 @@ def as_csv(tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]], intervals: 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     writer.writerows(
-        [table.number, table.task, one.row.label, *column, *_values(one, column, cell, intervals)]
+        map(no_formula, [table.number, table.task, one.row.label, *column, *_values(one, column, cell, intervals)])
         for table, rows in tables
         for one in rows
         for column, cell in one.cells.items()

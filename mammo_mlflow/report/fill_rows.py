@@ -121,7 +121,8 @@ class ReportedRuns:
     fits: Mapping[str, Mapping[str, Mapping[str, float]]]
     """The metrics of the fits of hold-outs, by the run id of their cross-validation."""
     phantom: bool
-    place: str
+    data: str
+    """The name of the data directory."""
     types: Mapping[int, int] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)
     """By task what the training set lacks for it, where the set is known."""
@@ -193,13 +194,13 @@ def command_for(row: PaperRow, runs: ReportedRuns) -> str:
     if row.family == "scratch":
         judged = {"folds": "10"} if row.backbone == "m1_10fold" else HOLDOUT
         given |= judged if runs.phantom else {"preset": "table"}
-    settings = settings_from_name(Path(runs.place)) if runs.phantom else None
+    settings = settings_from_name(Path(runs.data)) if runs.phantom else None
     if settings is not None:
         made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
         usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}
         given |= {name: value for name, value in made.items() if value != usual[name]}
     else:
-        given["data"] = runs.place or "DIR"
+        given["data"] = "DIR"  # a page may go where its writer's folders are nobody's business
     words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
     return f"mlflow run . -e {row.family} {words} --env-manager local"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from mammo_mlflow.report.report_data import ReportData, TaskSection, label_of
 
 FOLD_WIDTH = 1000
 """Width in pixels at which the training curves of the folds, which the runs logged, are shown."""
+MOST_PIXELS = 20_000_000
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
-REPORT = "mlflow run . -e report -P data={} --env-manager local"
+REPORT = "mlflow run . -e report -P data=DIR --env-manager local"
 PAIRS = {
     "first": "first",
     "second": "second",
@@ -170,9 +170,9 @@ def _task(
             for model in task.models
         ],
         "folds": [
-            (label_of(model.result), _shrunk(folds[model.result.cross_validation]))
+            (label_of(model.result), small)
             for model in task.models
-            if model.result.cross_validation in folds
+            if model.result.cross_validation in folds and (small := _shrunk(folds[model.result.cross_validation]))
         ],
     }
 
@@ -187,14 +187,10 @@ def _data(report: ReportData, plots: Sequence[Plot]) -> dict[str, object]:
         "warnings": [] if report.patch_set is None else report.patch_set.warnings,
         "known": report.patch_set is not None,
         "others": [
-            (
-                test[:12],
-                count,
-                PHANTOM.mark if phantom else "",
-                REPORT.format(shlex.quote(place or "DIR")),
-            )
-            for (_, test), count, phantom, place in report.others
+            (test[:12], name, count, PHANTOM.mark if phantom else "")
+            for (_, test), count, phantom, name in report.others
         ],
+        "command": REPORT,
         "patients": report.patch_set is not None and report.patch_set.test.patient_ids is not None,
     }
 
@@ -223,10 +219,15 @@ def _estimate(model: ReportedModel | None, name: str) -> str:
 
 
 def _shrunk(path: Path) -> str:
-    """A PNG that a run has logged as a data URI, scaled down to `FOLD_WIDTH`."""
-    with Image.open(path) as image:
-        height = round(image.height * FOLD_WIDTH / image.width)
-        small = image.convert("RGB").resize((FOLD_WIDTH, height), Image.Resampling.LANCZOS).quantize(64)
+    """A PNG that a run has logged as a data URI, scaled down to `FOLD_WIDTH`; "" for one that is none."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if not 0 < image.height <= image.width * 10 or image.width * image.height > MOST_PIXELS:
+                return ""
+            height = max(1, round(image.height * FOLD_WIDTH / image.width))
+            small = image.convert("RGB").resize((FOLD_WIDTH, height), Image.Resampling.LANCZOS).quantize(64)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # whoever writes in the store, wrote it
+        return ""
     target = io.BytesIO()
     small.save(target, "PNG", optimize=True)
     return _uri(target.getvalue())

@@ -15,11 +15,13 @@ from mammo_mlflow.data.patches import TYPES, PatchSet, missing_classes, read_pat
 from mammo_mlflow.disclosure import PHANTOM, SCORED, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
-from mammo_mlflow.names import Metric, Tag
+from mammo_mlflow.names import DATA_URI, Metric, Tag
 from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroups
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, candidates_for, fill_table
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
+from mammo_mlflow.whereabouts import find_again
+from mammo_mlflow.wording import without_paths
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done and how much there is."""
@@ -75,7 +77,7 @@ class ReportData:
     intervals: str
     patch_set: PatchSet | None
     others: tuple[tuple[tuple[str, str], int, bool, str], ...]
-    """Other data sets in the store: their sha256, number of models, whether phantom, and folder."""
+    """Other data sets in the store: their sha256, number of models, whether phantom, and the name of their folder."""
     warnings: tuple[str, ...]
 
     @property
@@ -100,7 +102,9 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
         chosen = min(newest)[2] if newest else ()
     mine = by_dataset.get(chosen, []) if chosen else []
     others = tuple(
-        (key, len(of), PHANTOM in of[0].disclosure, of[0].data) for key, of in by_dataset.items() if key != chosen
+        (key, len(of), PHANTOM in of[0].disclosure, Path(of[0].data).name)
+        for key, of in by_dataset.items()
+        if key != chosen
     )
     every = tables()
     stands = {one.run_id: one for table in every for row in table.rows for one in candidates_for(row, mine)[:1]}
@@ -116,16 +120,17 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
     kept = _of_one_test_set(tests, warnings, stands)
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
+    source = next((one.data for one in mine if one.data), "")
     runs = ReportedRuns(
         results=mine,
         tests=kept,
         metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
         fits={one: fit_metrics(client, one) for one in held_out},
         phantom=any(PHANTOM in one.disclosure for one in mine[:1]) or (wanted is not None and wanted.phantom),
-        place=str(wanted.directory) if wanted is not None else next((one.data for one in mine if one.data), ""),
+        data=wanted.directory.name if wanted is not None else Path(source).name,
         types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
-    patch_set = wanted or _patch_set(runs, chosen, warnings)
+    patch_set = wanted or _patch_set(source, chosen, warnings)
     if patch_set is not None:
         found = {name: missing_classes(patch_set.train.types, name) for name in TASKS}
         runs = replace(runs, lacking={name: what for name, what in found.items() if what})
@@ -179,21 +184,24 @@ def _of_one_test_set(
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
 
 
-def _patch_set(runs: ReportedRuns, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
-    """The data set of the report, where it is still in its folder and unchanged; else None, with a warning."""
-    folder = Path(runs.place)
+def _patch_set(source: str, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
+    """The data set of the report, where it is still in its folder and unchanged; else None, with a warning.
+
+    The folder is where it was last used on this machine; the `source` of runs of earlier versions is one, too.
+    """
     if not chosen:
         return None
-    if not runs.place or not folder.is_dir():
+    folder = find_again(*chosen) or (None if source.startswith(DATA_URI) else Path(source or "-"))
+    if folder is None or not folder.is_dir():
         warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
         return None
     try:
         found = read_patch_set(folder)
     except UserError as problem:
-        warnings.append(f"the data set cannot be read any more: {problem}")
+        warnings.append(f"the data set cannot be read any more: {without_paths(str(problem))}")
         return None
     if (found.train_sha256, found.test_sha256) != chosen:
-        warnings.append(f"{folder} holds other data now: no subgroups and no patches are shown")
+        warnings.append(f"{folder.name} holds other data now: no subgroups and no patches are shown")
         return None
     return found
 

@@ -41,6 +41,7 @@ from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import log_repeats, log_scores
 from mammo_mlflow.training.fit_runs import FitRuns
+from mammo_mlflow.wording import without_paths
 
 POLL_SECONDS = 1.0
 SHOWN_FITS = 16
@@ -291,7 +292,7 @@ class StudyWorker:
 
     def _end(self, progress: TrialProgress, ending: Ending) -> None:
         """Log the scores of a trial and tell Optuna its objectives."""
-        state, reason = ending
+        state, reason = ending[0], without_paths(ending[1])
         trial, run = progress.trial, progress.run
         if state == TrialState.FAIL:
             self._tell(trial, run, ending)
@@ -335,7 +336,7 @@ class StudyWorker:
         self, trial: optuna.Trial, run: TrackedRun, ending: Ending, values: Sequence[float] | None = None
     ) -> None:
         """End the run of a trial, and then the trial: Optuna is told once MLflow has everything."""
-        state, reason = ending
+        state, reason = ending[0], without_paths(ending[1])
         run.set_tags({Tag.TRIAL_STATE: state.name} | ({Tag.REASON: reason[:500]} if reason else {}))
         run.finish(ENDS[state])
         self._drawer.ended[trial.number] = state, values

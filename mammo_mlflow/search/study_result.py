@@ -14,6 +14,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
+from mammo_mlflow.files import below
 from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
@@ -119,7 +120,10 @@ class StudyCloser:
         self._top.log_metrics(metrics)
         if best is not None:
             shown = {"trial": best.number, "values": best.values, "params": best.params}
-            self._top.log_text(json.dumps({**shown, "setting": setting_of(best)}, indent=1), Artifact.BEST)
+            setting = setting_of(best)
+            if "weights" in setting:  # a path becomes their sha256
+                setting |= {"weights": self._plan(best).experiment.model.weights}
+            self._top.log_text(json.dumps({**shown, "setting": setting}, indent=1), Artifact.BEST)
             self._top.set_tags({Tag.BEST_TRIAL: best.number, **{f"best.{k}": v for k, v in best.params.items()}})
 
     def _make_best(self, best: FrozenTrial, compared: int) -> Final | None:
@@ -154,7 +158,7 @@ class StudyCloser:
     def _out_of_fold(self, trial: FrozenTrial) -> pd.DataFrame | None:
         """The out-of-fold predictions that the run of a trial holds, those of all repeats; None where they are gone."""
         writer, run_id = self._bench.writer, self._runs.find("trial", str(trial.number)) or ""
-        target = self._bench.scratch / f"oof-{run_id}"
+        target = below(self._bench.scratch, f"oof-{run_id}")
         path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.OOF, target))
         return None if path is None else pd.read_parquet(path)
 

@@ -1,13 +1,11 @@
 """Read a request to a served model: JSON or Parquet in, checked arrays out.
 
 MLflow casts a request to the signature's type before a model sees it: 0.5 becomes 0, "12836" and 12836.5 become 12836,
-true becomes 1. Here each row is made an array of its own and checked before any cast, and its lists are let go.
+true becomes 1. Here each row is made an array of its own and checked before any cast (`json_rows`).
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,7 +14,9 @@ from mlflow.types import Schema, TensorSpec
 
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH
-from mammo_mlflow.pixels import has_booleans, whole_numbers
+from mammo_mlflow.pixels import LARGEST, RAW, whole_numbers
+from mammo_mlflow.tracking.json_rows import BOOLEANS, Fault, read_rows
+from mammo_mlflow.tracking.parquet_rows import read_table
 
 FORMS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 JSON, PARQUET = "application/json", "application/vnd.apache.parquet"
@@ -35,9 +35,10 @@ def read_request(body: bytes, content_type: str | None, schema: Schema) -> dict[
     """
     specs = {one.name or PATCH: one for one in schema.inputs if isinstance(one, TensorSpec)}
     named = schema.has_input_names()
-    columns, form, booleans = _columns(body, _media_type(content_type), list(specs), named)
+    numbers = sum(math.prod(spec.shape[1:]) for spec in specs.values())
+    columns, form = _columns(body, _media_type(content_type), list(specs), named, numbers)
     order = sorted(specs, key=lambda name: name != PATCH)  # the patch first
-    taken = {name: _array(form, name, specs[name], columns.pop(name), booleans) for name in order}
+    taken = {name: _array(form, name, specs[name], columns.pop(name)) for name in order}
     for name, values in taken.items():
         if len(values) != len(taken[PATCH]):
             raise expected(f"{form}: {name}", f"{len(taken[PATCH])} rows as of {PATCH}", len(values))
@@ -54,27 +55,24 @@ def _media_type(content_type: str | None) -> str:
     return found
 
 
-def _columns(body: bytes, media_type: str, names: list[str], named: bool) -> tuple[Columns, str, bool]:
-    """The rows of each input, the form of the request, and whether a true or false may be among its values."""
+def _columns(body: bytes, media_type: str, names: list[str], named: bool, numbers: int) -> tuple[Columns, str]:
+    """The rows of each input, and the form of the request; a whole row has so many `numbers`."""
     if media_type == PARQUET:
-        return _of_table(PARQUET, *_parquet(body), names, named), PARQUET, False
+        return _of_table(PARQUET, *read_table(body, numbers), names, named), PARQUET
     try:
-        text = body.decode("utf-8-sig")
-        parsed = json.loads(text)
+        parsed = read_rows(body.decode("utf-8-sig"), numbers)
     except RecursionError:
         raise expected("request", "a JSON object", "lists in lists without end") from None
     except ValueError as problem:  # also bytes that are no UTF-8, and a number of thousands of digits
         raise expected("request", "valid JSON", f"something else ({problem})") from None
-    booleans = "true" in text or "false" in text  # looked for in the text: among millions of numbers they hide
-    del text
     if not isinstance(parsed, dict):
         raise expected("request", "a JSON dictionary", _kind(parsed))
     form = _form(parsed)
     value = parsed.pop(form)
     if form == "dataframe_split":
-        return _of_table(form, *_split(value), names, named), form, booleans
+        return _of_table(form, *_split(value), names, named), form
     if form == "dataframe_records":
-        return _of_table(form, *_records(form, value), names, named), form, booleans
+        return _of_table(form, *_records(form, value), names, named), form
     if isinstance(value, list) and value and isinstance(value[0], dict):
         if form == "inputs":
             raise expected(form, _wanted(names, named), "a list of dictionaries, as 'instances' are")
@@ -82,11 +80,11 @@ def _columns(body: bytes, media_type: str, names: list[str], named: bool) -> tup
     if named:
         if not isinstance(value, dict):
             raise expected(form, _wanted(names, named), _kind(value))
-        return _named(form, value, names), form, booleans
+        return _named(form, value, names), form
     if not isinstance(value, list):
         found = f"a dictionary of {', '.join(map(str, value))}" if isinstance(value, dict) else _kind(value)
         raise expected(form, _wanted(names, named), found)
-    return {names[0]: value}, form, booleans
+    return {names[0]: value}, form
 
 
 def _form(parsed: Mapping[str, object]) -> str:
@@ -147,17 +145,7 @@ def _split(table: object) -> tuple[list[str], Iterator[list[object]]]:
     return [str(name) for name in columns], ([row[at] for row in data] for at in range(len(columns)))
 
 
-def _parquet(body: bytes) -> tuple[list[str], Iterator[list[object]]]:
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(io.BytesIO(body))
-    except Exception as problem:  # Arrow has many
-        raise expected("request", "a Parquet file", f"something else ({problem})") from None
-    return [str(name) for name in frame], (list(frame.iloc[:, at]) for at in range(frame.shape[1]))
-
-
-def _array(form: str, name: str, spec: TensorSpec, rows: object, booleans: bool) -> np.ndarray:
+def _array(form: str, name: str, spec: TensorSpec, rows: object) -> np.ndarray:
     """The rows of an input as one array in the signature's type; `rows` is emptied."""
     shape = tuple(spec.shape[1:])
     text = ", ".join(["n", *map(str, shape)])
@@ -165,13 +153,15 @@ def _array(form: str, name: str, spec: TensorSpec, rows: object, booleans: bool)
         raise expected(f"{form}: {name}", f"an array ({text})", _kind(rows))
     if not rows:
         raise expected(f"{form}: {name}", f"an array ({text}), n at least 1", "no row")
+    highest, wanted = (1, TYPE) if name == ABNORMALITY_TYPE else (LARGEST, RAW)
     count, taken = len(rows), []
     for number in range(count):
         where, row = f"{form}: {name} {number}", rows[number]
         rows[number] = None
-        if booleans and has_booleans(row):
-            raise expected(where, "numbers", "true or false")
-        values = whole_numbers(where, row, 1, TYPE) if name == ABNORMALITY_TYPE else whole_numbers(where, row)
+        if isinstance(row, Fault | bool):
+            found = BOOLEANS if isinstance(row, bool) else row
+            raise expected(where, "numbers" if found == BOOLEANS else wanted, found)
+        values = whole_numbers(where, row, highest, wanted)
         if values.shape != shape and (not form.startswith(("data", PARQUET)) or values.size != math.prod(shape)):
             raise expected(f"{form}: {name}: shape", f"({text})", (count, *values.shape))
         taken.append(values.reshape(shape))

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient as Client
 
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.files import below
 from mammo_mlflow.names import PREFIX, Artifact, Metric, Tag
 from mammo_mlflow.tracking.requests import given_run, mlflow_experiments, pages
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
@@ -156,7 +157,7 @@ def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame
 def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
     """Download an artifact of a run into `folder`; None where it cannot be had."""
     with suppress(MlflowException, OSError):
-        return fetch_artifacts(client, run_id, name, folder / run_id)
+        return fetch_artifacts(client, run_id, name, below(folder, run_id))
     return None
 
 
@@ -173,12 +174,12 @@ def _result(run: Run) -> Result:
         tags=dict(run.data.tags),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        data=_place(run),
+        data=_source(run),
     )
 
 
-def _place(run: Run) -> str:
-    """Where the arrays lay, as the data set of the run says."""
+def _source(run: Run) -> str:
+    """The source of the run's data set: the name of its directory, in runs of earlier versions its path."""
     for entry in run.inputs.dataset_inputs if run.inputs else ():
         try:
             return str(json.loads(entry.dataset.source)["uri"])

@@ -7,9 +7,11 @@ MLflow makes of every request, number by number: three times the memory and most
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
+import threading
 
 import numpy as np
 from mlflow.exceptions import MlflowException
@@ -17,22 +19,27 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import Schema
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import LONGEST_LINE, UserError, cut
 from mammo_mlflow.experiment import ROWS
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.invocation import JSON, read_request
+from mammo_mlflow.tracking.server_limits import limited
 from mammo_mlflow.tracking.vetting import ranges_of_model
 
 MODEL = "MAMMO_SERVED_MODEL"
 """The environment variable with the path of the model directory."""
 
 _log = logging.getLogger(__name__)
+_one_at_a_time = threading.Lock()
+"""What requests take of memory does not add up, and each alone has all processors."""
 
 
 def make_app() -> object:
-    """Make the ASGI application, for `uvicorn --factory`, that serves the directory in `MAMMO_SERVED_MODEL`."""
+    """Make the ASGI application that serves the directory in `MAMMO_SERVED_MODEL`, behind the limits of requests."""
     vars(scoring_server)["invocations"] = answer_request
-    return scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
+    app = scoring_server.init(scoring_server.load_model_with_mlflow_config(os.environ[MODEL]))
+    gc.freeze()  # or Python goes over all that was imported again and again while it parses a request
+    return limited(app)
 
 
 def answer_request(
@@ -42,16 +49,17 @@ def answer_request(
 
     Raises `MlflowException`, which that server answers as JSON: one line with status 400 for what is refused.
     """
-    try:
-        inputs = read_request(body, content_type, schema)
-    except UserError as problem:
-        raise MlflowException(" ".join(str(problem).split())[:500], error_code=BAD_REQUEST) from None
-    try:
-        found = model.predict(inputs if schema.has_input_names() else next(iter(inputs.values())))
-    except Exception as problem:
-        _log.exception("a request that was in order was not answered")
-        line = (str(problem).strip().splitlines() or [""])[0][:200]
-        raise MlflowException(f"the model failed: {type(problem).__name__}: {line}", INTERNAL_ERROR) from None
+    with _one_at_a_time:
+        try:
+            inputs = read_request(body, content_type, schema)
+        except UserError as problem:
+            line = cut(" ".join(str(problem).split()), LONGEST_LINE)
+            raise MlflowException(line, error_code=BAD_REQUEST) from None
+        try:
+            found = model.predict(inputs if schema.has_input_names() else next(iter(inputs.values())))
+        except Exception:
+            _log.exception("a request that was in order was not answered")
+            raise MlflowException("the model failed; the server's log says why", INTERNAL_ERROR) from None
     warnings = _warnings(inputs, model)
     out = io.StringIO()
     scoring_server.predictions_to_json(found, out, {"warnings": warnings} if warnings else None)

@@ -20,7 +20,7 @@ from mlflow.models import Model
 
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
-from mammo_mlflow.files import file_sha256
+from mammo_mlflow.files import file_sha256, read_small
 from mammo_mlflow.level1 import load
 from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact
 from mammo_mlflow.pixels import PixelRange, read_ranges
@@ -150,6 +150,8 @@ def _vet_archive(path: Path, field: str) -> Any:
         if names != _ARCHIVE:
             found = ", ".join(sorted(names ^ _ARCHIVE)[:3])
             raise expected(field, f"{', '.join(sorted(_ARCHIVE))} alone", f"a difference in {found}")
+        if sum(one.file_size for one in archive.infolist()) > path.stat().st_size:  # Keras compresses nothing
+            raise expected(field, "an archive without compression", "a compressed one")
         config = json.loads(archive.read("config.json"))
         with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:  # in place, it seeks for seconds
             _vet_weights(weights, field)
@@ -211,7 +213,7 @@ def _check_files(found: set[str], allowed: set[str]) -> None:
 def _vet_facts(path: Path) -> tuple[str, ...]:
     """The names of the members."""
     with _one_line(f"model: {Artifact.ENSEMBLE}"):
-        facts = json.loads(path.read_text())
+        facts = json.loads(read_small(path))
         names = facts["members"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise expected(f"model: {Artifact.ENSEMBLE}: members", "names", str(names)[:40])

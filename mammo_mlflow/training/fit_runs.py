@@ -13,11 +13,12 @@ import pandas as pd
 from mammo_mlflow.evaluation.metrics import RATES, scores
 from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import Artifact, Metric, Tag
+from mammo_mlflow.names import DATA_URI, Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.planning.stored_fits import fetch_fit
 from mammo_mlflow.tracking.run_queries import LEFT_OUT, finished_runs, finished_under
 from mammo_mlflow.tracking.tracked_run import TrackedRun
+from mammo_mlflow.wording import without_paths
 
 KEPT = "kept"
 FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory", "card_memory")
@@ -81,7 +82,7 @@ class FitRuns:
     def fail(self, job: FitJob, reason: str) -> None:
         """End the run of a fit that failed as FAILED, with the reason as a tag."""
         run = self._run(self.fit_of(job))
-        run.set_tags({Tag.REASON: reason})
+        run.set_tags({Tag.REASON: without_paths(reason)})
         run.finish("FAILED")
 
     def keep_tails(self, results: Mapping[str, FitResult]) -> None:
@@ -187,12 +188,12 @@ class FitRuns:
 
 
 def plan_dataset(plan: Plan, run: TrackedRun, context: str) -> None:
-    """Log the plan's data set as an input of the run; `context` is `training` or `test`."""
+    """Log the plan's data set as an input of the run, by name and sha256; `context` is `training` or `test`."""
     patch_set = plan.patch_set
     run.log_dataset(
         name="phantom" if patch_set.phantom else patch_set.directory.name,
         digest=patch_set.test_sha256 if context == "test" else patch_set.train_sha256,
-        source=json.dumps({"uri": str(patch_set.directory)}),
+        source=json.dumps({"uri": f"{DATA_URI}{patch_set.directory.name}"}),
         profile=json.dumps(patch_set.describe(), default=str),
         context=context,
     )

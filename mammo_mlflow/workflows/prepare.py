@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.commands.base import options_of
 from mammo_mlflow.commands.prepare import PrepareOptions
 from mammo_mlflow.commands.shared import available_cores
-from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest
+from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest, look
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
@@ -39,9 +40,10 @@ def run(options: PrepareOptions) -> None:
     for field, name in (("source", source), ("out", out), ("csv", options.csv)):
         if not name.isprintable():
             raise expected(field, "a name in printable UTF-8", ascii(name))
+    look(films, target, descriptions, options.settings())
     writer = open_writer({Tag.FAMILY: "prepare"})
     with ending_runs(writer), TerminalProgress() as progress:
-        top = writer.start_run("prepare", parent=None, tags={}, params=options.model_dump())
+        top = writer.start_run("prepare", parent=None, tags={}, params=_logged(options))
         writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, ()))
         workers = options.workers or available_cores()
         made = ingest(films, target, descriptions, options.settings(), workers, progress.update)
@@ -50,6 +52,12 @@ def run(options: PrepareOptions) -> None:
         _log_all(top, made)
         top.close()
     _show(made)
+
+
+def _logged(options: PrepareOptions) -> dict[str, object]:
+    """The options as parameters of a run: of a path its name alone."""
+    paths = [name for name, about in options_of(type(options)).items() if about.path]
+    return options.model_dump() | {name: Path(getattr(options, name)).name for name in paths}
 
 
 def _log_all(run: TrackedRun, made: IngestResult) -> None:

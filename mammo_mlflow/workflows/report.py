@@ -11,7 +11,7 @@ from mammo_mlflow.commands.report import ReportOptions
 from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.errors import expected
-from mammo_mlflow.files import check_writable, whole
+from mammo_mlflow.files import check_writable, read_small, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.report.differences import differences_csv, differences_markdown
@@ -24,6 +24,7 @@ from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.results import count_runs, fetch
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import open_writer
+from mammo_mlflow.wording import no_formula
 from mammo_mlflow.workflows.places import report_folder
 from mammo_mlflow.workflows.workbench import ending_runs, load_data
 
@@ -71,7 +72,7 @@ def _target(out: str) -> Path:
 def _is_a_report(folder: Path) -> bool:
     """Whether a folder holds an earlier report and nothing else."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads(read_small(folder / MARKER))
     except (OSError, ValueError, RecursionError):
         return False
     known = {PAGE, MARKER, "figures", "tables"}
@@ -93,7 +94,7 @@ def _about(report: ReportData, wanted: PatchSet | None, counts: Mapping[tuple[st
     if report.runs.results:
         return said
     if wanted is not None:
-        return [*said, f"No model has been finished on {wanted.directory}."]
+        return [*said, f"No model has been finished on {wanted.directory.name}."]
     ours = sum(count for (_, mine), count in counts.items() if mine)
     failed = sum(count for (status, mine), count in counts.items() if mine and status in ("FAILED", "KILLED"))
     theirs = sum(count for (_, mine), count in counts.items() if not mine)
@@ -124,7 +125,7 @@ def _write(
     for task in report.tasks:
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
             if len(frame):
-                frame.to_csv(tables / f"{name}_{task.name}.csv", index=False)
+                frame.map(no_formula).to_csv(tables / f"{name}_{task.name}.csv", index=False)
     folds, links = {}, {}
     for task in report.tasks:
         for model in task.models:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from mammo_mlflow.commands.serve import ServeOptions
@@ -18,6 +19,8 @@ from mammo_mlflow.tracking.registry import verified_model
 from mammo_mlflow.tracking.store import open_client
 
 HERE = Path(__file__).parents[2]
+PATIENCE = 5
+"""Seconds after which a server that was asked to end is killed."""
 
 
 def run(options: ServeOptions) -> int:
@@ -32,23 +35,35 @@ def run(options: ServeOptions) -> int:
     client = open_client()
     with tempfile.TemporaryDirectory() as folder:
         found_model = verified_model(client, options.model, Path(folder))
-        line = [sys.executable, "-m", "uvicorn", "--factory", "mammo_mlflow.tracking.serving:make_app"]
-        line += ["--host", options.host, "--port", str(options.port), "--workers", str(options.workers)]
+        line = [sys.executable, "-m", "mammo_mlflow.tracking.model_server"]
+        line += [options.host, str(options.port), str(options.workers)]
         surroundings = {**os.environ, "MAMMO_SERVED_MODEL": str(found_model.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
         surroundings["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = str(options.timeout)
+        surroundings["MAMMO_MAX_BODY_MB"] = str(options.max_body_mb)
+        surroundings["MAMMO_ARRIVAL_SECONDS"] = str(options.arrival)
         surroundings["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         surroundings.pop("MLFLOW_RUN_ID", None)
         inputs = ", ".join(found_model.made_of.inputs)
-        at = f"http://{options.host}:{options.port}/invocations"
-        say(f"serving {found_model.version} ({inputs}) at {at}, Ctrl-C ends it")
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        say(f"serving {found_model.version} ({inputs}) at http://{host}:{options.port}/invocations, Ctrl-C ends it")
         say(found_model.version.disclosure.line(ASKED))
-        # a session of its own, so that the server's workers can be ended with it
-        server = subprocess.Popen(line, env=surroundings, start_new_session=True)
+        # a session of its own, so that the server's workers can be ended with it; it ends when the pipe does
+        server = subprocess.Popen(line, env=surroundings, start_new_session=True, stdin=subprocess.PIPE)
         try:
-            return server.wait()
+            code = server.wait()
+            return code if code >= 0 else 128 - code
         except KeyboardInterrupt:  # how a server is ended
             return 0
         finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGTERM)
-                server.wait()
+            end_server(server)
+
+
+def end_server(server: subprocess.Popen) -> None:
+    """End a server and its workers, within seconds whatever they are at."""
+    with suppress(subprocess.TimeoutExpired, ProcessLookupError):
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(PATIENCE)
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()

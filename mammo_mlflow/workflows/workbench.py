@@ -29,7 +29,8 @@ from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.store import TrackingError, check_store, open_writer
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.fit_runs import plan_dataset
-from mammo_mlflow.wording import first_line, in_words, reason
+from mammo_mlflow.whereabouts import remember
+from mammo_mlflow.wording import first_line, in_words, reason, without_paths
 
 SHEET_ROWS = 2
 
@@ -105,6 +106,7 @@ def load_data(
             settings, cache.root, lambda done, total: progress.update("making the phantom", done, total)
         )
     patch_set = read_patch_set(directory, duplicates)
+    remember(directory, patch_set.train_sha256, patch_set.test_sha256)
     for warning in patch_set.warnings:
         _log.warning("%s: %s", directory, warning)
     if patch_set.train.patient_ids is None:
@@ -168,5 +170,6 @@ def ending_runs(writer: Writer) -> Iterator[None]:
             why = in_words(str(problem).strip().splitlines()[-1])
         elif isinstance(problem, TrackingError):
             why = f"the tracking store refused a request: {first_line(problem)}"
-        writer.abandon("KILLED" if isinstance(problem, (KeyboardInterrupt, SystemExit)) else "FAILED", why)
+        ended = "KILLED" if isinstance(problem, (KeyboardInterrupt, SystemExit)) else "FAILED"
+        writer.abandon(ended, without_paths(why))
         raise

@@ -157,3 +157,24 @@ def test_a_film_damaged_anywhere_is_a_line_or_nothing(tmp_path, capfd):
             assert len(problem.lines) == 1
     assert refused > 20
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_read_whole_is_bounded(data):
+    groups = data / "train_groups.csv"
+    with groups.open("ab") as file:
+        file.truncate(30_000_000)  # a hole, which takes no disk
+    with pytest.raises(UserError, match=r"train_groups\.csv: expected a file of at most 20,000,000 bytes, found 30"):
+        read_patch_set(data)
+    groups.unlink()
+    labels = data / "train_labels.npy"
+    head = header("{'descr': '<f8', 'fortran_order': False, 'shape': (2000000000,)}")
+    with labels.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 16_000_000_000)
+    with pytest.raises(UserError, match=r"train_labels\.npy: rows: expected at most 2,000,000, found 2000000000"):
+        read_patch_set(data)
+    shutil.copy(data / "public_test_labels.npy", labels)
+    with (data / "phantom.json").open("ab") as file:
+        file.write(b" " * 1_000_000)
+    with pytest.raises(UserError, match=r"phantom\.json: expected a JSON object"):
+        read_patch_set(data)

@@ -68,8 +68,8 @@ def test_where_the_paper_contradicts_itself_its_table_counts():
 
 @pytest.mark.parametrize("phantom", [False, True])
 def test_every_command_is_one_that_exists(phantom):
-    place = "/x/phantom-v1-64-32-80px-seed0" if phantom else "my data"
-    store = ReportedRuns(results=[], tests={}, metrics={}, fits={}, phantom=phantom, place=place)
+    name = "phantom-v1-64-32-80px-seed0" if phantom else "my data"
+    store = ReportedRuns(results=[], tests={}, metrics={}, fits={}, phantom=phantom, data=name)
     seen = set()
     for table in TABLES:
         for row in table.rows:
@@ -83,6 +83,6 @@ def test_every_command_is_one_that_exists(phantom):
             if phantom:
                 assert (given["phantom_train"], given["phantom_size"]) == ("64", "80") and "data" not in given
             else:
-                assert given["data"] == "my data"
+                assert given["data"] == "DIR"
             seen.add(command_for(row, store))
     assert len(seen) == sum(not row.optimistic for table in TABLES for row in table.rows)

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mlflow.types import Schema, TensorSpec
 
@@ -192,3 +194,25 @@ def test_another_content_type_is_a_line(content_type, found):
 def test_no_parquet_file_is_a_line():
     with pytest.raises(UserError, match="request: expected a Parquet file, found something else"):
         read(b"x", content_type=PARQUET)
+
+
+def bomb(count, compression="snappy"):
+    """A Parquet file of some hundred bytes with one row of so many zeros."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({"patch": pa.array([np.zeros(count, np.uint16)])}), file, compression=compression)
+    return file.getvalue()
+
+
+def test_a_parquet_file_that_unpacks_to_much_is_refused_unopened():
+    body = bomb(2_000_000)
+    assert len(body) < 1000
+    with pytest.raises(UserError, match=r"expected a table of at most 109 numbers in .* found 2,000,000"):
+        read(body, content_type=PARQUET)
+    with pytest.raises(UserError, match=r"expected a Parquet file compressed by UNCOMPRESSED, .* found ZSTD"):
+        read(bomb(9, "zstd"), content_type=PARQUET)
+
+
+def test_an_object_for_each_byte_is_refused():
+    for body in (b'{"inputs":[' + b"[]," * 10_000 + b"[]]}", b"{" + b'"a":{' * 10_000, b'{"inputs":[[1],[2],]}'):
+        with pytest.raises(UserError, match=r"request: expected (valid JSON|a JSON object)"):
+            read(body)

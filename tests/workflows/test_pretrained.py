@@ -96,7 +96,7 @@ def test_every_run_has_its_parameters_and_data(store, phantom):
         profile = json.loads(inputs[0].dataset.profile)
         assert profile["abnormalities"] == {"train": 48, "test": 24}
         assert profile["train_sha256"] == run.data.tags["mammo.data_sha256"]
-        assert json.loads(inputs[0].dataset.source)["uri"] == str(phantom)
+        assert json.loads(inputs[0].dataset.source)["uri"] == f"mammo-data:/{phantom.name}"
 
 
 def test_folds_tell_every_epoch(store):

@@ -204,13 +204,14 @@ def test_reports_and_the_run_they_are_started_in_are_no_runs(models, report, tmp
     assert "The store is empty" in report().out
 
 
-def test_names_are_no_markup_and_commands_are_quoted(models, report, page, tmp_path):
-    models.model(weights="<script>alert(1)</script>", intervals="<b>x</b>")
-    models.model(dataset=("1" * 64, "2" * 64), data="/my data/<i>x</i>")
+def test_names_are_no_markup_and_no_path_is_told(models, report, page, tmp_path):
+    models.model(dataset=("1" * 64, "2" * 64), data="/secret folder/<i>x<i>")
+    models.model(weights="<script>alert(1)</script>", intervals="<b>x</b>", data="/secret folder/y")
     report()
     text = page().text
     assert "<script>alert" not in text and "<b>x" not in text and "<i>x" not in text
-    assert "data=&#39;/my data/&lt;i&gt;x&lt;/i&gt;&#39;" in text
+    assert "(&lt;i&gt;x&lt;i&gt;)" in text
+    assert "secret folder" not in text
 
 
 PROBE = """<script>

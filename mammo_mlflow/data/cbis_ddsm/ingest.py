@@ -19,12 +19,18 @@ import pandas as pd
 
 from mammo_mlflow.data.arrays import write_split
 from mammo_mlflow.data.cbis_ddsm.collection import Film, Progress, find_dicom, match_films, read_headers
-from mammo_mlflow.data.cbis_ddsm.descriptions import Abnormality, LeftOut, read_descriptions, shared_patients
+from mammo_mlflow.data.cbis_ddsm.descriptions import (
+    Abnormality,
+    Descriptions,
+    LeftOut,
+    read_descriptions,
+    shared_patients,
+)
 from mammo_mlflow.data.cbis_ddsm.films import VERSION, CutResult, FilmToCut, cut_film, read_patches
 from mammo_mlflow.data.cbis_ddsm.settings import IngestSettings
 from mammo_mlflow.data.patches import PHANTOM_FILE, PREPARED_FILE, SPLITS, TYPES
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.files import PARTIAL, file_sha256, locked, tree_sha256
+from mammo_mlflow.files import PARTIAL, file_sha256, locked, read_small, tree_sha256
 from mammo_mlflow.processes import serve_parent
 
 FILMS, WHOLE, LOCK = "films", "whole", "lock"
@@ -60,6 +66,19 @@ class IngestResult:
     anew: bool = False
 
 
+def look(
+    source: Path, out: Path, descriptions: Path, settings: IngestSettings
+) -> tuple[Path, list[str], list[LeftOut], Descriptions]:
+    """Find what an ingest reads, before it begins: where it writes, DICOM files, closed folders, case descriptions.
+
+    Raises `UserError` where there is nothing to read, or no place to write.
+    """
+    for name, folder in (("source", source), ("csv", descriptions)):
+        if not folder.is_dir():
+            raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
+    return (_check_out(out, settings), *find_dicom(source), read_descriptions(descriptions))
+
+
 def ingest(
     source: Path, out: Path, descriptions: Path, settings: IngestSettings, workers: int, progress: Progress
 ) -> IngestResult:
@@ -72,12 +91,7 @@ def ingest(
         UserError: there are no descriptions, DICOM files or patches, the disk has no room, `out` holds something else,
             or another ingest is writing it.
     """
-    for name, folder in (("source", source), ("csv", descriptions)):
-        if not folder.is_dir():
-            raise expected(name, "a directory", f"'{folder}', {'a file' if folder.exists() else 'nothing there'}")
-    out = _check_out(out, settings)
-    names, closed = find_dicom(source)
-    described = read_descriptions(descriptions)
+    out, names, closed, described = look(source, out, descriptions, settings)
     headers, broken = read_headers(source, names, progress)
     excluded = _excluded_rows(described.abnormalities, settings)
     films, unmatched = match_films(
@@ -115,7 +129,7 @@ def _check_out(out: Path, settings: IngestSettings) -> Path:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return out
     try:
-        made = json.loads((out / PREPARED_FILE).read_text(encoding="utf-8"))
+        made = json.loads(read_small(out / PREPARED_FILE))
         differing = [name for name, value in _settings_facts(settings).items() if made[name] != value]
         differing += ["locate"] if made.get("locate", settings.crop.locate) != settings.crop.locate else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -144,7 +158,7 @@ def _publish(whole: Path, out: Path) -> bool:
 
 def _difference(whole: Path, out: Path) -> str:
     """Describe how two directories made with the same settings differ: counts if they do, else file names."""
-    old, new = (json.loads((folder / PREPARED_FILE).read_text(encoding="utf-8")) for folder in (out, whole))
+    old, new = (json.loads(read_small(folder / PREPARED_FILE)) for folder in (out, whole))
     found = [
         (f"{split} abnormalities", [sum(one.get("counts", {}).get(split, {}).values()) for one in (old, new)])
         for split in SPLITS

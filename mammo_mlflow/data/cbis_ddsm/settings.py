@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mammo_mlflow.checks import one_of
-from mammo_mlflow.errors import UserError, expected, unknown_name
+from mammo_mlflow.errors import Faults, expected, unknown_name
 
 SIDES = ("left", "right", "above", "below")
 """Where a baseline may lie beside its abnormality."""
@@ -54,7 +54,7 @@ class CropSettings:
         if not 0 <= self.tissue <= 1:
             problems.append(expected("tissue", "a number from 0 to 1", self.tissue))
         if problems:
-            raise UserError("; ".join(str(problem) for problem in problems))
+            raise Faults(map(str, problems))
 
 
 @dataclass(frozen=True)
