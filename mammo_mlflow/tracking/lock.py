@@ -100,7 +100,8 @@ class Lock:
         try:
             self._client.create_registered_model(self._model, tags, DESCRIPTION)
         except MlflowException as problem:
-            if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+            # MLflow reads the one that is in the way, which may be gone by then
+            if problem.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
             return False
         return True
