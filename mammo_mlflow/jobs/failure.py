@@ -19,6 +19,8 @@ class Failure:
     error: Exception | None = None
     fatal: bool = False
     """Whether every other job would fail for the same reason, as on a full disk."""
+    lost: bool = False
+    """Whether what ran it has died: its process, its worker or its node."""
 
     @property
     def line(self) -> str:

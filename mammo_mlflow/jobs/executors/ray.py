@@ -1,0 +1,261 @@
+"""Run jobs on a Ray cluster: each is a Ray task, which runs it in a process of its own on the node that Ray chooses.
+
+The cluster is the one that `RAY_ADDRESS` names, else one on this machine that ends with this process. A task keeps to
+what process.py does: its Ray worker has a fork server that has imported TensorFlow, and every job is forked from it.
+Events and answers are the items of the task's generator; replies to questions go through an actor beside the
+coordinator. Ray itself retries nothing: the coordinator knows which jobs are worth it. No other module imports Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from mammo_mlflow.errors import expected
+from mammo_mlflow.jobs.contracts import FitJob, Job, Reply, Suggestion
+from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
+from mammo_mlflow.jobs.executors.process import end_of, run_job, start_server
+from mammo_mlflow.jobs.failure import Failure
+from mammo_mlflow.processes import available_cores
+
+ADDRESS = "RAY_ADDRESS"
+
+# Ray reads these as it is imported
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # or it asks a cluster that is not there for minutes
+if os.environ.get(ADDRESS, "") in ("", "local") and "RAY_AUTH_MODE" not in os.environ:
+    # nobody else uses the cluster of this process; Ray would write a token into the user's home, for all clusters
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+import ray  # noqa: E402
+import ray.exceptions  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+
+STORE_BYTES = 200 * 2**20
+"""The size of the object store of a cluster that is started here: events, arrays of jobs, and answers pass through."""
+PROCESS_BYTES, PARAMETER_BYTES = 700 * 2**20, 16
+"""The memory that a job asks for, and a fit for each parameter that it may train: weights, gradients, moments."""
+PATIENCE_SECONDS = 5
+"""How long a cluster may take to answer, and tasks to end that are no longer wanted."""
+INHERITED = ("KERAS_", "TF_", "XLA_", "JAX_", "CUDA_", "HIP_", "MAMMO_", "OMP_", "OPENBLAS_", "MKL_")
+"""How the names of those variables begin that jobs get from the coordinator's environment."""
+
+
+def connect() -> None:
+    """Connect this process to the cluster of `RAY_ADDRESS`, or start one on this machine. Raises `UserError`."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get(ADDRESS, "").strip()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    with _own_signals():
+        if not address or address == "local":
+            _start_local(quiet)
+            return
+        _check_answers(address)
+        try:
+            ray.init(address=address, **quiet)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as problem:
+            why = " ".join(str(problem).split())
+            raise expected(ADDRESS, "the head of a Ray cluster", f"{address}: {why}") from None
+
+
+def nodes() -> list[Mapping[str, float]]:
+    """The resources of each living node of the cluster, by Ray's names of them."""
+    connect()
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def _start_local(quiet: Mapping[str, Any]) -> None:
+    """Start a cluster on this machine, which nobody else reaches, and which ends with this process."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    atexit.register(_end_local, folder)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=available_cores(),
+            include_dashboard=False,
+            object_store_memory=STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+            **quiet,
+        )
+    except (OSError, ValueError) as problem:
+        if "AF_UNIX" not in str(problem):  # the path of a socket, which lies in that folder
+            raise
+        raise expected("TMPDIR", "a folder with a path below 30 characters", tempfile.gettempdir()) from None
+
+
+def _end_local(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_answers(address: str) -> None:
+    """Check that somebody listens at an address: Ray itself tries for minutes. Raises `UserError`."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if "//" in address or not host or not port.isdigit():
+        raise expected(ADDRESS, "HOST:PORT of the head of a Ray cluster, auto or local", f"'{address}'")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_SECONDS).close()
+    except (OSError, OverflowError) as problem:
+        raise expected(ADDRESS, "a Ray cluster that answers", f"{address}: {problem}") from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Context: keep this process's handler of SIGTERM, which Ray would replace by one with an exit code of its own."""
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
+
+
+class RayExecutor(Executor):
+    """Runs up to `workers` jobs at once on the nodes of a cluster, 0: as many as it has processors for."""
+
+    def __init__(self, workers: int = 0) -> None:
+        found = nodes()
+        self._cores, self._memory = (max(node.get(name, 1) for node in found) for name in ("CPU", "memory"))
+        self._workers = workers or max(1, int(sum(node["CPU"] for node in found)))
+        self._environment = {"env_vars": _inherited()}
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._replies: Any = ray.remote(_Replies).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._running: dict[Any, tuple[Any, int]] = {}
+        self._started = 0
+
+    def stream(
+        self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
+    ) -> Answered[AnyJob]:
+        """Yield each job with its answer or `Failure` as it ends; see `Executor.stream`."""
+        if self._running:
+            raise RuntimeError("the executor is at work already: jobs beside these need another one")
+        more: object = False
+        try:
+            while True:
+                while len(self._running) < self._workers and (job := next_job()) is not None:
+                    self._start(job)
+                if not self._running:
+                    return
+                for task in ray.wait(list(self._running), timeout=0 if more else 0.5)[0]:
+                    job, number = self._running.pop(task)
+                    kind, content = _receive(task)
+                    if kind == "answer":
+                        yield job, content
+                        continue
+                    self._running[task] = job, number  # the last in turn now, lest one that tells much holds others up
+                    answer = on_event(job, content)
+                    if isinstance(content, Suggestion):
+                        self._replies.give.remote(number, answer)
+                more = on_idle()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the tasks that still run."""
+        ended = []
+        for task in self._running:
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(task, force=True)
+                ended.append(task.completed())
+        self._running.clear()
+        if ended:
+            ray.wait(ended, num_returns=len(ended), timeout=PATIENCE_SECONDS)
+
+    def _start(self, job: Job[object]) -> None:
+        """Give a job to the cluster, which starts it where there is room."""
+        threads = job.experiment.training.threads if isinstance(job, FitJob) else getattr(job, "threads", 1)
+        memory = PROCESS_BYTES
+        if isinstance(job, FitJob):
+            memory += PARAMETER_BYTES * job.description.parameters
+        task = _run.options(
+            name=job.name,
+            num_cpus=min(threads, self._cores),  # more than any node has would be waited for in vain
+            memory=min(memory, self._memory),
+            runtime_env=self._environment,
+        ).remote(job, self._started, self._replies)
+        self._running[task] = job, self._started
+        self._started += 1
+
+
+def _receive(task: Any) -> tuple[str, Any]:
+    """The next message of a task, as of a worker process; a `Failure` where its worker or node is gone."""
+    try:
+        return ray.get(next(task))
+    except ray.exceptions.RayTaskError as problem:
+        return "answer", Failure(str(problem))
+    except ray.exceptions.RayError as problem:
+        what = " ".join(str(problem).split())[:200] or type(problem).__name__
+        return "answer", Failure(f"its Ray worker or node was lost ({what})", lost=True)
+
+
+def _inherited() -> dict[str, str]:
+    """The environment of jobs: what the coordinator's says about computing, and where Python finds modules."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+    return kept | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+class _Replies:
+    """Hands the coordinator's replies to the tasks that asked."""
+
+    def __init__(self) -> None:
+        self._given: dict[int, asyncio.Queue[Reply]] = defaultdict(asyncio.Queue)
+
+    async def give(self, number: int, reply: Reply) -> None:
+        """Hand in a reply to the task of a number."""
+        self._given[number].put_nowait(reply)
+
+    async def take(self, number: int) -> Reply:
+        """Wait for the reply to it."""
+        return await self._given[number].get()
+
+
+@ray.remote(max_retries=0, num_returns="streaming")
+def _run(job: Job[object], number: int, replies: Any) -> Iterator[tuple[str, Any]]:
+    """Run a job in a process of its own on this node; yield its messages, the answer last."""
+    context = _server()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_job, args=(job, theirs), name=job.name, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            try:
+                kind, content = ours.recv()
+            except (EOFError, OSError):
+                kind, content = "answer", end_of(process)
+            if kind == "answer":
+                process.join()
+                yield kind, content
+                return
+            yield kind, content
+            if isinstance(content, Suggestion):
+                ours.send(ray.get(replies.take.remote(number)))
+    finally:
+        process.kill()
+        process.join()
+
+
+@functools.cache
+def _server() -> Any:
+    """The fork server of this Ray worker."""
+    if "OMP_NUM_THREADS" not in ray.get_runtime_context().runtime_env.env_vars():
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it, and results shall be those of other executors
+    return start_server()
