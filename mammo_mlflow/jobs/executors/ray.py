@@ -33,9 +33,13 @@ from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.processes import available_cores
 
 ADDRESS = "RAY_ADDRESS"
+TRIES = 3
+"""How often a job is started whose worker or node was lost; to be removed once all executors share that."""
 
 # Ray reads these as it is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "10")
 os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # or it asks a cluster that is not there for minutes
 if os.environ.get(ADDRESS, "") in ("", "local") and "RAY_AUTH_MODE" not in os.environ:
     # nobody else uses the cluster of this process; Ray would write a token into the user's home, for all clusters
@@ -53,6 +57,8 @@ PATIENCE_SECONDS = 5
 """How long a cluster may take to answer, and tasks to end that are no longer wanted."""
 INHERITED = ("KERAS_", "TF_", "XLA_", "JAX_", "CUDA_", "HIP_", "MAMMO_", "OMP_", "OPENBLAS_", "MKL_")
 """How the names of those variables begin that jobs get from the coordinator's environment."""
+
+_log = logging.getLogger(__name__)
 
 
 def connect() -> None:
@@ -138,7 +144,7 @@ class RayExecutor(Executor):
         self._environment = {"env_vars": _inherited()}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._replies: Any = ray.remote(_Replies).options(num_cpus=0, scheduling_strategy=here).remote()
-        self._running: dict[Any, tuple[Any, int]] = {}
+        self._running: dict[Any, tuple[Any, int, int]] = {}
         self._started = 0
 
     def stream(
@@ -155,12 +161,20 @@ class RayExecutor(Executor):
                 if not self._running:
                     return
                 for task in ray.wait(list(self._running), timeout=0 if more else 0.5)[0]:
-                    job, number = self._running.pop(task)
+                    job, number, tries = self._running.pop(task)
                     kind, content = _receive(task)
+                    if isinstance(content, Failure) and content.lost and tries < TRIES:
+                        _log.warning("%s: %s; it is started again", job.name, content.line)
+                        self._start(job, tries + 1)
+                        continue
                     if kind == "answer":
                         yield job, content
                         continue
-                    self._running[task] = job, number  # the last in turn now, lest one that tells much holds others up
+                    self._running[task] = (
+                        job,
+                        number,
+                        tries,
+                    )  # the last in turn now, lest one that tells much holds others up
                     answer = on_event(job, content)
                     if isinstance(content, Suggestion):
                         self._replies.give.remote(number, answer)
@@ -179,7 +193,7 @@ class RayExecutor(Executor):
         if ended:
             ray.wait(ended, num_returns=len(ended), timeout=PATIENCE_SECONDS)
 
-    def _start(self, job: Job[object]) -> None:
+    def _start(self, job: Job[object], tries: int = 1) -> None:
         """Give a job to the cluster, which starts it where there is room."""
         threads = job.experiment.training.threads if isinstance(job, FitJob) else getattr(job, "threads", 1)
         memory = PROCESS_BYTES
@@ -191,7 +205,7 @@ class RayExecutor(Executor):
             memory=min(memory, self._memory),
             runtime_env=self._environment,
         ).remote(job, self._started, self._replies)
-        self._running[task] = job, self._started
+        self._running[task] = job, self._started, tries
         self._started += 1
 
 
