@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from mammo_mlflow.jobs.contracts import EpochDone, Failure, FitJob, FitResult, FitsJob, FitsProgress, StepsDone
+from mammo_mlflow.jobs.contracts import EpochDone, Failure, FitJob, FitResult, FitsJob, FitsProgress, Job, StepsDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,31 @@ def take_worker_along(job, emit):
 
 
 def ray_node(job, emit):
-    """Note the start in a file beside `argument`, and answer after a while the process of the node that it ran on."""
-    node = psutil.Process().parent().parent().ppid()
-    Path(f"{job.argument}-{os.getpid()}").touch()
-    time.sleep(3)
+    """Note the start, wait for a file beside that note, and answer the process of the node that it ran on."""
+    node, started = psutil.Process().parent().parent().ppid(), Path(job.argument)
+    (started / str(os.getpid())).touch()
+    while not (started.parent / "gone").exists():
+        time.sleep(0.05)
     return node
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyJob(Job):
+    """Copies what it reads into its output."""
+
+    target = "support_jobs:copy_files"
+
+    sources: tuple[Path, ...]
+    folder: dict[str, Path]
+    output: Path
+
+
+def copy_files(job, emit):
+    """Copy the sources, one after another, and what lies in the folders; tell where, and where that was read."""
+    files = [*job.sources, *(file for folder in job.folder.values() for file in folder.iterdir())]
+    target = job.output / "joined"
+    target.write_bytes(b"".join(file.read_bytes() for file in files))
+    return {"joined": target, "read": [str(file) for file in files]}
 
 
 def full(job, emit):

@@ -1,12 +1,18 @@
 """Jobs on the nodes of a Ray cluster on this machine."""
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from support import wait_for
+from support_jobs import CopyJob
 
 from mammo_mlflow.jobs.executors import JobFailed, make_executor
+from mammo_mlflow.jobs.executors.shipping import PIECE_BYTES
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.testing.executors import Call, ExecutorContract, answers, calls
 
@@ -96,17 +102,62 @@ def test_giving_up_in_the_middle_ends_the_children(on_ray, tmp_path):
 
 def test_jobs_of_a_node_that_goes_are_answered_by_others(cluster, tmp_path):
     leaves = cluster.add_node(**NODE)
-    executor, gone = make_executor("ray", 3), []
+    executor = make_executor("ray", 3)
+    (started := tmp_path / "started").mkdir()
 
     def remove():
-        if not gone and len(list(tmp_path.iterdir())) == 3:
+        if not (tmp_path / "gone").exists() and len(list(started.iterdir())) == 3:
             cluster.remove_node(leaves, allow_graceful=False)
-            gone.append(leaves)
+            (tmp_path / "gone").touch()
 
-    asked = calls("ray_node", *[str(tmp_path / f"{number}") for number in range(5)], module="support_jobs")
+    asked = calls("ray_node", *[str(started)] * 5, module="support_jobs")
     found = list(executor.run(asked, lambda *_: None, remove))
     executor.close()
-    assert gone
-    assert len({answer for _, answer in found}) == 2
     assert sorted(job.name for job, _ in found) == [job.name for job in asked]
-    assert len(list(tmp_path.iterdir())) > 5  # one was started twice
+    assert len({answer for _, answer in found}) == 2
+    assert len(list(started.iterdir())) == 6  # one was started twice
+
+
+@pytest.fixture
+def apart(tmp_path):
+    """A cluster whose only cores are on a node that does not see the test's folder, and that folder."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here: unshare -m")
+    ray.shutdown()
+    made = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False})
+    start = f"{sys.executable} -m ray.scripts.scripts start --block --num-cpus 1 --address {made.address}"
+    hidden = f"mount -t tmpfs none {tmp_path} && exec {start} --object-store-memory {NODE['object_store_memory']}"
+    line, quiet = ["unshare", "-m", "sh", "-c", hidden], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(line, **quiet) as node:
+        patch.setenv("RAY_ADDRESS", made.address)
+        ray.init(address=made.address, log_to_driver=False)
+        wait_for(lambda: ray.cluster_resources().get("CPU"))
+        yield tmp_path
+        ray.shutdown()
+        node.terminate()
+    made.shutdown()
+
+
+def test_files_go_to_a_node_that_does_not_see_them_and_come_back(apart):
+    (apart / "folder").mkdir()
+    (apart / "output").mkdir()
+    large = np.random.default_rng(0).bytes(PIECE_BYTES + 5)
+    for name, content in {"large": large, "empty": b"", "folder/one": b"one"}.items():
+        (apart / name).write_bytes(content)
+    sources = (apart / "large", apart / "empty")
+    jobs = [
+        CopyJob(name=name, sources=sources, folder={"all": apart / "folder"}, output=apart / "output")
+        for name in ("first", "second")
+    ]
+    executor = make_executor("ray", 1)
+    (_, first), (_, second) = executor.run(jobs, lambda *_: None, lambda: None)
+    assert first["joined"] == apart / "output" / "joined"
+    assert first["joined"].read_bytes() == large + b"one"
+    assert first["read"] == second["read"]  # copied once
+    assert not any(name.startswith(str(apart)) for name in first["read"])
+    assert Path(first["read"][0]).exists()
+    executor.close()
+    assert not Path(first["read"][0]).exists()

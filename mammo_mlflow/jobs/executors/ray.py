@@ -20,15 +20,19 @@ import socket
 import sys
 import tempfile
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mammo_mlflow.errors import expected
 from mammo_mlflow.jobs.contracts import FitJob, Job, Reply, Suggestion
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.process import end_of, run_job, start_server
+from mammo_mlflow.jobs.executors.shipping import Manifest, Sight, append, copied, files_of, moved, over_paths, pieces
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.processes import available_cores
 
@@ -144,6 +148,7 @@ class RayExecutor(Executor):
         self._environment = {"env_vars": _inherited()}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._replies: Any = ray.remote(_Replies).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._parcels = _parcels(ray.get_runtime_context().get_job_id())
         self._running: dict[Any, tuple[Any, int, int]] = {}
         self._started = 0
 
@@ -175,14 +180,25 @@ class RayExecutor(Executor):
                         number,
                         tries,
                     )  # the last in turn now, lest one that tells much holds others up
-                    answer = on_event(job, content)
-                    if isinstance(content, Suggestion):
-                        self._replies.give.remote(number, answer)
+                    if kind == "unseen":
+                        self._replies.give.remote(number, {sight: self._parcels.put(sight) for sight in content})
+                    elif kind == "file":
+                        append(job.output, *content)
+                    else:
+                        reply = on_event(job, content)
+                        if isinstance(content, Suggestion):
+                            self._replies.give.remote(number, reply)
                 more = on_idle()
         finally:
-            self.close()
+            self._stop()
 
     def close(self) -> None:
+        """End the tasks that still run, and remove the copies of files that were made for them."""
+        self._stop()
+        if ray.is_initialized():
+            self._parcels.remove()
+
+    def _stop(self) -> None:
         """End the tasks that still run."""
         ended = []
         for task in self._running:
@@ -204,7 +220,7 @@ class RayExecutor(Executor):
             num_cpus=min(threads, self._cores),  # more than any node has would be waited for in vain
             memory=min(memory, self._memory),
             runtime_env=self._environment,
-        ).remote(job, self._started, self._replies)
+        ).remote(job, Manifest.of(job), self._parcels.store, self._started, self._replies)
         self._running[task] = job, self._started, tries
         self._started += 1
 
@@ -241,9 +257,70 @@ class _Replies:
         return await self._given[number].get()
 
 
+class _Parcels:
+    """The files that machines asked for which do not see the coordinator's folders, in Ray's object store."""
+
+    def __init__(self) -> None:
+        self.store = f"mammo-ray-{uuid.uuid4().hex}"
+        self._sent: dict[Sight, dict[str, list[Any]]] = {}
+
+    def put(self, sight: Sight) -> dict[str, list[Any]]:
+        """The pieces of the files at a path, by the files' names in it; put there at the first call."""
+        if sight not in self._sent:
+            files = files_of(sight.path)
+            self._sent[sight] = {name: [ray.put(piece) for piece in pieces(file)] for name, file in files.items()}
+        return self._sent[sight]
+
+    def remove(self) -> None:
+        """Remove the copies on all nodes, if there are any."""
+        if not self._sent:
+            return
+        self._sent.clear()
+        places = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        there = (NodeAffinitySchedulingStrategy(node, soft=True) for node in places)
+        removed = [_remove.options(scheduling_strategy=one).remote(self.store) for one in there]
+        ray.wait(removed, num_returns=len(removed), timeout=PATIENCE_SECONDS)
+
+
+@functools.cache
+def _parcels(connection: str) -> _Parcels:
+    """The parcels that all executors of a connection share."""
+    return _Parcels()
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _remove(store: str) -> None:
+    shutil.rmtree(Path(tempfile.gettempdir()) / store, ignore_errors=True)
+
+
 @ray.remote(max_retries=0, num_returns="streaming")
-def _run(job: Job[object], number: int, replies: Any) -> Iterator[tuple[str, Any]]:
-    """Run a job in a process of its own on this node; yield its messages, the answer last."""
+def _run(job: Job[object], manifest: Manifest, store: str, number: int, replies: Any) -> Iterator[tuple[str, Any]]:
+    """Run a job on this node; yield its events, the output that does not appear at the coordinator, its answer.
+
+    What the node does not see of its input is asked for first.
+    """
+    with tempfile.TemporaryDirectory(prefix="mammo-ray-") as folder:
+        places: dict[Path, Path] = {}
+        if unseen := manifest.unseen:
+            yield "unseen", unseen
+            for sight, content in ray.get(replies.take.remote(number)).items():
+                places[sight.path] = copied(sight, content, ray.get, Path(tempfile.gettempdir()) / store)
+        wanted, made = manifest.output, None
+        if wanted is not None and not manifest.shared_output:
+            made = places[wanted] = Path(folder) / wanted.name
+            if manifest.into is not None and manifest.into.path == wanted:
+                made.mkdir()
+        for kind, content in _messages(over_paths(job, lambda path: places.get(path, path)), number, replies):
+            if kind == "answer" and made is not None and wanted is not None:
+                for name, file in files_of(made).items():
+                    for count, piece in enumerate(pieces(file)):
+                        yield "file", (name, piece, not count)
+                content = over_paths(content, partial(moved, made, wanted))
+            yield kind, content
+
+
+def _messages(job: Job[object], number: int, replies: Any) -> Iterator[tuple[str, Any]]:
+    """Run a job in a process of its own; yield its messages, the answer last."""
     context = _server()
     ours, theirs = context.Pipe()
     process = context.Process(target=run_job, args=(job, theirs), name=job.name, daemon=True)
@@ -253,7 +330,7 @@ def _run(job: Job[object], number: int, replies: Any) -> Iterator[tuple[str, Any
         while True:
             try:
                 kind, content = ours.recv()
-            except (EOFError, OSError):
+            except (EOFError, OSError):  # OSError: the process was killed while it sent a message
                 kind, content = "answer", end_of(process)
             if kind == "answer":
                 process.join()
