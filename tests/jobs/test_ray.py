@@ -1,6 +1,7 @@
 """Jobs on the nodes of a Ray cluster on this machine."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support import wait_for
+from support import PHANTOM, ROOT, wait_for
 from support_jobs import CopyJob
 
+from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.executors import JobFailed, make_executor
 from mammo_mlflow.jobs.executors.shipping import PIECE_BYTES
 from mammo_mlflow.jobs.failure import Failure
@@ -116,6 +118,59 @@ def test_jobs_of_a_node_that_goes_are_answered_by_others(cluster, tmp_path):
     assert sorted(job.name for job, _ in found) == [job.name for job in asked]
     assert len({answer for _, answer in found}) == 2
     assert len(list(started.iterdir())) == 6  # one was started twice
+
+
+@pytest.mark.parametrize("where", ["its own cluster", "another cluster"])
+def test_a_killed_coordinator_leaves_no_job_at_work(cluster, tmp_path, monkeypatch, kill, where):
+    if where == "its own cluster":
+        monkeypatch.delenv("RAY_ADDRESS")
+    script = (
+        "from mammo_mlflow.jobs.executors import make_executor\n"
+        "from mammo_mlflow.testing.executors import answers, calls\n"
+        f"answers(make_executor('ray', 1), calls('note_and_sleep', {str(tmp_path / 'pid')!r}, module='support_jobs'))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    coordinator = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    wait_for(lambda: (tmp_path / "pid").exists())
+    job = psutil.Process(int((tmp_path / "pid").read_text()))
+    started = psutil.Process(coordinator.pid).children(recursive=True)
+    workers = [job, *job.parents()[:2], *(one for one in started if "raylet" in one.name())]
+    assert len(workers) == 3 + (where == "its own cluster")
+    kill(coordinator)
+    coordinator.wait()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert alive == []
+
+
+def test_results_are_those_of_other_executors_bit_for_bit(cluster, laboratory):
+    for values in ({"family": "scratch", "backbone": "m2"}, {"backbone": "vgg16"}):
+        plan = laboratory.plan(**values, seed=5)
+        inline, process, on_ray = (
+            laboratory.cross_validate(plan, laboratory.session(name, 2)).oof["probability"].to_numpy()
+            for name in ("inline", "process", "ray")
+        )
+        assert inline.std() > 0
+        np.testing.assert_array_equal(inline, process)
+        np.testing.assert_array_equal(inline, on_ray)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("127.0.0.1:9", "RAY_ADDRESS: expected a Ray cluster that answers, found 127.0.0.1:9: "),
+        ("ray://127.0.0.1:10001", "RAY_ADDRESS: expected HOST:PORT of the head of a Ray cluster"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path, cache, run_command, address, told):
+    outcome = run_command(tmp_path, cache, "--task", "mass_calc", "--executor", "ray", *PHANTOM, RAY_ADDRESS=address)
+    assert outcome.code == 2
+    assert outcome.complaints[-1].startswith(f"mammo_mlflow: {told}")
+
+
+def test_ray_is_an_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^executor: expected the package ray .*pip install 'mammo-mlflow\[ray\]'"):
+        make_executor("ray", 1)
 
 
 @pytest.fixture
