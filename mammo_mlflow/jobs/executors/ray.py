@@ -41,10 +41,10 @@ TRIES = 3
 """How often a job is started whose worker or node was lost; to be removed once all executors share that."""
 
 # Ray reads these as it is imported
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
-os.environ.setdefault("RAY_py_gcs_connect_timeout_s", "10")
-os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # or it asks a cluster that is not there for minutes
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+_IMPATIENT = {"RAY_py_gcs_connect_timeout_s": "10", "RAY_NUM_REDIS_GET_RETRIES": "1"}  # else it tries for minutes
+for _name, _value in (_QUIET | _IMPATIENT).items():
+    os.environ.setdefault(_name, _value)
 if os.environ.get(ADDRESS, "") in ("", "local") and "RAY_AUTH_MODE" not in os.environ:
     # nobody else uses the cluster of this process; Ray would write a token into the user's home, for all clusters
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -232,7 +232,7 @@ def _receive(task: Any) -> tuple[str, Any]:
     except ray.exceptions.RayTaskError as problem:
         return "answer", Failure(str(problem))
     except ray.exceptions.RayError as problem:
-        what = " ".join(str(problem).split())[:200] or type(problem).__name__
+        what = " ".join(str(problem).split()).split(". ")[0] or type(problem).__name__
         return "answer", Failure(f"its Ray worker or node was lost ({what})", lost=True)
 
 
