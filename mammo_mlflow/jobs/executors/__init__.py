@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 
-def _make_ray(workers: int) -> Executor:
+def _make_ray(workers: int, on_cards: bool = False) -> Executor:
     from mammo_mlflow.jobs.executors.ray import RayExecutor  # an extra
 
-    return RayExecutor(workers)
+    return RayExecutor(workers, on_cards)
 
 
 EXECUTORS: dict[str, Callable[[int], Executor]] = {
@@ -72,4 +72,7 @@ def make_executors(name: str, workers: int, devices: Devices) -> tuple[Executor,
     if name == "process" and devices.cards and devices.engine == "compiled":
         pool = CardPool(devices.cards)
         return CardExecutor(pool, workers), CardExecutor(pool)
+    if name == "ray" and devices.kind == "gpu":
+        check_executor(name)
+        return _make_ray(workers or 1, on_cards=True), _make_ray(1, on_cards=True)
     return make_executor(name, workers), make_executor(name, workers)

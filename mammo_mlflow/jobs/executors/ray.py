@@ -139,13 +139,15 @@ def _own_signals() -> Iterator[None]:
 
 
 class RayExecutor(Executor):
-    """Runs up to `workers` jobs at once on the nodes of a cluster, 0: as many as it has processors for."""
+    """Runs up to `workers` jobs at once on the nodes of a cluster; with `on_cards` each of them asks for a card."""
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int, on_cards: bool = False) -> None:
         found = nodes()
         self._cores, self._memory = (max(node.get(name, 1) for node in found) for name in ("CPU", "memory"))
-        self._workers = workers or max(1, int(sum(node["CPU"] for node in found)))
-        self._environment = {"env_vars": _inherited()}
+        self._workers, self._cards = workers, int(on_cards)
+        if on_cards and not any(node.get("GPU") for node in found):
+            raise expected("devices", "cards on the nodes of the Ray cluster", "none")
+        self._environment = {"env_vars": _inherited(on_cards)}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._replies: Any = ray.remote(_Replies).options(num_cpus=0, scheduling_strategy=here).remote()
         self._parcels = _parcels(ray.get_runtime_context().get_job_id())
@@ -218,6 +220,7 @@ class RayExecutor(Executor):
         task = _run.options(
             name=job.name,
             num_cpus=min(threads, self._cores),  # more than any node has would be waited for in vain
+            num_gpus=self._cards,
             memory=min(memory, self._memory),
             runtime_env=self._environment,
         ).remote(job, Manifest.of(job), self._parcels.store, self._started, self._replies)
@@ -236,9 +239,14 @@ def _receive(task: Any) -> tuple[str, Any]:
         return "answer", Failure(f"its Ray worker or node was lost ({what})", lost=True)
 
 
-def _inherited() -> dict[str, str]:
-    """The environment of jobs: what the coordinator's says about computing, and where Python finds modules."""
+def _inherited(on_cards: bool) -> dict[str, str]:
+    """The environment of jobs: what the coordinator's says about computing, and where Python finds modules.
+
+    Which cards a job sees, Ray says.
+    """
     kept = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
+    if on_cards:
+        kept.pop("CUDA_VISIBLE_DEVICES", None)
     return kept | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
