@@ -84,9 +84,12 @@ def connect() -> None:
 
 
 def nodes() -> list[Mapping[str, float]]:
-    """The resources of each living node of the cluster, by Ray's names of them."""
+    """The resources of each living node of the cluster that computes, by Ray's names of them. Raises `UserError`."""
     connect()
-    return [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    if not found:
+        raise expected(ADDRESS, "a cluster of which a node has a processor", "none")
+    return found
 
 
 def _start_local(quiet: Mapping[str, Any]) -> None:
