@@ -180,11 +180,7 @@ class RayExecutor(Executor):
                     if kind == "answer":
                         yield job, content
                         continue
-                    self._running[task] = (
-                        job,
-                        number,
-                        tries,
-                    )  # the last in turn now, lest one that tells much holds others up
+                    self._running[task] = job, number, tries  # the last in turn, lest it holds the others up
                     if kind == "unseen":
                         self._replies.give.remote(number, {sight: self._parcels.put(sight) for sight in content})
                     elif kind == "file":
