@@ -152,7 +152,8 @@ class RayExecutor(Executor):
             raise expected("devices", "cards on the nodes of the Ray cluster", "none")
         self._environment = {"env_vars": _inherited(on_cards)}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._replies: Any = ray.remote(_Replies).options(num_cpus=0, scheduling_strategy=here).remote()
+        beside = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": self._environment}
+        self._replies: Any = ray.remote(_Replies).options(**beside).remote()
         self._parcels = _parcels(ray.get_runtime_context().get_job_id())
         self._running: dict[Any, tuple[Any, int, int]] = {}
         self._started = 0
@@ -197,7 +198,7 @@ class RayExecutor(Executor):
         """End the tasks that still run, and remove the copies of files that were made for them."""
         self._stop()
         if ray.is_initialized():
-            self._parcels.remove()
+            self._parcels.remove(self._environment)
 
     def _stop(self) -> None:
         """End the tasks that still run."""
@@ -278,14 +279,16 @@ class _Parcels:
             self._sent[sight] = {name: [ray.put(piece) for piece in pieces(file)] for name, file in files.items()}
         return self._sent[sight]
 
-    def remove(self) -> None:
+    def remove(self, environment: Mapping[str, Any]) -> None:
         """Remove the copies on all nodes, if there are any."""
         if not self._sent:
             return
         self._sent.clear()
         places = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         there = (NodeAffinitySchedulingStrategy(node, soft=True) for node in places)
-        removed = [_remove.options(scheduling_strategy=one).remote(self.store) for one in there]
+        removed = [
+            _remove.options(scheduling_strategy=one, runtime_env=environment).remote(self.store) for one in there
+        ]
         ray.wait(removed, num_returns=len(removed), timeout=PATIENCE_SECONDS)
 
 
