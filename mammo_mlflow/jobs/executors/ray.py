@@ -23,7 +23,7 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -309,7 +309,7 @@ def _run(job: Job[object], manifest: Manifest, store: str, number: int, replies:
 
     What the node does not see of its input is asked for first.
     """
-    with tempfile.TemporaryDirectory(prefix="mammo-ray-") as folder:
+    with ExitStack() as stack:
         places: dict[Path, Path] = {}
         if unseen := manifest.unseen:
             yield "unseen", unseen
@@ -317,6 +317,7 @@ def _run(job: Job[object], manifest: Manifest, store: str, number: int, replies:
                 places[sight.path] = copied(sight, content, ray.get, Path(tempfile.gettempdir()) / store)
         wanted, made = manifest.output, None
         if wanted is not None and not manifest.shared_output:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mammo-ray-"))
             made = places[wanted] = Path(folder) / wanted.name
             if manifest.into is not None and manifest.into.path == wanted:
                 made.mkdir()
