@@ -100,6 +100,11 @@ def chosen_backend() -> str | None:
     return None if found == DEFAULT_BACKEND else found
 
 
+def available_cores() -> int:
+    """The number of processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:

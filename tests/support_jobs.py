@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 
-from mammo_mlflow.jobs.contracts import EpochDone, Failure, FitJob, FitResult, FitsJob, FitsProgress, StepsDone
+from mammo_mlflow.jobs.contracts import EpochDone, Failure, FitJob, FitResult, FitsJob, FitsProgress, Job, StepsDone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,46 @@ def hang(job, emit):
     """Be silent for `argument` seconds."""
     emit(StepsDone(1, 2))
     time.sleep(job.argument)
+
+
+def take_worker_along(job, emit):
+    """End the Ray worker that holds the fork server of this process, unless the file `argument` is there already."""
+    first = Path(job.argument or "not there")
+    if not first.exists():
+        if job.argument:
+            first.touch()
+        emit(StepsDone(0, 1))
+        os.kill(psutil.Process().parent().ppid(), signal.SIGKILL)
+        time.sleep(60)
+    return "answered"
+
+
+def ray_node(job, emit):
+    """Note the start, wait for a file beside that note, and answer the process of the node that it ran on."""
+    node, started = psutil.Process().parent().parent().ppid(), Path(job.argument)
+    (started / str(os.getpid())).touch()
+    while not (started.parent / "gone").exists():
+        time.sleep(0.05)
+    return node
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyJob(Job):
+    """Copies what it reads into its output."""
+
+    target = "support_jobs:copy_files"
+
+    sources: tuple[Path, ...]
+    folder: dict[str, Path]
+    output: Path
+
+
+def copy_files(job, emit):
+    """Copy the sources, one after another, and what lies in the folders; tell where, and where that was read."""
+    files = [*job.sources, *(file for folder in job.folder.values() for file in folder.iterdir())]
+    target = job.output / "joined"
+    target.write_bytes(b"".join(file.read_bytes() for file in files))
+    return {"joined": target, "read": [str(file) for file in files]}
 
 
 def full(job, emit):

@@ -46,7 +46,7 @@ def test_every_parameter_of_a_family_is_an_option_of_its_command():
 
 
 def test_the_project_and_the_docs_are_written_from_the_commands(monkeypatch):
-    shipped = {name: EXECUTORS[name] for name in ("process", "inline")}  # tests may have added one of their own
+    shipped = {name: EXECUTORS[name] for name in ("process", "inline", "ray")}  # tests may have added one of their own
     monkeypatch.setattr("mammo_mlflow.jobs.executors.EXECUTORS", shipped)
     written = runpy.run_path(str(ROOT / "scripts" / "command_tables.py"))
     assert (ROOT / "MLproject").read_text(encoding="utf-8") == written["project"](), "run scripts/command_tables.py"

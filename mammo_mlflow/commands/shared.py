@@ -20,13 +20,13 @@ TASK = Option("what is told apart", MODEL, checks.one_of(*TASKS))
 
 
 def _executor(name: str, value: object) -> None:
-    from mammo_mlflow.jobs.executors import EXECUTORS  # brings NumPy, which a check of the other options can do without
+    from mammo_mlflow.jobs.executors import check_executor  # brings NumPy, which other checks can do without
 
-    checks.one_of(*EXECUTORS)(name, value)
+    check_executor(str(value))
 
 
 EXECUTOR = Option(
-    "where jobs run: each in a process of its own, or inline, in that of the command",
+    "where jobs run: each in a process of its own, inline, in that of the command, or on the nodes of a Ray cluster",
     check=_executor,
     choices="mammo_mlflow.jobs.executors:EXECUTORS",
 )
@@ -189,8 +189,3 @@ def same_data(options: DataOptions, entry: str, values: Mapping[str, checks.Valu
 
 
 _OF_DATA = ("data", *PhantomOptions.model_fields, "preset", "cache_dir", *DeviceOptions.model_fields)
-
-
-def available_cores() -> int:
-    """The number of processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

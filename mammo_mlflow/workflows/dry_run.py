@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.processes import available_cores
 from mammo_mlflow.terminal import show_table
 
 HEAD_SECONDS = 1e-4

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.commands.predict import PredictOptions
-from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.disclosure import ASKED, PHANTOM
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.files import check_writable, target_file, whole
 from mammo_mlflow.jobs.contracts import Answer, AnswerJob, Event, ExplainJob, Job, PredictJob, StepsDone
-from mammo_mlflow.jobs.executors import AnyJob, Executor, JobFailed, make_executor
+from mammo_mlflow.jobs.executors import AnyJob, Executor, JobFailed, machines, make_executor
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.terminal import TerminalProgress, say
@@ -58,7 +57,7 @@ def run(options: PredictOptions) -> None:
         need_baseline = ROWS["baseline"] in sides.values()
         (place := Path(folder, "asked")).mkdir()
         asked = find_input_pairs(options, found.made_of.image_size, need_baseline, place)
-        threads = available_cores() if executor == "process" else 1  # TensorFlow takes them once in a process
+        threads = 1 if executor == "inline" else max(machines(executor))  # TensorFlow takes them once in a process
         job = _JOBS[found.made_of.kind](
             name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
         )

@@ -12,13 +12,13 @@ import numpy as np
 
 from mammo_mlflow.commands.base import options_of
 from mammo_mlflow.commands.prepare import PrepareOptions
-from mammo_mlflow.commands.shared import available_cores
 from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE, LEFT_OUT_FILE, NOTE, IngestResult, ingest, look
 from mammo_mlflow.data.patches import PREPARED_FILE, SPLITS, TYPES, read_patch_set
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Tag
+from mammo_mlflow.processes import available_cores
 from mammo_mlflow.terminal import TerminalProgress, say, show_table
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.store import open_writer

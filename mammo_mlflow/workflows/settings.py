@@ -12,12 +12,13 @@ from mammo_mlflow.commands.ensemble import EnsembleOptions
 from mammo_mlflow.commands.families import FamilyOptions, SearchedFamilyOptions
 from mammo_mlflow.commands.search import SEARCH, SearchOptions
 from mammo_mlflow.commands.settings import SettingsOptions
-from mammo_mlflow.commands.shared import TrainingOptions, available_cores
+from mammo_mlflow.commands.shared import TrainingOptions
 from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.jobs.devices import is_usual
 from mammo_mlflow.presets import PRESETS
+from mammo_mlflow.processes import available_cores
 from mammo_mlflow.search.parameters import ARCHITECTURES
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.terminal import say, show_table

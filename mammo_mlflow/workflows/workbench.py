@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammo_mlflow.commands.shared import PhantomOptions, TrainingOptions, WorkbenchOptions, available_cores
+from mammo_mlflow.commands.shared import PhantomOptions, TrainingOptions, WorkbenchOptions
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
@@ -20,7 +20,7 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.files import Taken, locked
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.devices import Devices, environment, find_devices
-from mammo_mlflow.jobs.executors import JobFailed, make_executors
+from mammo_mlflow.jobs.executors import JobFailed, machines, make_executors
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
@@ -57,9 +57,10 @@ def open_workbench(
     with ExitStack() as stack:
         progress = stack.enter_context(TerminalProgress())
         patch_set = load_data(options.data, options, cache, progress, options.duplicates)
-        if not devices.cards:  # how many fits a card holds, its executor knows
-            workers = workers or max(1, available_cores() // threads)
         stack.enter_context(environment(devices, cache.programs))  # before any process starts
+        cores = machines(options.executor)
+        if not devices.cards or options.executor == "ray":  # else its executor knows how many fits a card holds
+            workers = workers or max(1, sum(number // threads for number in cores))
         made = make_executors(options.executor, workers, devices, options.retries)
         executor, side = (stack.enter_context(closing(one)) for one in made)
         stack.callback(cache.release)
@@ -71,15 +72,14 @@ def open_workbench(
             stack.enter_context(ending_runs(writer))
             return writer, scratch
 
-        # in one process TensorFlow's threads are set once, so that everything uses what the folds use
-        cores = available_cores() if options.executor == "process" else threads
         bench = Workbench(
             executor=executor,
             side=side,
             cache=cache,
             progress=progress,
             workers=workers,
-            cores=cores,
+            # in one process TensorFlow's threads are set once, so that everything uses what the folds use
+            cores=threads if options.executor == "inline" else max(cores),
             resume=options.resume,
             open_store=open_once,
         )

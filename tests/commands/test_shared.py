@@ -1,7 +1,8 @@
 import pytest
 
-from mammo_mlflow.commands.shared import TrainingOptions, available_cores
+from mammo_mlflow.commands.shared import TrainingOptions
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.processes import available_cores
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("system")
 
 
 class TestEveryExecutor(ExecutorContract):
-    @pytest.fixture(params=[*EXECUTORS, "scripted"])
+    @pytest.fixture(
+        params=[*(name for name in EXECUTORS if name != "ray"), "scripted"]
+    )  # that has its own: test_ray.py
     def executor(self, request):
         made = ScriptedExecutor(Script()) if request.param == "scripted" else make_executor(request.param, 2)
         yield made

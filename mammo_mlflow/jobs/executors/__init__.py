@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
-from mammo_mlflow.errors import unknown_name
+from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors.base import RETRIES, Answered, AnyJob, Executor, JobFailed, OnEvent
 from mammo_mlflow.jobs.executors.cards import CardExecutor, CardPool
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
+from mammo_mlflow.processes import available_cores
 
-__all__ = ["EXECUTORS", "Answered", "AnyJob", "Executor", "JobFailed", "OnEvent", "make_executor", "make_executors"]
+__all__ = [
+    "EXECUTORS",
+    "Answered",
+    "AnyJob",
+    "Executor",
+    "JobFailed",
+    "OnEvent",
+    "check_executor",
+    "machines",
+    "make_executor",
+    "make_executors",
+]
+
+
+def _make_ray(workers: int, on_cards: bool = False) -> Executor:
+    from mammo_mlflow.jobs.executors.ray import RayExecutor  # an extra
+
+    return RayExecutor(workers, on_cards)
+
 
 EXECUTORS: dict[str, Callable[[int], Executor]] = {
     "process": ProcessExecutor,
     "inline": lambda workers: InlineExecutor(),
+    "ray": _make_ray,
 }
 """Each executor by name: a function of the number of workers that makes it."""
 
 
-def make_executor(name: str, workers: int) -> Executor:
-    """Make the executor of a name, `process` or `inline`. Raises `UserError` for an unknown one."""
+def check_executor(name: str) -> None:
+    """Check the name of an executor. Raises `UserError` for an unknown one, and where its package is missing."""
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
+    if name == "ray" and importlib.util.find_spec("ray") is None:
+        raise expected("executor", "the package ray for 'ray' (pip install 'mammo-mlflow[ray]')", "none")
+
+
+def machines(name: str) -> list[int]:
+    """The processor cores of each machine on which the executor of a name runs jobs. Raises `UserError`."""
+    if name != "ray":
+        return [available_cores()]
+    from mammo_mlflow.jobs.executors.ray import nodes
+
+    return [int(node["CPU"]) for node in nodes()]
+
+
+def make_executor(name: str, workers: int) -> Executor:
+    """Make the executor of a name. Raises `UserError` for one that there is not, or that cannot run."""
+    check_executor(name)
     return EXECUTORS[name](workers or 1)
 
 
@@ -35,6 +72,9 @@ def make_executors(name: str, workers: int, devices: Devices, retries: int = RET
     if name == "process" and devices.cards and devices.engine == "compiled":
         pool = CardPool(devices.cards)
         made: tuple[Executor, Executor] = CardExecutor(pool, workers), CardExecutor(pool)
+    elif name == "ray" and devices.kind == "gpu":
+        check_executor(name)
+        made = _make_ray(workers or 1, on_cards=True), _make_ray(1, on_cards=True)
     else:
         made = make_executor(name, workers), make_executor(name, workers)
     for executor in made:

@@ -140,7 +140,7 @@ class ProcessExecutor(Executor):
     def _start(self, job: Job[object]) -> None:
         """Start a job in a new process."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_run_job, args=(job, theirs), name=job.name, daemon=True)
+        process = self._context.Process(target=run_job, args=(job, theirs), name=job.name, daemon=True)
         process.start()
         theirs.close()
         self._running[ours] = (job, process)
@@ -187,7 +187,7 @@ def serve_coordinator(connection: Connection) -> tuple[Emit, Callable[[object], 
     return emit, send_answer
 
 
-def _run_job(job: Job[object], connection: Connection) -> None:
+def run_job(job: Job[object], connection: Connection) -> None:
     """Run a job in this worker process; send its events and answer through `connection`."""
     emit, send_answer = serve_coordinator(connection)
     send_answer(attempt(job, emit))
