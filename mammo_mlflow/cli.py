@@ -18,7 +18,15 @@ from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
 from mammo_mlflow.errors import FULL_DISK, LONGEST_LINE, REFUSED, UserError, cut, expected, unknown_name
 from mammo_mlflow.files import default_cache
-from mammo_mlflow.jobs.devices import PROGRAMS, ask_ahead, check_backend, environment, expected_devices, share_cards
+from mammo_mlflow.jobs.devices import (
+    PROGRAMS,
+    ask_ahead,
+    check_backend,
+    compute_deterministically,
+    environment,
+    expected_devices,
+    share_cards,
+)
 from mammo_mlflow.wording import first_line, scrubbed
 
 EXIT_USER_ERROR = 2
@@ -139,6 +147,8 @@ def _run(arguments: Sequence[str]) -> int:
     go_to_caller()
     check_paths(options)
     share_cards()
+    if isinstance(options, TrainingOptions) and options.deterministic:
+        compute_deterministically()
     check_backend()
     # everything is checked before anything heavy is imported
     wanted = options.devices if isinstance(options, TrainingOptions) else "cpu"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from mammo_mlflow import checks
+from mammo_mlflow.checks import Value
 from mammo_mlflow.commands.base import JUDGING, MODEL, WHERE, CommandOptions, Option
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
 from mammo_mlflow.errors import expected
@@ -112,7 +113,15 @@ class TrainingOptions(WorkbenchOptions, DeviceOptions):
     workers: Annotated[
         int, Option("folds at once on each card, or on the processor; 0 fits them to it", check=checks.at_once)
     ] = 0
+    deterministic: Annotated[
+        bool,
+        Option("the same bits whatever the number of threads: 1 a fold, as many folds at once; slower on cards"),
+    ] = False
     dry_run: Annotated[bool, Option("say what would be done, and its time and disk, and stop")] = False
+
+    def given(self) -> dict[str, Value]:
+        """The parameters that were given; what is deterministic has one thread, whose number moves the last bits."""
+        return super().given() | ({"threads": 1} if self.deterministic else {})
 
     @property
     def preset_name(self) -> str:

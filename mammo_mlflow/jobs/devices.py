@@ -46,6 +46,11 @@ SHARED = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 """The environment in which no process takes a card's memory for itself, and cards are counted as their driver does."""
+DETERMINISTIC = {
+    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_cpu_multi_thread_eigen=false",
+    "TF_DETERMINISTIC_OPS": "1",
+}
+"""The environment in which sums are always taken in the same order."""
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 """The environment in which no card is seen."""
 PROGRAMS = "programs"
@@ -253,6 +258,14 @@ def environment(devices: Devices, programs: Path | None = None) -> Iterator[None
 def share_cards() -> None:
     """Let no process that this one starts take a card's memory for itself, unless the user wants it to."""
     os.environ.update({name: value for name, value in SHARED.items() if name not in os.environ})
+
+
+def compute_deterministically() -> None:
+    """Let processes that this one starts compute the same bits each time, beside what the user asks of XLA."""
+    for name, value in DETERMINISTIC.items():
+        before = os.environ.get(name, "")
+        if value not in before:
+            os.environ[name] = f"{before} {value}".strip() if name == "XLA_FLAGS" else value
 
 
 def processor_bfloat16() -> bool:

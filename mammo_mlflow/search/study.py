@@ -221,7 +221,8 @@ class StudyWorker:
         first = {Tag.PRESET: "paper"} if number == 0 else {}
         tags = {**first, Tag.TRIAL: str(number)}
         tags |= {**plans[0].tags(), Tag.KEY: plans[0].key} if plans else {}
-        params = plans[0].experiment.flat() if plans else drawn.values
+        # weights may be a path of the machine, which a plan names by its content
+        params = plans[0].experiment.flat() if plans else {k: v for k, v in drawn.values.items() if k != "weights"}
         name = f"trial {number}: {plans[0].name}" if plans else f"trial {number}"
         run = self.runs.open("trial", str(number), name, self.top, tags, params, drawn.new)
         self.bench.writer.add(partial(self._link, trial, run), run)

@@ -17,7 +17,7 @@ from typing import IO, TypeVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME, MLFLOW_USER
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.names import Tag
@@ -40,6 +40,8 @@ BATCH_SECONDS = 5.0
 """How long what is collected of a run that goes on is held back, for it to go in few calls."""
 HEARTBEAT_SECONDS = 30.0
 """How often a process that writes runs says that it lives."""
+ANONYMOUS = {MLFLOW_USER: "unknown", MLFLOW_SOURCE_NAME: "mammo_mlflow"}
+"""What `mlflow run` itself writes of the user and the project's folder, replaced."""
 SLICE_SECONDS = 0.25
 """How long writes may keep the coordinator from listening to its workers."""
 
@@ -283,7 +285,7 @@ class Writer:
             self.ask(lambda: self.client.update_run(given, name=name))
             known = self.ask(lambda: self.client.get_run(given)).data.params
             run = TrackedRun(self, name, given)
-            run.set_tags(self._all_tags(tags, parent))
+            run.set_tags({**self._all_tags(tags, parent), **ANONYMOUS})
         else:
             new = RunStart(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
             run = TrackedRun(self, name, new=new)

@@ -251,7 +251,10 @@ def test_a_refused_write_does_not_keep_runs_open(writer, client, tmp_path):
 
 
 def test_the_run_of_mlflow_run_is_taken_over_once(writer, client, monkeypatch):
-    given = client.create_run(writer.experiment_id, tags={"mlflow.project.entryPoint": "pretrained"})
+    given = client.create_run(
+        writer.experiment_id,
+        tags={"mlflow.project.entryPoint": "pretrained", "mlflow.user": "anna", "mlflow.source.name": "/home/anna/x"},
+    )
     client.log_param(given.info.run_id, "epochs", "02")
     monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
     top, other = start(writer, "top", **{"mammo.key": "k"}), start(writer, "other")
@@ -260,6 +263,7 @@ def test_the_run_of_mlflow_run_is_taken_over_once(writer, client, monkeypatch):
     found = client.get_run(top.id)
     assert found.info.run_name == "top"
     assert found.data.params == {"epochs": "02"}
+    assert (found.data.tags["mlflow.user"], found.data.tags["mlflow.source.name"]) == ("unknown", "mammo_mlflow")
     assert found.data.tags["mammo.process"] == this_process()
     assert found.data.tags["mammo.key"] == "k"
 
