@@ -182,7 +182,8 @@ def report(options: argparse.Namespace, steps: dict[str, Any], cold: dict[str, A
 
 def process_cost() -> None:
     """What starting a process from the fork server and getting an answer costs."""
-    from mammo_mlflow.jobs.contracts import DescribeJob, Network
+    from mammo_mlflow.jobs.contracts import DescribeJob
+    from mammo_mlflow.jobs.descriptions import Network
     from mammo_mlflow.jobs.executors import make_executor
     from mammo_mlflow.model_spec import ModelSpec
 

@@ -29,7 +29,8 @@ from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine.contract import OPTIMIZERS, class_weights
 from mammo_mlflow.engine.hypermodels import HeadHyperModel
 from mammo_mlflow.experiment import ModelSpec
-from mammo_mlflow.jobs.contracts import DrawJob, Network
+from mammo_mlflow.jobs.contracts import DrawJob
+from mammo_mlflow.jobs.descriptions import Network
 from mammo_mlflow.models.network import convolutions, read_compact
 from mammo_mlflow.search.spaces import find_space, read_space
 

@@ -19,7 +19,8 @@ from mammo_mlflow.commands.ensemble import EnsembleSettings
 from mammo_mlflow.ensembles.registered_ensemble import EnsembleSpec, ensemble_key
 from mammo_mlflow.experiment import build
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import CalibrateJob, Description, LayerCut
+from mammo_mlflow.jobs.contracts import CalibrateJob
+from mammo_mlflow.jobs.descriptions import Description, LayerCut
 from mammo_mlflow.jobs.executors import Executor
 from mammo_mlflow.planning.base_models import BaseModel, BaseModels
 from mammo_mlflow.planning.planner import Planner

@@ -17,7 +17,8 @@ from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
-from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, Network, Part
+from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, Part
+from mammo_mlflow.jobs.descriptions import Network
 from mammo_mlflow.model_spec import CONDITIONS, POOLINGS
 from mammo_mlflow.models.conditioned import build_conditioned
 from mammo_mlflow.models.network import build_head, build_tail, deepest_cut, suffix

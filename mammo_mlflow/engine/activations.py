@@ -16,18 +16,8 @@ from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.contract import make_engine, notify
 from mammo_mlflow.engine.inputs import ModelInput, PatchReader, Reader, StoredActivations, combine_readers
 from mammo_mlflow.files import whole
-from mammo_mlflow.jobs.contracts import (
-    ActivationJob,
-    CalibrateJob,
-    DescribeJob,
-    Description,
-    Emit,
-    FeatureJob,
-    LayerCut,
-    Network,
-    StepsDone,
-    StoreJob,
-)
+from mammo_mlflow.jobs.contracts import ActivationJob, CalibrateJob, DescribeJob, Emit, FeatureJob, StepsDone, StoreJob
+from mammo_mlflow.jobs.descriptions import Description, LayerCut, Network
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
 from mammo_mlflow.models.siamese import before_head, joined_shape

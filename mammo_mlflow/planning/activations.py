@@ -10,7 +10,8 @@ from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import ActivationJob, Description, FeatureJob, LayerCut, Network
+from mammo_mlflow.jobs.contracts import ActivationJob, FeatureJob
+from mammo_mlflow.jobs.descriptions import Description, LayerCut, Network
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.models.weights import NetworkWeights

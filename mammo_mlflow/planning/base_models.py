@@ -18,7 +18,8 @@ from mammo_mlflow.experiment import (
     Experiment,
 )
 from mammo_mlflow.files import json_sha256
-from mammo_mlflow.jobs.contracts import Description, FeatureJob, LayerCut, Part
+from mammo_mlflow.jobs.contracts import FeatureJob, Part
+from mammo_mlflow.jobs.descriptions import Description, LayerCut
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.planning.activations import ACTIVATIONS_VERSION, Activations, frozen_activations

@@ -15,7 +15,8 @@ from mammo_mlflow.data.splits import folds_frame, folds_sha256
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
 from mammo_mlflow.files import sha256
-from mammo_mlflow.jobs.contracts import Description, FitJob, Network, Part
+from mammo_mlflow.jobs.contracts import FitJob, Part
+from mammo_mlflow.jobs.descriptions import Description, Network
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.names import Tag

@@ -25,7 +25,8 @@ from mammo_mlflow.experiment import (
 )
 from mammo_mlflow.files import file_sha256, sha256
 from mammo_mlflow.jobs.cache import Cache
-from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, Description, FitJob, Network
+from mammo_mlflow.jobs.contracts import CalibrateJob, DescribeJob, FitJob
+from mammo_mlflow.jobs.descriptions import Description, Network
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
 from mammo_mlflow.models.weights import NO_WEIGHTS, WORDS, NetworkWeights, find_weights

@@ -23,7 +23,6 @@ from mammo_mlflow.jobs.contracts import (
     AssembleJob,
     CalibrateJob,
     DescribeJob,
-    Description,
     DrawJob,
     Emit,
     EpochDone,
@@ -31,13 +30,13 @@ from mammo_mlflow.jobs.contracts import (
     FitJob,
     FitResult,
     Job,
-    LayerCut,
     Part,
     PredictJob,
     StepsDone,
     Suggestion,
     TryJob,
 )
+from mammo_mlflow.jobs.descriptions import Description, LayerCut
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.target import attempt, call_target
 from mammo_mlflow.jobs.failure import Failure

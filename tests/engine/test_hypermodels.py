@@ -21,7 +21,8 @@ from mammo_mlflow.engine.hypermodels import (
 )
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import BASELINE, NETWORKS, PATCH, TASKS, ModelSpec, build
-from mammo_mlflow.jobs.contracts import DrawJob, Network
+from mammo_mlflow.jobs.contracts import DrawJob
+from mammo_mlflow.jobs.descriptions import Network
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.models.network import cut_points
 from mammo_mlflow.presets import preset_values

@@ -11,7 +11,8 @@ import pytest
 from mammo_mlflow import experiment, model_spec
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import NETWORKS, ModelSpec, build, parameters
-from mammo_mlflow.jobs.contracts import DescribeJob, Description, LayerCut, Network
+from mammo_mlflow.jobs.contracts import DescribeJob
+from mammo_mlflow.jobs.descriptions import Description, LayerCut, Network
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.models.weights import NetworkWeights
 from mammo_mlflow.planning.planner import Planner, _build_plan
