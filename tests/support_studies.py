@@ -40,7 +40,7 @@ class Pretending(InlineExecutor):
     def __init__(self):
         self.trained = 0
 
-    def stream(self, next_job, on_event, on_idle):
+    def attempts(self, next_job, on_event, on_idle):
         def replaced():
             job = next_job()
             if job is None or job.target != TRAINING:
@@ -48,7 +48,7 @@ class Pretending(InlineExecutor):
             self.trained += 1
             return PretendedFit(**vars(job))
 
-        return super().stream(replaced, on_event, on_idle)
+        return super().attempts(replaced, on_event, on_idle)
 
 
 class Silent:

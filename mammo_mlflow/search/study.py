@@ -10,7 +10,6 @@ again.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -343,7 +342,7 @@ class StudyWorker:
         self._drawer.ended[trial.number] = state, values
         self.bench.writer.add(partial(self._tell_optuna, trial, state, reason, values))
         if not self.spec.generation:
-            self.bench.writer.flush(math.inf, held=-1.0)  # all of it, unless the server is away
+            self.bench.writer.send()
         if state == TrialState.FAIL:
             _log.warning("trial %d failed: %s", trial.number, reason)
 

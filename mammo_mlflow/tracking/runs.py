@@ -170,14 +170,20 @@ class Writer:
         self._absence.ended()
         return answer
 
+    def send(self) -> None:
+        """Send all queued writes now, unless the server is away."""
+        while (self._queue or self._batches) and not self.away:
+            self._next_try = 0.0
+            self.flush(math.inf, held=-1.0)
+
     def drain(self) -> None:
         """Send all queued writes now, waiting for a server that is away. Raises `UserError` when patience ends."""
         deadline = time.monotonic() + self._patience
         while self._queue or self._batches:
             late = time.monotonic() > deadline
-            if late or not self.away:
-                self._next_try = 0.0
+            self._next_try = 0.0 if late else self._next_try
             self.flush(math.inf, held=-1.0)
+            self.send()
             if self.away and late:
                 raise self._no_answer()
             if self.away:

@@ -262,7 +262,7 @@ class _Parcels:
     """The files that machines asked for which do not see the coordinator's folders, in Ray's object store."""
 
     def __init__(self) -> None:
-        self.store = f"mammo-ray-{uuid.uuid4().hex}"
+        self.store = f"mammo_ray_{uuid.uuid4().hex}"
         self._sent: dict[Sight, dict[str, list[Any]]] = {}
 
     def put(self, sight: Sight) -> dict[str, list[Any]]:
@@ -310,7 +310,7 @@ def _run(job: Job[object], manifest: Manifest, store: str, number: int, replies:
                 places[sight.path] = copied(sight, content, ray.get, Path(tempfile.gettempdir()) / store)
         wanted, made = manifest.output, None
         if wanted is not None and not manifest.shared_output:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mammo-ray-"))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mammo_ray_"))
             made = places[wanted] = Path(folder) / wanted.name
             if manifest.into is not None and manifest.into.path == wanted:
                 made.mkdir()
