@@ -148,7 +148,8 @@ def test_every_level_has_mean_and_deviation(searched):
     assert metrics["trials_complete"] == 5
     for run in (store.tops()[0], *store.runs(level="trial")):  # the best one is opened again in the end
         history = {name: store.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-        assert [name for name, points in history.items() if len(points) > 1] == []
+        twice = {name for name, points in history.items() if len(points) > 1}
+        assert twice <= {"peak_memory_mb", "fit_seconds"}  # to which the refit of the best one adds
 
 
 def test_the_first_trial_has_the_papers_setting(searched):
