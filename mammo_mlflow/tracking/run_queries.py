@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.requests import is_away, mlflow_experiments
+from mammo_mlflow.tracking.requests import is_away, mlflow_experiments, pages
 
 LEFT_OUT = "left out"
 """The value of `mammo.tail` of a fit whose tail was not kept."""
@@ -40,9 +40,8 @@ def finished_runs(client: MlflowClient, keys: list[str], need_tails: bool = True
 
 def finished_under(client: MlflowClient, experiment_id: str, parent: str, need_tails: bool = True) -> dict[str, str]:
     """Find the FINISHED runs nested in the run `parent`: ids by `mammo.key` tag; `need_tails` as in `finished_runs`."""
-    runs = client.search_runs(
-        [experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
-    )
+    query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
+    runs = pages(lambda token: client.search_runs([experiment_id], query, page_token=token))
     return {
         run.data.tags[Tag.KEY]: run.info.run_id
         for run in runs
@@ -53,7 +52,8 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str, need_t
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     """Find the runs with all the given tags, in any active MLflow experiment, newest first."""
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    return list(client.search_runs(mlflow_experiments(client), query, order_by=["attributes.start_time DESC"]))
+    experiments, order = mlflow_experiments(client), ["attributes.start_time DESC"]
+    return list(pages(lambda token: client.search_runs(experiments, query, order_by=order, page_token=token)))
 
 
 def metric_by_step(client: MlflowClient, run_id: str, name: str) -> dict[int, float]:
