@@ -5,7 +5,7 @@
 Every part is measured in a process of its own, at both sizes: seconds, the peak of its resident memory (VmHWM) beside
 what that was before the part began, and, of commands, the requests to MLflow's client. Numbers are kept in FILE
 (by default `large.json` in DIR) as they come; what stands there is not measured again, so that the benchmark can be
-ended and gone on with. Ratios are of the full size to the fraction. Nothing is trained but the tiny fits of `folds`.
+ended and gone on with. Ratios are of the full size to the fraction. Nothing is trained.
 
 `data`: directories of 10,000 and 50,000 training abnormalities with their baselines (150×150 uint16, 4.5 GB), of 4,000
 and 20,000 patients; patches are views of one noise tile. With less than 15 GB free on the disk there are fewer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -18,13 +18,22 @@ TRIED = 50
 """How many runs of one key are looked through for one with its tail."""
 
 
-def finished_runs(client: MlflowClient, keys: list[str], need_tails: bool = True) -> dict[str, str]:
+def finished_runs(client: MlflowClient, keys: Sequence[str], need_tails: bool = True) -> dict[str, str]:
     """Find FINISHED runs by their `mammo.key` tags: ids by key; of several with one key the oldest.
 
-    With `need_tails` fits whose tail was not kept are passed over.
+    With `need_tails` fits whose tail was not kept are passed over. Each key is a request.
     """
+    return {key: run_id for key, run_id in _finished(client, keys, need_tails) if run_id}
+
+
+def all_finished(client: MlflowClient, keys: Sequence[str]) -> bool:
+    """Whether each of `keys` has a run as of `finished_runs`; nothing is asked behind the first that has none."""
+    return all(run_id for _, run_id in _finished(client, keys, need_tails=True))
+
+
+def _finished(client: MlflowClient, keys: Sequence[str], need_tails: bool) -> Iterator[tuple[str, str]]:
+    """Each key with the id of its oldest finished run, "" without one; asked for as they are taken."""
     experiments = mlflow_experiments(client)
-    found: dict[str, str] = {}
     for key in keys:
         runs = client.search_runs(
             experiments,
@@ -33,9 +42,7 @@ def finished_runs(client: MlflowClient, keys: list[str], need_tails: bool = True
             order_by=["attributes.start_time ASC"],  # the first is the original, later ones reuse it
         )
         complete = [run.info.run_id for run in runs if not (need_tails and run.data.tags.get(Tag.TAIL) == LEFT_OUT)]
-        if complete:
-            found[key] = complete[0]
-    return found
+        yield key, next(iter(complete), "")
 
 
 def finished_under(client: MlflowClient, experiment_id: str, parent: str, need_tails: bool = True) -> dict[str, str]:

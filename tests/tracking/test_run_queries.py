@@ -2,7 +2,7 @@ import time
 
 from mlflow.tracking import MlflowClient
 
-from mammo_mlflow.tracking.run_queries import fetch_artifacts, find_runs, finished_runs, finished_under
+from mammo_mlflow.tracking.run_queries import all_finished, fetch_artifacts, find_runs, finished_runs, finished_under
 
 
 def make(client, experiment, key, status="FINISHED", **tags):
@@ -40,6 +40,18 @@ def test_another_experiment_is_searched_too(client, experiment):
     assert finished_runs(client, ["resume e"]) == {}
     done = make(client, other, "resume e")
     assert finished_runs(client, ["resume e"]) == {"resume e": done}
+
+
+def test_whether_all_are_finished_is_asked_as_far_as_needed(client, experiment, monkeypatch):
+    make(client, experiment, "resume h0")
+    asked, whole = [], MlflowClient.search_runs
+    monkeypatch.setattr(
+        MlflowClient, "search_runs", lambda *given, **named: asked.append(given) or whole(*given, **named)
+    )
+    assert not all_finished(client, [f"resume h{n}" for n in range(100)])
+    assert len(asked) == 2
+    make(client, experiment, "resume h1")
+    assert all_finished(client, ["resume h0", "resume h1"])
 
 
 def test_artifacts_come_back_or_none_do(client, experiment, tmp_path):
