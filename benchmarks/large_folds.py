@@ -3,8 +3,9 @@
 Twenty cross-validations of ten folds on a small phantom, each under a seed of its own, are answered by worker
 processes, one a fit, and written to a SQLite store, with their figures, by one `Writer`. Activations are computed; the
 answers of fits are drawn, so that what is measured is the coordinator and not how long Keras takes. Every other one
-needs activations that none before it had, in a cache whose limit makes room for few of them. What is told: the coordinator's resident memory, its open files, the size of the cache
-and the writer's runs after each twenty folds. Garbage is collected before each look.
+needs activations that none before it had, in a cache whose limit makes room for few of them. What is told: the
+coordinator's resident memory, its open files, the size of the cache and the writer's runs after each twenty folds.
+Garbage is collected before each look.
 """
 
 from __future__ import annotations
