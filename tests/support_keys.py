@@ -62,7 +62,7 @@ VARIANTS = (
 class Described(Executor):
     """Answers the two questions that are asked before anything is trained, whatever the network."""
 
-    def stream(self, next_job, on_event, on_idle):
+    def attempts(self, next_job, on_event, on_idle):
         while (job := next_job()) is not None:
             if isinstance(job, CalibrateJob):
                 job.output.touch()
