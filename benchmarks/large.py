@@ -30,9 +30,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-FULL, FRACTION = 50_000, 5
-PATIENTS, TEST, SIDE = 20_000, 1_000, 150
-NEEDED_FREE = 15e9
 SECONDS = 560
 """The longest that a part may take."""
 
