@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run, RunInfo
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
@@ -31,6 +31,8 @@ from mammo_mlflow.wording import scrubbed
 RUNS = "runs"
 ARTIFACTS = "artifacts"
 MODELS = "registered models"
+MODELS_A_PAGE = 1000
+"""Logged models in one request."""
 MOVED = "restore the folder, or move it back to where the store says that it is"
 
 
@@ -62,7 +64,7 @@ def _check_runs(client: MlflowClient) -> Iterator[Finding]:
         found = f"{len(orphans)} are RUNNING though their process is gone"
         advice = "the next command ends them as KILLED; doctor --fix does so now"
         yield Finding(ODD, RUNS, found, advice, partial(_bury_all, client, orphans))
-    count, gone, left = 0, list[str](), list[Run]()
+    count, gone, left = 0, list[str](), list[RunInfo]()
     dead = {run.info.run_id for run in orphans}
     for run in pages(lambda token: client.search_runs(experiments, page_token=token)):
         count += 1
@@ -70,13 +72,13 @@ def _check_runs(client: MlflowClient) -> Iterator[Finding]:
         if run.info.status == "FINISHED" and where is not None and Tag.FIT in run.data.tags and not where.is_dir():
             gone.append(str(where))
         if run.info.status in ("FAILED", "KILLED") and run.info.run_id not in dead:
-            left.append(run)
+            left.append(run.info)
     if not orphans:
         yield Finding(FINE, RUNS, f"{count}, none left RUNNING by a dead process")
     if gone:
         folder = os.path.commonpath([str(Path(one).parents[1]) for one in gone])
         yield Finding(BROKEN, ARTIFACTS, f"those of {len(gone)} finished runs are gone from {folder}", MOVED)
-    unused = [run for run in left if _unregistered(client, run)]
+    unused = _unregistered(client, experiments, left)
     if unused:
         advice = "doctor --fix removes them"
         found = f"those of {len(unused)} runs that did not end well are registered nowhere"
@@ -86,11 +88,15 @@ def _check_runs(client: MlflowClient) -> Iterator[Finding]:
 def _check_models(client: MlflowClient) -> Iterator[Finding]:
     """Look for registered versions whose files are gone."""
     count, gone = 0, list[str]()
-    for name in registered_names(client):
+    names = registered_names(client)
+    logged = _logged(client, mlflow_experiments(client)) if names else ()
+    places = {f"models:/{model.model_id}": model.artifact_location for model in logged}
+    for name in names:
         for version in pages(partial(_versions, client, name)):
             count += 1
-            try:
-                where = _local(client.get_model_version_download_uri(name, version.version))
+            try:  # without its logged model a version is asked for by itself
+                place = places.get(str(version.source))
+                where = _local(place or client.get_model_version_download_uri(name, version.version))
             except MlflowException:
                 where = Path("/nowhere")
             if where is not None and not any(where.glob("*")):
@@ -111,11 +117,16 @@ def _local(uri: str) -> Path | None:
     return Path(local_file_uri_to_path(uri)) if uri and is_local_uri(uri) else None
 
 
-def _unregistered(client: MlflowClient, run: Run) -> bool:
-    query = f"source_run_id = '{run.info.run_id}'"
-    if not client.search_logged_models([run.info.experiment_id], query, max_results=1):
-        return False
-    return not client.search_model_versions(f"run_id = '{run.info.run_id}'")
+def _unregistered(client: MlflowClient, experiments: list[str], runs: list[RunInfo]) -> list[RunInfo]:
+    """The runs that have logged models and no registered version; all logged models are asked for at once."""
+    logged = {model.source_run_id for model in _logged(client, experiments)} if runs else set()
+    return [
+        run for run in runs if run.run_id in logged and not client.search_model_versions(f"run_id = '{run.run_id}'")
+    ]
+
+
+def _logged(client: MlflowClient, experiments: list[str]) -> Iterator[LoggedModel]:
+    return pages(lambda token: client.search_logged_models(experiments, max_results=MODELS_A_PAGE, page_token=token))
 
 
 def _bury_all(client: MlflowClient, runs: list[Run]) -> None:
@@ -123,6 +134,6 @@ def _bury_all(client: MlflowClient, runs: list[Run]) -> None:
         bury(client, run)
 
 
-def _remove_all(client: MlflowClient, runs: list[Run]) -> None:
+def _remove_all(client: MlflowClient, runs: list[RunInfo]) -> None:
     for run in runs:
-        remove_unregistered(client, run.info.experiment_id, run.info.run_id)
+        remove_unregistered(client, run.experiment_id, run.run_id)

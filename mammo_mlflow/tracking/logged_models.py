@@ -72,8 +72,9 @@ def logged_models(client: MlflowClient, experiment_id: str, run_id: str) -> list
 def remove_unregistered(client: MlflowClient, experiment_id: str, run_id: str) -> int:
     """Remove the logged models of a run that no registered version is made of; returns how many."""
     models = logged_models(client, experiment_id, run_id)
-    used = {version.model_id for version in client.search_model_versions(f"run_id = '{run_id}'")} if models else set()
-    unused = [model for model in models if model.model_id not in used]
+    # by their sources: databases keep no `model_id` of a version
+    used = {version.source for version in client.search_model_versions(f"run_id = '{run_id}'")} if models else set()
+    unused = [model for model in models if f"models:/{model.model_id}" not in used]
     for model in unused:
         remove_model(client, model)
     return len(unused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.requests import is_away, mlflow_experiments
+from mammo_mlflow.tracking.requests import is_away, mlflow_experiments, pages
 
 LEFT_OUT = "left out"
 """The value of `mammo.tail` of a fit whose tail was not kept."""
@@ -18,13 +18,22 @@ TRIED = 50
 """How many runs of one key are looked through for one with its tail."""
 
 
-def finished_runs(client: MlflowClient, keys: list[str], need_tails: bool = True) -> dict[str, str]:
+def finished_runs(client: MlflowClient, keys: Sequence[str], need_tails: bool = True) -> dict[str, str]:
     """Find FINISHED runs by their `mammo.key` tags: ids by key; of several with one key the oldest.
 
-    With `need_tails` fits whose tail was not kept are passed over.
+    With `need_tails` fits whose tail was not kept are passed over. Each key is a request.
     """
+    return {key: run_id for key, run_id in _finished(client, keys, need_tails) if run_id}
+
+
+def all_finished(client: MlflowClient, keys: Sequence[str]) -> bool:
+    """Whether each of `keys` has a run as of `finished_runs`; nothing is asked behind the first that has none."""
+    return all(run_id for _, run_id in _finished(client, keys, need_tails=True))
+
+
+def _finished(client: MlflowClient, keys: Sequence[str], need_tails: bool) -> Iterator[tuple[str, str]]:
+    """Each key with the id of its oldest finished run, "" without one; asked for as they are taken."""
     experiments = mlflow_experiments(client)
-    found: dict[str, str] = {}
     for key in keys:
         runs = client.search_runs(
             experiments,
@@ -33,16 +42,13 @@ def finished_runs(client: MlflowClient, keys: list[str], need_tails: bool = True
             order_by=["attributes.start_time ASC"],  # the first is the original, later ones reuse it
         )
         complete = [run.info.run_id for run in runs if not (need_tails and run.data.tags.get(Tag.TAIL) == LEFT_OUT)]
-        if complete:
-            found[key] = complete[0]
-    return found
+        yield key, next(iter(complete), "")
 
 
 def finished_under(client: MlflowClient, experiment_id: str, parent: str, need_tails: bool = True) -> dict[str, str]:
     """Find the FINISHED runs nested in the run `parent`: ids by `mammo.key` tag; `need_tails` as in `finished_runs`."""
-    runs = client.search_runs(
-        [experiment_id], f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
-    )
+    query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
+    runs = pages(lambda token: client.search_runs([experiment_id], query, page_token=token))
     return {
         run.data.tags[Tag.KEY]: run.info.run_id
         for run in runs
@@ -53,7 +59,8 @@ def finished_under(client: MlflowClient, experiment_id: str, parent: str, need_t
 def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     """Find the runs with all the given tags, in any active MLflow experiment, newest first."""
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-    return list(client.search_runs(mlflow_experiments(client), query, order_by=["attributes.start_time DESC"]))
+    experiments, order = mlflow_experiments(client), ["attributes.start_time DESC"]
+    return list(pages(lambda token: client.search_runs(experiments, query, order_by=order, page_token=token)))
 
 
 def metric_by_step(client: MlflowClient, run_id: str, name: str) -> dict[int, float]:

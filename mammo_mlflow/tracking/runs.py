@@ -72,7 +72,7 @@ class Writer:
         self._tags = {**tags, Tag.PROCESS: this_process()}
         self._kept, self._reserve = kept, reserve
         self._patience = patience_seconds()
-        self._runs: list[TrackedRun] = []
+        self._open: dict[TrackedRun, None] = {}  # in the order in which they were opened
         self._queue: deque[tuple[TrackedRun | None, Operation]] = deque()
         self._gone: set[str] = set()
         self._refused: list[tuple[TrackedRun | None, Operation]] = []  # for want of room
@@ -126,7 +126,7 @@ class Writer:
     def _beat(self, now: float) -> None:
         """Say now and then, on one of this process's open runs, that it lives: the store's other hosts read it."""
         if now > self._next_beat:
-            run = next((run for run in self._runs if run.known and not run.finished), None)
+            run = next((run for run in self._open if run.known), None)
             if run is not None:
                 run.set_tags(self._heartbeat())
 
@@ -231,10 +231,9 @@ class Writer:
 
         Does not wait for a server that is away: what it does not get is kept for the next command.
         """
-        for run in reversed(self._runs):
-            if not run.finished:
-                run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
-                run.finish(status)
+        for run in list(reversed(self._open)):
+            run.set_tags({Tag.REASON: scrubbed(reason)[:500]})
+            run.finish(status)
         if self._reserve is not None:
             self._reserve.close()
         self._queue_batches(*self._batches)
@@ -267,6 +266,7 @@ class Writer:
     def end_run(self, run: TrackedRun, status: str) -> None:
         """Queue what is collected of a run, and then its end."""
         ended = milliseconds()
+        self._open.pop(run, None)
         self._queue_batches(run)
         self.add(RunEnd(status, ended), run)
 
@@ -296,7 +296,7 @@ class Writer:
             new = RunStart(self.experiment_id, milliseconds(), name, self._all_tags(tags, parent))
             run = TrackedRun(self, name, new=new)
             self._unmade.add(run)
-        self._runs.append(run)
+        self._open[run] = None
         # `mlflow run` logs the strings it was given; another spelling of one would be refused
         run.set_params({key: value for key, value in params.items() if key not in known})
         if not later:
@@ -308,7 +308,7 @@ class Writer:
         self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
         run = self.attach(run_id)
         run.logged = self.ask(lambda: self.client.get_run(run_id)).data.metrics
-        self._runs.append(run)
+        self._open[run] = None
         run.set_tags(self._all_tags(tags, parent))
         return run
 

@@ -17,7 +17,7 @@ from mammo_mlflow.planning.activations import missing_activations
 from mammo_mlflow.planning.find_base_models import find_base_models
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
-from mammo_mlflow.tracking.run_queries import finished_runs
+from mammo_mlflow.tracking.run_queries import all_finished
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import cross_validate_together
 from mammo_mlflow.training.final_model import make_final
@@ -53,7 +53,7 @@ def run_experiments(
             return
         client, cache = bench.writer.client, bench.cache
         for plan in plans:  # a disk that is too small is found before any run exists
-            if options.resume and len(finished_runs(client, [fit.key for fit in plan.fits])) == len(plan.fits):
+            if options.resume and all_finished(client, [fit.key for fit in plan.fits]):
                 continue  # its activations will not be needed
             missing = missing_activations(cache, plan.activations())
             for entry in plan.activations():

@@ -1,7 +1,9 @@
 import os
 import socket
 import time
+from pathlib import Path
 
+from mlflow.utils.file_utils import local_file_uri_to_path
 from support import unused_pid
 
 from mammo_mlflow.processes import this_host, this_process
@@ -35,6 +37,20 @@ def test_the_dead_are_buried_and_the_living_are_not(client, experiment):
     assert [run for run, found in status.items() if found == "KILLED"] == [dead, child]
     assert client.get_run(dead).data.tags["mammo.continued_by"] == new
     assert "mammo.continued_by" not in client.get_run(child).data.tags
+
+
+def test_a_model_that_was_registered_before_its_process_died_keeps_its_files(writer, client, experiment, tmp_path):
+    (tmp_path / "MLmodel").write_text("flavors: {}")
+    run = make(client, experiment, "key", "RUNNING", mammo_process=gone())
+    registered, other = (client.create_logged_model(experiment, name=one, source_run_id=run) for one in ("a", "b"))
+    for model in (registered, other):
+        client.log_model_artifacts(model.model_id, str(tmp_path))
+    client.create_registered_model("mammo-kept")
+    client.create_model_version("mammo-kept", f"models:/{registered.model_id}", run, model_id=registered.model_id)
+    assert close_orphaned_runs(client, experiment, "new", ()) == 1
+    assert [model.model_id for model in client.search_logged_models([experiment])] == [registered.model_id]
+    there = [Path(local_file_uri_to_path(model.artifact_location)) / "MLmodel" for model in (registered, other)]
+    assert [path.exists() for path in there] == [True, False]
 
 
 def test_another_process_of_the_same_number_is_not_the_writer(client, experiment):

@@ -1,6 +1,8 @@
 import time
 
-from mammo_mlflow.tracking.run_queries import fetch_artifacts, finished_runs
+from mlflow.tracking import MlflowClient
+
+from mammo_mlflow.tracking.run_queries import all_finished, fetch_artifacts, find_runs, finished_runs, finished_under
 
 
 def make(client, experiment, key, status="FINISHED", **tags):
@@ -40,8 +42,31 @@ def test_another_experiment_is_searched_too(client, experiment):
     assert finished_runs(client, ["resume e"]) == {"resume e": done}
 
 
+def test_whether_all_are_finished_is_asked_as_far_as_needed(client, experiment, monkeypatch):
+    make(client, experiment, "resume h0")
+    asked, whole = [], MlflowClient.search_runs
+    monkeypatch.setattr(
+        MlflowClient, "search_runs", lambda *given, **named: asked.append(given) or whole(*given, **named)
+    )
+    assert not all_finished(client, [f"resume h{n}" for n in range(100)])
+    assert len(asked) == 2
+    make(client, experiment, "resume h1")
+    assert all_finished(client, ["resume h0", "resume h1"])
+
+
 def test_artifacts_come_back_or_none_do(client, experiment, tmp_path):
     run = make(client, experiment, "resume f")
     client.log_text(run, "text", "fit/a.txt")
     assert (fetch_artifacts(client, run, "fit", tmp_path / "one") / "a.txt").read_text() == "text"
     assert fetch_artifacts(client, "0" * 32, "fit", tmp_path / "two") is None
+
+
+def test_all_runs_are_found_however_many_pages_they_are(client, experiment, monkeypatch):
+    parent = make(client, experiment, "resume g")
+    made = {f"resume g{n}": make(client, experiment, f"resume g{n}", mlflow_parentRunId=parent) for n in range(7)}
+    whole = MlflowClient.search_runs
+    monkeypatch.setattr(
+        MlflowClient, "search_runs", lambda self, *given, **named: whole(self, *given, max_results=3, **named)
+    )
+    assert finished_under(client, experiment, parent) == made
+    assert {run.info.run_id for run in find_runs(client, {"mlflow.parentRunId": parent})} == set(made.values())

@@ -1,6 +1,8 @@
+import gc
 import os
 import signal
 import time
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -197,6 +199,18 @@ def test_abandoned_runs_end_and_say_why(writer, client):
     assert [found[run.id].info.status for run in (parent, child, done)] == ["KILLED", "KILLED", "FINISHED"]
     assert found[parent.id].data.tags["mammo.reason"] == "interrupted"
     assert "mammo.reason" not in found[done.id].data.tags
+
+
+def test_a_run_that_has_ended_is_not_kept(writer):
+    parent = start(writer, "parent")
+    ended = [weakref.ref(start(writer, f"child {number}", parent)) for number in range(3)]
+    for child in ended:
+        child().finish()
+    writer.drain()
+    gc.collect()
+    assert [child() for child in ended] == [None] * 3
+    writer.abandon("FAILED", "interrupted")  # which ends the one that is open
+    assert writer.client.get_run(parent.id).info.status == "FAILED"
 
 
 def test_a_deleted_run_does_not_stop_its_sibling(writer, client, caplog):

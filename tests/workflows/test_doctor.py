@@ -5,6 +5,7 @@ import sqlite3
 import time
 
 import pytest
+from mlflow.tracking import MlflowClient
 from support import unused_pid
 from support_store import Models
 
@@ -95,6 +96,31 @@ def test_what_dead_commands_left_is_said_and_mended(doctor, store, tmp_path):
     assert len(left) == 1
     assert not left & {model.model_id, other.model_id}
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["activations", "locks", "undelivered"]
+
+
+def test_it_asks_no_more_of_a_store_with_more_runs_and_versions(doctor, store, monkeypatch):
+    (version,) = store.client.search_model_versions("")
+    asked = []
+    for name, method in list(vars(MlflowClient).items()):
+        if not name.startswith("_") and callable(method):
+            monkeypatch.setattr(MlflowClient, name, counting(asked, method))
+    counts = []
+    for _ in range(2):
+        for status in ("KILLED", "FAILED"):
+            store.client.set_terminated(store.client.create_run(store.experiment).info.run_id, status)
+        store.client.create_model_version(version.name, version.source, version.run_id)
+        asked.clear()
+        assert doctor() == ([], 0)
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+def counting(asked, method):
+    def call(*given, **named):
+        asked.append(method)
+        return method(*given, **named)
+
+    return call
 
 
 def test_artifacts_that_are_gone_are_broken(doctor, store, tmp_path):
