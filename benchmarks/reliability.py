@@ -205,7 +205,7 @@ def check_failed(place: Path, cache: Path, code: int, log: str) -> list[str]:
     """What is not as it should be where a command ended for want of room."""
     said = [line for line in log.splitlines() if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
     faults = [] if code in (0, 2) else [f"exit {code}"]
-    if code and (len(said) != 1 or not re.search("room|full|space|too large|disk I/O error", said[0])):
+    if code and (len(said) != 1 or not re.search("room|full|space|GB free|too large|disk I/O error", said[0])):
         faults.append(f"what it said:\n{log[-2500:]}")
     states = held(place / "mlflow.db")
     if states.open_runs:
@@ -261,7 +261,7 @@ def ray(bench: Bench, where: Path, draw: random.Random, most: int) -> Figures:
         node = cluster.add_node(**size)
         running = bench.issue(where, "--executor", "ray", RAY_ADDRESS=cluster.address)
         with suppress(subprocess.TimeoutExpired):
-            running.process.wait(draw.uniform(0, bench.seconds))
+            running.process.wait(draw.uniform(0, 2 * bench.seconds))
         chain.disturbed(running)
         cluster.remove_node(node, allow_graceful=False)
         chain.ended(running, end(running))
@@ -297,7 +297,7 @@ def go_on(piece: str, count: int, seed: int, state: Path, seconds: float = PIECE
     """Run a piece until `count` disturbances are in `state`, or until the time is over; return what `state` has."""
     kept: dict[str, Any] = json.loads(state.read_text()) if state.exists() else {"found": []}
     cache = state.resolve().with_suffix(".cache")
-    bench = Bench(cache, seed, time.monotonic() + seconds, kept.get("study", []), kept.get("seconds", 0.0))
+    bench = Bench(cache, time.monotonic() + seconds, kept.get("study", []), kept.get("seconds", 0.0))
     while True:
         tried = sum(one["tried"] for one in kept["found"] if one["piece"] == piece)
         with tempfile.TemporaryDirectory(prefix="reliability-") as folder:

@@ -166,7 +166,6 @@ class Bench:
     """What all disturbances share: a full cache, and how an undisturbed command ends, in so many seconds."""
 
     cache: Path
-    seed: int
     deadline: float
     study: list[Any] = field(default_factory=list)
     seconds: float = 0.0
