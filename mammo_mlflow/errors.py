@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-"""The error numbers of a disk, or a quota, that is full."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The error numbers of a disk or a quota that is full, and of a file that may not grow any more."""
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

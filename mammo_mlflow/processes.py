@@ -62,9 +62,14 @@ def process_alive(pid: int, born: float) -> bool:
 def serve_parent() -> None:
     """Make this child process ignore Ctrl-C, and end when its parent is gone, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # also where this process is stopped, and cannot see it
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Let Linux kill this process when the thread that started it ends: also while it is stopped, and cannot see it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

@@ -68,6 +68,7 @@ def fastest_feed(batches: Batches, epochs: int) -> tuple[Tensor, int | None]:
     rows, views = (np.concatenate(part) for part in zip(*drawn, strict=True))
     activations, labels = keras.tree.map_structure(tf.convert_to_tensor, stored), tf.convert_to_tensor(batches.labels)
 
+    @tf.autograph.experimental.do_not_convert  # else every process leaves a file in TMPDIR
     def gather(row: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         def one(held: Tensor, column: int = 0) -> Tensor:
             return tf.gather_nd(held, tf.stack([row, view if view.ndim == 1 else view[:, column]], axis=-1))
@@ -93,7 +94,7 @@ def fast_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Op
 
     class Compiled(kind):  # type: ignore[misc, valid-type]
         def apply(self, grads: list[Tensor], trainable_variables: list[Tensor] | None = None) -> None:
-            @tf.function(jit_compile=True)
+            @tf.function(jit_compile=True, autograph=False)  # as Keras calls it
             def update(values: tuple[Tensor, ...]) -> None:
                 kind.apply(self, list(values), trainable_variables)
 

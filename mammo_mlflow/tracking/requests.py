@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
@@ -86,7 +85,7 @@ def mlflow_experiments(client: MlflowClient, kind: int = ViewType.ACTIVE_ONLY) -
 
 def is_full(problem: BaseException) -> bool:
     """Whether an error means that a disk, a quota or a file has no room left."""
-    full = isinstance(problem, OSError) and problem.errno in (*FULL_DISK, errno.EFBIG)
+    full = isinstance(problem, OSError) and problem.errno in FULL_DISK
     return full or any(words in str(problem) for words in NO_ROOM)
 
 

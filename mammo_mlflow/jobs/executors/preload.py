@@ -12,7 +12,7 @@ import signal
 import threading
 
 from mammo_mlflow.jobs.executors.process import COORDINATOR
-from mammo_mlflow.processes import silent_stderr
+from mammo_mlflow.processes import end_with_parent, silent_stderr
 
 # the coordinator; if it has ended already, the parent process is another one
 PARENT, LOADED = int(os.environ.get(COORDINATOR, os.getppid())), threading.Event()
@@ -25,6 +25,8 @@ def end_with_coordinator() -> None:
             os._exit(1)
 
 
+if COORDINATOR in os.environ:  # else a worker that is stopped would keep the server, to whose pipe it has an end
+    end_with_parent()
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the coordinator handles it
 watch_thread = threading.Thread(target=end_with_coordinator, daemon=True)
 watch_thread.start()

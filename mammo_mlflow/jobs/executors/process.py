@@ -59,7 +59,8 @@ def start_server() -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
-    os.environ[COORDINATOR] = str(os.getpid())
+    if threading.current_thread() is threading.main_thread():  # which lives as long as the process
+        os.environ[COORDINATOR] = str(os.getpid())
     try:
         forkserver.ensure_running()
         _served[:] = [surroundings()]
@@ -68,7 +69,7 @@ def start_server() -> ForkServerContext | SpawnContext:
             raise
         raise expected("TMPDIR", "a folder with a path below 70 characters", tempfile.gettempdir()) from None
     finally:
-        del os.environ[COORDINATOR]
+        os.environ.pop(COORDINATOR, None)
     return context
 
 
