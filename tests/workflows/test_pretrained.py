@@ -285,7 +285,7 @@ def test_issued_again_it_trains_nothing(finished: Finished, run_command, store, 
 
 def test_nothing_is_left_in_the_cache_but_its_entries(finished):
     names = {re.sub(r"[-.].*", "", path.name) for path in Path(finished.cache).iterdir()}
-    assert names <= {"activations", "locks", "phantom", "random"}
+    assert names <= {"activations", "locks", "phantom", "random", "whereabouts"}
     process = finished.store.tops()[0].data.tags["mammo.process"].split(":")[1]
     assert not list((finished.cache / "activations").glob(f"*/lease-{process}-*"))
 
