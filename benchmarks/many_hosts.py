@@ -149,7 +149,7 @@ def postgresql(where: Path) -> Figures:
         server = PostgreSQL(Host.NETWORK)
         stack.callback(server.remove)
         stack.callback(Host.clear)
-        hosts = [stack.enter_context(Host(number, where)) for number in range(1, 5)]
+        hosts = [stack.enter_context(Host(number)) for number in range(1, 5)]
         server.start()
         tracking, storage = server.make(Host.GATEWAY), server.make(Host.GATEWAY)
 

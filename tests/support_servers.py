@@ -164,12 +164,12 @@ class Host:
     NETWORK, GATEWAY = "10.213.77.0/24", "10.213.77.1"
     BRIDGE = "mammobr0"
 
-    def __init__(self, number, folder):
+    def __init__(self, number):
         self.name, self.link = f"mammo-host-{number}", f"mammov{number}"
-        self.number, self.tmp = number, folder / f"tmp-{number}"
+        self.number = number
 
     def __enter__(self):
-        self.tmp.mkdir()
+        self.tmp = Path(tempfile.mkdtemp(prefix="host-"))  # sockets lie there, whose paths have to be short
         if subprocess.run(["ip", "link", "show", self.BRIDGE], check=False, **QUIET).returncode:
             _ip("link", "add", self.BRIDGE, "type", "bridge")
             _ip("addr", "add", f"{self.GATEWAY}/24", "dev", self.BRIDGE)
@@ -185,6 +185,7 @@ class Host:
     def __exit__(self, *problem):
         subprocess.run(["ip", "netns", "del", self.name], check=False, **QUIET)
         subprocess.run(["ip", "link", "del", self.link], check=False, **QUIET)
+        shutil.rmtree(self.tmp, ignore_errors=True)
 
     def line(self, *words):
         """The command line that runs another one on this host."""

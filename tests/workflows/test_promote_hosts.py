@@ -18,7 +18,7 @@ def hosts(tmp_path, system):
     """Two hosts in network namespaces, which reach this machine at an address of its own."""
     need_hosts()
     need_postgresql()
-    with Host(1, tmp_path) as first, Host(2, tmp_path) as second:
+    with Host(1) as first, Host(2) as second:
         yield first, second
     Host.clear()
 
