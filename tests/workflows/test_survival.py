@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 
 import psutil
 import pytest
@@ -83,6 +84,25 @@ def test_a_fold_that_is_killed_is_trained_again_and_no_other_is_harmed(start, tm
     assert [steps(store, run) for run in folds] == [list(range(1, 151))] * 5
 
 
+SLEEPER = "import time; from mammo_mlflow.processes import end_with_parent; end_with_parent(); print(1); time.sleep(60)"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}])"
+
+
+@pytest.fixture
+def parents_end_is_told(kill):
+    """Skip the test where the system does not kill a process whose parent ends, though it was asked to."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        parent.stdout.readline()
+        children = psutil.Process(parent.pid).children()
+        kill(parent)
+    _, alive = psutil.wait_procs(children, timeout=5)
+    for one in alive:
+        kill(one)
+    if alive:
+        pytest.skip("this system sends no signal when a parent ends (PR_SET_PDEATHSIG)")
+
+
+@pytest.mark.usefixtures("parents_end_is_told")
 def test_nobody_outlives_the_coordinator_not_even_who_is_stopped(start, kill):
     running = start(*LONG, "--seed", "73", "--epochs", "2000")
     wait_for(lambda: len(folds_at_work(running)) == 2)
@@ -91,7 +111,10 @@ def test_nobody_outlives_the_coordinator_not_even_who_is_stopped(start, kill):
     kill(running.process)
     running.process.wait()
     _, alive = psutil.wait_procs(family, timeout=5)
-    assert alive == []
+    told = [(one, one.ppid(), one.cmdline()[1:3], "MAMMO_COORDINATOR_PID" in one.environ()) for one in alive]
+    for one in alive:
+        kill(one)
+    assert told == []
 
 
 @pytest.fixture
