@@ -154,6 +154,10 @@ class RayExecutor(Executor):
         self._parcels = _parcels(ray.get_runtime_context().get_job_id())
         self._running: dict[Any, tuple[Any, int]] = {}
         self._started = 0
+        for node in ray.nodes():  # each imports TensorFlow while the command reads its data
+            if node["Alive"]:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
+                _warm_up.options(scheduling_strategy=there, runtime_env=self._environment).remote()
 
     def attempts(
         self, next_job: Callable[[], AnyJob | None], on_event: OnEvent[AnyJob], on_idle: OnIdle
@@ -294,6 +298,12 @@ def _parcels(connection: str) -> _Parcels:
 @ray.remote(num_cpus=0, max_retries=0)
 def _remove(store: str) -> None:
     shutil.rmtree(Path(tempfile.gettempdir()) / store, ignore_errors=True)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _warm_up() -> None:
+    """Start the fork server of a Ray worker, which later jobs of its node find at hand."""
+    _server()
 
 
 @ray.remote(max_retries=0, num_returns="streaming")
