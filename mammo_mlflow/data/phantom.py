@@ -97,7 +97,7 @@ def make_phantom(
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
         if free < settings.bytes:
-            raise expected("phantom", f"{settings.bytes / 1e9:.3f} GB free in {root}", f"{free / 1e9:.3f} GB")
+            raise expected("phantom", f"{settings.bytes / 1e6:.1f} MB free in {root}", f"{free / 1e6:.1f} MB")
         with locked(target.with_name(f"{target.name}.lock")):
             if not target.is_dir():
                 with whole(target, alone=True) as folder:

@@ -146,8 +146,8 @@ class Cache:
                 "cache_limit_gb", f"at least {(kept + needed) / 1e9:.2g} (the rest is in use)", self.limit / 1e9
             )
         if self._free() < needed + beside:
-            wanted = f"{(needed + beside) / 1e9:.3f} GB free in {self.root}"
-            raise expected("cache_dir", wanted, f"{self._free() / 1e9:.3f} GB")
+            wanted = f"{(needed + beside) / 1e6:.1f} MB free in {self.root}"
+            raise expected("cache_dir", wanted, f"{self._free() / 1e6:.1f} MB")
 
     def remove_partial(self) -> None:
         """Remove the incomplete entries of killed processes."""

@@ -91,7 +91,7 @@ def test_too_small_a_limit_says_how_much_is_needed(cache):
 
 def test_files_beside_the_entries_need_room_on_the_disk_but_not_in_the_limit(cache):
     cache.make_room(KB, beside=20 * KB)
-    with pytest.raises(UserError, match=r"cache_dir: expected .* GB free"):
+    with pytest.raises(UserError, match=r"cache_dir: expected .* MB free"):
         cache.make_room(KB, beside=10**15)
 
 
