@@ -205,7 +205,7 @@ def check_failed(place: Path, cache: Path, code: int, log: str) -> list[str]:
     """What is not as it should be where a command ended for want of room."""
     said = [line for line in log.splitlines() if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
     faults = [] if code in (0, 2) else [f"exit {code}"]
-    if code and (len(said) != 1 or not re.search("room|full|space|GB free|too large|disk I/O error", said[0])):
+    if code and (len(said) != 1 or not re.search("room|full|space|MB free|too large|disk I/O error", said[0])):
         faults.append(f"what it said:\n{log[-2500:]}")
     states = held(place / "mlflow.db")
     if states.open_runs:
