@@ -251,7 +251,7 @@ def server(bench: Bench, where: Path, draw: random.Random, most: int, gone: bool
 
 def ray(bench: Bench, where: Path, draw: random.Random, most: int) -> Figures:
     """A study on two nodes of a Ray cluster, of which one leaves."""
-    importlib.import_module("mammo_mlflow.jobs.executors.ray")  # sets Ray up, which has to come first
+    importlib.import_module("mammo_mlflow.jobs.executors.ray_cluster")  # sets Ray up, which has to come first
     size = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     cluster = importlib.import_module("ray.cluster_utils").Cluster(
         initialize_head=True, head_node_args=size | {"include_dashboard": False}

@@ -14,7 +14,7 @@ from support_jobs import PretendedFits
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.contracts import EpochDone, StepsDone
 from mammo_mlflow.jobs.devices import Card, Devices
-from mammo_mlflow.jobs.executors import JobFailed, cards, make_executors
+from mammo_mlflow.jobs.executors import JobFailed, make_executors
 from mammo_mlflow.jobs.executors.cards import CardExecutor, CardPool
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
@@ -171,7 +171,7 @@ def test_the_death_of_the_coordinator_ends_them(kill, tmp_path, cache):
 @pytest.fixture
 def fit_jobs(scripted, tmp_path, monkeypatch):
     """Makes the jobs of a plan's folds; what is sent together tells its process, and how many it was."""
-    monkeypatch.setattr(cards, "FitsJob", PretendedFits)
+    monkeypatch.setattr("mammo_mlflow.jobs.executors.together.FitsJob", PretendedFits)
 
     def make(prefix="", **values):
         made = []

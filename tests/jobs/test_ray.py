@@ -4,15 +4,18 @@ import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from support import PHANTOM, ROOT, wait_for
-from support_jobs import CopyJob
+from support_jobs import CopyJob, PretendedFits
 
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.jobs.contracts import EpochDone, StepsDone
 from mammo_mlflow.jobs.executors import JobFailed, make_executor
 from mammo_mlflow.jobs.executors.shipping import PIECE_BYTES
 from mammo_mlflow.jobs.failure import Failure
@@ -28,7 +31,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 def make_cluster(cores):
     """Ray, and a cluster whose head has so many cores."""
-    ray = importlib.import_module("mammo_mlflow.jobs.executors.ray").ray  # set up, which has to come first
+    ray = importlib.import_module("mammo_mlflow.jobs.executors.ray_cluster").ray  # set up, which has to come first
     ray.shutdown()
     head = NODE | {"num_cpus": cores, "include_dashboard": False}
     return ray, importlib.import_module("ray.cluster_utils").Cluster(initialize_head=True, head_node_args=head)
@@ -219,3 +222,24 @@ def test_files_go_to_a_node_that_does_not_see_them_and_come_back(apart):
     assert Path(first["read"][0]).exists()
     executor.close()
     assert not Path(first["read"][0]).exists()
+
+
+def test_fits_of_one_program_go_together_and_each_gets_its_files_back(apart, scripted, monkeypatch):
+    monkeypatch.setattr("mammo_mlflow.jobs.executors.together.FitsJob", PretendedFits)
+    jobs = []
+    for number, fit in enumerate(scripted.plan(folds=3).fits):
+        (output := apart / str(number) / "same name").mkdir(parents=True)
+        jobs.append(replace(fit.job, name=f"fit {number}", output=output))
+    jobs[1] = replace(jobs[1], name="fails")
+    compiled = importlib.import_module("mammo_mlflow.jobs.executors.ray").RayExecutor(1, compiled=True)
+    waiting, events = list(jobs), []
+    asked = (lambda: waiting.pop() if waiting else None, lambda job, event: events.append((job.name, event)))
+    with closing(compiled) as executor:
+        ended = {job.name: answer for job, answer in executor.stream(*asked, lambda: None)}
+    assert ended.pop("fails").line == "learning_rate: expected better"
+    assert {name: int(answer.seconds) for name, answer in ended.items()} == {"fit 0": 3, "fit 2": 3}
+    assert len({answer.peak_memory for answer in ended.values()}) == 1
+    for name, answer in ended.items():
+        assert answer.tail == apart / name[-1] / "same name" / "tail.keras"
+        assert answer.tail.read_bytes() == b"nobody reads it"
+        assert [type(event) for at, event in events if at == name] == [StepsDone, EpochDone, EpochDone]

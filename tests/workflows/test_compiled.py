@@ -16,7 +16,7 @@ from support import PHANTOM, Outcome, Running, Store, wait_for
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.jobs.contracts import FitsJob
-from mammo_mlflow.jobs.executors import cards
+from mammo_mlflow.jobs.executors import together
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
@@ -227,7 +227,7 @@ def test_a_study_by_generations_is_the_same_after_kills(run, cache, kill, empty_
             kill(running.process)
             running.process.wait()
     sent = []
-    monkeypatch.setattr(cards, "FitsJob", lambda **given: (sent.append(given), FitsJob(**given))[1])
+    monkeypatch.setattr(together, "FitsJob", lambda **given: (sent.append(given), FitsJob(**given))[1])
     after = run(where, "search", *line)
     assert after.complaints == []
     assert {given["size"] for given in sent if len(given["fits"]) < 8 and "trial" in given["name"]} <= {2, 6, 8}

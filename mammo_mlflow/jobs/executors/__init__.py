@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors.base import RETRIES, Answered, AnyJob, Executor, JobFailed, OnEvent
-from mammo_mlflow.jobs.executors.cards import CardExecutor, CardPool
+from mammo_mlflow.jobs.executors.cards import SHARE, CardExecutor, CardPool
 from mammo_mlflow.jobs.executors.inline import InlineExecutor
 from mammo_mlflow.jobs.executors.process import ProcessExecutor
 from mammo_mlflow.processes import available_cores
@@ -27,10 +27,15 @@ __all__ = [
 ]
 
 
-def _make_ray(workers: int, on_cards: bool = False) -> Executor:
+def _make_ray(workers: int, devices: Devices | None = None) -> Executor:
     from mammo_mlflow.jobs.executors.ray import RayExecutor  # an extra
 
-    return RayExecutor(workers, on_cards)
+    if devices is None:
+        return RayExecutor(workers)
+    on_cards, memory = devices.kind == "gpu", min((int(SHARE * card.free) for card in devices.cards), default=0)
+    if not on_cards:  # a node's memory, which its jobs share
+        memory //= workers
+    return RayExecutor(workers, on_cards, devices.engine == "compiled", memory)
 
 
 EXECUTORS: dict[str, Callable[[int], Executor]] = {
@@ -53,7 +58,7 @@ def machines(name: str) -> list[int]:
     """The processor cores of each machine on which the executor of a name runs jobs. Raises `UserError`."""
     if name != "ray":
         return [available_cores()]
-    from mammo_mlflow.jobs.executors.ray import nodes
+    from mammo_mlflow.jobs.executors.ray_cluster import nodes
 
     return [int(node["CPU"]) for node in nodes()]
 
@@ -72,9 +77,9 @@ def make_executors(name: str, workers: int, devices: Devices, retries: int = RET
     if name == "process" and devices.cards and devices.engine == "compiled":
         pool = CardPool(devices.cards)
         made: tuple[Executor, Executor] = CardExecutor(pool, workers), CardExecutor(pool)
-    elif name == "ray" and devices.kind == "gpu":
+    elif name == "ray":
         check_executor(name)
-        made = _make_ray(workers or 1, on_cards=True), _make_ray(1, on_cards=True)
+        made = _make_ray(workers or 1, devices), _make_ray(1, devices)
     else:
         made = make_executor(name, workers), make_executor(name, workers)
     for executor in made:

@@ -7,31 +7,20 @@ job to the next. Under JAX without a card the processor stands for one.
 from __future__ import annotations
 
 import gc
-import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
-from mammo_mlflow.jobs.contracts import (
-    Event,
-    FitJob,
-    FitResult,
-    FitsJob,
-    FitsProgress,
-    Job,
-    Notice,
-    StoreJob,
-    Suggestion,
-)
+from mammo_mlflow.jobs.contracts import Event, Notice, Suggestion
 from mammo_mlflow.jobs.devices import Card
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
 from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_server
 from mammo_mlflow.jobs.executors.target import attempt
+from mammo_mlflow.jobs.executors.together import Notices, Waiting, Work
 from mammo_mlflow.jobs.executors.watch import Watch
 from mammo_mlflow.jobs.failure import Failure
 
@@ -39,8 +28,6 @@ MEMORY_FRACTIONS = {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"}
 """The names, new and old, by which JAX is told the most of a card's memory; it takes one of them."""
 SHARE = 0.9
 """The share of a card's free memory that a job may take; the rest is for what the driver itself needs."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -83,14 +70,6 @@ class CardPool:
             end(self._idle.pop())
 
 
-@dataclass
-class _Work:
-    """What a process is at work on: jobs that were `sent` as one, those that are not answered yet by their place."""
-
-    sent: Job[object]
-    open: dict[int, Any] = field(default_factory=dict)
-
-
 class CardExecutor(Executor):
     """Runs jobs on the cards of a pool, one at a time on each; fits of one program are one job.
 
@@ -98,10 +77,10 @@ class CardExecutor(Executor):
     """
 
     def __init__(self, pool: CardPool, workers: int = 0) -> None:
-        self._pool, self._workers = pool, workers
-        self._running: dict[_Worker, _Work] = {}
-        self._waiting: deque[Any] = deque()
-        self._told: set[str] = set()
+        self._pool = pool
+        self._running: dict[_Worker, Work] = {}
+        self._waiting = Waiting(workers)
+        self._notices = Notices()
         self._watch = Watch()
 
     def attempts(
@@ -146,28 +125,15 @@ class CardExecutor(Executor):
         free = [card for card in self._pool.cards if card not in {worker.card for worker in self._running}]
         if not free:
             return
-        while (job := next_job()) is not None:  # all there are, for any of them may share a program
-            self._waiting.append(job)
+        self._waiting.add(next_job)
         while free and self._waiting:
             card = free.pop(0)
-            jobs = self._together(1 + len(free))
+            work = Work.on(self._waiting.take(1 + len(free)), int(SHARE * card.free))
             worker = self._pool.take(card)
-            sent = _as_sent(jobs, int(SHARE * card.free))
             with suppress(OSError):  # of one that has just been killed, whose jobs fail when it is listened to
-                worker.connection.send(sent)
-            self._running[worker] = _Work(sent, dict(enumerate(jobs)))
-            self._watch.started(sent)
-
-    def _together(self, cards: int) -> list[Any]:
-        """The next job, with those that share its programs where it is a fit; their share of so many cards."""
-        first = self._waiting[0]
-        if not isinstance(first, FitJob):
-            return [self._waiting.popleft()]
-        alike = [job for job in self._waiting if isinstance(job, FitJob) and job.program == first.program]
-        share = -(-len(alike) // cards)
-        chosen = alike[: min(share, self._workers or share)]
-        self._waiting = deque(job for job in self._waiting if not any(job is one for one in chosen))
-        return chosen
+                worker.connection.send(work.sent)
+            self._running[worker] = work
+            self._watch.started(work.sent)
 
     def _receive(self, worker: _Worker, on_event: OnEvent[AnyJob]) -> Iterator[tuple[AnyJob, Any]]:
         """Take a message of a process; yield the jobs that are answered by it."""
@@ -201,32 +167,16 @@ class CardExecutor(Executor):
                 yield from self._ended(worker, Failure(why, lost=True))
 
     def _happened(
-        self, worker: _Worker, work: _Work, event: Event, on_event: OnEvent[AnyJob]
+        self, worker: _Worker, work: Work, event: Event, on_event: OnEvent[AnyJob]
     ) -> Iterator[tuple[AnyJob, Any]]:
         """Hand an event on; yield the fits that it answers."""
         if isinstance(event, Notice):
-            if event.text not in self._told:
-                _log.info("%s: %s", worker.card.name, event.text)
-            self._told.add(event.text)
-        elif isinstance(event, FitsProgress):
-            for place, what in event.happened:
-                if isinstance(what, FitResult | Failure):
-                    yield work.open.pop(place), what
-                else:
-                    on_event(work.open[place], what)
-        else:
-            answer = on_event(work.open[0], event)
-            if isinstance(event, Suggestion):
-                with suppress(OSError):  # of one that was killed meanwhile, which the next message tells
-                    worker.connection.send(answer)
-
-
-def _as_sent(jobs: Sequence[Any], memory: int) -> Job[object]:
-    """The job that is sent for jobs that go together, and may take `memory` bytes of the card."""
-    first = jobs[0]
-    if isinstance(first, FitJob):
-        return FitsJob(name=first.name, fits=tuple(jobs), memory=memory, size=max(job.together for job in jobs))
-    return replace(first, memory=memory) if isinstance(first, StoreJob) else first
+            self._notices.tell(worker.card.name, event)
+            return
+        yield from work.happened(event, on_event)
+        if isinstance(event, Suggestion):
+            with suppress(OSError):  # of one that was killed meanwhile, which the next message tells
+                worker.connection.send(work.reply)
 
 
 def end(worker: _Worker) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mammo_mlflow.files import locked, sha256, whole
-from mammo_mlflow.jobs.contracts import UNSET
+from mammo_mlflow.jobs.contracts import UNSET, FitsJob
 
 PIECE_BYTES = 32 * 2**20
 """The most bytes of a file that travel as one."""
@@ -47,39 +47,56 @@ class Sight:
 
 
 @dataclass(frozen=True)
+class Output:
+    """Where a job writes: a file or folder, and what the coordinator sees there or, where nothing is yet, around it."""
+
+    path: Path
+    into: Sight | None
+
+    @classmethod
+    def of(cls, path: Path) -> Output:
+        """An output of a job of this process."""
+        return cls(path, Sight.of(path if path.is_dir() else path.parent))
+
+    @property
+    def shared(self) -> bool:
+        """Whether what this process writes appears where the coordinator looks for it."""
+        return self.into is None or self.into.here
+
+    def elsewhere(self, folder: Path) -> Path:
+        """The place of this output in another folder, made where it is a folder."""
+        place = folder / self.path.name
+        if self.into is not None and self.into.path == self.path:
+            place.mkdir()
+        return place
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a job reads and writes: its input files and folders, and the folder that its output goes into."""
+    """What a job reads and writes: its input files and folders, and its outputs, those of a `FitsJob` by place."""
 
     inputs: tuple[Sight, ...]
-    output: Path | None
-    into: Sight | None
+    outputs: Mapping[int, Output]
 
     @classmethod
     def of(cls, job: object) -> Manifest:
         """The manifest of a job of this process."""
-        output = getattr(job, "output", UNSET)
+        written = [getattr(one, "output", UNSET) for one in (job.fits if isinstance(job, FitsJob) else (job,))]
+        outputs = {place: Output.of(path) for place, path in enumerate(written) if path != UNSET}
         found: dict[Path, Sight | None] = {}
 
         def note(path: Path) -> Path:
-            if path not in (output, UNSET):
+            if path != UNSET and path not in written:
                 found[path] = Sight.of(path)
             return path
 
         over_paths(job, note)
-        inputs = tuple(sight for sight in found.values() if sight is not None)
-        if output == UNSET:
-            return cls(inputs, None, None)
-        return cls(inputs, output, Sight.of(output if output.is_dir() else output.parent))
+        return cls(tuple(sight for sight in found.values() if sight is not None), outputs)
 
     @property
     def unseen(self) -> tuple[Sight, ...]:
         """The inputs that this process does not see."""
         return tuple(sight for sight in self.inputs if not sight.here)
-
-    @property
-    def shared_output(self) -> bool:
-        """Whether the output of this process appears where the coordinator looks for it."""
-        return self.into is None or self.into.here
 
 
 def over_paths(value: Any, change: Callable[[Path], Path]) -> Any:
