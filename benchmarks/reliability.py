@@ -210,6 +210,8 @@ def check_failed(place: Path, cache: Path, code: int, log: str) -> list[str]:
     states = held(place / "mlflow.db")
     if states.open_runs:
         faults.append(f"{states.open_runs} runs left RUNNING")
+    if code and states.tops - {"FAILED"}:
+        faults.append(f"the run of a command that failed is {', '.join(states.tops)}")
     return [*faults, *(f"broken: {one}" for one in broken_files(place, cache))]
 
 

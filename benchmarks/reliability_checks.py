@@ -55,7 +55,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Held:
-    """What an MLflow database holds: metric points (run, name, step, value), finished folds, and what is wrong."""
+    """What an MLflow database holds: metric points (run, name, step, value), finished folds, faults, top runs."""
 
     points: frozenset[tuple[str, str, int, float]] = field(default=frozenset(), repr=False)
     finished: frozenset[tuple[int, str]] = frozenset()
@@ -63,6 +63,7 @@ class Held:
     folds_twice: int = 0
     versions_twice: int = 0
     open_runs: int = 0
+    tops: frozenset[str] = frozenset()
 
     @property
     def twice(self) -> int:
@@ -97,6 +98,7 @@ def held(database: Path) -> Held:
             folds_twice=sum(folds.values()) - len(folds),
             versions_twice=max(0, versions.fetchone()[0] - 1),
             open_runs=sum(status == "RUNNING" for _, status, *_ in runs),
+            tops=frozenset(status for _, status, trial, fit, _ in runs if not trial and not fit),
         )
 
 

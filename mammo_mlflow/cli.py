@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
 from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
+from mammo_mlflow.ending import end_on_signals, ending_first
 from mammo_mlflow.errors import FULL_DISK, LONGEST_LINE, REFUSED, UserError, cut, expected, unknown_name
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.jobs.devices import (
@@ -125,9 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform == "win32":
         sys.stderr.write(f"mammo_mlflow: {NO_WINDOWS}\n")
         return EXIT_USER_ERROR
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_signals()
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        with ending_first():
+            return _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as problem:
         for line in problem.lines:
             said = " ".join(scrubbed(line).split())
@@ -162,7 +163,7 @@ def _run(arguments: Sequence[str]) -> int:
     from mammo_mlflow.terminal import set_up_logging
 
     set_up_logging()
-    with _failures():
+    with _failures(), ending_first():
         return command.call(options)
 
 

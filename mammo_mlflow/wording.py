@@ -19,6 +19,10 @@ _FORMULA, _NUMBER = ("=", "+", "-", "@", "\t", "\r"), re.compile(r"[-+]?[\d.]+(e
 _PATH = re.compile(r"(?<![\w/.:])(?:file:/*)?[~/][^\s'\":;,()\[\]]*/([^\s/'\":;,()\[\]]*)")
 
 
+INTERRUPTED = "interrupted"
+"""Why a run ended that was told to end."""
+
+
 def scrubbed(text: str, *uris: str) -> str:
     """Remove user and password of any URI in a text; passwords of `uris` are hidden wherever they stand."""
     if "@" in text or "=" in text:
@@ -39,7 +43,7 @@ def first_line(problem: BaseException | str, *uris: str, most: int = 500) -> str
 def reason(problem: BaseException) -> str:
     """Word an exception as the reason why something ended, in one line for users, without names of classes."""
     if isinstance(problem, (KeyboardInterrupt, SystemExit)):
-        return "interrupted"
+        return INTERRUPTED
     if isinstance(problem, MemoryError):
         return "out of memory"
     if isinstance(problem, UserError):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 
 import h5py
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from support import ROOT, SMALL, command, environment
 
+from mammo_mlflow import ending
 from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.cli import main
 from mammo_mlflow.commands import COMMANDS
+from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import build
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.testing.commands import CommandContract
@@ -354,3 +358,35 @@ def test_the_console_script_is_the_module(system):
     shown = subprocess.run([*command("--help")], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0
     assert "-m mammo_mlflow pretrained" in shown.stdout
+
+
+@pytest.fixture
+def signals():
+    """Gives back the handlers of signals that a command in this process takes."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    ending.end_on_signals()  # forgets those that came
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("after", [UserError("tracking store: expected an answer"), OSError(5), None])
+def test_what_a_library_makes_of_a_signal_does_not_hide_it(monkeypatch, capsys, number, code, after):
+    def call(command, options):
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            if after is not None:
+                raise after  # noqa: B904 - as SQLAlchemy does of an interrupted transaction
+        ending.end_if_told()
+
+    monkeypatch.setattr(type(COMMANDS["doctor"]), "call", call)
+    try:
+        found = main(["doctor"])
+    except SystemExit as ended:
+        found = ended.code
+    assert found == code
+    said = "mammo_mlflow: interrupted; the same command goes on where it was\n"
+    assert capsys.readouterr().err == (said if number == signal.SIGINT else "")

@@ -14,14 +14,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.ending import SIGNALS
 from mammo_mlflow.errors import FULL_DISK
 
 AWAY_CODES = (502, 503, 504)
 DENIED_CODES = (401, 403)
 NO_ROOM = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
 """What the messages of SQLite, PostgreSQL and servers say on a full disk."""
-ENDING = (signal.SIGINT, signal.SIGTERM)
-"""The signals by which a user ends a command."""
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    before = {one: signal.signal(one, lambda number, frame: held.append(number)) for one in ENDING}
+    before = {one: signal.signal(one, lambda number, frame: held.append(number)) for one in SIGNALS}
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ import numpy as np
 from mammo_mlflow.commands.shared import PhantomOptions, TrainingOptions, WorkbenchOptions
 from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.ending import told_to_end
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.files import Taken, locked
@@ -30,7 +31,7 @@ from mammo_mlflow.tracking.store import TrackingError, check_store, open_writer
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.fit_runs import plan_dataset
 from mammo_mlflow.whereabouts import remember
-from mammo_mlflow.wording import first_line, in_words, reason, without_paths
+from mammo_mlflow.wording import INTERRUPTED, first_line, in_words, reason, without_paths
 
 SHEET_ROWS = 2
 
@@ -165,11 +166,13 @@ def ending_runs(writer: Writer) -> Iterator[None]:
     try:
         yield
     except BaseException as problem:
+        if told_to_end() or isinstance(problem, (KeyboardInterrupt, SystemExit)):
+            writer.abandon("KILLED", INTERRUPTED)
+            raise
         why = reason(problem)
         if isinstance(problem, (UserError, JobFailed)):
             why = in_words(str(problem).strip().splitlines()[-1])
         elif isinstance(problem, TrackingError):
             why = f"the tracking store refused a request: {first_line(problem)}"
-        ended = "KILLED" if isinstance(problem, (KeyboardInterrupt, SystemExit)) else "FAILED"
-        writer.abandon(ended, without_paths(why))
+        writer.abandon("FAILED", without_paths(why))
         raise

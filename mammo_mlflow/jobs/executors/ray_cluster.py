@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mammo_mlflow.ending import end_if_told
 from mammo_mlflow.errors import expected
 from mammo_mlflow.processes import available_cores
 
@@ -123,6 +124,9 @@ def _own_signals() -> Iterator[None]:
     kept = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as ended:  # by Ray's handler
+        raise SystemExit(128 + signal.SIGTERM if ended.code == signal.SIGTERM else ended.code) from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, kept)
+    end_if_told()  # of which Ray may have made something else
