@@ -55,7 +55,7 @@ def environment(cache, **more):
     """The environment of a command run as a process of its own."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_"))},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTEST_", "TF_CPP_"))},
         "MAMMO_CACHE_DIR": str(cache),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
