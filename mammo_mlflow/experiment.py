@@ -30,6 +30,7 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
 PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
+TTAS = ("none", "flips", "views")
 PAIRINGS = ("joint", "independent")
 WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
@@ -135,6 +136,14 @@ class FinalSpec:
         checks.whole_number(0, 100_000),
         moves="final training",
     )
+    tta: Literal["none", "flips", "views"] = roles.finishing(
+        "none",
+        "test-time augmentation, whose answers are averaged: flips, the 8 flips and quarter turns; views, the cached "
+        "ones of scored patches, and flips in the registered model; or none",
+        checks.one_of(*TTAS),
+        roles.TURNED,
+        added=True,
+    )
     threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
 
 
@@ -174,10 +183,14 @@ class Experiment:
                 raise expected("final", "refit or none for conditioned models", "'fold_average'")
             if self.training.views == 0:
                 raise expected("views", "at least 1 for conditioned models", 0)
+            if self.final.tta == "flips":
+                raise expected("tta", "views or none for conditioned models", "'flips'")
         if self.family == "siamese" and self.cv.control == "baseline":
             raise expected(
                 "control", "shuffled or none for Siamese networks, which see the baseline anyway", "'baseline'"
             )
+        if self.final.tta == "views" and self.views == 0:
+            raise expected("tta", "flips or none where no views are cached", "'views'")
         if self.trained_whole and self.model.unfrozen_layers:
             raise expected("unfrozen_layers", "0 for an encoder trained from scratch", self.model.unfrozen_layers)
 

@@ -126,6 +126,7 @@ class Metric:
     # on an ensemble, behind `test_` on the test set: its lead over the best member, and DeLong's p
     LEAD, DELONG_P = "lead", "delong_p"
     FIT_SECONDS = "fit_seconds"  # seconds of the fits, on the cross-validation
+    TTA_SECONDS = "tta_seconds"  # seconds of predicting scored patches in all their views, on the cross-validation
 
 
 class Attribute:

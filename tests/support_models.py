@@ -52,6 +52,8 @@ def experiments():
         add("conditioned", "a", condition=condition)
     add("scratch", "m2", **HEAD, pool_dropout=0.1, l1=1e-5)
     add("scratch", "m1", final="fold_average")
+    for family, network in (("scratch", "m1"), ("siamese", "scratch"), ("conditioned", "c")):
+        add(family, network, tta="flips" if family != "conditioned" else "views")
     return found
 
 
@@ -87,6 +89,7 @@ def save(made, folder):
     if made.model.backbone == "c":
         examples[ABNORMALITY_TYPE] = np.ones((2, 1), np.float32)
     model = folder / "model"
+    more["flips"] = made.final.tta != "none"
     assembly.assemble_model(AssembleJob(name="", part=own, examples=examples, metadata={}, output=model, **more), None)
     return model
 

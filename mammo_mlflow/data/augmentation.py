@@ -29,6 +29,11 @@ class AugmentationPolicy:
     vertical_flip: bool = False
 
 
+FLIPS = tuple((transposed, rows, columns) for transposed in (0, 1) for rows in (0, 1) for columns in (0, 1))
+"""The eight flips and quarter turns of a square: whether it is transposed, then its rows and its columns reversed."""
+ALL_FLIPS = "flips"
+"""The name of the policy whose views 0 to 7 are `FLIPS`, the plain patch first; nothing is drawn."""
+
 POLICIES: dict[str, AugmentationPolicy] = {
     "paper": AugmentationPolicy(rotation=180.0, horizontal_flip=True, vertical_flip=True),
     "scratch": AugmentationPolicy(
@@ -56,6 +61,8 @@ def draw_transforms(policy: str, pairs: np.ndarray, view: int, size: int, seed: 
     Raises:
         UserError: the policy is not in `POLICIES`.
     """
+    if policy == ALL_FLIPS:
+        return np.repeat(_flip(view, size)[None], len(pairs), axis=0)
     if policy not in POLICIES:
         raise unknown_name("augmentation", policy, POLICIES)
     ranges = POLICIES[policy]
@@ -90,6 +97,20 @@ def draw_transforms(policy: str, pairs: np.ndarray, view: int, size: int, seed: 
         zero,
     )
     return np.stack(rows, axis=1).astype(np.float32)
+
+
+def _flip(view: int, size: int) -> np.ndarray:
+    """The transform of one of `FLIPS`: float32 (8,)."""
+    transposed, rows, columns = FLIPS[view]
+    along, across = np.array([1, 0]), np.array([0, 1])  # the column and the row that a pixel comes from
+    if transposed:
+        along, across = across, along
+    # rows are reversed after the transposition: what was a column of the input is a row by then
+    by_column, by_row = (-1 if columns else 1), (-1 if rows else 1)
+    scale = np.array([by_column, by_row])
+    first, second = along * scale, across * scale
+    shift = [(size - 1) * int(one.sum() < 0) for one in (first, second)]
+    return np.array([*first, shift[0], *second, shift[1], 0, 0], np.float32)
 
 
 def _uniforms(pairs: np.ndarray, view: int, seed: int) -> np.ndarray:

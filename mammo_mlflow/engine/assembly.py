@@ -11,6 +11,7 @@ from mammo_mlflow.engine.flavor import answer_example, load_keras_model, save_ke
 from mammo_mlflow.engine.inputs import read_batches
 from mammo_mlflow.jobs.contracts import AssembleJob, Emit, Part, PredictJob, StepsDone, TryJob
 from mammo_mlflow.models.conditioned import join_condition
+from mammo_mlflow.models.flips import average_flips
 from mammo_mlflow.models.network import join_tails, load_weights
 from mammo_mlflow.models.siamese import before_head
 from mammo_mlflow.models.tensors import as_model_input
@@ -28,6 +29,8 @@ def assemble_model(job: AssembleJob, emit: Emit) -> None:
         network = job.part.network
         features, as_class = build_part(job.features, features=True), network.model.condition == "class"
         model = join_condition(features, condition, tail, network.image_size, as_class)
+    if job.flips:
+        model = average_flips(model)
     model.trainable = False
     save_keras_model(model, job.output, job.examples, job.metadata)
 

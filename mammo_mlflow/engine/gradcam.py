@@ -72,7 +72,8 @@ def class_activation_maps(
         tensors = [call.maps[place] for place in several]
         pairs = zip(_to_numpy(tensors), _to_numpy(call.slopes(answer, tensors)), strict=True)
         weighted = [(maps * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1) for maps, slopes in pairs]
-        heat = np.maximum(weighted, 0).sum(axis=0)
+        # of a model that averages over flips, the first rows are the patches as they are
+        heat = np.maximum([one[: len(answer)] for one in weighted], 0).sum(axis=0)
         top = heat.max(axis=(1, 2), keepdims=True)
         heat = np.divide(heat, top, out=np.zeros_like(heat), where=top > 0)
         large = keras.ops.image.resize(heat[..., None], size, interpolation="bilinear")

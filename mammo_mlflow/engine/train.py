@@ -216,12 +216,12 @@ class _FitNetwork:
         if name == "tuned":
             self._head = _uncompiled(self._head)
         if job.features and name == "head":
-            return self._on_features(self._head), _stored_reader(job, job.features)
+            return self._on_features(self._head), stored_reader(job, job.features, job.experiment.training.views)
         base = self._encoder
         if name == "tuned":
             unfreeze(base, spec.unfrozen_layers)
         if job.features:
-            return self._tail(base), _stored_reader(job, job.tuned)
+            return self._tail(base), stored_reader(job, job.tuned, job.experiment.training.views)
         return build_whole(base, self._head, sides, spec.difference), _patch_reader(job)
 
     def rebuild(self, dropout: type[keras.Layer], filled: bool) -> keras.Model:
@@ -267,10 +267,9 @@ def _uncompiled(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _stored_reader(job: FitJob, files: Mapping[str, Path]) -> Reader[ModelInput]:
-    """The reader of stored activations, by input, and of the job's constants."""
+def stored_reader(job: FitJob, files: Mapping[str, Path], views: int) -> Reader[ModelInput]:
+    """Make the reader of activations stored in so many views, by input, and of the job's constants."""
     readers: dict[str, Reader[np.ndarray]] = {name: StoredActivations(path) for name, path in files.items()}
-    views = job.experiment.training.views
     return combine_readers(readers | {name: NumberReader(values, views) for name, values in job.constants.items()})
 
 

@@ -247,6 +247,22 @@ class FitsJob(Job[None]):
     size: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViewsJob(Job[list[np.ndarray]]):
+    """Job: predict the validation rows of each fit in all views: the means of the probabilities, float64 (m,) each.
+
+    `fits` have their files of activations, of which each is read in `views` views beside the plain one; where there are
+    none, the patches themselves are flipped. `tails` are the trained tails of the fits.
+    """
+
+    target = "mammo_mlflow.engine.views:predict_views"
+
+    fits: tuple[FitJob, ...]
+    tails: tuple[Path, ...]
+    views: int
+    threads: int
+
+
 @dataclass(frozen=True)
 class Part:
     """A trained model to build: network, weights and layer cut of its prefix, and its tails, which are averaged."""
@@ -262,7 +278,8 @@ class AssembleJob(Job[None]):
     """Job: join prefix and tails into one Keras model and write it as an MLflow model directory.
 
     `examples` are patches, uint16 (m, size, size, 1), or numbers (m, 1), by input. In a conditioned model `part` has no
-    prefix: its inputs are the features of `features` and the prediction of `condition` (None: the true type).
+    prefix: its inputs are the features of `features` and the prediction of `condition` (None: the true type). With
+    `flips` the model answers with the mean over the flips and quarter turns of its patches.
     """
 
     target = "mammo_mlflow.engine.assembly:assemble_model"
@@ -273,6 +290,7 @@ class AssembleJob(Job[None]):
     output: Path
     features: Part | None = None
     condition: Part | None = None
+    flips: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

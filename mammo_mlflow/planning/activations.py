@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from mammo_mlflow.data.augmentation import ALL_FLIPS, FLIPS
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
 from mammo_mlflow.files import json_sha256
@@ -49,22 +50,25 @@ def frozen_activations(
     weights: NetworkWeights,
     description: Description,
     devices: Devices,
+    flips: bool = False,
 ) -> tuple[dict[str, Activations], dict[str, Activations]]:
     """The cache entries that a plan's fits read in their first and second stage, by input; none in on-line training.
 
-    `devices` are what they are computed with.
+    `devices` are what they are computed with. With `flips` those of `ALL_FLIPS` instead of augmented views.
     """
     if experiment.views == 0:
         return {}, {}
+    augmentation, views = experiment.training.augmentation, experiment.training.views
+    if flips:
+        augmentation, views = ALL_FLIPS, len(FLIPS) - 1
 
     def entry(cut: LayerCut, first: int) -> Activations:
-        training = experiment.training
         facts: dict[str, object] = {
             "data": patch_set.files["train_tensor.npy"],
             "backbone": experiment.model.backbone,
             "weights": weights.identity,
-            "augmentation": training.augmentation,
-            "views": training.views,
+            "augmentation": augmentation,
+            "views": views,
             "precision": network.precision,
             **devices.facts,
             "results_version": ACTIVATIONS_VERSION,  # an older name, which keys hash
@@ -79,13 +83,13 @@ def frozen_activations(
             weights=weights,
             tensor=patch_set.directory / "train_tensor.npy",
             cut=cut,
-            views=training.views,
-            augmentation=training.augmentation,
+            views=views,
+            augmentation=augmentation,
             first=first,
         )
         return Activations(
             key=json_sha256(facts | {"cut": asdict(cut), "pooling": pooling}),
-            bytes=cut.stored_bytes(len(patch_set.train.types), training.views),
+            bytes=cut.stored_bytes(len(patch_set.train.types), views),
             series=json_sha256(facts),
             pooling=pooling,
             job=job,

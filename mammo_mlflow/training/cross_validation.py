@@ -23,6 +23,7 @@ from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.tracked_run import TrackedRun
+from mammo_mlflow.training.augmented import average_views
 from mammo_mlflow.training.fit_runs import FitRuns
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def cross_validate_together(
 ) -> list[CrossValidation]:
     """Cross-validate plans, each with its run and a label of its own, all of whose fits are handed out at once.
 
-    Without `fold_tails` the tails of folds are neither needed nor kept.
+    Without `fold_tails` the tails of folds are neither needed nor kept, and there is no test-time augmentation.
     """
     begun = [
         _Begun(plan, run, FitRuns(bench, plan, run, f"{label} ", fold_tails=fold_tails)) for plan, run, label in several
@@ -75,6 +76,9 @@ def cross_validate_together(
         for one in begun:
             one.results.update(one.runs.reuse())
     _train(bench, begun)
+    if fold_tails:  # which trials of a study do without
+        for one in begun:
+            one.results.update(average_views(bench, one.plan, one.runs, one.run, one.results))
     made = [collect(one.plan, one.run, one.results) for one in begun]
     for cv in made:
         log_scores(cv)

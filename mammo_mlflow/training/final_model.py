@@ -95,6 +95,7 @@ class FinalModelBuilder(ModelBuilder):
             examples=example_patches(plan.patch_set, plan.sides) | numbers,
             metadata={METADATA: metadata},
             output=output,
+            flips=experiment.final.tta != "none",
             features=None if base is None else base.features,
             condition=None if base is None else base.condition,
         )
