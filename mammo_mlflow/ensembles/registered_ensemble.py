@@ -164,7 +164,10 @@ class EnsembleBuilder(ModelBuilder):
         """The estimates to log: the nested score of every method, and this ensemble's also as its out-of-fold score."""
         nested = {f"{Metric.NESTED}{method}": one.nested for method, one in self._fitted.ensembles.items()}
         objective = self._fitted.objective.name.replace("=", "_")
-        return nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
+        found = nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
+        if (by_lesion := self.recipe.predictions.by_lesion) is not None:
+            found |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
+        return found
 
     def log_after(self, run: TrackedRun, test: pd.DataFrame) -> str:
         """Log how the ensemble compares with its members on the test set; returns the verdict's sentence."""

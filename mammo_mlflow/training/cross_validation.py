@@ -34,7 +34,7 @@ class CrossValidation:
     """A finished cross-validation: the results of its fits by name, and the out-of-fold predictions.
 
     `oof` has a row for each training abnormality: patch, fold from 0, label, probability and, where they are known,
-    patient_id. `fold_scores` has a row for each fold, with its rates.
+    patient_id and lesion. `fold_scores` has a row for each fold, with its rates.
     """
 
     plan: Plan
@@ -101,6 +101,8 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
     """Gather out-of-fold predictions and scores of the folds in `results`, which may be only some of the plan's."""
     oof = plan.folds_frame()
     oof["label"], oof["probability"] = plan.labels.astype(int), np.nan
+    if (lesions := plan.patch_set.train.lesions) is not None:
+        oof["lesion"] = lesions
     for fit in plan.fits:
         if fit.name in results:
             oof.loc[fit.validation_rows, "probability"] = results[fit.name].probabilities
@@ -168,6 +170,8 @@ def log_scores(cv: CrossValidation) -> None:
         Metric.OOF_ROC_AUC: said.estimate("roc_auc"),
         Metric.OOF_POOLED_ROC_AUC: pooled["roc_auc"],
     }
+    if (by_lesion := said.by_lesion) is not None:
+        estimates |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
     log_estimates(run, estimates, cluster_note(said.groups))
     run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(
