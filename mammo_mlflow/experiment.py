@@ -31,6 +31,8 @@ AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
 PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
 TTAS = ("none", "flips", "views")
+UNITS = {"patch": "patches", "lesion": "lesions"}
+"""What thresholds are chosen on and gates judge, and several of them; a lesion's views are averaged."""
 PAIRINGS = ("joint", "independent")
 WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
@@ -145,6 +147,12 @@ class FinalSpec:
         added=True,
     )
     threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
+    unit: Literal["patch", "lesion"] = roles.finishing(
+        "patch",
+        "what the threshold is chosen on: patch, or lesion, the mean of its views' probabilities",
+        checks.one_of(*UNITS),
+        added=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,12 @@ class CrossValidation:
         """The out-of-fold predictions as checked arrays."""
         return OutOfFold.of_frame(self.oof)
 
+    @property
+    def judged(self) -> OutOfFold:
+        """The out-of-fold predictions that the threshold is chosen on: of patches or, by `unit`, of lesions."""
+        by_lesion = self.predictions.by_lesion if self.plan.experiment.final.unit == "lesion" else None
+        return by_lesion or self.predictions
+
 
 def cross_validate(
     bench: Workbench, plan: Plan, run: TrackedRun, label: str | None = None, figures: bool = True

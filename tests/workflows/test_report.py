@@ -158,7 +158,7 @@ def test_scores_by_lesion_stand_beside_those_by_patch(models, report, page):
     for end, value in (("", 0.8125), ("_low", 0.7), ("_high", 0.9)):
         models.client.log_metric(final, f"test_by_lesion_roc_auc{end}", value)
     report()
-    assert "test, by lesion</th>" in page().text
+    assert ">test, by lesion<" in page().text
     assert "0.812 [0.700, 0.900]" in page().text
 
 
