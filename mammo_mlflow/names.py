@@ -77,6 +77,8 @@ class Tag:
     # the final model; files: their sha256, as they were when it was registered
     REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
+    # how a recalibrated model's map was fitted, in words
+    RECALIBRATED = "mammo.recalibrated"
     FILES_SHA256 = "mammo.files_sha256"
     # on the run of `reproduce`: the steps that are done; its metric `seconds` has by step number what each took
     STEPS = "mammo.steps"
@@ -91,6 +93,7 @@ class Artifact:
     FIT, PREDICTIONS, FACTS, TAIL = "fit", "predictions.parquet", "fit.json", "tail.keras"
     # of a final run, and of an ensemble: test predictions; the threshold, and what it was chosen on
     TEST, THRESHOLD = "test.parquet", "threshold.json"
+    RECALIBRATION = "recalibration.json"  # of a final run: the map that its model's answers go through
     FIGURES = "figures"  # of all of these, and of studies: the folder of figures
     COMPARISON = "comparison.csv"  # of runs that compare several
     # of an ensemble
@@ -111,6 +114,8 @@ class Metric:
     OOF, OOF_ROC_AUC, OOF_POOLED_ROC_AUC = "oof_", "oof_roc_auc", "oof_pooled_roc_auc"
     # the same where the probabilities of a lesion's views are averaged
     OOF_BY_LESION = "oof_by_lesion_"
+    # before recalibration: Brier score and calibration of the out-of-fold predictions, whose other metrics are after it
+    OOF_UNCALIBRATED = "oof_uncalibrated_"
     # of the test set, by metric, decided at 0.5
     TEST, TEST_ACCURACY, TEST_ROC_AUC = "test_", "test_accuracy", "test_roc_auc"
     # the same where a patient with abnormalities of both classes counts once for each

@@ -56,11 +56,14 @@ class OutOfFold:
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame, threshold: float = 0.5) -> OutOfFold:
-        """Read a frame with columns label, probability, fold and, where known, patient_id, patch and lesion."""
+        """Read a frame with columns label, probability, fold and, where known, patient_id, patch and lesion.
+
+        A column `calibrated` stands for the probability where there is one.
+        """
         more = {name: frame[column] for name, column in _OPTIONAL.items() if column in frame}
         return cls(
             labels=frame["label"],
-            probabilities=frame["probability"],
+            probabilities=frame[CALIBRATED if CALIBRATED in frame else "probability"],
             folds=frame["fold"],
             threshold=threshold,
             **more,
@@ -131,4 +134,6 @@ class OutOfFold:
         return bootstrap_difference(*arrays, confidence=confidence, metric=metric)
 
 
+CALIBRATED = "calibrated"
+"""The column of tables of out-of-fold predictions that has the recalibrated probability."""
 _OPTIONAL = {"groups": "patient_id", "patches": "patch", "lesions": "lesion"}

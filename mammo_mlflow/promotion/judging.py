@@ -15,7 +15,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.experiment import ABNORMALITY_TYPE, UNITS
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, SEVERAL
 from mammo_mlflow.files import below
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
@@ -85,7 +85,7 @@ def _same_data(one: Candidate, rival: Rival | None, newest: Version, spec: Promo
     if p is None or data_of(one.version) != data or (rival is not None and not p.same_patches(rival.predictions)):
         how = "" if rival is None else f"; {how_to_start_anew(spec.task)}"
         return Gate("data", False, f"trained on other data or folds than {whose}{how}")
-    return Gate("data", True, f"the same {len(p.labels)} {UNITS[spec.unit]} and folds as {whose}")
+    return Gate("data", True, f"the same {len(p.labels)} {SEVERAL[spec.unit]} and folds as {whose}")
 
 
 def _budget(

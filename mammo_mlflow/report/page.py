@@ -30,6 +30,13 @@ MOST_PIXELS = 20_000_000
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
 _TESTED = {"by patch": Metric.TEST, "by patient": Metric.BY_PATIENT, "by lesion": Metric.BY_LESION}
 _OUT_OF_FOLD = {"by patch": Metric.OOF, "by lesion": Metric.OOF_BY_LESION}
+_BEFORE_AND_AFTER = (Metric.OOF_UNCALIBRATED, Metric.OOF)
+_CALIBRATION = {
+    "calibration_error": "calibration error",
+    "brier": "Brier",
+    "calibration_slope": "slope",
+    "calibration_intercept": "intercept",
+}
 REPORT = "mlflow run . -e report -P data=DIR --env-manager local"
 PAIRS = {
     "first": "first",
@@ -178,6 +185,18 @@ def _task(
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
             }
             for model in task.models
+        ],
+        "recalibrated": [
+            {"label": model.label, "marks": model.result.disclosure.marks, "scores": scores, "said": said}
+            for model in task.models
+            if (said := model.result.tag(Tag.RECALIBRATED))
+            for scores in [
+                [_stored(model.out_of_fold(f"{when}{name}")) for name in _CALIBRATION for when in _BEFORE_AND_AFTER]
+            ]
+        ],
+        "calibration_columns": [
+            "model",
+            *(f"{text}, {w}" for text in _CALIBRATION.values() for w in ("before", "after")),
         ],
         "unit_columns": ["model", *(f"test, {name}" for name in _TESTED), *(f"out of fold, {n}" for n in _OUT_OF_FOLD)],
         "folds": [

@@ -12,6 +12,7 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS, PatchSet, missing_classes, targets
 from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.calibration import calibration_estimates
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.units import per_lesion, per_patient
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 class JudgedModel:
     """A model that is judged on the test set: its task and names, and the `note` that every figure carries.
 
-    `name` stands in the figures' titles, `label` at its curves.
+    `name` stands in the figures' titles, `label` at its curves. Calibration is measured where it is recalibrated.
     """
 
     patch_set: PatchSet
@@ -35,6 +36,7 @@ class JudgedModel:
     name: str
     label: str
     note: str | None
+    calibrated: bool = False
 
 
 def log_test(
@@ -74,6 +76,8 @@ def log_test(
         for end, at in cuts.items():
             estimates = score_estimates(actual, answered, at, who)
             found |= {f"{name}{end}{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
+    if judged.calibrated:
+        found |= {f"{Metric.TEST}{k}": v for k, v in calibration_estimates(labels, probabilities, groups).items()}
     for end, at in cuts.items():
         run.log_metrics({f"{Metric.TEST}{end}{name}": scores(labels, probabilities, at)[name] for name in COUNTS})
     run.log_metrics({Metric.TEST_PATCHES: len(labels), Metric.THRESHOLD: threshold})

@@ -21,7 +21,7 @@ from mammo_mlflow.data.patches import TASKS, PatchSet
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.thresholds import choose_threshold
-from mammo_mlflow.experiment import UNITS
+from mammo_mlflow.experiment import SEVERAL
 from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
@@ -114,7 +114,7 @@ class ModelRecipe:
         record = {"threshold": threshold, "policy": self.policy, "chosen_on": self.chosen_on}
         # chosen for the fold models; the refit, or their mean, may be calibrated differently
         return record | (
-            {UNITS[self.unit]: len(self.predictions.labels), "transferred": True} if self.transferred else {}
+            {SEVERAL[self.unit]: len(self.predictions.labels), "transferred": True} if self.transferred else {}
         )
 
 
