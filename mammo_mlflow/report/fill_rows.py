@@ -52,12 +52,20 @@ class Cell(Estimate):
 
 @dataclass(frozen=True, eq=False)
 class ReportedModel:
-    """A model of the report: its label, final run, test predictions (a row a patch), and training time in seconds."""
+    """A model of the report: its label, final run, test predictions (a row a patch), and training time in seconds.
+
+    `of_folds` are the metrics of its cross-validation.
+    """
 
     label: str
     result: Result
     test: pd.DataFrame
     seconds: float = math.nan
+    of_folds: Mapping[str, float] = field(default_factory=dict)
+
+    def out_of_fold(self, name: str) -> Estimate:
+        """A metric of its cross-validation, with its interval."""
+        return Estimate.read(name, self.of_folds, {})
 
     @property
     def labels(self) -> Ints:
