@@ -8,7 +8,7 @@ and 2e-5.
 from __future__ import annotations
 
 from mammo_mlflow import checks
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES, PAPER_BACKBONES
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import FAMILIES, NETWORKS, TASKS
 from mammo_mlflow.names import registered_name
@@ -240,4 +240,4 @@ def networks(family: str, preset: str) -> tuple[str, ...]:
     """The networks that `backbone=all` means for a family and preset."""
     if family == "scratch":
         return ("m1", *KEPT) if preset == "table" else KEPT
-    return NETWORKS[family]
+    return tuple(name for name in NETWORKS[family] if name not in BACKBONES or name in PAPER_BACKBONES)

@@ -19,7 +19,7 @@ from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import ActivationJob, CalibrateJob, DescribeJob, Emit, FeatureJob, StepsDone, StoreJob
 from mammo_mlflow.jobs.descriptions import Description, LayerCut, Network
 from mammo_mlflow.models.encoders import build_encoder
-from mammo_mlflow.models.network import build_base, calibrate_random, deepest_cut, load_weights, prefix
+from mammo_mlflow.models.network import build_base, calibrate_random, cut_output, deepest_cut, load_weights, prefix
 from mammo_mlflow.models.siamese import before_head, joined_shape
 from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.tensors import Tensor
@@ -43,7 +43,7 @@ def describe_network(job: DescribeJob, emit: Emit) -> Description:
         start = time.perf_counter()
         base.predict_on_batch(patches)
         speed = PROBE_PATCHES / (time.perf_counter() - start)
-    features = _layer_cut(base, len(base.layers) - 1)
+    features = _layer_cut(base, len(base.operations) - 1)
     head = joined_shape(features.shape, len(network.sides), network.model.difference)
     return Description(
         features=features,
@@ -113,5 +113,5 @@ def _write(job: StoreJob, network: keras.Model, reader: Reader[ModelInput], emit
 
 def _layer_cut(base: keras.Model, index: int) -> LayerCut:
     """The layer cut after layer `index`, with the shape and dtype of its output."""
-    tensor: Tensor = base.layers[index].output
+    tensor: Tensor = cut_output(base, index)
     return LayerCut(index, tuple(int(size) for size in tensor.shape[1:]), str(tensor.dtype))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import PAPER_BACKBONES
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.weighted import Floats
-from mammo_mlflow.experiment import NETWORKS, CrossValidationSpec
+from mammo_mlflow.experiment import CrossValidationSpec
 from mammo_mlflow.files import below
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, registered_name
@@ -27,11 +27,12 @@ FEWEST = 2
 
 SETS: dict[str, tuple[str, ...]] = {
     "scratch": tuple(f"scratch-{name}" for name in KEPT),
-    "pretrained": tuple(f"pretrained-{name}" for name in BACKBONES),
-    "tuned": tuple(f"pretrained-{name}-tuned" for name in BACKBONES),
+    "pretrained": tuple(f"pretrained-{name}" for name in PAPER_BACKBONES),
+    "tuned": tuple(f"pretrained-{name}-tuned" for name in PAPER_BACKBONES),
     "siamese": (
-        *(f"siamese-{name}" for name in NETWORKS["siamese"]),
-        *(f"siamese-{name}-tuned" for name in BACKBONES),
+        "siamese-scratch",
+        *(f"siamese-{name}" for name in PAPER_BACKBONES),
+        *(f"siamese-{name}-tuned" for name in PAPER_BACKBONES),
     ),
 }
 SETS["all"] = tuple(name for names in SETS.values() for name in names)

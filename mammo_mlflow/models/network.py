@@ -24,6 +24,9 @@ from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, POOLINGS, kernel_pe
 from mammo_mlflow.models.siamese import join_sides
 from mammo_mlflow.models.weights import NetworkWeights
 
+CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+"""The layers that count as convolutions; a separable one, of two kernels, counts once."""
+
 BAD_FILE = (ValueError, OSError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, BadZipFile, zlib.error)
 """The errors that Keras raises for a weights file that is damaged or of another network."""
 
@@ -38,32 +41,53 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> 
     keras.utils.clear_session()  # else layer names go on counting, and a saved model depends on what was built before
     patch = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     rgb = layers.Concatenate(dtype="float32", name="grey_to_rgb")([patch, patch, patch])
-    scaled = layers.Rescaling(row.scale, offset=list(row.offset), dtype="float32", name="input_scaling")(rgb)
+    scale = list(row.scale) if isinstance(row.scale, tuple) else row.scale
+    scaled = layers.Rescaling(scale, offset=list(row.offset), dtype="float32", name="input_scaling")(rgb)
+    inside = {"include_preprocessing": False} if row.rescales_inside else {}
     with dtype_policy(precision):
         application = getattr(keras.applications, row.application)
-        base = application(include_top=False, weights=None, input_tensor=scaled)
+        base = application(include_top=False, weights=None, input_tensor=scaled, **inside)
         base.trainable = False
+        for layer in base.layers:
+            if isinstance(layer, layers.Dropout):
+                layer.rate = 0.0  # no block is left out by chance: tuning is short, and engines draw differently
         # flattened features keep the precision of the convolutions, so that bfloat16 is stored as bfloat16
         pool = POOLINGS[pooling](dtype=None if pooling == "flatten" else "float32", name="features")
     return keras.Model(patch, pool(base.output), name=backbone)
 
 
 def cut_points(base: keras.Model) -> list[int]:
-    """The indices in `base.layers` where a layer cut is possible: later layers depend on that output alone."""
-    position = {id(layer): index for index, layer in enumerate(base.layers)}
-    last_use = list(range(len(base.layers)))
-    for index, layer in enumerate(base.layers):
-        for node in layer._inbound_nodes:
+    """The indices in `base.operations` where a layer cut is possible: what comes later depends on that output alone.
+
+    Operations are the layers and what networks compute between them, such as sums written as `a + b`.
+    """
+    steps = base.operations
+    position = {id(step): index for index, step in enumerate(steps)}
+    last_use = list(range(len(steps)))
+    for index, step in enumerate(steps):
+        for node in step._inbound_nodes:
             for parent in node.parent_nodes:
                 source = position.get(id(parent.operation))
                 if source is not None:
                     last_use[source] = max(last_use[source], index)
-    return [index for index in range(len(base.layers)) if all(last_use[source] <= index for source in range(index))]
+    return [index for index in range(len(steps)) if all(last_use[source] <= index for source in range(index))]
 
 
-def convolutions(base: keras.Model) -> list[int]:
-    """The indices of the convolutional layers in `base.layers`, ascending."""
-    return [index for index, layer in enumerate(base.layers) if isinstance(layer, layers.Conv2D)]
+def cut_output(base: keras.Model, cut: int) -> keras.KerasTensor:
+    """What a base gives at a layer cut; the `output` of a nested model would be that of its inside."""
+    found: keras.KerasTensor = base.operations[cut]._inbound_nodes[0].output_tensors[0]
+    return found
+
+
+def convolutions(base: keras.Model) -> list[tuple[int, layers.Layer]]:
+    """The convolutional layers in order, each with its index in `base.operations`, or that of the model it is in."""
+    return [
+        (index, layer)
+        for index, step in enumerate(base.operations)
+        if isinstance(step, layers.Layer)
+        for layer in step._flatten_layers()
+        if isinstance(layer, CONVOLUTIONS)
+    ]
 
 
 def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
@@ -72,24 +96,28 @@ def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
     Raises `UserError` where the backbone has fewer convolutions.
     """
     if unfrozen_layers == 0:
-        return len(base.layers) - 1
+        return len(base.operations) - 1
     found = convolutions(base)
     if unfrozen_layers > len(found):
         most = f"at most {len(found)} (the convolutions of {base.name})"
         raise expected("unfrozen_layers", most, unfrozen_layers)
-    first = found[-unfrozen_layers]
+    first, _ = found[-unfrozen_layers]
     return max(cut for cut in cut_points(base) if cut < first)
 
 
 def unfreeze(base: keras.Model, unfrozen_layers: int) -> None:
-    """Make the last `unfrozen_layers` convolutions trainable; batch normalisation stays frozen, in inference mode."""
-    for index in convolutions(base)[-unfrozen_layers:] if unfrozen_layers else []:
-        base.layers[index].trainable = True
+    """Make the last `unfrozen_layers` convolutions trainable; normalisation stays frozen, in inference mode."""
+    for index, layer in convolutions(base)[-unfrozen_layers:] if unfrozen_layers else []:
+        if (nested := base.operations[index]) is not layer:
+            nested.trainable = True  # of all that is in it
+            for other in nested.layers:
+                other.trainable = False
+        layer.trainable = True
 
 
 def prefix(base: keras.Model, cut: int, start: int = 0) -> keras.Model:
     """The layers after layer `start` (0: from the raw patch) up to and including layer `cut`, as a model."""
-    return keras.Model(base.layers[start].output, base.layers[cut].output, name=f"{base.name}_{start}_{cut}")
+    return keras.Model(cut_output(base, start), cut_output(base, cut), name=f"{base.name}_{start}_{cut}")
 
 
 def build_head(feature_shape: Sequence[int], spec: ModelSpec, dropout: type[layers.Layer] | None = None) -> keras.Model:
@@ -126,9 +154,9 @@ def build_head(feature_shape: Sequence[int], spec: ModelSpec, dropout: type[laye
 
 def suffix(base: keras.Model, cut: int) -> keras.Model | None:
     """The layers after layer `cut` up to the features, as a model; None where that layer is the features."""
-    if cut == len(base.layers) - 1:
+    if cut == len(base.operations) - 1:
         return None
-    return keras.Model(base.layers[cut].output, base.output, name="encoder")
+    return keras.Model(cut_output(base, cut), base.output, name="encoder")
 
 
 def build_tail(
@@ -174,7 +202,7 @@ def join_tails(
     The probabilities of several tails (one a fold) are averaged. Of two sides it takes a dictionary of patches,
     `baseline` and `patch`.
     """
-    carried, inputs = base.layers[cut].output, base.input
+    carried, inputs = cut_output(base, cut), base.input
     if len(sides) > 1:
         inputs = {side: layers.Input(base.input.shape[1:], dtype="float32", name=side) for side in sides}
         encoder = prefix(base, cut) if cut else None
@@ -218,17 +246,30 @@ def read_compact(path: Path) -> list[np.ndarray]:
         ]
 
 
+def _kernels(layer: layers.Layer) -> list[tuple[keras.Variable, int]]:
+    """The kernels of a layer, each with how many of its first axes an output is summed over."""
+    if isinstance(layer, layers.SeparableConv2D):
+        return [(layer.depthwise_kernel, 2), (layer.pointwise_kernel, 3)]
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return [(layer.kernel, 2)]
+    if isinstance(layer, layers.Conv2D):
+        return [(layer.kernel, 3)]
+    return [(layer.kernel, 1)] if isinstance(layer, layers.Dense) else []
+
+
 def calibrate_random(base: keras.Model, patches: np.ndarray, seed: int = 0) -> None:
     """Draw random weights, scaled so that activations neither vanish nor explode on patches (m, size, size, 1).
 
     Kernels are drawn from He's normal distribution (He et al., ICCV 2015). Where the network has batch normalisation,
-    its moving statistics become those of `patches`; where it has none (VGG16), each convolution in turn is scaled to
-    unit output deviation (layer-sequential unit-variance initialisation, Mishkin & Matas, ICLR 2016).
+    its moving statistics become those of `patches`; where its layers normalise as they go (ConvNeXt), its blocks count
+    in full, their scale being 1; where it has neither (VGG16), each convolution in turn is scaled to unit output
+    deviation (layer-sequential unit-variance initialisation, Mishkin & Matas, ICLR 2016).
     """
     rng = np.random.RandomState(seed)  # NumPy guarantees this stream for all versions (NEP 19)
-    for layer in (base.layers[index] for index in convolutions(base)):
-        shape = layer.kernel.shape
-        layer.kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape).astype(np.float32))
+    for layer in base._flatten_layers():
+        for kernel, summed in _kernels(layer):  # over which axes the layer sums
+            shape = kernel.shape
+            kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(shape[:summed])), shape).astype(np.float32))
     normalisations = [layer for layer in base.layers if isinstance(layer, layers.BatchNormalization)]
     if normalisations:
         momenta = [layer.momentum for layer in normalisations]
@@ -237,6 +278,11 @@ def calibrate_random(base: keras.Model, patches: np.ndarray, seed: int = 0) -> N
         base(patches, training=True)
         for layer, momentum in zip(normalisations, momenta, strict=True):
             layer.trainable, layer.momentum = False, momentum
+        return
+    scales = [layer.gamma for layer in base.layers if type(layer).__name__ == "LayerScale"]
+    for scale in scales:
+        scale.assign(np.ones(scale.shape, np.float32))
+    if scales:
         return
     start = [layer.name for layer in base.layers].index("input_scaling")
     x = keras.Model(base.input, base.layers[start].output)(patches)

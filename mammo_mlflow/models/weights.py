@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -195,6 +196,7 @@ def _download(backbone: str) -> Path | None:
         return None
     row = BACKBONES[backbone]
     target = keras_cache() / row.keras_file
+    kind = "md5" if len(row.keras_hash) == 32 else "sha256"
     try:
         with urllib.request.urlopen(row.keras_url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
             _log.info("downloading %s", row.keras_url)
@@ -202,7 +204,10 @@ def _download(backbone: str) -> Path | None:
             with whole(target) as part, part.open("w+b") as file:
                 shutil.copyfileobj(answer, file)
                 file.seek(0)
-                if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != row.keras_md5:
+                if (
+                    hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+                    != row.keras_hash
+                ):
                     raise _WrongChecksum
         return target
     except _WrongChecksum:

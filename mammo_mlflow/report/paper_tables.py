@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES, PAPER_BACKBONES
 from mammo_mlflow.presets import KEPT
 from mammo_mlflow.report.printed_values import PrintedValue, printed
 
@@ -21,7 +21,7 @@ WORDS = {"mass_calc": "mass/calcification", "benign_malignant": "benign/malignan
 ENCODERS = {"scratch": "scratch CNN"} | {name: row.application for name, row in BACKBONES.items()}
 WEIGHTED = ("vgg16", "resnet50", "inceptionv3")
 """The members of the paper's weighted ensembles."""
-SIAMESE = ("scratch", *(name for name in BACKBONES if name != "inceptionv3"))
+SIAMESE = ("scratch", *(name for name in PAPER_BACKBONES if name != "inceptionv3"))
 """The encoders of Siamese networks; InceptionV3 is in none of the paper's tables of them."""
 SCRATCH = {
     "m1": ("M1, 30 epochs", "30 epochs"),
@@ -165,7 +165,7 @@ def _is(value: PrintedValue, family: str, backbone: str, tuned: bool | None, met
 _THREE = (VALIDATION, ACCURACY, AUC)
 _KINDS: tuple[tuple[str, str, Iterable[str], tuple[Column, ...], Callable[[str], Iterable[PaperRow]]], ...] = (
     ("4.{}", "Scratch models", WORDS, (TRAIN, *_THREE), _scratch),
-    ("5.{}", "Pretrained models", WORDS, _THREE, partial(_frozen_and_tuned, "pretrained", tuple(BACKBONES))),
+    ("5.{}", "Pretrained models", WORDS, _THREE, partial(_frozen_and_tuned, "pretrained", PAPER_BACKBONES)),
     ("6.{}", "Siamese models", WORDS, _THREE, partial(_frozen_and_tuned, "siamese", SIAMESE)),
     ("7", "Ensembles", WORDS, (ACCURACY, AUC), _ensembles),
     ("8", "Given mass/calcification", ("benign_malignant",), _THREE, _conditioned),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import PAPER_BACKBONES
 from mammo_mlflow.commands.doctor import DoctorOptions
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import default_cache
@@ -98,7 +98,7 @@ def _weights() -> Iterator[Finding]:
     before = os.environ.get("MAMMO_OFFLINE")
     os.environ["MAMMO_OFFLINE"] = "1"
     try:
-        for backbone in BACKBONES:
+        for backbone in PAPER_BACKBONES:
             where = f"weights of {backbone}"
             try:
                 found = find_weights(backbone, "imagenet", phantom=False)

@@ -126,7 +126,7 @@ def served(tmp_path, monkeypatch):
 
 def test_a_download_goes_into_keras_cache(tmp_path, monkeypatch, served):
     md5 = hashlib.md5(served[0]).hexdigest()
-    monkeypatch.setitem(vars(BACKBONES["vgg16"]), "keras_md5", md5)
+    monkeypatch.setitem(vars(BACKBONES["vgg16"]), "keras_hash", md5)
     found = find()
     assert found.file == tmp_path / "keras" / "models" / BACKBONES["vgg16"].keras_file
     assert found.file.read_bytes() == served[0]
