@@ -11,7 +11,7 @@ import pytest
 from support import ROOT, SMALL, command, environment
 
 from mammo_mlflow import ending
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES, PAPER_BACKBONES
 from mammo_mlflow.cli import main
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.errors import UserError
@@ -248,7 +248,7 @@ def test_settings_prints_the_whole_experiment_and_where_each_value_is_from(cli, 
     assert outcome.code == 0, outcome.err
     parameters = outcome.out.split("pretrained: options")[0]
     rows = {line.split()[0]: line.split()[1:] for line in parameters.splitlines()}
-    every = len(BACKBONES)
+    every = len(PAPER_BACKBONES)
     assert rows["epochs"] == [*["7"] * every, "given"]
     assert rows["pooling"] == [*["average"] * every, "preset", "quick"]
     assert rows["final_epochs"] == [*["0"] * every, "default"]

@@ -1,7 +1,8 @@
 import pytest
 
+from mammo_mlflow.backbones import PAPER_BACKBONES
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import NETWORKS, build
+from mammo_mlflow.experiment import build
 from mammo_mlflow.presets import PRESETS, networks, preset_values
 
 M1S = ("m1", "m1_author")
@@ -41,7 +42,7 @@ def test_what_all_networks_trained_from_scratch_are():
     kept = ("m1_balanced", "m1_early_stop", "m2", "m1_10fold")
     assert networks("scratch", "paper") == networks("scratch", "quick") == kept
     assert networks("scratch", "table") == ("m1", *kept)
-    assert networks("siamese", "paper") == NETWORKS["siamese"]
+    assert networks("siamese", "paper") == ("scratch", *PAPER_BACKBONES)
 
 
 def test_the_authors_m1_differs_from_m1_in_its_layers_alone():
