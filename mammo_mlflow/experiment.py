@@ -46,6 +46,8 @@ PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
 """The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification."""
 FEATURES, CONDITION = "features", "condition"
 """The inputs of a conditioned model's tail: features, and the probability or class of a calcification."""
+FLIPS = tuple((transposed, rows, columns) for transposed in (0, 1) for rows in (0, 1) for columns in (0, 1))
+"""The eight flips and quarter turns of a square: whether it is transposed, then its rows and its columns reversed."""
 ROWS = {BASELINE: 0, PATCH: 1}
 """Where each lies in a data file: baselines in the even rows, abnormalities in the odd ones."""
 
@@ -149,7 +151,17 @@ class FinalSpec:
         roles.TURNED,
         added=True,
     )
-    threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
+    threshold: str = roles.finishing(
+        "0.5",
+        "decision threshold: a number, youden, sensitivity=0.9, or with a lower confidence bound, sensitivity=0.9@95%",
+        checks.anything,
+    )
+    coverage: float = roles.finishing(
+        0.0,
+        'answer sets of one class or both ("refer"): how often each class is part of them at least; 0: none',
+        checks.below_one,
+        added=True,
+    )
     unit: Literal["patch", "lesion"] = roles.finishing(
         "patch",
         "what the threshold is chosen on: patch, or lesion, the mean of its views' probabilities",
@@ -210,6 +222,8 @@ class Experiment:
             raise expected("tta", "flips or none where no views are cached", "'views'")
         if self.final.calibrate != "none" and self.cv.holdout:
             raise expected("calibrate", "none with a hold-out, which has no other fold", f"'{self.final.calibrate}'")
+        if self.final.coverage and self.cv.holdout:
+            raise expected("coverage", "0 with a hold-out, which has no other fold", self.final.coverage)
         if self.trained_whole and self.model.unfrozen_layers:
             raise expected("unfrozen_layers", "0 for an encoder trained from scratch", self.model.unfrozen_layers)
 

@@ -79,6 +79,8 @@ class Tag:
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
     # how a recalibrated model's map was fitted, in words
     RECALIBRATED = "mammo.recalibrated"
+    # of a model whose answer may be "refer": the coverage of each class, and between which probabilities it is that
+    ANSWER_SETS = "mammo.answer_sets"
     FILES_SHA256 = "mammo.files_sha256"
     # on the run of `reproduce`: the steps that are done; its metric `seconds` has by step number what each took
     STEPS = "mammo.steps"
@@ -125,6 +127,8 @@ class Metric:
     # how many patches, patients and lesions the test set has
     TEST_PATCHES, TEST_PATIENTS, TEST_LESIONS = "test_patches", "test_patients", "test_lesions"
     THRESHOLD = "threshold"  # the threshold of the final model
+    # of answer sets, behind `oof_` and `test_`: how often each class is part of its patches' answer, share referred
+    COVERAGE_0, COVERAGE_1, REFERRED = "coverage_0", "coverage_1", "referred"
     OBJECTIVE = "objective_"  # of a trial, by objective, with `_trials_mean` and `_sd` on the study
     # on a study: the best trial's objectives, and how many trials ended how
     BEST, TRIALS = "best_", "trials_"

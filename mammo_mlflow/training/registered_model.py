@@ -153,7 +153,8 @@ def finish_model(bench: Workbench, builder: ModelBuilder) -> Final:
     earlier = _find_earlier(bench, recipe) if bench.resume else None
     if earlier is not None and recipe.reuses_runs:
         return _take_over(bench, builder, earlier)
-    threshold = choose_threshold(recipe.policy, recipe.predictions.labels, recipe.predictions.probabilities)
+    said = recipe.predictions
+    threshold = choose_threshold(recipe.policy, said.labels, said.probabilities, said.groups)
     run = _start(bench, builder)
     run.log_text(json.dumps(recipe.threshold_record(threshold), indent=1), Artifact.THRESHOLD)
     tags = {**recipe.tags, Tag.THRESHOLD: repr(threshold)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.answer_sets import read_limits
 from mammo_mlflow.commands.predict import PredictOptions
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.disclosure import ASKED, PHANTOM
@@ -37,9 +38,9 @@ def run(options: PredictOptions) -> None:
     """Run `predict`: write a model's predictions for every pair of the input (see `find_input_pairs`) to a table.
 
     The table `output` has a row for each abnormality: its row in the file, probability, decision at the stored
-    threshold, for an ensemble each member's probability, and a warning where its values look like another scale. With
-    `overlays`, Grad-CAM maps over the patches are drawn into that folder first. Raises `UserError` before anything is
-    written.
+    threshold, where the model has answer sets the one class or `refer`, for an ensemble each member's probability, and
+    a warning where its values look like another scale. With `overlays`, Grad-CAM maps over the patches are drawn into
+    that folder first. Raises `UserError` before anything is written.
     """
     target, maps = target_file("output", options.output), Path(options.overlays).expanduser().absolute()
     overlays, executor = options.overlays, options.executor
@@ -124,6 +125,8 @@ def _write(found: Verified, answers: np.ndarray, asked: InputPairs, odd: dict[st
     probability = answers if answers.ndim == 1 else answers[:, 0]
     table: dict[str, Sequence[object] | np.ndarray] = {"row": _rows(len(answers)), "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)
+    if (limits := read_limits(found.version.tags)) is not None:
+        table["set"] = limits.in_words(probability, TASKS[found.version.tags[Tag.TASK]])
     if answers.ndim > 1:
         table |= dict(zip(found.made_of.columns[2:], answers[:, 2:].T, strict=True))
     if asked.cut:
