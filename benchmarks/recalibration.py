@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -104,42 +105,33 @@ def simulate(rows: int, answers: str, between: float, simulations: int) -> None:
 
 def of_phantom(options: list[str]) -> None:
     """Cross-validate under three seeds with each kind of recalibration, and print the paired differences."""
-    found, told = defaultdict(list), defaultdict(list)
+    answers = {}
     with tempfile.TemporaryDirectory() as name:
         store = f"sqlite:///{name}/store.db"
         environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "recalibration"}
         client = MlflowClient(store)
         for kind in CALIBRATIONS:
-            for seed in range(SEEDS):
-                more = ["--calibrate", kind, "--seed", str(seed)]
-                command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options, *more]
-                subprocess.run(command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL)
-                experiment = client.get_experiment_by_name("recalibration")
-                runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=9)
-                for run in runs[:9]:
-                    if {run.data.params.get("calibrate"), run.data.params.get("seed")} != {kind, str(seed)}:
-                        continue
-                    table = "test.parquet" if run.data.tags.get("mammo.fit") == "final" else "oof.parquet"
-                    if table == "oof.parquet" and "mammo.fit" in run.data.tags:
-                        continue
-                    frame = pd.read_parquet(client.download_artifacts(run.info.run_id, table, name))
-                    column = "calibrated" if "calibrated" in frame else "probability"
-                    found[table, kind].append(frame.assign(answer=frame[column], seed=seed))
-        for (table, kind), frames in found.items():
-            both = pd.concat(frames)
-            estimates = calibration_estimates(both["label"], both["answer"], both["patient_id"])
-            brier = float(((both["label"] - both["answer"]) ** 2).mean())
-            plain = pd.concat(found[table, "none"])
-            pair = both["answer"].to_numpy(), plain["answer"].to_numpy()
-            lead = bootstrap_difference(
-                both["label"].to_numpy(), *pair, groups=both["patient_id"].to_numpy(), metric="brier"
-            )
-            said = " | ".join(f"{estimates[one]:.3f}" for one in MEASURES)
-            told[table].append(f"| {table.split('.')[0]} | {kind} | {brier:.4f} | {lead:+.4f} | {said} |")
-    print("| of | calibrate | Brier | less none | calibration error | slope | intercept |")
-    print("|---|---|---|---|---|---|---|")
-    for lines in told.values():
-        print("\n".join(lines))
+            more = ["--calibrate", kind, "--seeds", str(SEEDS), "--final", "none"]
+            command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options, *more]
+            subprocess.run(command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL)
+            experiment = client.get_experiment_by_name("recalibration")
+            frames = {}
+            for run in client.search_runs([experiment.experiment_id], f"params.calibrate = '{kind}'"):
+                if "oof.parquet" in [item.path for item in client.list_artifacts(run.info.run_id)]:
+                    target = Path(name) / run.info.run_id
+                    target.mkdir(exist_ok=True)
+                    frame = pd.read_parquet(client.download_artifacts(run.info.run_id, "oof.parquet", str(target)))
+                    frames[int(run.data.params["seed"])] = frame
+            answers[kind] = pd.concat([frames[seed] for seed in range(SEEDS)])
+    print("| calibrate | Brier | less none | calibration error | slope | intercept |")
+    print("|---|---|---|---|---|---|")
+    for kind, frame in answers.items():
+        labels, patients = frame["label"].to_numpy(), frame["patient_id"].to_numpy()
+        own = frame["probability" if kind == "none" else "calibrated"].to_numpy()
+        lead = bootstrap_difference(labels, own, answers["none"]["probability"], groups=patients, metric="brier")
+        estimates = calibration_estimates(labels, own, patients)
+        said = " | ".join(f"{estimates[one]:.3f}" for one in MEASURES)
+        print(f"| {kind} | {((labels - own) ** 2).mean():.4f} | {lead:+.4f} | {said} |")
 
 
 def main() -> None:
