@@ -7,9 +7,9 @@ Simulated: patients with a lesion in two views, whose normal scores are correlat
 probability follows from the score, and the models answer with another one: `right`; `extreme`, its logit doubled, and
 0.5 too high; `timid`, its logit times 0.6; `bent`, its square. Four folds' models and the refit are each off by a shift
 of their own beside that, normal with the standard deviation `--between` of the logit. Out of fold is what the product
-publishes: each fold through a map fitted on the others. Served is a map fitted on all out-of-fold rows, behind a refit,
-on 8,000 fresh patches. Errors are true ones, over the mean in the estimator's bins for out of fold. `covered`: the
-share of data sets whose 95 % interval of the error, slope and intercept holds what those very maps do to fresh patches.
+publishes: each fold through a map fitted on the others. Served is a map fitted on all out-of-fold rows, behind a refit.
+True values are what those very maps do to 8,000 fresh patches, the error out of fold being one within folds, as the
+estimate is. `covered`: the share of data sets whose 95 % interval of error, slope and intercept holds the true one.
 
 Of the phantom: three seeds, the same folds trained once, each kind less `none` with 95 % intervals, patients resampled
 and seeds of a patient together.
@@ -84,7 +84,9 @@ def simulate(rows: int, answers: str, between: float, simulations: int) -> None:
             # each fold's map and model on a fourth of the fresh patches
             quarter = np.arange(FRESH) // 2 % FOLDS
             again = np.choose(quarter, [maps[k](fresh[k]) for k in range(FOLDS)])
-            wanted, found = true_measures(again, truth), calibration_estimates(labels, published, patients)
+            of_folds = [true_measures(again[quarter == k], truth[quarter == k])[0] for k in range(FOLDS)]
+            wanted = [float(np.sqrt(np.mean(np.square(of_folds)))), *true_measures(again, truth)[1:]]
+            found = calibration_estimates(labels, published, patients, folds)
             estimates = [found[name] for name in MEASURES]
             covered = [float(one.low <= value <= one.high) for one, value in zip(estimates, wanted, strict=True)]
             least = float((truth * (1 - truth)).mean())
