@@ -203,9 +203,9 @@ def log_scores(cv: CrossValidation) -> None:
     }
     if (by_lesion := said.by_lesion) is not None:
         estimates |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
-    if plan.experiment.final.calibrate != "none":
+    if CALIBRATED in cv.oof:  # which a trial's has not
         raw = cv.uncalibrated
-        before, after = (calibration_estimates(of.labels, of.probabilities, of.groups) for of in (raw, said))
+        before, after = (calibration_estimates(of.labels, of.probabilities, of.groups, of.folds) for of in (raw, said))
         before["brier"] = raw.estimate("brier")
         for prefix, found in ((Metric.OOF_UNCALIBRATED, before), (Metric.OOF, after)):
             estimates |= {f"{prefix}{name}": one for name, one in found.items()}
