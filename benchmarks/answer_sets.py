@@ -6,8 +6,8 @@ Patients have one to eight patches of one or both classes, which share a part of
 regressions of 10 features are trained as the product trains networks: four folds by patients, whose out-of-fold
 probabilities give the limits, and a refit on all rows. `out of fold`: each fold by limits of the others, as is
 published. `refit` and `mean` (of the folds' models) are the registered models, on 8,000 fresh patches of new patients,
-where the positive class is as frequent as in training (45 %) or has drifted (15 %). Coverage is the mean over data sets;
-its standard error is at most 0.4 % for 336 rows. `without patients`: the refit with every patch taken as one patient.
+where the positive class is as frequent as in training (45 %) or has drifted (15 %). Coverage is the mean over data
+sets. `without patients`: the refit with every patch taken as one patient.
 """
 
 from __future__ import annotations

@@ -56,11 +56,12 @@ def test_predict_writes_them(store, pretend):
     final = store.runs(fit="final")[-1]
     name, number = final.data.tags["mammo.registered_name"], final.data.tags["mammo.version"]
     target = store.where / "answers.csv"
+    phantom = next(pretend.cache.glob("phantom-*"))
     asked = (
         "--model",
         f"models:/{name}/{number}",
         "--input",
-        str(next(pretend.cache.glob("phantom-*"))),
+        str(phantom),
         "--output",
         str(target),
     )
@@ -81,7 +82,7 @@ def test_a_served_model_answers_with_them():
     metadata = {METADATA: {"mammo.answer_sets": sets, "classes": ["benign", "malignant"]}}
     for told, expected in ((metadata, {"set": ["benign", "refer", "malignant"], "coverage": 0.9}), ({}, {})):
         model = PyFuncModel(Model(metadata=told, signature=ModelSignature(schema)), Half())
-        body = json.dumps({"inputs": np.full((3, 2, 2, 1), 300).tolist()}).encode()
+        body = json.dumps({"inputs": np.arange(12).reshape(3, 2, 2, 1).tolist()}).encode()
         answer = json.loads(answer_request(body, "application/json", model, schema).response)
         assert answer.pop("predictions") == [pytest.approx([one]) for one in (0.1, 0.5, 0.9)]
         assert answer == expected
