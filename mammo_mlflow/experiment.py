@@ -26,7 +26,9 @@ What else changes has a version where it is made: random weights (`models/weight
 """
 
 TASKS = ("mass_calc", "benign_malignant")
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
+OPTIMIZERS = ("adam", "rmsprop", "sgd", "adamw")
+SCHEDULES = ("none", "cosine", "one_cycle")
+LOSSES = ("crossentropy", "focal")
 AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
 PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
@@ -93,6 +95,50 @@ class TrainingSpec:
         roles.STOPPED,
         added=True,
         moves="judging training vector",
+    )
+    weight_decay: float = parameter(
+        0.004,
+        "share of each weight, times the learning rate, that a step of adamw takes away; the others have none",
+        checks.below_one,
+        roles.ADAMW,
+        added=True,
+        moves=VECTOR,
+    )
+    schedule: str = parameter(
+        "none",
+        "course of the learning rate over each stage: none (constant), cosine (down to 0) or one_cycle (up, then down)",
+        checks.one_of(*SCHEDULES),
+        added=True,
+        moves=VECTOR,
+    )
+    warm_up: float = parameter(
+        0.0,
+        "share of the steps of each stage in which the learning rate rises from 0; one_cycle has its own rise",
+        checks.below_one,
+        roles.WARMED,
+        added=True,
+        moves=VECTOR,
+    )
+    loss: str = parameter(
+        "crossentropy", "what training minimises: crossentropy or focal", checks.one_of(*LOSSES), added=True
+    )
+    focal_gamma: float = parameter(
+        2.0,
+        "how much less the focal loss counts patches that are answered well already",
+        checks.number_from(1, 10),  # below 1 its gradient is infinite where a probability is 0 or 1
+        roles.FOCAL,
+        added=True,
+        moves=VECTOR,
+    )
+    label_smoothing: float = parameter(
+        0.0, "share of each label that training moves towards 0.5", checks.below_one, added=True, moves=VECTOR
+    )
+    weight_average: int = parameter(
+        1,
+        "last epochs of each stage whose weights are averaged; 1 takes those of the last alone",
+        checks.whole_number(1, 100_000),
+        added=True,
+        moves=VECTOR,
     )
     precision: str = roles.precise("auto", "precision of the convolutions", checks.one_of(*PRECISIONS))
     threads: int = roles.place(
@@ -189,6 +235,9 @@ class Experiment:
             raise expected(
                 "control", "shuffled or none for Siamese networks, which see the baseline anyway", "'baseline'"
             )
+        if self.training.weight_average > 1 and self.training.early_stop:
+            wanted = "1 beside early_stop, which keeps the weights of one epoch"
+            raise expected("weight_average", wanted, self.training.weight_average)
         if self.final.tta == "views" and self.views == 0:
             raise expected("tta", "flips or none where no views are cached", "'views'")
         if self.trained_whole and self.model.unfrozen_layers:
