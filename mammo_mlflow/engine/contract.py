@@ -134,8 +134,8 @@ class Engine(Protocol):
 
         With early stopping the weights of the epoch with the least inner loss are kept. All losses told are the one
         that is minimised, but for class weights on held-out rows, and those of the epoch's own weights, also where some
-        are averaged. The fits' networks have one structure, and their stages one name. Of heads that can be rebuilt, rates
-        of dropout may differ, and numbers of epochs. A head gets the same numbers whatever beside it, to the last
+        are averaged. The fits' networks have one structure, and their stages one name. Of heads that can be rebuilt,
+        rates of dropout may differ, and numbers of epochs. A head gets the same numbers whatever beside it, to the last
         digit, in all calls of one `size`: the most heads of such a call; with 0 roundings may differ.
         """
         ...
