@@ -25,6 +25,8 @@ TASKS: dict[str, tuple[str, str]] = {
     "benign_malignant": ("benign", "malignant"),
 }
 """The classes of each task: what targets 0 and 1 mean."""
+LESION_COLUMNS = ("patient_id", "side", "abnormality_id")
+"""The columns of a groups file that tell which abnormalities are views of one lesion."""
 DUPLICATES = ("warn", "error")
 PHANTOM_FILE, PREPARED_FILE = "phantom.json", "prepare.json"
 """The files that a phantom and an ingest of CBIS-DDSM write beside their arrays; both hold the patch size in pixels."""
@@ -95,6 +97,20 @@ class Split:
     def patient_ids(self) -> np.ndarray | None:
         """The patient of each abnormality, str (n,), or None where patients are unknown."""
         return None if self.groups is None else self.groups["patient_id"].to_numpy(dtype=str)
+
+    @property
+    def lesions(self) -> np.ndarray | None:
+        """The lesion of each abnormality, str (n,): patient, side, abnormality_id, and whether mass or calcification.
+
+        None where one of `LESION_COLUMNS` is not known. An abnormality whose side or number is empty is one of its own.
+        """
+        if self.groups is None or not set(LESION_COLUMNS) <= set(self.groups):
+            return None
+        names = self.groups[[*LESION_COLUMNS]].astype(str)
+        # masses and calcifications of a breast are numbered apart
+        found = names.agg(" ".join, axis=1) + np.where(self.types > 2, " calcification", " mass")
+        alone = (names == "").any(axis=1).to_numpy()
+        return np.where(alone, [f"{name} row {row}" for row, name in enumerate(found)], found.to_numpy(dtype=str))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,7 +13,7 @@ EPSILON = 1e-7
 
 
 def make_loss(name: str, gamma: float | Tensor, smoothing: float = 0.0) -> keras.losses.Loss:
-    """Make Keras's loss of a name of `experiment.LOSSES`; `gamma` is the focal loss's (Lin et al. 2017)."""
+    """Make Keras's loss of a name of `training_spec.LOSSES`; `gamma` is the focal loss's (Lin et al. 2017)."""
     if name == "focal":
         return keras.losses.BinaryFocalCrossentropy(gamma=gamma, label_smoothing=smoothing)
     return keras.losses.BinaryCrossentropy(label_smoothing=smoothing)

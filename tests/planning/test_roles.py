@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mammo_mlflow import experiment, model_spec
+from mammo_mlflow import experiment, model_spec, training_spec
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import NETWORKS, ModelSpec, build, parameters
 from mammo_mlflow.jobs.contracts import DescribeJob
@@ -27,7 +27,13 @@ OTHERWISE = {
     "weight_average": {"early_stop": 0},
 }
 """What these few stand beside instead."""
-NAMES = [n for module in (experiment, model_spec) for t in vars(module).values() if isinstance(t, tuple) for n in t]
+NAMES = [
+    n
+    for module in (experiment, model_spec, training_spec)
+    for t in vars(module).values()
+    if isinstance(t, tuple)
+    for n in t
+]
 TEXTS = ["random", "8/2-8,16-16", "16-8", "balanced", "youden", *(name for name in NAMES if isinstance(name, str))]
 TRIED = [("pretrained", "vgg16"), ("scratch", "m1"), ("siamese", "vgg16"), ("siamese", "scratch"), ("texture", "laws")]
 TRIED += [("conditioned", "a"), ("conditioned", "c")]
