@@ -45,6 +45,9 @@ class Users(NamedTuple):
 
 ALL = Users()
 SGD = Users(counts=lambda experiment: experiment.training.optimizer == "sgd")
+ADAMW = Users(counts=lambda experiment: experiment.training.optimizer == "adamw")
+WARMED = Users(counts=lambda experiment: experiment.training.schedule != "one_cycle")
+FOCAL = Users(counts=lambda experiment: experiment.training.loss == "focal")
 STOPPED = Users(counts=lambda experiment: experiment.training.early_stop > 0)
 ENCODED = Users(("pretrained", "scratch", "siamese", "texture"))
 POOLED = Users(("pretrained", "scratch", "siamese"))
