@@ -82,7 +82,7 @@ def test_a_served_model_answers_with_them():
     metadata = {METADATA: {"mammo.answer_sets": sets, "classes": ["benign", "malignant"]}}
     for told, expected in ((metadata, {"set": ["benign", "refer", "malignant"], "coverage": 0.9}), ({}, {})):
         model = PyFuncModel(Model(metadata=told, signature=ModelSignature(schema)), Half())
-        body = json.dumps({"inputs": np.arange(12).reshape(3, 2, 2, 1).tolist()}).encode()
+        body = json.dumps({"inputs": (1000 * np.arange(1, 13)).reshape(3, 2, 2, 1).tolist()}).encode()
         answer = json.loads(answer_request(body, "application/json", model, schema).response)
         assert answer.pop("predictions") == [pytest.approx([one]) for one in (0.1, 0.5, 0.9)]
         assert answer == expected
