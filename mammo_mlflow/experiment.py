@@ -37,11 +37,14 @@ CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
 VECTOR = "training vector"
 """What a parameter of training moves in which the fits of one compiled program can differ (`roles`)."""
-PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
-"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification."""
+PATCH, BASELINE, OTHER_VIEW, ABNORMALITY_TYPE = "patch", "baseline", "other_view", "abnormality_type"
+"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification.
+
+`other_view` is the abnormality of another row: the same lesion in its other view (`data.patches.Split.other_views`).
+"""
 FEATURES, CONDITION = "features", "condition"
 """The inputs of a conditioned model's tail: features, and the probability or class of a calcification."""
-ROWS = {BASELINE: 0, PATCH: 1}
+ROWS = {BASELINE: 0, PATCH: 1, OTHER_VIEW: 1}
 """Where each lies in a data file: baselines in the even rows, abnormalities in the odd ones."""
 
 
@@ -189,6 +192,8 @@ class Experiment:
             raise expected(
                 "control", "shuffled or none for Siamese networks, which see the baseline anyway", "'baseline'"
             )
+        if self.family == "views" and self.cv.control == "baseline":
+            raise expected("control", "shuffled or none for networks of a lesion's two views", "'baseline'")
         if self.final.tta == "views" and self.views == 0:
             raise expected("tta", "flips or none where no views are cached", "'views'")
         if self.trained_whole and self.model.unfrozen_layers:
@@ -209,6 +214,8 @@ class Experiment:
         """The image inputs of the network by name, each with the first row it reads of a tensor file (`ROWS`)."""
         if self.family == "siamese":
             return {BASELINE: ROWS[BASELINE], PATCH: ROWS[PATCH]}
+        if self.family == "views":
+            return {PATCH: ROWS[PATCH], OTHER_VIEW: ROWS[OTHER_VIEW]}
         return {PATCH: ROWS[BASELINE if self.cv.control == "baseline" else PATCH]}
 
     def flat(self) -> dict[str, checks.Value]:

@@ -78,6 +78,8 @@ class Tag:
     REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
     FILES_SHA256 = "mammo.files_sha256"
+    # of networks of two views: how many training and test abnormalities have no other view, so that each is its own
+    SINGLE_VIEWS = "mammo.single_views"
     # on the run of `reproduce`: the steps that are done; its metric `seconds` has by step number what each took
     STEPS = "mammo.steps"
 

@@ -65,7 +65,7 @@ def part(made, folder):
     base = network_encoder(network)
     cut = 0 if base.trainable_weights else deepest_cut(base, model.unfrozen_layers)
     features = base.output.shape[1:]
-    head = build_head(joined_shape(features, len(sides), model.difference), model)
+    head = build_head(joined_shape(features, sides, model.difference), model)
     tail = build_tail(suffix(base, cut), head, sides, model.difference, features)
     return Part(network, NO_WEIGHTS, cut, (_saved(tail, folder),) * (2 if made.final.final == "fold_average" else 1))
 

@@ -67,6 +67,7 @@ class FinalModelBuilder(ModelBuilder):
             transferred=True,
             sides=plan.sides,
             constants=plan.constants(plan.patch_set.test.types),
+            places=plan.places,
             parts=() if plan.base is None else plan.base.versions,
             reuses_runs=True,
         )
