@@ -29,10 +29,10 @@ MARGIN = 0.03
 SEEDS = 3
 
 
-def out_of_fold(folder: Path, views: int, options: list[str]) -> list[pd.DataFrame]:
+def out_of_fold(folder: Path, views: int, options: list[str], family: str = "pretrained") -> list[pd.DataFrame]:
     """The out-of-fold predictions of each seed."""
-    store = f"sqlite:///{folder}/views{views}.db"
-    command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options]
+    store = f"sqlite:///{folder}/{family}{views}.db"
+    command = [sys.executable, "-m", "mammo_mlflow", family, *options]
     command += ["--views", str(views), "--seeds", str(SEEDS), "--final", "none"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "views"}
     subprocess.run(command, cwd=folder, env=environment, check=True)

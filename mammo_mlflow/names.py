@@ -22,7 +22,7 @@ class Tag:
     """The tags of runs and of registered versions."""
 
     # what was run; set: `pretrained`, `tuned`, `scratch` (the four settings that the paper keeps, on the common 4
-    # folds), `siamese`, `conditioned`, `protocol` (hold-outs, and those that only serve a table), `control` or
+    # folds), `siamese`, `views`, `conditioned`, `protocol` (hold-outs, and those that only serve a table), `control` or
     # `ensemble`
     TASK, FAMILY, BACKBONE = "mammo.task", "mammo.family", "mammo.backbone"
     UNFROZEN, SET, PRESET = "mammo.unfrozen", "mammo.set", "mammo.preset"

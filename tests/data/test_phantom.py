@@ -186,7 +186,16 @@ def test_two_views_have_to_be_compared():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("views", 3), ("train", 15), ("test", 0), ("size", 31), ("size", 150.0), ("seed", -1), ("train", "many"), ("test", True)],
+    [
+        ("views", 3),
+        ("train", 15),
+        ("test", 0),
+        ("size", 31),
+        ("size", 150.0),
+        ("seed", -1),
+        ("train", "many"),
+        ("test", True),
+    ],
 )
 def test_settings_are_checked(field, value):
     with pytest.raises(UserError, match=f"^phantom: {field}: expected a whole number from") as caught:
