@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from views_equivalence import SEEDS, out_of_fold
 
-from mammo_mlflow.data.patches import LESION
+from mammo_mlflow.data.patches import LESION_COLUMNS
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.estimate import Difference
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
@@ -37,9 +37,9 @@ DEFAULTS = {
 
 def by_lesion(patches: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     """The lesions of an out-of-fold table, a row for each: the mean of its patches' probabilities."""
-    told = patches[["patch", "label", "fold", "probability"]].join(groups[list(LESION)], on="patch")
+    told = patches[["patch", "label", "fold", "probability"]].join(groups[list(LESION_COLUMNS)], on="patch")
     return (
-        told.groupby([*LESION, "label", "fold"], sort=True)["probability"]
+        told.groupby([*LESION_COLUMNS, "label", "fold"], sort=True)["probability"]
         .agg(probability="mean", patches="size")
         .reset_index()
     )
@@ -63,7 +63,7 @@ def main() -> None:
     pairs = []
     for seed, (patches, other) in enumerate(zip(alone, joined, strict=True)):
         first, second = by_lesion(patches, groups), by_lesion(other, groups)
-        if not first[[*LESION, "fold"]].equals(second[[*LESION, "fold"]]):
+        if not first[[*LESION_COLUMNS, "fold"]].equals(second[[*LESION_COLUMNS, "fold"]]):
             raise SystemExit("the two were not trained on the same folds")
         aucs = [fold_auc(table["label"], table["probability"], table["fold"]) for table in (patches, first, second)]
         print(f"| {seed} | {' | '.join(f'{auc:.3f}' for auc in aucs)} | {difference([(first, second)]):+.3f} |")

@@ -31,6 +31,11 @@ AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
 PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
 TTAS = ("none", "flips", "views")
+UNITS = ("patch", "lesion")
+"""What thresholds are chosen on and gates judge; a lesion's views are averaged."""
+SEVERAL = {"patch": "patches", "lesion": "lesions"}
+"""The plural of each of `UNITS`."""
+CALIBRATIONS = ("none", "platt", "isotonic")
 PAIRINGS = ("joint", "independent")
 WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
@@ -148,6 +153,18 @@ class FinalSpec:
         added=True,
     )
     threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
+    unit: Literal["patch", "lesion"] = roles.finishing(
+        "patch",
+        "what the threshold is chosen on: patch, or lesion, the mean of its views' probabilities",
+        checks.one_of(*UNITS),
+        added=True,
+    )
+    calibrate: Literal["none", "platt", "isotonic"] = roles.finishing(
+        "none",
+        "recalibration fitted on out-of-fold predictions, inside the registered model: platt, isotonic, or none",
+        checks.one_of(*CALIBRATIONS),
+        added=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +213,8 @@ class Experiment:
             raise expected("control", "shuffled or none for networks of a lesion's two views", "'baseline'")
         if self.final.tta == "views" and self.views == 0:
             raise expected("tta", "flips or none where no views are cached", "'views'")
+        if self.final.calibrate != "none" and self.cv.holdout:
+            raise expected("calibrate", "none with a hold-out, which has no other fold", f"'{self.final.calibrate}'")
         if self.trained_whole and self.model.unfrozen_layers:
             raise expected("unfrozen_layers", "0 for an encoder trained from scratch", self.model.unfrozen_layers)
 

@@ -77,6 +77,8 @@ class Tag:
     # the final model; files: their sha256, as they were when it was registered
     REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
+    # how a recalibrated model's map was fitted, in words
+    RECALIBRATED = "mammo.recalibrated"
     FILES_SHA256 = "mammo.files_sha256"
     # of networks of two views: how many training and test abnormalities have no other view, so that each is its own
     SINGLE_VIEWS = "mammo.single_views"
@@ -93,6 +95,7 @@ class Artifact:
     FIT, PREDICTIONS, FACTS, TAIL = "fit", "predictions.parquet", "fit.json", "tail.keras"
     # of a final run, and of an ensemble: test predictions; the threshold, and what it was chosen on
     TEST, THRESHOLD = "test.parquet", "threshold.json"
+    RECALIBRATION = "recalibration.json"  # of a final run: the map that its model's answers go through
     FIGURES = "figures"  # of all of these, and of studies: the folder of figures
     COMPARISON = "comparison.csv"  # of runs that compare several
     # of an ensemble
@@ -111,13 +114,18 @@ class Metric:
     # of out-of-fold predictions, by metric; `oof_roc_auc` is the mean of the folds' AUCs weighted by positive ×
     # negative pairs, `oof_pooled_roc_auc` a diagnostic
     OOF, OOF_ROC_AUC, OOF_POOLED_ROC_AUC = "oof_", "oof_roc_auc", "oof_pooled_roc_auc"
+    # the same where the probabilities of a lesion's views are averaged
+    OOF_BY_LESION = "oof_by_lesion_"
+    # before recalibration: Brier score and calibration of the out-of-fold predictions, whose other metrics are after it
+    OOF_UNCALIBRATED = "oof_uncalibrated_"
     # of the test set, by metric, decided at 0.5
     TEST, TEST_ACCURACY, TEST_ROC_AUC = "test_", "test_accuracy", "test_roc_auc"
     # the same where a patient with abnormalities of both classes counts once for each
     BY_PATIENT = "test_by_patient_"
-    AT_THRESHOLD = "at_threshold_"  # behind either: decided at the stored threshold
-    # how many patches and patients the test set has
-    TEST_PATCHES, TEST_PATIENTS = "test_patches", "test_patients"
+    BY_LESION = "test_by_lesion_"  # the same where the probabilities of a lesion's views are averaged
+    AT_THRESHOLD = "at_threshold_"  # behind each of the three: decided at the stored threshold
+    # how many patches, patients and lesions the test set has
+    TEST_PATCHES, TEST_PATIENTS, TEST_LESIONS = "test_patches", "test_patients", "test_lesions"
     THRESHOLD = "threshold"  # the threshold of the final model
     OBJECTIVE = "objective_"  # of a trial, by objective, with `_trials_mean` and `_sd` on the study
     # on a study: the best trial's objectives, and how many trials ended how

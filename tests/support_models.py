@@ -16,6 +16,7 @@ from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.ensembles.methods import fit_ensembles
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.evaluation.recalibration import RECALIBRATIONS
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, DIFFERENCES, NETWORKS, build
 from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, Part
 from mammo_mlflow.jobs.descriptions import Network
@@ -55,6 +56,9 @@ def experiments():
     add("scratch", "m1", final="fold_average")
     for family, network in (("scratch", "m1"), ("siamese", "scratch"), ("views", "vgg16"), ("conditioned", "c")):
         add(family, network, tta="flips" if family != "conditioned" else "views")
+    for kind in RECALIBRATIONS:
+        add("scratch", "m1", calibrate=kind)
+    add("siamese", "scratch", calibrate="isotonic", tta="flips")
     return found
 
 
@@ -91,6 +95,8 @@ def save(made, folder):
         examples[ABNORMALITY_TYPE] = np.ones((2, 1), np.float32)
     model = folder / "model"
     more["flips"] = made.final.tta != "none"
+    if fit := RECALIBRATIONS.get(made.final.calibrate):
+        more["recalibration"] = fit(np.arange(4) % 2, np.array([0.2, 0.5, 0.4, 0.6]))
     assembly.assemble_model(AssembleJob(name="", part=own, examples=examples, metadata={}, output=model, **more), None)
     return model
 

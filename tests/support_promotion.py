@@ -38,11 +38,17 @@ class Place:
         self.experiment = self.client.create_experiment("mammo", artifact_location=artifacts)
         self.writer = Writer(self.client, self.experiment, {})
 
-    def plant(self, name, probabilities, threshold=0.5, **tags):
-        """Register a candidate with these out-of-fold predictions: its version, as `name v1`."""
+    def plant(self, name, probabilities, threshold=0.5, views=1, **tags):
+        """Register a candidate with these out-of-fold predictions: its version, as `name v1`.
+
+        Several views are of lesions, one of each class a patient.
+        """
         run = self.writer.start_run(name, parent=None, tags={}, params={})
-        frame = pd.DataFrame({"patch": np.arange(N), "fold": PATIENTS % FOLDS, "label": LABELS})
-        frame["probability"], frame["patient_id"] = probabilities, PATIENTS
+        patients = PATIENTS // views
+        frame = pd.DataFrame({"patch": np.arange(N), "fold": patients % FOLDS, "label": LABELS})
+        frame["probability"], frame["patient_id"] = probabilities, patients
+        if views > 1:
+            frame["lesion"] = 2 * patients + LABELS
         frame.to_parquet(self.where / "oof.parquet")
         run.log_file(self.where / "oof.parquet")
         run.log_metrics({"test_roc_auc": 0.5, "test_roc_auc_low": 0.4, "test_roc_auc_high": 0.6})

@@ -304,7 +304,7 @@ def test_settings_tells_what_the_command_itself_sets(cli):
     assert rows["final_epochs"][-1] == "command"
     assert rows["workers"][1] == "1"
     searched = cli("search", *TASK, "--backbone", "vgg16", "--final", "none", command="settings")
-    assert "the best trial's model: final=none, final_epochs=0, threshold=0.5" in searched.out
+    assert "the best trial's model: final=none, final_epochs=0, tta=none, threshold=0.5" in searched.out
 
 
 def test_help_tells_what_a_command_sets_in_the_place_of_presets(cli):

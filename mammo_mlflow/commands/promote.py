@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import model_validator
 
+from mammo_mlflow import checks
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
 from mammo_mlflow.commands.shared import EXECUTOR, TASK, one_objective
 from mammo_mlflow.errors import Faults, expected
+from mammo_mlflow.experiment import UNITS
 
 
 class PromoteOptions(CommandOptions):
@@ -31,6 +33,9 @@ class PromoteOptions(CommandOptions):
     specificity_loss: Annotated[float, Option("loss of specificity against the champion that is allowed", JUDGING)] = (
         0.05
     )
+    unit: Annotated[
+        str, Option("what the gates judge: patch, or lesion, whose views are averaged", JUDGING, checks.one_of(*UNITS))
+    ] = "patch"
     rollback: Annotated[bool, Option("go back to the champion before", JUDGING)] = False
     executor: Annotated[str, EXECUTOR] = "process"
 

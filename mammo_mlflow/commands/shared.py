@@ -106,8 +106,8 @@ class TrainingOptions(WorkbenchOptions, DeviceOptions):
     preset: Annotated[
         str,
         Option(
-            "table of parameter values: the paper's, its chapter 4's protocols (table, scratch alone) or quick ones; "
-            "auto is quick on phantom data, else paper",
+            "table of parameter values: the paper's, its chapter 4's protocols (table, scratch alone), quick ones, or "
+            "the paper's with what helps beside them (best); auto is quick on phantom data, else paper",
             MODEL,
             checks.one_of("auto", *PRESETS),
         ),

@@ -25,9 +25,9 @@ TASKS: dict[str, tuple[str, str]] = {
     "benign_malignant": ("benign", "malignant"),
 }
 """The classes of each task: what targets 0 and 1 mean."""
+LESION_COLUMNS = ("patient_id", "side", "abnormality_id")
+"""The columns of a groups file that tell which abnormalities are views of one lesion."""
 DUPLICATES = ("warn", "error")
-LESION = ("patient_id", "side", "abnormality_id")
-"""The columns of a groups file that tell one lesion from another; `view` tells its films apart."""
 PHANTOM_FILE, PREPARED_FILE = "phantom.json", "prepare.json"
 """The files that a phantom and an ingest of CBIS-DDSM write beside their arrays; both hold the patch size in pixels."""
 
@@ -98,30 +98,36 @@ class Split:
         """The patient of each abnormality, str (n,), or None where patients are unknown."""
         return None if self.groups is None else self.groups["patient_id"].to_numpy(dtype=str)
 
+    @property
+    def lesions(self) -> np.ndarray | None:
+        """The lesion of each abnormality, str (n,): patient, side, abnormality_id, and whether mass or calcification.
+
+        None where one of `LESION_COLUMNS` is not known. An abnormality whose side or number is empty is one of its own.
+        """
+        if self.groups is None or not set(LESION_COLUMNS) <= set(self.groups):
+            return None
+        names = self.groups[[*LESION_COLUMNS]].astype(str)
+        # masses and calcifications of a breast are numbered apart
+        found = names.agg(" ".join, axis=1) + np.where(self.types > 2, " calcification", " mass")
+        alone = (names == "").any(axis=1).to_numpy()
+        return np.where(alone, [f"{name} row {row}" for row, name in enumerate(found)], found.to_numpy(dtype=str))
+
     def other_views(self) -> np.ndarray:
-        """For each abnormality the place of the same lesion's other view, as of `find_other_views`."""
-        return find_other_views(self.groups, self.types, f"{SPLITS[self.name]}_groups.csv")
+        """For each abnormality the place of its lesion in the other view: int64 (n,), its own place if there is none.
 
-
-def find_other_views(groups: pd.DataFrame | None, types: np.ndarray, file: str) -> np.ndarray:
-    """For each abnormality the place of the same lesion in its other view: int64 (n,), its own place if there is none.
-
-    A lesion is what has one patient, side, number and kind (mass or calcification, which are numbered apart). Of
-    several in another view the first is taken. Raises `UserError` where the groups, those of `file`, do not tell.
-    """
-    wanted = (*LESION, "view")
-    if groups is None:
-        raise expected(file, f"a file with {', '.join(wanted)}, which tells the views of a lesion", "none")
-    if missing := [name for name in wanted if name not in groups]:
-        raise expected(f"{file}: columns", ", ".join(wanted), f"no {', '.join(missing)}")
-    if len(groups) != len(types):
-        raise expected(f"{file}: rows", f"{len(types)}, one for each abnormality", len(groups))
-    views, found = groups["view"].to_numpy(dtype=str), np.arange(len(groups), dtype=np.int64)
-    lesions = groups[list(LESION)].assign(kind=targets(types, "mass_calc"))
-    for rows in lesions.groupby(list(lesions)).indices.values():
-        for row in rows:
-            found[row] = next((other for other in rows if views[other] != views[row]), row)
-    return found
+        Of several in another view the first is taken. Raises `UserError` where the groups file does not tell.
+        """
+        file, wanted, lesions = f"{SPLITS[self.name]}_groups.csv", (*LESION_COLUMNS, "view"), self.lesions
+        if self.groups is None:
+            raise expected(file, f"a file with {', '.join(wanted)}, which tells the views of a lesion", "none")
+        if lesions is None or "view" not in self.groups:
+            missing = [name for name in wanted if name not in self.groups]
+            raise expected(f"{file}: columns", ", ".join(wanted), f"no {', '.join(missing)}")
+        views, found = self.groups["view"].to_numpy(dtype=str), np.arange(len(self), dtype=np.int64)
+        for rows in pd.Series(lesions).groupby(lesions).indices.values():
+            for row in rows:
+                found[row] = next((other for other in rows if views[other] != views[row]), row)
+        return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

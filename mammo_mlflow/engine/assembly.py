@@ -9,10 +9,13 @@ from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import answer_example, load_keras_model, save_keras_model
 from mammo_mlflow.engine.inputs import read_batches
+from mammo_mlflow.evaluation.calibration import LEAST
+from mammo_mlflow.evaluation.recalibration import IsotonicMap, PlattMap
 from mammo_mlflow.jobs.contracts import AssembleJob, Emit, Part, PredictJob, StepsDone, TryJob
 from mammo_mlflow.models.conditioned import join_condition
 from mammo_mlflow.models.flips import average_flips
 from mammo_mlflow.models.network import join_tails, load_weights
+from mammo_mlflow.models.recalibrated import append_isotonic, append_platt
 from mammo_mlflow.models.siamese import before_head
 from mammo_mlflow.models.tensors import as_model_input
 
@@ -31,6 +34,11 @@ def assemble_model(job: AssembleJob, emit: Emit) -> None:
         model = join_condition(features, condition, tail, network.image_size, as_class)
     if job.flips:
         model = average_flips(model)
+    match job.recalibration:
+        case PlattMap(slope, intercept):
+            model = append_platt(model, slope, intercept, LEAST)
+        case IsotonicMap(x, y):
+            model = append_isotonic(model, x, y)
     model.trainable = False
     save_keras_model(model, job.output, job.examples, job.metadata)
 

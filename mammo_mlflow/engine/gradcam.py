@@ -21,6 +21,7 @@ from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.experiment import PATCH
 from mammo_mlflow.jobs.contracts import Emit, ExplainJob
+from mammo_mlflow.models.recalibrated import before_map
 from mammo_mlflow.models.tensors import Tensor, as_model_input
 
 BATCH = 8
@@ -38,7 +39,8 @@ _NO_MAPS = (
 def explain(job: ExplainJob, emit: Emit) -> int:
     """Draw a figure of Grad-CAM maps for each abnormality of a tensor file; return their number; emit `StepsDone`."""
     set_threads(job.threads)
-    model = keras.saving.load_model(job.model, compile=False, safe_mode=True)
+    # a rising map behind the probability changes no region, and would hide the sigmoid before it
+    model = before_map(keras.saving.load_model(job.model, compile=False, safe_mode=True))
     total, where = 0, None
     for batch in read_batches(job, BATCH, emit):
         given = {name: patches.astype(np.float32) for name, patches in batch.items()}

@@ -115,7 +115,11 @@ def fit_methods(
     probabilities = np.column_stack([member.base_model.out_of_fold for member in members])
     try:
         data = OutOfFold(
-            labels=targets(train.types, task), probabilities=probabilities, folds=folds, groups=train.patient_ids
+            labels=targets(train.types, task),
+            probabilities=probabilities,
+            folds=folds,
+            groups=train.patient_ids,
+            lesions=train.lesions,
         )
         ensembles = fit_ensembles(data, objective, seed=seed, known=methods)
     except UserError as problem:

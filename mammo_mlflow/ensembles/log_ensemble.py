@@ -22,6 +22,8 @@ def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str) -> None
     plan, names, chosen = fitted.members[0].plan, fitted.names, fitted.ensembles[method]
     frame = folds_frame(plan.patch_set.train, fitted.data.folds)
     frame["label"], frame["probability"] = fitted.data.labels, chosen.probabilities
+    if (lesions := plan.patch_set.train.lesions) is not None:
+        frame["lesion"] = lesions
     run.log_table(frame, Artifact.OOF)
     run.log_table(plan.folds_frame(), Artifact.FOLDS)
     header, rows = fitted.table()

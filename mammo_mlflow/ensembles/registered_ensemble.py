@@ -153,9 +153,11 @@ class EnsembleBuilder(ModelBuilder):
         """The ensemble's probabilities: the first column of the answers, float (m, 2 + members).
 
         The members' columns are compared with their stored test probabilities; a difference is logged as a warning.
+        Members stand in an ensemble without their recalibration, and recalibrated ones are not compared.
         """
-        stored = np.column_stack([member.test for member in self._fitted.members])
-        apart = float(np.abs(answers[:, 2:] - stored).max())
+        members = enumerate(self._fitted.members, 2)
+        alike = {n: one.test for n, one in members if one.plan.experiment.final.calibrate == "none"}
+        apart = max((float(np.abs(answers[:, n] - stored).max()) for n, stored in alike.items()), default=0.0)
         run.log_metrics({"member_test_difference_max": apart})
         if apart > CLOSE:
             _log.warning("a member answers up to %.2g differently inside of the ensemble than it did alone", apart)
@@ -165,7 +167,10 @@ class EnsembleBuilder(ModelBuilder):
         """The estimates to log: the nested score of every method, and this ensemble's also as its out-of-fold score."""
         nested = {f"{Metric.NESTED}{method}": one.nested for method, one in self._fitted.ensembles.items()}
         objective = self._fitted.objective.name.replace("=", "_")
-        return nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
+        found = nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
+        if (by_lesion := self.recipe.predictions.by_lesion) is not None:
+            found |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
+        return found
 
     def log_after(self, run: TrackedRun, test: pd.DataFrame) -> str:
         """Log how the ensemble compares with its members on the test set; returns the verdict's sentence."""

@@ -10,8 +10,9 @@ import pandas as pd
 
 from mammo_mlflow.estimate import Difference, Estimate
 from mammo_mlflow.evaluation import weighted
-from mammo_mlflow.evaluation.intervals import bootstrap_difference, metric_estimate
+from mammo_mlflow.evaluation.intervals import bootstrap_difference, metric_estimate, score_estimates
 from mammo_mlflow.evaluation.metrics import out_of_fold
+from mammo_mlflow.evaluation.units import per_lesion
 from mammo_mlflow.evaluation.weighted import Floats, Ints
 
 
@@ -21,8 +22,8 @@ class OutOfFold:
 
     Array-likes are converted on creation to: `labels` int64 (n,) of 0 and 1; `probabilities` float64 (n,), or (n, m) of
     m members; `folds` int64 (n,), numbered from 0 in the order of their names; `groups` int64 (n,), the patients, or
-    None where they are not known; `patches` int (n,) are the patches' rows in the training set, or None. `threshold` is
-    the model's decision threshold.
+    None where they are not known; `lesions` likewise; `patches` int (n,) are the patches' rows in the training set, or
+    None. `threshold` is the model's decision threshold.
 
     Raises ValueError for arrays that do not fit together or a patient in two folds, UserError for probabilities
     outside [0, 1].
@@ -33,6 +34,7 @@ class OutOfFold:
     folds: Ints
     groups: Ints | None = None
     patches: Ints | None = None
+    lesions: Ints | None = None
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
@@ -47,16 +49,21 @@ class OutOfFold:
         if self.groups is not None:
             found["groups"] = patients = weighted.codes("groups", self.groups, labels.size)
             weighted.check_whole(patients, folds)
+        if self.lesions is not None:
+            found["lesions"] = weighted.codes("lesions", self.lesions, labels.size)
         for name, array in found.items():
             object.__setattr__(self, name, array)
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame, threshold: float = 0.5) -> OutOfFold:
-        """Read a frame with columns label, probability, fold and, where known, patient_id and patch."""
+        """Read a frame with columns label, probability, fold and, where known, patient_id, patch and lesion.
+
+        A column `calibrated` stands for the probability where there is one.
+        """
         more = {name: frame[column] for name, column in _OPTIONAL.items() if column in frame}
         return cls(
             labels=frame["label"],
-            probabilities=frame["probability"],
+            probabilities=frame[CALIBRATED if CALIBRATED in frame else "probability"],
             folds=frame["fold"],
             threshold=threshold,
             **more,
@@ -81,6 +88,18 @@ class OutOfFold:
         """A copy with other probabilities, float (n,) or (n, m), of the same patches."""
         return replace(self, probabilities=probabilities)
 
+    @property
+    def by_lesion(self) -> OutOfFold | None:
+        """The same model's predictions with a row for each lesion (`units.per_lesion`); None where lesions are unknown.
+
+        A lesion's patch is the first of its views. For the probabilities of one model.
+        """
+        if self.lesions is None:
+            return None
+        known = {column: array for name, column in _OPTIONAL.items() if (array := getattr(self, name)) is not None}
+        columns = {"fold": self.folds, "label": self.labels, "probability": self.probabilities, **known}
+        return OutOfFold.of_frame(per_lesion(pd.DataFrame(columns)), self.threshold)
+
     def without(self, fold: int | None) -> OutOfFold:
         """A copy without the rows of one fold (None: with all rows); the other folds keep their numbers."""
         if fold is None:
@@ -104,10 +123,17 @@ class OutOfFold:
         arrays = self.labels, self.probabilities, self.folds, self.groups
         return metric_estimate(metric, *arrays, resamples=resamples, seed=seed)
 
+    def estimates(self) -> dict[str, Estimate]:
+        """Every rate of `metrics.RATES` at 0.5 with its interval, by name; ROC AUC is computed within folds."""
+        found = score_estimates(self.labels, self.probabilities, groups=self.groups)
+        return found | {"roc_auc": self.estimate("roc_auc")}
+
     def less(self, other: OutOfFold, metric: str = "roc_auc", confidence: float = 0.95) -> Difference:
         """The metric's paired difference, these less `other` on the same patches (`intervals.bootstrap_difference`)."""
         arrays = self.labels, self.probabilities, other.probabilities, self.folds, self.groups
         return bootstrap_difference(*arrays, confidence=confidence, metric=metric)
 
 
-_OPTIONAL = {"groups": "patient_id", "patches": "patch"}
+CALIBRATED = "calibrated"
+"""The column of tables of out-of-fold predictions that has the recalibrated probability."""
+_OPTIONAL = {"groups": "patient_id", "patches": "patch", "lesions": "lesion"}

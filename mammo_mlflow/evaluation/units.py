@@ -1,4 +1,4 @@
-"""Predictions per patient instead of per patch."""
+"""Predictions per patient or per lesion instead of per patch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from mammo_mlflow.evaluation import weighted
+
+
+def per_lesion(frame: pd.DataFrame) -> pd.DataFrame:
+    """Average the views of each lesion: a row for each lesion, fold and class, in order of first appearance.
+
+    `frame` has columns lesion, label and probability, and where there are several folds fold; a lesion whose views are
+    labelled differently counts once for each class. Other columns are those of the lesion's first row.
+    """
+    by = [name for name in ("lesion", "fold", "label") if name in frame]
+    grouped = frame.groupby(by, sort=False)
+    return grouped.first().assign(probability=grouped["probability"].mean()).reset_index()
 
 
 def per_patient(labels: npt.ArrayLike, probabilities: npt.ArrayLike, patient_ids: npt.ArrayLike) -> pd.DataFrame:

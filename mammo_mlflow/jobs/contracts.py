@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from mammo_mlflow.experiment import PATCH, ROWS, Experiment, that_move
 from mammo_mlflow.jobs.descriptions import Description, LayerCut, Network
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.models.weights import NetworkWeights
+
+if TYPE_CHECKING:  # every command imports the jobs, few need what evaluates
+    from mammo_mlflow.evaluation.recalibration import RecalibrationMap
 
 Answer = TypeVar("Answer", covariant=True)
 
@@ -281,7 +284,8 @@ class AssembleJob(Job[None]):
 
     `examples` are patches, uint16 (m, size, size, 1), or numbers (m, 1), by input. In a conditioned model `part` has no
     prefix: its inputs are the features of `features` and the prediction of `condition` (None: the true type). With
-    `flips` the model answers with the mean over the flips and quarter turns of its patches.
+    `flips` the model answers with the mean over the flips and quarter turns of its patches. `recalibration` is the map
+    that its answers go through last.
     """
 
     target = "mammo_mlflow.engine.assembly:assemble_model"
@@ -293,6 +297,7 @@ class AssembleJob(Job[None]):
     features: Part | None = None
     condition: Part | None = None
     flips: bool = False
+    recalibration: RecalibrationMap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES, check_backbone
-from mammo_mlflow.data.patches import PatchSet, check_classes, targets
+from mammo_mlflow.data.patches import LESION_COLUMNS, PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
 from mammo_mlflow.errors import UserError, expected, gathered
 from mammo_mlflow.evaluation.thresholds import parse_policy
@@ -90,6 +90,8 @@ class Planner:
         """Raise `UserError` where the data lack a class, or folds cannot be made."""
         if experiment.family == "conditioned":
             check_classes(self.patch_set.train.types, "mass_calc", "conditioned")
+        if experiment.final.unit == "lesion" and self.patch_set.train.lesions is None:
+            raise expected("unit", f"patch where train_groups.csv lacks {' or '.join(LESION_COLUMNS)}", "'lesion'")
         self.folds(experiment.cv, experiment.task)
 
     def _plan(self, devices: Devices, experiment: Experiment) -> Plan:

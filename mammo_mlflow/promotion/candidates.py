@@ -35,6 +35,7 @@ class PromotionSpec:
     objective: str
     calibration: float
     specificity_loss: float
+    unit: str
     rollback: bool
     executor: str
 
@@ -83,7 +84,7 @@ def find_candidates(
     for version in versions:
         one = Candidate(version=version)
         try:
-            one.predictions = stored_predictions(writer, version, folder)
+            one.predictions = stored_predictions(writer, version, folder, spec.unit)
             one.score = one.predictions.estimate(objective.name)
         except UserError as problem:
             one.gates.append(Gate("data", False, str(problem)))
@@ -109,10 +110,11 @@ def _all_candidates(writer: Writer, spec: PromotionSpec, champion: Version | Non
     return [one for one in candidates_of(writer.client, spec.task) if str(one) not in past]
 
 
-def stored_predictions(writer: Writer, version: Version, folder: Path) -> OutOfFold:
+def stored_predictions(writer: Writer, version: Version, folder: Path, unit: str) -> OutOfFold:
     """Fetch a version's stored out-of-fold predictions, nested ones of an ensemble, with its threshold.
 
-    They are fetched below `folder`. Raises `UserError` where they are gone or damaged.
+    They are of patches or lesions (`unit`), and fetched below `folder`. Raises `UserError` where they are gone or
+    damaged, or lesions are not known.
     """
     run_id = version.tags.get(Tag.CV_RUN_ID, version.run_id) or "-"
     path = None
@@ -122,10 +124,14 @@ def stored_predictions(writer: Writer, version: Version, folder: Path) -> OutOfF
         raise expected(f"{version}", "its out-of-fold predictions in the store", "none")
     try:
         frame = pd.read_parquet(path).sort_values("patch")
-        return OutOfFold.of_frame(frame, threshold_of(version))
+        by_patch = OutOfFold.of_frame(frame, threshold_of(version))
+        found = by_patch if unit == "patch" else by_patch.by_lesion
     except (OSError, ValueError, KeyError, TypeError, UserError) as problem:
-        found = str(problem).split("\n")[0]
-        raise expected(f"{version}: {Artifact.OOF}", "out-of-fold predictions", found) from None
+        said = str(problem).split("\n")[0]
+        raise expected(f"{version}: {Artifact.OOF}", "out-of-fold predictions", said) from None
+    if found is None:
+        raise expected(f"{version}: {Artifact.OOF}", "lesions, to be judged by them", "patches alone")
+    return found
 
 
 def stored_test(writer: Writer, version: Version) -> Estimate | None:

@@ -60,7 +60,7 @@ def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Pa
     rival = None
     if before is not None and not unreal:
         try:
-            rival = Rival(version=before, predictions=stored_predictions(writer, before, folder))
+            rival = Rival(version=before, predictions=stored_predictions(writer, before, folder, spec.unit))
         except UserError as problem:
             raise UserError(f"{problem}; {how_to_start_anew(spec.task)}") from None
     budget = judge_candidates(writer, spec, objective, candidates, rival, folder)

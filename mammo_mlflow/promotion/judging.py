@@ -15,7 +15,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.experiment import ABNORMALITY_TYPE
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, SEVERAL
 from mammo_mlflow.files import below
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
@@ -52,7 +52,7 @@ def judge_candidates(
     newest = max((one.version for one in candidates), key=lambda v: (PHANTOM not in v.disclosure, v.created))
     for one in candidates:
         if one.failed is None:
-            one.gates.append(_same_data(one, rival, newest, spec.task))
+            one.gates.append(_same_data(one, rival, newest, spec))
     budget = None if rival is None else _budget(writer, spec, objective, candidates, rival.version)
     outdone = None
     with closing(make_executor(spec.executor, 1)) as executor:
@@ -78,14 +78,14 @@ def how_to_start_anew(task: str) -> str:
     return f"to start anew on other data, delete the alias '{CHAMPION}' of {registered_name(task)}"
 
 
-def _same_data(one: Candidate, rival: Rival | None, newest: Version, task: str) -> Gate:
+def _same_data(one: Candidate, rival: Rival | None, newest: Version, spec: PromotionSpec) -> Gate:
     """The candidate's predictions are there, and of the champion's patches and folds."""
     whose = "the newest candidate" if rival is None else "the champion"
     data, p = data_of(newest if rival is None else rival.version), one.predictions
     if p is None or data_of(one.version) != data or (rival is not None and not p.same_patches(rival.predictions)):
-        how = "" if rival is None else f"; {how_to_start_anew(task)}"
+        how = "" if rival is None else f"; {how_to_start_anew(spec.task)}"
         return Gate("data", False, f"trained on other data or folds than {whose}{how}")
-    return Gate("data", True, f"the same {len(p.labels)} patches and folds as {whose}")
+    return Gate("data", True, f"the same {len(p.labels)} {SEVERAL[spec.unit]} and folds as {whose}")
 
 
 def _budget(
@@ -99,7 +99,8 @@ def _budget(
             except UserError as problem:
                 one.gates.append(Gate("better", False, str(problem)))
     standing = [(one.version, one.compared) for one in candidates if one.failed is None]
-    return budget_of(writer, spec.task, objective.name, champion, standing) if standing else None
+    compared = objective.name if spec.unit == "patch" else f"{objective.name} by {spec.unit}"
+    return budget_of(writer, spec.task, compared, champion, standing) if standing else None
 
 
 def _better(

@@ -21,10 +21,10 @@ from mammo_mlflow.evaluation.intervals import score_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats, Ints
-from mammo_mlflow.experiment import that_move
+from mammo_mlflow.experiment import parameters, that_move
 from mammo_mlflow.jobs.devices import computed_on
 from mammo_mlflow.names import Metric, Tag
-from mammo_mlflow.presets import preset_values
+from mammo_mlflow.presets import OF_THE_PAPER, OURS, preset_values
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, TRAIN, VALIDATION, Column, PaperRow, PaperTable
 from mammo_mlflow.report.printed_values import TEST_TYPES, PrintedValue, preferred_value, printed_matrices
 from mammo_mlflow.tracking.results import Result
@@ -52,12 +52,20 @@ class Cell(Estimate):
 
 @dataclass(frozen=True, eq=False)
 class ReportedModel:
-    """A model of the report: its label, final run, test predictions (a row a patch), and training time in seconds."""
+    """A model of the report: its label, final run, test predictions (a row a patch), and training time in seconds.
+
+    `of_folds` are the metrics of its cross-validation.
+    """
 
     label: str
     result: Result
     test: pd.DataFrame
     seconds: float = math.nan
+    of_folds: Mapping[str, float] = field(default_factory=dict)
+
+    def out_of_fold(self, name: str) -> Estimate:
+        """A metric of its cross-validation, with its interval."""
+        return Estimate.read(name, self.of_folds, {})
 
     @property
     def labels(self) -> Ints:
@@ -160,12 +168,15 @@ def candidates_for(row: PaperRow, results: Sequence[Result]) -> list[Result]:
 def other_settings(result: Result) -> list[str]:
     """The parameters, as `name=value`, in which a run of one of the paper's presets departs from the preset."""
     preset, family = result.tag(Tag.PRESET), result.tag(Tag.FAMILY)
-    if preset not in ("paper", "table") or family == "ensemble":
+    if preset not in OF_THE_PAPER or family == "ensemble":
         return []
     try:
         values = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
     except UserError:
         return []
+    # what the paper did not have, beside protocols, which are told by themselves
+    later = {item.name: item.default for item in parameters(family) if item.metadata["added"]}
+    values = {name: value for name, value in later.items() if name not in that_move("judging")} | values
     kept = {name: value for name, value in values.items() if name in result.params and name not in that_move("source")}
     return [f"{name}={result.params[name]}" for name, value in kept.items() if result.params[name] != str(value)]
 
@@ -175,7 +186,7 @@ def _rank(row: PaperRow, result: Result) -> tuple[bool, bool, bool, bool, int]:
     return (
         not _same_protocol(row, result),
         RANDOM in result.disclosure,
-        result.tag(Tag.PRESET) == "quick",
+        result.tag(Tag.PRESET) in OURS,
         bool(other_settings(result)),
         -result.ended,
     )
@@ -242,7 +253,7 @@ def _fill(row: PaperRow, table: PaperTable, runs: ReportedRuns) -> FilledRow:
     changed, stopped = other_settings(best), best.params.get("early_stop", "0") not in ("0", "")
     protocol = {
         "on the common 4 folds, not the protocol of the paper's table": not _same_protocol(row, best),
-        "quick preset, not the paper's settings": best.tag(Tag.PRESET) == "quick",
+        f"{best.tag(Tag.PRESET)} preset, not the paper's settings": best.tag(Tag.PRESET) in OURS,
         f"not the paper's settings: {', '.join(changed)}": bool(changed),
         f"computed on {device}": bool(device),
         "early stopping watched the patches of its validation scores, as in the paper": SCORED in best.disclosure,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.disclosure import BANNER, PHANTOM
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.differences import HEADER, differences
@@ -27,6 +28,15 @@ FOLD_WIDTH = 1000
 """Width in pixels at which the training curves of the folds, which the runs logged, are shown."""
 MOST_PIXELS = 20_000_000
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
+_TESTED = {"by patch": Metric.TEST, "by patient": Metric.BY_PATIENT, "by lesion": Metric.BY_LESION}
+_OUT_OF_FOLD = {"by patch": Metric.OOF, "by lesion": Metric.OOF_BY_LESION}
+_BEFORE_AND_AFTER = (Metric.OOF_UNCALIBRATED, Metric.OOF)
+_CALIBRATION = {
+    "calibration_error": "calibration error",
+    "brier": "Brier",
+    "calibration_slope": "slope",
+    "calibration_intercept": "intercept",
+}
 REPORT = "mlflow run . -e report -P data=DIR --env-manager local"
 PAIRS = {
     "first": "first",
@@ -165,10 +175,30 @@ def _task(
                 "marks": model.result.disclosure.marks,
                 "threshold": f"{model.threshold:.3f}",
                 "scores": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
+                "units": [
+                    _stored(of)
+                    for of in (
+                        *(model.result.estimate(f"{name}roc_auc") for name in _TESTED.values()),
+                        *(model.out_of_fold(f"{name}roc_auc") for name in _OUT_OF_FOLD.values()),
+                    )
+                ],
                 "seconds": "" if math.isnan(model.seconds) else f"{model.seconds:,.0f}",
             }
             for model in task.models
         ],
+        "recalibrated": [
+            {"label": model.label, "marks": model.result.disclosure.marks, "scores": scores, "said": said}
+            for model in task.models
+            if (said := model.result.tag(Tag.RECALIBRATED))
+            for scores in [
+                [_stored(model.out_of_fold(f"{when}{name}")) for name in _CALIBRATION for when in _BEFORE_AND_AFTER]
+            ]
+        ],
+        "calibration_columns": [
+            "model",
+            *(f"{text}, {w}" for text in _CALIBRATION.values() for w in ("before", "after")),
+        ],
+        "unit_columns": ["model", *(f"test, {name}" for name in _TESTED), *(f"out of fold, {n}" for n in _OUT_OF_FOLD)],
         "folds": [
             (label_of(model.result), small)
             for model in task.models
@@ -216,6 +246,11 @@ def _cell(name: str, value: object) -> str:
 def _estimate(model: ReportedModel | None, name: str) -> str:
     """A stored metric of a model with its interval, as text."""
     return "undefined" if model is None else str(model.result.estimate(name))
+
+
+def _stored(estimate: Estimate) -> str:
+    """An estimate as text; "" where none was logged."""
+    return "" if math.isnan(estimate.value) and not estimate.reason else str(estimate)
 
 
 def _shrunk(path: Path) -> str:

@@ -219,7 +219,14 @@ def _task(
             if one.result is not None and one.result.run_id in runs.tests:
                 results[one.result.run_id] = one.result
     models = tuple(
-        ReportedModel(label_of(one), one, runs.tests[one.run_id], _seconds(one, runs)) for one in results.values()
+        ReportedModel(
+            label_of(one),
+            one,
+            runs.tests[one.run_id],
+            _seconds(one, runs),
+            runs.metrics.get(one.cross_validation, {}),
+        )
+        for one in results.values()
     )
     groups_drawn = []
     for family, title, tuned, numbers in GROUPS:

@@ -171,7 +171,7 @@ class StudyCloser:
         first, begun, whose = self._spec.seed + self._spec.repeats, [], []
         for seed in range(first, first + self._fresh_seeds):
             for who, trial in settings.items():
-                plan = self._plan(trial, seed=seed, final="none")
+                plan = self._plan(trial, seed=seed, final="none", calibrate="none")
                 run = self._open("fresh", f"{who} {seed}", f"fresh seed {seed}: {who}: {plan.name}", plan)
                 begun.append((plan, run, f"fresh seed {seed} {who}"))
                 whose.append((who, seed))

@@ -35,6 +35,7 @@ from mammo_mlflow.jobs.contracts import (
     StepsDone,
     Suggestion,
     TryJob,
+    ViewsJob,
 )
 from mammo_mlflow.jobs.descriptions import Description, LayerCut
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
@@ -240,6 +241,15 @@ def _predict(job: PredictJob, emit: Emit) -> np.ndarray:
     return _probabilities(labels, *_read_network(job.model / "data" / "model.keras"))
 
 
+def _views(job: ViewsJob, emit: Emit) -> list[np.ndarray]:
+    """Answer test-time augmentation as the fits did, with another deviation of each patch and a little better."""
+    pairs = [(fit, _read_network(tail)) for fit, tail in zip(job.fits, job.tails, strict=True)]
+    emit(StepsDone(len(pairs), len(pairs)))
+    return [
+        _probabilities(fit.labels[fit.validation_rows], found + 0.1, seed + job.views) for fit, (found, seed) in pairs
+    ]
+
+
 def _try(job: TryJob, emit: Emit) -> dict[str, np.ndarray]:
     example = json.loads((job.model / "input_example.json").read_text())
     return {"probability": np.full(len(next(iter(example.values()))), 0.5)}
@@ -279,6 +289,7 @@ ANSWERS: dict[type[Job], Callable[..., object]] = {
     PredictJob: _predict,
     TryJob: _try,
     DrawJob: _draw,
+    ViewsJob: _views,
 }
 """By kind of job, what answers it. Ensembles join real networks, and maps are drawn over them: neither is here."""
 

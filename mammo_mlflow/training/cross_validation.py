@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.estimate import log_estimates
+from mammo_mlflow.evaluation.calibration import calibration_estimates
 from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
-from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.evaluation.out_of_fold import CALIBRATED, OutOfFold
+from mammo_mlflow.evaluation.recalibration import cross_fitted
 from mammo_mlflow.jobs.contracts import Event, FitJob, FitResult
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.jobs.workbench import Workbench
@@ -34,7 +36,8 @@ class CrossValidation:
     """A finished cross-validation: the results of its fits by name, and the out-of-fold predictions.
 
     `oof` has a row for each training abnormality: patch, fold from 0, label, probability and, where they are known,
-    patient_id. `fold_scores` has a row for each fold, with its rates.
+    patient_id and lesion; with recalibration, calibrated (`recalibration.cross_fitted`). `fold_scores` has a row for
+    each fold, with its rates before that.
     """
 
     plan: Plan
@@ -45,8 +48,19 @@ class CrossValidation:
 
     @cached_property
     def predictions(self) -> OutOfFold:
-        """The out-of-fold predictions as checked arrays."""
+        """The out-of-fold predictions, recalibrated where the experiment is, as checked arrays."""
         return OutOfFold.of_frame(self.oof)
+
+    @cached_property
+    def uncalibrated(self) -> OutOfFold:
+        """The same as the folds' models made them."""
+        return OutOfFold.of_frame(self.oof.drop(columns=CALIBRATED, errors="ignore"))
+
+    @property
+    def judged(self) -> OutOfFold:
+        """The out-of-fold predictions that the threshold is chosen on: of patches or, by `unit`, of lesions."""
+        by_lesion = self.predictions.by_lesion if self.plan.experiment.final.unit == "lesion" else None
+        return by_lesion or self.predictions
 
 
 def cross_validate(
@@ -79,12 +93,20 @@ def cross_validate_together(
     if fold_tails:  # which trials of a study do without
         for one in begun:
             one.results.update(average_views(bench, one.plan, one.runs, one.run, one.results))
-    made = [collect(one.plan, one.run, one.results) for one in begun]
+    made = [_recalibrated(collect(one.plan, one.run, one.results)) for one in begun]
     for cv in made:
         log_scores(cv)
         if figures:
             log_figures(cv)
     return made
+
+
+def _recalibrated(cv: CrossValidation) -> CrossValidation:
+    """The cross-validation with its out-of-fold predictions recalibrated, as its experiment says."""
+    kind = cv.plan.experiment.final.calibrate
+    if kind == "none":
+        return cv
+    return replace(cv, oof=cv.oof.assign(**{CALIBRATED: cross_fitted(kind, cv.uncalibrated)}))
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,8 @@ def collect(plan: Plan, run: TrackedRun, results: dict[str, FitResult]) -> Cross
     """Gather out-of-fold predictions and scores of the folds in `results`, which may be only some of the plan's."""
     oof = plan.folds_frame()
     oof["label"], oof["probability"] = plan.labels.astype(int), np.nan
+    if (lesions := plan.patch_set.train.lesions) is not None:
+        oof["lesion"] = lesions
     for fit in plan.fits:
         if fit.name in results:
             oof.loc[fit.validation_rows, "probability"] = results[fit.name].probabilities
@@ -168,6 +192,14 @@ def log_scores(cv: CrossValidation) -> None:
         Metric.OOF_ROC_AUC: said.estimate("roc_auc"),
         Metric.OOF_POOLED_ROC_AUC: pooled["roc_auc"],
     }
+    if (by_lesion := said.by_lesion) is not None:
+        estimates |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
+    if plan.experiment.final.calibrate != "none":
+        raw = cv.uncalibrated
+        before, after = (calibration_estimates(of.labels, of.probabilities, of.groups) for of in (raw, said))
+        before["brier"] = raw.estimate("brier")
+        for prefix, found in ((Metric.OOF_UNCALIBRATED, before), (Metric.OOF, after)):
+            estimates |= {f"{prefix}{name}": one for name, one in found.items()}
     log_estimates(run, estimates, cluster_note(said.groups))
     run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.recalibration import RECALIBRATIONS, RecalibrationMap
+from mammo_mlflow.experiment import FinalSpec
 from mammo_mlflow.jobs.contracts import AssembleJob
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import METADATA, TRAINING_VALUES, Tag
+from mammo_mlflow.names import METADATA, TRAINING_VALUES, Artifact, Tag
 from mammo_mlflow.pixels import describe_ranges
 from mammo_mlflow.planning.plan import REFIT
 from mammo_mlflow.tracking.tracked_run import TrackedRun
@@ -51,7 +56,7 @@ class FinalModelBuilder(ModelBuilder):
             model_name=experiment.model.backbone,
             run_name=f"{plan.name} final",
             parent=cv.run,
-            tags={**plan.tags(), **tags, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id},
+            tags={**plan.tags(), **_recalibrated(experiment.final), **tags, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id},
             run_tags={Tag.FIT: "final"},
             params=experiment.flat(),
             judged=JudgedModel(
@@ -60,11 +65,13 @@ class FinalModelBuilder(ModelBuilder):
                 name=plan.name,
                 label=experiment.label,
                 note=plan.disclosure.note,
+                calibrated=experiment.final.calibrate != "none",
             ),
             policy=experiment.final.threshold,
-            predictions=cv.predictions,
+            predictions=cv.judged,
             chosen_on="out-of-fold predictions",
             transferred=True,
+            unit=experiment.final.unit,
             sides=plan.sides,
             constants=plan.constants(plan.patch_set.test.types),
             places=plan.places,
@@ -76,6 +83,17 @@ class FinalModelBuilder(ModelBuilder):
         """Log the training and the test data."""
         plan_dataset(self._cv.plan, run, "training")
         plan_dataset(self._cv.plan, run, "test")
+        if self._map is not None:
+            record = {"calibrate": self._cv.plan.experiment.final.calibrate, **asdict(self._map)}
+            run.log_text(
+                json.dumps({**record, "said": self.recipe.tags[Tag.RECALIBRATED]}, indent=1), Artifact.RECALIBRATION
+            )
+
+    @cached_property
+    def _map(self) -> RecalibrationMap | None:
+        """The map that the model's answers go through, fitted on all out-of-fold predictions; None without one."""
+        fit, data = RECALIBRATIONS.get(self._cv.plan.experiment.final.calibrate), self._cv.uncalibrated
+        return None if fit is None else fit(data.labels, data.probabilities)
 
     def assembly(self, output: Path, threshold: float, tags: Mapping[str, str]) -> AssembleJob:
         """The job that writes the final model as an MLflow model directory `output`."""
@@ -86,6 +104,7 @@ class FinalModelBuilder(ModelBuilder):
         results = [self._cv.results[fit.name] for fit in plan.fits if (fit.fold is None) == refit]
         metadata = {
             **plan.tags(),
+            **_recalibrated(experiment.final),
             **self.recipe.threshold_record(threshold),
             "classes": TASKS[experiment.task],
             TRAINING_VALUES: describe_ranges(train.patches, plan.sides),
@@ -97,6 +116,7 @@ class FinalModelBuilder(ModelBuilder):
             metadata={METADATA: metadata},
             output=output,
             flips=experiment.final.tta != "none",
+            recalibration=self._map,
             features=None if base is None else base.features,
             condition=None if base is None else base.condition,
         )
@@ -110,3 +130,12 @@ class FinalModelBuilder(ModelBuilder):
                 figures.training_curves(history, f"{plan.name}: final fit", plan.disclosure.note), "final_fit"
             )
         return ""
+
+
+def _recalibrated(final: FinalSpec) -> dict[str, str]:
+    """The tag that says how the model is recalibrated; none where it is not."""
+    if final.calibrate == "none":
+        return {}
+    made = "refit on all patches" if final.final == REFIT else "the mean of these models"
+    said = f"by a map ({final.calibrate}) of the folds' models, fitted on their out-of-fold predictions"
+    return {Tag.RECALIBRATED: f"{said}; this model, {made}, may be calibrated otherwise"}

@@ -12,9 +12,10 @@ import pandas as pd
 from mammo_mlflow.data.patches import TASKS, PatchSet, missing_classes, targets
 from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.calibration import calibration_estimates
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
-from mammo_mlflow.evaluation.units import per_patient
+from mammo_mlflow.evaluation.units import per_lesion, per_patient
 from mammo_mlflow.names import Artifact, Metric
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 class JudgedModel:
     """A model that is judged on the test set: its task and names, and the `note` that every figure carries.
 
-    `name` stands in the figures' titles, `label` at its curves.
+    `name` stands in the figures' titles, `label` at its curves. Calibration is measured where it is recalibrated.
     """
 
     patch_set: PatchSet
@@ -35,6 +36,7 @@ class JudgedModel:
     name: str
     label: str
     note: str | None
+    calibrated: bool = False
 
 
 def log_test(
@@ -49,8 +51,8 @@ def log_test(
     `probabilities`: float (m,) in [0, 1], of the m test abnormalities in their order. Rates are given at 0.5 and at
     `threshold`. `others` are estimates of the same run, by name, logged with them: one tag says of all of them which
     have no interval, and why.
-    The table has a row for each abnormality: patch int, type int, label 0 or 1, probability and, where patients are
-    known, patient_id.
+    The table has a row for each abnormality: patch int, type int, label 0 or 1, probability and, where patients and
+    lesions are known, patient_id and lesion.
     """
     split = judged.patch_set.test
     labels, groups = targets(split.types, judged.task).astype(int), split.patient_ids
@@ -64,11 +66,18 @@ def log_test(
         patients = per_patient(labels, probabilities, groups)
         judged_rows[Metric.BY_PATIENT] = tuple(patients[k].to_numpy() for k in ("label", "probability", "patient_id"))
         run.log_metrics({Metric.TEST_PATIENTS: patients["patient_id"].nunique()})
+    if split.lesions is not None:
+        test["lesion"] = split.lesions
+        lesions = per_lesion(test)
+        judged_rows[Metric.BY_LESION] = tuple(lesions[k].to_numpy() for k in ("label", "probability", "patient_id"))
+        run.log_metrics({Metric.TEST_LESIONS: lesions["lesion"].nunique()})
     found, cuts = dict(others or {}), {"": 0.5, Metric.AT_THRESHOLD: threshold}
     for name, (actual, answered, who) in judged_rows.items():
         for end, at in cuts.items():
             estimates = score_estimates(actual, answered, at, who)
             found |= {f"{name}{end}{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
+    if judged.calibrated:
+        found |= {f"{Metric.TEST}{k}": v for k, v in calibration_estimates(labels, probabilities, groups).items()}
     for end, at in cuts.items():
         run.log_metrics({f"{Metric.TEST}{end}{name}": scores(labels, probabilities, at)[name] for name in COUNTS})
     run.log_metrics({Metric.TEST_PATCHES: len(labels), Metric.THRESHOLD: threshold})

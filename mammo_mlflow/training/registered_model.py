@@ -21,6 +21,7 @@ from mammo_mlflow.data.patches import TASKS, PatchSet
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.thresholds import choose_threshold
+from mammo_mlflow.experiment import SEVERAL
 from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
@@ -74,7 +75,7 @@ class ModelRecipe:
     `parent`: the run in which the model's run is nested; None where that is the top run of a command.
     `tags`: on its run and on its version; `run_tags`: on its run alone; `params`: the run's parameters.
     `policy`: how the threshold is chosen on `predictions`, which `chosen_on` names in words; `transferred` where these
-    are not of the registered model itself but of the folds'.
+    are not of the registered model itself but of the folds'; `unit` (of `UNITS`) is what they are of.
     `sides`, `constants`, `places`: its inputs, as in jobs; `predict_job`: the job that asks it.
     `parts`: the registered models that it is made of; `settings`: how many settings it is the best of.
     `reuses_runs`: whether a finished run of the same key is copied. Otherwise a registered version of that key is
@@ -94,6 +95,7 @@ class ModelRecipe:
     predictions: OutOfFold
     chosen_on: str
     transferred: bool
+    unit: str = "patch"
     sides: dict[str, int]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     places: dict[str, np.ndarray] = field(default_factory=dict)
@@ -112,7 +114,9 @@ class ModelRecipe:
         """The record of how the threshold was chosen, which is stored with the model as JSON."""
         record = {"threshold": threshold, "policy": self.policy, "chosen_on": self.chosen_on}
         # chosen for the fold models; the refit, or their mean, may be calibrated differently
-        return record | ({"patches": len(self.predictions.labels), "transferred": True} if self.transferred else {})
+        return record | (
+            {SEVERAL[self.unit]: len(self.predictions.labels), "transferred": True} if self.transferred else {}
+        )
 
 
 class ModelBuilder(ABC):

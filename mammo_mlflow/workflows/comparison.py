@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from mammo_mlflow.data.augmentation import FLIPS
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
@@ -83,6 +84,10 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
         f"folds: mean ± sd; test results on {len(test)} patches, decided at 0.5, with 95 % intervals "
         f"({cluster_note(test.patient_ids)})"
     )
+    if (tta := plan.experiment.final.tta) != "none":
+        views = len(FLIPS) if tta == "flips" else plan.experiment.training.views + 1
+        told = f"the {len(FLIPS)} flips and quarter turns of each, in {len(FLIPS)} times the computation"
+        say(f"folds answer with the mean over {views} views of each patch; registered models over {told}")
     if device := computed_on(plan.tags()):
         say(f"computed on {device}")
     for name, means in _seed_means(rows).items():

@@ -13,7 +13,7 @@ from mammo_mlflow.commands.shared import FilmOptions, WorkbenchOptions
 from mammo_mlflow.data.arrays import check_tensor, read_groups, read_types
 from mammo_mlflow.data.cbis_ddsm.cutting import Pair
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
-from mammo_mlflow.data.patches import SPLITS, find_other_views
+from mammo_mlflow.data.patches import SPLITS, Split
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import BASELINE, OTHER_VIEW, PATCH, ROWS
@@ -48,7 +48,12 @@ class InputPairs:
         if self.directory is None:
             raise expected("input", f"a data directory, whose {GROUPS} tells the views of a lesion", "patches alone")
         groups = read_groups(self.directory / GROUPS) if (self.directory / GROUPS).exists() else None
-        return {OTHER_VIEW: find_other_views(groups, read_types(self.directory / LABELS), GROUPS)}
+        pairs = np.load(self.tensor, mmap_mode="r", allow_pickle=False)
+        types = read_types(self.directory / LABELS)
+        for name, count in {LABELS: len(types), GROUPS: len(types) if groups is None else len(groups)}.items():
+            if 2 * count != len(pairs):
+                raise expected(f"{name}: rows", f"those of the {len(pairs) // 2} abnormalities of {TENSOR}", count)
+        return {OTHER_VIEW: Split("test", pairs, types, groups).other_views()}
 
 
 def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mammo_mlflow.commands.shared import PhantomOptions, TrainingOptions, WorkbenchOptions
-from mammo_mlflow.data.patches import TYPES, PatchSet, read_patch_set
+from mammo_mlflow.data.patches import LESION_COLUMNS, TYPES, PatchSet, read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.ending import told_to_end
 from mammo_mlflow.errors import UserError
@@ -118,6 +118,8 @@ def load_data(
         _log.warning(
             "%s: no train_groups.csv: patients are unknown, so views of one may stand on two sides of a fold", directory
         )
+    elif patch_set.train.lesions is None or patch_set.test.lesions is None:
+        _log.info("%s: no scores by lesion: groups files lack one of %s", directory, ", ".join(LESION_COLUMNS))
     return patch_set
 
 

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from mammo_mlflow.data.augmentation import POLICIES, draw_transforms
+from mammo_mlflow.data.augmentation import ALL_FLIPS, FLIPS, POLICIES, draw_transforms
 from mammo_mlflow.errors import UserError
 
 PAIRS = np.arange(2_000)
@@ -89,3 +89,18 @@ def test_thousands_are_drawn_at_once():
     start = time.perf_counter()
     draw_transforms("scratch", np.arange(24_000), 0, 150)
     assert time.perf_counter() - start < 1
+
+
+def test_the_flips_are_the_eight_symmetries_of_a_square():
+    size = 5
+    patch = np.random.default_rng(0).permutation(size * size).reshape(size, size)
+    x, y = np.meshgrid(np.arange(size), np.arange(size))
+    seen = set()
+    for view in range(len(FLIPS)):
+        row, same = draw_transforms(ALL_FLIPS, np.array([3, 99]), view, size, seed=view)
+        np.testing.assert_array_equal(row, same)
+        columns, rows = row[0] * x + row[1] * y + row[2], row[3] * x + row[4] * y + row[5]
+        seen.add(patch[rows.astype(int), columns.astype(int)].tobytes())
+    turned = [np.rot90(one, quarter) for one in (patch, patch.T) for quarter in range(4)]
+    assert seen == {one.tobytes() for one in turned}
+    np.testing.assert_array_equal(draw_transforms(ALL_FLIPS, np.array([0]), 0, size)[0], [1, 0, 0, 0, 1, 0, 0, 0])

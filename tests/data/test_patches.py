@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mammo_mlflow.data.patches import TASKS, find_other_views, read_patch_set, targets
+from mammo_mlflow.data.patches import TASKS, Split, read_patch_set, targets
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 
@@ -288,12 +288,12 @@ def test_duplicates_takes_two_words(data):
         read_patch_set(data, duplicates="eror")
 
 
-def lesions(**columns):
+def other_views(**columns):
     """The other views of four films: two of one lesion, one of it as a calcification, one of another patient."""
     table = pd.DataFrame(
         {"patient_id": list("aaab"), "side": "LEFT", "abnormality_id": "1", "view": ["CC", "MLO", "CC", "MLO"]}
     )
-    return find_other_views(table.assign(**columns), np.array([1, 2, 3, 1]), "train_groups.csv").tolist()
+    return Split("train", np.zeros((8, 1, 1)), np.array([1, 2, 3, 1]), table.assign(**columns)).other_views().tolist()
 
 
 @pytest.mark.parametrize(
@@ -306,12 +306,14 @@ def lesions(**columns):
     ],
 )
 def test_the_other_view_is_of_the_same_lesion_or_its_own(columns, wanted):
-    assert lesions(**columns) == wanted
+    assert other_views(**columns) == wanted
 
 
 def test_what_does_not_tell_views_is_one_line():
-    table, types = pd.DataFrame({"patient_id": ["a"], "side": ["LEFT"]}), np.array([1])
+    def other_views(table):
+        return Split("train", np.zeros((2, 1, 1)), np.array([1]), table).other_views()
+
     with pytest.raises(UserError, match=r"^train_groups.csv: columns: expected .*, found no abnormality_id, view$"):
-        find_other_views(table, types, "train_groups.csv")
+        other_views(pd.DataFrame({"patient_id": ["a"], "side": ["LEFT"]}))
     with pytest.raises(UserError, match=r"^train_groups.csv: expected a file with patient_id, .*, found none$"):
-        find_other_views(None, types, "train_groups.csv")
+        other_views(None)

@@ -444,3 +444,18 @@ def test_a_model_that_calls_everything_positive_is_stopped(place):
         "mammo_mlflow: specificity_loss: expected a number in [0, 1), found 1.0"
     ]
     assert "all passed" in place.promote("--specificity-loss", "0.99").out
+
+
+def test_gates_judge_lesions_where_asked(place):
+    """Two views of each lesion: the mean of both is what is compared, patients as clusters."""
+    place.plant("first", predictions(1.0), views=2)
+    out = place.promote("--unit", "lesion").out
+    assert "the same 200 lesions and folds" in out
+    assert place.champion == "mammo-mass_calc-first v1"
+    place.plant("bare", predictions(1.5))
+    out = place.promote("--unit", "lesion", "--candidate", "mammo-mass_calc-bare").out
+    assert "oof.parquet: expected lesions, to be judged by them, found patches alone" in out
+    place.plant("better", predictions(3.0, 1), views=2)
+    out = place.promote("--unit", "lesion", "--candidate", "mammo-mass_calc-better").out
+    assert "patients as clusters" in out
+    assert place.champion == "mammo-mass_calc-better v1"

@@ -153,6 +153,15 @@ def test_two_data_sets_are_told_apart(models, report, page, tmp_path):
     assert "mlflow run . -e report -P data=" in page().text
 
 
+def test_scores_by_lesion_stand_beside_those_by_patch(models, report, page):
+    final = models.model("mass_calc")
+    for end, value in (("", 0.8125), ("_low", 0.7), ("_high", 0.9)):
+        models.client.log_metric(final, f"test_by_lesion_roc_auc{end}", value)
+    report()
+    assert ">test, by lesion<" in page().text
+    assert "0.812 [0.700, 0.900]" in page().text
+
+
 def test_subgroups_and_patches_of_data_that_are_there(models, report, page, phantom, tmp_path):
     from mammo_mlflow.data.patches import read_patch_set
 
