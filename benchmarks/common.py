@@ -46,10 +46,12 @@ def run_measured(
     return seconds, memory
 
 
-def out_of_fold(folder: Path, name: str, options: Sequence[str], seeds: int) -> list[pd.DataFrame]:
-    """The out-of-fold predictions of each seed of a cross-validation by the command `pretrained`, in a store `name`."""
+def out_of_fold(
+    folder: Path, name: str, options: Sequence[str], seeds: int, family: str = "pretrained"
+) -> list[pd.DataFrame]:
+    """The out-of-fold predictions of each seed of a cross-validation by a family's command, in a store `name`."""
     store = f"sqlite:///{folder}/{name}.db"
-    command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options, "--seeds", str(seeds), "--final", "none"]
+    command = [sys.executable, "-m", "mammo_mlflow", family, *options, "--seeds", str(seeds), "--final", "none"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": name}
     subprocess.run(command, cwd=folder, env=environment, check=True)
     client = MlflowClient(store)

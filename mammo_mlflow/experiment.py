@@ -36,13 +36,16 @@ SEVERAL = {"patch": "patches", "lesion": "lesions"}
 CALIBRATIONS = ("none", "platt", "isotonic")
 CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
-PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
-"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification."""
+PATCH, BASELINE, OTHER_VIEW, ABNORMALITY_TYPE = "patch", "baseline", "other_view", "abnormality_type"
+"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification.
+
+`other_view` is the abnormality of another row: the same lesion in its other view (`data.patches.Split.other_views`).
+"""
 FEATURES, CONDITION = "features", "condition"
 """The inputs of a conditioned model's tail: features, and the probability or class of a calcification."""
 FLIPS = tuple((transposed, rows, columns) for transposed in (0, 1) for rows in (0, 1) for columns in (0, 1))
 """The eight flips and quarter turns of a square: whether it is transposed, then its rows and its columns reversed."""
-ROWS = {BASELINE: 0, PATCH: 1}
+ROWS = {BASELINE: 0, PATCH: 1, OTHER_VIEW: 1}
 """Where each lies in a data file: baselines in the even rows, abnormalities in the odd ones."""
 
 
@@ -160,6 +163,8 @@ class Experiment:
         if self.training.weight_average > 1 and self.training.early_stop:
             wanted = "1 beside early_stop, which keeps the weights of one epoch"
             raise expected("weight_average", wanted, self.training.weight_average)
+        if self.family == "views" and self.cv.control == "baseline":
+            raise expected("control", "shuffled or none for networks of a lesion's two views", "'baseline'")
         if self.final.tta == "views" and self.views == 0:
             raise expected("tta", "flips or none where no views are cached", "'views'")
         if self.final.calibrate != "none" and self.cv.holdout:
@@ -184,6 +189,8 @@ class Experiment:
         """The image inputs of the network by name, each with the first row it reads of a tensor file (`ROWS`)."""
         if self.family == "siamese":
             return {BASELINE: ROWS[BASELINE], PATCH: ROWS[PATCH]}
+        if self.family == "views":
+            return {PATCH: ROWS[PATCH], OTHER_VIEW: ROWS[OTHER_VIEW]}
         return {PATCH: ROWS[BASELINE if self.cv.control == "baseline" else PATCH]}
 
     def flat(self) -> dict[str, checks.Value]:

@@ -76,6 +76,7 @@ class FinalModelBuilder(ModelBuilder):
             unit=experiment.final.unit,
             sides=plan.sides,
             constants=plan.constants(plan.patch_set.test.types),
+            places=plan.places,
             parts=() if plan.base is None else plan.base.versions,
             reuses_runs=True,
         )

@@ -60,7 +60,12 @@ def run(options: PredictOptions) -> None:
         asked = find_input_pairs(options, found.made_of.image_size, need_baseline, place)
         threads = 1 if executor == "inline" else max(machines(executor))  # TensorFlow takes them once in a process
         job = _JOBS[found.made_of.kind](
-            name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
+            name="predict",
+            model=found.path,
+            tensor=asked.tensor,
+            threads=threads,
+            sides=sides,
+            places=asked.places(sides),
         )
         with closing(make_executor(executor, 1)) as workers:
             try:
@@ -103,6 +108,7 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
         tensor=job.tensor,
         threads=job.threads,
         sides=job.sides,
+        places=job.places,
         names=names,
         answers=answers[:, None] if answers.ndim == 1 else answers[:, 2:],
         title=title,
@@ -114,7 +120,8 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
 def _odd_values(found: Verified, job: PredictJob) -> dict[str, list[str]]:
     """For each input, say why each patch's values look like another scale than the training patches'; "" where not."""
     pairs = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
-    return {side: odd_values(pairs[first::2], found.made_of.ranges.get(side)) for side, first in job.sides.items()}
+    each = {side: pairs[first::2][job.places.get(side, slice(None))] for side, first in job.sides.items()}
+    return {side: odd_values(patches, found.made_of.ranges.get(side)) for side, patches in each.items()}
 
 
 def _rows(count: int) -> list[int]:
