@@ -1,15 +1,19 @@
-"""What the cost benchmarks share: a timed command with the memory of its processes, and the cost of on-line epochs."""
+"""What benchmarks share: a timed command with the memory of its processes, out-of-fold predictions, costs of epochs."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import pandas as pd
 import psutil
+from mlflow.tracking import MlflowClient
 
 
 def run_measured(
@@ -40,6 +44,30 @@ def run_measured(
     seconds = time.perf_counter() - start
     watcher.join()
     return seconds, memory
+
+
+def out_of_fold(
+    folder: Path, name: str, options: Sequence[str], seeds: int, family: str = "pretrained"
+) -> list[pd.DataFrame]:
+    """The out-of-fold predictions of each seed of a cross-validation by a family's command, in a store `name`."""
+    store = f"sqlite:///{folder}/{name}.db"
+    command = [sys.executable, "-m", "mammo_mlflow", family, *options, "--seeds", str(seeds), "--final", "none"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": name}
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise SystemExit("the command made no runs")
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
+    found = {}
+    for run in runs:
+        files = [item.path for item in client.list_artifacts(run.info.run_id)]
+        if "oof.parquet" in files:
+            target = folder / run.info.run_id
+            target.mkdir(exist_ok=True)
+            path = client.download_artifacts(run.info.run_id, "oof.parquet", str(target))
+            found[int(run.data.params["seed"])] = pd.read_parquet(path)
+    return [found[seed] for seed in sorted(found)]
 
 
 def epoch_seconds(patches: int, folds: int, train: float, validate: float) -> float:

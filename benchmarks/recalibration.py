@@ -7,9 +7,9 @@ Simulated: patients with a lesion in two views, whose normal scores are correlat
 probability follows from the score, and the models answer with another one: `right`; `extreme`, its logit doubled, and
 0.5 too high; `timid`, its logit times 0.6; `bent`, its square. Four folds' models and the refit are each off by a shift
 of their own beside that, normal with the standard deviation `--between` of the logit. Out of fold is what the product
-publishes: each fold through a map fitted on the others. Served is a map fitted on all out-of-fold rows, behind a refit,
-on 8,000 fresh patches. Errors are true ones, over the mean in the estimator's bins for out of fold. `covered`: the
-share of data sets whose 95 % interval of the error, slope and intercept holds what those very maps do to fresh patches.
+publishes: each fold through a map fitted on the others. Served is a map fitted on all out-of-fold rows, behind a refit.
+True values are what those very maps do to 8,000 fresh patches, the error out of fold being one within folds, as the
+estimate is. `covered`: the share of data sets whose 95 % interval of error, slope and intercept holds the true one.
 
 Of the phantom: three seeds, the same folds trained once, each kind less `none` with 95 % intervals, patients resampled
 and seeds of a patient together.
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,9 @@ def simulate(rows: int, answers: str, between: float, simulations: int) -> None:
             # each fold's map and model on a fourth of the fresh patches
             quarter = np.arange(FRESH) // 2 % FOLDS
             again = np.choose(quarter, [maps[k](fresh[k]) for k in range(FOLDS)])
-            wanted, found = true_measures(again, truth), calibration_estimates(labels, published, patients)
+            of_folds = [true_measures(again[quarter == k], truth[quarter == k])[0] for k in range(FOLDS)]
+            wanted = [float(np.sqrt(np.mean(np.square(of_folds)))), *true_measures(again, truth)[1:]]
+            found = calibration_estimates(labels, published, patients, folds)
             estimates = [found[name] for name in MEASURES]
             covered = [float(one.low <= value <= one.high) for one, value in zip(estimates, wanted, strict=True)]
             least = float((truth * (1 - truth)).mean())
@@ -104,42 +107,33 @@ def simulate(rows: int, answers: str, between: float, simulations: int) -> None:
 
 def of_phantom(options: list[str]) -> None:
     """Cross-validate under three seeds with each kind of recalibration, and print the paired differences."""
-    found, told = defaultdict(list), defaultdict(list)
+    answers = {}
     with tempfile.TemporaryDirectory() as name:
         store = f"sqlite:///{name}/store.db"
         environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "recalibration"}
         client = MlflowClient(store)
         for kind in CALIBRATIONS:
-            for seed in range(SEEDS):
-                more = ["--calibrate", kind, "--seed", str(seed)]
-                command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options, *more]
-                subprocess.run(command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL)
-                experiment = client.get_experiment_by_name("recalibration")
-                runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=9)
-                for run in runs[:9]:
-                    if {run.data.params.get("calibrate"), run.data.params.get("seed")} != {kind, str(seed)}:
-                        continue
-                    table = "test.parquet" if run.data.tags.get("mammo.fit") == "final" else "oof.parquet"
-                    if table == "oof.parquet" and "mammo.fit" in run.data.tags:
-                        continue
-                    frame = pd.read_parquet(client.download_artifacts(run.info.run_id, table, name))
-                    column = "calibrated" if "calibrated" in frame else "probability"
-                    found[table, kind].append(frame.assign(answer=frame[column], seed=seed))
-        for (table, kind), frames in found.items():
-            both = pd.concat(frames)
-            estimates = calibration_estimates(both["label"], both["answer"], both["patient_id"])
-            brier = float(((both["label"] - both["answer"]) ** 2).mean())
-            plain = pd.concat(found[table, "none"])
-            pair = both["answer"].to_numpy(), plain["answer"].to_numpy()
-            lead = bootstrap_difference(
-                both["label"].to_numpy(), *pair, groups=both["patient_id"].to_numpy(), metric="brier"
-            )
-            said = " | ".join(f"{estimates[one]:.3f}" for one in MEASURES)
-            told[table].append(f"| {table.split('.')[0]} | {kind} | {brier:.4f} | {lead:+.4f} | {said} |")
-    print("| of | calibrate | Brier | less none | calibration error | slope | intercept |")
-    print("|---|---|---|---|---|---|---|")
-    for lines in told.values():
-        print("\n".join(lines))
+            more = ["--calibrate", kind, "--seeds", str(SEEDS), "--final", "none"]
+            command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options, *more]
+            subprocess.run(command, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL)
+            experiment = client.get_experiment_by_name("recalibration")
+            frames = {}
+            for run in client.search_runs([experiment.experiment_id], f"params.calibrate = '{kind}'"):
+                if "oof.parquet" in [item.path for item in client.list_artifacts(run.info.run_id)]:
+                    target = Path(name) / run.info.run_id
+                    target.mkdir(exist_ok=True)
+                    frame = pd.read_parquet(client.download_artifacts(run.info.run_id, "oof.parquet", str(target)))
+                    frames[int(run.data.params["seed"])] = frame
+            answers[kind] = pd.concat([frames[seed] for seed in range(SEEDS)])
+    print("| calibrate | Brier | less none | calibration error | slope | intercept |")
+    print("|---|---|---|---|---|---|")
+    for kind, frame in answers.items():
+        labels, patients = frame["label"].to_numpy(), frame["patient_id"].to_numpy()
+        own = frame["probability" if kind == "none" else "calibrated"].to_numpy()
+        lead = bootstrap_difference(labels, own, answers["none"]["probability"], groups=patients, metric="brier")
+        estimates = calibration_estimates(labels, own, patients)
+        said = " | ".join(f"{estimates[one]:.3f}" for one in MEASURES)
+        print(f"| {kind} | {((labels - own) ** 2).mean():.4f} | {lead:+.4f} | {said} |")
 
 
 def main() -> None:

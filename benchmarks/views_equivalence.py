@@ -12,15 +12,12 @@ The margin, 0.03 AUC, was fixed before the first run: "no worse" is said only wh
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from mlflow.tracking import MlflowClient
+from common import out_of_fold
 
 from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.metrics import fold_auc
@@ -29,34 +26,13 @@ MARGIN = 0.03
 SEEDS = 3
 
 
-def out_of_fold(folder: Path, views: int, options: list[str]) -> list[pd.DataFrame]:
-    """The out-of-fold predictions of each seed."""
-    store = f"sqlite:///{folder}/views{views}.db"
-    command = [sys.executable, "-m", "mammo_mlflow", "pretrained", *options]
-    command += ["--views", str(views), "--seeds", str(SEEDS), "--final", "none"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_EXPERIMENT_NAME": "views"}
-    subprocess.run(command, cwd=folder, env=environment, check=True)
-    client = MlflowClient(store)
-    experiment = client.get_experiment_by_name("views")
-    if experiment is None:
-        raise SystemExit("the command made no runs")
-    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
-    found = {}
-    for run in runs:
-        names = [item.path for item in client.list_artifacts(run.info.run_id)]
-        if "oof.parquet" in names:
-            target = folder / run.info.run_id
-            target.mkdir(exist_ok=True)
-            path = client.download_artifacts(run.info.run_id, "oof.parquet", str(target))
-            found[int(run.data.params["seed"])] = pd.read_parquet(path)
-    return [found[seed] for seed in sorted(found)]
-
-
 def main() -> None:
     """Run both, compare, say the verdict."""
     _, options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False).parse_known_args()
     with tempfile.TemporaryDirectory() as name:
-        cached, online = (out_of_fold(Path(name), views, options) for views in (8, 0))
+        cached, online = (
+            out_of_fold(Path(name), f"views{views}", [*options, "--views", str(views)], SEEDS) for views in (8, 0)
+        )
     for seed, (first, second) in enumerate(zip(cached, online, strict=True)):
         aucs = [fold_auc(part["label"], part["probability"], part["fold"]) for part in (first, second)]
         print(f"seed {seed}: views=8 {aucs[0]:.4f}, views=0 {aucs[1]:.4f}, difference {aucs[0] - aucs[1]:+.4f}")

@@ -28,7 +28,7 @@ import tensorflow as tf
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.engine.contract import OPTIMIZERS, class_weights
 from mammo_mlflow.engine.hypermodels import HeadHyperModel
-from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.experiment import ModelSpec, TrainingSpec
 from mammo_mlflow.jobs.contracts import DrawJob
 from mammo_mlflow.jobs.descriptions import Network
 from mammo_mlflow.models.network import convolutions, read_compact
@@ -85,7 +85,7 @@ def build(job: dict[str, Any], setting: dict[str, Any], unfrozen: int) -> keras.
             x = keras.layers.Dropout(setting["dropout"])(x)
     model = keras.Model(base.input, keras.layers.Dense(1, activation="sigmoid", dtype="float32")(x))
     rate = setting["tuning_learning_rate"] if unfrozen else setting["learning_rate"]
-    optimizer = OPTIMIZERS[setting["optimizer"]](rate, setting["momentum"])
+    optimizer = OPTIMIZERS[setting["optimizer"]](rate, TrainingSpec(momentum=setting["momentum"]))
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     return model
 

@@ -73,6 +73,16 @@ def below_one(name: str, value: float) -> None:
         raise expected(name, "a number from 0 up to, not including, 1", value)
 
 
+def number_from(low: float, high: float) -> Check:
+    """Make a check for numbers from `low` to `high`."""
+
+    def check(name: str, value: float) -> None:
+        if not low <= value <= high:
+            raise expected(name, f"a number from {low:g} to {high:g}", value)
+
+    return check
+
+
 def spelled_class_weights(name: str, value: str) -> None:
     """Check the text of class weights: `none`, `balanced` or a ratio of two numbers above 0."""
     if value in ("none", "balanced"):

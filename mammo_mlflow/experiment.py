@@ -17,6 +17,7 @@ from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import ModelSpec
 from mammo_mlflow.names import registered_name
 from mammo_mlflow.roles import FAMILIES, NETWORKS, parameter
+from mammo_mlflow.training_spec import TrainingSpec as TrainingSpec
 
 RESULTS_VERSION = 2
 """The version of fits and plans: raised where the code gives a fit other numbers, so that all are trained again.
@@ -26,9 +27,6 @@ What else changes has a version where it is made: random weights (`models/weight
 """
 
 TASKS = ("mass_calc", "benign_malignant")
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
-AUGMENTATIONS = ("paper", "scratch", "rotation5", "shift", "none")
-PRECISIONS = ("auto", "bfloat16", "float32")
 FINALS = ("refit", "fold_average", "none")
 TTAS = ("none", "flips", "views")
 UNITS = ("patch", "lesion")
@@ -36,73 +34,19 @@ UNITS = ("patch", "lesion")
 SEVERAL = {"patch": "patches", "lesion": "lesions"}
 """The plural of each of `UNITS`."""
 CALIBRATIONS = ("none", "platt", "isotonic")
-PAIRINGS = ("joint", "independent")
-WATCHED = ("inner", "scored")
 CONTROLS = ("none", "baseline", "shuffled")
 COMMON_FOLDS = 4
-VECTOR = "training vector"
-"""What a parameter of training moves in which the fits of one compiled program can differ (`roles`)."""
-PATCH, BASELINE, ABNORMALITY_TYPE = "patch", "baseline", "abnormality_type"
-"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification."""
+PATCH, BASELINE, OTHER_VIEW, ABNORMALITY_TYPE = "patch", "baseline", "other_view", "abnormality_type"
+"""The inputs of served models: raw 16-bit patches (n, size, size, 1), and 0 for a mass or 1 for a calcification.
+
+`other_view` is the abnormality of another row: the same lesion in its other view (`data.patches.Split.other_views`).
+"""
 FEATURES, CONDITION = "features", "condition"
 """The inputs of a conditioned model's tail: features, and the probability or class of a calcification."""
-ROWS = {BASELINE: 0, PATCH: 1}
+FLIPS = tuple((transposed, rows, columns) for transposed in (0, 1) for rows in (0, 1) for columns in (0, 1))
+"""The eight flips and quarter turns of a square: whether it is transposed, then its rows and its columns reversed."""
+ROWS = {BASELINE: 0, PATCH: 1, OTHER_VIEW: 1}
 """Where each lies in a data file: baselines in the even rows, abnormalities in the odd ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSpec:
-    """The parameters of training."""
-
-    optimizer: str = roles.of_heads("adam", "optimizer", checks.one_of(*OPTIMIZERS))
-    momentum: float = parameter(
-        0.9, "Nesterov momentum of sgd; the others have none", checks.below_one, roles.SGD, moves=VECTOR
-    )
-    learning_rate: float = parameter(
-        1e-3, "learning rate of the head, or of all that is trained from scratch", checks.positive, moves=VECTOR
-    )
-    epochs: int = roles.of_heads(
-        40, "epochs of the head, or of all that is trained from scratch, in each fold", checks.epochs
-    )
-    tuning_learning_rate: float = parameter(
-        1e-5, "learning rate once the last layers are unfrozen", checks.positive, roles.TUNED, moves=VECTOR
-    )
-    tuning_epochs: int = roles.of_heads(10, "epochs once the last layers are unfrozen", checks.epochs, roles.TUNED)
-    batch_size: int = parameter(16, "patches a step", checks.whole_number(1, 65_536))
-    class_weights: str = parameter(
-        "none", "class weights: none, balanced, or a ratio such as 1:1.3", checks.spelled_class_weights, moves=VECTOR
-    )
-    augmentation: str = roles.stored("paper", "augmentation policy", checks.one_of(*AUGMENTATIONS))
-    pair_augmentation: str = parameter(
-        "joint",
-        "transforms of a baseline and its abnormality: joint (the same) or independent",
-        checks.one_of(*PAIRINGS),
-        roles.PAIRED,
-    )
-    views: int = roles.precise(
-        8,
-        "cached augmented views of each patch; 0 trains on-line through the whole network",
-        checks.whole_number(0, 1000),
-        roles.CACHED,
-    )
-    early_stop: int = parameter(
-        0,
-        "early stopping patience in epochs on an inner tenth of the patients; 0 is off",
-        checks.whole_number(0, 100_000),
-        moves=VECTOR,
-    )
-    early_stop_on: str = parameter(
-        "inner",
-        "what early stopping watches: that inner tenth, or scored, the patches that are scored, which is optimistic",
-        checks.one_of(*WATCHED),
-        roles.STOPPED,
-        added=True,
-        moves="judging training vector",
-    )
-    precision: str = roles.precise("auto", "precision of the convolutions", checks.one_of(*PRECISIONS))
-    threads: int = roles.place(
-        1, "processor threads of each fold; part of its key, since it moves results", checks.whole_number(1, 1024)
-    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +93,17 @@ class FinalSpec:
         roles.TURNED,
         added=True,
     )
-    threshold: str = roles.finishing("0.5", "decision threshold: a number, youden, or sensitivity=0.9", checks.anything)
+    threshold: str = roles.finishing(
+        "0.5",
+        "decision threshold: a number, youden, sensitivity=0.9, or with a lower confidence bound, sensitivity=0.9@95%",
+        checks.anything,
+    )
+    coverage: float = roles.finishing(
+        0.0,
+        'answer sets of one class or both ("refer"): how often each class is part of them at least; 0: none',
+        checks.below_one,
+        added=True,
+    )
     unit: Literal["patch", "lesion"] = roles.finishing(
         "patch",
         "what the threshold is chosen on: patch, or lesion, the mean of its views' probabilities",
@@ -206,10 +160,17 @@ class Experiment:
             raise expected(
                 "control", "shuffled or none for Siamese networks, which see the baseline anyway", "'baseline'"
             )
+        if self.training.weight_average > 1 and self.training.early_stop:
+            wanted = "1 beside early_stop, which keeps the weights of one epoch"
+            raise expected("weight_average", wanted, self.training.weight_average)
+        if self.family == "views" and self.cv.control == "baseline":
+            raise expected("control", "shuffled or none for networks of a lesion's two views", "'baseline'")
         if self.final.tta == "views" and self.views == 0:
             raise expected("tta", "flips or none where no views are cached", "'views'")
         if self.final.calibrate != "none" and self.cv.holdout:
             raise expected("calibrate", "none with a hold-out, which has no other fold", f"'{self.final.calibrate}'")
+        if self.final.coverage and self.cv.holdout:
+            raise expected("coverage", "0 with a hold-out, which has no other fold", self.final.coverage)
         if self.trained_whole and self.model.unfrozen_layers:
             raise expected("unfrozen_layers", "0 for an encoder trained from scratch", self.model.unfrozen_layers)
 
@@ -228,6 +189,8 @@ class Experiment:
         """The image inputs of the network by name, each with the first row it reads of a tensor file (`ROWS`)."""
         if self.family == "siamese":
             return {BASELINE: ROWS[BASELINE], PATCH: ROWS[PATCH]}
+        if self.family == "views":
+            return {PATCH: ROWS[PATCH], OTHER_VIEW: ROWS[OTHER_VIEW]}
         return {PATCH: ROWS[BASELINE if self.cv.control == "baseline" else PATCH]}
 
     def flat(self) -> dict[str, checks.Value]:

@@ -22,7 +22,7 @@ class Tag:
     """The tags of runs and of registered versions."""
 
     # what was run; set: `pretrained`, `tuned`, `scratch` (the four settings that the paper keeps, on the common 4
-    # folds), `siamese`, `conditioned`, `protocol` (hold-outs, and those that only serve a table), `control` or
+    # folds), `siamese`, `views`, `conditioned`, `protocol` (hold-outs, and those that only serve a table), `control` or
     # `ensemble`
     TASK, FAMILY, BACKBONE = "mammo.task", "mammo.family", "mammo.backbone"
     UNFROZEN, SET, PRESET = "mammo.unfrozen", "mammo.set", "mammo.preset"
@@ -77,9 +77,13 @@ class Tag:
     # the final model; files: their sha256, as they were when it was registered
     REGISTERED_NAME, VERSION, MODEL_ID = "mammo.registered_name", "mammo.version", "mammo.model_id"
     THRESHOLD, THRESHOLD_TRANSFERRED = "mammo.threshold", "mammo.threshold_transferred"
+    FILES_SHA256 = "mammo.files_sha256"
     # how a recalibrated model's map was fitted, in words
     RECALIBRATED = "mammo.recalibrated"
-    FILES_SHA256 = "mammo.files_sha256"
+    # of a model whose answer may be "refer": the coverage of each class, and between which probabilities it is that
+    ANSWER_SETS = "mammo.answer_sets"
+    # of networks of two views: how many training and test abnormalities have no other view, so that each is its own
+    SINGLE_VIEWS = "mammo.single_views"
     # on the run of `reproduce`: the steps that are done; its metric `seconds` has by step number what each took
     STEPS = "mammo.steps"
 
@@ -125,6 +129,8 @@ class Metric:
     # how many patches, patients and lesions the test set has
     TEST_PATCHES, TEST_PATIENTS, TEST_LESIONS = "test_patches", "test_patients", "test_lesions"
     THRESHOLD = "threshold"  # the threshold of the final model
+    # of answer sets, behind `oof_` and `test_`: how often each class is part of its patches' answer, share referred
+    COVERAGE_0, COVERAGE_1, REFERRED = "coverage_0", "coverage_1", "referred"
     OBJECTIVE = "objective_"  # of a trial, by objective, with `_trials_mean` and `_sd` on the study
     # on a study: the best trial's objectives, and how many trials ended how
     BEST, TRIALS = "best_", "trials_"

@@ -167,7 +167,15 @@ _TEXTURE: Values = _COMMON | {
 
 _CONTROLS: Table = {("texture", "laws", task): _TEXTURE for task in TASKS}
 
-PAPER: Table = {**_CHAPTER_5, **_CHAPTER_4, **_CHAPTER_6, **_CHAPTER_8, **_CONTROLS}
+_VIEWS: Table = {
+    ("views", name, task): values for (family, name, task), values in _CHAPTER_5.items() if family == "pretrained"
+}
+"""`python -m mammo_mlflow views --task TASK --backbone BACKBONE --data DIR`.
+
+Not in the paper: the settings of its pretrained networks, so that the two can be compared.
+"""
+
+PAPER: Table = {**_CHAPTER_5, **_CHAPTER_4, **_CHAPTER_6, **_CHAPTER_8, **_CONTROLS, **_VIEWS}
 
 _QUICK: Values = {
     "optimizer": "adam",
@@ -192,6 +200,7 @@ QUICK: Table = {
     **{key: values | (_QUICK_ENCODER if key[1] == "scratch" else _QUICK) for key, values in _CHAPTER_6.items()},
     **{key: values | {"epochs": 20, "views": 2} | _sources(key[1], "") for key, values in _CHAPTER_8.items()},
     **_CONTROLS,
+    **dict.fromkeys(_VIEWS, _QUICK),
 }
 """A first look in minutes: Adam 1e-3, average pooling, 12 epochs over 2 cached views.
 

@@ -24,9 +24,10 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "siamese": ("scratch", *BACKBONES),
     "conditioned": ("a", "b", "c"),
     "texture": ("laws",),
+    "views": tuple(BACKBONES),
 }
 """What `backbone` may be in each family: a pretrained network, a setting of the paper's chapter 4, an encoder, an
-approach of its chapter 8."""
+approach of its chapter 8, the encoder of both views of a lesion."""
 FAMILIES = tuple(NETWORKS)
 
 T = TypeVar("T", bound=checks.Value)
@@ -45,11 +46,14 @@ class Users(NamedTuple):
 
 ALL = Users()
 SGD = Users(counts=lambda experiment: experiment.training.optimizer == "sgd")
+ADAMW = Users(counts=lambda experiment: experiment.training.optimizer == "adamw")
+WARMED = Users(counts=lambda experiment: experiment.training.schedule != "one_cycle")
+FOCAL = Users(counts=lambda experiment: experiment.training.loss == "focal")
 STOPPED = Users(counts=lambda experiment: experiment.training.early_stop > 0)
-ENCODED = Users(("pretrained", "scratch", "siamese", "texture"))
-POOLED = Users(("pretrained", "scratch", "siamese"))
-TURNED = Users(("pretrained", "scratch", "siamese", "conditioned"))
-FROZEN = Users(("pretrained", "siamese"), whole=False)
+ENCODED = Users(("pretrained", "scratch", "siamese", "texture", "views"))
+POOLED = Users(("pretrained", "scratch", "siamese", "views"))
+TURNED = Users(("pretrained", "scratch", "siamese", "conditioned", "views"))
+FROZEN = Users(("pretrained", "siamese", "views"), whole=False)
 TUNED = FROZEN._replace(counts=lambda experiment: experiment.model.unfrozen_layers > 0)
 PENALISED = Users(("scratch", "siamese"))
 CONVOLVED = PENALISED._replace(whole=True)

@@ -52,6 +52,7 @@ VARIANTS = (
     ("siamese", "vgg16", TUNED),
     ("siamese", "resnet50", (*TUNED, ("difference", "absolute_product"), ("control", "shuffled"))),
     ("siamese", "scratch", (("holdout", 0.3), ("pair_augmentation", "joint"))),
+    ("views", "vgg16", TUNED),
     ("conditioned", "a", (("condition", "class"),)),
     ("conditioned", "b", (("seed", 7), ("final", "none"))),
     ("conditioned", "c", (("condition", "class"), ("views", 3))),

@@ -43,8 +43,9 @@ def experiments():
 
     for family, networks in NETWORKS.items():
         for network in networks:
-            if (family, network) == ("siamese", "vgg16") or family != "siamese":  # the others are the same layers
-                add(family, network, **({"unfrozen_layers": 1} if family == "siamese" else {}))
+            joined = family in ("siamese", "views")
+            if network == "vgg16" or not joined:  # the others are the same layers
+                add(family, network, **({"unfrozen_layers": 1} if joined else {}))
     for difference in DIFFERENCES:
         add("siamese", "scratch", difference=difference)
     for pooling in POOLINGS:
@@ -53,7 +54,7 @@ def experiments():
         add("conditioned", "a", condition=condition)
     add("scratch", "m2", **HEAD, pool_dropout=0.1, l1=1e-5)
     add("scratch", "m1", final="fold_average")
-    for family, network in (("scratch", "m1"), ("siamese", "scratch"), ("conditioned", "c")):
+    for family, network in (("scratch", "m1"), ("siamese", "scratch"), ("views", "vgg16"), ("conditioned", "c")):
         add(family, network, tta="flips" if family != "conditioned" else "views")
     for kind in RECALIBRATIONS:
         add("scratch", "m1", calibrate=kind)
@@ -69,7 +70,7 @@ def part(made, folder):
     base = network_encoder(network)
     cut = 0 if base.trainable_weights else deepest_cut(base, model.unfrozen_layers)
     features = base.output.shape[1:]
-    head = build_head(joined_shape(features, len(sides), model.difference), model)
+    head = build_head(joined_shape(features, sides, model.difference), model)
     tail = build_tail(suffix(base, cut), head, sides, model.difference, features)
     return Part(network, NO_WEIGHTS, cut, (_saved(tail, folder),) * (2 if made.final.final == "fold_average" else 1))
 

@@ -39,7 +39,7 @@ def options(command):
 
 
 def test_every_parameter_of_a_family_is_an_option_of_its_command():
-    for family in ("pretrained", "scratch", "siamese", "conditioned"):
+    for family in ("pretrained", "scratch", "siamese", "views", "conditioned"):
         every = {item.name for item in parameters()}
         assert options(family) & every == {item.name for item in parameters(family)}
     assert {item.name for item in parameters()} <= options("search") & options("controls")

@@ -1,4 +1,4 @@
-"""The commands `pretrained`, `scratch`, `siamese`, `conditioned`: train, test and register a family's models."""
+"""The commands that train, test and register a family's models: `pretrained`, `scratch`, `siamese` and the others."""
 
 from __future__ import annotations
 
@@ -78,6 +78,12 @@ SIAMESE = _command(
     "encoder of both patches",
     "train, test and register Siamese networks, which compare an abnormality with its baseline patch",
     "--task mass_calc --backbone vgg16",
+)
+VIEWS = _command(
+    "views",
+    "encoder of both views",
+    "train, test and register networks that join the two views, CC and MLO, of a lesion",
+    "--task benign_malignant --backbone vgg16 --phantom-views 2",
 )
 CONDITIONED = _command(
     "conditioned",

@@ -13,7 +13,7 @@ class RequestOptions(FilmOptions):
     """The options of the command `request`."""
 
     output: Annotated[str, Option("the request to write, as JSON", path=True)]
-    inputs: Annotated[str, Option("what the model takes: patch, or patch,baseline", MODEL)] = "patch"
+    inputs: Annotated[str, Option("what the model takes: patch; patch,baseline; or patch,other_view", MODEL)] = "patch"
     size: Annotated[int, SIZE] = CropSettings.size
 
 

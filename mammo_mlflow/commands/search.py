@@ -106,7 +106,9 @@ class SearchOptions(TrainingOptions, SearchSettings):
 
     family: Annotated[str, Option("family of the networks", MODEL, checks.one_of(*SEARCHED))] = "pretrained"
     task: Annotated[str, Option("what is told apart; all: a study for each", MODEL, checks.one_of(*TASKS, "all"))]
-    backbone: Annotated[str, Option("a network of the family; all: a study for each", MODEL)] = "all"
+    backbone: Annotated[
+        str, Option("a network of the family; all: a study for each, or one of all where its space draws it", MODEL)
+    ] = "all"
 
     @model_validator(mode="after")
     def _ends(self) -> SearchOptions:

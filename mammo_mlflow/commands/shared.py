@@ -51,6 +51,9 @@ class PhantomOptions(CommandOptions):
     phantom_test: Annotated[int, Option("test abnormalities of the phantom")] = 128
     phantom_size: Annotated[int, Option("side of the phantom's patches in pixels")] = 150
     phantom_seed: Annotated[int, Option("seed of the phantom")] = 0
+    phantom_views: Annotated[
+        int, Option("views of each of the phantom's lesions: 1, one or two alike; 2, two that have to be compared")
+    ] = 1
 
 
 class DataOptions(PhantomOptions):

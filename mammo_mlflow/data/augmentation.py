@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mammo_mlflow.errors import unknown_name
+from mammo_mlflow.experiment import FLIPS
 
 _DRAWS = 8  # angle, two shifts, shear, two zooms, two flips
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -29,8 +30,6 @@ class AugmentationPolicy:
     vertical_flip: bool = False
 
 
-FLIPS = tuple((transposed, rows, columns) for transposed in (0, 1) for rows in (0, 1) for columns in (0, 1))
-"""The eight flips and quarter turns of a square: whether it is transposed, then its rows and its columns reversed."""
 ALL_FLIPS = "flips"
 """The name of the policy whose views 0 to 7 are `FLIPS`, the plain patch first; nothing is drawn."""
 

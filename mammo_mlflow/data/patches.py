@@ -112,6 +112,23 @@ class Split:
         alone = (names == "").any(axis=1).to_numpy()
         return np.where(alone, [f"{name} row {row}" for row, name in enumerate(found)], found.to_numpy(dtype=str))
 
+    def other_views(self) -> np.ndarray:
+        """For each abnormality the place of its lesion in the other view: int64 (n,), its own place if there is none.
+
+        Of several in another view the first is taken. Raises `UserError` where the groups file does not tell.
+        """
+        file, wanted, lesions = f"{SPLITS[self.name]}_groups.csv", (*LESION_COLUMNS, "view"), self.lesions
+        if self.groups is None:
+            raise expected(file, f"a file with {', '.join(wanted)}, which tells the views of a lesion", "none")
+        if lesions is None or "view" not in self.groups:
+            missing = [name for name in wanted if name not in self.groups]
+            raise expected(f"{file}: columns", ", ".join(wanted), f"no {', '.join(missing)}")
+        views, found = self.groups["view"].to_numpy(dtype=str), np.arange(len(self), dtype=np.int64)
+        for rows in pd.Series(lesions).groupby(lesions).indices.values():
+            for row in rows:
+                found[row] = next((other for other in rows if views[other] != views[row]), row)
+        return found
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchSet:

@@ -29,6 +29,11 @@ TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
 LARGEST = 20_000_000_000  # bytes of patches; more is taken for a mistake, since it takes days to draw
 SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
+VIEWS = ("CC", "MLO")
+LOOKS = {  # how often a lesion of two views looks suspicious in neither, in one and in both of them
+    "benign": (0.3, 0.7, 0.0),
+    "malignant": (0.35, 0.0, 0.65),
+}
 
 PhantomRow = Mapping[str, Any]
 """An abnormality to draw: its columns of the groups file, its type (1 to 4), and the numbers that decide its looks."""
@@ -38,20 +43,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """The size of a phantom: abnormalities in each split, side of a patch in pixels, seed.
+    """The size of a phantom: abnormalities in each split, side of a patch in pixels, seed, and views of a lesion.
+
+    With 1 view a lesion has one view or two, which look alike. With 2 it has both (but for the last one of a type,
+    where their number is odd), and what they show has to be compared: see `LOOKS`.
 
     Raises:
-        UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024, a negative seed or too many bytes.
+        UserError: fewer than 16 abnormalities in a split, a size outside 32 to 1024, a negative seed, too many bytes,
+            or neither 1 view nor 2.
     """
 
     train: int = 320
     test: int = 128
     size: int = 150
     seed: int = 0
+    views: int = 1
 
     def __post_init__(self) -> None:
         """Check every field."""
         limits = {"train": (16, 100_000), "test": (16, 100_000), "size": (32, 1024), "seed": (0, 2**32 - 1)}
+        limits["views"] = (1, 2)
         problems = []
         for field, (low, high) in limits.items():
             value = getattr(self, field)
@@ -70,13 +81,15 @@ class PhantomSettings:
     @property
     def directory_name(self) -> str:
         """The name of the phantom's data directory, made of every setting and the version of the generator."""
-        return f"phantom-v{VERSION}-{self.train}-{self.test}-{self.size}px-seed{self.seed}"
+        views = "" if self.views == 1 else f"-{self.views}views"
+        return f"phantom-v{VERSION}-{self.train}-{self.test}-{self.size}px-seed{self.seed}{views}"
 
 
 def settings_from_name(directory: Path) -> PhantomSettings | None:
     """Parse the settings of a phantom from its directory's name; None for a directory of another name."""
-    found = re.fullmatch(rf"phantom-v{VERSION}" r"-(\d{1,9})-(\d{1,9})-(\d{1,9})px-seed(\d{1,10})", directory.name)
-    return PhantomSettings(*map(int, found.groups())) if found else None
+    numbers = r"-(\d{1,9})-(\d{1,9})-(\d{1,9})px-seed(\d{1,10})(?:-(2)views)?"
+    found = re.fullmatch(rf"phantom-v{VERSION}" + numbers, directory.name)
+    return PhantomSettings(*(int(number) for number in found.groups("1"))) if found else None
 
 
 def make_phantom(
@@ -120,25 +133,27 @@ def _write_phantom(settings: PhantomSettings, directory: Path, progress: Callabl
 
     for number, (name, stem) in enumerate(SPLITS.items()):
         rng = np.random.default_rng([settings.seed, number])
-        rows = _draw_abnormalities(rng, getattr(settings, name), PREFIXES[name])
+        rows = _draw_abnormalities(rng, getattr(settings, name), PREFIXES[name], settings.views)
         columns = ["patient_id", "side", "view", "abnormality_id", "density", "subtlety"]
         types, groups = [row["type"] for row in rows], pd.DataFrame(rows, columns=columns)
         write_split(directory, stem, settings.size, types, groups, draw_pairs(number, rows))
-    content = {"generator": "mammo_mlflow phantom", "version": VERSION, **asdict(settings), "note": NOTE}
+    stated = {name: value for name, value in asdict(settings).items() if (name, value) != ("views", 1)}
+    content = {"generator": "mammo_mlflow phantom", "version": VERSION, **stated, "note": NOTE}
     (directory / PHANTOM_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> list[PhantomRow]:
+def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str, least_views: int) -> list[PhantomRow]:
     """Draw type, patient, projection and looks of `count` abnormality patches, a row for each.
 
     A patient has one or two abnormalities, each on one or two projections (CC, MLO), so one to four rows. Suspicion,
     size and conspicuity are drawn for the abnormality, film brightness and contrast for the patient; only suspicion
-    depends on whether it is benign or malignant.
+    depends on whether it is benign or malignant. Where every abnormality has two views, each of them has a suspicion of
+    its own.
     """
     abnormalities = []
     for kind, number in zip(range(1, 5), _counts_by_type(count), strict=True):
         while number > 0:
-            views = min(number, int(rng.integers(1, 3)))
+            views = min(number, int(rng.integers(least_views, 3)))
             abnormalities.append((kind, views))
             number -= views
     rows: list[PhantomRow] = []
@@ -165,8 +180,22 @@ def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str) -> li
             "radius": rng.uniform(0.17, 0.40),
         }
         of_patient += 1
-        rows += [{**film, **look, "view": view} for view in rng.permutation(["CC", "MLO"])[:views]]
+        drawn = [{**film, **look, "view": view} for view in rng.permutation(VIEWS)[:views]]
+        if least_views == 2:
+            drawn = [row | {"suspicion": s} for row, s in zip(drawn, _draw_suspicions(rng, kind), strict=False)]
+        rows += drawn
     return rows
+
+
+def _draw_suspicions(rng: np.random.Generator, kind: int) -> np.ndarray:
+    """Draw how suspicious a lesion of this type looks in each of two views: float64 (2,).
+
+    A malignant one looks alike in both; tissue that lies over a benign one often looks suspicious in one view, and is
+    gone in the other. One view tells little, and neither do two that are judged one by one: they have to be compared.
+    """
+    suspicious = rng.choice(3, p=LOOKS["malignant" if kind in (2, 4) else "benign"])
+    looks = rng.permutation(np.arange(2) < suspicious)
+    return np.where(looks, SEPARATION, -SEPARATION) / 2 + rng.normal(0, 0.3, 2)
 
 
 def _counts_by_type(count: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def describe_network(job: DescribeJob, emit: Emit) -> Description:
         base.predict_on_batch(patches)
         speed = PROBE_PATCHES / (time.perf_counter() - start)
     features = _layer_cut(base, len(base.operations) - 1)
-    head = joined_shape(features.shape, len(network.sides), network.model.difference)
+    head = joined_shape(features.shape, network.sides, network.model.difference)
     return Description(
         features=features,
         tuned=None if tuned is None else _layer_cut(base, tuned),

@@ -9,6 +9,7 @@ import importlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ import psutil
 
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.inputs import ModelInput, Reader
+from mammo_mlflow.engine.schedules import learning_rates
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import TrainingSpec
 from mammo_mlflow.jobs.contracts import Emit, EpochDone, Notice
@@ -29,12 +31,13 @@ EVALUATION_BATCH = 64
 MODULES = {"keras_fit": "mammo_mlflow.engine.keras_fit", "compiled": "mammo_mlflow.engine.compiled.training"}
 """The module of each engine, whose `make` makes it."""
 
-OPTIMIZERS: dict[str, Callable[[float, float], keras.optimizers.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[float, TrainingSpec], keras.optimizers.Optimizer]] = {
     "adam": lambda rate, _: keras.optimizers.Adam(rate),
     "rmsprop": lambda rate, _: keras.optimizers.RMSprop(rate),
-    "sgd": lambda rate, momentum: keras.optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0),
+    "sgd": lambda rate, spec: keras.optimizers.SGD(rate, momentum=spec.momentum, nesterov=spec.momentum > 0),
+    "adamw": lambda rate, spec: keras.optimizers.AdamW(rate, weight_decay=spec.weight_decay),
 }
-"""Each optimizer by name: a function of learning rate and momentum that makes it."""
+"""Each optimizer by name: a function of learning rate and parameters of training that makes it."""
 
 Rebuild = Callable[[type[keras.Layer], bool], keras.Model]
 """A function of a class of dropout layers, and of whether hidden layers are filled up, that builds a network."""
@@ -76,6 +79,25 @@ class StageFit:
         """The epochs without a lower inner loss after which the fit is stopped; 0: never."""
         return self.spec.early_stop if len(self.inner_rows) else 0
 
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """The learning rate of each step of the stage, float32 (epochs, batches)."""
+        return learning_rates(self.spec, self.stage.learning_rate, self.stage.epochs, len(self.batches))
+
+    @property
+    def averages(self) -> bool:
+        """Whether the weights of several epochs are averaged (`share`); then batch normalisation is measured anew.
+
+        Statistics of moving weights are none of the averaged ones. So these pass once over the batches of the last
+        epoch, in training mode, and its mean statistics are theirs (Izmailov et al. 2018, section 3.2).
+        """
+        return self.spec.weight_average > 1
+
+    def share(self, epoch: int) -> float:
+        """The share of the weights of an epoch of the stage, from 0 on, in the mean of the last epochs until then."""
+        number = epoch + 1 - max(0, self.stage.epochs - self.spec.weight_average)
+        return 1 / number if number > 0 else 0.0
+
     def report(self, epoch: int, metrics: dict[str, float], history: History) -> None:
         """Put the metrics of an epoch of the stage, from 0 on, into `history`, and send them.
 
@@ -110,10 +132,11 @@ class Engine(Protocol):
     def train(self, fits: Sequence[StageFit], size: int = 0) -> Iterator[tuple[int, Trained | UserError]]:
         """Train fits; yield the place of each, as it ends, with what came of it, or the error that ended it.
 
-        With early stopping the weights of the epoch with the least inner loss are kept. The fits' networks have one
-        structure, and their stages one name. Of heads that can be rebuilt, rates of dropout may differ, and numbers of
-        epochs. A head gets the same numbers whatever beside it, to the last digit, in all calls of one `size`: the most
-        heads of such a call; with 0 roundings may differ.
+        With early stopping the weights of the epoch with the least inner loss are kept. All losses told are the one
+        that is minimised, but for class weights on held-out rows, and those of the epoch's own weights, also where some
+        are averaged. The fits' networks have one structure, and their stages one name. Of heads that can be rebuilt,
+        rates of dropout may differ, and numbers of epochs. A head gets the same numbers whatever beside it, to the last
+        digit, in all calls of one `size`: the most heads of such a call; with 0 roundings may differ.
         """
         ...
 

@@ -136,7 +136,7 @@ class ScratchHyperModel(DrawnModel):
         """Build the whole network, not compiled: raw patches of each side in, probability (n, 1) out."""
         network, spec = self._job.network, self.spec(hp)
         encoder = build_encoder(network.family, spec, network.image_size, network.precision)
-        head = build_head(joined_shape(encoder.output_shape[1:], len(network.sides), spec.difference), spec)
+        head = build_head(joined_shape(encoder.output_shape[1:], network.sides, spec.difference), spec)
         return build_whole(encoder, head, network.sides, spec.difference)
 
 

@@ -40,11 +40,13 @@ OWN_VIEWS_OFFSET = 2**32
 class StoredActivations(Reader[np.ndarray]):
     """Reads stored activations from a mapped file: float32 (m, ...) for rows (m,) and a view of each.
 
-    `shape` is that of activations; by default the one that they are stored in.
+    `shape` is that of activations; by default the one that they are stored in. With `places`, int (n,), row i is read
+    at place `places[i]`.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...] | None = None, places: np.ndarray | None = None) -> None:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.places = places
         self.path, self.stored = path, stored if shape is None else stored.reshape(*stored.shape[:2], *shape)
 
     def in_memory(self, limit: int) -> np.ndarray | None:
@@ -55,24 +57,33 @@ class StoredActivations(Reader[np.ndarray]):
 
     def __call__(self, rows: np.ndarray, views: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The activations of rows (m,): float32 (m, ...) in `views` (m,); by default all views, (m, views + 1, ...)."""
-        picked = self.stored[rows, views]
+        picked = self.stored[rows if self.places is None else self.places[rows], views]
         return picked.view(ml_dtypes.bfloat16).astype(np.float32) if picked.dtype == np.uint16 else picked
 
 
 class PatchReader(Reader[np.ndarray]):
     """Reads and augments patches, for on-line training: every second row of a tensor file, from row `first` on.
 
-    All views of a call have to be equal, as they are in an epoch of on-line training.
+    All views of a call have to be equal, as they are in an epoch of on-line training. `places` are as in
+    `StoredActivations`: a patch has the transforms of its place.
     """
 
-    def __init__(self, tensor: Path, first: int, policy: str, seed: int = 0, own_views: bool = False) -> None:
-        self.path, self.first, self.policy = tensor, first, policy
+    def __init__(
+        self,
+        tensor: Path,
+        first: int,
+        policy: str,
+        seed: int = 0,
+        own_views: bool = False,
+        places: np.ndarray | None = None,
+    ) -> None:
+        self.path, self.first, self.policy, self.places = tensor, first, policy, places
         self.patches = np.load(tensor, mmap_mode="r")[first::2]
         self._seed, self._shift = seed, OWN_VIEWS_OFFSET if own_views else 0
 
     def __call__(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
         """The patches of rows (m,): float32 (m, size, size, 1)."""
-        plain = np.asarray(self.patches[rows], np.float32)
+        plain = np.asarray(self.patches[self._placed(rows)], np.float32)
         view = int(views[0]) if len(views) else 0
         if view == 0 or self.policy == "none":
             return plain[..., None]
@@ -80,7 +91,10 @@ class PatchReader(Reader[np.ndarray]):
 
     def transforms(self, rows: np.ndarray, view: int) -> np.ndarray:
         """The transforms of augmented view `view` of rows (m,): float32 (m, 8), as of `draw_transforms`."""
-        return draw_transforms(self.policy, rows, view + self._shift, self.patches.shape[1], self._seed)
+        return draw_transforms(self.policy, self._placed(rows), view + self._shift, self.patches.shape[1], self._seed)
+
+    def _placed(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self.places is None else self.places[rows]
 
 
 class NumberReader(Reader[np.ndarray]):
@@ -148,6 +162,9 @@ def read_batches(job: ModelJob[object], size: int, emit: Emit) -> Iterator[dict[
     total = len(tensor) // 2
     for start in range(0, total, size):
         rows = slice(start, min(start + size, total))
-        images = {name: np.asarray(tensor[first::2][rows])[..., None] for name, first in job.sides.items()}
+        images = {
+            name: np.asarray(tensor[first::2][job.places[name][rows] if name in job.places else rows])[..., None]
+            for name, first in job.sides.items()
+        }
         yield images | {name: values[rows, None] for name, values in job.constants.items()}
         emit(StepsDone(rows.stop, total))

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from mammo_mlflow.engine.averaging import WeightAverage
 from mammo_mlflow.engine.backend import fast_optimizer, fastest_feed
 from mammo_mlflow.engine.batches import Batches
 from mammo_mlflow.engine.contract import (
@@ -21,7 +22,9 @@ from mammo_mlflow.engine.contract import (
     private_memory_bytes,
 )
 from mammo_mlflow.engine.inputs import ModelInput, Reader, all_views
+from mammo_mlflow.engine.losses import make_loss
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.models.tensors import Tensor
 
 BATCH = 32
 """The number of views whose activations are computed at once."""
@@ -81,25 +84,40 @@ class _EpochReporter(keras.callbacks.Callback):
         self.peak_memory = max(self.peak_memory, private_memory_bytes())
 
 
+class _StepRates(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of each step, of `StageFit.rates`; within the program, as an execution has many steps."""
+
+    def __init__(self, rates: np.ndarray) -> None:
+        self._rates = rates.ravel()
+
+    def __call__(self, step: Tensor) -> Tensor:
+        return keras.ops.take(keras.ops.convert_to_tensor(self._rates), keras.ops.cast(step, "int32"), axis=0)
+
+
 def _train(fit: StageFit) -> Trained:
     """Train one fit by Keras's `fit`. Raises `UserError` where the loss is not finite."""
     started = time.perf_counter()
     model, batches, spec, stage = fit.network, fit.batches, fit.spec, fit.stage
     validation, inner = (_read_plain(batches, rows) for rows in (fit.validation_rows, fit.inner_rows))
-    optimizer = OPTIMIZERS[spec.optimizer](stage.learning_rate, spec.momentum)
+    optimizer = OPTIMIZERS[spec.optimizer](stage.learning_rate, spec)
     wide = model.count_params() > COMPILED_PARAMETERS
     # on a processor XLA speeds up wide dense layers and slows down convolutions
     convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
     tensorflow = keras.backend.backend() == "tensorflow"  # another backend without it runs one operation at a time
+    optimizer = fast_optimizer(optimizer) if wide and convolves else optimizer
+    if np.ptp(fit.rates):
+        optimizer.learning_rate = _StepRates(fit.rates)
     model.compile(
-        fast_optimizer(optimizer) if wide and convolves else optimizer,
-        loss="binary_crossentropy",
+        optimizer,
+        loss=make_loss(spec.loss, spec.focal_gamma, spec.label_smoothing),
         metrics=["accuracy"],
         jit_compile=wide and not convolves if tensorflow else "auto",
         steps_per_execution=len(batches),  # Keras runs whole executions: another number may pass the epoch's end
     )
     report = _EpochReporter(fit, inner)
     stopping = keras.callbacks.EarlyStopping("inner_loss", patience=fit.patience, restore_best_weights=True, mode="min")
+    averaging = WeightAverage(fit)
+    also = [stopping] * bool(fit.patience) + [averaging] * fit.averages
     data, steps = fastest_feed(batches, stage.epochs)
     model.fit(
         data,
@@ -108,10 +126,12 @@ def _train(fit: StageFit) -> Trained:
         shuffle=False,  # the batches are drawn in a random order already
         validation_data=validation,
         validation_batch_size=EVALUATION_BATCH,
-        callbacks=[report, stopping] if fit.patience else [report],
+        callbacks=[report, *also],
         class_weight=class_weights(spec.class_weights, batches.labels[batches.rows]),
         verbose=0,
     )
+    if fit.averages:
+        averaging.finish()
 
     def predict() -> np.ndarray:
         if validation is None:

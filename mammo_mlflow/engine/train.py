@@ -269,7 +269,9 @@ def _uncompiled(model: keras.Model) -> keras.Model:
 
 def stored_reader(job: FitJob, files: Mapping[str, Path], views: int) -> Reader[ModelInput]:
     """Make the reader of activations stored in so many views, by input, and of the job's constants."""
-    readers: dict[str, Reader[np.ndarray]] = {name: StoredActivations(path) for name, path in files.items()}
+    readers: dict[str, Reader[np.ndarray]] = {
+        name: StoredActivations(path, places=job.places.get(name)) for name, path in files.items()
+    }
     return combine_readers(readers | {name: NumberReader(values, views) for name, values in job.constants.items()})
 
 
@@ -279,7 +281,9 @@ def _patch_reader(job: FitJob) -> Reader[ModelInput]:
     own = training.pair_augmentation == "independent"
     return combine_readers(
         {
-            side: PatchReader(job.tensor, first, training.augmentation, seed, own_views=own and side == BASELINE)
+            side: PatchReader(
+                job.tensor, first, training.augmentation, seed, own and side == BASELINE, job.places.get(side)
+            )
             for side, first in job.experiment.sides.items()
         }
     )

@@ -38,5 +38,8 @@ def predict_views(job: ViewsJob, emit: Emit) -> list[np.ndarray]:
 def _flipped_patches(fit: FitJob) -> Reader[ModelInput]:
     """The reader of patches of each side, whose views are the flips."""
     return combine_readers(
-        {side: PatchReader(fit.tensor, first, ALL_FLIPS) for side, first in fit.experiment.sides.items()}
+        {
+            side: PatchReader(fit.tensor, first, ALL_FLIPS, places=fit.places.get(side))
+            for side, first in fit.experiment.sides.items()
+        }
     )

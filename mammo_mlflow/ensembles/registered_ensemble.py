@@ -107,6 +107,7 @@ class EnsembleBuilder(ModelBuilder):
             chosen_on="nested out-of-fold predictions",
             transferred=False,
             sides=fitted.sides,
+            places={name: rows for member in fitted.members for name, rows in member.plan.places.items()},
             predict_job=AnswerJob,
             parts=versions,
             settings=self._settings,

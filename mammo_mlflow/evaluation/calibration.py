@@ -47,14 +47,19 @@ def calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> fl
 
 
 def calibration_estimates(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, groups: npt.ArrayLike | None = None
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    groups: npt.ArrayLike | None = None,
+    folds: npt.ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """The calibration error, slope and intercept (`MEASURES`) with their intervals, by name; `groups` (n,): patients.
 
     Slope: of a logistic regression of the label on the logit of the probability, 1 where probabilities are neither too
     extreme (below 1) nor too timid. Intercept: the same with that slope held at 1, 0 where they are right on average,
     above 0 where they are too low (Cox 1958, Biometrika 45:562-565; Van Calster et al. 2016, Journal of Clinical
-    Epidemiology 74:167-176). Their errors are sandwich ones over patients, with a Student quantile.
+    Epidemiology 74:167-176). With `folds` (n,) the error is that of the folds' models, in bins within folds: a fold's
+    map is fitted on the labels of the others, so that the errors of all maps together cancel where folds share a bin.
+    The standard errors of slope and intercept are sandwich ones over patients, with a Student quantile.
     Raises ValueError and UserError as `weighted.checked`.
     """
     y, p = weighted.checked(labels, probabilities)
@@ -64,7 +69,9 @@ def calibration_estimates(
     quantile = float(stdtrit(max(clusters - 1, 1), 0.975))
     x = logit(np.clip(p, LEAST, 1 - LEAST))
     lines = {"calibration_slope": logistic_line(x, y), "calibration_intercept": logistic_line(x, y, slope=1.0)}
-    found = {"calibration_error": _error_estimate(y, p, patients, quantile, too_few)}
+    found = {
+        "calibration_error": _error_estimate(y, p, patients, weighted.fold_codes(folds, y.size), quantile, too_few)
+    }
     for number, (name, line) in enumerate(lines.items()):
         if line is None:
             found[name] = Estimate(reason=ONE_CLASS if y.min() == y.max() else "no line can be fitted")
@@ -117,18 +124,27 @@ def _line_error(x: Floats, y: Ints, line: tuple[float, float], patients: Ints, f
     return math.sqrt(float(covariance[0, 0]))
 
 
-def _error_estimate(y: Ints, p: Floats, patients: Ints, quantile: float, too_few: str) -> Estimate:
+def _error_estimate(y: Ints, p: Floats, patients: Ints, folds: Ints | None, quantile: float, too_few: str) -> Estimate:
     """The calibration error with an interval of its square, by resampling patients in fixed bins.
 
     A resample adds to the square what chance adds, as the sample itself did: twice the sample's square less the mean of
     the resamples' is free of both, whatever patients have in common.
     """
-    value = calibration_error(y, p)
-    if math.isnan(value) or too_few:
-        return Estimate(value, reason=too_few or f"fewer than {SMALLEST_BIN} patches")
-    _, place, _, bin_of = _binned(p)
-    bins, clusters = int(bin_of.max()) + 1, int(patients.max()) + 1
-    cell = patients * bins + bin_of[place]
+    bin_of, bins = np.zeros(len(y), int), 0
+    for rows in weighted.fold_rows(y, folds):
+        if len(rows) < SMALLEST_BIN:
+            return Estimate(reason=f"fewer than {SMALLEST_BIN} patches" + ("" if folds is None else " of a fold"))
+        _, place, _, of_values = _binned(p[rows])
+        bin_of[rows] = bins + of_values[place]
+        bins = int(bin_of.max()) + 1
+    of_bin = np.bincount(bin_of)
+    frequency = np.bincount(bin_of, y) / of_bin
+    squares = (np.bincount(bin_of, p) / of_bin - frequency) ** 2 - frequency * (1 - frequency) / (of_bin - 1)
+    value = math.sqrt(max(float(of_bin @ squares) / len(y), 0.0))
+    if too_few:
+        return Estimate(value, reason=too_few)
+    clusters = int(patients.max()) + 1
+    cell = patients * bins + bin_of
     apart, size = (
         np.bincount(cell, part, minlength=clusters * bins).reshape(clusters, bins) for part in (p - y, np.ones(len(y)))
     )

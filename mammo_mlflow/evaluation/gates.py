@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.calibration import calibration_error
+from mammo_mlflow.evaluation.conformal import cross_fitted_sets, set_estimates
 from mammo_mlflow.evaluation.intervals import cluster_note, resampling_note
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import delong
+from mammo_mlflow.names import Metric
 
 RATES_CONFIDENCE = 0.9
 """The confidence of the intervals of sensitivity and specificity: a loss is found with a one-sided error of 5 %."""
@@ -49,6 +51,20 @@ def calibrated(candidate: OutOfFold, bound: float) -> Gate:
     """Judge the gate `calibrated`: the candidate's calibration error has to be at most `bound`."""
     error = calibration_error(candidate.labels, candidate.probabilities)
     return Gate("calibrated", bool(error <= bound), f"calibration error {error:.3f}, at most {bound:g}")
+
+
+def covered(candidate: OutOfFold, coverage: float) -> Gate:
+    """Judge the gate `coverage` of answer sets: no class may be part of them less often than their coverage says.
+
+    Each fold is answered by limits of the others. The gate fails where all of a class's 90 % interval, patients as
+    clusters, lies below `coverage`.
+    """
+    sets = cross_fitted_sets(candidate, coverage)
+    found = set_estimates(candidate.labels, sets, candidate.groups, RATES_CONFIDENCE)
+    classes = [found[name] for name in (Metric.COVERAGE_0, Metric.COVERAGE_1)]
+    passed = not any(one.high < coverage for one in classes)  # without an interval nothing is known against it
+    told = f"classes covered {' and '.join(map(str, classes))}, {100 * RATES_CONFIDENCE:g} % intervals"
+    return Gate("coverage", passed, f"{told}, of {coverage:g}; {found[Metric.REFERRED].value:.0%} referred")
 
 
 def no_loss(rate: str, candidate: OutOfFold, champion: OutOfFold, bound: float = 0.0) -> Gate:

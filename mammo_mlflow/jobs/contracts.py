@@ -178,8 +178,9 @@ class FitJob(Job[FitResult]):
 
     Rows, int (m,), are indices of training abnormalities; `labels`, float32 (n,), cover all of them. `features` and
     `tuned` are the activation files of the two stages by the tail's inputs, empty in on-line training. `constants`,
-    (n,), are the inputs of one number a row. The tail is saved below `output`. `on_card`: it is trained on a card,
-    where heads of many widths share a program. `together`: how many fits its program is made for, 0: for those at hand.
+    (n,), are the inputs of one number a row. `places`, int (n,), are the rows that an input reads instead. The tail is
+    saved below `output`. `on_card`: it is trained on a card, where heads of many widths share a program. `together`:
+    how many fits its program is made for, 0: for those at hand.
     """
 
     target = "mammo_mlflow.engine.train:train_fit"
@@ -202,6 +203,7 @@ class FitJob(Job[FitResult]):
     features: dict[str, Path] = field(default_factory=dict)
     tuned: dict[str, Path] = field(default_factory=dict)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    places: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def total_epochs(self) -> int:
@@ -302,7 +304,8 @@ class AssembleJob(Job[None]):
 class ModelJob(Job[Answer]):
     """Base class of jobs that predict: a model gets every abnormality of a tensor file.
 
-    `sides` has the first row of each image input in `tensor`, `constants`, (n,), the inputs of one number a row.
+    `sides` has the first row of each image input in `tensor`, `constants`, (n,), the inputs of one number a row,
+    `places`, int (n,), which abnormalities an input reads, where these are others.
     """
 
     model: Path
@@ -310,6 +313,7 @@ class ModelJob(Job[Answer]):
     threads: int
     sides: dict[str, int]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    places: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from mammo_mlflow.data.augmentation import FLIPS
+from mammo_mlflow.experiment import FLIPS
 from mammo_mlflow.models.tensors import Tensor
 
 

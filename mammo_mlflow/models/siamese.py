@@ -1,13 +1,13 @@
-"""Join the features of baseline and abnormality, which the one encoder of a Siamese network gives."""
+"""Join the features of two patches, which one encoder gives: baseline and abnormality, or a lesion's two views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import keras
 from keras import layers
 
-from mammo_mlflow.experiment import BASELINE, PATCH
+from mammo_mlflow.experiment import BASELINE, OTHER_VIEW, PATCH
 from mammo_mlflow.models.tensors import Tensor
 
 JOINED = "difference"
@@ -35,16 +35,30 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Each `difference`: from the features of both sides (n, f) to the head's input, (n, f), of the last two (n, 2 f)."""
 
 
+def _sorted(first: Tensor, second: Tensor) -> Tensor:
+    """The larger of each feature, then the smaller: (n, 2 f); all that there is of two views but their order."""
+    larger = layers.Maximum(dtype="float32", name="larger")([first, second])
+    smaller = layers.Minimum(dtype="float32", name="smaller")([first, second])
+    return layers.Concatenate(dtype="float32", name=JOINED)([larger, smaller])
+
+
 def join_sides(features: Mapping[str, Tensor], form: str) -> Tensor:
-    """Join the features (n, f) of both sides into the head's input, by one of `FORMS`; keep those of one side."""
+    """Join the features (n, f) of both sides into the head's input; keep those of one side.
+
+    Baseline and abnormality are joined by one of `FORMS`. Two views, of which neither is the first, are joined in one
+    way, which swapping them does not change.
+    """
     if len(features) == 1:
         return next(iter(features.values()))
+    if OTHER_VIEW in features:
+        return _sorted(features[PATCH], features[OTHER_VIEW])
     return FORMS[form](features[BASELINE], features[PATCH])
 
 
-def joined_shape(shape: tuple[int, ...], sides: int, form: str) -> tuple[int, ...]:
+def joined_shape(shape: tuple[int, ...], sides: Collection[str], form: str) -> tuple[int, ...]:
     """The shape of the head's input, without the batch, from that of one side's features."""
-    return (2 * shape[0],) if sides > 1 and form in ("concatenate", "absolute_product") else shape
+    twice = OTHER_VIEW in sides or (len(sides) > 1 and form in ("concatenate", "absolute_product"))
+    return (2 * shape[0],) if twice else shape
 
 
 def before_head(tail: keras.Model) -> keras.Model:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from mammo_mlflow.data.augmentation import ALL_FLIPS, FLIPS
+from mammo_mlflow.data.augmentation import ALL_FLIPS
 from mammo_mlflow.data.patches import PatchSet
-from mammo_mlflow.experiment import BASELINE, PATCH, ROWS, Experiment
+from mammo_mlflow.experiment import BASELINE, FLIPS, PATCH, ROWS, Experiment
 from mammo_mlflow.files import json_sha256
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import ActivationJob, FeatureJob

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mammo_mlflow.data.patches import PatchSet, targets
+from mammo_mlflow.data.patches import PatchSet, Split, targets
 from mammo_mlflow.data.splits import folds_frame, folds_sha256
 from mammo_mlflow.disclosure import Disclosure
-from mammo_mlflow.experiment import ABNORMALITY_TYPE, Experiment
+from mammo_mlflow.experiment import ABNORMALITY_TYPE, OTHER_VIEW, Experiment
 from mammo_mlflow.files import sha256
 from mammo_mlflow.jobs.contracts import FitJob, Part
 from mammo_mlflow.jobs.descriptions import Description, Network
@@ -25,6 +26,11 @@ from mammo_mlflow.tracking.registry import Version
 
 REFIT = "refit"
 """The name of the fit on all training patches."""
+
+
+def other_views(split: Split) -> dict[str, np.ndarray]:
+    """Which abnormalities of a split the input `other_view` reads, by its name. Raises `UserError` as `Split` does."""
+    return {OTHER_VIEW: split.other_views()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +134,19 @@ class Plan:
         tail = model if self.description.tuned else head
         return 4 * (tail * len(self.fits) + (0 if self.experiment.final.final == "none" else 2 * model))
 
+    @cached_property
+    def places(self) -> dict[str, np.ndarray]:
+        """Which test abnormalities an image input reads, int (m,), where these are others than the scored ones."""
+        return other_views(self.patch_set.test) if OTHER_VIEW in self.sides else {}
+
+    def _single_views(self) -> dict[str, str]:
+        """The tag that counts lesions without another view, where the network asks for one."""
+        if OTHER_VIEW not in self.sides:
+            return {}
+        train = self.fits[0].job.places[OTHER_VIEW]
+        counts = [int((places == np.arange(len(places))).sum()) for places in (train, self.places[OTHER_VIEW])]
+        return {Tag.SINGLE_VIEWS: f"{counts[0]} training, {counts[1]} test"}
+
     def tags(self) -> dict[str, str]:
         """The tags of every run of this experiment (docs/architecture.md lists them all)."""
         return {
@@ -145,6 +164,7 @@ class Plan:
             Tag.WEIGHTS_SHA256: self.weights.sha256,
             **self.devices.tags,
             **self.disclosure.tags,
+            **self._single_views(),
         }
 
     def final_key(self, registered: str) -> str:

@@ -17,6 +17,7 @@ from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import (
     FAMILIES,
     FEATURES,
+    OTHER_VIEW,
     CrossValidationSpec,
     Experiment,
     ModelSpec,
@@ -32,7 +33,7 @@ from mammo_mlflow.jobs.executors import Answered, AnyJob, Executor
 from mammo_mlflow.models.weights import NO_WEIGHTS, WORDS, NetworkWeights, find_weights
 from mammo_mlflow.planning.activations import frozen_activations
 from mammo_mlflow.planning.base_models import BaseModels
-from mammo_mlflow.planning.plan import REFIT, Fit, Plan
+from mammo_mlflow.planning.plan import REFIT, Fit, Plan, other_views
 from mammo_mlflow.whereabouts import BY_SHA256, remember
 
 RANDOM_BYTES_PER_PARAMETER = 4.4  # float32, and what HDF5 adds
@@ -223,6 +224,7 @@ def _build_plan(
     facts["folds"] = folds_sha256(folds)
     keyed, labels, everything = _keyed(experiment), _labels(experiment, train.types), np.arange(len(folds))
     features, tuned = frozen_activations(experiment, patch_set, network, weights, description, devices)
+    places = other_views(train) if OTHER_VIEW in experiment.sides else {}
     fits = []
     for fold in [*range(folds.max() + 1), *([None] if final.final == REFIT else [])]:
         name = REFIT if fold is None else f"fold {fold + 1}"
@@ -261,6 +263,7 @@ def _build_plan(
             description=description,
             on_card=devices.kind == "gpu",
             constants={} if base_models is None else base_models.constants(train.types),
+            places=places,
         )
         key = keyed.key("model", "training", "cv", **facts, fold=fold, final_epochs=length)
         if base_models is not None:

@@ -1,4 +1,4 @@
-"""Bring candidates to the gates: data, lead over the champion, calibration, sensitivity, specificity, signature."""
+"""Bring candidates to the gates: data, lead over the champion, calibration, coverage, rates, signature."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mammo_mlflow.answer_sets import read_limits
 from mammo_mlflow.disclosure import PHANTOM
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.evaluation.gates import Gate, better, calibrated, no_loss
+from mammo_mlflow.evaluation.gates import Gate, better, calibrated, covered, no_loss
 from mammo_mlflow.evaluation.objectives import Objective
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, SEVERAL
@@ -63,6 +64,8 @@ def judge_candidates(
             if rival is not None and budget is not None:
                 one.gates.append(_better(writer, one.version, p, rival, objective, budget))
             one.gates.append(calibrated(p, spec.calibration))
+            if (limits := read_limits(one.version.tags)) is not None:
+                one.gates.append(covered(p, limits.coverage))
             if rival is not None:
                 one.gates.append(no_loss("sensitivity", p, rival.predictions))
                 one.gates.append(no_loss("specificity", p, rival.predictions, spec.specificity_loss))

@@ -171,12 +171,12 @@ def other_settings(result: Result) -> list[str]:
     if preset not in OF_THE_PAPER or family == "ensemble":
         return []
     try:
-        values = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
+        printed = preset_values(preset, result.tag(Tag.BACKBONE), result.tag(Tag.TASK), family)
     except UserError:
         return []
     # what the paper did not have, beside protocols, which are told by themselves
     later = {item.name: item.default for item in parameters(family) if item.metadata["added"]}
-    values = {name: value for name, value in later.items() if name not in that_move("judging")} | values
+    values = {name: value for name, value in later.items() if name not in that_move("judging")} | printed
     kept = {name: value for name, value in values.items() if name in result.params and name not in that_move("source")}
     return [f"{name}={result.params[name]}" for name, value in kept.items() if result.params[name] != str(value)]
 

@@ -198,13 +198,13 @@ class TrialDrawer:
     def _paper_draws(self) -> dict[str, Value]:
         """The parameters of the first trial, which is the paper's setting."""
         space, paper = self._spec.space, self._spec.paper
-        drawn = {item.name: paper[item.name] for item in space.parameters if item.name in paper}
+        drawn = {item.label: paper[item.name] for item in space.parameters if item.name in paper}
         return drawn | (start_draws(space.architecture, paper) if space.architecture else {})
 
     def _draw(self, suggest: SuggestValue) -> dict[str, Value]:
         """An experiment's values with parameters from `suggest`, those of an architecture drawn by a child process."""
         space = self._spec.space
-        values = space.draw(self._spec.base, lambda item: suggest(item.name, distribution_of(item)))
+        values = space.draw(self._spec.base, lambda item: suggest(item.label, distribution_of(item)))
         if space.architecture is None:
             return values
         # what the head stands on does not depend on what is unfrozen, nor may an impossible number hinder the draw

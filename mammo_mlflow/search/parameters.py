@@ -67,7 +67,7 @@ class Parameter:
     """A parameter of a search space: one of `choices`, or a number from `low` to `high`.
 
     It is drawn where all conditions `when` hold. `log`: drawn on a logarithmic scale; `step`: the distance between two
-    values, None for any.
+    values, None for any. `case` is the network that this range is for, where networks have ranges of their own.
     """
 
     name: str
@@ -77,6 +77,12 @@ class Parameter:
     step: float | None = None
     choices: tuple[Value, ...] | None = None
     when: tuple[Condition, ...] = ()
+    case: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a study calls the parameter: its name, with the network behind it where the range is that network's."""
+        return f"{self.name}.{self.case}" if self.case else self.name
 
     def contains(self, value: Value) -> bool:
         """Whether a value can be drawn, conditions aside."""
@@ -150,6 +156,11 @@ class SearchSpace:
     parameters: tuple[Parameter, ...]
     fixed: dict[str, Value]
 
+    @property
+    def backbones(self) -> tuple[Value, ...]:
+        """The networks that trials draw from; none where all trials have one."""
+        return next((item.choices or () for item in self.parameters if item.name == "backbone"), ())
+
     def narrowed(self, given: Mapping[str, Value]) -> SearchSpace:
         """The space with the values given on the command line fixed instead of drawn.
 
@@ -184,7 +195,7 @@ class SearchSpace:
         return values
 
     def points(self, start: Mapping[str, Value], limit: int = 10_000) -> list[dict[str, Value]] | None:
-        """All distinct sets of drawn values; None where they are infinite or more than `limit`.
+        """All distinct sets of drawn values, by label; None where they are infinite or more than `limit`.
 
         A float parameter without a step has infinitely many values; those of an architecture cannot be listed.
         """
@@ -192,12 +203,17 @@ class SearchSpace:
             return None
         base = {**start, **self.fixed}
         points: list[dict[str, Value]] = [{}]
+        names = {item.label: item.name for item in self.parameters}
+
+        def drawn(item: Parameter, point: dict[str, Value]) -> bool:
+            return item.drawn(base | {names[label]: value for label, value in point.items()})
+
         for item in self.parameters:
             values = item.values(limit)
-            if values is None and any(item.drawn(base | point) for point in points):
+            if values is None and any(drawn(item, point) for point in points):
                 return None
-            own: list[dict[str, Value]] = [{item.name: value} for value in values or ()]
-            grown = (point | one for point in points for one in (own if item.drawn(base | point) else [{}]))
+            own: list[dict[str, Value]] = [{item.label: value} for value in values or ()]
+            grown = (point | one for point in points for one in (own if drawn(item, point) else [{}]))
             points = list(islice(grown, limit + 1))
             if len(points) > limit:
                 return None
@@ -206,6 +222,9 @@ class SearchSpace:
     def facts(self) -> dict[str, object]:
         """The space as a dictionary for JSON, from which a study's key is made. The path is left out."""
         drawn = [asdict(item) | {"kind": item.kind.__name__} for item in self.parameters]
+        for one in drawn:
+            if not one["case"]:
+                del one["case"]  # as it was in the keys of studies before there were cases
         return {name: getattr(self, name) for name in ("family", "backbone", "architecture", "fixed")} | {
             "parameters": drawn
         }

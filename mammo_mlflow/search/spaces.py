@@ -69,6 +69,7 @@ class _Reader:
         self._checks["backbone"] = one_of(*NETWORKS[family])
         self._idle = idle(family, backbone)
         self._built: Collection[str] = ()  # what the architecture draws
+        self._several = False  # whether trials draw the backbone
 
     def read(self) -> SearchSpace:
         """The space of the file. Raises `Faults`."""
@@ -86,6 +87,8 @@ class _Reader:
             names = " or ".join(f"'{name}'" for name in possible)
             self._fault("architecture", f"{names}, which {family} {self._backbone} can have", f"'{architecture}'")
         self._built = ARCHITECTURES.get(architecture or "", ())
+        if backbone is None and isinstance(listed := tree.get("parameters"), dict):
+            self._several = isinstance(listed.get("backbone"), dict)
         drawn, fixed = self._parameters(tree.get("parameters", ""))
         self._check_conditions(drawn, fixed, backbone)
         ordered = self._ordered(drawn)
@@ -140,9 +143,18 @@ class _Reader:
         if not isinstance(listed, dict) or not listed:
             self._fault("parameters", "a mapping of parameters to values, choices or ranges", value_in_words(listed))
             return drawn, fixed
-        for name, given in listed.items():
-            key = f"parameters.{name}"
-            if name in _COMMAND_LINE and name in {*_SHARED, *self._names}:
+        for listed_as, given in listed.items():
+            key = f"parameters.{listed_as}"
+            name, _, case = listed_as.partition(".")
+            if case and case not in NETWORKS[self._family]:
+                self._unknown(f"parameters.{name}", case, NETWORKS[self._family])
+            elif case and name in listed:
+                self._fault(key, f"'{name}' either for all networks or for each by itself", "both")
+            elif case and not isinstance(given, dict):
+                self._fault(key, "choices or a range, for it is one network's", value_in_words(given))
+            elif name == "backbone" and self._several:
+                drawn |= self._backbones(key, given)
+            elif name in _COMMAND_LINE and name in {*_SHARED, *self._names}:
                 wanted = f"--{name.replace('_', '-')} on the command line, where it belongs"
                 self._fault(key, wanted, "it in a search space")
             elif name not in self._names:
@@ -156,13 +168,13 @@ class _Reader:
                 self._fault(key, "one value, for it may be fixed but not searched", value_in_words(given))
             elif isinstance(given, list):
                 self._fault(key, "one value, or a mapping such as {choices: […]}", "a list")
-            elif (item := self._parameter(key, name, given)) and all(
-                one.name != "backbone" or one.holds(self._backbone)  # else it is left to other networks
+            elif (item := self._parameter(key, name, given, case)) and all(
+                one.name != "backbone" or self._several or one.holds(self._backbone)  # else it is left to others
                 for one in item.when
             ):
-                drawn[name] = item
+                drawn[item.label] = item
         for name in self._idle:
-            if name in fixed or name in drawn:
+            if name in fixed or name in {item.name for item in drawn.values()}:
                 wanted = f"nothing, for {self._family} {self._backbone} has no use for it"
                 self._fault(f"parameters.{name}", wanted, "it listed")
         return drawn, fixed
@@ -183,12 +195,21 @@ class _Reader:
             return None
         return value
 
-    def _parameter(self, key: str, name: str, given: Mapping[str, Tree]) -> Parameter | None:
-        """A parameter with choices or a range; None where it has a fault."""
+    def _backbones(self, key: str, given: Tree) -> dict[str, Parameter]:
+        """The parameter `backbone`; empty where it has a fault. All its networks have to use the same parameters."""
+        item = self._parameter(key, "backbone", given) if isinstance(given, dict) else None
+        unlike = [one for one in (item.choices or () if item else ()) if idle(self._family, str(one)) != self._idle]
+        if unlike:
+            self._fault(f"{key}.choices", f"networks that use what {self._backbone} uses", f"'{unlike[0]}'")
+        return {"backbone": item} if item else {}
+
+    def _parameter(self, key: str, name: str, given: Mapping[str, Tree], case: str = "") -> Parameter | None:
+        """A parameter with choices or a range, of one network where there is a `case`; None where it has a fault."""
         before = len(self._faults)
         self._only(given, ("choices", *_RANGE_KEYS, "when"), key)
         when = self._when(f"{key}.when", given["when"]) if "when" in given else ()
-        item = Parameter(name=name, when=when)
+        own = (Condition("backbone", (case,)),) if case else ()
+        item = Parameter(name=name, when=(*own, *when), case=case)
         if "choices" in given:
             for other in _RANGE_KEYS:
                 if other in given:
@@ -301,7 +322,10 @@ class _Reader:
         found: list[Parameter] = []
         waiting = dict(drawn)
         while waiting:
-            names = {item.name: [c.name for c in item.when if c.name in waiting] for item in waiting.values()}
+            names = {
+                label: [other.label for c in item.when for other in waiting.values() if other.name == c.name]
+                for label, item in waiting.items()
+            }
             ready = next((name for name in names if not names[name]), None)
             if ready is not None:
                 found.append(waiting.pop(ready))

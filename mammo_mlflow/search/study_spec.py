@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import optuna
@@ -16,6 +16,8 @@ from mammo_mlflow.search.parameters import SearchSpace
 
 KEYED = ("dense_batch_norm", "holdout", "control")
 """Parameters that were added to families before studies had keys: they are in each key, also at their default."""
+SEVERAL = "several backbones"
+"""What stands for the backbone of a study whose trials draw it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,11 @@ class StudySpec:
         first = int(values.get("seed", self.seed))
         return [{**values, "seed": first + number} if number else dict(values) for number in range(self.repeats)]
 
-    def key(self, paper: Plan) -> str:
+    def key(self, paper: Plan, others: Iterable[Plan] = ()) -> str:
         """The key of the study, a sha256: of space, values, objectives, data, folds, weights, generation, repeats.
 
         A study is continued by whatever has the same key. Sampler, pruner and the number of trials are not in it and
-        may change. `paper` is the plan of the first trial.
+        may change. `paper` is the plan of the first trial, `others` have the other networks that trials draw from.
         """
         later = {item.name: item.default for item in parameters() if item.metadata["added"]}
         base = {name: value for name, value in self.base.items() if name in KEYED or value != later.get(name)}
@@ -62,18 +64,22 @@ class StudySpec:
             "objectives": [objective.name for objective in self.objectives],
             "folds": [fit.key for fit in paper.fits if fit.fold is not None],
         }
+        weights = {plan.experiment.model.backbone: plan.weights.identity for plan in others}
+        facts |= {"weights": weights} if weights else {}
         facts |= {"generation": self.generation} if self.generation else {}
         facts |= {"repeats": self.repeats} if self.repeats > 1 else {}
         return json_sha256(facts)
 
 
-def study_name(given: str, paper: Plan, key: str, several: bool) -> str:
+def study_name(given: str, spec: StudySpec, paper: Plan, key: str, several: bool) -> str:
     """Make a study's name: `given`, or task, family, backbone, a mark of phantom data and the key's beginning.
+
+    Where trials draw the backbone, it says so in its place.
 
     With `several` studies in a command, task, family and backbone follow the given name.
     """
     experiment = paper.experiment
-    what = f"{experiment.task} {experiment.family} {experiment.model.backbone}"
+    what = f"{experiment.task} {experiment.family} {SEVERAL if spec.space.backbones else experiment.model.backbone}"
     if given:
         return f"{given} {what}" if several else given
     return f"{what}{paper.disclosure.suffix} {key[:6]}"

@@ -261,6 +261,29 @@ class EngineContract:
         for found, hoped in zip(fit.network.get_weights(), wanted.get_weights(), strict=True):
             np.testing.assert_allclose(found, hoped, atol=EQUAL)
 
+    @pytest.mark.parametrize("on_line", [False, True])
+    def test_an_input_of_other_places(self, engine: Engine, tmp_path: Path, on_line: bool) -> None:
+        places = np.arange(PATCHES) ^ 1
+        file = tensor_file(tmp_path) if on_line else stored_activations(tmp_path)
+        shape = (SIZE, SIZE, 1) if on_line else (FEATURES,)
+        alike, placed = (
+            PatchReader(file, 1, "paper", places=given) if on_line else StoredActivations(file, places=given)
+            for given in (None, places)
+        )
+        reader, fits = CombinedReader({"patch": alike, "other_view": placed}), []
+        for _ in range(2):
+            keras.utils.set_random_seed(0)
+            inputs = {name: keras.Input(shape, name=name) for name in reader.readers}
+            each = [keras.layers.Rescaling(1e-4 if on_line else 1.0)(one) for one in inputs.values()]
+            flat = [keras.layers.Flatten()(one) for one in each]
+            out = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Subtract()(flat))
+            fits.append(stage_fit(keras.Model(inputs, out), reader, rate=0.01, on_line=on_line))
+        wanted = step_by_step(fits[0], fits[1].network)
+        trained(engine, fits[0])
+        assert np.abs(answers(wanted, reader, HELD_OUT) - 0.5).max() > 0.01
+        for found, hoped in zip(fits[0].network.get_weights(), wanted.get_weights(), strict=True):
+            np.testing.assert_allclose(found, hoped, atol=EQUAL)
+
     def test_early_stopping_keeps_the_epoch_of_least_inner_loss(self, engine: Engine, tmp_path: Path) -> None:
         """Inner labels are turned round: the better the training, the worse the inner loss, after a while at least."""
         stored, losses, labels = StoredActivations(stored_activations(tmp_path)), [], LABELS.copy()

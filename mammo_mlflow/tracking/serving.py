@@ -19,8 +19,10 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import Schema
 
+from mammo_mlflow.answer_sets import read_limits
 from mammo_mlflow.errors import LONGEST_LINE, UserError, cut
 from mammo_mlflow.experiment import ROWS
+from mammo_mlflow.names import METADATA
 from mammo_mlflow.pixels import odd_values, summarise
 from mammo_mlflow.tracking.invocation import JSON, read_request
 from mammo_mlflow.tracking.server_limits import limited
@@ -45,7 +47,10 @@ def make_app() -> object:
 def answer_request(
     body: bytes, content_type: str | None, model: PyFuncModel, schema: Schema
 ) -> scoring_server.InvocationsResponse:
-    """Answer a request, in place of MLflow's own function: predictions and, where there are any, warnings, as JSON.
+    """Answer a request, in place of MLflow's own function, by JSON: predictions, answer sets, warnings.
+
+    Of a model with answer sets, `set` has the one class of each patch or `refer`, and `coverage` how often it has the
+    right one.
 
     Raises `MlflowException`, which that server answers as JSON: one line with status 400 for what is refused.
     """
@@ -61,9 +66,19 @@ def answer_request(
             _log.exception("a request that was in order was not answered")
             raise MlflowException("the model failed; the server's log says why", INTERNAL_ERROR) from None
     warnings = _warnings(inputs, model)
+    more = _sets(found, model) | ({"warnings": warnings} if warnings else {})
     out = io.StringIO()
-    scoring_server.predictions_to_json(found, out, {"warnings": warnings} if warnings else None)
+    scoring_server.predictions_to_json(found, out, more or None)
     return scoring_server.InvocationsResponse(out.getvalue(), 200, JSON)
+
+
+def _sets(found: np.ndarray, model: PyFuncModel) -> dict[str, object]:
+    """The answer sets of the model's probabilities, (n, 1), and their coverage; nothing where the model has none."""
+    told = (model.metadata.metadata or {}).get(METADATA) or {}
+    limits = read_limits(told)
+    if limits is None:
+        return {}
+    return {"set": limits.in_words(np.asarray(found).reshape(-1), told["classes"]), "coverage": limits.coverage}
 
 
 def _warnings(inputs: dict[str, np.ndarray], model: PyFuncModel) -> list[str]:

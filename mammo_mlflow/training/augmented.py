@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mammo_mlflow.data.augmentation import FLIPS
+from mammo_mlflow.experiment import FLIPS
 from mammo_mlflow.jobs.contracts import FitResult, ViewsJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Metric

@@ -11,9 +11,12 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.answer_sets import AnswerLimits
+from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.estimate import log_estimates
 from mammo_mlflow.evaluation.calibration import calibration_estimates
-from mammo_mlflow.evaluation.figures import calibration, roc_curves, training_curves
+from mammo_mlflow.evaluation.conformal import answer_limits, coverage_curve, cross_fitted_sets, set_estimates
+from mammo_mlflow.evaluation.figures import answer_sets, calibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.evaluation.out_of_fold import CALIBRATED, OutOfFold
@@ -61,6 +64,12 @@ class CrossValidation:
         """The out-of-fold predictions that the threshold is chosen on: of patches or, by `unit`, of lesions."""
         by_lesion = self.predictions.by_lesion if self.plan.experiment.final.unit == "lesion" else None
         return by_lesion or self.predictions
+
+    @cached_property
+    def limits(self) -> AnswerLimits | None:
+        """The limits of the registered model's answer sets, of all out-of-fold predictions; None without such sets."""
+        coverage, said = self.plan.experiment.final.coverage, self.predictions
+        return answer_limits(said.labels, said.probabilities, said.groups, coverage) if coverage else None
 
 
 def cross_validate(
@@ -194,12 +203,15 @@ def log_scores(cv: CrossValidation) -> None:
     }
     if (by_lesion := said.by_lesion) is not None:
         estimates |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
-    if plan.experiment.final.calibrate != "none":
+    if CALIBRATED in cv.oof:  # which a trial's has not
         raw = cv.uncalibrated
-        before, after = (calibration_estimates(of.labels, of.probabilities, of.groups) for of in (raw, said))
+        before, after = (calibration_estimates(of.labels, of.probabilities, of.groups, of.folds) for of in (raw, said))
         before["brier"] = raw.estimate("brier")
         for prefix, found in ((Metric.OOF_UNCALIBRATED, before), (Metric.OOF, after)):
             estimates |= {f"{prefix}{name}": one for name, one in found.items()}
+    if coverage := plan.experiment.final.coverage:
+        sets = set_estimates(said.labels, cross_fitted_sets(said, coverage), said.groups)
+        estimates |= {f"{Metric.OOF}{name}": one for name, one in sets.items()}
     log_estimates(run, estimates, cluster_note(said.groups))
     run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(
@@ -242,3 +254,6 @@ def log_figures(cv: CrossValidation) -> None:
     run.log_figure(roc_curves(curves, f"{plan.name}: folds", plan.disclosure.note), "roc_folds")
     at = f"{plan.name}: out of fold"
     run.log_figure(calibration(said.labels, said.probabilities, at, plan.disclosure.note), "calibration_oof")
+    if plan.experiment.final.coverage:
+        classes = TASKS[plan.experiment.task]
+        run.log_figure(answer_sets(coverage_curve(said), classes, at, plan.disclosure.note), "answer_sets")

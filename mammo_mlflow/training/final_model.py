@@ -50,13 +50,14 @@ class FinalModelBuilder(ModelBuilder):
     def __init__(self, cv: CrossValidation, registered_name: str, tags: Mapping[str, str]) -> None:
         self._cv, plan = cv, cv.plan
         experiment, key = plan.experiment, plan.final_key(registered_name)
+        self._told = _recalibrated(experiment.final) | (cv.limits.tags if cv.limits else {})
         self.recipe = ModelRecipe(
             registered_name=registered_name,
             key=key,
             model_name=experiment.model.backbone,
             run_name=f"{plan.name} final",
             parent=cv.run,
-            tags={**plan.tags(), **_recalibrated(experiment.final), **tags, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id},
+            tags={**plan.tags(), **self._told, **tags, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id},
             run_tags={Tag.FIT: "final"},
             params=experiment.flat(),
             judged=JudgedModel(
@@ -66,6 +67,7 @@ class FinalModelBuilder(ModelBuilder):
                 label=experiment.label,
                 note=plan.disclosure.note,
                 calibrated=experiment.final.calibrate != "none",
+                limits=cv.limits,
             ),
             policy=experiment.final.threshold,
             predictions=cv.judged,
@@ -74,6 +76,7 @@ class FinalModelBuilder(ModelBuilder):
             unit=experiment.final.unit,
             sides=plan.sides,
             constants=plan.constants(plan.patch_set.test.types),
+            places=plan.places,
             parts=() if plan.base is None else plan.base.versions,
             reuses_runs=True,
         )
@@ -103,7 +106,7 @@ class FinalModelBuilder(ModelBuilder):
         results = [self._cv.results[fit.name] for fit in plan.fits if (fit.fold is None) == refit]
         metadata = {
             **plan.tags(),
-            **_recalibrated(experiment.final),
+            **self._told,
             **self.recipe.threshold_record(threshold),
             "classes": TASKS[experiment.task],
             TRAINING_VALUES: describe_ranges(train.patches, plan.sides),

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.answer_sets import AnswerLimits
 from mammo_mlflow.data.patches import TASKS, PatchSet, missing_classes, targets
 from mammo_mlflow.estimate import Estimate, log_estimates
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.calibration import calibration_estimates
+from mammo_mlflow.evaluation.conformal import set_estimates
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.units import per_lesion, per_patient
@@ -28,7 +30,8 @@ _log = logging.getLogger(__name__)
 class JudgedModel:
     """A model that is judged on the test set: its task and names, and the `note` that every figure carries.
 
-    `name` stands in the figures' titles, `label` at its curves. Calibration is measured where it is recalibrated.
+    `name` stands in the figures' titles, `label` at its curves. Calibration is measured where it is recalibrated, and
+    answer sets where it has `limits`.
     """
 
     patch_set: PatchSet
@@ -37,6 +40,7 @@ class JudgedModel:
     label: str
     note: str | None
     calibrated: bool = False
+    limits: AnswerLimits | None = None
 
 
 def log_test(
@@ -52,7 +56,7 @@ def log_test(
     `threshold`. `others` are estimates of the same run, by name, logged with them: one tag says of all of them which
     have no interval, and why.
     The table has a row for each abnormality: patch int, type int, label 0 or 1, probability and, where patients and
-    lesions are known, patient_id and lesion.
+    lesions are known, patient_id and lesion; of a model with answer sets, set int of 0, 1 and `REFER`.
     """
     split = judged.patch_set.test
     labels, groups = targets(split.types, judged.task).astype(int), split.patient_ids
@@ -78,6 +82,10 @@ def log_test(
             found |= {f"{name}{end}{k}": v for k, v in estimates.items() if not end or k not in THRESHOLD_FREE}
     if judged.calibrated:
         found |= {f"{Metric.TEST}{k}": v for k, v in calibration_estimates(labels, probabilities, groups).items()}
+    if judged.limits is not None:
+        sets = judged.limits(probabilities)
+        test["set"] = sets
+        found |= {f"{Metric.TEST}{name}": one for name, one in set_estimates(labels, sets, groups).items()}
     for end, at in cuts.items():
         run.log_metrics({f"{Metric.TEST}{end}{name}": scores(labels, probabilities, at)[name] for name in COUNTS})
     run.log_metrics({Metric.TEST_PATCHES: len(labels), Metric.THRESHOLD: threshold})

@@ -76,7 +76,7 @@ class ModelRecipe:
     `tags`: on its run and on its version; `run_tags`: on its run alone; `params`: the run's parameters.
     `policy`: how the threshold is chosen on `predictions`, which `chosen_on` names in words; `transferred` where these
     are not of the registered model itself but of the folds'; `unit` (of `UNITS`) is what they are of.
-    `sides`, `constants`: its inputs, as in jobs; `predict_job`: the job that asks it.
+    `sides`, `constants`, `places`: its inputs, as in jobs; `predict_job`: the job that asks it.
     `parts`: the registered models that it is made of; `settings`: how many settings it is the best of.
     `reuses_runs`: whether a finished run of the same key is copied. Otherwise a registered version of that key is
     reused, and judged anew.
@@ -98,6 +98,7 @@ class ModelRecipe:
     unit: str = "patch"
     sides: dict[str, int]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    places: dict[str, np.ndarray] = field(default_factory=dict)
     predict_job: type[PredictJob] = PredictJob
     parts: Sequence[Version] = ()
     settings: int = 1
@@ -153,7 +154,8 @@ def finish_model(bench: Workbench, builder: ModelBuilder) -> Final:
     earlier = _find_earlier(bench, recipe) if bench.resume else None
     if earlier is not None and recipe.reuses_runs:
         return _take_over(bench, builder, earlier)
-    threshold = choose_threshold(recipe.policy, recipe.predictions.labels, recipe.predictions.probabilities)
+    said = recipe.predictions
+    threshold = choose_threshold(recipe.policy, said.labels, said.probabilities, said.groups)
     run = _start(bench, builder)
     run.log_text(json.dumps(recipe.threshold_record(threshold), indent=1), Artifact.THRESHOLD)
     tags = {**recipe.tags, Tag.THRESHOLD: repr(threshold)}
@@ -211,6 +213,7 @@ def _make(
         threads=bench.cores,
         sides=recipe.sides,
         constants=recipe.constants,
+        places=recipe.places,
     )
     probabilities = builder.probabilities(run, bench.run_one(job))
     return probabilities, partial(register, writer, recipe.registered_name, logged, run.id, tags, recipe.description)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mammo_mlflow.data.augmentation import FLIPS
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
+from mammo_mlflow.experiment import FLIPS
 from mammo_mlflow.jobs.devices import computed_on
 from mammo_mlflow.names import Artifact
 from mammo_mlflow.terminal import say, show_table

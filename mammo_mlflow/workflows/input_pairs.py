@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mammo_mlflow.commands.shared import FilmOptions, WorkbenchOptions
-from mammo_mlflow.data.arrays import check_tensor
+from mammo_mlflow.data.arrays import check_tensor, read_groups, read_types
 from mammo_mlflow.data.cbis_ddsm.cutting import Pair
 from mammo_mlflow.data.cbis_ddsm.one_film import cut_one_film, pairs_array, parse_boxes
+from mammo_mlflow.data.patches import SPLITS, Split
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
+from mammo_mlflow.experiment import BASELINE, OTHER_VIEW, PATCH, ROWS
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.pixels import whole_numbers
 
 PHANTOM = "phantom"
-TENSOR = "public_test_tensor.npy"
+TENSOR, LABELS, GROUPS = (f"{SPLITS['test']}_{name}" for name in ("tensor.npy", "labels.npy", "groups.csv"))
 _FILM = (".dcm", ".dicom")
 
 _log = logging.getLogger(__name__)
@@ -28,10 +29,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputPairs:
-    """A checked tensor file of pairs, uint16 (2n, size, size), and their places on the film if cut from one."""
+    """A checked tensor file of pairs, uint16 (2n, size, size), and their places on the film if cut from one.
+
+    `directory` is the data directory that they are the test set of, if any.
+    """
 
     tensor: Path
     cut: Sequence[Pair] = ()
+    directory: Path | None = None
+
+    def places(self, inputs: Collection[str]) -> dict[str, np.ndarray]:
+        """Which abnormalities, int (n,), the input `other_view` reads, where `inputs` have it.
+
+        Raises `UserError` where nothing tells which patches are of one lesion.
+        """
+        if OTHER_VIEW not in inputs:
+            return {}
+        if self.directory is None:
+            raise expected("input", f"a data directory, whose {GROUPS} tells the views of a lesion", "patches alone")
+        groups = read_groups(self.directory / GROUPS) if (self.directory / GROUPS).exists() else None
+        pairs = np.load(self.tensor, mmap_mode="r", allow_pickle=False)
+        types = read_types(self.directory / LABELS)
+        for name, count in {LABELS: len(types), GROUPS: len(types) if groups is None else len(groups)}.items():
+            if 2 * count != len(pairs):
+                raise expected(f"{name}: rows", f"those of the {len(pairs) // 2} abnormalities of {TENSOR}", count)
+        return {OTHER_VIEW: Split("test", pairs, types, groups).other_views()}
 
 
 def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: Path) -> InputPairs:
@@ -54,8 +76,8 @@ def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: 
             raise expected(name, "a film (FILM.dcm) as input beside it", f"'{source}'")
     tensor = path / TENSOR if path.is_dir() else path
     if check_tensor(tensor, size, any_number=True).dtype != np.dtype("<u2"):
-        return InputPairs(_of_whole_numbers(tensor, need_baseline, folder / "pairs.npy"))
-    return InputPairs(tensor)
+        tensor = _of_whole_numbers(tensor, need_baseline, folder / "pairs.npy")
+    return InputPairs(tensor, directory=path if path.is_dir() else None)
 
 
 def _of_whole_numbers(tensor: Path, need_baseline: bool, target: Path) -> Path:

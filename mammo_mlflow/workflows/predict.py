@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.answer_sets import read_limits
 from mammo_mlflow.commands.predict import PredictOptions
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.disclosure import ASKED, PHANTOM
@@ -37,9 +38,9 @@ def run(options: PredictOptions) -> None:
     """Run `predict`: write a model's predictions for every pair of the input (see `find_input_pairs`) to a table.
 
     The table `output` has a row for each abnormality: its row in the file, probability, decision at the stored
-    threshold, for an ensemble each member's probability, and a warning where its values look like another scale. With
-    `overlays`, Grad-CAM maps over the patches are drawn into that folder first. Raises `UserError` before anything is
-    written.
+    threshold, where the model has answer sets the one class or `refer`, for an ensemble each member's probability, and
+    a warning where its values look like another scale. With `overlays`, Grad-CAM maps over the patches are drawn into
+    that folder first. Raises `UserError` before anything is written.
     """
     target, maps = target_file("output", options.output), Path(options.overlays).expanduser().absolute()
     overlays, executor = options.overlays, options.executor
@@ -59,7 +60,12 @@ def run(options: PredictOptions) -> None:
         asked = find_input_pairs(options, found.made_of.image_size, need_baseline, place)
         threads = 1 if executor == "inline" else max(machines(executor))  # TensorFlow takes them once in a process
         job = _JOBS[found.made_of.kind](
-            name="predict", model=found.path, tensor=asked.tensor, threads=threads, sides=sides
+            name="predict",
+            model=found.path,
+            tensor=asked.tensor,
+            threads=threads,
+            sides=sides,
+            places=asked.places(sides),
         )
         with closing(make_executor(executor, 1)) as workers:
             try:
@@ -102,6 +108,7 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
         tensor=job.tensor,
         threads=job.threads,
         sides=job.sides,
+        places=job.places,
         names=names,
         answers=answers[:, None] if answers.ndim == 1 else answers[:, 2:],
         title=title,
@@ -113,7 +120,8 @@ def _explain_job(found: Verified, job: PredictJob, answers: np.ndarray, target: 
 def _odd_values(found: Verified, job: PredictJob) -> dict[str, list[str]]:
     """For each input, say why each patch's values look like another scale than the training patches'; "" where not."""
     pairs = np.load(job.tensor, mmap_mode="r", allow_pickle=False)
-    return {side: odd_values(pairs[first::2], found.made_of.ranges.get(side)) for side, first in job.sides.items()}
+    each = {side: pairs[first::2][job.places.get(side, slice(None))] for side, first in job.sides.items()}
+    return {side: odd_values(patches, found.made_of.ranges.get(side)) for side, patches in each.items()}
 
 
 def _rows(count: int) -> list[int]:
@@ -124,6 +132,8 @@ def _write(found: Verified, answers: np.ndarray, asked: InputPairs, odd: dict[st
     probability = answers if answers.ndim == 1 else answers[:, 0]
     table: dict[str, Sequence[object] | np.ndarray] = {"row": _rows(len(answers)), "probability": probability}
     table["decision"] = (probability >= found.threshold).astype(int)
+    if (limits := read_limits(found.version.tags)) is not None:
+        table["set"] = limits.in_words(probability, TASKS[found.version.tags[Tag.TASK]])
     if answers.ndim > 1:
         table |= dict(zip(found.made_of.columns[2:], answers[:, 2:].T, strict=True))
     if asked.cut:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mammo_mlflow.commands.request import RequestOptions
 from mammo_mlflow.errors import expected, unknown_name
-from mammo_mlflow.experiment import BASELINE, PATCH, ROWS
+from mammo_mlflow.experiment import BASELINE, OTHER_VIEW, PATCH, ROWS
 from mammo_mlflow.files import target_file, whole
 from mammo_mlflow.terminal import say
 from mammo_mlflow.workflows.input_pairs import find_input_pairs
@@ -24,11 +24,12 @@ def run(options: RequestOptions) -> None:
         if name not in ROWS:
             raise unknown_name("inputs", name, ROWS)
     if PATCH not in inputs:
-        raise expected("inputs", f"{PATCH}, or {PATCH},{BASELINE}", f"'{options.inputs}'")
+        raise expected("inputs", f"{PATCH}, {PATCH},{BASELINE} or {PATCH},{OTHER_VIEW}", f"'{options.inputs}'")
     with tempfile.TemporaryDirectory() as folder:
         found = find_input_pairs(options, options.size, BASELINE in inputs, Path(folder))
         pairs = np.load(found.tensor, mmap_mode="r", allow_pickle=False)
-        sides = {name: pairs[ROWS[name] :: 2, :, :, None].tolist() for name in inputs}
+        places = found.places(inputs)
+        sides = {name: pairs[ROWS[name] :: 2, :, :, None][places.get(name, slice(None))].tolist() for name in inputs}
     body = {"inputs": sides if len(inputs) > 1 else sides[PATCH]}
     with whole(target) as part:
         part.write_text(json.dumps(body), encoding="utf-8")

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from itertools import product
 
 from mammo_mlflow import checks
 from mammo_mlflow.checks import Value
@@ -31,7 +30,7 @@ from mammo_mlflow.search.storage import Storage, check_address
 from mammo_mlflow.search.stored_study import Study, is_full, open_study, write_note
 from mammo_mlflow.search.study import StudyWorker
 from mammo_mlflow.search.study_result import StudyCloser, StudyResult
-from mammo_mlflow.search.study_spec import StudySpec, study_name
+from mammo_mlflow.search.study_spec import SEVERAL, StudySpec, study_name
 from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.requests import given_run
@@ -121,7 +120,12 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
             kept = {key: base[key] for key in JUDGED if key in base}
             paper = {**preset_values("paper", name, one, family), **kept, **fixed, "backbone": name, "final": "none"}
             try:
-                space = read_space(find_space(options.space, family, name), family, name).narrowed(fixed)
+                space = read_space(find_space(options.space, family, name), family, name)
+                if space.backbones and backbone != "all":
+                    space = space.narrowed({"backbone": name})
+                space = space.narrowed(fixed)
+                if space.backbones and name not in space.backbones:
+                    continue
                 base, paper = _complete(one, base, family), _complete(one, paper, family)
             except Faults as found:
                 faults |= dict.fromkeys(found.faults)  # backbones may share a file
@@ -144,6 +148,8 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
                 all_tails=options.keep_tails == "all",
             )
             specs.append(spec)
+            if space.backbones:  # one study for all of them, whose first trial is this one's
+                break
     if faults:
         raise Faults(faults)
     return specs
@@ -165,8 +171,9 @@ def _search(
     options: SearchesOptions,
 ) -> StudyResult | None:
     """Work on one study until it ends; return its result, or None where another coordinator ends it."""
-    key = spec.key(paper)
-    spec = replace(spec, name=study_name(options.study, paper, key, several=above is not None))
+    several = [build(spec.task, {**spec.paper, "backbone": one}, spec.space.family) for one in spec.space.backbones]
+    key = spec.key(paper, planner.plans(several) if several else ())
+    spec = replace(spec, name=study_name(options.study, spec, paper, key, several=above is not None))
     study = open_study(storage, spec, key)
     on_line = not paper.activations()  # then there are none to be made for any trial
     plans = [] if is_full(study, spec) or on_line else [paper, *_possible(planner, spec)]
@@ -174,8 +181,13 @@ def _search(
     missing = sum(entry.bytes for entry in entries if bench.cache.find(entry.key) is None)
     bench.cache.make_room(missing, paper.scratch_bytes())  # before any run exists
     tags = {tag: value for tag, value in paper.tags().items() if tag in _SHOWN}
+    tags |= {Tag.BACKBONE: SEVERAL} if several else {}  # on the study's run; each trial has its own
     runs = StudyRuns(bench.writer, study, tags)
-    params = {"task": spec.task, "family": spec.space.family, "backbone": paper.experiment.model.backbone}
+    params = {
+        "task": spec.task,
+        "family": spec.space.family,
+        "backbone": SEVERAL if several else paper.experiment.model.backbone,
+    }
     params |= {"objective": ",".join(o.name for o in spec.objectives), "sampler": options.sampler}
     params |= {"generation": str(spec.generation)} if spec.generation else {}
     params |= {"repeats": str(spec.repeats)} if spec.repeats > 1 else {}
@@ -215,12 +227,20 @@ def _search(
 def _possible(planner: Planner, spec: StudySpec) -> Iterator[Plan]:
     """Yield a plan for each combination of drawn values that needs activations of its own.
 
-    A combination that cannot work is left out with a warning, since its trials will fail.
+    Conditions on other values, which need none, are taken to hold. A combination that cannot work is left out with a
+    warning, since its trials will fail.
     """
-    values = {**spec.base, **spec.space.fixed}
-    drawn = {item.name: item.values(ENOUGH) or [] for item in spec.space.parameters if item.name in STORED}
-    for picked in product(*drawn.values()):
-        setting = {**values, **dict(zip(drawn, picked, strict=True))}
+    settings: list[dict[str, Value]] = [{**spec.base, **spec.space.fixed}]
+    for item in spec.space.parameters:
+        if item.name in STORED:
+            when = tuple(one for one in item.when if one.name in STORED)
+            own, known = item.values(ENOUGH) or [], replace(item, when=when)
+            settings = [
+                {**setting, **one}
+                for setting in settings
+                for one in ([{item.name: value} for value in own] if known.drawn(setting) else [{}])
+            ]
+    for setting in settings:
         try:
             yield planner.plans([build(spec.task, setting, spec.space.family)])[0]
         except UserError as problem:

@@ -50,7 +50,9 @@ def _show_study(options: TrainingOptions, spec: StudySpec) -> None:
     """Print the experiment of the study's first trial, and what the other trials draw."""
     paper, space = build(spec.task, spec.paper, spec.space.family), spec.space
     drawn = dict.fromkeys(ARCHITECTURES.get(space.architecture or "", ()), f"drawn: architecture {space.architecture}")
-    drawn |= {item.name: f"drawn: {item.extent}" for item in space.parameters}
+    for item in space.parameters:
+        of = f"{item.case}: {item.extent}" if item.case else f"drawn: {item.extent}"
+        drawn[item.name] = f"{drawn[item.name]}; {of}" if item.case and item.name in drawn else of
     title = f"study of {paper.task} {paper.family} {paper.label}: its first trial is the paper's setting"
     _show(options, [paper], title, ("paper", options.preset_name), drawn)
     final = {name: getattr(options, name, None) for name in search.FINAL}

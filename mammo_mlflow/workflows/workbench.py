@@ -101,7 +101,11 @@ def load_data(
     directory = Path(data).expanduser().resolve()
     if data == "phantom":
         settings = PhantomSettings(
-            phantom.phantom_train, phantom.phantom_test, phantom.phantom_size, phantom.phantom_seed
+            phantom.phantom_train,
+            phantom.phantom_test,
+            phantom.phantom_size,
+            phantom.phantom_seed,
+            phantom.phantom_views,
         )
         directory = make_phantom(
             settings, cache.root, lambda done, total: progress.update("making the phantom", done, total)

@@ -3,8 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from mammo_mlflow.data.augmentation import ALL_FLIPS, FLIPS, POLICIES, draw_transforms
+from mammo_mlflow.data.augmentation import ALL_FLIPS, POLICIES, draw_transforms
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import FLIPS
 
 PAIRS = np.arange(2_000)
 

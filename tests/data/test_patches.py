@@ -3,9 +3,10 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from mammo_mlflow.data.patches import TASKS, read_patch_set, targets
+from mammo_mlflow.data.patches import TASKS, Split, read_patch_set, targets
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 
@@ -285,3 +286,34 @@ def test_duplicates_can_be_an_error(data, stem):
 def test_duplicates_takes_two_words(data):
     with pytest.raises(UserError, match="duplicates: unknown 'eror', did you mean 'error'"):
         read_patch_set(data, duplicates="eror")
+
+
+def other_views(**columns):
+    """The other views of four films: two of one lesion, one of it as a calcification, one of another patient."""
+    table = pd.DataFrame(
+        {"patient_id": list("aaab"), "side": "LEFT", "abnormality_id": "1", "view": ["CC", "MLO", "CC", "MLO"]}
+    )
+    return Split("train", np.zeros((8, 1, 1)), np.array([1, 2, 3, 1]), table.assign(**columns)).other_views().tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        ({}, [1, 0, 2, 3]),
+        ({"view": "CC"}, [0, 1, 2, 3]),
+        ({"side": ["LEFT", "RIGHT", "LEFT", "LEFT"]}, [0, 1, 2, 3]),
+        ({"patient_id": "a"}, [1, 0, 2, 0]),
+    ],
+)
+def test_the_other_view_is_of_the_same_lesion_or_its_own(columns, wanted):
+    assert other_views(**columns) == wanted
+
+
+def test_what_does_not_tell_views_is_one_line():
+    def other_views(table):
+        return Split("train", np.zeros((2, 1, 1)), np.array([1]), table).other_views()
+
+    with pytest.raises(UserError, match=r"^train_groups.csv: columns: expected .*, found no abnormality_id, view$"):
+        other_views(pd.DataFrame({"patient_id": ["a"], "side": ["LEFT"]}))
+    with pytest.raises(UserError, match=r"^train_groups.csv: expected a file with patient_id, .*, found none$"):
+        other_views(None)

@@ -151,9 +151,51 @@ def test_progress_counts_every_abnormality(tmp_path):
     assert seen == [(done, 56) for done in range(1, 57)]
 
 
+def test_the_phantom_of_one_view_keeps_its_name_and_its_statement(made):
+    assert made.name == "phantom-v1-40-16-32px-seed3"
+    assert "views" not in json.loads((made / "phantom.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def two_views(tmp_path_factory):
+    settings = PhantomSettings(train=400, test=16, size=32, views=2)
+    directory = make_phantom(settings, tmp_path_factory.mktemp("two"))
+    assert phantom.settings_from_name(directory) == settings
+    return directory
+
+
+def test_with_two_views_a_lesion_has_both_but_for_the_last_of_a_type(two_views):
+    groups = pd.read_csv(two_views / "train_groups.csv")
+    views = groups.groupby(["patient_id", "side", "abnormality_id"])["view"].apply(sorted)
+    assert sum(found == ["CC", "MLO"] for found in views) >= len(views) - 4
+    assert json.loads((two_views / "phantom.json").read_text())["views"] == 2
+
+
+def test_two_views_have_to_be_compared():
+    """A malignant lesion looks suspicious in both or in neither, a benign one in neither or in one."""
+    rows = phantom._draw_abnormalities(np.random.default_rng(0), 2000, "P", 2)
+    table = pd.DataFrame(rows).groupby(["patient_id", "side", "type"])["suspicion"].agg(["min", "max", "size"])
+    table = table[table["size"] == 2].reset_index()
+    malignant = table["type"].isin([2, 4])
+    both, one = (table["min"] > 0) & (table["max"] > 0), (table["min"] < 0) & (table["max"] > 0)
+    assert not one[malignant].any()
+    assert not both[~malignant].any()
+    assert 0.5 < both[malignant].mean() < 0.8
+    assert 0.55 < one[~malignant].mean() < 0.85
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("train", 15), ("test", 0), ("size", 31), ("size", 150.0), ("seed", -1), ("train", "many"), ("test", True)],
+    [
+        ("views", 3),
+        ("train", 15),
+        ("test", 0),
+        ("size", 31),
+        ("size", 150.0),
+        ("seed", -1),
+        ("train", "many"),
+        ("test", True),
+    ],
 )
 def test_settings_are_checked(field, value):
     with pytest.raises(UserError, match=f"^phantom: {field}: expected a whole number from") as caught:

@@ -5,6 +5,7 @@ import pytest
 from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer, set_threads
 from mammo_mlflow.engine.contract import OPTIMIZERS
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.experiment import TrainingSpec
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -51,7 +52,7 @@ def test_the_fast_optimizer_takes_the_same_steps(name):
         keras.utils.set_random_seed(0)
         net = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(1, "sigmoid")])
         start = net.get_weights()
-        optimizer = change(OPTIMIZERS[name](1e-2, 0.9))
+        optimizer = change(OPTIMIZERS[name](1e-2, TrainingSpec()))
         net.compile(optimizer, "binary_crossentropy", steps_per_execution=4, jit_compile=False)
         net.fit(inputs, labels, batch_size=8, epochs=3, shuffle=False, verbose=0)
         assert int(optimizer.iterations) == 12

@@ -41,6 +41,17 @@ def test_on_line_pairs(tensor, independent):
     assert not np.array_equal(first["baseline"], second["baseline"])
 
 
+@pytest.mark.parametrize("view", [0, 1])
+def test_an_input_of_other_places_has_their_patches_and_transforms(tensor, tmp_path, view):
+    places, views = np.array([1, 0, 2, 5, 4, 3]), np.full(6, view)
+    alike, placed = (PatchReader(tensor, 1, "paper", places=given) for given in (None, places))
+    np.testing.assert_array_equal(placed(ROWS, views), alike(places, views))
+    np.save(tmp_path / "stored.npy", np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32))
+    alike, placed = (StoredActivations(tmp_path / "stored.npy", places=given) for given in (None, places))
+    np.testing.assert_array_equal(placed(ROWS[2:], views[2:]), alike(places[2:], views[2:]))
+    np.testing.assert_array_equal(placed.in_memory(10**6), alike.in_memory(10**6)[places])
+
+
 def test_another_seed_transforms_otherwise_and_none_not_at_all(tensor):
     views = np.ones(6, int)
     found = [

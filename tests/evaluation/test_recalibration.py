@@ -4,7 +4,7 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from mammo_mlflow.evaluation.calibration import calibration_estimates, logistic_line
+from mammo_mlflow.evaluation.calibration import calibration_error, calibration_estimates, logistic_line
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.recalibration import RECALIBRATIONS, cross_fitted, fit_isotonic
 from mammo_mlflow.experiment import CALIBRATIONS
@@ -82,3 +82,16 @@ def test_intervals_cover(metric, simulation):
         found = calibration_estimates(labels, p, patients)[metric]
         inside.append(found.low <= (1.0 if metric == "calibration_slope" else 0.0) <= found.high)
     assert np.mean(inside) > 0.9
+
+
+def test_the_error_within_folds_shows_what_cancels_over_them():
+    """Each fold is as far from right as the others, in the other direction."""
+    labels, p, patients = drawn(4000, slope=1.0, shift=0.0)
+    away = expit(logit(p) + np.where(patients % 2 == 0, 0.8, -0.8))
+    over, within = (
+        calibration_estimates(labels, away, patients, folds)["calibration_error"] for folds in (None, patients % 2)
+    )
+    assert over.high < within.low
+    assert within.low > 0.08
+    alone = calibration_estimates(labels, p, patients)["calibration_error"]
+    assert alone.value == pytest.approx(calibration_error(labels, p))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
 from mammo_mlflow.errors import UserError
@@ -107,3 +109,29 @@ def test_the_impossible_is_said(policy, labels):
 
 def test_sensitivity_can_be_chosen_without_negatives():
     assert choose_threshold("sensitivity=0.5", [1, 1], [0.2, 0.8]) == pytest.approx(0.5)
+
+
+def test_the_bound_of_a_wanted_sensitivity_holds_as_often_as_it_says():
+    """Over data sets of patients whose patches are alike, of whom the sensitivity of the population is known."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(150):
+        groups = np.repeat(np.arange(100), rng.integers(1, 5, 100))
+        labels = rng.integers(0, 2, len(groups))
+        score = 1.5 * labels + rng.normal(size=100)[groups] + rng.normal(size=len(groups))
+        threshold = choose_threshold("sensitivity=0.9@95%", labels, expit(score), groups)
+        held.append(norm.sf((logit(threshold) - 1.5) / np.sqrt(2)) >= 0.9)
+        assert threshold < choose_threshold("sensitivity=0.9", labels, expit(score))
+    assert 0.9 < np.mean(held) < 1
+
+
+@pytest.mark.parametrize(
+    "policy", ["sensitivity=0.9@", "sensitivity=0.9@40%", "sensitivity=1@95%", "sensitivity=0.9@x"]
+)
+def test_a_bound_that_is_none(policy):
+    with pytest.raises(UserError, match=r"^threshold: expected 'sensitivity=S@C%'"):
+        choose_threshold(policy, [0, 1], [0.1, 0.9])
+
+
+def test_too_few_patients_for_a_bound():
+    with pytest.raises(UserError, match=r"for a bound of 0.95, found a bound of 0\.\d+ where all 10"):
+        choose_threshold("sensitivity=0.95@95%", np.repeat([0, 1], 10), np.linspace(0, 1, 20), np.arange(20))

@@ -8,7 +8,7 @@ import pytest
 from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer
 from mammo_mlflow.engine.contract import OPTIMIZERS
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import ModelSpec, build
+from mammo_mlflow.experiment import ModelSpec, TrainingSpec, build
 from mammo_mlflow.models.network import build_head, build_whole
 from mammo_mlflow.models.scratch import build_scratch, parse_blocks
 from mammo_mlflow.presets import preset_values
@@ -309,7 +309,7 @@ def test_the_fast_optimizer_takes_the_same_steps(name):
             [keras.layers.Input((6,)), keras.layers.Dense(5, "relu"), keras.layers.Dense(1, "sigmoid")]
         )
         start = net.get_weights()
-        optimizer = change(OPTIMIZERS[name](3e-2, 0.9))
+        optimizer = change(OPTIMIZERS[name](3e-2, TrainingSpec()))
         net.compile(optimizer, loss="binary_crossentropy", steps_per_execution=3, jit_compile=False)
         net.fit(seen, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
         assert int(optimizer.iterations) == 6

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from mammo_mlflow.experiment import BASELINE, DIFFERENCES, PATCH, ModelSpec, build
+from mammo_mlflow.experiment import BASELINE, DIFFERENCES, OTHER_VIEW, PATCH, ModelSpec, build
 from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import (
     build_head,
@@ -76,7 +76,7 @@ class Siamese:
         shape = base.output.shape[1:]
         self.base = base
         self.cut = 0 if base.trainable_weights else deepest_cut(base, spec.unfrozen_layers)
-        self.head = build_head(joined_shape(shape, len(SIDES), form), spec)
+        self.head = build_head(joined_shape(shape, SIDES, form), spec)
         self.on_line = build_whole(base, self.head, SIDES, form)
         self.tail = build_tail(suffix(base, self.cut), self.head, SIDES, form, shape)
         self.difference = join_tails(base, self.cut, [before_head(self.tail)], SIDES)
@@ -110,7 +110,7 @@ def test_the_difference_is_that_of_the_features_baseline_first(network, form, pa
     on_line = keras.Model(network.on_line.input, network.on_line.get_layer(JOINED).output)
     for model in (on_line, network.difference):
         np.testing.assert_allclose(run(model, pairs), wanted, rtol=1e-4, atol=1e-5)
-        assert model.output.shape[1:] == joined_shape(network.base.output.shape[1:], len(SIDES), form)
+        assert model.output.shape[1:] == joined_shape(network.base.output.shape[1:], SIDES, form)
 
 
 def test_swapping_the_sides(network, form, pairs):
@@ -238,7 +238,19 @@ def test_a_penalty_counts_once_though_the_encoder_is_asked_twice():
 def test_a_lone_side_is_left_as_it_is(form):
     features = np.ones((2, 3), np.float32)
     assert join_sides({PATCH: features}, form) is features
-    assert joined_shape((3,), 1, form) == (3,)
+    assert joined_shape((3,), (PATCH,), form) == (3,)
+
+
+def test_two_views_are_joined_whichever_comes_first():
+    """All that there is of two views but their order: the larger and the smaller of each feature."""
+    first, second = (np.random.default_rng(seed).normal(size=(4, 3)).astype(np.float32) for seed in (0, 1))
+    found = [
+        keras.ops.convert_to_numpy(join_sides({PATCH: one, OTHER_VIEW: other}, "subtract"))
+        for one, other in ((first, second), (second, first))
+    ]
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], np.hstack([np.maximum(first, second), np.minimum(first, second)]))
+    assert joined_shape((3,), (PATCH, OTHER_VIEW), "subtract") == (6,)
 
 
 @pytest.mark.parametrize("name", ENCODER_PARAMETERS)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mammo_mlflow import experiment, model_spec
+from mammo_mlflow import experiment, model_spec, training_spec
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import NETWORKS, ModelSpec, build, parameters
 from mammo_mlflow.jobs.contracts import DescribeJob
@@ -20,8 +20,20 @@ from mammo_mlflow.planning.planner import Planner, _build_plan
 PATCHES = 48
 TASK = "benign_malignant"
 BESIDE = {"optimizer": "sgd", "early_stop": 3, "unfrozen_layers": 1, "precision": "float32", "dense": "8"}
-"""Beside these every parameter counts."""
-NAMES = [n for module in (experiment, model_spec) for t in vars(module).values() if isinstance(t, tuple) for n in t]
+"""Beside these every parameter counts, but for a few."""
+OTHERWISE = {
+    "weight_decay": {"optimizer": "adamw"},
+    "focal_gamma": {"loss": "focal"},
+    "weight_average": {"early_stop": 0},
+}
+"""What these few stand beside instead."""
+NAMES = [
+    n
+    for module in (experiment, model_spec, training_spec)
+    for t in vars(module).values()
+    if isinstance(t, tuple)
+    for n in t
+]
 TEXTS = ["random", "8/2-8,16-16", "16-8", "balanced", "youden", *(name for name in NAMES if isinstance(name, str))]
 TRIED = [("pretrained", "vgg16"), ("scratch", "m1"), ("siamese", "vgg16"), ("siamese", "scratch"), ("texture", "laws")]
 TRIED += [("conditioned", "a"), ("conditioned", "c")]
@@ -92,7 +104,7 @@ def seen(made):
 def test_a_parameter_moves_what_it_is_declared_to_and_nothing_else(item):
     moves, users, moved = item.metadata["moves"], item.metadata["users"], set()
     for family, backbone in TRIED:
-        values = beside(family, backbone)
+        values = beside(family, backbone, **OTHERWISE.get(item.name, {}))
         made = build(TASK, values, family)
         if family not in users.families or users.whole not in (None, made.trained_whole) or not users.counts(made):
             continue

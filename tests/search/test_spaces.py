@@ -171,10 +171,10 @@ def test_a_name_finds_the_most_special_file(tmp_path, monkeypatch):
         (
             "frozen_hed",
             "pretrained",
-            "space: unknown 'frozen_hed', did you mean 'frozen_head'? (one of: frozen_head, pre",
+            "space: unknown 'frozen_hed', did you mean 'frozen_head'? (one of: best, frozen_head",
         ),
-        ("frozen_head", "siamese", "space: unknown 'frozen_head', (one of: siamese)"),
-        ("search_spaces", "pretrained", "space: unknown 'search_spaces', (one of: frozen_head, pretrained)"),
+        ("frozen_head", "siamese", "space: unknown 'frozen_head', (one of: best, siamese)"),
+        ("search_spaces", "pretrained", "space: unknown 'search_spaces', (one of: best, frozen_head, pretrained)"),
     ],
 )
 def test_an_unknown_name_tells_those_there_are(monkeypatch, given, family, said):
@@ -286,6 +286,70 @@ def test_a_parameter_may_be_left_to_other_networks(space):
         assert [item.name for item in read.parameters] == drawn
         values = read.draw({"backbone": backbone}, first)
         assert ("unfrozen_layers" in values) == (backbone == "vgg16")
+
+
+SEVERAL = """\
+backbone: {choices: [vgg16, resnet50, inceptionv3]}
+unfrozen_layers.vgg16: {low: 0, high: 3}
+unfrozen_layers.resnet50: {low: 1, high: 2}
+tuning_epochs: {choices: [5, 10], when: {unfrozen_layers: {low: 1}}}
+batch_norm: {choices: [true, false], when: {backbone: inceptionv3}}
+"""
+
+
+def test_each_backbone_has_ranges_of_its_own_in_one_space(space):
+    read = space(SEVERAL)
+    assert read.backbones == ("vgg16", "resnet50", "inceptionv3")
+    labels = ["unfrozen_layers.vgg16", "unfrozen_layers.resnet50", "tuning_epochs", "batch_norm"]
+    assert [item.label for item in read.parameters] == ["backbone", *labels]
+    points = read.points({"unfrozen_layers": 0})
+    # of VGG16 without and with unfrozen layers; of ResNet50; of InceptionV3, which keeps the preset's number
+    assert len(points) == 1 + 3 * 2 + 2 * 2 + 2
+    assert {"backbone": "resnet50", "unfrozen_layers.resnet50": 2, "tuning_epochs": 5} in points
+    found = read.draw({}, lambda item: "resnet50" if item.name == "backbone" else last(item))
+    assert found == {"backbone": "resnet50", "unfrozen_layers": 2, "tuning_epochs": 10}
+
+
+def last(item):
+    return item.high if item.choices is None else item.choices[-1]
+
+
+def test_a_backbone_of_the_command_line_leaves_its_own_ranges(space):
+    read = space(SEVERAL).narrowed({"backbone": "vgg16"})
+    assert [item.label for item in read.parameters] == ["unfrozen_layers.vgg16", "tuning_epochs"]
+    assert (read.backbones, read.fixed["backbone"]) == ((), "vgg16")
+
+
+def test_the_space_best_draws_experiments_of_every_backbone(shipped):
+    space = read_space(find_space("best", "pretrained", "vgg16"), "pretrained", "vgg16")
+    drawn = {item.name for item in space.parameters}
+    assert {"backbone", "optimizer", "schedule", "loss", "label_smoothing", "weight_average", "warm_up"} <= drawn
+    for backbone in space.backbones:
+        for pick in (first, last):
+            values = space.draw(
+                preset_values("paper", "vgg16", TASKS[0]),
+                lambda item, own=backbone, pick=pick: own if item.name == "backbone" else pick(item),
+            )
+            assert build(TASKS[0], values).model.backbone == backbone
+    stopped = space.narrowed({"early_stop": 3})
+    assert "weight_average" not in {item.name for item in stopped.parameters}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SEVERAL.replace("s.vgg16", "s.vgg61"), "parameters.unfrozen_layers: unknown 'vgg61', did you mean 'vgg16'"),
+        (f"{SEVERAL}unfrozen_layers: 1\n", "parameters.unfrozen_layers.vgg16: expected 'unfrozen_layers' either"),
+        ("learning_rate.vgg16: 1e-3\nepochs: {low: 1, high: 9}", "parameters.learning_rate.vgg16: expected choices or"),
+    ],
+)
+def test_faults_of_ranges_of_one_network(faults, text, said):
+    assert faults(text)[0].startswith(said)
+
+
+def test_networks_that_use_other_parameters_are_not_drawn_together(faults):
+    found = faults("backbone: {choices: [vgg16, scratch]}", family="siamese")
+    assert found == ["parameters.backbone.choices: expected networks that use what vgg16 uses, found 'scratch'"]
 
 
 # what a file may say
@@ -488,7 +552,7 @@ FINE = "epochs: {low: 1, high: 5}"
                 ("final_epochs", "{choices: [1, 2]}"),
                 ("threshold", "0.5"),
                 ("weights", "random"),
-                ("backbone", "{choices: [vgg16, resnet50]}"),
+                ("backbone", "vgg16"),
                 ("task", "mass_calc"),
             ]
         ),

@@ -8,7 +8,7 @@ SPACE = SimpleNamespace(facts=dict)
 PAPER = SimpleNamespace(fits=[SimpleNamespace(key="f", fold=0)])
 
 
-def key(base, **more):
+def key(base, others=(), **more):
     spec = StudySpec(
         task="mass_calc",
         space=SPACE,
@@ -19,7 +19,7 @@ def key(base, **more):
         seed=0,
         **more,
     )
-    return spec.key(PAPER)
+    return spec.key(PAPER, others)
 
 
 def test_a_study_goes_on_where_parameters_were_added_since():
@@ -33,6 +33,16 @@ def test_a_study_goes_on_where_parameters_were_added_since():
     assert key(now) == key(before)
     assert key(now | {"first_pool": 3}) != key(now)
     assert key(now | {"holdout": 0.3}) != key(now) != key({k: v for k, v in now.items() if k != "holdout"})
+
+
+def test_weights_of_the_other_backbones_that_are_drawn_are_in_the_key():
+    def other(identity):
+        model, weights = SimpleNamespace(backbone="resnet50"), SimpleNamespace(identity=identity)
+        return SimpleNamespace(experiment=SimpleNamespace(model=model), weights=weights)
+
+    base = {"backbone": "vgg16"}
+    keys = [key(base), key(base, [other("a")]), key(base, [other("b")])]
+    assert len(set(keys)) == 3
 
 
 def test_how_a_study_draws_is_in_its_key_where_it_is_not_as_before():

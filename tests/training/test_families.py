@@ -60,6 +60,26 @@ def test_siamese_and_pretrained_networks_share_the_activations_of_the_abnormalit
     assert not {entry.series for entry in single} & {entry.series for entry in control}
 
 
+def test_two_views_cached_are_two_views_on_line_and_read_what_pretrained_networks_read(laboratory):
+    values = {"family": "views", "augmentation": "none", "unfrozen_layers": 1, "holdout": 0.3}
+    cached, on_line = (laboratory.run(views=views, **values) for views in (1, 0))
+    np.testing.assert_allclose(probabilities(cached), probabilities(on_line), atol=2e-3)
+    assert probabilities(cached).std() > 0.01
+    alone = laboratory.plan(**values | {"family": "pretrained", "views": 1})
+    assert [one.key for one in cached.plan.activations()] == [one.key for one in alone.activations()]
+    single = int((cached.plan.fits[0].job.places["other_view"] == np.arange(48)).sum())
+    assert 0 < single < 48
+    assert cached.plan.tags()["mammo.single_views"].startswith(f"{single} training, ")
+
+
+def test_both_views_of_a_lesion_get_one_answer(laboratory):
+    done = laboratory.run(family="views")
+    oof = done.oof.sort_values("patch")
+    found, other = oof["probability"].to_numpy(), done.plan.fits[0].job.places["other_view"]
+    np.testing.assert_allclose(found, found[other], atol=1e-6)
+    assert np.unique(found.round(4)).size > 10
+
+
 def test_a_siamese_network_trained_whole_stores_no_activations(laboratory):
     plan = laboratory.plan(**PAIRS)
     assert plan.activations() == ()

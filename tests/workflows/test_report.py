@@ -162,6 +162,18 @@ def test_scores_by_lesion_stand_beside_those_by_patch(models, report, page):
     assert "0.812 [0.700, 0.900]" in page().text
 
 
+def test_calibration_stands_before_and_after_recalibration(models, report, page):
+    final = models.model("mass_calc", recalibrated="by a map of the folds' models")
+    parent = models.client.get_run(final).data.tags["mammo.cv_run_id"]
+    for name, value in (("oof_uncalibrated_calibration_slope", 0.625), ("oof_calibration_slope", 1.125)):
+        for end, apart in (("", 0), ("_low", -0.25), ("_high", 0.25)):
+            models.client.log_metric(parent, f"{name}{end}", value + apart)
+    report()
+    assert "0.625 [0.375, 0.875]" in page().text
+    assert "1.125 [0.875, 1.375]" in page().text
+    assert html.escape("by a map of the folds' models", quote=False).replace("'", "&#39;") in page().text
+
+
 def test_subgroups_and_patches_of_data_that_are_there(models, report, page, phantom, tmp_path):
     from mammo_mlflow.data.patches import read_patch_set
 

@@ -104,3 +104,34 @@ def test_one_file_does_not_serve_all_encoders(cli, tmp_path):
     (line,) = outcome.complaints
     assert "parameters.unfrozen_layers: expected nothing, for siamese scratch has no use for it" in line
     assert not (tmp_path / "optuna.db").exists()
+
+
+def test_one_study_draws_the_backbone_with_ranges_of_its_own(searched):
+    """And registers the best trial's model under the name of its network."""
+    lines = [
+        "family: pretrained",
+        "parameters:",
+        "  backbone: {choices: [vgg16, resnet50]}",
+        "  learning_rate.vgg16: {low: 1e-6, high: 1e-4, log: true}",
+        "  learning_rate.resnet50: {low: 1e-3, high: 1e-2, log: true}",
+        "  unfrozen_layers.resnet50: {low: 0, high: 1}",
+        "  schedule: {choices: [none, cosine, one_cycle]}",
+        "  pooling: average",
+    ]
+    trials, store, best = searched(
+        "--trials", "8", "--pruner", "none", "--weights", "random", lines=lines, command="search"
+    )
+    assert {setting["backbone"] for _, setting in trials} == {"vgg16", "resnet50"}
+    for params, setting in trials[1:]:
+        own = setting["backbone"]
+        low, high = {"vgg16": (1e-6, 1e-4), "resnet50": (1e-3, 1e-2)}[own]
+        assert params[f"learning_rate.{own}"] == setting["learning_rate"]
+        assert low <= setting["learning_rate"] <= high
+        assert ("unfrozen_layers.resnet50" in params) == (own == "resnet50")
+    runs = store.runs(level="trial")
+    assert {run.data.tags["mammo.backbone"] for run in runs} == {"vgg16", "resnet50"}
+    (study,) = store.tops()
+    assert study.data.tags["mammo.backbone"] == "several backbones"
+    assert "mass_calc pretrained several backbones" in study.info.run_name
+    chosen = trials[best.number][1]["backbone"]
+    is_registered(store, f"mammo-mass_calc-pretrained-{chosen}-searched", best)

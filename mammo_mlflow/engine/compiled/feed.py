@@ -94,14 +94,14 @@ class _Stored:
 
     def __init__(self, reader: StoredActivations) -> None:
         self._reader = reader
-        self.identity, self.nbytes = reader.path, reader.stored.nbytes
+        self.identity, self.nbytes = (reader.path, _told(reader.places)), reader.stored.nbytes
 
     def load(self) -> Tensor:
         stored = self._reader.stored
         found = RESIDENT.get(
             self._reader.path, lambda: stored.view(ml_dtypes.bfloat16) if stored.dtype == np.uint16 else stored
         )
-        return found.reshape(stored.shape)
+        return _placed(found.reshape(stored.shape), self._reader.places)
 
     def views(self, rows: np.ndarray, views: np.ndarray | None) -> np.ndarray:
         return np.zeros(rows.shape, np.int32) if views is None else views.astype(np.int32)
@@ -116,11 +116,13 @@ class _Patches:
 
     def __init__(self, reader: PatchReader) -> None:
         self._reader = reader
-        self.identity, self.nbytes = (reader.path, reader.first), reader.patches.nbytes
+        self.identity = reader.path, reader.first, _told(reader.places)
+        self.nbytes = reader.patches.nbytes
 
     def load(self) -> Tensor:
         reader = self._reader
-        return RESIDENT.get(reader.path, lambda: np.ascontiguousarray(reader.patches), reader.first)
+        found = RESIDENT.get(reader.path, lambda: np.ascontiguousarray(reader.patches), reader.first)
+        return _placed(found, reader.places)
 
     def views(self, rows: np.ndarray, views: np.ndarray | None) -> np.ndarray | None:
         if views is None or self._reader.policy == "none":
@@ -184,6 +186,16 @@ def data_bytes(readers: Sequence[Reader[ModelInput]]) -> int:
 def by_name(reader: Reader[ModelInput]) -> Mapping[str, Reader[np.ndarray]]:
     """The readers of a network's inputs, by name."""
     return reader.readers if isinstance(reader, CombinedReader) else {ALONE: reader}  # type: ignore[dict-item]
+
+
+def _told(places: np.ndarray | None) -> bytes:
+    """What tells a reader's places from another's."""
+    return b"" if places is None else places.tobytes()
+
+
+def _placed(array: Tensor, places: np.ndarray | None) -> Tensor:
+    """An array (n, …) of the card in the order of its places: a copy of its own, so that programs pick by row alone."""
+    return array if places is None else array[jnp.asarray(places, jnp.int32)]
 
 
 def _stack(arrays: Sequence[Tensor]) -> Tensor:

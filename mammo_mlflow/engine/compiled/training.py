@@ -16,8 +16,9 @@ import numpy as np
 
 from mammo_mlflow.engine.compiled.feed import Feed, Selection, data_bytes, is_stored, picker
 from mammo_mlflow.engine.compiled.memory import FAILURES, card_memory_bytes, is_out_of_memory
+from mammo_mlflow.engine.compiled.optimizer import decays_weights
 from mammo_mlflow.engine.compiled.outputs import Outputs
-from mammo_mlflow.engine.compiled.program import PROGRAMS, Program, State, Steps, keep_better
+from mammo_mlflow.engine.compiled.program import PROGRAMS, Program, State, Steps, keep_share
 from mammo_mlflow.engine.compiled.resident import RESIDENT
 from mammo_mlflow.engine.compiled.weights import Variables, VectorDropout, write_weights
 from mammo_mlflow.engine.contract import (
@@ -30,6 +31,7 @@ from mammo_mlflow.engine.contract import (
 )
 from mammo_mlflow.engine.inputs import ModelInput, Reader
 from mammo_mlflow.engine.keras_fit import KerasEngine
+from mammo_mlflow.engine.losses import mean_loss, smoothed
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.jobs.contracts import EpochDone
 from mammo_mlflow.models.tensors import Tensor
@@ -41,8 +43,6 @@ FEWEST, FILLED_BYTES = 128, 2**30
 would take more memory than that: so many small heads take a card as long for a step as one, large ones do not."""
 DATA_SHARE = 0.8
 """The share of the memory that data may take."""
-EPSILON = 1e-7
-"""How near to 0 and 1 a probability is taken for the loss: Keras's own bound."""
 Outcome = tuple[int, Trained | UserError]
 
 
@@ -67,8 +67,9 @@ class CompiledEngine:
             return
         many = is_head(fits[0])
         fits = [replace(fit, emit=_Once(fit.emit)) for fit in fits]
-        for batch in dict.fromkeys(fit.batches.size for fit in fits):
-            alike = {place: fit for place, fit in enumerate(fits) if fit.batches.size == batch}
+        kinds = [(fit.batches.size, fit.spec.loss, decays_weights(fit.spec)) for fit in fits]
+        for kind in dict.fromkeys(kinds):
+            alike = {place: fit for place, fit in enumerate(fits) if kinds[place] == kind}
             yield from self._train_in_turns(alike, many, size if many else 0)
 
     def outputs(
@@ -140,10 +141,10 @@ class CompiledEngine:
 
         def make() -> Program:
             network = fit.rebuild(VectorDropout, self._on_card) if many and fit.rebuild else fit.network
-            return Program(network, picker(fit.batches.read), many)
+            return Program(network, picker(fit.batches.read), many, fit.spec.loss)
 
         whose = self if fit.program is None else fit.program
-        return PROGRAMS.get((whose, fit.stage.name, many, self._on_card), make)
+        return PROGRAMS.get((whose, fit.stage.name, many, self._on_card, fit.spec.loss), make)
 
     def _train_group(self, fits: Sequence[StageFit], many: bool, number: int) -> Iterator[Outcome]:
         """Train fits at once, or a single one; yield the index of each as it ends.
@@ -157,11 +158,12 @@ class CompiledEngine:
         filled = [*range(len(fits)), *[0] * (number - len(fits))]
         sources = jax.device_put(feed.sources[filled] if many else feed.sources[0])
         held_out, batches = _draw_held_out(fits, feed, many, filled)
-        state, best = program.start([fits[index] for index in filled]), None
+        state, kept = program.start([fits[index] for index in filled]), None
         steps, count = _draw_steps(fits, feed, 0, many, filled)
         epochs = max(fit.stage.epochs for fit in fits)
         for epoch in range(epochs):
-            state, sums = program.epoch(state, feed.data, sources, steps, count)
+            taken = steps, count
+            state, sums = program.epoch(state, feed.data, sources, *taken)
             found = program.predict(state.weights, feed.data, sources, held_out, batches) if batches else None
             if epoch + 1 < epochs:
                 steps, count = _draw_steps(fits, feed, epoch + 1, many, filled)  # while the card is at work
@@ -170,17 +172,23 @@ class CompiledEngine:
             for index, course in enumerate(courses):
                 if course.running:
                     course.take(epoch, float(losses[index]), float(accuracies[index]), answers[index], memory)
-            if any(course.fit.patience for course in courses):
-                best = _best(best, state, np.array([courses[index].better for index in filled]), many)
+            if any(fit.patience or fit.averages for fit in fits):
+                kept = _keep(kept, state, np.array([courses[index].share for index in filled], np.float32), many)
             ended = [index for index in open_ones if not courses[index].running]
-            held = state.weights if best is None else best
+            held = averaged = state.weights if kept is None else kept
+            if any(fits[index].averages for index in ended):
+                averaged = program.measured(held, feed.data, sources, *taken)
+                found = program.predict(averaged, feed.data, sources, held_out, batches) if batches else None
+                answers = _by_fit(found, number)
             if len(ended) == len(open_ones) and 2 * len(ended) >= number:
-                held = jax.device_get(held)  # at once: a thousand networks have some thousand arrays
+                # at once: a thousand networks have some thousand arrays
+                held, averaged = jax.device_get((held, averaged))
             share = (time.perf_counter() - started) / len(fits)
             for index in ended:
                 open_ones.remove(index)
-                own = jax.device_get(jax.tree.map(lambda array, at=index: array[at], held) if many else held)
-                yield index, courses[index].end(program.network, own, share)
+                own = averaged if fits[index].averages else held
+                own = jax.device_get(jax.tree.map(lambda array, at=index: array[at], own) if many else own)
+                yield index, courses[index].end(program.network, own, answers[index], share)
             if not open_ones:
                 return
 
@@ -211,12 +219,12 @@ class _Once:
 class _Course:
     """The course of a fit's training: its history, the epoch that is kept, and when it is over.
 
-    `better`: whether the last epoch is the one to keep. Early stopping is Keras's: it waits `patience` epochs.
+    `share`: that of the last epoch's weights in those to keep. Early stopping is Keras's: it waits `patience` epochs.
     """
 
     def __init__(self, fit: StageFit) -> None:
         self.fit = fit
-        self.running, self.better = True, False
+        self.running, self.share = True, 0.0
         self.error: UserError | None = None
         self._history: History = []
         self._kept, self._least, self._waited = 0, math.inf, 0
@@ -238,29 +246,37 @@ class _Course:
             if validated:
                 right = (probabilities > 0.5) == (labels[fit.validation_rows] > 0.5)
                 metrics["val_accuracy"] = float(right.mean())
-                metrics["val_loss"] = _mean_loss(probabilities, labels[fit.validation_rows]) + penalties
+                metrics["val_loss"] = mean_loss(fit.spec, probabilities, labels[fit.validation_rows]) + penalties
             if len(fit.inner_rows):
-                inner = _mean_loss(said[validated:][: len(fit.inner_rows)], labels[fit.inner_rows]) + penalties
+                inner = mean_loss(fit.spec, said[validated:][: len(fit.inner_rows)], labels[fit.inner_rows]) + penalties
                 metrics["inner_loss"] = inner
         self._memory = max(self._memory, memory)
         try:
             fit.report(epoch, metrics, self._history)
         except UserError as problem:
-            self.error, self.running, self.better = problem, False, False
+            self.error, self.running, self.share = problem, False, 0.0
             return
         self._waited += 1
         lower = inner < self._least
-        self.better = not fit.patience or lower or epoch == 0
+        better = not fit.patience or lower or epoch == 0
+        self.share = fit.share(epoch) if fit.averages else float(better)
         if lower:
             self._least, self._waited = inner, 0
-        if self.better:
+        if better:
             self._kept, self._probabilities = epoch + 1, probabilities.astype(np.float64)
-        self.running = epoch + 1 < fit.stage.epochs and (self.better or self._waited < fit.patience)
+        self.running = epoch + 1 < fit.stage.epochs and (better or self._waited < fit.patience)
 
-    def end(self, traced: keras.Model, weights: Variables, seconds: float) -> Trained | UserError:
-        """Give the network its weights, of those of the traced one, and say what came of it in its share of seconds."""
+    def end(
+        self, traced: keras.Model, weights: Variables, answers: tuple[np.ndarray, float] | None, seconds: float
+    ) -> Trained | UserError:
+        """Give the network its weights, of those of the traced one, and say what came of it in its share of seconds.
+
+        `answers` are the last ones about the held-out rows.
+        """
         if self.error is not None:
             return self.error
+        if self.fit.averages and answers is not None:
+            self._probabilities = answers[0][: len(self.fit.validation_rows)].astype(np.float64)
         write_weights(traced, self.fit.network, weights)
         return Trained(
             history=self._history,
@@ -270,12 +286,6 @@ class _Course:
             card_memory=card_memory_bytes(),
             predict=lambda: self._probabilities,
         )
-
-
-def _mean_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean cross-entropy of probabilities (m,) and labels (m,) of 0 and 1."""
-    near = np.clip(probabilities.astype(np.float64), EPSILON, 1 - EPSILON)
-    return float(-np.mean(labels * np.log(near) + (1 - labels) * np.log(1 - near)))
 
 
 def _draw_steps(
@@ -290,12 +300,22 @@ def _draw_steps(
     taken = [len(fit.batches) if epoch < fit.stage.epochs else 0 for fit in fits]
 
     def of_fit(index: int) -> Steps:
-        batches = fits[index].batches
+        batches, spec = fits[index].batches, fits[index].spec
         rows, views = (_fill(drawn, whole) for drawn in batches.draw(epoch))
         labels = batches.labels[rows].astype(np.float32)
-        weights = class_weights(fits[index].spec.class_weights, batches.labels[batches.rows]) or {0: 1.0, 1: 1.0}
+        weights = class_weights(spec.class_weights, batches.labels[batches.rows]) or {0: 1.0, 1: 1.0}
         importance = np.where(labels > 0.5, weights[1], weights[0]).astype(np.float32)
-        return Steps(feed.draw(index, rows, views), labels, importance, np.arange(whole) < taken[index])
+        rate = np.zeros(whole, np.float32)
+        if taken[index]:
+            rate[: taken[index]] = fits[index].rates[epoch]
+        return Steps(
+            drawn=feed.draw(index, rows, views),
+            labels=smoothed(labels, spec.label_smoothing).astype(np.float32),
+            importance=importance,
+            rate=rate,
+            gamma=np.full(whole, spec.focal_gamma, np.float32),
+            taken=np.arange(whole) < taken[index],
+        )
 
     each = [of_fit(index) for index in range(len(fits))]
     return _stack([each[index] for index in filled], many), max(taken)
@@ -340,8 +360,8 @@ def _by_fit(found: tuple[Tensor, Tensor] | None, fits: int) -> list[tuple[np.nda
     return [(one, float(penalty)) for one, penalty in zip(each, penalties, strict=True)]
 
 
-def _best(best: Variables | None, state: State, better: np.ndarray, many: bool) -> Variables:
-    """The best weights until now of each fit."""
-    if best is None or (not many and better[0]):
+def _keep(kept: Variables | None, state: State, shares: np.ndarray, many: bool) -> Variables:
+    """The weights that are kept of each fit until now: the best ones, or the mean of the last epochs'."""
+    if kept is None or (not many and shares[0] == 1):
         return jax.tree.map(jnp.copy, state.weights)  # the next epoch takes the place of those of the state
-    return keep_better(jax.device_put(better), best, state.weights) if many else best
+    return keep_share(jax.device_put(shares if many else shares[0]), kept, state.weights)

@@ -1,6 +1,6 @@
 """Figures of predictions, training and data, each a matplotlib `Figure` without pyplot's global state."""
 
-from mammo_mlflow.evaluation.figures.classification import calibration, confusion_matrix, roc_curves
+from mammo_mlflow.evaluation.figures.classification import answer_sets, calibration, confusion_matrix, roc_curves
 from mammo_mlflow.evaluation.figures.ensembles import disagreement_map, members_joining, methods_compared
 from mammo_mlflow.evaluation.figures.overview import confusion_matrices, costs, operating_curves
 from mammo_mlflow.evaluation.figures.patches import activation_overlays, class_distribution, patch_sheet
@@ -9,6 +9,7 @@ from mammo_mlflow.evaluation.figures.training import fold_overview, training_cur
 
 __all__ = [
     "activation_overlays",
+    "answer_sets",
     "calibration",
     "class_distribution",
     "confusion_matrices",

@@ -1,4 +1,4 @@
-"""Figures of a classifier's predictions: confusion matrix, ROC curves, calibration."""
+"""Figures of a classifier's predictions: confusion matrix, ROC curves, calibration, answer sets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation import weighted
 from mammo_mlflow.evaluation.figures.style import (
     INK,
@@ -28,6 +29,7 @@ from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate, roc
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.rate_interval import wilson
 from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.names import Metric
 
 Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
 """Labels int (n,), probabilities float (n,), patients (n,) or None."""
@@ -166,3 +168,29 @@ def equal_bins(p: Floats, most: int) -> list[npt.NDArray[np.bool_]]:
     bins = int(np.clip(p.size // 20, 2, most))
     bin_of = np.searchsorted(np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])), p)
     return [bin_of == b for b in np.unique(bin_of)]
+
+
+def answer_sets(
+    curve: Mapping[float, Mapping[str, Estimate]], class_names: Sequence[str], title: str, note: str | None = None
+) -> Figure:
+    """The figure of how often each class is covered by answer sets, against the share that is referred.
+
+    `curve` has by wanted coverage the estimates of `conformal.set_estimates`; bars are their intervals.
+    """
+    said = joined("answer sets: each fold by limits of the others; dotted: the coverage that was asked for", note)
+    figure = new_figure(6.4, 4.6, title, said)
+    axes = figure.subplots()
+    tidy(axes, "share of patches answered with both classes (refer)", "share of its patches that a class covers")
+    referred = np.array([found[Metric.REFERRED].value for found in curve.values()])
+    for number, (name, coverage) in enumerate(zip(class_names, (Metric.COVERAGE_0, Metric.COVERAGE_1), strict=True)):
+        each = [found[coverage] for found in curve.values()]
+        ends = np.array([[one.value - one.low, one.high - one.value] for one in each]).clip(0).T
+        at = referred + 0.004 * (2 * number - 1)  # so that bars stand beside one another
+        value = [one.value for one in each]
+        axes.errorbar(at, value, yerr=np.nan_to_num(ends), color=colour(number), marker="o", markersize=4, label=name)
+    for wanted, place in zip(curve, referred, strict=True):
+        axes.plot([place - 0.02, place + 0.02], [wanted, wanted], color=INK, linewidth=1, linestyle=":")
+        axes.annotate(f"{wanted:g}", (place + 0.022, wanted), fontsize=SMALL_SIZE, color=QUIET, va="center")
+    axes.set(xlim=(-0.03, 1.06), ylim=(None, 1.01))
+    axes.legend(loc="lower right", frameon=False, fontsize=SMALL_SIZE)
+    return figure
