@@ -77,7 +77,9 @@ class Described(Executor):
 def planner(cache):
     """Plans on a data set of which nothing but its types, patients and hashes counts."""
     train = SimpleNamespace(
-        types=np.tile([1, 2, 3, 4], PATCHES // 4), patient_ids=np.array([f"p{i // 4}" for i in range(PATCHES)])
+        types=np.tile([1, 2, 3, 4], PATCHES // 4),
+        patient_ids=np.array([f"p{i // 4}" for i in range(PATCHES)]),
+        other_views=lambda: np.arange(PATCHES) ^ 1,
     )
     data = SimpleNamespace(
         directory=Path("data"),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mammo_mlflow import experiment
+from mammo_mlflow import experiment, training_spec
 from mammo_mlflow.data.augmentation import POLICIES
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.errors import UserError
@@ -11,7 +11,7 @@ from mammo_mlflow.files import canonical_json
 
 
 def test_names_are_those_of_the_rooms():
-    assert tuple(POLICIES) == experiment.AUGMENTATIONS
+    assert tuple(POLICIES) == training_spec.AUGMENTATIONS
     assert tuple(TASKS) == experiment.TASKS
 
 

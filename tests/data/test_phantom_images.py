@@ -54,7 +54,7 @@ def test_suspicious_specks_are_more_and_finer():
 
 
 def test_malignant_abnormalities_are_drawn_from_higher_suspicion():
-    rows = phantom._draw_abnormalities(np.random.default_rng(0), 2_000, "P")
+    rows = phantom._draw_abnormalities(np.random.default_rng(0), 2_000, "P", 1)
     suspicion, kinds = np.array([row["suspicion"] for row in rows]), np.array([row["type"] for row in rows])
     for benign, malignant in ((1, 2), (3, 4)):
         won = (suspicion[kinds == malignant][:, None] > suspicion[kinds == benign][None, :]).mean()
@@ -62,7 +62,7 @@ def test_malignant_abnormalities_are_drawn_from_higher_suspicion():
 
 
 def test_nothing_else_in_the_plan_knows_the_label():
-    rows = phantom._draw_abnormalities(np.random.default_rng(0), 8_000, "P")
+    rows = phantom._draw_abnormalities(np.random.default_rng(0), 8_000, "P", 1)
     kinds = np.array([row["type"] for row in rows])
     for name in ("brightness", "contrast", "conspicuity", "radius", "density", "subtlety"):
         values = np.array([row[name] for row in rows], float)
