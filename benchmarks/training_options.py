@@ -15,11 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from common import out_of_fold
-
-from mammo_mlflow.evaluation.intervals import bootstrap_difference
+from common import how_many, leads, of_seeds, out_of_fold
 
 SEEDS = 3
 SETTINGS: dict[str, list[str]] = {
@@ -44,27 +40,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, own) in enumerate(SETTINGS.items()):
             start = time.perf_counter()
-            found[name] = pd.concat(
-                out_of_fold(Path(folder), f"options{number}", [*options, *own], SEEDS),
-                keys=range(SEEDS),
-                names=["seed"],
-            ).reset_index("seed")
+            found[name] = of_seeds(out_of_fold(Path(folder), f"options{number}", [*options, *own], SEEDS))
             seconds[name] = time.perf_counter() - start
     plain = found.pop("plain")
-    groups = plain["patient_id" if "patient_id" in plain else "patch"].to_numpy()
-    folds = plain["seed"].to_numpy() * 1000 + plain["fold"].to_numpy()
-    print(f"{len(plain) // SEEDS} patches, {len(np.unique(groups))} patients, {SEEDS} seeds\n")
+    print(f"{how_many(plain)}\n")
     print("| option | ROC AUC, option - plain | log loss, option - plain | seconds |\n|---|---|---|---|")
     for name, own in found.items():
-        if not np.array_equal(own["patch"], plain["patch"]):
-            raise SystemExit("the settings have other patches")
-        pair, parts = (own["probability"].to_numpy(), plain["probability"].to_numpy()), []
-        for metric in ("roc_auc", "log_loss"):
-            lead = bootstrap_difference(plain["label"].to_numpy(), *pair, folds=folds, groups=groups, metric=metric)
-            helps = lead.high < 0 if metric == "log_loss" else lead.low > 0
-            word = "helps" if helps else "no difference shown" if lead.low <= 0 <= lead.high else "**worse**"
-            parts.append(f"{lead.value:+.4f} ({lead.low:+.4f} to {lead.high:+.4f}): {word}")
-        print(f"| {name} | {parts[0]} | {parts[1]} | {seconds[name]:.0f} |")
+        print(f"| {name} | {' | '.join(leads(plain, own))} | {seconds[name]:.0f} |")
 
 
 if __name__ == "__main__":
