@@ -54,6 +54,19 @@ _STANDARD_SCALE = (1 / 65535 / _DEVIATION[0], 1 / 65535 / _DEVIATION[1], 1 / 655
 _STANDARD_OFFSET = (-_MEAN[0] / _DEVIATION[0], -_MEAN[1] / _DEVIATION[1], -_MEAN[2] / _DEVIATION[2])
 """Less the mean, by the deviation, of ImageNet's pixels in 0 to 1."""
 
+OWN_SCALING = "backbone"
+SCALINGS: dict[str, tuple[float | tuple[float, float, float], tuple[float, float, float]]] = {
+    "caffe": (1 / 257, _CAFFE),
+    "symmetric": (2 / 65535, (-1.0, -1.0, -1.0)),
+    "unit": (1 / 65535, (0.0, 0.0, 0.0)),
+    "standard": (_STANDARD_SCALE, _STANDARD_OFFSET),
+}
+"""The scale and offset of weights that were trained on other inputs than the backbone's own are, by name.
+
+`caffe`: 0 to 255 less ImageNet's means; `symmetric`: -1 to 1; `unit`: 0 to 1; `standard`: 0 to 1, less ImageNet's mean,
+by its deviation.
+"""
+
 BACKBONES: dict[str, Backbone] = {
     "vgg16": Backbone(
         application="VGG16",

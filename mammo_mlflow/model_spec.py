@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mammo_mlflow import checks, roles
+from mammo_mlflow.backbones import OWN_SCALING, SCALINGS
 from mammo_mlflow.roles import CONVOLVED, PENALISED, parameter
 
+INPUT_SCALINGS = (OWN_SCALING, *SCALINGS)
 POOLINGS = ("flatten", "average", "max")
 POOL_PADDINGS = ("valid", "same")
 CONDITIONS = ("probability", "class")
@@ -26,6 +28,13 @@ class ModelSpec:
         checks.anything,
         roles.FROZEN,
         moves="activations source",
+    )
+    input_scaling: str = roles.stored(
+        OWN_SCALING,
+        "how patches are scaled for these weights: as for the backbone's own of ImageNet, or as they were trained",
+        checks.one_of(*INPUT_SCALINGS),
+        roles.FROZEN,
+        added=True,
     )
     blocks: str = roles.shape(
         "32/2-32-32,64-64,128-128,256",

@@ -22,5 +22,5 @@ def build_encoder(
     if family == "texture":
         return build_texture(image_size)
     if spec.backbone in BACKBONES:
-        return build_base(spec.backbone, image_size, spec.pooling, precision)
+        return build_base(spec.backbone, image_size, spec.pooling, precision, spec.input_scaling)
     return build_scratch(spec, image_size, precision, batch_norm)

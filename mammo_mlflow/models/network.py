@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES, OWN_SCALING, SCALINGS
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import PATCH, ModelSpec
 from mammo_mlflow.models.precision import dtype_policy
@@ -31,18 +31,19 @@ BAD_FILE = (ValueError, OSError, LookupError, TypeError, AttributeError, Runtime
 """The errors that Keras raises for a weights file that is damaged or of another network."""
 
 
-def build_base(backbone: str, image_size: int, pooling: str, precision: str) -> keras.Model:
+def build_base(backbone: str, image_size: int, pooling: str, precision: str, scaling: str = OWN_SCALING) -> keras.Model:
     """Build a backbone with input scaling and pooling, all frozen: raw patches (n, size, size, 1) in, features out.
 
-    Scaling and average or maximum pooling compute in float32, the convolutions in `precision`. The weights are random
-    until `load_weights`.
+    Scaling and average or maximum pooling compute in float32, the convolutions in `precision`. `scaling` is the
+    backbone's own or one of `SCALINGS`. The weights are random until `load_weights`.
     """
     row = BACKBONES[backbone]
     keras.utils.clear_session()  # else layer names go on counting, and a saved model depends on what was built before
     patch = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     rgb = layers.Concatenate(dtype="float32", name="grey_to_rgb")([patch, patch, patch])
-    scale = list(row.scale) if isinstance(row.scale, tuple) else row.scale
-    scaled = layers.Rescaling(scale, offset=list(row.offset), dtype="float32", name="input_scaling")(rgb)
+    scale, offset = SCALINGS.get(scaling, (row.scale, row.offset))
+    scale = list(scale) if isinstance(scale, tuple) else scale
+    scaled = layers.Rescaling(scale, offset=list(offset), dtype="float32", name="input_scaling")(rgb)
     inside = {"include_preprocessing": False} if row.rescales_inside else {}
     with dtype_policy(precision):
         application = getattr(keras.applications, row.application)

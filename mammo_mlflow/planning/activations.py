@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from mammo_mlflow.backbones import OWN_SCALING
 from mammo_mlflow.data.augmentation import ALL_FLIPS
 from mammo_mlflow.data.patches import PatchSet
 from mammo_mlflow.experiment import BASELINE, FLIPS, PATCH, ROWS, Experiment
@@ -73,6 +74,8 @@ def frozen_activations(
             **devices.facts,
             "results_version": ACTIVATIONS_VERSION,  # an older name, which keys hash
         }
+        if (scaling := experiment.model.input_scaling) != OWN_SCALING:
+            facts["input_scaling"] = scaling
         if first != ROWS[PATCH]:
             facts["rows"] = first
         # the features' index is the same for every pooling, though their layer is not

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mammo_mlflow.errors import UserError
-from mammo_mlflow.experiment import ModelSpec
+from mammo_mlflow.experiment import ModelSpec, build
+from mammo_mlflow.models.encoders import build_encoder
 from mammo_mlflow.models.network import (
     build_base,
     build_head,
@@ -169,3 +170,20 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
     )
     for one, other in zip(made.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("scaling", "mode"), [("caffe", "caffe"), ("symmetric", "tf"), ("standard", "torch")])
+def test_weights_trained_on_other_inputs_get_their_own_scaling(scaling, mode):
+    spec = ModelSpec(backbone="resnet50", input_scaling=scaling)
+    made = build_encoder("pretrained", spec, SIZE, "float32")
+    grey = np.linspace(0, 65535, SIZE * SIZE, dtype=np.float32).reshape(1, SIZE, SIZE, 1)
+    found = keras.Model(made.input, made.get_layer("input_scaling").output).predict(grey, verbose=0)
+    wanted = keras.applications.imagenet_utils.preprocess_input(
+        np.repeat(grey / 257, 3, axis=-1), data_format="channels_last", mode=mode
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_an_unknown_scaling_says_what_was_meant():
+    with pytest.raises(UserError, match="input_scaling: unknown 'caffee', did you mean 'caffe'"):
+        build("mass_calc", {"input_scaling": "caffee"})
