@@ -67,6 +67,9 @@ SCALINGS: dict[str, tuple[float | tuple[float, float, float], tuple[float, float
 by its deviation.
 """
 
+LICENCES = {"radimagenet": "for non-commercial research alone"}
+"""Weights whose licence asks to be accepted, by a word that is in their file's name, and what it says."""
+
 BACKBONES: dict[str, Backbone] = {
     "vgg16": Backbone(
         application="VGG16",

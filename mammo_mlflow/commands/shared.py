@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from mammo_mlflow import checks
+from mammo_mlflow.backbones import LICENCES
 from mammo_mlflow.checks import Value
 from mammo_mlflow.commands.base import JUDGING, MODEL, WHERE, CommandOptions, Option
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings
@@ -68,6 +69,11 @@ class DataOptions(PhantomOptions):
     ] = "warn"
 
 
+def _licence(name: str, value: str) -> None:
+    if value:
+        checks.one_of(*LICENCES)(name, value)
+
+
 class WorkbenchOptions(DataOptions):
     """Options of the data set, the cache, and where jobs run."""
 
@@ -80,6 +86,9 @@ class WorkbenchOptions(DataOptions):
         ),
     ] = 1
     resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
+    accept_licence: Annotated[
+        str, Option("weights whose licence you accept, where it asks for that (docs/weights.md)", check=_licence)
+    ] = ""
     cache_dir: Annotated[str, CACHE_DIR] = ""
     cache_limit_gb: Annotated[float, Option("size limit of the cached activations in GB", check=checks.positive)] = 20.0
 

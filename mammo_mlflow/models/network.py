@@ -42,8 +42,8 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str, sca
     patch = layers.Input((image_size, image_size, 1), dtype="float32", name="patch")
     rgb = layers.Concatenate(dtype="float32", name="grey_to_rgb")([patch, patch, patch])
     scale, offset = SCALINGS.get(scaling, (row.scale, row.offset))
-    scale = list(scale) if isinstance(scale, tuple) else scale
-    scaled = layers.Rescaling(scale, offset=list(offset), dtype="float32", name="input_scaling")(rgb)
+    by_channel = list(scale) if isinstance(scale, tuple) else scale
+    scaled = layers.Rescaling(by_channel, offset=list(offset), dtype="float32", name="input_scaling")(rgb)
     inside = {"include_preprocessing": False} if row.rescales_inside else {}
     with dtype_policy(precision):
         application = getattr(keras.applications, row.application)

@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES, LICENCES
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import file_sha256, whole
 from mammo_mlflow.whereabouts import BY_SHA256, find_again
@@ -78,12 +78,22 @@ WORDS = ("imagenet", "random")
 """Weights that have a name."""
 
 
-def find_weights(backbone: str, wanted: str, *, phantom: bool) -> NetworkWeights:
+def find_weights(backbone: str, wanted: str, *, phantom: bool, accepted: str = "") -> NetworkWeights:
     """Find the weights of a backbone: `imagenet`, `random`, a directory or file of the user's own, or such by sha256.
 
     On a phantom, random weights replace ImageNet's where none are found. Random weights do not depend on the data.
-    Raises `UserError` where no weights are found, or a file is damaged or of another network.
+    `accepted` is the one of `LICENCES` that the user accepts. Raises `UserError` where no weights are found, where
+    their licence is to be accepted first, or a file is damaged or of another network.
     """
+    found = _find_weights(backbone, wanted, phantom)
+    name = "" if found.path is None else found.path.name
+    for licence, said in LICENCES.items():
+        if licence in name.lower() and accepted != licence:
+            raise expected("accept_licence", f"{licence} for {name}, whose licence is {said}", f"'{accepted}'")
+    return found
+
+
+def _find_weights(backbone: str, wanted: str, phantom: bool) -> NetworkWeights:
     if wanted == "random":
         return RANDOM_WEIGHTS
     if wanted.startswith(BY_SHA256):
@@ -169,7 +179,8 @@ def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:
         raise expected(str(path), "an HDF5 weights file", f"one that cannot be read ({problem})") from None
     if odd is not None:
         raise expected(str(path), "finite weights", f"others in {odd}")
-    named = path.name == BACKBONES[backbone].keras_file or "imagenet" in path.name.lower()
+    words = path.name.lower().replace("radimagenet", "")  # whose images are no photographs
+    named = path.name == BACKBONES[backbone].keras_file or "imagenet" in words
     return _file_weights("file", "imagenet" if named else path.name, source, path)
 
 

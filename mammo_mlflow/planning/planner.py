@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 class Planner:
     """Makes plans on one data set; weights, layer cuts and folds that experiments share are found once.
 
-    With `probe` the speed of networks is measured too. `devices` are what the plans' fits compute with.
+    With `probe` the speed of networks is measured too. `devices` are what the plans' fits compute with, `accepted` is
+    the licence of weights that the user accepts.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class Planner:
         cache: Cache,
         probe: bool = False,
         devices: Devices | None = None,
+        accepted: str = "",
     ) -> None:
-        self.patch_set = patch_set
+        self.patch_set, self._accepted = patch_set, accepted
         self.devices = devices or Devices.of_environment()
         self._executor, self._cache, self._probe = executor, cache, probe
         self._weights: dict[tuple[str, str], NetworkWeights] = {}
@@ -114,7 +116,9 @@ class Planner:
         wanted = _wanted_weights(experiment)
         if wanted not in self._weights:
             known = wanted[0] in BACKBONES
-            self._weights[wanted] = find_weights(*wanted, phantom=self.patch_set.phantom) if known else NO_WEIGHTS
+            self._weights[wanted] = (
+                find_weights(*wanted, phantom=self.patch_set.phantom, accepted=self._accepted) if known else NO_WEIGHTS
+            )
         found = self._weights[wanted]
         if wanted[1] in WORDS or found.path is None:
             return experiment

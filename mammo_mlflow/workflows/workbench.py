@@ -84,7 +84,7 @@ def open_workbench(
             resume=options.resume,
             open_store=open_once,
         )
-        yield bench, Planner(patch_set, side, cache, probe=probe, devices=devices)
+        yield bench, Planner(patch_set, side, cache, probe, devices, options.accept_licence)
 
 
 def devices_of(options: WorkbenchOptions) -> Devices:

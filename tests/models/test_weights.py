@@ -10,6 +10,7 @@ from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.models import weights
 from mammo_mlflow.models.weights import RANDOM_WEIGHTS_VERSION, find_weights
+from mammo_mlflow.whereabouts import remember
 
 
 def weights_file(path, parameters):
@@ -182,3 +183,16 @@ def test_weights_that_are_no_numbers_are_told(tmp_path):
         kernel[7] = np.nan
     with pytest.raises(UserError, match="expected finite weights, found others in /kernel"):
         find(str(path))
+
+
+def test_weights_that_are_not_free_ask_for_their_licence(tmp_path):
+    path = tmp_path / "RadImageNet-VGG16_notop.h5"
+    good(tmp_path).rename(path)
+    with pytest.raises(UserError, match=r"accept_licence: expected radimagenet for Rad.*\.h5, .*found ''"):
+        find(str(path))
+    found = find_weights("vgg16", str(path), phantom=False, accepted="radimagenet")
+    assert found.label == path.name
+    again = f"sha256:{found.sha256}"
+    remember(path, found.sha256)
+    with pytest.raises(UserError, match="accept_licence"):
+        find(again)
