@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mammo_mlflow.backbones import BACKBONES
+from mammo_mlflow.backbones import BACKBONES, PAPER_BACKBONES
 from mammo_mlflow.commands.search import SEARCHED
 from mammo_mlflow.errors import Faults, UserError
 from mammo_mlflow.experiment import NETWORKS, TASKS, build
@@ -129,7 +129,8 @@ def test_a_space_of_the_current_directory_comes_before_the_shipped_ones(tmp_path
 def test_frozen_heads_are_searched_by_name(tmp_path, monkeypatch, backbone, task):
     monkeypatch.chdir(tmp_path)
     path = find_space("frozen_head", "pretrained", backbone)
-    assert path == ROOT / "search_spaces" / f"pretrained-{backbone}-frozen_head.yaml"
+    of_its_own = f"{backbone}-" if backbone in PAPER_BACKBONES else ""
+    assert path == ROOT / "search_spaces" / f"pretrained-{of_its_own}frozen_head.yaml"
     space, paper = read_space(path, "pretrained", backbone), preset_values("paper", backbone, task, "pretrained")
     searched = {"optimizer", "momentum", "learning_rate", "class_weights", "dense", "dropout", "batch_norm", "epochs"}
     assert {item.name for item in space.parameters} == searched
