@@ -213,7 +213,7 @@ def test_the_example_of_the_documentation_reads(space):
         (
             "siamese",
             "scratch",
-            ("weights", "unfrozen_layers", "tuning_learning_rate", "tuning_epochs", "views"),
+            ("weights", "input_scaling", "unfrozen_layers", "tuning_learning_rate", "tuning_epochs", "views"),
             ("head", "scratch"),
         ),
     ],
