@@ -61,7 +61,7 @@ def test_siamese_and_pretrained_networks_share_the_activations_of_the_abnormalit
 
 
 def test_two_views_cached_are_two_views_on_line_and_read_what_pretrained_networks_read(laboratory):
-    values = {"family": "views", "augmentation": "none", "unfrozen_layers": 1, "holdout": 0.3}
+    values = {"family": "views", "augmentation": "none", "unfrozen_layers": 1, "holdout": 0.3, "epochs": 8}
     cached, on_line = (laboratory.run(views=views, **values) for views in (1, 0))
     np.testing.assert_allclose(probabilities(cached), probabilities(on_line), atol=2e-3)
     assert probabilities(cached).std() > 0.01
