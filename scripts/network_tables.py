@@ -33,7 +33,7 @@ def networks(family: str, network: str) -> tuple[ModelSpec, keras.Model, keras.M
 
     spec = build("mass_calc", preset_values("paper", network, "mass_calc", family), family).model
     encoder = build_encoder(family, spec, IMAGE_SIZE, "float32")
-    shape = joined_shape(encoder.output.shape[1:], len(SIDES[family]), spec.difference)
+    shape = joined_shape(encoder.output.shape[1:], SIDES[family], spec.difference)
     return spec, encoder, build_head(shape, spec)
 
 

@@ -123,7 +123,7 @@ def test_all_in_float32_whatever_the_policy(base, patches, tmp_path, monkeypatch
 def test_frozen_and_cut_at_the_features_only(base, patches):
     assert not base.trainable and not base.trainable_weights
     assert base.layers[0].name == "patch" and base.layers[-1].name == "features"
-    last = len(base.layers) - 1
+    last = len(base.operations) - 1
     assert cut_points(base) == [0, last] and deepest_cut(base, 0) == last
     np.testing.assert_array_equal(answer(prefix(base, last), patches), answer(base, patches))
     assert convolutions(base) == []
