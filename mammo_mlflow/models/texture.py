@@ -75,7 +75,6 @@ def build_texture(image_size: int) -> keras.Model:
     inner = layers.Cropping2D(WINDOW // 2, dtype="float32", name="inner")(patch)
     detail = layers.Subtract(dtype="float32", name="detail")([inner, local_mean])
     detail = layers.Rescaling(1 / 257, dtype="float32", name="detail_scaling")(detail)
-    # Depthwise, which for one channel is the same: `convolutions` would count a Conv2D as a layer to be unfrozen.
     masks = layers.DepthwiseConv2D(
         5, depth_multiplier=2 * len(PAIRS), use_bias=False, trainable=False, dtype="float32", name="laws_masks"
     )

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from support import Outcome, Store
 
 from mammo_mlflow.cli import main
+from mammo_mlflow.jobs import devices
 
 TRAINED = re.compile(r"(fold \d+|refit): done in ")
 STORES = sorted(Path(__file__).parent.glob("store_*.tar.xz"))
@@ -84,6 +85,7 @@ def upgraded(request, tmp_path_factory, keras):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAMMO_CACHE_DIR", str(where / "cache"))
         patch.chdir(where)
+        patch.setattr(devices, "processor_bfloat16", lambda: True)  # as where the store was made: `auto` is in its keys
         with patch.context() as undrawn:
             undrawn.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
             made = Upgraded(request.param, where)
