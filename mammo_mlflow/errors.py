@@ -45,7 +45,7 @@ class UserError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows of it: the lines alone."""
-        return [f"{type(self).__name__}: {line}" for line in self.lines]
+        return [f"UserError: {line}" for line in self.lines]
 
 
 class Faults(UserError):  # noqa: N818 - many of them

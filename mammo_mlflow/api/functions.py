@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ from mammo_mlflow.commands.base import GROUPS, Command, CommandOptions, kind_of,
 from mammo_mlflow.commands.help import told, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
-from mammo_mlflow.terminal import kept
+from mammo_mlflow.terminal import Listing, kept
 
 if TYPE_CHECKING:  # commands are checked before anything heavy is imported
     from mammo_mlflow.api.shown import Shown
@@ -87,7 +87,8 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
     with as_before(), ending_as_commands_do():
         get_ready(options)
         # a server says where it listens, and goes on
-        with nullcontext([]) if command.name == "serve" else kept() as said:
+        keeping: AbstractContextManager[list[Listing | str]] = nullcontext([]) if command.name == "serve" else kept()
+        with keeping as said:
             made = command.call(options)
         from mammo_mlflow.api.shown import Shown, WrittenResult
         from mammo_mlflow.api.store import Store

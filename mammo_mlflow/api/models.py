@@ -224,8 +224,8 @@ class ModelDifference(Shown):
             test, of_other = (one.test.sort_values("patch", ignore_index=True) for one in (first, second))
             groups = test.get("patient_id")
             if np.array_equal(test["label"], of_other["label"]):
-                arrays = test["label"], test["probability"], of_other["probability"], None, groups
-                found["test"] = verdict(asked, *arrays, names=names), len(test)
+                p, q = test["probability"], of_other["probability"]
+                found["test"] = verdict(asked, test["label"], p, q, groups=groups, names=names), len(test)
         if not found:
             raise expected("compare", "models of the same patches and folds", f"{names[0]}, and {names[1]} of others")
         rows = [
