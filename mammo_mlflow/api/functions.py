@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from mammo_mlflow.commands.base import GROUPS, Command, CommandOptions, kind_of,
 from mammo_mlflow.commands.help import told, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
+from mammo_mlflow.experiment import DEFAULTS
 from mammo_mlflow.terminal import Listing, kept
 
 if TYPE_CHECKING:  # commands are checked before anything heavy is imported
@@ -112,7 +114,21 @@ def read_options(command: Command, given: Mapping[str, object]) -> CommandOption
     faults += [str(expected(command.name, ", ".join(missing), "none"))] if missing else []
     if faults:
         raise Faults(faults) if len(faults) > 1 else UserError(*faults)
-    return model(**{name: os.fspath(one) if isinstance(one, os.PathLike) else one for name, one in given.items()})
+    return model(**{name: _as_declared(name, one, fields) for name, one in given.items()})
+
+
+def _as_declared(name: str, value: object, fields: Mapping[str, FieldInfo]) -> object:
+    """A path as a text; a number as one where the option takes other texts too, such as `fresh_seeds`."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and name in fields
+        and kind_of(fields[name]) is str
+    ):
+        return str(value)
+    return value
 
 
 def signature(command: Command) -> inspect.Signature:
@@ -123,7 +139,7 @@ def signature(command: Command) -> inspect.Signature:
             name,
             kind,
             default=inspect.Parameter.empty if fields[name].is_required() else fields[name].default,
-            annotation=type_of(fields[name]),
+            annotation=type_of(name, fields[name]),
         )
         for name in usual_order(command)
     ]
@@ -133,14 +149,19 @@ def signature(command: Command) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=result_type(command))
 
 
-def type_of(field: FieldInfo) -> Any:
-    """The type of an option's values: a literal where there is a table of all that it can be, a path or a text."""
-    about, kind = option_of(field), kind_of(field)
+def type_of(name: str, field: FieldInfo) -> Any:
+    """The type of an option's values: a literal where there is a table of all that it can be, else text, path, number.
+
+    What is a text or a number on the command line, such as `threshold`, is both here.
+    """
+    about, kind, default = option_of(field), kind_of(field), DEFAULTS.get(name, field.default)
     found: Any = kind
     if isinstance(about.check, OneOf) and kind is str:
         found = Literal[tuple(about.check.choices)]
     elif about.path:
         found = str | os.PathLike[str]
+    elif kind is str and not about.choices and re.fullmatch(r"auto|\d+(\.\d+)?", str(default)):
+        found = str | float
     return found | None if type(None) in getattr(field.annotation, "__args__", ()) else found
 
 

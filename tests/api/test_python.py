@@ -4,12 +4,14 @@ import doctest
 import inspect
 import logging
 import os
+import re
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from functools import partial
 
 import mlflow
@@ -28,7 +30,6 @@ from mammo_mlflow.jobs.executors import EXECUTORS
 from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
 FEW = {"phantom_train": 48, "phantom_test": 24, "phantom_size": 32, "epochs": 2, "views": 2, "executor": "scripted"}
-PHANTOM = {name: FEW[name] for name in FEW if name not in ("epochs", "views")}
 LOGGERS = ("", "mammo_mlflow", "mlflow", "mlflow.store", "alembic")
 
 
@@ -82,9 +83,10 @@ def test_rooms_with_a_commands_name_are_found_through_its_function():
 
 def test_the_stub_is_written_from_the_commands():
     written = runpy.run_path(str(ROOT / "scripts" / "python_stub.py"))
-    assert (ROOT / "mammo_mlflow" / "__init__.pyi").read_text(encoding="utf-8") == written["stub"](), (
-        "run scripts/python_stub.py"
-    )
+    there = (ROOT / "mammo_mlflow" / "__init__.pyi").read_text(encoding="utf-8")
+    assert there == written["stub"](), "run scripts/python_stub.py"
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert "__init__.pyi" in packaged["mammo_mlflow"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -204,6 +206,23 @@ def test_two_models_are_compared_as_an_ensemble_is(model, several):
     assert "phantom data" in difference._repr_html_()
     with pytest.raises(mm.UserError, match="compare: expected models of the same patches and folds"):
         network.compare(shuffled)
+
+
+def test_a_study_is_its_best_model_and_its_trials(here):
+    options = {name: one for name, one in FEW.items() if name not in ("epochs", "views")}
+    found = mm.search(task="mass_calc", backbone="vgg16", weights="random", trials=2, fresh_seeds=0, **options)
+    assert isinstance(found, mm.SearchResult)
+    assert found.trials["state"].tolist() == ["COMPLETE", "COMPLETE"]
+    assert len(found.oof) == 48
+    assert found.registered.endswith("-searched/1")
+    assert "test" in found.scores["predictions"].unique()
+    assert any(name.startswith("final/") for name in found.figures)
+    studies = mm.Store(here).studies()
+    name = studies["study"][0]
+    assert studies["trials_complete"].tolist() == [2]
+    assert mm.Store(here).trials(name)["state"].tolist() == ["COMPLETE", "COMPLETE"]
+    with pytest.raises(mm.UserError, match=f"did you mean '{re.escape(name)}'"):
+        mm.Store(here).trials(name[:-1])
 
 
 def test_a_store_has_tables_and_finds_results_again(model, several, here):
