@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from mammo_mlflow.api.host import as_before, clean, ending_as_commands_do
+from mammo_mlflow.api.host import as_before, cleaned, ending_as_commands_do, errors_for_users
 from mammo_mlflow.checks import OneOf
 from mammo_mlflow.cli import NO_WINDOWS, get_ready
 from mammo_mlflow.commands import COMMANDS
@@ -80,17 +80,16 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
 
     Raises `UserError`, `CommandFailed` and `KeyboardInterrupt`.
     """
-    try:
+    with cleaned():
         if sys.platform == "win32":
             raise UserError(NO_WINDOWS)
         options = read_options(command, given)
-    except UserError as problem:
-        raise clean(problem) from None
     with as_before(), ending_as_commands_do():
-        get_ready(options)
+        with cleaned():
+            get_ready(options)
         # a server says where it listens, and goes on
         keeping: AbstractContextManager[list[Listing | str]] = nullcontext([]) if command.name == "serve" else kept()
-        with keeping as said:
+        with errors_for_users(), keeping as said:
             made = command.call(options)
         from mammo_mlflow.api.shown import Shown, WrittenResult
         from mammo_mlflow.api.store import Store
@@ -102,33 +101,27 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
 
 def read_options(command: Command, given: Mapping[str, object]) -> CommandOptions:
     """The checked options of a command. Raises `UserError` in Python's words: names as parameters are spelled here."""
-    fields, model = command.options.model_fields, command.options
-    faults = []
+    model, known, unknown = command.options, dict(command.options.model_fields), list[str]()
     if model.model_config.get("extra") == "allow":  # the others are options of the command that it names
         inner = COMMANDS.get(str(given.get("command")))
         if inner is not None:
             read_options(inner, {name: one for name, one in given.items() if name != "command"})
+            known |= inner.options.model_fields
     else:
-        faults += [str(unknown_name("parameter", name, fields)) for name in given if name not in fields]
-    missing = [name for name, field in fields.items() if field.is_required() and name not in given]
-    faults += [str(expected(command.name, ", ".join(missing), "none"))] if missing else []
-    if faults:
-        raise Faults(faults) if len(faults) > 1 else UserError(*faults)
-    return model(**{name: _as_declared(name, one, fields) for name, one in given.items()})
+        unknown = [str(unknown_name("parameter", name, known)) for name in given if name not in known]
+    missing = [name for name, field in model.model_fields.items() if field.is_required() and name not in given]
+    if missing or unknown:
+        raise Faults([*unknown, *([str(expected(command.name, ", ".join(missing), "none"))] if missing else [])])
+    return model(**{name: _as_declared(one, known.get(name)) for name, one in given.items()})
 
 
-def _as_declared(name: str, value: object, fields: Mapping[str, FieldInfo]) -> object:
-    """A path as a text; a number as one where the option takes other texts too, such as `fresh_seeds`."""
+def _as_declared(value: object, field: FieldInfo | None) -> object:
+    """A path as a text, and a number as one where the option takes other texts too, such as `fresh_seeds`."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and name in fields
-        and kind_of(fields[name]) is str
-    ):
-        return str(value)
-    return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or field is None:
+        return value
+    return str(value) if kind_of(field) is str else value
 
 
 def signature(command: Command) -> inspect.Signature:

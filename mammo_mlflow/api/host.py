@@ -22,7 +22,7 @@ _LOGGERS = (_OWN, "alembic", "mlflow", "mlflow.store", "mlflow.store.db.utils")
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    """Context: environment and logging are afterwards as they were, and every error is one for users.
+    """Context: environment and logging are afterwards as they were.
 
     Log records go where the process sends them; where it has no handlers, to standard error. The run that `mlflow run`
     made for the process is not taken over: it is the program's.
@@ -36,8 +36,7 @@ def as_before() -> Iterator[None]:
     if own.level == logging.NOTSET:
         own.setLevel(logging.INFO)
     try:
-        with _errors_for_users():
-            yield
+        yield
     finally:
         for one, level in levels.items():
             one.setLevel(level)
@@ -50,21 +49,24 @@ def as_before() -> Iterator[None]:
 
 
 @contextmanager
-def _errors_for_users() -> Iterator[None]:
-    """Turn whatever a command raises into a `UserError` or a `CommandFailed`, without secrets."""
+def errors_for_users() -> Iterator[None]:
+    """Context: whatever a command or a store raises is a `UserError` or a `CommandFailed`, without secrets."""
+    with cleaned():
+        try:
+            with failures():
+                yield
+        except CommandFailed as problem:
+            raise CommandFailed(scrubbed(str(problem))) from None
+
+
+@contextmanager
+def cleaned() -> Iterator[None]:
+    """Context: a `UserError` is raised as it may be shown: a line for each mistake, without secrets."""
     try:
-        with failures():
-            yield
+        yield
     except UserError as problem:
-        raise clean(problem) from None
-    except CommandFailed as problem:
-        raise CommandFailed(scrubbed(str(problem))) from None
-
-
-def clean(problem: UserError) -> UserError:
-    """The error as it may be shown: a line for each mistake, without secrets."""
-    lines = shown_lines(problem)
-    return Faults(lines) if len(lines) > 1 else UserError(*lines)
+        lines = shown_lines(problem)
+        raise (Faults(lines) if len(lines) > 1 else UserError(*lines)) from None
 
 
 @contextmanager

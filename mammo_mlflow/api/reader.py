@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mammo_mlflow.api.host import as_before
+from mammo_mlflow.api.host import as_before, errors_for_users
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import read_small
 from mammo_mlflow.names import Artifact, Tag
@@ -47,7 +47,7 @@ class StoreReader:
     @contextmanager
     def opened(self) -> Iterator[Client]:
         """Context: MLflow's client of the store, which is MLflow's present one meanwhile. Raises as the class."""
-        with as_before(), at_store(self.uri):
+        with as_before(), errors_for_users(), at_store(self.uri):
             if self._client is None:
                 check_there(self.uri)
                 self._client = open_client()
