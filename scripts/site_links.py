@@ -1,4 +1,4 @@
-"""A hook of MkDocs: adds the pages of the project's folder to the site, and turns the repository's links into the site's.
+"""A hook of MkDocs: adds the pages of the project's folder to the site, and turns links into the site's.
 
 `README.md`, `CONTRIBUTING.md` and `CHANGELOG.md` are pages of the site; a link to any other file outside `docs/`,
 which the site does not hold, becomes its text.
