@@ -17,14 +17,14 @@ from mammo_mlflow.models.network import (
 )
 from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.weights import NetworkWeights
-from mammo_mlflow.testing.backbones import SIZE, run, smooth_patches
+from mammo_mlflow.testing.backbones import run, smooth_patches
 
 pytestmark = pytest.mark.usefixtures("keras")
 
 
 @pytest.fixture(scope="module")
 def patches():
-    return smooth_patches()
+    return smooth_patches(SIZE)
 
 
 def test_calibration_is_what_keeps_them(patches):
