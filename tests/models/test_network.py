@@ -21,6 +21,9 @@ from mammo_mlflow.testing.backbones import run, smooth_patches
 
 pytestmark = pytest.mark.usefixtures("keras")
 
+SIZE = 75
+"""Of the patches, in pixels."""
+
 
 @pytest.fixture(scope="module")
 def patches():
