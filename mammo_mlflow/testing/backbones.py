@@ -31,9 +31,6 @@ from mammo_mlflow.models.network import (
     unfreeze,
 )
 
-JOINED, TAILS = 3, 3
-"""How many patches a joined model is asked of, and how many tails are averaged."""
-
 
 def run(model: keras.Model, inputs: npt.ArrayLike) -> np.ndarray:
     """Return a model's outputs in inference mode, run eagerly: tracing a graph takes seconds."""
@@ -78,13 +75,6 @@ class BackboneContract:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def theirs(cls, name: str, patches: np.ndarray) -> keras.Model:
-        """Fixture: the backbone as Keras builds it."""
-        application = getattr(keras.applications, BACKBONES[name].application)
-        return application(include_top=False, weights=None, input_shape=(*patches.shape[1:3], 3))
-
-    @pytest.fixture(scope="class")
-    @classmethod
     def base(cls, name: str, patches: np.ndarray) -> keras.Model:
         """Fixture: the backbone as a Keras model with calibrated random weights."""
         made = build_base(name, patches.shape[1], "average", "float32")
@@ -119,9 +109,9 @@ class BackboneContract:
         cut = deepest_cut(base, 2)
         return join_tails(base, cut, [build_tail(suffix(base, cut), head)])
 
-    def test_its_row_says_what_keras_builds(self, name: str, theirs: keras.Model, base: keras.Model) -> None:
+    def test_its_row_says_what_keras_builds(self, name: str, base: keras.Model) -> None:
         row = BACKBONES[name]
-        assert row.parameters == theirs.count_params() == base.count_params()
+        assert row.parameters == base.count_params()
         assert row.convolutions == len(convolutions(base))
         assert re.search(r"no_?top(_v2)?\.h5$", row.keras_file)
         assert row.keras_url.startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
@@ -138,17 +128,16 @@ class BackboneContract:
                 include_top=False, weights=None, input_shape=(row.minimum_size - 1, row.minimum_size - 1, 3)
             )
 
-    def test_input_scaling_is_keras_own(
-        self, name: str, theirs: keras.Model, base: keras.Model, patches: np.ndarray
-    ) -> None:
+    def test_input_scaling_is_keras_own(self, name: str, base: keras.Model, patches: np.ndarray) -> None:
         scaled = keras.Model(base.input, base.get_layer("input_scaling").output)
         extremes = np.concatenate([patches, np.zeros_like(patches[:1]), np.full_like(patches[:1], 65535)])
         rgb = np.repeat(extremes.astype(np.float64) / 257, 3, axis=-1)
+        application = getattr(keras.applications, BACKBONES[name].application)
         if BACKBONES[name].rescales_inside:  # its first layers, up to the first that has weights
+            theirs = application(include_top=False, weights=None, input_shape=(*patches.shape[1:3], 3))
             first = next(n for n, layer in enumerate(theirs.layers) if layer.weights)
             wanted = run(keras.Model(theirs.input, theirs.layers[first].input), rgb) if first > 1 else rgb
         else:
-            application = getattr(keras.applications, BACKBONES[name].application)
             preprocess = sys.modules[application.__module__].preprocess_input
             wanted = preprocess(rgb.astype(np.float32), data_format="channels_last")
         np.testing.assert_allclose(run(scaled, extremes), wanted, atol=1e-6 * np.ptp(wanted))
@@ -197,16 +186,8 @@ class BackboneContract:
     def test_join_puts_a_tail_back_on_its_prefix(
         self, joined: keras.Model, head: keras.Model, patches: np.ndarray, features: np.ndarray
     ) -> None:
-        np.testing.assert_allclose(run(joined, patches[:JOINED]), run(head, features[:JOINED]), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(run(joined, patches[:2]), run(head, features[:2]), rtol=1e-4, atol=1e-6)
         assert joined.output.shape[1:] == (1,)
-
-    def test_join_averages_several_tails(self, base: keras.Model, patches: np.ndarray, features: np.ndarray) -> None:
-        spec = ModelSpec(backbone=base.name, dense="8")
-        tails = [build_head(base.output.shape[1:], spec) for _ in range(TAILS)]
-        each = [run(tail, features[:JOINED]) for tail in tails]
-        assert np.std(each, axis=0).max() > 1e-4
-        found = run(join_tails(base, deepest_cut(base, 0), tails), patches[:JOINED])
-        np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-4, atol=1e-6)
 
     def test_maps_of_grad_cam_are_those_before_the_pooling(
         self, base: keras.Model, joined: keras.Model, patches: np.ndarray
