@@ -47,13 +47,13 @@ def parse_policy(policy: str | float) -> ThresholdPolicy:
     if kind == "sensitivity":
         least, at, spelled = (part.strip() for part in argument.partition("@"))
         wanted, percent = _number(least), spelled.endswith("%")
-        if wanted is None or not 0 < wanted <= 1:
-            raise expected("threshold", "'sensitivity=' and a number in (0, 1]", f"'{policy}'")
         if not at:
+            if wanted is None or not 0 < wanted <= 1:
+                raise expected("threshold", "'sensitivity=' and a number in (0, 1]", f"'{policy}'")
             return ThresholdPolicy("sensitivity", wanted)
         confidence = _number(spelled.removesuffix("%"))
         confidence = confidence / 100 if confidence is not None and percent else confidence
-        if confidence is None or not 0.5 <= confidence < 1 or wanted == 1:
+        if confidence is None or not 0.5 <= confidence < 1 or wanted is None or not 0 < wanted < 1:
             raise expected("threshold", bounded, f"'{policy}'")
         return ThresholdPolicy("sensitivity", wanted, confidence)
     if "@" in text:
