@@ -15,6 +15,7 @@ from mammo_mlflow.ensembles.answers import EnsembleAnswers
 from mammo_mlflow.ensembles.methods import METHODS
 from mammo_mlflow.ensembles.nested import nested_predictions
 from mammo_mlflow.evaluation.calibration import calibration_error
+from mammo_mlflow.evaluation.calibration import calibration_estimates as measured
 from mammo_mlflow.evaluation.conformal import set_estimates
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=100)
     sets = parser.parse_args().sets
     (objective,) = parse_objectives("roc_auc")
-    print("| method | rows | calibrate | out of fold: error, coverage, referred | registered: error, coverage, referred |")
+    print(
+        "| method | rows | calibrate | out of fold: error, coverage, referred | registered: error, coverage, referred |"
+    )
     print("|---|---|---|---|---|")
     for method in ("average", "logistic"):
         for rows in (336, 2676):
@@ -59,7 +62,7 @@ def main() -> None:
                     names = ("coverage_0", "coverage_1", "referred")
                     after = set_estimates(labels, answers.limits(served), groups)
                     found.append(
-                        [calibration_error(said.labels, said.probabilities)]
+                        [measured(said.labels, said.probabilities, said.groups, said.folds)["calibration_error"].value]
                         + [out[f"oof_{name}"].value for name in names]
                         + [calibration_error(labels, served)]
                         + [after[name].value for name in names]
