@@ -68,8 +68,8 @@ def ensemble_key(
 
     `flips` are a part of it where any member answers over flips, which members of earlier ensembles did alone only.
     """
-    facts = {"members": list(member_keys), "method": method, "test": test_sha256, "asked": spec.keyed}
-    facts |= {"flips": list(flips)} if any(flips) else {}
+    facts: dict[str, object] = {"members": list(member_keys), "method": method, "test": test_sha256}
+    facts |= {"asked": spec.keyed} | ({"flips": list(flips)} if any(flips) else {})
     return json_sha256({**facts, "ensemble_version": ENSEMBLE_VERSION})
 
 
