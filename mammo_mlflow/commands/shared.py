@@ -87,7 +87,7 @@ class WorkbenchOptions(DataOptions):
         ),
     ] = 1
     resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
-    acceptlicence: Annotated[
+    accept_licence: Annotated[
         str, Option("weights whose licence you accept, where it asks for that (docs/weights.md)", check=licence)
     ] = ""
     cache_dir: Annotated[str, CACHE_DIR] = ""

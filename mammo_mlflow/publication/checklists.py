@@ -12,7 +12,7 @@ from string import Formatter
 from typing import NamedTuple
 
 from mammo_mlflow.publication.answers import ANSWERS
-from mammo_mlflow.publication.stored_values import Source, StoredValue
+from mammo_mlflow.publication.stored_values import Source, StoredValue, in_words
 
 AUTHOR = "author must say"
 """What stands for what the store does not know."""
@@ -83,7 +83,7 @@ def checklist_page(name: str, items: Sequence[ChecklistItem], note: str) -> str:
     own = [one for one in items if one.checklist == name]
     open_items = sum(not one.answer for one in own)
     rows = [
-        f"| {' | '.join(map(_cell, (one.item, one.section, one.topic, one.said, '; '.join(map(str, one.sources)))))} |"
+        f"| {' | '.join(map(_cell, (one.item, one.section, one.topic, one.said, in_words(one.sources))))} |"
         for one in own
     ]
     lines = [f"# {name}", "", *([f"**{note}**", ""] if note else []), CHECKED, ""]

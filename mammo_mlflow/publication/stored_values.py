@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.tracking.lineage import Lineage, RunRecord
 
 METRIC, PARAMETER, TAG, ARTIFACT, DATA = "metric", "parameter", "tag", "artifact", "data set"
-VERSION_TAG, MODEL_FILE = "tag of the version", "file of the model"
+VERSION_TAG, MODEL_FILE = "version tag", "file"
 """The kinds of sources; those of a run first."""
 SHOWN = ("roc_auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "brier")
 """The scores that card and checklists show, by the names of `evaluation.metrics`."""
@@ -35,10 +35,6 @@ class Source(NamedTuple):
     kind: str
     name: str
 
-    def __str__(self) -> str:
-        """The source in words, as checklists have it."""
-        return f"{'model' if self.kind in (VERSION_TAG, MODEL_FILE) else 'run'} {self.of}, {self.kind} {self.name}"
-
 
 class StoredValue(NamedTuple):
     """A value as text, with its sources in the store."""
@@ -47,13 +43,24 @@ class StoredValue(NamedTuple):
     sources: tuple[Source, ...]
 
 
+def in_words(sources: Iterable[Source]) -> str:
+    """Sources as checklists have them: `metric test_roc_auc, test_accuracy of run 3f…; tag … of model NAME/3`."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in sources:
+        found.setdefault((one.of, one.kind), []).append(one.name)
+    holders = {VERSION_TAG: "model", MODEL_FILE: "model"}
+    return "; ".join(
+        f"{kind} {', '.join(names)} of {holders.get(kind, 'run')} {of}" for (of, kind), names in found.items()
+    )
+
+
 def stored_values(lineage: Lineage, model: Path, folds: pd.DataFrame | None) -> dict[str, StoredValue]:
     """Gather what the store knows of a model, by name; what it does not know is left out.
 
     `model` is the folder of the model's files, `folds` the table `folds.parquet` where there is one.
     """
-    final, judged, made = lineage.final, lineage.cross_validation, {}
-    made |= _of_tags(lineage) | _of_data(final) | _of_settings(judged)
+    final, judged = lineage.final, lineage.cross_validation
+    made = _of_tags(lineage) | _of_data(final) | _of_settings(judged)
     if folds is not None:
         made["levels"] = StoredValue(_levels(folds), (Source(judged.id, ARTIFACT, Artifact.FOLDS),))
     for run, prefix in (

@@ -29,7 +29,7 @@ from mammo_mlflow.publication.crate import write_crate
 from mammo_mlflow.publication.manifest import METADATA_FILE
 from mammo_mlflow.publication.privacy import Pseudonyms, copy_model, publishable
 from mammo_mlflow.publication.published_experiment import FILE, FORMAT, PublishedExperiment
-from mammo_mlflow.publication.stored_values import phantom_settings, repeating_command, stored_values
+from mammo_mlflow.publication.stored_values import in_words, phantom_settings, repeating_command, stored_values
 from mammo_mlflow.tracking.lineage import Lineage, RunRecord
 from mammo_mlflow.tracking.results import Client, fetch
 from mammo_mlflow.wording import no_formula, scrubbed
@@ -182,7 +182,7 @@ def _write_checklists(folder: Path, items: Sequence[ChecklistItem], note: str) -
         writer.writerow(["checklist", "item", "section", "topic", "answer", "authors_must_say", "sources"])
         for one in items:
             rest = one.rest or ("" if one.answer else one.topic)
-            row = (*one[:4], one.answer, rest, "; ".join(map(str, one.sources)))
+            row = (*one[:4], one.answer, rest, in_words(one.sources))
             writer.writerow([no_formula(scrubbed(cell)) for cell in row])
 
 
