@@ -23,18 +23,22 @@ _PHANTOM = "The data are {phantom}."
 _COLLECTION = "The patches are of {collection}."
 _SIZES = "Abnormalities: {abnormalities}; patients: {patients}."
 _SHA = "Training data have the sha256 {data_sha256}, test data {test_sha256}."
-_FOLDS = "Cross-validation with folds={set_folds}, holdout={set_holdout}, seed={set_seed}; {levels}."
+_FOLDS = (
+    "Cross-validation with folds={set_folds}, seed={set_seed}; {levels}.",
+    "Share held out in the place of folds: {set_holdout}.",
+)
 _NETWORK = "Family {family}, network {backbone}, unfrozen layers: {unfrozen}."
 _HEAD = "Head: dense={set_dense}, pooling={set_pooling}, dropout={set_dropout}."
 _WEIGHTS = "Initial weights: {weights} ({weights_source})."
 _WEIGHTS_SHA = "Their file has the sha256 {weights_sha256}."
 _SETTINGS = "Settings of the training: {set_settings}."
 _ENSEMBLE = "An ensemble by {method} of {members}."
+_VERDICTS = ("{verdict}", "{test_verdict}")
 _OOF, _TEST = "Out of fold: {oof_scores}.", "Test set: {test_scores}."
 _BY_PATIENT, _BY_LESION = "Test set by patient: {test_by_patient_scores}.", "By lesion: {test_by_lesion_scores}."
 _INTERVALS = "Intervals of 95 %: {intervals}."
 _NO_INTERVAL = "Without an interval: {no_interval}."
-_THRESHOLD = "Decision threshold {threshold}, by the policy {set_threshold}, unit {set_unit}."
+_THRESHOLD = ("Decision threshold {threshold}, by the policy {set_threshold}.", "Chosen on each {set_unit}.")
 _RECALIBRATED = "Recalibrated {recalibrated}."
 _SOFTWARE = "Packages of the model's environment: {packages}."
 _BACKEND = "Keras's backend {keras_backend}, computed on {device}."
@@ -69,8 +73,8 @@ ANSWERS = (
     ),
     Answering((_SIZES, "Classes: {classes}."), {CLAIM: ("10", "35"), TRIPOD: ("20a",)}, "the flow before the patches"),
     Answering(("Left out, by reason: {left_out}.",), {CLAIM: ("12",), TRIPOD: ("11",)}, "missing values"),
-    Answering((_FOLDS,), {CLAIM: ("19", "20")}),
-    Answering((_FOLDS, _SIZES), {TRIPOD: ("12a",)}),
+    Answering(_FOLDS, {CLAIM: ("19", "20")}),
+    Answering((*_FOLDS, _SIZES), {TRIPOD: ("12a",)}),
     Answering((_SIZES, "Classes: {classes}.", _SHA), {CLAIM: ("21",)}, "how the test set was chosen"),
     Answering((_SIZES,), {TRIPOD: ("10",)}, "how the sample size was arrived at"),
     Answering(
@@ -84,15 +88,15 @@ ANSWERS = (
         {CLAIM: ("25",)},
     ),
     Answering((*_SELECTION, _STUDY, *_DECISION), {CLAIM: ("26",)}),
-    Answering((_ENSEMBLE, "{verdict}", "{test_verdict}"), {CLAIM: ("27",)}),
-    Answering((_NETWORK, _ENSEMBLE, _SETTINGS, *_SELECTION, _FOLDS, _STUDY), {TRIPOD: ("12c",)}),
+    Answering((_ENSEMBLE, *_VERDICTS), {CLAIM: ("27",)}),
+    Answering((_NETWORK, _ENSEMBLE, _SETTINGS, *_SELECTION, *_FOLDS, _STUDY), {TRIPOD: ("12c",)}),
     Answering(
         ("Stored scores of the test set: {test_scores}.", "Decided at 0.5 and at the threshold {threshold}."),
         {CLAIM: ("28",), TRIPOD: ("12e",)},
         "why these measures",
     ),
-    Answering((_INTERVALS, _NO_INTERVAL), {CLAIM: ("29",)}, "tests of significance between models"),
-    Answering((_OOF, _FOLDS), {CLAIM: ("32",)}),
+    Answering((_INTERVALS, _NO_INTERVAL, *_VERDICTS), {CLAIM: ("29",)}, "other tests of significance between models"),
+    Answering((_OOF, *_FOLDS), {CLAIM: ("32",)}),
     Answering(
         ("Recalibration: {set_calibrate}.", _RECALIBRATED), {TRIPOD: ("12f", "24")}, "any other updating of the model"
     ),
@@ -101,7 +105,7 @@ ANSWERS = (
         {TRIPOD: ("12g",)},
     ),
     Answering(("Class weights: {set_class_weights}; loss: {set_loss}.", "Classes: {classes}."), {TRIPOD: ("13",)}),
-    Answering((_THRESHOLD, "Answer sets: {answer_sets}.", "The model tells {task}."), {TRIPOD: ("15",)}),
+    Answering((*_THRESHOLD, "Answer sets: {answer_sets}.", "The model tells {task}."), {TRIPOD: ("15",)}),
     Answering(
         ("Classes: {classes}.", _SIZES),
         {CLAIM: ("36",), TRIPOD: ("16", "20b", "20c")},

@@ -33,10 +33,11 @@ _DATA = (
     "The data are {phantom}.",
     "The patches are of {collection}.",
     "Abnormalities: {abnormalities}; patients: {patients}; classes: {classes}.",
-    "Cross-validation with folds={set_folds}, holdout={set_holdout}; {levels}.",
+    "Cross-validation with folds={set_folds}; {levels}.",
+    "Share held out in the place of folds: {set_holdout}.",
     "Sha256 of the training data {data_sha256}, of the test data {test_sha256}.",
 )
-_SETTINGS = ("Settings of the training: {set_settings}.",)
+_SETTINGS = ("Settings of the training: {set_settings}.", "Members: {set_members}; method: {set_method}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def model_card(lineage: Lineage, values: Mapping[str, StoredValue], contents: Ca
                 EvalResult(
                     task_type="image-classification",
                     dataset_type="phantom" if phantom else "mammography-patches",
-                    dataset_name=lineage.final.data_name if phantom else "mammography patches",
+                    dataset_name=lineage.described.data_name if phantom else "mammography patches",
                     dataset_split="test",
                     dataset_revision=final.tags.get(Tag.TEST_SHA256),
                     metric_type=name,
@@ -93,7 +94,8 @@ def _page(lineage: Lineage, values: Mapping[str, StoredValue], contents: CardCon
         cells = []
         for prefix in columns:
             run = judged if prefix == Metric.OOF else final
-            cells.append(str(Estimate.read(f"{prefix}{name}", run.metrics, run.tags)))
+            full = f"{prefix}{name}"
+            cells.append(str(Estimate.read(full, run.metrics, run.tags)) if full in run.metrics else "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "All of them, with the run that each is of: `tables/scores.csv`. Decisions here are at 0.5.", ""]
     lines += ["## Intended use", "", f"{AUTHOR}: for whom, where in care, and what it must not be used for.", ""]
@@ -113,7 +115,7 @@ def _page(lineage: Lineage, values: Mapping[str, StoredValue], contents: CardCon
     lines += ["## Limitations", "", f"{AUTHOR}: limitations, biases, and what the data do not cover.", ""]
     lines += ["## This directory", "", *(f"- {said}" for said in contents.left_out)]
     lines += [f"- `{name}`: {size / 1e6:.1f} MB" for name, size in contents.sizes.items()]
-    lines += ["", "Checked, and a fold of it trained again, by `python -m mammo_mlflow verify --publication DIR`.", ""]
+    lines += ["", "Checked by `python -m mammo_mlflow verify --publication DIR`.", ""]
     if contents.attribution:
         asked = (
             ""

@@ -60,7 +60,7 @@ def stored_values(lineage: Lineage, model: Path, folds: pd.DataFrame | None) -> 
     `model` is the folder of the model's files, `folds` the table `folds.parquet` where there is one.
     """
     final, judged = lineage.final, lineage.cross_validation
-    made = _of_tags(lineage) | _of_data(final) | _of_settings(judged)
+    made = _of_tags(lineage) | _of_data(lineage.described) | _of_settings(judged)
     if folds is not None:
         made["levels"] = StoredValue(_levels(folds), (Source(judged.id, ARTIFACT, Artifact.FOLDS),))
     for run, prefix in (
@@ -120,22 +120,22 @@ def _of_tags(lineage: Lineage) -> dict[str, StoredValue]:
     return found
 
 
-def _of_data(final: RunRecord) -> dict[str, StoredValue]:
+def _of_data(described: RunRecord) -> dict[str, StoredValue]:
     """The data set's sizes, classes and patients, as its description beside the run has them."""
     found = {}
     for name in ("image_size", "abnormalities", "classes", "patients"):
-        value = final.data.get(name)
+        value = described.data.get(name)
         if isinstance(value, Mapping):
             said = "; ".join(f"{split}: {_counted(counts)}" for split, counts in value.items() if counts is not None)
         else:
             said = "" if value is None else str(value)
         if said:
-            found[name] = StoredValue(said, (Source(final.id, DATA, name),))
-    warnings = final.data.get("warnings")
+            found[name] = StoredValue(said, (Source(described.id, DATA, name),))
+    warnings = described.data.get("warnings")
     if isinstance(warnings, list):
         # examples name rows and patients
         said = "; ".join(re.sub(r" \(first: .*\)", "", str(one)) for one in warnings) or "none"
-        found["warnings"] = StoredValue(said, (Source(final.id, DATA, "warnings"),))
+        found["warnings"] = StoredValue(said, (Source(described.id, DATA, "warnings"),))
     return found
 
 
@@ -207,7 +207,8 @@ def _of_decision(lineage: Lineage) -> dict[str, StoredValue]:
 
 def phantom_settings(lineage: Lineage) -> dict[str, int] | None:
     """The settings of the phantom that a model was trained on; None for other data."""
-    found = settings_from_name(Path(lineage.final.data_name)) if lineage.final.tags.get(Tag.PHANTOM) == "true" else None
+    phantom = lineage.final.tags.get(Tag.PHANTOM) == "true"
+    found = settings_from_name(Path(lineage.described.data_name)) if phantom else None
     return None if found is None else asdict(found)
 
 
@@ -216,9 +217,7 @@ def repeating_command(lineage: Lineage) -> str:
     params, settings = lineage.cross_validation.params, phantom_settings(lineage)
     family = lineage.version.tags.get(Tag.FAMILY, "")
     words = {name: value for name, value in params.items() if name != "family"}
-    if family == "ensemble":
-        words = {"task": lineage.version.tags[Tag.TASK], "members": params.get("members", "all")}
-    else:
+    if family != "ensemble":
         build_from_text(params)  # or it is no experiment of this project
     if settings is None:
         words["data"] = "DIR"

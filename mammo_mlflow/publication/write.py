@@ -111,7 +111,7 @@ def write_publication(
         _text(folder / ATTRIBUTION_FILE, said + ATTRIBUTION)
     sizes = {"model": _bytes(folder / "model")} if choices.model else {}
     sizes["all other files"] = _bytes(folder) - sum(sizes.values())
-    contents = CardContents(left_out=_left_out(choices), sizes=sizes, attribution=attribution)
+    contents = CardContents(left_out=_left_out(choices, bool(lineage.folds)), sizes=sizes, attribution=attribution)
     _text(folder / CARD, model_card(lineage, values, contents))
     known = "collection" in values
     write_crate(
@@ -198,7 +198,7 @@ def _write_environment(folder: Path) -> None:
 
 def _experiment(lineage: Lineage) -> PublishedExperiment:
     judged, final, version = lineage.cross_validation, lineage.final, lineage.version
-    files = final.data.get("files")
+    files = lineage.described.data.get("files")
     try:
         command = repeating_command(lineage)
     except UserError as problem:
@@ -221,7 +221,7 @@ def _experiment(lineage: Lineage) -> PublishedExperiment:
     )
 
 
-def _left_out(choices: Choices) -> list[str]:
+def _left_out(choices: Choices, folds: bool) -> list[str]:
     said = []
     if not choices.identities:
         said.append(
@@ -232,7 +232,9 @@ def _left_out(choices: Choices) -> list[str]:
         said.append("No pixels: no figure of patches, and the model's input examples are zeros of the same shape.")
     if not choices.model:
         said.append("The model's files are not here.")
-    return [*said, "The models of the folds are not here: `verify` trains one again."]
+    if folds:
+        said.append("The models of the folds are not here: `verify` trains one again.")
+    return said
 
 
 def _text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Tag
-from mammo_mlflow.tracking.registry import Version, find_model, find_run
+from mammo_mlflow.tracking.registry import Version, find_model, find_models, find_run
 from mammo_mlflow.tracking.results import read_results
 from mammo_mlflow.tracking.run_queries import find_runs
 
@@ -39,6 +39,7 @@ class RunRecord:
 class Lineage:
     """The runs behind a version: its final run, its cross-validation (an ensemble's own run), the folds' by name.
 
+    `described` is the run whose data set's description tells the data: the final run, of an ensemble that of a member.
     `decision` is that of the promotion that made it champion, `ingest` that of the `prepare` that made its data.
     """
 
@@ -46,6 +47,7 @@ class Lineage:
     final: RunRecord
     cross_validation: RunRecord
     folds: Mapping[str, RunRecord]
+    described: RunRecord
     decision: RunRecord | None
     ingest: RunRecord | None
 
@@ -67,6 +69,7 @@ def lineage_of(client: MlflowClient, version: Version) -> Lineage:
         final=_record(client, final),
         cross_validation=_record(client, above),
         folds={name: _record(client, folds[name]) for name in sorted(folds, key=lambda one: int(one.split()[1]))},
+        described=_record(client, _described(client, final)),
         decision=None if decision is None else _record(client, decision),
         ingest=next((_record(client, run) for run in find_runs(client, data)), None),
     )
@@ -92,6 +95,14 @@ def version_under(client: MlflowClient, run_id: str) -> Version:
         names = ", ".join(one.model for one in found) or "none"
         raise expected("run", "a run with one registered model (name one of several with model=)", names)
     return find_model(client, f"{found[0].tag(Tag.REGISTERED_NAME)}/{found[0].tag(Tag.VERSION)}")
+
+
+def _described(client: MlflowClient, final: Run) -> Run:
+    """The final run, or where it has no data set that of the first member of an ensemble which has one."""
+    members = final.data.tags.get(Tag.MEMBERS, "").replace(" v", "/")
+    versions = (version for one in filter(None, members.split(", ")) for version in find_models(client, one, {}))
+    runs = (find_run(client, version.run_id or "-") for version in versions)
+    return next((one for one in (final, *runs) if one and one.inputs and one.inputs.dataset_inputs), final)
 
 
 def _record(client: MlflowClient, run: Run) -> RunRecord:

@@ -11,16 +11,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities import Dataset, DatasetInput
 from mlflow.tracking import MlflowClient
 from support import SMALL, Pretended
 
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.errors import UserError
+from mammo_mlflow.files import file_sha256
 from mammo_mlflow.publication.answers import ANSWERS
 from mammo_mlflow.publication.checklists import fill
 from mammo_mlflow.publication.manifest import METADATA_FILE
 from mammo_mlflow.publication.privacy import EXAMPLES
 from mammo_mlflow.publication.repeat import Comparison
-from mammo_mlflow.publication.stored_values import StoredValue
+from mammo_mlflow.publication.stored_values import StoredValue, phantom_settings, repeating_command, stored_values
+from mammo_mlflow.tracking.lineage import lineage_of, version_under
+from mammo_mlflow.tracking.registry import find_model
 
 for package in ("huggingface_hub", "rocrate"):
     pytest.importorskip(package)
@@ -222,8 +227,6 @@ def test_a_changed_file_with_its_sha256_changed_too_is_found_by_the_publications
 
 
 def test_other_predictions_than_the_published_are_told(published, tmp_path):
-    from mammo_mlflow.files import file_sha256
-
     folder = published.copy(tmp_path / "other")
     table, listed = folder / "tables" / "out_of_fold.csv", folder / METADATA_FILE
     before, frame = file_sha256(table), pd.read_csv(table)
@@ -294,6 +297,46 @@ def test_what_is_no_publication_is_one_line(published, tmp_path, content, said):
     outcome = published.verify(tmp_path)
     (line,) = outcome.complaints
     assert outcome.code == 2 and said in line
+
+
+def test_an_ensembles_data_are_those_of_its_members(models, phantom):
+    described = {"image_size": 32, "files": {"train_tensor.npy": "a"}}
+    member = models.run({"task": "mass_calc", "fit": "final"})
+    entry = Dataset(
+        "data", "0", "local", json.dumps({"uri": f"mammo-data:/{phantom.name}"}), None, json.dumps(described)
+    )
+    models.client.log_inputs(member, [DatasetInput(entry, [])])
+    tags = {"mammo.task": "mass_calc", "mammo.family": "ensemble", "mammo.phantom": "true"}
+    joined = models.run({"task": "mass_calc", "members": "one v1", "phantom": "true"}, params={"members": "one"})
+    for name, run in (("one", member), ("joined", joined)):
+        models.client.create_registered_model(name)
+        models.client.create_model_version(name, (models.where / name).as_uri(), run, tags=tags)
+    lineage = lineage_of(models.client, find_model(models.client, "joined/1"))
+    assert lineage.described.data == described
+    assert phantom_settings(lineage)["train"] == 48
+    assert repeating_command(lineage).endswith("--members one --phantom-train 48 --phantom-test 24 --phantom-size 32")
+    values = stored_values(lineage, models.where, None)
+    assert values["image_size"].sources == ((member, "data set", "image_size"),)
+
+
+def test_a_run_with_several_models_is_asked_which(models):
+    parent = models.run({"family": "pretrained"})
+    for backbone in ("vgg16", "resnet50"):
+        final = models.model(backbone=backbone, files=False)
+        above = models.client.get_run(final).data.tags["mlflow.parentRunId"]
+        models.client.set_tag(above, "mlflow.parentRunId", parent)
+    with pytest.raises(UserError, match="run: expected a run with one registered model .* found .*vgg16 v1"):
+        version_under(models.client, parent)
+
+
+def test_a_trained_model_is_found_the_same_by_another_process(finished, run_command, tmp_path):
+    target = tmp_path / "publication"
+    made = run_command(finished.where, finished.cache, "--model", f"{MODEL}/1", "--out", str(target), name="publish")
+    assert made.code == 0, made.err
+    outcome = run_command(tmp_path / "elsewhere", finished.cache, "--publication", str(target), name="verify")
+    assert outcome.code == 0, outcome.err
+    assert all(line in outcome.out for line in WANTED)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_how_a_comparison_is_said():
