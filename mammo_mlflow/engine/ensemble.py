@@ -87,9 +87,9 @@ def _shared_prefixes(
 
 
 def _encoder_identity(part: Part) -> str:
-    """Identify an encoder by backbone, pooling, precision and weights; members with the same share their prefix."""
-    network = part.network
-    return f"{network.model.backbone} {network.model.pooling} {network.precision} {part.weights.identity}"
+    """Identify an encoder by what it is built of and its weights; members with the same share their prefix."""
+    network, model = part.network, part.network.model
+    return f"{model.backbone} {model.pooling} {model.input_scaling} {network.precision} {part.weights.identity}"
 
 
 def predict_ensemble(job: AnswerJob, emit: Emit) -> np.ndarray:

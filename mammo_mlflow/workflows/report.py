@@ -34,8 +34,11 @@ PAGE = "index.html"
 GENERATOR = "mammo_mlflow report"
 
 
-def run(options: ReportOptions) -> None:
-    """Run `report`: write the page with figures and tables to a folder and to MLflow. Raises `UserError`."""
+def run(options: ReportOptions) -> Path:
+    """Run `report`: write the page with figures and tables to a folder and to MLflow; return its path.
+
+    Raises `UserError`.
+    """
     target = _target(options.out)
     writer = open_writer({Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -52,6 +55,7 @@ def run(options: ReportOptions) -> None:
             with ending_runs(writer):
                 _log(writer, report, staging)
     _show(report, target, said)
+    return target / PAGE
 
 
 def _target(out: str) -> Path:
