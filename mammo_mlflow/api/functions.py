@@ -33,6 +33,7 @@ _RESULTS = {
     "predict": "WrittenResult",
     "request": "WrittenResult",
     "report": "WrittenResult",
+    "publish": "WrittenResult",
     "prepare": "RunResult",
     "reproduce": "RunResult",
     "ensemble": "EnsembleResult",
@@ -96,7 +97,9 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
 
         if isinstance(made, str):
             return Store().result(made, said)
-        return WrittenResult(made, said) if isinstance(made, Path) else Shown(said)
+        if isinstance(made, Path):
+            return WrittenResult(made, said)
+        return Shown(said, made if isinstance(made, int) else 0)
 
 
 def read_options(command: Command, given: Mapping[str, object]) -> CommandOptions:
