@@ -299,6 +299,37 @@ def test_what_is_no_publication_is_one_line(published, tmp_path, content, said):
     assert outcome.code == 2 and said in line
 
 
+def test_whose_patches_are_real_is_said_or_asked(pretend, data, tmp_path):
+    (data / "phantom.json").rename(data / "prepare.json")  # which makes it a data set of films
+    where = tmp_path / "store"
+    where.mkdir()
+    made = pretend(where, "--task", "mass_calc", "--data", str(data), *SMALL[:8])
+    assert made.code == 0, made.err
+    found = Published(where, tmp_path / "unknown", pretend)
+    asked = ("--model", f"{MODEL}/1", "--with-model", "false", "--out")
+    assert found.publish(*asked, str(found.folder)).code == 0
+    card, file = (found.folder / "README.md").read_text(), found.folder / "ATTRIBUTION.txt"
+    assert "author must say: whether the patches are of CBIS-DDSM" in card and "--data DIR" in card
+    assert file.read_text().startswith("Where the patches are of CBIS-DDSM:") and "phantom" not in card
+    assert str(tmp_path) not in "".join(map(str, texts(found.folder).values()))
+
+    tags = {"mammo.family": "prepare", "mammo.data_sha256": found.version.tags["mammo.data_sha256"]}
+    run = found.client.create_run(found.client.get_run(found.version.run_id).info.experiment_id, tags=tags)
+    (tmp_path / "ATTRIBUTION.txt").write_text("Patches of CBIS-DDSM")
+    found.client.log_artifact(run.info.run_id, str(tmp_path / "ATTRIBUTION.txt"))
+    assert found.publish(*asked, str(tmp_path / "known")).code == 0
+    card = (tmp_path / "known" / "README.md").read_text()
+    assert "The patches are of CBIS-DDSM (Lee et al. 2017), CC BY 3.0." in card and "must say: whether" not in card
+    crate = (tmp_path / "known" / METADATA_FILE).read_text()
+    assert "https://creativecommons.org/licenses/by/3.0/" in crate
+
+    assert found.verify(found.folder).code == 0  # where they lay when they were last used
+    data.rename(tmp_path / "moved")
+    outcome = found.verify(found.folder)
+    assert outcome.code == 2 and "data: expected the directory of the data with sha256" in outcome.complaints[0]
+    assert found.verify(found.folder, "--data", str(tmp_path / "moved")).code == 0
+
+
 def test_an_ensembles_data_are_those_of_its_members(models, phantom):
     described = {"image_size": 32, "files": {"train_tensor.npy": "a"}}
     member = models.run({"task": "mass_calc", "fit": "final"})
@@ -325,7 +356,7 @@ def test_a_run_with_several_models_is_asked_which(models):
         final = models.model(backbone=backbone, files=False)
         above = models.client.get_run(final).data.tags["mlflow.parentRunId"]
         models.client.set_tag(above, "mlflow.parentRunId", parent)
-    with pytest.raises(UserError, match="run: expected a run with one registered model .* found .*vgg16 v1"):
+    with pytest.raises(UserError, match=r"run: expected a run with one registered model .* found .*vgg16 v1"):
         version_under(models.client, parent)
 
 
