@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,6 +33,18 @@ REFUSED = (
 """The error numbers of a system that refuses to make, read or write a file."""
 
 
+_CLONE = Path(__file__).parents[1]
+_OURS = "mammo-mlflow"
+
+
+def how_to_install(package: str) -> str:
+    """The command that installs a package, or an extra such as mammo-mlflow[gp] in the form that works in a clone."""
+    if package.startswith(_OURS) and (_CLONE / "pyproject.toml").is_file():
+        where = "." if Path.cwd() == _CLONE else _CLONE
+        return f"pip install -e '{where}{package.removeprefix(_OURS)}'"
+    return f"pip install '{package}'" if "[" in package else f"pip install {package}"
+
+
 class UserError(Exception):
     """A mistake that a user can put right. The message names file or field, what was expected and what was found."""
 
@@ -43,6 +56,10 @@ class UserError(Exception):
         """The lines to print, one for each mistake."""
         return self.faults or (str(self),)
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the lines alone."""
+        return [f"UserError: {line}" for line in self.lines]
+
 
 class Faults(UserError):  # noqa: N818 - many of them
     """Raised for several mistakes found at once, each to be printed as a line of its own."""
@@ -50,6 +67,10 @@ class Faults(UserError):  # noqa: N818 - many of them
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(self.faults))
+
+
+class CommandFailed(Exception):  # noqa: N818 - as `JobFailed`
+    """Raised where a job or a request of a command failed that is no mistake of the user's; the message is one line."""
 
 
 def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:

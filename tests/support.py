@@ -1,6 +1,7 @@
 """The command as a user types it, and the store it leaves."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -31,6 +32,14 @@ ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
 SMALL = ["--backbone", "vgg16", "--weights", "random", "--epochs", "2", "--views", "2", *PHANTOM]
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ")
+
+
+def load_script(name):
+    """A script of the folder `scripts`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
