@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from mammo_mlflow.api.host import as_before, cleaned, ending_as_commands_do, errors_for_users
 from mammo_mlflow.checks import OneOf
-from mammo_mlflow.cli import NO_WINDOWS, get_ready
+from mammo_mlflow.cli import NO_WINDOWS, get_ready, issue
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import GROUPS, Command, CommandOptions, kind_of, option_of, options_of
 from mammo_mlflow.commands.help import told, usual_order
@@ -90,8 +90,8 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
             get_ready(options)
         # a server says where it listens, and goes on
         keeping: AbstractContextManager[list[Listing | str]] = nullcontext([]) if command.name == "serve" else kept()
-        with errors_for_users(), keeping as said:
-            made = command.call(options)
+        with errors_for_users():
+            made, said = issue(command, options, keeping)
         from mammo_mlflow.api.shown import Shown, WrittenResult
         from mammo_mlflow.api.store import Store
 
