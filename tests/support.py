@@ -96,7 +96,7 @@ class Pretended:
     def __init__(self, cache, empty):
         self.cache, self.empty = cache, empty
 
-    def __call__(self, where, *arguments, name="pretrained", script=None):
+    def __call__(self, where, *arguments, name="pretrained", script=None, executor=True):
         if not (where / "mlflow.db").exists():
             shutil.copytree(self.empty, where, dirs_exist_ok=True)
         handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
@@ -108,7 +108,7 @@ class Pretended:
                 patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, script or Script()))
                 patch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    code = main([name, *arguments, "--executor", "scripted"])
+                    code = main([name, *arguments, *(("--executor", "scripted") if executor else ())])
         finally:
             logging.root.handlers[:] = handlers
             signal.signal(signal.SIGTERM, on_term)

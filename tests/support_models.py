@@ -120,6 +120,7 @@ def save_ensembles(folder):
                 name="",
                 parts=parts,
                 names=names,
+                flips=(False, True, False),
                 level1=arrays,
                 threshold=0.5,
                 examples=_examples(32, ("baseline", "patch")),

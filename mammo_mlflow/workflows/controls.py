@@ -22,12 +22,13 @@ SHARED = set(that_move("judging", "final", "place")) - set(that_move("activation
 """What the texture features take over from the network: how they are judged, and where they are computed."""
 
 
-def run(options: ControlsOptions) -> None:
+def run(options: ControlsOptions) -> str | None:
     """Run `controls`: cross-validate a network and its controls; none is registered unless `final` says so.
 
-    Raises `UserError` before any run exists for everything that can be known by then.
+    Returns the id of the top run; None for a dry run. Raises `UserError` before any run exists for everything that can
+    be known by then.
     """
-    run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name}, _compare)
+    return run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name}, _compare)
 
 
 def experiments_of(options: ControlsOptions) -> list[Experiment]:
