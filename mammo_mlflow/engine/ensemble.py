@@ -13,6 +13,7 @@ from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import load_answering_model, save_answering_model
 from mammo_mlflow.engine.inputs import read_batches
+from mammo_mlflow.experiment import PATCH
 from mammo_mlflow.jobs.contracts import AnswerJob, Emit, EnsembleJob, Part, StepsDone
 from mammo_mlflow.models.network import load_weights, prefix
 from mammo_mlflow.models.tensors import Tensor, as_model_input
@@ -43,7 +44,10 @@ def join_members(parts: tuple[Part, ...]) -> keras.Model:
     carried = _shared_prefixes(inputs, parts)
     answers = []
     for number, part in enumerate(parts):
-        given = {side: carried[_encoder_identity(part), part.cut, side] for side in part.network.sides}
+        if part.joined:
+            given = {one.network.model.backbone: carried[_encoder_identity(one), one.cut, PATCH] for one in part.joined}
+        else:
+            given = {side: carried[_encoder_identity(part), part.cut, side] for side in part.network.sides}
         tails = [keras.saving.load_model(path, compile=False, safe_mode=True) for path in part.tails]
         for fold, tail in enumerate(tails):
             tail.name = f"member_{number}_{fold}"
@@ -59,7 +63,7 @@ def _shared_prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> d
     """The activations at each layer cut of the members, by encoder, cut and side."""
     found: dict[tuple[str, int, str], Tensor] = {}
     by_encoder: dict[str, list[Part]] = {}
-    for part in parts:
+    for part in [one for part in parts for one in part.joined or (part,)]:
         by_encoder.setdefault(_encoder_identity(part), []).append(part)
     for number, (key, alike) in enumerate(by_encoder.items()):
         known, start = {side: inputs[side] for part in alike for side in part.network.sides}, 0

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mammo_mlflow import checks
 from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, ControlsOptions
-from mammo_mlflow.experiment import NETWORKS, Experiment, build, that_move
+from mammo_mlflow.experiment import Experiment, build, network_of, that_move
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.tracked_run import TrackedRun
@@ -34,7 +33,7 @@ def experiments_of(options: ControlsOptions) -> list[Experiment]:
     """Return the network's experiment, then its controls'. Raises `UserError`."""
     family, task, control = options.family, options.task, options.control
     backbone = NETWORK[family] if options.backbone == DEFAULT else options.backbone
-    checks.one_of(*NETWORKS[family])("backbone", backbone)
+    network_of(family)("backbone", backbone)
     values = {**COMMAND.sets} | settled(family, backbone, options.given())
     chosen = [control] if control != "all" else [c for c in CONTROLS if (family, c) != ("siamese", "baseline")]
     network = build(task, preset_values(options.preset_name, backbone, task, family) | values, family)
