@@ -16,7 +16,8 @@ from mammo_mlflow.files import json_sha256
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import ModelSpec
 from mammo_mlflow.names import registered_name
-from mammo_mlflow.roles import FAMILIES, NETWORKS, network_of, parameter
+from mammo_mlflow.roles import FAMILIES, network_of, parameter
+from mammo_mlflow.roles import NETWORKS as NETWORKS
 from mammo_mlflow.training_spec import TrainingSpec as TrainingSpec
 
 RESULTS_VERSION = 2
@@ -171,11 +172,10 @@ class Experiment:
             raise expected("calibrate", "none with a hold-out, which has no other fold", f"'{self.final.calibrate}'")
         if self.final.coverage and self.cv.holdout:
             raise expected("coverage", "0 with a hold-out, which has no other fold", self.final.coverage)
-        if len(self.model.backbones) > 1:
-            if self.model.unfrozen_layers:
-                raise expected("unfrozen_layers", "0 for joined backbones, which are frozen", self.model.unfrozen_layers)
-            if self.training.views == 0:
-                raise expected("views", "at least 1 for joined backbones, whose head is trained on cached features", 0)
+        if len(self.model.backbones) > 1 and (unfrozen := self.model.unfrozen_layers):
+            raise expected("unfrozen_layers", "0 for joined backbones, which are frozen", unfrozen)
+        if len(self.model.backbones) > 1 and self.training.views == 0:
+            raise expected("views", "at least 1 for joined backbones, whose features are cached", 0)
         if self.trained_whole and self.model.unfrozen_layers:
             raise expected("unfrozen_layers", "0 for an encoder trained from scratch", self.model.unfrozen_layers)
 
@@ -239,8 +239,7 @@ class Experiment:
         """The name of the registered model, e.g. `mammo-mass_calc-pretrained-vgg16-tuned`."""
         control = "" if self.cv.control == "none" else self.cv.control
         tuned = "tuned" if self.model.unfrozen_layers else ""
-        network = "_".join(self.model.backbones)  # what MLflow and Keras take in every name
-        return registered_name(self.task, self.family, network, tuned, *self._protocol, control)
+        return registered_name(self.task, self.family, self.model.backbone, tuned, *self._protocol, control)
 
     @property
     def label(self) -> str:

@@ -63,8 +63,8 @@ def _shared_prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> d
     """The activations at each layer cut of the members, by encoder, cut and side."""
     found: dict[tuple[str, int, str], Tensor] = {}
     by_encoder: dict[str, list[Part]] = {}
-    for part in [one for part in parts for one in part.joined or (part,)]:
-        by_encoder.setdefault(_encoder_identity(part), []).append(part)
+    for one in [one for part in parts for one in part.joined or (part,)]:
+        by_encoder.setdefault(_encoder_identity(one), []).append(one)
     for number, (key, alike) in enumerate(by_encoder.items()):
         known, start = {side: inputs[side] for part in alike for side in part.network.sides}, 0
         base = None

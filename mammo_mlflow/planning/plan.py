@@ -119,7 +119,8 @@ class Plan:
 
     def part(self, tails: Iterable[Path]) -> Part:
         """The network, weights and layer cut that make a whole model with these tails."""
-        each = zip(self.network.each, self.weights.joined, self.description.joined, strict=False)  # of one backbone none
+        # of a single backbone there are none
+        each = zip(self.network.each, self.weights.joined, self.description.joined, strict=False)
         joined = tuple(Part(one, weights, described.features.index, ()) for one, weights, described in each)
         return Part(self.network, self.weights, self.description.trained.index, tuple(tails), joined)
 

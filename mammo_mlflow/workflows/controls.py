@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, ControlsOptions
 from mammo_mlflow.experiment import Experiment, build, network_of, that_move
-from mammo_mlflow.names import Metric, Tag
+from mammo_mlflow.names import Metric, Tag, plain_name
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.workflows.comparison import Outcome
@@ -62,6 +62,6 @@ def _compare(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
         if cv.plan.experiment.cv.control == "shuffled":  # its labels are others: no patch can be paired
             continue
         name, adds = cv.plan.experiment.label, network.predictions.less(cv.predictions)
-        top.log_metrics(adds.metrics(f"adds_to_{name}_{Metric.OOF_ROC_AUC}"))
+        top.log_metrics(adds.metrics(f"adds_to_{plain_name(name)}_{Metric.OOF_ROC_AUC}"))
         said.append(f"{network.plan.experiment.label} less {name}: {adds:+.3f}")
     return said

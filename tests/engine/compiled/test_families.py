@@ -57,6 +57,7 @@ TINY = {"blocks": "4/2-4,8", "dense": "8", "epochs": 1, "batch_size": 8}
         ({"family": "siamese", "backbone": "vgg16"}, HEADS),
         ({"family": "siamese", "backbone": "vgg16", "pair_augmentation": "independent"}, HEADS),
         ({"family": "texture", "backbone": "laws"}, HEADS),
+        ({"backbone": "vgg16+mobilenetv3large"}, HEADS),
         ({"unfrozen_layers": 1}, NETWORKS),
         ({"views": 0, "epochs": 1}, NETWORKS),
         ({"family": "scratch", "backbone": "m1", **TINY}, NETWORKS),
