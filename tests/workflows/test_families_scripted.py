@@ -269,7 +269,7 @@ def test_controls_stand_beside_the_network_and_register_nothing(run, store):
 
 def test_joined_backbones_from_training_to_a_search(pretend, tmp_path):
     """Of the family's own search space, too, what is frozen is not drawn; MLflow's names have no plus in them."""
-    joined = ("--task", "mass_calc", "--backbone", "vgg16+resnet50", "--weights", "random", *FEW)
+    joined = ("--task", "mass_calc", "--backbone", "vgg16+resnet50", "--weights", "random", "--folds", "2", *FEW)
     trained = pretend(tmp_path, *joined, "--seeds", "2", "--final", "none", name="pretrained")
     assert trained.code == 0, trained.err
     searched = pretend(tmp_path, *joined, "--trials", "2", "--fresh-seeds", "0", name="search")
