@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from mammo_mlflow import __version__
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
 from mammo_mlflow.commands.help import add_options, overview, usual_order
@@ -35,7 +36,7 @@ EXIT_INTERRUPTED = 130
 PROGRAM = "python -m mammo_mlflow"
 HOW_TO_ASK = f"""the options of one:  {PROGRAM} COMMAND --help
 by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager local"""
-COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, or --help"
+COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, --help or --version"
 ALLOWED = "a user who may do what the command does"
 NO_WINDOWS = "system: expected Linux or macOS, found Windows (WSL is a Linux on Windows: wsl --install)"
 
@@ -58,13 +59,16 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
     """Return the command that the arguments name, and its checked options. Raises `UserError`.
 
-    Prints the help where they ask for it, and raises `SystemExit`.
+    Prints the help or the version where they ask for it, and raises `SystemExit`.
     """
     if not arguments:
         raise expected("command", COMMANDS_WANTED, "none")
     name, *rest = arguments
     if name in ("-h", "--help"):
         sys.stdout.write(f"usage: {PROGRAM} COMMAND [--some-name VALUE ...]\n\n{overview(COMMANDS)}\n\n{HOW_TO_ASK}\n")
+        raise SystemExit(0)
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"mammo_mlflow {__version__}\n")
         raise SystemExit(0)
     if name.startswith("-"):
         raise expected("command", f"{COMMANDS_WANTED}, before its options", f"'{name}'")

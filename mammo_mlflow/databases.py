@@ -24,13 +24,14 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from mammo_mlflow.errors import how_to_install
 from mammo_mlflow.files import locked, shared_lock, unwritable
 from mammo_mlflow.findings import BROKEN, FINE, ODD, Finding
 from mammo_mlflow.servers import NoAnswer, in_time
 from mammo_mlflow.wording import first_line, scrubbed
 
 PACKAGES = {
-    "psycopg": "'mammo-mlflow[postgresql]'",
+    "psycopg": "mammo-mlflow[postgresql]",
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
     "mysql": "mysql-connector-python",
@@ -86,8 +87,8 @@ def parse_address(url: str) -> URL:
         raise NoAddress(f"'{scrubbed(url)}', of the unknown kind '{parsed.drivername}'{meant}") from None
     except ImportError as problem:
         module = (problem.name or parsed.get_driver_name()).partition(".")[0]
-        package = PACKAGES.get(module, module)
-        raise Unusable(f"no driver for {parsed.drivername}: pip install {package}") from None
+        how = how_to_install(PACKAGES.get(module, module))
+        raise Unusable(f"no driver for {parsed.drivername}: {how}") from None
     return parsed
 
 

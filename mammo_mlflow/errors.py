@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,6 +31,18 @@ REFUSED = (
     errno.ENFILE,
 )
 """The error numbers of a system that refuses to make, read or write a file."""
+
+
+_CLONE = Path(__file__).parents[1]
+_OURS = "mammo-mlflow"
+
+
+def how_to_install(package: str) -> str:
+    """The command that installs a package, or an extra such as mammo-mlflow[gp] in the form that works in a clone."""
+    if package.startswith(_OURS) and (_CLONE / "pyproject.toml").is_file():
+        where = "." if Path.cwd() == _CLONE else _CLONE
+        return f"pip install -e '{where}{package.removeprefix(_OURS)}'"
+    return f"pip install '{package}'" if "[" in package else f"pip install {package}"
 
 
 class UserError(Exception):

@@ -364,7 +364,7 @@ def test_the_console_script_is_the_module(system):
 def signals():
     """Gives back the handlers of signals that a command in this process takes."""
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has what it starts in the background ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what they start in the background ignore it
     yield
     ending.end_on_signals()  # forgets those that came
     for one, handler in before.items():

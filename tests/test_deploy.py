@@ -1,15 +1,21 @@
-"""deploy/compose.yaml, which no container engine tries here: what can be said of it without one."""
+"""deploy/ and the lock, which no container engine tries here: what can be said of them without one."""
 
+import json
 import re
+import tomllib
 
 import mlflow.environment_variables
 import yaml
 from mlflow.cli import server
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support import ROOT
 
 FILE = ROOT / "deploy" / "compose.yaml"
 TEXT = FILE.read_text()
 SERVICES = yaml.safe_load(TEXT)["services"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKED_EXTRAS = ("cmaes", "dicom", "postgresql", "s3")
 PAGE = (ROOT / "docs" / "scale.md").read_text()
 
 
@@ -64,3 +70,27 @@ def test_the_tests_start_the_server_with_the_same_options():
     for name in ("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_S3_ENDPOINT_URL"):
         assert name in started
         assert name in TEXT
+
+
+def test_the_image_copies_what_the_package_is_built_from():
+    lines = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
+    assert all((ROOT / one).exists() for one in copied)
+    assert {
+        "pyproject.toml",
+        "mammo_mlflow",
+        "search_spaces",
+        "requirements.lock",
+    } <= copied  # the package links to spaces
+    (entry,) = (line for line in lines if line.startswith("ENTRYPOINT"))
+    assert json.loads(entry.removeprefix("ENTRYPOINT "))[0] in PYPROJECT["project"]["scripts"]
+
+
+def test_the_lock_holds_one_version_of_each_dependency_within_its_range():
+    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line]
+    assert all(re.match(r"[a-z0-9._-]+==\S+( ; .+)?$", line) for line in locked), "no addresses, no ranges"
+    versions = {canonicalize_name(line.partition("==")[0]): line.partition("==")[2].split()[0] for line in locked}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = PYPROJECT["project"]["dependencies"] + [one for name in LOCKED_EXTRAS for one in extras[name]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement

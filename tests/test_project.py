@@ -152,3 +152,4 @@ def test_the_changelog_tells_of_this_version():
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] in ("Unreleased", __version__)
     assert __version__ in headings
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__

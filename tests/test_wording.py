@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow import errors
+from mammo_mlflow.errors import UserError, how_to_install
 from mammo_mlflow.wording import NO_SECRETS, first_line, in_words, reason, scrubbed
 
 
@@ -70,3 +71,13 @@ def test_a_log_line_loses_its_secrets(caplog):
     record = logging.LogRecord("a", logging.INFO, "", 0, "at %s", ("http://me:geheim@host",), None)
     assert NO_SECRETS.filter(record)
     assert record.getMessage() == "at http://host"
+
+
+def test_how_an_extra_is_installed_works_where_the_package_lies(tmp_path, monkeypatch):
+    monkeypatch.setattr(errors, "_CLONE", tmp_path)
+    assert how_to_install("mammo-mlflow[gp]") == "pip install 'mammo-mlflow[gp]'"
+    (tmp_path / "pyproject.toml").touch()
+    assert how_to_install("mammo-mlflow[gp]") == f"pip install -e '{tmp_path}[gp]'"
+    monkeypatch.chdir(tmp_path)
+    assert how_to_install("mammo-mlflow[gp]") == "pip install -e '.[gp]'"
+    assert how_to_install("pymysql") == "pip install pymysql"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.errors import expected, how_to_install, unknown_name
 from mammo_mlflow.names import Tag
 from mammo_mlflow.processes import chosen_backend, keras_backend
 from mammo_mlflow.wording import in_words
@@ -37,7 +37,6 @@ DRIVER_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 DRIVER_TOOL = "nvidia-smi"
 CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 """The packages by which JAX finds CUDA."""
-HOW_TO_INSTALL = "pip install 'mammo-mlflow[gpu]'"
 PATIENCE_SECONDS = 120
 
 SHARED = {
@@ -202,7 +201,7 @@ def why_no_card() -> str:
     if not any(Path(name).exists() for name in DRIVER_FILES) and shutil.which(DRIVER_TOOL) is None:
         return "no card is here"
     if chosen is None and not _jax_has_cuda():
-        return f"a card is here, but not JAX with CUDA: {HOW_TO_INSTALL}"
+        return f"a card is here, but not JAX with CUDA: {how_to_install('mammo-mlflow[gpu]')}"
     return ""
 
 

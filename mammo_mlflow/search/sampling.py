@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from mammo_mlflow.checks import Value
-from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.errors import expected, how_to_install, unknown_name
 from mammo_mlflow.search.optuna_private import ShownStudy, can_give, draft_trial, store_parameter
 from mammo_mlflow.search.parameters import Parameter
 
@@ -81,7 +81,7 @@ def check_sampler(name: str, objectives: int) -> None:
         raise unknown_name("sampler", name, SAMPLERS)
     row = SAMPLERS[name]
     if row.package and importlib.util.find_spec(row.package) is None:
-        wanted = f"the package {row.package} for '{name}' (pip install 'mammo-mlflow[{name}]')"
+        wanted = f"the package {row.package} for '{name}' ({how_to_install(f'mammo-mlflow[{name}]')})"
         raise expected("sampler", wanted, "none")
     if objectives > row.objectives:
         able = ", ".join(other for other, one in SAMPLERS.items() if one.objectives >= objectives)

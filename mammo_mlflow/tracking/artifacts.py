@@ -17,12 +17,12 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from mammo_mlflow.databases import Unusable, check_folder_writable
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import expected, how_to_install
 from mammo_mlflow.servers import in_time
 from mammo_mlflow.tracking.requests import DENIED_CODES
 from mammo_mlflow.wording import first_line, scrubbed
 
-PACKAGES = {"boto3": "'mammo-mlflow[s3]'", "google": "google-cloud-storage", "azure": "azure-storage-blob"}
+PACKAGES = {"boto3": "mammo-mlflow[s3]", "google": "google-cloud-storage", "azure": "azure-storage-blob"}
 """The packages of object stores' modules."""
 TRIED = "written-to-try.txt"
 """The file that is written and deleted again where artifacts go to a server."""
@@ -64,7 +64,7 @@ def _said(problem: Exception) -> str:
     """What an object store's library says, in one line; which package is missing."""
     if isinstance(problem, ImportError) and problem.name:
         module = problem.name.partition(".")[0]
-        return f"no {module}: pip install {PACKAGES.get(module, module)}"
+        return f"no {module}: {how_to_install(PACKAGES.get(module, module))}"
     return first_line(problem)
 
 

@@ -12,7 +12,7 @@ from support import ROOT
 from mammo_mlflow import processes
 from mammo_mlflow.engine import cards
 from mammo_mlflow.engine.cards import DriverRow, driver_rows, known_to_driver
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, how_to_install
 from mammo_mlflow.jobs import devices
 from mammo_mlflow.jobs.devices import Card, Devices, computed_on, environment, find_devices, is_usual, why_no_card
 from mammo_mlflow.jobs.executors import make_executor
@@ -20,7 +20,7 @@ from mammo_mlflow.testing.executors import answers, calls
 
 GB = 10**9
 CARD = Card(number=0, name="NVIDIA H200", memory=150 * GB, free=120 * GB, bfloat16=True)
-INSTALL = "pip install 'mammo-mlflow[gpu]'"
+INSTALL = how_to_install("mammo-mlflow[gpu]")
 
 
 class Machine:

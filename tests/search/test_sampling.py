@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, how_to_install
 from mammo_mlflow.search.sampling import SAMPLERS, check_sampler
 from mammo_mlflow.testing.samplers import (
     NUMBERS,
@@ -126,4 +126,4 @@ def test_a_missing_package_names_the_extra_that_brings_it(sampler, package, monk
     with pytest.raises(UserError) as raised:
         check_sampler(sampler, 1)
     assert "\n" not in str(raised.value)
-    assert f"pip install 'mammo-mlflow[{sampler}]'" in str(raised.value)
+    assert how_to_install(f"mammo-mlflow[{sampler}]") in str(raised.value)

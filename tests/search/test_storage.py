@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from optuna.study import StudyDirection
 from support import environment
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, how_to_install
 from mammo_mlflow.search.storage import Storage, check_address
 
 HOLD = """
@@ -63,7 +63,7 @@ def test_a_missing_driver_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "psycopg"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    assert "pip install 'mammo-mlflow[postgresql]'" in refused("postgresql://me:geheim@localhost/studies")
+    assert how_to_install("mammo-mlflow[postgresql]") in refused("postgresql://me:geheim@localhost/studies")
     assert "pymysql" in refused("mysql+pymysql://me:geheim@localhost/studies")
 
 

@@ -20,13 +20,11 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from mammo_mlflow.data.cbis_ddsm.descriptions import SUBJECT
-from mammo_mlflow.errors import FULL_DISK, UserError, expected
+from mammo_mlflow.errors import FULL_DISK, UserError, expected, how_to_install
 from mammo_mlflow.processes import silent_stderr
 
 SYNTHETIC = "mammo_mlflow synthetic"
 """The Manufacturer in films that a program drew; patches cut from them are phantom data."""
-DECODERS = "pip install 'mammo-mlflow[dicom]'"
-"""The command that installs decoders of compressed DICOM."""
 RUST_PANIC = "PanicException"
 """The class name of what a decoder in Rust raises on damaged data; it is no `Exception` and cannot be imported."""
 _TAGS = ["PatientID", "SeriesDescription", "SOPInstanceUID", "Rows", "Columns", "Manufacturer"]
@@ -152,7 +150,8 @@ def _check_decoder(syntax: UID | None, name: str) -> None:
     except NotImplementedError:
         raise expected(name, "a transfer syntax of DICOM", "an unknown one") from None
     if not decoder.is_available:
-        raise expected(name, f"a decoder of {syntax.name} (pylibjpeg's: {DECODERS})", "none installed")
+        how = how_to_install("mammo-mlflow[dicom]")
+        raise expected(name, f"a decoder of {syntax.name} (pylibjpeg's: {how})", "none installed")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from mammo_mlflow.errors import expected, unknown_name
+from mammo_mlflow.errors import expected, how_to_install, unknown_name
 from mammo_mlflow.jobs.devices import Devices
 from mammo_mlflow.jobs.executors.base import RETRIES, Answered, AnyJob, Executor, JobFailed, OnEvent
 from mammo_mlflow.jobs.executors.cards import SHARE, CardExecutor, CardPool
@@ -51,7 +51,7 @@ def check_executor(name: str) -> None:
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     if name == "ray" and importlib.util.find_spec("ray") is None:
-        raise expected("executor", "the package ray for 'ray' (pip install 'mammo-mlflow[ray]')", "none")
+        raise expected("executor", f"the package ray for 'ray' ({how_to_install('mammo-mlflow[ray]')})", "none")
 
 
 def machines(name: str) -> list[int]:
