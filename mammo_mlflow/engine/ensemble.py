@@ -81,9 +81,9 @@ def _shared_prefixes(inputs: Mapping[str, Tensor], parts: tuple[Part, ...]) -> d
 
 
 def _encoder_identity(part: Part) -> str:
-    """Identify an encoder by backbone, pooling, precision and weights; members with the same share their prefix."""
-    network = part.network
-    return f"{network.model.backbone} {network.model.pooling} {network.precision} {part.weights.identity}"
+    """Identify an encoder, whose prefix members share: backbone, pooling, input scaling, precision and weights."""
+    model = part.network.model
+    return f"{model.backbone} {model.pooling} {model.input_scaling} {part.network.precision} {part.weights.identity}"
 
 
 def predict_ensemble(job: AnswerJob, emit: Emit) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Several frozen backbones joined in one head: their activations, the folds' networks, and the registered model."""
 
+from pathlib import Path
+
 import mlflow
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.jobs.executors import make_executor
 from mammo_mlflow.planning.activations import ensure_activations, missing_activations
 from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.tracking.vetting import vet
 from mammo_mlflow.training.final_model import make_final
 
 pytestmark = pytest.mark.usefixtures("keras")
@@ -40,6 +43,7 @@ def finished(laboratory, joined):
     done = laboratory.cross_validate(joined[0], session)
     final = make_final(session, done)
     path = mlflow.artifacts.download_artifacts(f"models:/{final.registered_name}/{final.version}")
+    vet(Path(path))
     yield done, final, load_keras_model(path)
     mlflow.set_tracking_uri(None)
 
