@@ -86,8 +86,8 @@ class Planner:
         if own:
             self._describe(own)
         for experiment in own:
-            for wanted in _wanted_weights(experiment):
-                self._calibrate(wanted, experiment.training.threads)
+            for one in _wanted_weights(experiment):
+                self._calibrate(one, experiment.training.threads)
         return gathered(partial(self._plan, devices), settled)
 
     def _check(self, experiment: Experiment) -> None:
