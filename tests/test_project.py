@@ -18,11 +18,17 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 README = (ROOT / "README.md").read_text()
+GUIDES = [
+    README,
+    *(path.read_text() for kind in ("how-to", "tutorials") for path in (ROOT / "docs" / kind).glob("*.md")),
+]
 
 
-def command_lines():
-    """Every line of the README's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+def command_lines(*pages):
+    """Every line of the shell blocks of some pages, by default of the README."""
+    blocks = [
+        block for page in pages or [README] for block in re.findall(r"```(?:bash|console)\n(.*?)```", page, re.DOTALL)
+    ]
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -54,8 +60,9 @@ def test_the_project_and_the_docs_are_written_from_the_commands(monkeypatch):
     assert set(PROJECT["entry_points"]) == {"main", *COMMANDS}
 
 
-def test_the_readmes_commands_exist():
-    runs = [shlex.split(line) for line in command_lines() if "mlflow run" in line]
+def test_the_guides_commands_exist():
+    lines = command_lines(*GUIDES)
+    runs = [shlex.split(line) for line in lines if "mlflow run" in line]
     assert runs
     for words in runs:
         words = words[words.index("run") :]
@@ -63,7 +70,7 @@ def test_the_readmes_commands_exist():
         assert entry in PROJECT["entry_points"]
         given = [words[i + 1].split("=")[0] for i, word in enumerate(words) if word == "-P"]
         assert set(given) <= options("pretrained" if entry == "main" else entry), words
-    for words in (shlex.split(line) for line in command_lines() if "-m mammo_mlflow" in line):
+    for words in (shlex.split(line) for line in lines if "-m mammo_mlflow" in line):
         words = words[words.index("mammo_mlflow") + 1 :]
         words = words[1:] if words[0] == "settings" else words
         spelled = {word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
@@ -76,8 +83,8 @@ def test_the_readmes_two_commands():
     assert "pip install -e '.[test]' && pytest" in lines
 
 
-def test_the_readmes_parameters_exist():
-    table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+def test_the_parameters_that_are_told_exist():
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "how-to" / "train.md").read_text(), re.MULTILINE)
     named = {name for cell in table for name in re.findall(r"`([a-z_]+)`", cell)}
     assert {"task", "backbone", "data"} <= named
     assert named - set(PROJECT["entry_points"]) <= options("pretrained")
@@ -87,6 +94,20 @@ def test_the_readmes_links_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#:]+)\)", README) if not link.startswith("http")]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_is_short_and_has_no_long_sentence():
+    text = re.sub(r"```.*?```|<[^>]+>|^[|#!].*?$", "\n\n", README, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    sentences = re.split(r"(?<=[.:?!])\s+|\n\n+|\n- ", text)
+    assert [one for one in sentences if len(one.split()) > 35] == []
+    assert 400 < len(README.split()) < 750
+
+
+def test_every_page_is_on_the_site():
+    told = (ROOT / "mkdocs.yml").read_text()
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f"- {page}\n" not in told] == []
 
 
 def test_compact_weights_are_packaged_with_their_licences():
@@ -132,7 +153,7 @@ def test_the_architecture_names_every_module():
 
 def test_the_files_that_the_docs_name_exist():
     known = [f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
-    pages = [ROOT / "README.md", ROOT / "tests" / "upgrades" / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "tests" / "upgrades" / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {(page.name, name) for page in pages for name in re.findall(r"`([\w/]+\.py)", page.read_text())}
     assert len(named) > 50
     assert [one for one in sorted(named) if not any(path.endswith(f"/{one[1]}") for path in known)] == []
