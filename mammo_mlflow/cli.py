@@ -17,7 +17,7 @@ from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spel
 from mammo_mlflow.commands.help import add_options, overview, usual_order
 from mammo_mlflow.commands.shared import TrainingOptions, WorkbenchOptions
 from mammo_mlflow.ending import end_on_signals, ending_first
-from mammo_mlflow.errors import FULL_DISK, LONGEST_LINE, REFUSED, UserError, cut, expected, unknown_name
+from mammo_mlflow.errors import FULL_DISK, LONGEST_LINE, REFUSED, CommandFailed, UserError, cut, expected, unknown_name
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.jobs.devices import (
     PROGRAMS,
@@ -39,10 +39,6 @@ by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager lo
 COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, --help or --version"
 ALLOWED = "a user who may do what the command does"
 NO_WINDOWS = "system: expected Linux or macOS, found Windows (WSL is a Linux on Windows: wsl --install)"
-
-
-class _Failed(Exception):  # noqa: N818 - not a user's error
-    """Raised where a job or a request failed and the log already says so."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,28 +130,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ending_first():
             return _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as problem:
-        for line in problem.lines:
-            said = " ".join(scrubbed(line).split())
-            sys.stderr.write(f"{cut(f'mammo_mlflow: {said}', LONGEST_LINE)}\n")
+        for line in shown_lines(problem, "mammo_mlflow: "):
+            sys.stderr.write(f"{line}\n")
         return EXIT_USER_ERROR
-    except _Failed:
+    except CommandFailed as problem:
+        logging.getLogger(__name__).error("%s", problem)
         return EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write("mammo_mlflow: interrupted; the same command goes on where it was\n")
         return EXIT_INTERRUPTED
 
 
+def shown_lines(problem: UserError, before: str = "") -> list[str]:
+    """The lines of an error as they may be shown: without secrets, each begun by `before`, none too long."""
+    return [cut(before + " ".join(scrubbed(line).split()), LONGEST_LINE) for line in problem.lines]
+
+
 def _run(arguments: Sequence[str]) -> int:
-    from mammo_mlflow.workflows.caller import check_paths, go_to_caller
+    from mammo_mlflow.workflows.caller import go_to_caller
 
     command, options = parse(arguments)
     go_to_caller()
+    get_ready(options)
+    from mammo_mlflow.terminal import set_up_logging
+
+    set_up_logging()
+    with failures():
+        made = command.call(options)
+    return made if isinstance(made, int) else 0
+
+
+def get_ready(options: CommandOptions) -> None:
+    """Check what a command stands on, and start what takes long to start, before anything heavy is imported.
+
+    Raises `UserError`.
+    """
+    from mammo_mlflow.workflows.caller import check_paths
+
     check_paths(options)
     share_cards()
     if isinstance(options, TrainingOptions) and options.deterministic:
         compute_deterministically()
     check_backend()
-    # everything is checked before anything heavy is imported
     wanted = options.devices if isinstance(options, TrainingOptions) else "cpu"
     ask_ahead(wanted)
     if isinstance(options, WorkbenchOptions) and options.executor == "process":
@@ -164,35 +180,28 @@ def _run(arguments: Sequence[str]) -> int:
         root = Path(options.cache_dir).expanduser() if options.cache_dir else default_cache()
         with environment(expected_devices(wanted), root.resolve() / PROGRAMS):
             start_server()  # imports TensorFlow while this process imports the rest
-    from mammo_mlflow.terminal import set_up_logging
-
-    set_up_logging()
-    with _failures(), ending_first():
-        return command.call(options)
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
-    """Turn failures that are no mistake of the user's into a line in the log and `_Failed`."""
+def failures() -> Iterator[None]:
+    """Context: whatever a command, its jobs or its store raise is a `UserError` or a `CommandFailed` of one line."""
     from mammo_mlflow.databases import fault
     from mammo_mlflow.jobs.executors import JobFailed
     from mammo_mlflow.tracking.requests import not_allowed
     from mammo_mlflow.tracking.store import UNAVAILABLE, TrackingError
 
-    log = logging.getLogger(__name__)
     try:
-        yield
+        with ending_first():
+            yield
     except JobFailed as problem:
-        log.error("%s", problem)
-        raise _Failed from None
+        raise CommandFailed(str(problem)) from None
     except UserError:
         raise
     except TrackingError as problem:
         if not_allowed(problem):
             raise expected("tracking store", ALLOWED, first_line(problem)) from None
         if problem.error_code != UNAVAILABLE:
-            log.error("the tracking store refused a request: %s", first_line(problem))
-            raise _Failed from None
+            raise CommandFailed(f"the tracking store refused a request: {first_line(problem)}") from None
         said = fault(problem) or first_line(problem)
         raise UserError(f"tracking store: expected one that can be read and written, found: {said}") from None
     except OSError as problem:
@@ -206,8 +215,8 @@ def _failures() -> Iterator[None]:
             raise
         if not_allowed(problem):
             raise expected("tracking store", ALLOWED, first_line(problem)) from None
-        log.error("the tracking server refused a request: %s", first_line(problem))  # artifacts go through requests
-        raise _Failed from None
+        # artifacts go through requests
+        raise CommandFailed(f"the tracking server refused a request: {first_line(problem)}") from None
     except Exception as problem:
         known = fault(problem)
         if known is None:

@@ -21,9 +21,9 @@ def end_on_signals() -> None:
         signal.signal(signal.SIGINT, _end)
 
 
-def told_to_end() -> bool:
-    """Whether a signal has told this command to end."""
-    return bool(_told)
+def told_to_end() -> int:
+    """The signal that has told this command to end; 0 where none has."""
+    return _told[0] if _told else 0
 
 
 def end_if_told() -> None:

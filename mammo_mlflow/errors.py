@@ -56,6 +56,10 @@ class UserError(Exception):
         """The lines to print, one for each mistake."""
         return self.faults or (str(self),)
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the lines alone."""
+        return [f"UserError: {line}" for line in self.lines]
+
 
 class Faults(UserError):  # noqa: N818 - many of them
     """Raised for several mistakes found at once, each to be printed as a line of its own."""
@@ -63,6 +67,10 @@ class Faults(UserError):  # noqa: N818 - many of them
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(self.faults))
+
+
+class CommandFailed(Exception):  # noqa: N818 - as `JobFailed`
+    """Raised where a job or a request of a command failed that is no mistake of the user's; the message is one line."""
 
 
 def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:

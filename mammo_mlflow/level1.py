@@ -25,17 +25,21 @@ BLOCK_ROWS = 256
 class Combiner:
     """`kind` is a name of `KINDS`, `arrays` what it needs; `note` what is to be said beside its figures.
 
-    Raises ValueError for another kind, arrays that are missing, too many or not finite numbers.
+    `map` is a name of `MAPS`, of the recalibrating map that its answers go through last, or "" for none.
+    Raises ValueError for another kind or map, arrays that are missing, too many or not finite numbers.
     """
 
     kind: str
     arrays: Arrays
     note: str = ""
+    map: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"level 1: expected a kind of {', '.join(KINDS)}, found '{self.kind}'")
-        names = KINDS[self.kind][1]
+        if self.map and self.map not in MAPS:
+            raise ValueError(f"level 1: expected a map of {', '.join(MAPS)}, found '{self.map}'")
+        names = KINDS[self.kind][1] + (MAPS[self.map][1] if self.map else ())
         if set(self.arrays) != set(names):
             raise ValueError(f"level 1 '{self.kind}': expected {', '.join(names)}, found {', '.join(self.arrays)}")
         for name, array in self.arrays.items():
@@ -52,12 +56,14 @@ class Combiner:
         p = np.asarray(probabilities, dtype=np.float64)
         if p.ndim != 2 or p.shape[1] != self.members:
             raise ValueError(f"probabilities: expected (n, {self.members}), found {p.shape}")
-        return np.clip(KINDS[self.kind][0](self.arrays, p), 0.0, 1.0)
+        found = np.clip(KINDS[self.kind][0](self.arrays, p), 0.0, 1.0)
+        return MAPS[self.map][0](self.arrays, found) if self.map else found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the arrays, kind and note as an .npz file without pickled objects."""
+        """Write the arrays, kind, note and map as an .npz file without pickled objects."""
+        facts = {"kind": self.kind, "note": self.note} | ({"map": self.map} if self.map else {})
         with open(path, "wb") as file:  # noqa: PTH123 - a path by name: NumPy would add a suffix
-            np.savez(file, kind=np.array(self.kind), note=np.array(self.note), **self.arrays)  # type: ignore[arg-type]
+            np.savez(file, **{name: np.array(said) for name, said in facts.items()}, **self.arrays)  # type: ignore[arg-type]
 
 
 def load(path: str | os.PathLike[str]) -> Combiner:
@@ -69,7 +75,8 @@ def load(path: str | os.PathLike[str]) -> Combiner:
         raise ValueError(f"level 1: expected a file of arrays, found none ({error})") from error
     if "kind" not in arrays or "note" not in arrays:
         raise ValueError(f"level 1: expected kind and note, found {', '.join(arrays)}")
-    return Combiner(str(arrays.pop("kind")), arrays=arrays, note=str(arrays.pop("note")))
+    kind, note, recalibration = (str(arrays.pop(name, "")) for name in ("kind", "note", "map"))
+    return Combiner(kind, arrays=arrays, note=note, map=recalibration)
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -131,3 +138,21 @@ KINDS: dict[str, tuple[Callable[[Arrays, Floats], Floats], tuple[str, ...]]] = {
     "neighbours": (_neighbours, ("mean", "scale", "points", "labels", "k")),
 }
 """How each kind predicts, and the names of its arrays, the first of which ends in an axis of m members."""
+
+
+def _platt(arrays: Arrays, p: Floats) -> Floats:
+    """The map sigmoid(slope × logit(p) + intercept), p kept `map_least` away from 0 and 1 (Platt 1999)."""
+    kept = np.clip(p, arrays["map_least"], 1 - arrays["map_least"])
+    return sigmoid(arrays["map_slope"] * np.log(kept / (1 - kept)) + arrays["map_intercept"])
+
+
+def _isotonic(arrays: Arrays, p: Floats) -> Floats:
+    """The map that is linear between the knots (`map_x`, `map_y`), both ascending, and constant beyond them."""
+    return np.interp(p, arrays["map_x"], arrays["map_y"])
+
+
+MAPS: dict[str, tuple[Callable[[Arrays, Floats], Floats], tuple[str, ...]]] = {
+    "platt": (_platt, ("map_slope", "map_intercept", "map_least")),
+    "isotonic": (_isotonic, ("map_x", "map_y")),
+}
+"""How each recalibrating map answers, and the names of its arrays."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -23,6 +26,12 @@ _log = logging.getLogger(__name__)
 
 def set_up_logging() -> None:
     """Send log records to standard error, coloured on a terminal only."""
+    logging.basicConfig(level=logging.WARNING, handlers=[make_handler()], force=True)
+    logging.getLogger("mammo_mlflow").setLevel(logging.INFO)
+
+
+def make_handler() -> logging.Handler:
+    """Make the handler of log records that writes to standard error, without secrets."""
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=_STDERR, show_path=False, rich_tracebacks=False)
@@ -31,8 +40,7 @@ def set_up_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     handler.addFilter(NO_SECRETS)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mammo_mlflow").setLevel(logging.INFO)
+    return handler
 
 
 class TerminalProgress:
@@ -80,8 +88,42 @@ class TerminalProgress:
             _log.info("%s: done in %.1f s", name, now - started)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A table of results: title, names of columns, and cells as text."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        """Aligned columns below the title."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        aligned = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+        return "\n".join([self.title, *("  ".join(line).rstrip() for line in aligned)])
+
+
+_kept: ContextVar[list[Listing | str] | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def kept() -> Iterator[list[Listing | str]]:
+    """Context: tables and lines of results go into the list that it yields, instead of to standard output."""
+    results: list[Listing | str] = []
+    token = _kept.set(results)
+    try:
+        yield results
+    finally:
+        _kept.reset(token)
+
+
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output: ruled on a terminal, aligned columns elsewhere."""
+    listing, results = Listing(title, header, rows), _kept.get()
+    if results is not None:
+        results.append(listing)
+        return
     if sys.stdout.isatty():
         table = Table(title=title, title_justify="left")
         for name in header:
@@ -90,18 +132,14 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
             table.add_row(*row)
         Console().print(table)
         return
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        title,
-        *(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [header, *rows]
-        ),
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(f"{listing}\n")
 
 
 def say(line: str) -> None:
     """Print a line of results on standard output, without secrets; nothing for an empty one."""
+    results = _kept.get()
+    if results is not None:
+        results += [scrubbed(line)] if line else []
+        return
     sys.stdout.write(scrubbed(line) + "\n" * bool(line))
     sys.stdout.flush()

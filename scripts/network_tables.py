@@ -1,9 +1,9 @@
 """Print the tables of docs/networks.md: the networks of the paper's settings, for patches of 150 pixels.
 
-    python scripts/network_tables.py [m1] [m2] [m1_author] [scratch] [siamese]
+    python scripts/network_tables.py [m1] [m2] [m1_author] [scratch] [siamese] [backbones]
 
-M1, M2 and the author's M1 layer by layer, the Siamese network whose encoder is trained from scratch, and the sizes of
-all Siamese networks. Without a name all of them, which builds every backbone once.
+M1, M2 and the author's M1 layer by layer, the Siamese network whose encoder is trained from scratch, the sizes of
+all Siamese networks, and where backbones can be cut. Without a name all of them, which builds every backbone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.experiment import BASELINE, NETWORKS, PATCH, ModelSpec, build
 from mammo_mlflow.presets import preset_values
 
@@ -92,6 +93,24 @@ def size_table() -> str:
     return markdown(header, map(size_row, NETWORKS["siamese"]))
 
 
+def backbone_row(base: keras.Model) -> list[str]:
+    """A backbone in a row; patches of another size change none of it."""
+    from mammo_mlflow.models.network import convolutions, cut_points
+
+    row = BACKBONES[base.name]
+    counts = len(convolutions(base)), len(cut_points(base)), base.count_params(), base.output.shape[-1]
+    return [f"`{base.name}`", f"{row.minimum_size}", *(f"{count:,}" for count in counts)]
+
+
+def backbone_table() -> str:
+    """The backbones: their convolutions, layer cuts and sizes."""
+    from mammo_mlflow.models.network import build_base
+
+    header = ["backbone", "smallest patches", "convolutions", "layer cuts", "parameters", "features, pooled"]
+    bases = (build_base(name, row.minimum_size, "average", "float32") for name, row in BACKBONES.items())
+    return markdown(header, map(backbone_row, bases))
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
@@ -104,6 +123,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "m1_author": ("M1 as its author published it", lambda: layer_table("scratch", "m1_author")),
     "scratch": ("Siamese, encoder trained from scratch", lambda: layer_table("siamese", "scratch")),
     "siamese": ("All Siamese networks", size_table),
+    "backbones": ("All backbones", backbone_table),
 }
 
 

@@ -1,6 +1,7 @@
 """The command as a user types it, and the store it leaves."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -31,6 +32,14 @@ ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
 SMALL = ["--backbone", "vgg16", "--weights", "random", "--epochs", "2", "--views", "2", *PHANTOM]
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ")
+
+
+def load_script(name):
+    """A script of the folder `scripts`, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Pretended:
     def __init__(self, cache, empty):
         self.cache, self.empty = cache, empty
 
-    def __call__(self, where, *arguments, name="pretrained", script=None):
+    def __call__(self, where, *arguments, name="pretrained", script=None, executor=True):
         if not (where / "mlflow.db").exists():
             shutil.copytree(self.empty, where, dirs_exist_ok=True)
         handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
@@ -99,7 +108,7 @@ class Pretended:
                 patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, script or Script()))
                 patch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    code = main([name, *arguments, "--executor", "scripted"])
+                    code = main([name, *arguments, *(("--executor", "scripted") if executor else ())])
         finally:
             logging.root.handlers[:] = handlers
             signal.signal(signal.SIGTERM, on_term)

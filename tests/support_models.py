@@ -45,7 +45,7 @@ def experiments():
         for network in networks:
             joined = family in ("siamese", "views")
             if network == "vgg16" or not joined:  # the others are the same layers
-                add(family, network, **({"unfrozen_layers": 1} if joined else {}))
+                add(family, network, **({"unfrozen_layers": 2} if network in BACKBONES else {}))
     for difference in DIFFERENCES:
         add("siamese", "scratch", difference=difference)
     for pooling in POOLINGS:
@@ -120,6 +120,7 @@ def save_ensembles(folder):
                 name="",
                 parts=parts,
                 names=names,
+                flips=(False, True, False),
                 level1=arrays,
                 threshold=0.5,
                 examples=_examples(32, ("baseline", "patch")),

@@ -125,10 +125,10 @@ class Command:
     family: str | None = None
     sets: Mapping[str, Value] = field(default_factory=dict)
 
-    def call(self, options: CommandOptions) -> int:
-        """Run the command and return its exit code."""
+    def call(self, options: CommandOptions) -> object:
+        """Run the command and return what it made: a run by its id, a file by its path, or an exit code."""
         module, _, function = self.run.partition(":")
-        return getattr(importlib.import_module(module), function)(options) or 0
+        return getattr(importlib.import_module(module), function)(options)
 
 
 def with_parameters(

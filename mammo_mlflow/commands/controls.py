@@ -9,8 +9,10 @@ from mammo_mlflow.commands.base import JUDGING, MODEL, Command, Option, with_par
 from mammo_mlflow.commands.shared import TASK, TrainingOptions
 
 CONTROLS = ("baseline", "shuffled", "texture")
-NETWORK = {"pretrained": "vgg16", "scratch": "m1_balanced", "siamese": "vgg16"}
+NETWORK = {"pretrained": "vgg16", "scratch": "m1_balanced", "siamese": "vgg16", "views": "vgg16"}
 """The families that have controls, and the network of each that is compared with them by default."""
+WITHOUT_BASELINE = ("siamese", "views")
+"""The families without the control of baselines alone: one sees them anyway, the other joins a lesion's views."""
 DEFAULT = "default"
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from mammo_mlflow import checks
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
 from mammo_mlflow.commands.shared import TASK, WorkbenchOptions, one_objective
+from mammo_mlflow.experiment import CALIBRATIONS
 
 
 class EnsembleSettings(CommandOptions):
@@ -33,9 +34,33 @@ class EnsembleSettings(CommandOptions):
             "mammo_mlflow.evaluation.objectives:METRIC_CHOICES",
         ),
     ] = "roc_auc"
-    threshold: Annotated[str, Option("decision threshold: a number, youden, or sensitivity=0.9", JUDGING)] = "0.5"
+    threshold: Annotated[
+        str,
+        Option(
+            "decision threshold: a number, youden, sensitivity=0.9, or with a lower confidence bound, "
+            "sensitivity=0.9@95%",
+            JUDGING,
+        ),
+    ] = "0.5"
     folds: Annotated[int, Option("number of folds of the members", JUDGING, checks.whole_number(2, 1000))] = 4
     seed: Annotated[int, Option("seed of the members' folds, and of what is drawn here", JUDGING, checks.seed)] = 0
+    calibrate: Annotated[
+        str,
+        Option(
+            "recalibration of the ensemble, fitted on its nested predictions: platt, isotonic, or none; members take "
+            "part without their own",
+            JUDGING,
+            checks.one_of(*CALIBRATIONS),
+        ),
+    ] = "none"
+    coverage: Annotated[
+        float,
+        Option(
+            'answer sets of one class or both ("refer"): how often each class is part of them at least; 0: none',
+            JUDGING,
+            checks.below_one,
+        ),
+    ] = 0.0
 
 
 class EnsembleOptions(WorkbenchOptions, EnsembleSettings):

@@ -98,14 +98,18 @@ def find_last_convolutions(model: keras.Model, one: Mapping[str, np.ndarray]) ->
     those on which another of them depends are left out. Raises `UserError` for a model without convolutions.
     """
     call = _RecordedCall(model, one)
-    alone = len(one) == 1  # everything depends on a single input: no need to test it
-    seen = {place: x for place, x in call.maps.items() if alone or call.slopes(x, call.patch) is not None}
     found = []
     for answer in call.answers:
-        each = zip(seen, call.slopes(answer, list(seen.values())), strict=True)
-        last = {_part(place[0]): place for place, slope in each if slope is not None}.values()
-        upstream = {a for a in last for b in last if a != b and call.slopes(seen[b], seen[a]) is not None}
-        found.append([place for place in last if place not in upstream])
+        each = zip(call.maps, call.slopes(answer, list(call.maps.values())), strict=True)
+        waiting = [place for place, slope in each if slope is not None]
+        last: dict[str, LayerCall] = {}
+        while waiting:  # from the last call to the first, so that what a layer depends on is asked once
+            place = waiting.pop()
+            slope, *upstream = call.slopes(call.maps[place], [call.patch, *(call.maps[other] for other in waiting)])
+            if slope is not None:
+                last.setdefault(_part(place[0]), place)
+            waiting = [other for other, slope in zip(waiting, upstream, strict=True) if slope is None]
+        found.append(list(last.values()))
     if not all(found):
         raise expected("overlays", "a model with convolutions of the abnormality", "none")
     return found

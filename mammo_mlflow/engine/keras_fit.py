@@ -24,6 +24,7 @@ from mammo_mlflow.engine.contract import (
 from mammo_mlflow.engine.inputs import ModelInput, Reader, all_views
 from mammo_mlflow.engine.losses import make_loss
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.models.network import convolves
 from mammo_mlflow.models.tensors import Tensor
 
 BATCH = 32
@@ -102,16 +103,16 @@ def _train(fit: StageFit) -> Trained:
     optimizer = OPTIMIZERS[spec.optimizer](stage.learning_rate, spec)
     wide = model.count_params() > COMPILED_PARAMETERS
     # on a processor XLA speeds up wide dense layers and slows down convolutions
-    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in model._flatten_layers())
+    convolutional = convolves(model)
     tensorflow = keras.backend.backend() == "tensorflow"  # another backend without it runs one operation at a time
-    optimizer = fast_optimizer(optimizer) if wide and convolves else optimizer
+    optimizer = fast_optimizer(optimizer) if wide and convolutional else optimizer
     if np.ptp(fit.rates):
         optimizer.learning_rate = _StepRates(fit.rates)
     model.compile(
         optimizer,
         loss=make_loss(spec.loss, spec.focal_gamma, spec.label_smoothing),
         metrics=["accuracy"],
-        jit_compile=wide and not convolves if tensorflow else "auto",
+        jit_compile=wide and not convolutional if tensorflow else "auto",
         steps_per_execution=len(batches),  # Keras runs whole executions: another number may pass the epoch's end
     )
     report = _EpochReporter(fit, inner)

@@ -112,7 +112,7 @@ def fit_methods(
     Raises `UserError` where they cannot be fitted: one class, one fold, too few patients of a class.
     """
     train = members[0].plan.patch_set.train
-    probabilities = np.column_stack([member.base_model.out_of_fold for member in members])
+    probabilities = np.column_stack([member.out_of_fold for member in members])
     try:
         data = OutOfFold(
             labels=targets(train.types, task),

@@ -5,23 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.splits import folds_frame
+from mammo_mlflow.ensembles.answers import EnsembleAnswers
 from mammo_mlflow.ensembles.disagreement import disagreement
 from mammo_mlflow.ensembles.fitted_methods import FittedMethods
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.conformal import coverage_curve
+from mammo_mlflow.evaluation.out_of_fold import CALIBRATED
 from mammo_mlflow.evaluation.paired import Verdict
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 
 
-def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str) -> None:
+def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str, answers: EnsembleAnswers) -> None:
     """Log predictions, tables and figures of members and methods; `method` is the one that is registered.
 
-    All of it rests on out-of-fold predictions, those of the ensembles being nested.
+    All of it rests on out-of-fold predictions, those of the ensembles being nested. `answers` are the registered one's.
     """
     plan, names, chosen = fitted.members[0].plan, fitted.names, fitted.ensembles[method]
     frame = folds_frame(plan.patch_set.train, fitted.data.folds)
     frame["label"], frame["probability"] = fitted.data.labels, chosen.probabilities
+    if answers.recalibrated:
+        frame[CALIBRATED] = answers.predictions.probabilities
     if (lesions := plan.patch_set.train.lesions) is not None:
         frame["lesion"] = lesions
     run.log_table(frame, Artifact.OOF)
@@ -35,10 +41,11 @@ def log_out_of_fold(fitted: FittedMethods, run: TrackedRun, method: str) -> None
     run.log_metrics({f"{Metric.OPTIMISTIC}{name}": one.chosen_on for name, one in fitted.ensembles.items()})
     alone = [fitted.score(column) for column in fitted.data.probabilities.T]
     run.log_metrics({f"{Metric.MEMBER}{name}": value for name, value in zip(names, alone, strict=True)})
-    _log_figures(fitted, run, method, alone)
+    _log_figures(fitted, run, alone)
+    _log_answers(fitted, run, answers)
 
 
-def _log_figures(fitted: FittedMethods, run: TrackedRun, method: str, alone: list[float]) -> None:
+def _log_figures(fitted: FittedMethods, run: TrackedRun, alone: list[float]) -> None:
     names, note, title = fitted.names, fitted.disclosure.note, f"{run.name}: out of fold"
     data, best = fitted.data, fitted.best_member
     accuracy = [fitted.score(column, "accuracy") for column in data.probabilities.T]
@@ -53,8 +60,18 @@ def _log_figures(fitted: FittedMethods, run: TrackedRun, method: str, alone: lis
     run.log_text(pd.DataFrame(apart.different, names, names).to_csv(), Artifact.DISAGREEMENT)
     at = f"{title}: decided differently at 0.5"
     run.log_figure(figures.disagreement_map(names, apart.different, at, note), "disagreement")
-    probabilities = fitted.ensembles[method].probabilities
-    run.log_figure(figures.calibration(data.labels, probabilities, f"{title}, nested", note), "calibration_oof")
+
+
+def _log_answers(fitted: FittedMethods, run: TrackedRun, answers: EnsembleAnswers) -> None:
+    """Log the figures of the registered ensemble's answers: calibration, before and after a map, and answer sets."""
+    title, note, said = f"{run.name}: out of fold, nested", fitted.disclosure.note, answers.predictions
+    run.log_figure(figures.calibration(said.labels, said.probabilities, title, note), "calibration_oof")
+    if answers.recalibrated:
+        drawn = figures.recalibration(said.labels, answers.nested.probabilities, said.probabilities, title, note)
+        run.log_figure(drawn, "recalibration")
+    if answers.coverage:
+        classes = TASKS[fitted.task]
+        run.log_figure(figures.answer_sets(coverage_curve(said), classes, title, note), "answer_sets")
 
 
 def log_members_test(fitted: FittedMethods, run: TrackedRun, test: pd.DataFrame) -> Verdict:

@@ -14,7 +14,7 @@ from mammo_mlflow.evaluation.weighted import Floats
 from mammo_mlflow.experiment import CrossValidationSpec
 from mammo_mlflow.files import below
 from mammo_mlflow.jobs.workbench import Workbench
-from mammo_mlflow.names import Artifact, registered_name
+from mammo_mlflow.names import Artifact, Tag, registered_name
 from mammo_mlflow.planning.base_models import BaseModel
 from mammo_mlflow.planning.find_base_models import BaseModelSearch, Command, NotRegistered
 from mammo_mlflow.planning.plan import Plan
@@ -43,16 +43,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A registered model in an ensemble, with its name there and its stored test probabilities, float (m,)."""
+    """A registered model in an ensemble, with its name there.
+
+    `out_of_fold` float (n,) and `test` float (m,) are its stored probabilities: out of fold those without its
+    recalibration, as it takes part, on the test set those that it answers with alone.
+    """
 
     name: str
     base_model: BaseModel
+    out_of_fold: Floats
     test: Floats
 
     @property
     def plan(self) -> Plan:
         """The plan by which the member was trained."""
         return self.base_model.plan
+
+    @property
+    def flips(self) -> bool:
+        """Whether it answers with the mean over the flips and quarter turns of its patches, alone and here."""
+        return self.plan.experiment.final.tta != "none"
+
+    @property
+    def recalibrated(self) -> bool:
+        """Whether it goes through a map alone, which it does not here."""
+        return self.plan.experiment.final.calibrate != "none"
 
 
 def find_members(
@@ -90,7 +105,7 @@ def find_members(
                 command=command,
             )
             base_model = search.find()
-            found.append(Member(name.removeprefix(prefix), base_model, _stored_test(bench, base_model.version)))
+            found.append(_member(bench, name.removeprefix(prefix), base_model))
         except NotRegistered as problem:
             missing.append(problem.brief if of_set else str(problem))
         except UserError as problem:
@@ -108,11 +123,24 @@ def find_members(
     return found
 
 
-def _stored_test(bench: Workbench, version: Version) -> Floats:
-    """The test probabilities (m,) that were stored as a model was judged. Raises `UserError` where they are gone."""
-    writer, run_id = bench.writer, version.run_id
+def _member(bench: Workbench, name: str, base_model: BaseModel) -> Member:
+    """A member with its stored probabilities. Raises `UserError` where they are gone."""
+    version, out_of_fold = base_model.version, base_model.out_of_fold
+    if base_model.plan.experiment.final.tta != "none":  # its fits' own are of the patches as they are
+        run_id = version.tags.get(Tag.CV_RUN_ID, "-")
+        out_of_fold = _stored(bench, version, run_id, Artifact.OOF, "out-of-fold predictions")
+    test = _stored(bench, version, version.run_id, Artifact.TEST, "test predictions")
+    member = Member(name=name, base_model=base_model, out_of_fold=out_of_fold, test=test)
+    if member.recalibrated:
+        _log.info("%s takes part without its recalibration, which it has alone (docs/statistics.md)", version)
+    return member
+
+
+def _stored(bench: Workbench, version: Version, run_id: str, name: str, what: str) -> Floats:
+    """The stored probabilities of a run's patches, (n,), in their order. Raises `UserError` where they are gone."""
+    writer = bench.writer
     target = below(bench.scratch, f"member-{run_id}")
-    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, Artifact.TEST, target))
+    path = writer.ask(lambda: fetch_artifacts(writer.client, run_id, name, target))
     if path is None:
-        raise expected("members", "a model with its test predictions", f"{version} without {Artifact.TEST}")
-    return pd.read_parquet(path)["probability"].to_numpy(np.float64)
+        raise expected("members", f"a model with its {what}", f"{version} without {name}")
+    return pd.read_parquet(path).sort_values("patch")["probability"].to_numpy(np.float64)

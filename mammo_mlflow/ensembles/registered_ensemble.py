@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.disclosure import RANDOM
+from mammo_mlflow.ensembles.answers import EnsembleAnswers
 from mammo_mlflow.ensembles.fitted_methods import FittedMethods
 from mammo_mlflow.ensembles.log_ensemble import log_members_test, log_out_of_fold, log_verdict
 from mammo_mlflow.ensembles.members import SETS
@@ -50,11 +51,25 @@ class EnsembleSpec:
     threshold: str
     folds: int
     seed: int
+    calibrate: str = "none"
+    coverage: float = 0.0
+
+    @property
+    def keyed(self) -> dict[str, object]:
+        """The options that are part of the key: those that were added later only where they are not their default."""
+        added = {one.name: one.default for one in fields(self) if one.default is not MISSING}
+        return {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
 
 
-def ensemble_key(member_keys: Sequence[str], method: str, spec: EnsembleSpec, test_sha256: str) -> str:
-    """The key of an ensemble, a sha256: of its members' keys, the method chosen, the options and the test set."""
-    facts = {"members": list(member_keys), "method": method, "test": test_sha256, "asked": asdict(spec)}
+def ensemble_key(
+    member_keys: Sequence[str], method: str, spec: EnsembleSpec, test_sha256: str, flips: Sequence[bool] = ()
+) -> str:
+    """The key of an ensemble, a sha256: of its members' keys, the method chosen, the options and the test set.
+
+    `flips` are a part of it where any member answers over flips, which members of earlier ensembles did alone only.
+    """
+    facts: dict[str, object] = {"members": list(member_keys), "method": method, "test": test_sha256}
+    facts |= {"asked": spec.keyed} | ({"flips": list(flips)} if any(flips) else {})
     return json_sha256({**facts, "ensemble_version": ENSEMBLE_VERSION})
 
 
@@ -87,8 +102,11 @@ class EnsembleBuilder(ModelBuilder):
         self._chosen = fitted.ensembles[self.method]
         of_set = spec.members if spec.members in SETS else OWN
         versions = [member.base_model.version for member in fitted.members]
-        key = ensemble_key(
-            [version.tags[Tag.KEY] for version in versions], self.method, spec, fitted.patch_set.test_sha256
+        self._flips = tuple(member.flips for member in fitted.members)
+        keys, test = [version.tags[Tag.KEY] for version in versions], fitted.patch_set.test_sha256
+        key = ensemble_key(keys, self.method, spec, test, self._flips)
+        self._answers = EnsembleAnswers(
+            nested=fitted.data.saying(self._chosen.probabilities), calibrate=spec.calibrate, coverage=spec.coverage
         )
         name = f"{fitted.task} ensemble {of_set}{fitted.disclosure.suffix}"
         self.recipe = ModelRecipe(
@@ -97,13 +115,19 @@ class EnsembleBuilder(ModelBuilder):
             model_name="ensemble",
             run_name=name,
             parent=None,
-            tags=self._tags(of_set) | {Tag.KEY: key, Tag.MEMBERS: ", ".join(map(str, versions))},
+            tags=self._tags(of_set) | self._answers.tags | {Tag.KEY: key, Tag.MEMBERS: ", ".join(map(str, versions))},
             params={"task": fitted.task, "family": "ensemble", **asdict(spec)},
             judged=JudgedModel(
-                patch_set=fitted.patch_set, task=fitted.task, name=name, label=of_set, note=fitted.disclosure.note
+                patch_set=fitted.patch_set,
+                task=fitted.task,
+                name=name,
+                label=of_set,
+                note=fitted.disclosure.note,
+                calibrated=self._answers.recalibrated,
+                limits=self._answers.limits,
             ),
             policy=spec.threshold,
-            predictions=fitted.data.saying(self._chosen.probabilities),
+            predictions=self._answers.predictions,
             chosen_on="nested out-of-fold predictions",
             transferred=False,
             sides=fitted.sides,
@@ -128,20 +152,21 @@ class EnsembleBuilder(ModelBuilder):
 
     def log_before(self, run: TrackedRun) -> None:
         """Log how members and methods compare, on out-of-fold predictions."""
-        log_out_of_fold(self._fitted, run, self.method)
+        log_out_of_fold(self._fitted, run, self.method, self._answers)
         log_verdict(run, self.verdict)
 
     def assembly(self, output: Path, threshold: float, tags: Mapping[str, str]) -> EnsembleJob:
         """The job that writes the ensemble's MLflow model directory `output`. Writes the combiner's arrays now."""
         fitted, patch_set = self._fitted, self._fitted.patch_set
         level1 = output.with_name(f"{output.name}-level1.npz")
-        self._chosen.combiner.save(level1)
+        self._answers.through_map(self._chosen.combiner).save(level1)
         values = describe_ranges(patch_set.train.patches, fitted.sides)
         return EnsembleJob(
             name="ensemble assembling",
             code=tuple(SERVED_CODE.values()),
             parts=tuple(member.base_model.part for member in fitted.members),
             names=tuple(fitted.names),
+            flips=self._flips,
             level1=level1,
             threshold=threshold,
             examples=example_patches(patch_set, dict(sorted(fitted.sides.items()))),
@@ -156,7 +181,7 @@ class EnsembleBuilder(ModelBuilder):
         Members stand in an ensemble without their recalibration, and recalibrated ones are not compared.
         """
         members = enumerate(self._fitted.members, 2)
-        alike = {n: one.test for n, one in members if one.plan.experiment.final.calibrate == "none"}
+        alike = {n: one.test for n, one in members if not one.recalibrated}
         apart = max((float(np.abs(answers[:, n] - stored).max()) for n, stored in alike.items()), default=0.0)
         run.log_metrics({"member_test_difference_max": apart})
         if apart > CLOSE:
@@ -167,7 +192,7 @@ class EnsembleBuilder(ModelBuilder):
         """The estimates to log: the nested score of every method, and this ensemble's also as its out-of-fold score."""
         nested = {f"{Metric.NESTED}{method}": one.nested for method, one in self._fitted.ensembles.items()}
         objective = self._fitted.objective.name.replace("=", "_")
-        found = nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
+        found = nested | {f"{Metric.OOF}{objective}": self._chosen.nested} | self._answers.estimates()
         if (by_lesion := self.recipe.predictions.by_lesion) is not None:
             found |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
         return found

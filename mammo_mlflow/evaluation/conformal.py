@@ -81,6 +81,12 @@ def set_estimates(
     }
 
 
+def out_of_fold_sets(data: OutOfFold, coverage: float) -> dict[str, Estimate]:
+    """`set_estimates` of out-of-fold answer sets, each fold by limits of the others, by the metrics' names."""
+    found = set_estimates(data.labels, cross_fitted_sets(data, coverage), data.groups)
+    return {f"{Metric.OOF}{name}": one for name, one in found.items()}
+
+
 def coverage_curve(data: OutOfFold) -> dict[float, dict[str, Estimate]]:
     """`set_estimates` of out-of-fold answer sets, each fold by limits of the others, for each of `SHOWN_COVERAGES`."""
     return {one: set_estimates(data.labels, cross_fitted_sets(data, one), data.groups) for one in SHOWN_COVERAGES}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scipy.stats import norm
 
-from mammo_mlflow.evaluation.calibration import calibration_error
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.calibration import SMALLEST_BIN, calibration_error, calibration_estimates
 from mammo_mlflow.evaluation.conformal import cross_fitted_sets, set_estimates
 from mammo_mlflow.evaluation.intervals import cluster_note, resampling_note
 from mammo_mlflow.evaluation.objectives import Objective
@@ -47,10 +49,24 @@ def better(
     return Gate("better", bool(lead.value - reach > 0), said)
 
 
-def calibrated(candidate: OutOfFold, bound: float) -> Gate:
-    """Judge the gate `calibrated`: the candidate's calibration error has to be at most `bound`."""
-    error = calibration_error(candidate.labels, candidate.probabilities)
-    return Gate("calibrated", bool(error <= bound), f"calibration error {error:.3f}, at most {bound:g}")
+def calibrated(candidate: OutOfFold, bound: float, recalibrated: bool = False) -> Gate:
+    """Judge the gate `calibrated`: the candidate's calibration error has to be at most `bound`.
+
+    Of a candidate that is `recalibrated` it is the error in bins within folds, as it is published: in bins over all
+    folds, what makes one fold's map too high and another's too low cancels.
+    """
+    y, p = candidate.labels, candidate.probabilities
+    if recalibrated:
+        found = calibration_estimates(y, p, candidate.groups, candidate.folds)["calibration_error"]
+    else:
+        found = Estimate(calibration_error(y, p), reason=f"fewer than {SMALLEST_BIN} patches")
+    if math.isnan(found.value):
+        return Gate(
+            "calibrated", False, f"expected a calibration error of at most {bound:g}, found none: {found.reason}"
+        )
+    where = " in bins within folds" if recalibrated else ""
+    said = f"calibration error{where} {found.value:.3f}, at most {bound:g}"
+    return Gate("calibrated", bool(found.value <= bound), said)
 
 
 def covered(candidate: OutOfFold, coverage: float) -> Gate:
@@ -64,6 +80,8 @@ def covered(candidate: OutOfFold, coverage: float) -> Gate:
     classes = [found[name] for name in (Metric.COVERAGE_0, Metric.COVERAGE_1)]
     passed = not any(one.high < coverage for one in classes)  # without an interval nothing is known against it
     told = f"classes covered {' and '.join(map(str, classes))}, {100 * RATES_CONFIDENCE:g} % intervals"
+    if not all(one.bounded for one in classes):
+        told += " where there are any, without which nothing is known against it"
     return Gate("coverage", passed, f"{told}, of {coverage:g}; {found[Metric.REFERRED].value:.0%} referred")
 
 

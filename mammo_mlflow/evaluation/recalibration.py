@@ -12,9 +12,11 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
-from mammo_mlflow.evaluation.calibration import LEAST, logistic_line
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.calibration import LEAST, calibration_estimates, logistic_line
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.weighted import Floats, Ints
+from mammo_mlflow.names import Metric
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,11 @@ def cross_fitted(kind: str, data: OutOfFold) -> Floats:
         mine = data.folds == fold
         found[mine] = RECALIBRATIONS[kind](data.labels[~mine], data.probabilities[~mine])(data.probabilities[mine])
     return found
+
+
+def before_and_after(before: OutOfFold, after: OutOfFold) -> dict[str, Estimate]:
+    """Estimate the calibration of out-of-fold predictions before and after recalibration, by the metrics' names."""
+    first, second = (calibration_estimates(of.labels, of.probabilities, of.groups, of.folds) for of in (before, after))
+    first["brier"] = before.estimate("brier")
+    each = ((Metric.OOF_UNCALIBRATED, first), (Metric.OOF, second))
+    return {f"{prefix}{name}": one for prefix, found in each for name, one in found.items()}

@@ -41,21 +41,23 @@ def parse_policy(policy: str | float) -> ThresholdPolicy:
     """
     text = str(policy).strip().lower()
     kind, separator, argument = (part.strip() for part in text.partition("="))
+    bounded = "'sensitivity=S@C%' with S in (0, 1) and C in [50, 100), such as 'sensitivity=0.9@95%'"
     if kind == "youden" and not separator:
         return ThresholdPolicy("youden")
     if kind == "sensitivity":
         least, at, spelled = (part.strip() for part in argument.partition("@"))
         wanted, percent = _number(least), spelled.endswith("%")
-        if wanted is None or not 0 < wanted <= 1:
-            raise expected("threshold", "'sensitivity=' and a number in (0, 1]", f"'{policy}'")
         if not at:
+            if wanted is None or not 0 < wanted <= 1:
+                raise expected("threshold", "'sensitivity=' and a number in (0, 1]", f"'{policy}'")
             return ThresholdPolicy("sensitivity", wanted)
         confidence = _number(spelled.removesuffix("%"))
         confidence = confidence / 100 if confidence is not None and percent else confidence
-        if confidence is None or not 0.5 <= confidence < 1 or wanted == 1:
-            rule = "'sensitivity=S@C%' with S in (0, 1) and C in [50, 100)"
-            raise expected("threshold", rule, f"'{policy}'")
+        if confidence is None or not 0.5 <= confidence < 1 or wanted is None or not 0 < wanted < 1:
+            raise expected("threshold", bounded, f"'{policy}'")
         return ThresholdPolicy("sensitivity", wanted, confidence)
+    if "@" in text:
+        raise expected("threshold", bounded, f"'{policy}'")
     fixed = _number(text)
     if fixed is None:
         raise unknown_name("threshold", policy, EXAMPLES)

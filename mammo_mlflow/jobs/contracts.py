@@ -364,6 +364,7 @@ class EnsembleJob(Job[None]):
     """Job: write an ensemble as an MLflow model directory `output`.
 
     `code` is the script that predicts and the modules that it imports; `parts` are the members in the order of `names`;
+    `flips` says which of them answer with the mean over the flips and quarter turns of their patches.
     `level1` is the file of the combiner's arrays, `examples` are patches, uint16 (m, size, size, 1), by input.
     `threshold` is the decision threshold; `metadata` is kept in the model.
     """
@@ -373,6 +374,7 @@ class EnsembleJob(Job[None]):
     code: tuple[Path, ...]
     parts: tuple[Part, ...]
     names: tuple[str, ...]
+    flips: tuple[bool, ...]
     level1: Path
     threshold: float
     examples: dict[str, np.ndarray]

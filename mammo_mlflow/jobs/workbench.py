@@ -27,9 +27,9 @@ class Workbench:
     """Everything that a command needs to run its plans.
 
     `executor` runs lists and streams of jobs, `side` runs single jobs, also meanwhile. `open_store` opens the store at
-    its first call, and gives the writer and a directory for files to be uploaded; planning alone does not call it.
-    `cores` is the number of threads of a single job, `workers` that of simultaneous jobs. With `resume`, finished fits
-    and models are reused.
+    its first call, and gives the writer and a directory for files to be uploaded; planning alone does not call it, and
+    a command that writes to no store has none. `cores` is the number of threads of a single job, `workers` that of
+    simultaneous jobs. With `resume`, finished fits and models are reused.
     """
 
     executor: Executor
@@ -39,17 +39,22 @@ class Workbench:
     workers: int
     cores: int
     resume: bool
-    open_store: Callable[[], tuple[Writer, Path]]
+    open_store: Callable[[], tuple[Writer, Path]] | None
 
     @property
     def writer(self) -> Writer:
         """The writer of the tracking store, the only one; opens the store at its first use."""
-        return self.open_store()[0]
+        return self._opened()[0]
 
     @property
     def scratch(self) -> Path:
         """A directory for files that are to be uploaded to the store."""
-        return self.open_store()[1]
+        return self._opened()[1]
+
+    def _opened(self) -> tuple[Writer, Path]:
+        if self.open_store is None:
+            raise RuntimeError("this command writes to no store")
+        return self.open_store()
 
     def run(
         self,
@@ -70,7 +75,7 @@ class Workbench:
     def _on_idle(self) -> bool:
         """Write to the store, and keep the cache's leases; see `executors.base.OnIdle`."""
         self.cache.renew()
-        return self.writer.flush()
+        return self.open_store is not None and self.writer.flush()
 
     def _handler(self, on_event: OnEvent[AnyJob] | None) -> OnEvent[AnyJob]:
         """A handler that displays `StepsDone` events and gives all others to `on_event`."""

@@ -17,15 +17,19 @@ def average_flips(model: keras.Model) -> keras.Model:
     """
     inputs = model.input if isinstance(model.input, dict) else {model.input.name: model.input}
     given = {name: layers.Input(one.shape[1:], dtype=one.dtype, name=name) for name, one in inputs.items()}
-    turned = {name: _turned(one) for name, one in given.items()}
+    turned = {name: all_turns(one) for name, one in given.items()}
     alone = not isinstance(model.input, dict)
     (first, *_) = given.values()
     answers = model(turned[first.name] if alone else turned)
-    mean = ops.mean(ops.reshape(answers, (len(FLIPS), -1, 1)), axis=0)
-    return keras.Model(first if alone else given, mean, name=f"{model.name}_flips")
+    return keras.Model(first if alone else given, mean_of_turns(answers), name=f"{model.name}_flips")
 
 
-def _turned(one: Tensor) -> Tensor:
+def mean_of_turns(answers: Tensor) -> Tensor:
+    """The mean (n, 1) of the answers (8 n, 1) to `all_turns` of n patches."""
+    return ops.mean(ops.reshape(answers, (len(FLIPS), -1, 1)), axis=0)
+
+
+def all_turns(one: Tensor) -> Tensor:
     """All turns of patches (n, size, size, 1), or a number (n, 1) as often: (8 n, ...)."""
     each = []
     for transposed, *axes in FLIPS:

@@ -92,6 +92,11 @@ def convolutions(base: keras.Model) -> list[tuple[int, layers.Layer]]:
     ]
 
 
+def convolves(network: keras.Model) -> bool:
+    """Whether a network has convolutional layers, itself or in a model inside it."""
+    return any(isinstance(layer, CONVOLUTIONS) for layer in network._flatten_layers())
+
+
 def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
     """The index of the last layer cut before the last `unfrozen_layers` convolutions; for 0 that of the features.
 

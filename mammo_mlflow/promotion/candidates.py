@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mammo_mlflow.data.patches import LESION_COLUMNS
 from mammo_mlflow.disclosure import PHANTOM, Disclosure
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.estimate import Estimate
@@ -130,7 +131,8 @@ def stored_predictions(writer: Writer, version: Version, folder: Path, unit: str
         said = str(problem).split("\n")[0]
         raise expected(f"{version}: {Artifact.OOF}", "out-of-fold predictions", said) from None
     if found is None:
-        raise expected(f"{version}: {Artifact.OOF}", "lesions, to be judged by them", "patches alone")
+        wanted = f"lesions for unit=lesion, of data whose train_groups.csv has {', '.join(LESION_COLUMNS)}"
+        raise expected(f"{version}: {Artifact.OOF}", wanted, "patches alone")
     return found
 
 

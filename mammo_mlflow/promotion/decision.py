@@ -36,10 +36,11 @@ class Decision:
     """A decision about a champion: `after` is the champion it made, None where it changed nothing.
 
     `candidates` are judged, the best score first, each with its stored test ROC AUC in `tests`; `best` is the one that
-    was promoted or, where none passed all gates, the first. `unreal` where the champion before was trained on phantom
-    data and real candidates did not have to beat it.
+    was promoted or, where none passed all gates, the first; `run_id` is the decision's run.
+    `unreal` where the champion before was trained on phantom data and real candidates did not have to beat it.
     """
 
+    run_id: str
     candidates: Sequence[Candidate]
     tests: Sequence[Estimate | None]
     best: Candidate
@@ -78,14 +79,16 @@ def decide(writer: Writer, spec: PromotionSpec, objective: Objective, folder: Pa
     after = None if chosen is None else promote(writer.client, spec.task, chosen.version, run.id)
     run.close()
     tests = [stored_test(writer, one.version) for one in candidates]
-    return Decision(candidates=candidates, tests=tests, best=best, before=before, after=after, unreal=unreal)
+    return Decision(
+        run_id=run.id, candidates=candidates, tests=tests, best=best, before=before, after=after, unreal=unreal
+    )
 
 
-def roll_back(writer: Writer, spec: PromotionSpec, folder: Path, lock: Lock) -> tuple[Version, Version]:
+def roll_back(writer: Writer, spec: PromotionSpec, folder: Path, lock: Lock) -> tuple[str, Version, Version]:
     """Go back to the champion before the present one, whose files are fetched into `folder` and checked first.
 
-    `lock` is held. Returns the champion from now on and the one until now. Raises `UserError` where there is none to go
-    back to, or the lock was lost.
+    `lock` is held. Returns the id of the decision's run, the champion from now on, and the one until now. Raises
+    `UserError` where there is none to go back to, or the lock was lost.
     """
     earlier, champion = previous_of(writer.client, spec.task), champion_of(writer.client, spec.task)
     if champion is None:
@@ -97,7 +100,7 @@ def roll_back(writer: Writer, spec: PromotionSpec, folder: Path, lock: Lock) -> 
     lock.check()
     go_back(writer.client, champion, earlier, run.id)
     run.close()
-    return earlier, champion
+    return run.id, earlier, champion
 
 
 def _start_run(

@@ -20,7 +20,7 @@ from mammo_mlflow.experiment import ABNORMALITY_TYPE, SEVERAL
 from mammo_mlflow.files import below
 from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
-from mammo_mlflow.names import CHAMPION, registered_name
+from mammo_mlflow.names import CHAMPION, Tag, registered_name
 from mammo_mlflow.promotion.budget import Budget, budget_of
 from mammo_mlflow.promotion.candidates import Candidate, PromotionSpec, data_of
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
@@ -63,7 +63,7 @@ def judge_candidates(
                 continue
             if rival is not None and budget is not None:
                 one.gates.append(_better(writer, one.version, p, rival, objective, budget))
-            one.gates.append(calibrated(p, spec.calibration))
+            one.gates.append(calibrated(p, spec.calibration, Tag.RECALIBRATED in one.version.tags))
             if (limits := read_limits(one.version.tags)) is not None:
                 one.gates.append(covered(p, limits.coverage))
             if rival is not None:

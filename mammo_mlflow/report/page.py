@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
+from mammo_mlflow.answer_sets import read_limits
 from mammo_mlflow.data.patches import TASKS, TYPES
 from mammo_mlflow.disclosure import BANNER, PHANTOM
 from mammo_mlflow.estimate import Estimate
@@ -22,14 +23,20 @@ from mammo_mlflow.report.export import difference_text, header, layout, measured
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
 from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
 from mammo_mlflow.report.plots import Plot
-from mammo_mlflow.report.report_data import ReportData, TaskSection, label_of
+from mammo_mlflow.report.report_data import ReportData, TaskSection
 
-FOLD_WIDTH = 1000
-"""Width in pixels at which the training curves of the folds, which the runs logged, are shown."""
+LOGGED = {"folds": "", "recalibration": Tag.RECALIBRATED, "answer_sets": Tag.ANSWER_SETS}
+"""The figures of cross-validations and ensembles that are shown as their runs logged them, and the tag of models that
+have one; "" where all may."""
+Logged = Mapping[tuple[str, str], Path]
+"""PNGs by the name of the figure, one of `LOGGED`, and the id of the run that logged it."""
+LOGGED_WIDTH = 1000
+"""Width in pixels at which they are shown."""
 MOST_PIXELS = 20_000_000
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
 _TESTED = {"by patch": Metric.TEST, "by patient": Metric.BY_PATIENT, "by lesion": Metric.BY_LESION}
 _OUT_OF_FOLD = {"by patch": Metric.OOF, "by lesion": Metric.OOF_BY_LESION}
+_SETS = (Metric.COVERAGE_0, Metric.COVERAGE_1, Metric.REFERRED)
 _BEFORE_AND_AFTER = (Metric.OOF_UNCALIBRATED, Metric.OOF)
 _CALIBRATION = {
     "calibration_error": "calibration error",
@@ -54,12 +61,12 @@ PAIRS = {
 
 
 def render(
-    report: ReportData, plots: Sequence[Plot], folds: Mapping[str, Path], links: Mapping[str, str], said: Sequence[str]
+    report: ReportData, plots: Sequence[Plot], logged: Logged, links: Mapping[str, str], said: Sequence[str]
 ) -> str:
     """Render the report as HTML.
 
-    `folds`: by the run id of a cross-validation the PNG of its folds' training curves; `links`: addresses of runs by
-    run id; `said`: sentences about the tracking store, shown at the top.
+    `logged`: figures of cross-validations, as their runs logged them; `links`: addresses of runs by run id; `said`:
+    sentences about the tracking store, shown at the top.
     """
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
     environment.filters["png"] = lambda path: _uri(path.read_bytes())
@@ -70,7 +77,7 @@ def render(
         said=[*said, *report.warnings],
         summary=[_summary(task, report) for task in report.tasks if task.models],
         tables=[_table(table, rows, report, links) for table, rows in report.tables],
-        tasks=[_task(task, plots, folds, links) for task in report.tasks if task.models],
+        tasks=[_task(task, plots, logged, links) for task in report.tasks if task.models],
         data=_data(report, plots),
         types=list(TYPES.values()),
         difference_columns=list(HEADER),
@@ -146,7 +153,7 @@ def _papers_cell(one: FilledRow, column: Column) -> tuple[str, str]:
 def _task(
     task: TaskSection,
     plots: Sequence[Plot],
-    folds: Mapping[str, Path],
+    logged: Logged,
     links: Mapping[str, str],
 ) -> dict[str, object]:
     """What the template needs of a task's section."""
@@ -198,12 +205,33 @@ def _task(
             "model",
             *(f"{text}, {w}" for text in _CALIBRATION.values() for w in ("before", "after")),
         ],
-        "unit_columns": ["model", *(f"test, {name}" for name in _TESTED), *(f"out of fold, {n}" for n in _OUT_OF_FOLD)],
-        "folds": [
-            (label_of(model.result), small)
+        "answer_sets": [
+            {
+                "label": model.label,
+                "marks": model.result.disclosure.marks,
+                "asked": f"{limits.coverage:g}",
+                "scores": [
+                    *(_stored(model.out_of_fold(f"{Metric.OOF}{name}")) for name in _SETS),
+                    *(_stored(model.result.estimate(f"{Metric.TEST}{name}")) for name in _SETS),
+                ],
+            }
             for model in task.models
-            if model.result.cross_validation in folds and (small := _shrunk(folds[model.result.cross_validation]))
+            if (limits := read_limits(model.result.tags)) is not None
         ],
+        "set_columns": [
+            "model",
+            "asked for",
+            *(f"{where}, {of}" for where in ("out of fold", "test") for of in (*TASKS[task.name], "referred")),
+        ],
+        "unit_columns": ["model", *(f"test, {name}" for name in _TESTED), *(f"out of fold, {n}" for n in _OUT_OF_FOLD)],
+        "logged": {
+            name: [
+                (model.label, small)
+                for model in task.models
+                if (path := logged.get((name, model.result.cross_validation))) and (small := _shrunk(path))
+            ]
+            for name in LOGGED
+        },
     }
 
 
@@ -254,13 +282,14 @@ def _stored(estimate: Estimate) -> str:
 
 
 def _shrunk(path: Path) -> str:
-    """A PNG that a run has logged as a data URI, scaled down to `FOLD_WIDTH`; "" for one that is none."""
+    """A PNG that a run has logged as a data URI, scaled down to `LOGGED_WIDTH`; "" for one that is none."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if not 0 < image.height <= image.width * 10 or image.width * image.height > MOST_PIXELS:
                 return ""
-            height = max(1, round(image.height * FOLD_WIDTH / image.width))
-            small = image.convert("RGB").resize((FOLD_WIDTH, height), Image.Resampling.LANCZOS).quantize(64)
+            width = min(LOGGED_WIDTH, image.width)
+            height = max(1, round(image.height * width / image.width))
+            small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).quantize(64)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # whoever writes in the store, wrote it
         return ""
     target = io.BytesIO()

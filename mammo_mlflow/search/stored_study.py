@@ -8,11 +8,12 @@ import uuid
 import warnings
 
 import optuna
+import pandas as pd
 from optuna import Study as Study  # what callers of this module are given
 from optuna.trial import FrozenTrial, TrialState
 
 from mammo_mlflow.checks import Value
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.files import canonical_json
 from mammo_mlflow.names import Attribute, Metric
 from mammo_mlflow.search.storage import Storage
@@ -42,6 +43,22 @@ def open_study(storage: Storage, spec: StudySpec, key: str) -> optuna.Study:
             study.set_user_attr(Attribute.SPACE, canonical_json(spec.space.facts()))
             study.set_user_attr(Attribute.ID, uuid.uuid4().hex)
     return study
+
+
+def find_study(storage: Storage, name: str) -> optuna.Study:
+    """Open a study that is there. Raises `UserError` for a name that none has."""
+    names = optuna.get_all_study_names(storage.rdb)
+    if name not in names:
+        raise unknown_name("study", name, names)
+    return optuna.load_study(study_name=name, storage=storage.rdb)
+
+
+def trials_table(study: optuna.Study) -> pd.DataFrame:
+    """A row for each trial: number, state, its values of the objectives, what it drew, its attributes, duration."""
+    values = "values" if len(study.directions) > 1 else "value"
+    table = study.trials_dataframe(attrs=("number", "state", values, "params", "user_attrs", "duration"))
+    table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
+    return table.drop(columns=[Attribute.SETTING], errors="ignore")
 
 
 def is_full(study: optuna.Study, spec: StudySpec) -> bool:

@@ -15,10 +15,10 @@ from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.evaluation.objectives import SECONDS
 from mammo_mlflow.experiment import build
 from mammo_mlflow.files import below
-from mammo_mlflow.names import SEARCHED, Artifact, Attribute, Metric, Tag, registered_name
+from mammo_mlflow.names import SEARCHED, Artifact, Metric, Tag, registered_name
 from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.search.figures import study_figures
-from mammo_mlflow.search.stored_study import best_trial, metric_name, setting_of
+from mammo_mlflow.search.stored_study import best_trial, metric_name, setting_of, trials_table
 from mammo_mlflow.search.study import StudyWorker
 from mammo_mlflow.search.study_spec import StudySpec
 from mammo_mlflow.search.winner_test import WinnerTest, judge, paired_lead, simultaneous
@@ -52,12 +52,13 @@ class FreshSeeds:
 class StudyResult:
     """The result of a study: its best trial, the comparison with the paper's setting, the registered model.
 
-    `states`: the number of trials by state; `best`: the best trial; `paper`: the objective of the paper's setting, the
-    first trial; `final`: the registered model; `fresh`: best and paper's setting under fresh seeds; `verdict`: the
-    same comparison on the folds of the search. Each is None where there is none.
+    `run_id`: the study's run; `states`: the number of trials by state; `best`: the best trial; `paper`: the objective
+    of the paper's setting, the first trial; `final`: the registered model; `fresh`: best and paper's setting under
+    fresh seeds; `verdict`: the same comparison on the folds of the search. Each is None where there is none.
     """
 
     spec: StudySpec
+    run_id: str
     states: dict[str, int]
     best: FrozenTrial | None = None
     paper: float | None = None
@@ -88,7 +89,7 @@ class StudyCloser:
         for name, figure in study_figures(self._study, [o.name for o in spec.objectives], note).items():
             self._top.log_figure(figure, name)
         if best is None:
-            return StudyResult(spec=spec, states=states)
+            return StudyResult(spec=spec, run_id=self._top.id, states=states)
         paper = trials[0].values[0] if trials[0].state == TrialState.COMPLETE else None
         final = self._make_best(best, competed(states))
         verdict = fresh = None
@@ -96,15 +97,20 @@ class StudyCloser:
             verdict = self._judge(best, trials[0], competed(states))
             self._top.set_tags({Tag.VERDICT: verdict.sentence, Tag.CLOSING_VERSION: VERSION})
             fresh = self._compare_fresh(best, competed(states)) if self._fresh_seeds else None
-        return StudyResult(spec=spec, states=states, best=best, paper=paper, final=final, fresh=fresh, verdict=verdict)
+        return StudyResult(
+            spec=spec,
+            run_id=self._top.id,
+            states=states,
+            best=best,
+            paper=paper,
+            final=final,
+            fresh=fresh,
+            verdict=verdict,
+        )
 
     def _log_trials(self, trials: list[FrozenTrial], states: dict[str, int], best: FrozenTrial | None) -> None:
         """Log the table of trials, metrics over them, and the best trial's parameters and tags."""
-        values = "values" if len(self._spec.objectives) > 1 else "value"
-        table = self._study.trials_dataframe(attrs=("number", "state", values, "params", "user_attrs", "duration"))
-        table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table.columns]
-        table = table.drop(columns=[Attribute.SETTING], errors="ignore")
-        self._top.log_text(table.to_csv(index=False), Artifact.TRIALS)
+        self._top.log_text(trials_table(self._study).to_csv(index=False), Artifact.TRIALS)
         metrics = {f"{Metric.TRIALS}{name.lower()}": float(count) for name, count in states.items()}
         for index, objective in enumerate(self._spec.objectives):
             mean, sd = mean_sd(trial.values[index] for trial in trials if trial.state == TrialState.COMPLETE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow.entities import LifecycleStage, Run
 from mlflow.entities.model_registry import ModelVersion
@@ -20,6 +22,9 @@ from mammo_mlflow.tracking.logged_models import DOWNLOAD_NOTE, Logged
 from mammo_mlflow.tracking.requests import or_none, pages
 from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.vetting import Vetted, vet
+
+if TYPE_CHECKING:  # it brings a second's imports
+    from mlflow.pyfunc import PyFuncModel
 
 
 def register(writer: Writer, name: str, logged: Logged, run_id: str, tags: Mapping[str, str], description: str) -> int:
@@ -172,6 +177,14 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     if version.tags.get(Tag.TASK) not in TASKS:
         raise expected("model", f"{version} with the tag {Tag.TASK}", f"'{version.tags.get(Tag.TASK)}'")
     return Verified(version, path, vetted, threshold_of(version))
+
+
+def load_verified(found: Verified) -> PyFuncModel:
+    """Load a model whose files passed every check: patches in as its signature says, probabilities out."""
+    import mlflow.pyfunc
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as worker processes have it
+    return mlflow.pyfunc.load_model(str(found.path))
 
 
 def threshold_of(version: Version) -> float:

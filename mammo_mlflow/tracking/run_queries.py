@@ -9,8 +9,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mammo_mlflow.names import Tag
+from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.tracking.requests import is_away, mlflow_experiments, pages
+from mammo_mlflow.wording import scrubbed
 
 LEFT_OUT = "left out"
 """The value of `mammo.tail` of a fit whose tail was not kept."""
@@ -61,6 +62,24 @@ def find_runs(client: MlflowClient, tags: Mapping[str, str]) -> list[Run]:
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     experiments, order = mlflow_experiments(client), ["attributes.start_time DESC"]
     return list(pages(lambda token: client.search_runs(experiments, query, order_by=order, page_token=token)))
+
+
+def nested_runs(client: MlflowClient, parent: str) -> list[Run]:
+    """Find the runs nested in the run `parent`, oldest first."""
+    return find_runs(client, {"mlflow.parentRunId": parent})[::-1]
+
+
+def figures_of(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """The paths of a run's figures by their names."""
+    found = client.list_artifacts(run_id, Artifact.FIGURES)
+    return {Path(item.path).stem: item.path for item in found if item.path.endswith(".png")}
+
+
+def run_link(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """The URL of a run's page: on the tracking server, without its user, or where `mlflow ui` serves by default."""
+    uri = scrubbed(tracking_uri)
+    base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def metric_by_step(client: MlflowClient, run_id: str, name: str) -> dict[int, float]:

@@ -25,6 +25,7 @@ from mammo_mlflow.processes import this_process
 from mammo_mlflow.tracking.absence import Absence, hasty_requests, patience_seconds
 from mammo_mlflow.tracking.requests import given_run, is_away, is_full, uninterrupted, was_deleted
 from mammo_mlflow.tracking.run_batch import RunBatch
+from mammo_mlflow.tracking.run_queries import run_link
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.tracking.undelivered import keep_writes
 from mammo_mlflow.tracking.writes import (
@@ -324,7 +325,5 @@ class Writer:
         self.attach(run_id).set_tags({MLFLOW_PARENT_RUN_ID: parent})
 
     def link(self, run_id: str, experiment_id: str | None = None) -> str:
-        """The URL of a run's page: on the tracking server, without its user, or where `mlflow ui` serves by default."""
-        uri = scrubbed(self.client.tracking_uri)
-        base = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
+        """The URL of a run's page (`run_queries.run_link`)."""
+        return run_link(self.client.tracking_uri, experiment_id or self.experiment_id, run_id)

@@ -14,6 +14,7 @@ import os
 import threading
 
 import numpy as np
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR
 from mlflow.pyfunc import PyFuncModel, scoring_server
@@ -72,13 +73,17 @@ def answer_request(
     return scoring_server.InvocationsResponse(out.getvalue(), 200, JSON)
 
 
-def _sets(found: np.ndarray, model: PyFuncModel) -> dict[str, object]:
-    """The answer sets of the model's probabilities, (n, 1), and their coverage; nothing where the model has none."""
+def _sets(found: np.ndarray | pd.DataFrame, model: PyFuncModel) -> dict[str, object]:
+    """The answer sets of the model's answers, and their coverage; nothing where the model has none.
+
+    Probabilities are (n, 1), or the column of an ensemble's table.
+    """
     told = (model.metadata.metadata or {}).get(METADATA) or {}
     limits = read_limits(told)
     if limits is None:
         return {}
-    return {"set": limits.in_words(np.asarray(found).reshape(-1), told["classes"]), "coverage": limits.coverage}
+    probability = found["probability"] if isinstance(found, pd.DataFrame) else np.reshape(found, -1)
+    return {"set": limits.in_words(probability, told["classes"]), "coverage": limits.coverage}
 
 
 def _warnings(inputs: dict[str, np.ndarray], model: PyFuncModel) -> list[str]:

@@ -66,11 +66,8 @@ def check_store() -> None:
                 check_folder_writable(next(folder for folder in file.absolute().parents if folder.is_dir()))
 
 
-def open_client() -> MlflowClient:
-    """Open the tracking store, `MLFLOW_TRACKING_URI` or `sqlite:///mlflow.db`, for reading; return MLflow's client.
-
-    A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
-    """
+def settle_requests() -> None:
+    """Set how MLflow asks, where the environment does not say, and which of its log lines and addresses are shown."""
     # the writer keeps and tries again itself: here a request that was done, though no answer came, would be done twice
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # or a server that hangs keeps the command from training
@@ -81,6 +78,14 @@ def open_client() -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is said in a line here
     for handler in logging.getLogger("mlflow").handlers:
         handler.addFilter(NO_SECRETS)
+
+
+def open_client() -> MlflowClient:
+    """Open the tracking store, `MLFLOW_TRACKING_URI` or `sqlite:///mlflow.db`, for reading; return MLflow's client.
+
+    A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
+    """
+    settle_requests()
     files = {}
     for one in dict.fromkeys((uri := mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
         with _telling(one):
@@ -141,6 +146,32 @@ def store_id(uri: str) -> str:
     """Normalise the address of a store, so that all spellings of a SQLite file's path give one."""
     file = _file(uri)
     return uri if file is None else f"{SQLITE}{file.resolve()}"
+
+
+def present_store() -> str:
+    """The address of MLflow's tracking store, of a SQLite file by its absolute path."""
+    return store_id(mlflow.get_tracking_uri())
+
+
+@contextmanager
+def at_store(uri: str) -> Iterator[None]:
+    """Context: `uri` is MLflow's tracking store."""
+    before, named = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    set_by_call = mlflow.is_tracking_uri_set() and before != named
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before if set_by_call else None)  # type: ignore[arg-type] # as it is at first
+        if named is not None:  # which MLflow sets and unsets beside it
+            os.environ["MLFLOW_TRACKING_URI"] = named
+
+
+def check_there(uri: str) -> None:
+    """Check that the SQLite file of a store is there, where it is one. Raises `UserError`."""
+    file = _file(uri)
+    if file is not None and not is_filled(file):
+        raise expected("store", "one that a command has made", f"nothing at {file}")
 
 
 def store_folder() -> Path:

@@ -14,13 +14,12 @@ import pandas as pd
 from mammo_mlflow.answer_sets import AnswerLimits
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.estimate import log_estimates
-from mammo_mlflow.evaluation.calibration import calibration_estimates
-from mammo_mlflow.evaluation.conformal import answer_limits, coverage_curve, cross_fitted_sets, set_estimates
-from mammo_mlflow.evaluation.figures import answer_sets, calibration, roc_curves, training_curves
+from mammo_mlflow.evaluation.conformal import answer_limits, coverage_curve, out_of_fold_sets
+from mammo_mlflow.evaluation.figures import answer_sets, calibration, recalibration, roc_curves, training_curves
 from mammo_mlflow.evaluation.intervals import cluster_note, score_estimates
 from mammo_mlflow.evaluation.metrics import RATES, mean_sd, scores
 from mammo_mlflow.evaluation.out_of_fold import CALIBRATED, OutOfFold
-from mammo_mlflow.evaluation.recalibration import cross_fitted
+from mammo_mlflow.evaluation.recalibration import before_and_after, cross_fitted
 from mammo_mlflow.jobs.contracts import Event, FitJob, FitResult
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.jobs.workbench import Workbench
@@ -204,14 +203,9 @@ def log_scores(cv: CrossValidation) -> None:
     if (by_lesion := said.by_lesion) is not None:
         estimates |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
     if CALIBRATED in cv.oof:  # which a trial's has not
-        raw = cv.uncalibrated
-        before, after = (calibration_estimates(of.labels, of.probabilities, of.groups, of.folds) for of in (raw, said))
-        before["brier"] = raw.estimate("brier")
-        for prefix, found in ((Metric.OOF_UNCALIBRATED, before), (Metric.OOF, after)):
-            estimates |= {f"{prefix}{name}": one for name, one in found.items()}
+        estimates |= before_and_after(cv.uncalibrated, said)
     if coverage := plan.experiment.final.coverage:
-        sets = set_estimates(said.labels, cross_fitted_sets(said, coverage), said.groups)
-        estimates |= {f"{Metric.OOF}{name}": one for name, one in sets.items()}
+        estimates |= out_of_fold_sets(said, coverage)
     log_estimates(run, estimates, cluster_note(said.groups))
     run.set_tags({Tag.OOF_PATCHES: len(cv.oof)})
     run.log_metrics(
@@ -254,6 +248,9 @@ def log_figures(cv: CrossValidation) -> None:
     run.log_figure(roc_curves(curves, f"{plan.name}: folds", plan.disclosure.note), "roc_folds")
     at = f"{plan.name}: out of fold"
     run.log_figure(calibration(said.labels, said.probabilities, at, plan.disclosure.note), "calibration_oof")
+    if CALIBRATED in cv.oof:
+        before, after = cv.uncalibrated.probabilities, said.probabilities
+        run.log_figure(recalibration(said.labels, before, after, at, plan.disclosure.note), "recalibration")
     if plan.experiment.final.coverage:
         classes = TASKS[plan.experiment.task]
         run.log_figure(answer_sets(coverage_curve(said), classes, at, plan.disclosure.note), "answer_sets")

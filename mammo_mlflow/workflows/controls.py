@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, ControlsOptions
+from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, WITHOUT_BASELINE, ControlsOptions
 from mammo_mlflow.experiment import Experiment, build, network_of, that_move
 from mammo_mlflow.names import Metric, Tag, plain_name
 from mammo_mlflow.presets import preset_values
@@ -21,12 +21,13 @@ SHARED = set(that_move("judging", "final", "place")) - set(that_move("activation
 """What the texture features take over from the network: how they are judged, and where they are computed."""
 
 
-def run(options: ControlsOptions) -> None:
+def run(options: ControlsOptions) -> str | None:
     """Run `controls`: cross-validate a network and its controls; none is registered unless `final` says so.
 
-    Raises `UserError` before any run exists for everything that can be known by then.
+    Returns the id of the top run; None for a dry run. Raises `UserError` before any run exists for everything that can
+    be known by then.
     """
-    run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name}, _compare)
+    return run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name}, _compare)
 
 
 def experiments_of(options: ControlsOptions) -> list[Experiment]:
@@ -35,7 +36,8 @@ def experiments_of(options: ControlsOptions) -> list[Experiment]:
     backbone = NETWORK[family] if options.backbone == DEFAULT else options.backbone
     network_of(family)("backbone", backbone)
     values = {**COMMAND.sets} | settled(family, backbone, options.given())
-    chosen = [control] if control != "all" else [c for c in CONTROLS if (family, c) != ("siamese", "baseline")]
+    left_out = ("baseline",) if family in WITHOUT_BASELINE else ()
+    chosen = [control] if control != "all" else [one for one in CONTROLS if one not in left_out]
     network = build(task, preset_values(options.preset_name, backbone, task, family) | values, family)
     experiments = [network]
     for one in chosen:

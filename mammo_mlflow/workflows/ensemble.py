@@ -28,8 +28,11 @@ CHOICES = (BEST, *EVERY_METHOD)
 """What `method` may be."""
 
 
-def run(options: EnsembleOptions) -> None:
-    """Run `ensemble`: make, judge and register one. Raises `UserError`, where possible before any run exists."""
+def run(options: EnsembleOptions) -> str:
+    """Run `ensemble`: make, judge and register one; return its run's id.
+
+    Raises `UserError`, where possible before any run exists.
+    """
     task, asked = options.task, options.settings
     checks.one_of(*CHOICES)("method", asked.method)
     (objective,) = parse_objectives(asked.objective)
@@ -41,6 +44,7 @@ def run(options: EnsembleOptions) -> None:
         fitted = fit_methods(task, members, objective, folds, asked.seed, EVERY_METHOD)
         made = make_ensemble(bench, fitted, EnsembleSpec(**asked.model_dump()))
         _show(fitted, made, of_all=asked.method == BEST)
+    return made.final.run_id
 
 
 def _show(fitted: FittedMethods, made: MadeEnsemble, of_all: bool) -> None:

@@ -14,17 +14,17 @@ from mammo_mlflow.search.parameters import idle
 from mammo_mlflow.workflows.running import run_experiments
 
 
-def run(options: FamilyOptions) -> None:
+def run(options: FamilyOptions) -> str | None:
     """Run a family's command: train one network or all, by preset and given values; with `trials`, run a study.
 
-    Raises `UserError` before any run exists for everything that can be known by then.
+    Returns the id of the top run; None for a dry run. Raises `UserError` before any run exists for everything that can
+    be known by then.
     """
     if isinstance(options, SearchedFamilyOptions) and options.searched:
         from mammo_mlflow.workflows import search  # brings Optuna, which takes a second
 
-        search.run(options)
-    else:
-        run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name})
+        return search.run(options)
+    return run_experiments(experiments_of(options), options, {Tag.PRESET: options.preset_name})
 
 
 def experiments_of(options: FamilyOptions) -> list[Experiment]:

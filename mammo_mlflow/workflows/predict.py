@@ -34,13 +34,13 @@ _JOBS = {"keras": PredictJob, "ensemble": AnswerJob}
 _log = logging.getLogger(__name__)
 
 
-def run(options: PredictOptions) -> None:
+def run(options: PredictOptions) -> Path:
     """Run `predict`: write a model's predictions for every pair of the input (see `find_input_pairs`) to a table.
 
     The table `output` has a row for each abnormality: its row in the file, probability, decision at the stored
     threshold, where the model has answer sets the one class or `refer`, for an ensemble each member's probability, and
     a warning where its values look like another scale. With `overlays`, Grad-CAM maps over the patches are drawn into
-    that folder first. Raises `UserError` before anything is written.
+    that folder first. Returns the table's path. Raises `UserError` before anything is written.
     """
     target, maps = target_file("output", options.output), Path(options.overlays).expanduser().absolute()
     overlays, executor = options.overlays, options.executor
@@ -84,6 +84,7 @@ def run(options: PredictOptions) -> None:
     if overlays:
         say(f"Grad-CAM maps: {maps}")
     say(found.version.disclosure.line(ASKED))
+    return target
 
 
 def _ask(workers: Executor, progress: TerminalProgress, job: Job[Answer]) -> Answer:

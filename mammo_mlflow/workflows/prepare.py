@@ -30,8 +30,11 @@ SHEET_PAIRS = 12
 _log = logging.getLogger(__name__)
 
 
-def run(options: PrepareOptions) -> None:
-    """Run `prepare`: make the data directory `out` from the films below `source`. Raises `UserError`."""
+def run(options: PrepareOptions) -> str:
+    """Run `prepare`: make the data directory `out` from the films below `source`; return its run's id.
+
+    Raises `UserError`.
+    """
     source, out = options.source, options.out
     if not out:
         raise expected("out", "the name of a directory to make", "''")
@@ -52,6 +55,7 @@ def run(options: PrepareOptions) -> None:
         _log_all(top, made)
         top.close()
     _show(made)
+    return top.id
 
 
 def _logged(options: PrepareOptions) -> dict[str, object]:

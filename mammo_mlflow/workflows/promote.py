@@ -18,17 +18,22 @@ from mammo_mlflow.tracking.store import open_writer
 from mammo_mlflow.workflows.workbench import ending_runs
 
 
-def run(options: PromoteOptions) -> None:
-    """Run `promote`: decide about a task's champion. Raises `UserError`, where possible before any run exists."""
+def run(options: PromoteOptions) -> str:
+    """Run `promote`: decide about a task's champion; return the id of the decision's run.
+
+    Raises `UserError`, where possible before any run exists.
+    """
     task, (objective,) = options.task, parse_objectives(options.objective)
     spec = PromotionSpec(**options.model_dump())
     writer = open_writer({})
     with tempfile.TemporaryDirectory() as folder, deciding(writer.client, task) as lock, ending_runs(writer):
         if options.rollback:
-            now, before = roll_back(writer, spec, Path(folder), lock)
+            run_id, now, before = roll_back(writer, spec, Path(folder), lock)
             say(f"champion of {task}: {champion_name(now)} again, {champion_name(before)} before")
-        else:
-            _show(task, objective, decide(writer, spec, objective, Path(folder), lock))
+            return run_id
+        decision = decide(writer, spec, objective, Path(folder), lock)
+        _show(task, objective, decision)
+        return decision.run_id
 
 
 def _show(task: str, objective: Objective, decision: Decision) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
 from mammo_mlflow.report.differences import differences_csv, differences_markdown
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
-from mammo_mlflow.report.page import render
+from mammo_mlflow.report.page import LOGGED, render
 from mammo_mlflow.report.plots import draw_all
 from mammo_mlflow.report.report_data import ReportData, gather_report
 from mammo_mlflow.terminal import TerminalProgress, say
@@ -33,8 +34,11 @@ PAGE = "index.html"
 GENERATOR = "mammo_mlflow report"
 
 
-def run(options: ReportOptions) -> None:
-    """Run `report`: write the page with figures and tables to a folder and to MLflow. Raises `UserError`."""
+def run(options: ReportOptions) -> Path:
+    """Run `report`: write the page with figures and tables to a folder and to MLflow; return its path.
+
+    Raises `UserError`.
+    """
     target = _target(options.out)
     writer = open_writer({Tag.FAMILY: "report"})
     with TerminalProgress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -51,6 +55,7 @@ def run(options: ReportOptions) -> None:
             with ending_runs(writer):
                 _log(writer, report, staging)
     _show(report, target, said)
+    return target / PAGE
 
 
 def _target(out: str) -> Path:
@@ -126,17 +131,18 @@ def _write(
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
             if len(frame):
                 frame.map(no_formula).to_csv(tables / f"{name}_{task.name}.csv", index=False)
-    folds, links = {}, {}
+    logged, links = {}, {}
     for task in report.tasks:
-        for model in task.models:
-            found = fetch(writer.client, model.result.cross_validation, f"{Artifact.FIGURES}/folds.png", folder)
-            if found is not None:
-                folds[model.result.cross_validation] = found
+        for model, (name, tag) in itertools.product(task.models, LOGGED.items()):
+            run_id = model.result.cross_validation
+            wanted = not tag or model.result.tag(tag)
+            if wanted and (path := fetch(writer.client, run_id, f"{Artifact.FIGURES}/{name}.png", folder)) is not None:
+                logged[name, run_id] = path
     for _, rows in report.tables:
         for one in rows:
             for result in (one.result,) if one.result else one.members:
                 links[result.run_id] = writer.link(result.run_id, result.experiment_id)
-    page = render(report, plots, folds, links, said)
+    page = render(report, plots, logged, links, said)
     (staging / PAGE).write_text(page, encoding="utf-8")
     marker = {"generator": GENERATOR, "dataset": report.dataset, "phantom": report.runs.phantom}
     (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")

@@ -86,8 +86,11 @@ class Step:
 _TOLD = ("task", "backbone", "unfrozen_layers", "members", "method")
 
 
-def run(options: ReproduceOptions) -> None:
-    """Run every step that no earlier command finished. Raises `UserError`, and `JobFailed` for a failed step."""
+def run(options: ReproduceOptions) -> str:
+    """Run every step that no earlier command finished; return the top run's id.
+
+    Raises `UserError`, and `JobFailed` for a failed step.
+    """
     devices = find_devices(options.devices, options.card_memory_gb)
     writer = open_writer({Tag.FAMILY: "reproduce", **devices.tags})
     left_out = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -126,6 +129,7 @@ def run(options: ReproduceOptions) -> None:
         top.close()
     minutes, page = (time.monotonic() - begun) / 60, report_folder(options.out)
     say(f"the study at scale {options.scale}: {minutes:.0f} min; the report is in {page}")
+    return top.id
 
 
 def _taken(writer: Writer, key: str, todo: Sequence[Step], devices: Devices) -> dict[int, float]:

@@ -16,8 +16,11 @@ from mammo_mlflow.terminal import say
 from mammo_mlflow.workflows.input_pairs import find_input_pairs
 
 
-def run(options: RequestOptions) -> None:
-    """Run `request`: write the JSON request of every input pair (see `find_input_pairs`). Raises `UserError`."""
+def run(options: RequestOptions) -> Path:
+    """Run `request`: write the JSON request of every input pair (see `find_input_pairs`); return its path.
+
+    Raises `UserError`.
+    """
     target = target_file("output", options.output)
     inputs = options.inputs.split(",")
     for name in inputs:
@@ -35,3 +38,4 @@ def run(options: RequestOptions) -> None:
         part.write_text(json.dumps(body), encoding="utf-8")
     say(f"{len(sides[PATCH])} abnormalities, {' and '.join(inputs)}: {target}")
     say(f"curl localhost:5001/invocations -H 'Content-Type: application/json' -d @{target}")
+    return target

@@ -36,11 +36,11 @@ def run_experiments(
     options: TrainingOptions,
     tags: Mapping[str, str],
     summarise: Summarise | None = None,
-) -> None:
-    """Cross-validate experiments, make their final models and compare them.
+) -> str | None:
+    """Cross-validate experiments, make their final models and compare them; return the id of the top run.
 
-    `tags` go on every run; `summarise` is called last, with the top run. Raises `UserError` before any run exists for
-    everything that can be known by then.
+    `tags` go on every run; `summarise` is called last, with the top run. None for a dry run. Raises `UserError` before
+    any run exists for everything that can be known by then.
     """
     with open_workbench(options, experiments[0].training.threads, tags, options.workers, options.dry_run) as (
         bench,
@@ -50,7 +50,7 @@ def run_experiments(
         plans = planner.plans(_seeded(experiments, options.seeds))
         if options.dry_run:
             show_dry_run(plans, bench.cache, bench.workers)
-            return
+            return None
         client, cache = bench.writer.client, bench.cache
         for plan in plans:  # a disk that is too small is found before any run exists
             if options.resume and all_finished(client, [fit.key for fit in plan.fits]):
@@ -59,7 +59,7 @@ def run_experiments(
             for entry in plan.activations():
                 cache.find(entry.key)  # leased: it is not what makes room
             cache.make_room(sum(entry.bytes for entry in missing), plan.scratch_bytes())
-        _run_all(bench, plans, options, summarise)
+        return _run_all(bench, plans, options, summarise)
 
 
 def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
@@ -71,8 +71,8 @@ def _seeded(experiments: Sequence[Experiment], seeds: int) -> list[Experiment]:
     ]
 
 
-def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, summarise: Summarise | None) -> None:
-    """Run the plans: one plan is the top run itself, several are nested in a run that compares them."""
+def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, summarise: Summarise | None) -> str:
+    """Run the plans: one plan is the top run itself, several are nested in a run that compares them. Its id."""
     first, several, writer = plans[0], len(plans) > 1, bench.writer
     task, family = first.experiment.task, first.experiment.family
     key = sha256("".join(plan.key for plan in plans)) if several else first.key
@@ -105,6 +105,7 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, 
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
     show_comparison(rows, said)
+    return top.id
 
 
 _SHARED_TAGS = (

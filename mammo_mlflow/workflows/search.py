@@ -58,10 +58,11 @@ _log = logging.getLogger(__name__)
 SearchesOptions = SearchOptions | SearchedFamilyOptions
 
 
-def run(options: SearchesOptions) -> None:
+def run(options: SearchesOptions) -> str | None:
     """Run `search`: a study for each task and backbone; parameters given on the command line are not drawn.
 
-    Raises `UserError` before anything is made for everything that can be known by then.
+    Returns the id of the run of the study, or of that above several; None for a dry run, and where another command ends
+    the study. Raises `UserError` before anything is made for everything that can be known by then.
     """
     family, given, specs = options.family, options.given(), study_specs(options)
     final = asdict(FinalSpec()) | {k: given[k] for k in FINAL if k in given}
@@ -79,7 +80,7 @@ def run(options: SearchesOptions) -> None:
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
             say(f"each line is one trial, the paper's setting, of {options.trials or 'as many as the time allows'}")
-            return
+            return None
         storage = Storage(database)
         if given_run() and storage.secret:
             _log.warning("storage: `mlflow run` stored its password with the run: %s", HOW_TO_KEEP)
@@ -94,6 +95,7 @@ def run(options: SearchesOptions) -> None:
         if top is not None:
             top.close()
         show_studies(results, storage.shown, papers[0])
+        return top.id if top is not None else next((result.run_id for result in results), None)
 
 
 def study_specs(options: SearchesOptions) -> list[StudySpec]:

@@ -45,13 +45,16 @@ def open_workbench(
     tags: Mapping[str, str] | None = None,
     workers: int = 0,
     probe: bool = False,
+    store: bool = True,
 ) -> Iterator[tuple[Workbench, Planner]]:
     """Open the data set, check it, and yield the workbench and planner of a command.
 
     Each fold uses `threads` threads; `workers` folds are trained at once (0: as many as cards or cores allow). `tags`
-    go on every run. However the command ends, none of its runs is left RUNNING. Raises `UserError`.
+    go on every run. However the command ends, none of its runs is left RUNNING. Without `store` it has none to write
+    to. Raises `UserError`.
     """
-    check_store()
+    if store:
+        check_store()
     devices = devices_of(options)
     _log.info("%s", devices.line)
     cache = Cache(Path(options.cache_dir).expanduser() if options.cache_dir else None, options.cache_limit_gb)
@@ -82,7 +85,7 @@ def open_workbench(
             # in one process TensorFlow's threads are set once, so that everything uses what the folds use
             cores=threads if options.executor == "inline" else max(cores),
             resume=options.resume,
-            open_store=open_once,
+            open_store=open_once if store else None,
         )
         yield bench, Planner(patch_set, side, cache, probe, devices, options.accept_licence)
 

@@ -7,7 +7,9 @@ from keras import layers
 
 from mammo_mlflow.engine.gradcam import class_activation_maps, explain
 from mammo_mlflow.errors import UserError
+from mammo_mlflow.evaluation.calibration import LEAST
 from mammo_mlflow.jobs.contracts import ExplainJob
+from mammo_mlflow.models.recalibrated import append_isotonic, append_platt
 
 pytestmark = pytest.mark.usefixtures("keras")
 
@@ -154,3 +156,31 @@ def test_a_figure_for_each_abnormality(tmp_path, patches):
     assert explain(job, events.append) == 3
     assert sorted(one.name for one in (tmp_path / "maps").iterdir()) == [f"row-{row:06d}.png" for row in (1, 3, 5)]
     assert events[-1].done == 3
+
+
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+def test_a_recalibrated_model_has_the_maps_that_it_had_before(kind, tmp_path, patches):
+    """A constant part of an isotonic map has no slope, through which no gradient would come."""
+    inputs = layers.Input((SIZE, SIZE, 1))
+    plain = keras.Model(inputs, head((SIZE, SIZE, 3), "tail")(encoder("encoder")(inputs)))
+    mapped = append_platt(plain, 3.0, -0.5, LEAST) if kind == "platt" else append_isotonic(plain, (0, 1), (0.4, 0.4))
+    np.save(tmp_path / "pairs.npy", np.repeat(patches[..., 0].astype(np.uint16), 2, axis=0))
+    drawn = []
+    for name, model in (("plain", plain), ("mapped", mapped)):
+        model.save(tmp_path / f"{name}.keras")
+        (tmp_path / name).mkdir()
+        job = ExplainJob(
+            name="overlays",
+            model=tmp_path / f"{name}.keras",
+            tensor=tmp_path / "pairs.npy",
+            threads=1,
+            sides={"patch": 1},
+            names=("m",),
+            answers=np.ones((3, 1)),
+            title="title",
+            note=None,
+            output=tmp_path / name,
+        )
+        assert explain(job, lambda event: None) == 3
+        drawn.append([one.read_bytes() for one in sorted((tmp_path / name).iterdir())])
+    assert drawn[0] == drawn[1]

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from mammo_mlflow.evaluation.calibration import calibration_error
-from mammo_mlflow.evaluation.gates import better, calibrated, no_loss
+from mammo_mlflow.evaluation.gates import better, calibrated, covered, no_loss
 from mammo_mlflow.evaluation.objectives import parse_objectives
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.paired import delong
@@ -133,4 +133,24 @@ def test_calibrated_is_a_bound():
     shifted = predicted(np.clip(p + 0.2, 0, 1), labels)
     assert calibrated(shifted, 0.25).passed
     assert not calibrated(shifted, 0.15).passed
-    assert not calibrated(predicted(p[:5], labels[:5]), 1.0).passed  # too few to tell
+    few = calibrated(predicted(p[:5], labels[:5]), 1.0)  # too few to tell
+    assert not few.passed and few.said.endswith("at most 1, found none: fewer than 10 patches")
+
+
+def test_a_recalibrated_candidate_is_judged_within_folds():
+    """One fold's map 0.2 too high, the other's as much too low: over all folds they are right on average."""
+    random = np.random.default_rng(0)
+    p, folds = random.uniform(0.2, 0.8, 4000), np.repeat([0, 1], 2000)
+    labels = (random.random(4000) < p + np.array([-0.2, 0.2])[folds]).astype(int)
+    data = OutOfFold(labels=labels, probabilities=p, folds=folds)
+    assert calibrated(data, 0.1).passed
+    assert not calibrated(data, 0.1, recalibrated=True).passed
+    few = OutOfFold(labels=np.tile([0, 1], 10), probabilities=p[:20], folds=np.repeat([0, 1], [15, 5]))
+    assert calibrated(few, 1, recalibrated=True).said.endswith("found none: fewer than 10 patches of a fold")
+
+
+def test_the_gate_of_coverage_says_what_it_could_not_tell():
+    labels, p = np.tile([0, 1], 4), np.linspace(0.1, 0.9, 8)
+    data = OutOfFold(labels=labels, probabilities=p, folds=np.repeat([0, 1], 4), groups=np.repeat([0, 1], 4))
+    gate = covered(data, 0.8)
+    assert gate.passed and "without which nothing is known against it" in gate.said and "\n" not in gate.said

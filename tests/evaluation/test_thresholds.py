@@ -125,10 +125,25 @@ def test_the_bound_of_a_wanted_sensitivity_holds_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(
-    "policy", ["sensitivity=0.9@", "sensitivity=0.9@40%", "sensitivity=1@95%", "sensitivity=0.9@x"]
+    "policy",
+    [
+        "sensitivity=0.9@",
+        "sensitivity=0.9@40%",
+        "sensitivity=1@95%",
+        "sensitivity=0.9@x",
+        "sensitivity=0.9@95",
+        "sensitivity=0.9@0%",
+        "sensitivity=0.9@101%",
+        "sensitivity=0.9@95%%",
+        "0.9@95%%",
+        "@95",
+        "youden@95%",
+        "sensitivity@95%",
+        "sensitivity=@95%",
+    ],
 )
 def test_a_bound_that_is_none(policy):
-    with pytest.raises(UserError, match=r"^threshold: expected 'sensitivity=S@C%'"):
+    with pytest.raises(UserError, match=r"^threshold: expected 'sensitivity=S@C%'.*found '[^\n]*'$"):
         choose_threshold(policy, [0, 1], [0.1, 0.9])
 
 

@@ -1,4 +1,5 @@
 import pytest
+from support import ROOT, load_script
 
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.testing.backbones import BackboneContract
@@ -11,3 +12,8 @@ class TestEveryBackbone(BackboneContract):
     @classmethod
     def name(cls, request):
         return request.param
+
+    def test_the_page_on_networks_has_it(self, base):
+        script = load_script("network_tables")
+        row = script.markdown([], [script.backbone_row(base)]).splitlines()[-1]
+        assert f"\n{row}\n" in (ROOT / "docs" / "networks.md").read_text()

@@ -12,19 +12,23 @@ from mammo_mlflow.models.network import (
     build_head,
     calibrate_random,
     deepest_cut,
+    join_tails,
     load_weights,
     unfreeze,
 )
 from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.weights import NetworkWeights
-from mammo_mlflow.testing.backbones import SIZE, run, smooth_patches
+from mammo_mlflow.testing.backbones import run, smooth_patches
 
 pytestmark = pytest.mark.usefixtures("keras")
+
+SIZE = 75
+"""Of the patches, in pixels."""
 
 
 @pytest.fixture(scope="module")
 def patches():
-    return smooth_patches()
+    return smooth_patches(SIZE)
 
 
 def test_calibration_is_what_keeps_them(patches):
@@ -38,6 +42,17 @@ def test_calibration_is_what_keeps_them(patches):
     assert relative > 0.05
     assert not np.allclose(raw, features)
     np.testing.assert_array_equal(run(again, patches), features)
+
+
+def test_join_averages_several_tails(patches):
+    base = build_base("vgg16", SIZE, "average", "float32")
+    calibrate_random(base, patches.astype(np.float32))
+    features = run(base, patches[:3])
+    tails = [build_head(base.output.shape[1:], ModelSpec(backbone="vgg16", dense="8")) for _ in range(3)]
+    each = [run(tail, features) for tail in tails]
+    assert np.std(each, axis=0).max() > 1e-4
+    found = run(join_tails(base, deepest_cut(base, 0), tails), patches[:3])
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-4, atol=1e-6)
 
 
 def test_the_patches_of_random_weights_never_change():

@@ -1,9 +1,7 @@
-import importlib.util
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
+from support import ROOT, load_script
 
 from mammo_mlflow.engine.backend import fast_batch_norm, fast_optimizer
 from mammo_mlflow.engine.contract import OPTIMIZERS
@@ -14,8 +12,6 @@ from mammo_mlflow.models.scratch import build_scratch, parse_blocks
 from mammo_mlflow.presets import preset_values
 
 pytestmark = pytest.mark.usefixtures("keras")
-
-ROOT = Path(__file__).parents[2]
 
 BATCH_NORM = 4
 """Gamma, beta and two moving statistics of each filter."""
@@ -324,10 +320,7 @@ def test_the_fast_optimizer_takes_the_same_steps(name):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("network_tables", ROOT / "scripts" / "network_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("network_tables")
 
 
 @pytest.mark.parametrize("name", ["m1", "m2", "m1_author", "scratch"])

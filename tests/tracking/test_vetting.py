@@ -61,6 +61,7 @@ def ensemble(tmp_path_factory):
         code=(SERVED, LEVEL1_CODE),
         parts=(),
         names=("one", "two"),
+        flips=(),
         level1=folder / Artifact.LEVEL1,
         threshold=0.5,
         examples=PATCHES,

@@ -454,7 +454,7 @@ def test_gates_judge_lesions_where_asked(place):
     assert place.champion == "mammo-mass_calc-first v1"
     place.plant("bare", predictions(1.5))
     out = place.promote("--unit", "lesion", "--candidate", "mammo-mass_calc-bare").out
-    assert "oof.parquet: expected lesions, to be judged by them, found patches alone" in out
+    assert "oof.parquet: expected lesions for unit=lesion, of data whose train_groups.csv has patient_id, " in out
     place.plant("better", predictions(3.0, 1), views=2)
     out = place.promote("--unit", "lesion", "--candidate", "mammo-mass_calc-better").out
     assert "patients as clusters" in out

@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.figures import answer_sets
 from mammo_mlflow.report.differences import differences
 from mammo_mlflow.report.paper_tables import tables
 
@@ -172,6 +174,40 @@ def test_calibration_stands_before_and_after_recalibration(models, report, page)
     assert "0.625 [0.375, 0.875]" in page().text
     assert "1.125 [0.875, 1.375]" in page().text
     assert html.escape("by a map of the folds' models", quote=False).replace("'", "&#39;") in page().text
+
+
+def test_coverage_stands_beside_what_was_asked_for_with_its_figure(models, report, page):
+    asked = json.dumps({"low": 0.2, "high": 0.7, "coverage": 0.85})
+    models.model("mass_calc", backbone="resnet50")
+    final = models.model("mass_calc", answer_sets=asked)
+    parent = models.client.get_run(final).data.tags["mammo.cv_run_id"]
+    for run, prefix, value in ((parent, "oof", 0.8125), (final, "test", 0.625)):
+        for name, more in (("coverage_0", 0), ("coverage_1", 0.125), ("referred", -0.25)):
+            for end, apart in (("", 0), ("_low", -0.0625), ("_high", 0.03125)):
+                models.client.log_metric(run, f"{prefix}_{name}{end}", value + more + apart)
+    curve = {
+        wanted: {
+            name: Estimate(value, value - 0.05, value + 0.02)
+            for name, value in (("coverage_0", wanted), ("coverage_1", wanted - 0.01), ("referred", 3 * wanted - 2.1))
+        }
+        for wanted in (0.7, 0.85, 0.95)
+    }
+    models.client.log_figure(parent, answer_sets(curve, ["mass", "calcification"], "sets"), "figures/answer_sets.png")
+    report()
+    found = page()
+    (row,) = re.findall(r"<tr>(?:(?!</tr>).)*<td class=\"n\">0\.85</td>.*?</tr>", found.text)
+    cells = re.findall(r"<td class=\"n\">(.*?)</td>", row)
+    assert cells[1:] == [
+        "0.812 [0.750, 0.844]",
+        "0.938 [0.875, 0.969]",
+        "0.562 [0.500, 0.594]",
+        "0.625 [0.562, 0.656]",
+        "0.750 [0.688, 0.781]",
+        "0.375 [0.312, 0.406]",
+    ]
+    shown = [image["alt"] for image in found.images]
+    assert [one for one in shown if "share referred" in one and "VGG16" in one]
+    assert not [one for one in shown if "share referred" in one and "ResNet50" in one]
 
 
 def test_subgroups_and_patches_of_data_that_are_there(models, report, page, phantom, tmp_path):

@@ -34,6 +34,7 @@ from mammo_mlflow.engine.keras_fit import KerasEngine
 from mammo_mlflow.engine.losses import mean_loss, smoothed
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.jobs.contracts import EpochDone
+from mammo_mlflow.models.network import convolves
 from mammo_mlflow.models.tensors import Tensor
 
 COPIES = 6
@@ -200,8 +201,7 @@ def make(memory: int, notice: Callable[[str], None]) -> CompiledEngine:
 
 def is_head(fit: StageFit) -> bool:
     """Whether a fit is a head on stored features, small enough to be trained beside hundreds of others."""
-    convolves = any(isinstance(layer, keras.layers.Conv2D) for layer in fit.network._flatten_layers())
-    return is_stored(fit.batches.read) and not convolves
+    return is_stored(fit.batches.read) and not convolves(fit.network)
 
 
 class _Once:

@@ -1,6 +1,12 @@
 """Figures of predictions, training and data, each a matplotlib `Figure` without pyplot's global state."""
 
-from mammo_mlflow.evaluation.figures.classification import answer_sets, calibration, confusion_matrix, roc_curves
+from mammo_mlflow.evaluation.figures.classification import (
+    answer_sets,
+    calibration,
+    confusion_matrix,
+    recalibration,
+    roc_curves,
+)
 from mammo_mlflow.evaluation.figures.ensembles import disagreement_map, members_joining, methods_compared
 from mammo_mlflow.evaluation.figures.overview import confusion_matrices, costs, operating_curves
 from mammo_mlflow.evaluation.figures.patches import activation_overlays, class_distribution, patch_sheet
@@ -21,6 +27,7 @@ __all__ = [
     "methods_compared",
     "operating_curves",
     "patch_sheet",
+    "recalibration",
     "roc_curves",
     "save",
     "training_curves",

@@ -28,12 +28,13 @@ from mammo_mlflow.evaluation.figures.style import (
 from mammo_mlflow.evaluation.intervals import cluster_note, metric_estimate, roc_band
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
 from mammo_mlflow.evaluation.rate_interval import wilson
-from mammo_mlflow.evaluation.weighted import Floats
+from mammo_mlflow.evaluation.weighted import Floats, Ints
 from mammo_mlflow.names import Metric
 
 Curve = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
 """Labels int (n,), probabilities float (n,), patients (n,) or None."""
 
+_BINS = "bins of equal count, 95 % Wilson intervals, patches assumed independent"
 BANDS = 3
 """The most curves that are drawn with confidence bands; more bands would cover one another."""
 
@@ -124,28 +125,12 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
     The 95 % intervals are Wilson's and take patches as independent; the Brier score stands in the corner.
     """
     y, p = weighted.checked(labels, probabilities)
-    filled = equal_bins(p, 10)
-    predicted = np.array([p[inside].mean() for inside in filled])
-    rate = np.array([y[inside].mean() for inside in filled])
-    quantile = float(norm.ppf(0.975))
-    ends = [wilson(share, inside.sum(), quantile) for share, inside in zip(rate, filled, strict=True)]
-    low, high = np.transpose(ends)
-    footer = joined("bins of equal count, 95 % Wilson intervals, patches assumed independent", note)
-    figure = new_figure(5.0, 6.0, title, footer)
+    figure = new_figure(5.0, 6.0, title, joined(_BINS, note))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     tidy(above, "", "observed frequency of class 1")
     tidy(below, "predicted probability of class 1", "patches", grid="y")
     above.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
-    above.errorbar(
-        predicted,
-        rate,
-        yerr=[rate - low, high - rate],
-        fmt="o-",
-        color=colour(0),
-        markersize=4,
-        linewidth=1.2,
-        capsize=2,
-    )
+    _draw_reliability(above, y, p, 0)
     corner = f"Brier {scores(y, p)['brier']:.3f}\nn = {y.size:,}"
     above.text(0.03, 0.97, corner, transform=above.transAxes, va="top", fontsize=TEXT_SIZE, color=INK)
     above.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -161,6 +146,46 @@ def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike, title: str,
         borderaxespad=0.0,
     )
     return figure
+
+
+def recalibration(
+    labels: npt.ArrayLike, before: npt.ArrayLike, after: npt.ArrayLike, title: str, note: str | None = None
+) -> Figure:
+    """The figure of calibration before and after recalibration: observed over predicted frequency, as `calibration`.
+
+    `labels` int (n,); `before` and `after` float (n,), probabilities of the same patches. Brier scores are named.
+    """
+    figure = new_figure(5.0, 5.4, title, joined(_BINS, note))
+    axes = figure.subplots()
+    tidy(axes, "predicted probability of class 1", "observed frequency of class 1")
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
+    for index, (name, probabilities) in enumerate((("before", before), ("after", after))):
+        y, p = weighted.checked(labels, probabilities)
+        _draw_reliability(axes, y, p, index, f"{name}: Brier {scores(y, p)['brier']:.3f}")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend(loc="upper left", frameon=False, fontsize=TEXT_SIZE)
+    return figure
+
+
+def _draw_reliability(axes: Axes, y: Ints, p: Floats, index: int, label: str = "") -> None:
+    """Draw observed over predicted frequency in bins of equal count, with Wilson's intervals, in the colour `index`."""
+    filled = equal_bins(p, 10)
+    predicted = np.array([p[inside].mean() for inside in filled])
+    rate = np.array([y[inside].mean() for inside in filled])
+    quantile = float(norm.ppf(0.975))
+    ends = [wilson(share, inside.sum(), quantile) for share, inside in zip(rate, filled, strict=True)]
+    low, high = np.transpose(ends)
+    axes.errorbar(
+        predicted,
+        rate,
+        yerr=[rate - low, high - rate],
+        fmt=f"{'os'[index]}-",
+        color=colour(index),
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label=label,
+    )
 
 
 def equal_bins(p: Floats, most: int) -> list[npt.NDArray[np.bool_]]:
@@ -190,7 +215,8 @@ def answer_sets(
         axes.errorbar(at, value, yerr=np.nan_to_num(ends), color=colour(number), marker="o", markersize=4, label=name)
     for wanted, place in zip(curve, referred, strict=True):
         axes.plot([place - 0.02, place + 0.02], [wanted, wanted], color=INK, linewidth=1, linestyle=":")
-        axes.annotate(f"{wanted:g}", (place + 0.022, wanted), fontsize=SMALL_SIZE, color=QUIET, va="center")
+        said = axes.annotate(f"{wanted:g}", (place + 0.024, wanted), fontsize=SMALL_SIZE, color=INK, va="center")
+        said.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # lines lie below
     axes.set(xlim=(-0.03, 1.06), ylim=(None, 1.01))
     axes.legend(loc="lower right", frameon=False, fontsize=SMALL_SIZE)
     return figure

@@ -18,7 +18,7 @@ from typing import Any, cast
 from mammo_mlflow.jobs.contracts import Event, Notice, Suggestion
 from mammo_mlflow.jobs.devices import Card
 from mammo_mlflow.jobs.executors.base import Answered, AnyJob, Executor, OnEvent, OnIdle
-from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_server
+from mammo_mlflow.jobs.executors.process import end_of, serve_coordinator, start_process, start_server
 from mammo_mlflow.jobs.executors.target import attempt
 from mammo_mlflow.jobs.executors.together import Notices, Waiting, Work
 from mammo_mlflow.jobs.executors.watch import Watch
@@ -56,7 +56,7 @@ class CardPool:
         ours, theirs = self._context.Pipe()
         chosen = str(card.number) if len(self.cards) > 1 else None  # of a single one the user's choice may be a name
         process = self._context.Process(target=_serve, args=(theirs, card, chosen), name=card.name, daemon=True)
-        process.start()
+        start_process(process)
         theirs.close()
         return _Worker(card, process, ours)
 

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from mammo_mlflow.errors import expected
@@ -142,7 +143,7 @@ class ProcessExecutor(Executor):
         """Start a job in a new process."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=run_job, args=(job, theirs), name=job.name, daemon=True)
-        process.start()
+        start_process(process)
         theirs.close()
         self._running[ours] = (job, process)
         self._watch.started(job)
@@ -153,6 +154,19 @@ class ProcessExecutor(Executor):
             return connection.recv()
         except (EOFError, OSError):  # OSError: the process was killed while it sent a message
             return "answer", end_of(process, self._watch)
+
+
+def start_process(process: BaseProcess) -> None:
+    """Start a worker process without the coordinator's main module, which Python would import there once more.
+
+    That may be a script that calls this package outside of any `if __name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
 
 
 def end_of(process: BaseProcess, watch: Watch) -> Failure:

@@ -95,7 +95,7 @@ def test_activations(phantom, precision, most):
     """Those behind VGG16's third convolution, of all views."""
     keras.utils.set_random_seed(0)
     base = build_base("vgg16", 32, "average", precision)
-    network = prefix(base, convolutions(base)[2])
+    network = prefix(base, convolutions(base)[2][0])
     reader = PatchReader(phantom / "train_tensor.npy", 1, "paper")
     made = [np.concatenate(list(module.make(0, print).outputs(network, reader, 10, 2))) for module in ENGINES]
     assert made[0].shape == made[1].shape == (10, 3, 16, 16, 128)

@@ -1,0 +1,1 @@
+"""The package from Python: commands as functions, their results as objects, stores as tables."""

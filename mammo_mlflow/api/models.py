@@ -1,0 +1,255 @@
+"""Models that a call trained or a store has: their predictions, scores, figures and files, and how two compare."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pandas as pd
+
+from mammo_mlflow.api.html import piece
+from mammo_mlflow.api.scores import scores_table, shown_scores
+from mammo_mlflow.api.shown import Picture, RunResult, Shown
+from mammo_mlflow.commands.shared import one_objective
+from mammo_mlflow.disclosure import Disclosure
+from mammo_mlflow.errors import expected
+from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.evaluation.paired import Verdict, verdict
+from mammo_mlflow.names import Artifact, Metric, Tag
+from mammo_mlflow.tracking.compared import chosen_among
+from mammo_mlflow.tracking.registry import find_model, load_verified, verified_model
+from mammo_mlflow.tracking.run_queries import Run, find_runs
+
+if TYPE_CHECKING:
+    from mammo_mlflow.tracking.registry import PyFuncModel
+
+
+class ModelResult(RunResult):
+    """A cross-validated model, with its final model where it has one.
+
+    >>> model.oof.columns.tolist()
+    ['patch', 'fold', 'type', 'patient_id', 'label', 'probability', 'lesion']
+    >>> model.scores.query("metric == 'roc_auc' and unit == 'patch'")["predictions"].tolist()
+    ['out-of-fold', 'test']
+    >>> sorted(model.figures)[:3]
+    ['calibration_oof', 'classes', 'comparison']
+    """
+
+    @cached_property
+    def _cv(self) -> Run:
+        """The run with the out-of-fold predictions."""
+        tags = self._run.data.tags
+        return self.store.run(tags[Tag.CV_RUN_ID]) if tags.get(Tag.FIT) == "final" else self._run
+
+    @cached_property
+    def _final(self) -> Run | None:
+        """The run with the test predictions; None where no final model was made."""
+        if self._run.data.tags.get(Tag.FIT) == "final":
+            return self._run
+        with self.store.opened() as client:
+            found = find_runs(client, {Tag.CV_RUN_ID: self._cv.info.run_id, Tag.FIT: "final"})
+        return next((run for run in found if run.info.status == "FINISHED"), None)
+
+    def _needed_final(self, wanted: str) -> Run:
+        if self._final is None:
+            raise expected(wanted, "a model that was trained to the end", f"none of '{self.name}' (final=none)")
+        return self._final
+
+    @cached_property
+    def oof(self) -> pd.DataFrame:
+        """The out-of-fold predictions, a row a training abnormality: patch, fold, label, probability and more."""
+        return self.store.read_table(self._cv.info.run_id, Artifact.OOF)
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        """The final model's test predictions: a row for each test abnormality; patch, label, probability and more.
+
+        Raises `UserError` where there is no final model.
+        """
+        return self.store.read_table(self._needed_final("test").info.run_id, Artifact.TEST)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Every score with its 95 % interval (`api.scores.scores_table`)."""
+        runs = [None if run is None else (run.data.metrics, run.data.tags) for run in (self._cv, self._final)]
+        return scores_table(*runs)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The metrics of each epoch of each fit (`Store.history`)."""
+        return self.store.history(self._cv.info.run_id)
+
+    @property
+    def figures(self) -> Mapping[str, Picture]:
+        """The figures by their names; those of the final model begin with `final/`."""
+        found = self._figures_of(self.run_id) | self._figures_of(self._cv.info.run_id)
+        if self._final is not None and self._final.info.run_id not in (self.run_id, self._cv.info.run_id):
+            found |= self._figures_of(self._final.info.run_id, "final/")
+        return found
+
+    @property
+    def registered(self) -> str:
+        """The registered model, as `models:/NAME/VERSION`. Raises `UserError` where there is none."""
+        tags = self._needed_final("registered").data.tags
+        return f"models:/{tags[Tag.REGISTERED_NAME]}/{tags[Tag.VERSION]}"
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others: the registered version or, without one, the run."""
+        tags = {} if self._final is None else self._final.data.tags
+        return f"{tags[Tag.REGISTERED_NAME]} v{tags[Tag.VERSION]}" if Tag.REGISTERED_NAME in tags else self.name
+
+    @cached_property
+    def model(self) -> PyFuncModel:
+        """The registered model, loaded into this process once its files passed every check: `model.predict(patches)`.
+
+        Raises `UserError` where there is none, or its files are not what was registered.
+        """
+        with self.store.opened() as client:
+            self._files = tempfile.TemporaryDirectory()  # for as long as the model
+            return load_verified(verified_model(client, self.registered, Path(self._files.name)))
+
+    def compare(self, other: ModelResult, objective: str = "roc_auc") -> ModelDifference:
+        """Compare with another model on the same patches: the paired difference, this less the other, and its interval.
+
+        `objective` is a metric as of `promote`. Out of fold the interval accounts for the settings that either was
+        chosen among. Raises `UserError` where neither out-of-fold nor test predictions are of the same patches.
+
+        >>> model.compare(model).table["difference"].tolist()
+        [0.0, 0.0]
+        """
+        return ModelDifference.of(self, other, objective)
+
+    @property
+    def _chosen_among(self) -> int:
+        tags = {} if self._final is None else self._final.data.tags
+        if Tag.REGISTERED_NAME not in tags:
+            return 1
+        with self.store.opened() as client:
+            return chosen_among(client, [find_model(client, self.registered)])
+
+    def __repr__(self) -> str:
+        """What the command prints; of a model that was found in a store, its scores."""
+        if self._said:
+            return super().__repr__()
+        return "\n".join([super().__repr__(), shown_scores(self.scores).to_string(index=False), *self._shown_lines()])
+
+    def _shown_tables(self) -> dict[str, pd.DataFrame]:
+        return {"Scores, decided at 0.5, with 95 % intervals": shown_scores(self.scores)}
+
+    def _shown_lines(self) -> list[str]:
+        found = [f"{len(self.oof)} training patches, {how}" for how in [self._cv.data.tags.get(Tag.INTERVALS)] if how]
+        if self._final is not None:
+            patches, tags = self._final.data.metrics.get(Metric.TEST_PATCHES), self._final.data.tags
+            found += [f"{patches:.0f} test patches, {tags.get(Tag.INTERVALS, 'no intervals')}"] if patches else []
+            found += [f"registered: {self.registered}"] if Tag.REGISTERED_NAME in tags else []
+        return found
+
+
+class EnsembleResult(ModelResult):
+    """An ensemble; its out-of-fold predictions are nested."""
+
+    @cached_property
+    def _final(self) -> Run | None:
+        return self._run
+
+    @property
+    def methods(self) -> pd.DataFrame:
+        """The methods that were compared, with their nested and optimistic scores."""
+        return self.store.read_table(self.run_id, Artifact.METHODS)
+
+    @property
+    def members(self) -> list[str]:
+        """The registered models that it is made of, as `name v3`."""
+        return self._run.data.tags.get(Tag.MEMBERS, "").split(", ")
+
+    def _shown_lines(self) -> list[str]:
+        said = [self._run.data.tags[tag] for tag in (Tag.VERDICT, Tag.TEST_VERDICT) if tag in self._run.data.tags]
+        return [*super()._shown_lines(), f"members: {', '.join(self.members)}", *said]
+
+
+class SearchResult(ModelResult):
+    """A study and the model of its best trial, whose predictions and scores these are."""
+
+    @cached_property
+    def _cv(self) -> Run:
+        tags = self._run.data.tags
+        if Tag.BEST_TRIAL not in tags:
+            raise expected("study", "one with a complete trial", f"'{self.name}' without")
+        study = {Tag.STUDY_ID: tags[Tag.STUDY_ID], Tag.PART: tags[Tag.BEST_TRIAL]}
+        with self.store.opened() as client:
+            runs = [run for level in ("best", "trial") for run in find_runs(client, study | {Tag.LEVEL: level})]
+        if not runs:
+            raise expected("study", "the run of its best trial in the store", "none")
+        return runs[0]
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row for each trial: its state, values of the objectives, and what it drew."""
+        return self.store.read_table(self.run_id, Artifact.TRIALS)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the best setting beats the paper's, in words; "" where nothing was compared."""
+        return self._run.data.tags.get(Tag.VERDICT, "")
+
+    def _shown_lines(self) -> list[str]:
+        return [*super()._shown_lines(), *filter(None, [self.verdict])]
+
+
+class ModelDifference(Shown):
+    """The paired difference of two models in a metric, out of fold and on the test set."""
+
+    def __init__(self, title: str, marks: Sequence[str], table: pd.DataFrame, said: Sequence[str]) -> None:
+        super().__init__(said)
+        self.title, self.table, self._marks = title, table, list(marks)
+
+    @classmethod
+    def of(cls, first: ModelResult, second: ModelResult, objective: str) -> Self:
+        """Compare two models; see `ModelResult.compare`."""
+        one_objective("objective", objective)
+        (asked,) = parse_objectives(objective)
+        names, found = (first.label, second.label), dict[str, tuple[Verdict, int]]()
+        mine, others = OutOfFold.of_frame(first.oof), OutOfFold.of_frame(second.oof)
+        if mine.same_patches(others) and _data(first._cv) == _data(second._cv):
+            arrays = mine.labels, mine.probabilities, others.probabilities, mine.folds, mine.groups
+            among = first._chosen_among * second._chosen_among
+            found["out-of-fold"] = verdict(asked, *arrays, names=names, compared=among), len(mine.labels)
+        if first._final is not None and second._final is not None and _tested(first) == _tested(second):
+            test, of_other = (one.test.sort_values("patch", ignore_index=True) for one in (first, second))
+            groups = test.get("patient_id")
+            if np.array_equal(test["label"], of_other["label"]):
+                p, q = test["probability"], of_other["probability"]
+                found["test"] = verdict(asked, test["label"], p, q, groups=groups, names=names), len(test)
+        if not found:
+            raise expected("compare", "models of the same patches and folds", f"{names[0]}, and {names[1]} of others")
+        rows = [
+            (name, objective, one.lead.value, one.lead.low, one.lead.high, one.delong.p if one.delong else np.nan, n)
+            for name, (one, n) in found.items()
+        ]
+        header = ["predictions", "metric", "difference", "low", "high", "delong_p", "patches"]
+        marks = Disclosure.together([first.disclosure, second.disclosure])
+        said = [f"{name}: {one.sentence}" for name, (one, _) in found.items()]
+        notes = [fact.note for fact in marks if fact.note]
+        return cls(f"{names[0]} less {names[1]}", notes, pd.DataFrame(rows, columns=header), said)
+
+    def __repr__(self) -> str:
+        marks = "".join(f" [{mark}]" for mark in self._marks)
+        return "\n".join([f"{self.title}{marks}", self.table.to_string(index=False), *self.lines])
+
+    def _repr_html_(self) -> str:
+        return piece(self.title, self._marks, {"With 95 % intervals": self.table}, self.lines, {})
+
+
+def _data(run: Run) -> tuple[str | None, str | None]:
+    return run.data.tags.get(Tag.DATA_SHA256), run.data.tags.get(Tag.TASK)
+
+
+def _tested(model: ModelResult) -> tuple[str | None, str | None]:
+    tags = model._needed_final("test").data.tags
+    return tags.get(Tag.TEST_SHA256), tags.get(Tag.TASK)

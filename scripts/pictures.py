@@ -1,0 +1,91 @@
+"""Take the pictures of the README: the report and MLflow's pages of a store, in a browser without a window.
+
+    python scripts/pictures.py FOLDER
+
+FOLDER is where commands were run (`mlflow.db`), on the phantom; `report` has been run there too. Needs `chromium`.
+Pictures go to `docs/pictures`, with few colours, so that they stay small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+COLOURS = 64
+SECONDS = 30
+"""How long MLflow's pages are given to fetch what they show."""
+
+
+@contextmanager
+def interface(folder: Path) -> Iterator[str]:
+    """Context: MLflow's pages of the store in a folder; yields their address."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *store], cwd=folder, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def take(address: str, name: str, width: int, height: int, dark: bool = False) -> None:
+    """Write the picture `name` of a page, `width` times `height` pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        taken = Path(folder) / "page.png"
+        look = [
+            f"--window-size={width},{height}",
+            f"--virtual-time-budget={SECONDS * 1000}",
+            f"--user-data-dir={folder}/user",
+        ]
+        dark_mode = ["--blink-settings=preferredColorScheme=0"] if dark else []
+        subprocess.run(
+            [*BROWSER, *OFFLINE, *look, *dark_mode, f"--screenshot={taken}", address],
+            check=True,
+            stderr=subprocess.DEVNULL,
+            timeout=300,
+        )
+        PICTURES.mkdir(exist_ok=True)
+        few = Image.open(taken).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few.save(PICTURES / f"{name}.png", optimize=True)
+
+
+def main() -> None:
+    """Take all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder.resolve()
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("mammo")
+    take((folder / "report" / "index.html").as_uri(), "report", 1200, 900)
+    with interface(folder) as address:
+        take(
+            f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning", "runs", 1400, 700
+        )
+
+
+if __name__ == "__main__":
+    main()
