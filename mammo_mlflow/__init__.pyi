@@ -446,7 +446,7 @@ def controls(
     *,
     task: Literal["mass_calc", "benign_malignant"],
     control: Literal["baseline", "shuffled", "texture", "all"] = "all",
-    family: Literal["pretrained", "scratch", "siamese"] = "pretrained",
+    family: Literal["pretrained", "scratch", "siamese", "views"] = "pretrained",
     backbone: str = "default",
     data: str | PathLike[str] = "phantom",
     preset: Literal["auto", "paper", "table", "quick", "best"] = "auto",
@@ -535,6 +535,8 @@ def ensemble(
     threshold: str | float = "0.5",
     folds: int = 4,
     seed: int = 0,
+    calibrate: Literal["none", "platt", "isotonic"] = "none",
+    coverage: float = 0.0,
     phantom_train: int = 320,
     phantom_test: int = 128,
     phantom_size: int = 150,
@@ -703,6 +705,17 @@ def serve(
 ) -> Shown:
     """Serve a registered model by HTTP, with MLflow's own server."""
 
+def publish(
+    *,
+    out: str | PathLike[str],
+    model: str = "",
+    run: str = "",
+    with_model: bool = True,
+    identities: bool = False,
+    pixels: bool = False,
+) -> WrittenResult:
+    """Write one directory about a model for a paper: card, checklists, tables, figures, model, every sha256."""
+
 def report(
     *,
     out: str | PathLike[str] = "",
@@ -725,6 +738,22 @@ def reproduce(
     resume: bool = True,
 ) -> RunResult:
     """Run every experiment of the paper in order, and end with the report."""
+
+def verify(
+    *,
+    publication: str | PathLike[str],
+    data: str | PathLike[str] = "",
+    weights: str | PathLike[str] = "",
+    fold: int = 1,
+    tolerance: float = 0.01,
+    devices: Literal["auto", "cpu", "gpu"] = "auto",
+    card_memory_gb: float = 0.0,
+    sha256: str = "",
+    executor: str = "process",
+    accept_licence: str = "",
+    cache_dir: str | PathLike[str] = "",
+) -> Shown:
+    """Check a published directory: every sha256, the model's answers, and a fold trained again."""
 
 def doctor(
     *,

@@ -7,9 +7,9 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mammo_mlflow import __version__
 from mammo_mlflow.commands import COMMANDS
@@ -30,11 +30,16 @@ from mammo_mlflow.jobs.devices import (
 )
 from mammo_mlflow.wording import first_line, scrubbed
 
+if TYPE_CHECKING:
+    from mammo_mlflow.terminal import Listing
+
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 PROGRAM = "python -m mammo_mlflow"
+QUIET, JSON = "--quiet", "--json"
 HOW_TO_ASK = f"""the options of one:  {PROGRAM} COMMAND --help
+of every command:    --quiet, no progress, only warnings and results; --json, the results for programs
 by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager local"""
 COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, --help or --version"
 ALLOWED = "a user who may do what the command does"
@@ -149,15 +154,31 @@ def shown_lines(problem: UserError, before: str = "") -> list[str]:
 def _run(arguments: Sequence[str]) -> int:
     from mammo_mlflow.workflows.caller import go_to_caller
 
-    command, options = parse(arguments)
+    as_json = JSON in arguments
+    command, options = parse([word for word in arguments if word not in (QUIET, JSON)])
     go_to_caller()
     get_ready(options)
-    from mammo_mlflow.terminal import set_up_logging
+    from mammo_mlflow.terminal import kept, set_up_logging, written_as_json
 
-    set_up_logging()
+    set_up_logging(QUIET in arguments)
     with failures():
-        made = command.call(options)
+        made, said = issue(command, options, kept(shown=not as_json))
+    if as_json:
+        sys.stdout.write(written_as_json(made, said))
     return made if isinstance(made, int) else 0
+
+
+def issue(
+    command: Command, options: CommandOptions, keeping: AbstractContextManager[list[Listing | str]]
+) -> tuple[object, list[Listing | str]]:
+    """Run a command and describe its run; return what it made, and what it said, which `keeping` yields."""
+    with keeping as said:
+        made = command.call(options)
+    if isinstance(made, str):
+        from mammo_mlflow.workflows.description import describe
+
+        describe(command, options, made, said)
+    return made, said
 
 
 def get_ready(options: CommandOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -24,10 +26,10 @@ _STDERR = Console(stderr=True)  # one for bars and log lines, or they write over
 _log = logging.getLogger(__name__)
 
 
-def set_up_logging() -> None:
-    """Send log records to standard error, coloured on a terminal only."""
+def set_up_logging(quiet: bool = False) -> None:
+    """Send log records to standard error, coloured on a terminal only; with `quiet` warnings and errors alone."""
     logging.basicConfig(level=logging.WARNING, handlers=[make_handler()], force=True)
-    logging.getLogger("mammo_mlflow").setLevel(logging.INFO)
+    logging.getLogger("mammo_mlflow").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def make_handler() -> logging.Handler:
@@ -54,7 +56,7 @@ class TerminalProgress:
             TimeRemainingColumn(),
             console=_STDERR,
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)),
         )
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
@@ -103,26 +105,37 @@ class Listing:
         aligned = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
         return "\n".join([self.title, *("  ".join(line).rstrip() for line in aligned)])
 
+    @property
+    def records(self) -> list[dict[str, str]]:
+        """The rows, each by the names of its columns."""
+        return [dict(zip(self.header, row, strict=True)) for row in self.rows]
 
-_kept: ContextVar[list[Listing | str] | None] = ContextVar("_kept", default=None)
+
+_kept: ContextVar[tuple[list[Listing | str], bool] | None] = ContextVar("_kept", default=None)
 
 
 @contextmanager
-def kept() -> Iterator[list[Listing | str]]:
-    """Context: tables and lines of results go into the list that it yields, instead of to standard output."""
+def kept(shown: bool = False) -> Iterator[list[Listing | str]]:
+    """Context: tables and lines of results go into the list that it yields; to standard output only if `shown`."""
     results: list[Listing | str] = []
-    token = _kept.set(results)
+    token = _kept.set((results, shown))
     try:
         yield results
     finally:
         _kept.reset(token)
 
 
+def _keep(result: Listing | str) -> bool:
+    """Keep a result where that is wanted; return whether it is to be printed."""
+    results, shown = _kept.get() or ([], True)
+    results.append(result)
+    return shown
+
+
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output: ruled on a terminal, aligned columns elsewhere."""
-    listing, results = Listing(title, header, rows), _kept.get()
-    if results is not None:
-        results.append(listing)
+    listing = Listing(title, header, rows)
+    if not _keep(listing):
         return
     if sys.stdout.isatty():
         table = Table(title=title, title_justify="left")
@@ -135,11 +148,18 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     sys.stdout.write(f"{listing}\n")
 
 
+def written_as_json(made: object, said: Sequence[Listing | str]) -> str:
+    """What a command made and said, for programs: the run's id or the file's path, tables as records, and lines."""
+    found = {
+        "made": str(made) if isinstance(made, str | Path) else None,
+        "tables": [{"title": one.title, "rows": one.records} for one in said if isinstance(one, Listing)],
+        "lines": [one for one in said if isinstance(one, str)],
+    }
+    return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+
+
 def say(line: str) -> None:
     """Print a line of results on standard output, without secrets; nothing for an empty one."""
-    results = _kept.get()
-    if results is not None:
-        results += [scrubbed(line)] if line else []
-        return
-    sys.stdout.write(scrubbed(line) + "\n" * bool(line))
-    sys.stdout.flush()
+    if line and _keep(scrubbed(line)):
+        sys.stdout.write(f"{scrubbed(line)}\n")
+        sys.stdout.flush()

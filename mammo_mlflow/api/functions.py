@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from mammo_mlflow.api.host import as_before, cleaned, ending_as_commands_do, errors_for_users
 from mammo_mlflow.checks import OneOf
-from mammo_mlflow.cli import NO_WINDOWS, get_ready
+from mammo_mlflow.cli import NO_WINDOWS, get_ready, issue
 from mammo_mlflow.commands import COMMANDS
 from mammo_mlflow.commands.base import GROUPS, Command, CommandOptions, kind_of, option_of, options_of
 from mammo_mlflow.commands.help import told, usual_order
@@ -33,6 +33,7 @@ _RESULTS = {
     "predict": "WrittenResult",
     "request": "WrittenResult",
     "report": "WrittenResult",
+    "publish": "WrittenResult",
     "prepare": "RunResult",
     "reproduce": "RunResult",
     "ensemble": "EnsembleResult",
@@ -89,14 +90,16 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
             get_ready(options)
         # a server says where it listens, and goes on
         keeping: AbstractContextManager[list[Listing | str]] = nullcontext([]) if command.name == "serve" else kept()
-        with errors_for_users(), keeping as said:
-            made = command.call(options)
+        with errors_for_users():
+            made, said = issue(command, options, keeping)
         from mammo_mlflow.api.shown import Shown, WrittenResult
         from mammo_mlflow.api.store import Store
 
         if isinstance(made, str):
             return Store().result(made, said)
-        return WrittenResult(made, said) if isinstance(made, Path) else Shown(said)
+        if isinstance(made, Path):
+            return WrittenResult(made, said)
+        return Shown(said, made if isinstance(made, int) else 0)
 
 
 def read_options(command: Command, given: Mapping[str, object]) -> CommandOptions:

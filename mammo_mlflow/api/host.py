@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,7 +37,9 @@ def as_before() -> Iterator[None]:
     if own.level == logging.NOTSET:
         own.setLevel(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # of bars that nothing shows
+            yield
     finally:
         for one, level in levels.items():
             one.setLevel(level)

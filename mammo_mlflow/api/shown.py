@@ -17,10 +17,13 @@ from mammo_mlflow.tracking.run_queries import Run, figures_of, run_link
 
 
 class Shown:
-    """What a command says where it makes no run: its tables and lines."""
+    """What a command says where it makes no run: its tables and lines.
 
-    def __init__(self, said: Sequence[Listing | str] = ()) -> None:
-        self._said = tuple(said)
+    `code` is the exit code of the command line, such as 1 of `doctor` where something is broken.
+    """
+
+    def __init__(self, said: Sequence[Listing | str] = (), code: int = 0) -> None:
+        self._said, self.code = tuple(said), code
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -42,7 +45,7 @@ class Shown:
 
 
 class WrittenResult(Shown):
-    """A file that a command wrote: a report's page, a table of answers, a request."""
+    """A file or folder that a command wrote: a report's page, a table of answers, a request, a publication."""
 
     def __init__(self, path: Path, said: Sequence[Listing | str] = ()) -> None:
         super().__init__(said)
@@ -51,7 +54,7 @@ class WrittenResult(Shown):
     @property
     def table(self) -> pd.DataFrame:
         """The table that the file is. Raises `UserError` where it is none."""
-        if self.path.suffix == ".html" or self.path.suffix == ".json":
+        if self.path.suffix != ".csv":
             raise expected("table", "a command that writes one, such as predict", self.path.name)
         return pd.read_csv(self.path)
 

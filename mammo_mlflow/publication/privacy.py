@@ -15,7 +15,9 @@ from mammo_mlflow.tracking.logged_models import DOWNLOAD_NOTE
 
 EXAMPLES = ("input_example.json", "serving_input_example.json")
 """The files of a model that hold training patches."""
-COLUMNS = ("patch", "fold", "type", "label", "probability", "calibrated", "set")
+OWN = "fit_probability"
+"""The column of a fold's own answers, where the published ones are averaged over views."""
+COLUMNS = ("patch", "fold", "type", "label", "probability", OWN, "calibrated", "set")
 """The columns of stored tables that name nobody."""
 _NAMES = {"patient_id": "patient", "lesion": "lesion"}
 _LETTERS = 16

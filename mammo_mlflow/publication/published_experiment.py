@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mammo_mlflow.data.phantom import PhantomSettings
 from mammo_mlflow.errors import expected
 from mammo_mlflow.files import read_small
 
@@ -34,7 +35,7 @@ class PublishedExperiment(BaseModel):
     tags: dict[str, str]
     folds: dict[str, str]
     files: dict[str, str]
-    phantom: dict[str, int] | None
+    phantom: PhantomSettings | None
     decided_at: float
     commands: list[str]
 

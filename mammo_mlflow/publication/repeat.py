@@ -18,8 +18,9 @@ from mammo_mlflow.names import Tag
 from mammo_mlflow.planning.activations import ensure_activations
 from mammo_mlflow.planning.plan import Fit, Plan, other_views
 from mammo_mlflow.publication.manifest import SHORT
+from mammo_mlflow.publication.privacy import OWN
 from mammo_mlflow.publication.published_experiment import PublishedExperiment
-from mammo_mlflow.publication.write import FOLDS, OUT_OF_FOLD, OWN, TEST
+from mammo_mlflow.publication.write import FOLDS, OUT_OF_FOLD, TEST
 from mammo_mlflow.tracking.vetting import vet
 
 BUILT_ON_OTHERS = ("conditioned", "ensemble")
@@ -145,8 +146,8 @@ def compare_answers(bench: Workbench, folder: Path, data: PatchSet) -> Compariso
             places=other_views(data.test) if OTHER_VIEW in made_of.inputs else {},
         )
     )
-    if len(stored) != len(data.test):
-        raise expected(f"tables/{TEST}", f"the {len(data.test)} abnormalities of the test set", len(stored))
+    if not np.array_equal(stored["patch"], np.arange(len(data.test))):
+        raise expected(f"tables/{TEST}", f"the {len(data.test)} abnormalities of the test set, in order", len(stored))
     found = answers if answers.ndim == 1 else answers[:, 0]
     return Comparison.of(stored["patch"].to_numpy(), stored["probability"].to_numpy(float), found)
 
@@ -154,7 +155,7 @@ def compare_answers(bench: Workbench, folder: Path, data: PatchSet) -> Compariso
 def _table(path: Path, *needed: str) -> pd.DataFrame:
     """Read a published table, every probability to the last bit. Raises `UserError`."""
     try:
-        found = pd.read_csv(path, converters=dict.fromkeys(("probability", OWN), float))
+        found = pd.read_csv(path, converters={**dict.fromkeys(("probability", OWN), float), "patch": int, "fold": int})
     except (OSError, ValueError) as problem:
         raise expected(f"tables/{path.name}", "a table", str(problem).splitlines()[0]) from None
     if missing := [name for name in needed if name not in found]:

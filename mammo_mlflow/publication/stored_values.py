@@ -205,11 +205,10 @@ def _of_decision(lineage: Lineage) -> dict[str, StoredValue]:
     return found
 
 
-def phantom_settings(lineage: Lineage) -> dict[str, int] | None:
+def phantom_settings(lineage: Lineage) -> PhantomSettings | None:
     """The settings of the phantom that a model was trained on; None for other data."""
     phantom = lineage.final.tags.get(Tag.PHANTOM) == "true"
-    found = settings_from_name(Path(lineage.described.data_name)) if phantom else None
-    return None if found is None else asdict(found)
+    return settings_from_name(Path(lineage.described.data_name)) if phantom else None
 
 
 def repeating_command(lineage: Lineage) -> str:
@@ -223,6 +222,6 @@ def repeating_command(lineage: Lineage) -> str:
         words["data"] = "DIR"
     else:
         usual = asdict(PhantomSettings())
-        words |= {f"phantom_{name}": str(value) for name, value in settings.items() if value != usual[name]}
+        words |= {f"phantom_{name}": str(value) for name, value in asdict(settings).items() if value != usual[name]}
     given = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in words.items())
     return f"python -m mammo_mlflow {family} {given}"

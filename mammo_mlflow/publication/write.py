@@ -27,7 +27,7 @@ from mammo_mlflow.publication.card import CARD, CardContents, model_card
 from mammo_mlflow.publication.checklists import ChecklistItem, answered, checklist_page
 from mammo_mlflow.publication.crate import write_crate
 from mammo_mlflow.publication.manifest import METADATA_FILE
-from mammo_mlflow.publication.privacy import Pseudonyms, copy_model, publishable
+from mammo_mlflow.publication.privacy import OWN, Pseudonyms, copy_model, publishable
 from mammo_mlflow.publication.published_experiment import FILE, FORMAT, PublishedExperiment
 from mammo_mlflow.publication.stored_values import in_words, phantom_settings, repeating_command, stored_values
 from mammo_mlflow.tracking.lineage import Lineage, RunRecord
@@ -38,8 +38,6 @@ PACKAGES = ("huggingface_hub", "rocrate")
 """The packages of the extra `publish`."""
 OUT_OF_FOLD, TEST, FOLDS, SCORES = "out_of_fold.csv", "test.csv", "folds.csv", "scores.csv"
 """The tables, in the folder `tables`."""
-OWN = "fit_probability"
-"""The column of a fold's own answers, where the published ones are averaged over views."""
 PATCHES = "patches.png"
 """The figure that shows patches."""
 FIGURES = (

@@ -22,6 +22,8 @@ from mammo_mlflow.tracking.registry import Version, find_run, make_registered_mo
 from mammo_mlflow.tracking.requests import mlflow_experiments, or_none
 from mammo_mlflow.tracking.store import store_id
 
+PROMOTED = f"Promoted: the champion of its task while it has the alias `{CHAMPION}`. It is"
+"""How the description of a version of `mammo-<task>` begins; its origin follows."""
 MOST_DECISIONS = 50_000
 EarlierDecision = tuple[str, float | None, float]
 """A decision: the hash of what it compared, the one-sided error that it could spend, None where that was not stored,
@@ -109,7 +111,10 @@ def promote(client: MlflowClient, task: str, candidate: Version, decision: str) 
     tags |= {Tag.PREVIOUS: str(before.number)} if before is not None else {}
     source = str(client.get_model_version(candidate.name, str(candidate.number)).source)
     model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
-    made = client.create_model_version(name, source, candidate.run_id, tags=tags, model_id=model_id)
+    about = str(client.get_model_version(candidate.name, str(candidate.number)).description or "")
+    made = client.create_model_version(
+        name, source, candidate.run_id, tags=tags, model_id=model_id, description=f"{PROMOTED} {candidate}.\n\n{about}"
+    )
     client.set_registered_model_alias(name, CHAMPION, made.version)
     finish_decision(client, name)
     return version_of(made)

@@ -327,3 +327,11 @@ class Writer:
     def link(self, run_id: str, experiment_id: str | None = None) -> str:
         """The URL of a run's page (`run_queries.run_link`)."""
         return run_link(self.client.tracking_uri, experiment_id or self.experiment_id, run_id)
+
+    def how_to_look(self) -> str:
+        """The words that open the table of all runs: its address, behind the command where no server serves it.
+
+        Without the address's end MLflow shows another table, which is of language models.
+        """
+        first = "" if self.client.tracking_uri.startswith("http") else "mlflow ui, then "
+        return f"{first}{self.link('').rstrip('/')}?workflowType=machine_learning"

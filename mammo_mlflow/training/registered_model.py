@@ -19,6 +19,7 @@ import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS, PatchSet
 from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.thresholds import choose_threshold
 from mammo_mlflow.experiment import SEVERAL
@@ -26,6 +27,7 @@ from mammo_mlflow.jobs.contracts import AssembleJob, EnsembleJob, PredictJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.tracking.compared import compared_tag, tell_compared
+from mammo_mlflow.tracking.descriptions import describe_version
 from mammo_mlflow.tracking.logged_models import log_model
 from mammo_mlflow.tracking.orphans import close_orphaned_runs
 from mammo_mlflow.tracking.registry import (
@@ -36,6 +38,7 @@ from mammo_mlflow.tracking.registry import (
     registered_run,
 )
 from mammo_mlflow.tracking.run_queries import fetch_artifacts, finished_runs
+from mammo_mlflow.tracking.runs import Writer
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.log_test import JudgedModel, log_test
 
@@ -146,10 +149,45 @@ class ModelBuilder(ABC):
 
 
 def finish_model(bench: Workbench, builder: ModelBuilder) -> Final:
-    """Make, judge and register a model, or take the one that an earlier command registered under the same key.
+    """Make, judge, register and describe a model, or take what an earlier command registered under the same key.
 
     Raises `UserError` where the policy gives no threshold on its predictions.
     """
+    final, writer = _finished(bench, builder), bench.writer
+    text = _version_description(writer, builder.recipe, final)
+    writer.ask(lambda: describe_version(writer.client, final.registered_name, final.version, text))
+    return final
+
+
+def _version_description(writer: Writer, recipe: ModelRecipe, final: Final) -> str:
+    """What a version's page says: what it is for, its figures, its threshold, and what it was made of."""
+    judged, said, data = recipe.judged, recipe.predictions, recipe.judged.patch_set
+    run = writer.ask(lambda: writer.client.get_run(final.run_id)).data
+    if Metric.OOF_ROC_AUC not in run.metrics and Tag.CV_RUN_ID in run.tags:
+        cv_run_id = run.tags[Tag.CV_RUN_ID]
+        run = writer.ask(lambda: writer.client.get_run(cv_run_id)).data
+    rows = {
+        "ROC AUC": (Metric.OOF_ROC_AUC, final.roc_auc),
+        "accuracy at 0.5": (f"{Metric.OOF}accuracy", final.accuracy),
+    }
+    figures = [
+        f"| {name} | {Estimate.read(metric, run.metrics, run.tags) if metric in run.metrics else '-'} | {test} |"
+        for name, (metric, test) in rows.items()
+    ]
+    parts = [
+        f"{recipe.description}.",
+        f"**{judged.note}**" if judged.note else "",
+        "\n".join(["| | out of fold | test set, once |", "|---|---|---|", *figures]),
+        f"95 % intervals, {cluster_note(said.groups)}. {len(said.labels)} training and {len(data.test)} test patches; "
+        f"data `{data.train_sha256[:12]}`, run `{final.run_id}`.",
+        f"Decision threshold {final.threshold:.6g}: {recipe.policy}, chosen on {recipe.chosen_on}.",
+        "For research on patches like those it was trained on: no medical device, and its answers are no diagnosis.",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _finished(bench: Workbench, builder: ModelBuilder) -> Final:
+    """The model as `finish_model` makes or takes it."""
     recipe, writer = builder.recipe, bench.writer
     earlier = _find_earlier(bench, recipe) if bench.resume else None
     if earlier is not None and recipe.reuses_runs:

@@ -75,8 +75,11 @@ def final_cells(final: Final | None) -> list[str]:
     return [f"{final.accuracy}", f"{final.roc_auc}", f"{final.registered_name} v{final.version}"]
 
 
-def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
-    """Print the final table, what its numbers are, the sentences `said`, and the commands to go on with."""
+def show_comparison(rows: Sequence[Outcome], said: Sequence[str], links: Sequence[str]) -> None:
+    """Print the final table, what its numbers are, the sentences `said`, and the commands to go on with.
+
+    `links` open the page of the top run, and how to compare it with others.
+    """
     plan = rows[0][0].plan
     test = plan.patch_set.test
     header, cells = _table(rows)
@@ -98,6 +101,8 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str] = ()) -> None:
     for sentence in said:
         say(sentence)
     final = next((final for _, final in rows if final is not None), None)
-    say("compare:  mlflow ui   (then open the run, its children are the folds and the final model)")
+    run, others = links
+    say(f"this run: {run}   (its children are the folds and the final model)")
+    say(f"compare:  {others}")
     if final is not None:
         say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")

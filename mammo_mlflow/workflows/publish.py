@@ -15,8 +15,8 @@ from mammo_mlflow.tracking.registry import find_model, verified_model
 from mammo_mlflow.tracking.store import open_client
 
 
-def run(options: PublishOptions) -> None:
-    """Run `publish`: write the directory `out` whole, or nothing. Raises `UserError`."""
+def run(options: PublishOptions) -> Path:
+    """Run `publish`: write the directory `out` whole, or nothing; return its path. Raises `UserError`."""
     check_packages()
     target = Path(options.out).expanduser().absolute()
     if not options.out or target.exists() or target.is_symlink():
@@ -40,3 +40,4 @@ def run(options: PublishOptions) -> None:
     say(f"sha256 of the publication: {crate_sha256(target)}")
     say(f"check it:  python -m mammo_mlflow verify --publication {options.out}")
     say(version.disclosure.line("a model that was trained on synthetic patches, "))
+    return target

@@ -94,7 +94,7 @@ def run(options: SearchesOptions) -> str | None:
             results += [result] if result is not None else []
         if top is not None:
             top.close()
-        show_studies(results, storage.shown, papers[0])
+        show_studies(results, storage.shown, papers[0], bench.writer.how_to_look())
         return top.id if top is not None else next((result.run_id for result in results), None)
 
 

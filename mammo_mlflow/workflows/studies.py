@@ -15,7 +15,7 @@ from mammo_mlflow.workflows.comparison import final_cells
 HEADER = ["study", "setting", "trial", "search folds", "fresh seeds", "test accuracy", "test AUC", "registered"]
 
 
-def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> None:
+def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan, how_to_look: str) -> None:
     """Print a table of the studies, a sentence on each, and the commands to go on with."""
     if not results:
         return
@@ -40,7 +40,7 @@ def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan) -> No
             say("  no setting did better than the paper's on these folds")
         if result.verdict is not None:
             say(f"  {'WARNING: ' if result.verdict.within_noise else ''}{result.verdict.sentence}")
-    say(f"compare:  optuna-dashboard '{storage}'   or   mlflow ui   (study, its trials, their folds)")
+    say(f"compare:  optuna-dashboard '{storage}'   or   {how_to_look}   (study, its trials, their folds)")
     final = next((result.final for result in results if result.final is not None), None)
     if final is not None:
         say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")

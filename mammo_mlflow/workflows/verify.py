@@ -8,11 +8,11 @@ from pathlib import Path
 
 from mammo_mlflow.commands.shared import TrainingOptions
 from mammo_mlflow.commands.verify import VerifyOptions
-from mammo_mlflow.data.phantom import PhantomSettings
 from mammo_mlflow.disclosure import PHANTOM, RANDOM
 from mammo_mlflow.errors import expected
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Tag
+from mammo_mlflow.planning.plan import Plan
 from mammo_mlflow.planning.planner import Planner
 from mammo_mlflow.publication.manifest import METADATA_FILE, differences, read_manifest
 from mammo_mlflow.publication.published_experiment import PublishedExperiment
@@ -51,7 +51,8 @@ def run(options: VerifyOptions) -> int:
     published = PublishedExperiment.read(folder)
     facts = {PHANTOM: published.tags.get(Tag.PHANTOM) == "true", RANDOM: published.tags.get(Tag.WEIGHTS) == "random"}
     say(f"{published.model}{''.join(f' [{fact.name}]' for fact, holds in facts.items() if holds)}")
-    threads = int(published.parameters.get("threads", 1))
+    experiment = None if published.family in BUILT_ON_OTHERS else experiment_of(published, options.weights)
+    threads = 1 if experiment is None else experiment.training.threads
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_workbench(_options(options, published), threads, workers=1, store=False) as (bench, planner),
@@ -59,10 +60,11 @@ def run(options: VerifyOptions) -> int:
         check_data(published, planner.patch_set)
         say("data: the same training and test data, by their sha256")
         same = _answers(bench, planner, folder, options)
-        if published.family in BUILT_ON_OTHERS:
+        if experiment is None:
             say(f"folds: not trained again, since a model of family {published.family} is built on other models")
         else:
-            same &= _fold(bench, planner, folder, published, options, Path(scratch))
+            (plan,) = planner.plans([experiment])
+            same &= _fold(bench, plan, folder, published, options, Path(scratch))
     return 0 if same else FAILED
 
 
@@ -70,8 +72,7 @@ def _options(options: VerifyOptions, published: PublishedExperiment) -> Training
     """The options by which the workbench finds the published data, and computes as it was published."""
     data, phantom = options.data, {}
     if not data and published.phantom is not None:
-        settings = asdict(PhantomSettings(**published.phantom))
-        data, phantom = "phantom", {f"phantom_{name}": value for name, value in settings.items()}
+        data, phantom = "phantom", {f"phantom_{name}": value for name, value in asdict(published.phantom).items()}
     if not data:
         shas = [published.tags.get(tag, "") for tag in (Tag.DATA_SHA256, Tag.TEST_SHA256)]
         there = find_again(*shas)
@@ -102,14 +103,13 @@ def _answers(bench: Workbench, planner: Planner, folder: Path, options: VerifyOp
 
 def _fold(
     bench: Workbench,
-    planner: Planner,
+    plan: Plan,
     folder: Path,
     published: PublishedExperiment,
     options: VerifyOptions,
     scratch: Path,
 ) -> bool:
     """Train a fold again and say how it compares; returns whether it is as it is published."""
-    (plan,) = planner.plans([experiment_of(published, options.weights)])
     check_folds(folder, plan.folds)
     folds = [fit for fit in plan.fits if fit.fold is not None]
     if options.fold > len(folds):

@@ -309,12 +309,14 @@ def test_another_thread_may_call(model, here):
     assert len(made[0])
 
 
-def test_a_failed_job_is_an_error_of_its_own(here, monkeypatch):
+def test_an_exit_code_is_kept_and_a_failed_job_is_an_error_of_its_own(here, monkeypatch):
     from mammo_mlflow.jobs.executors import JobFailed
 
     def failed(options):
         raise JobFailed("fold 1: out of memory")
 
+    monkeypatch.setattr("mammo_mlflow.workflows.doctor.run", lambda options: 1)
+    assert mm.doctor().code == 1
     monkeypatch.setattr("mammo_mlflow.workflows.doctor.run", failed)
     with pytest.raises(mm.CommandFailed, match="fold 1: out of memory"):
         mm.doctor()

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +63,10 @@ class Published:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, pretend):
-    """A scripted model with answer sets and a chosen threshold, whose run holds a password, published."""
+    """A scripted model with averaged views and answer sets, whose run holds a password, published."""
     where = tmp_path_factory.mktemp("published") / "store"
     where.mkdir()
-    made = pretend(where, "--task", "mass_calc", *SMALL, "--threshold", "youden", "--coverage", "0.8")
+    made = pretend(where, "--task", "mass_calc", *SMALL, "--threshold", "youden", "--coverage", "0.8", "--tta", "views")
     assert made.code == 0, made.err
     found = Published(where, where.parent / "publication", pretend)
     found.client.set_tag(found.version.run_id, "mammo.weights_source", f"https://me:{SECRET}@there/weights")
@@ -84,6 +84,7 @@ def names_of(phantom):
     return {str(name) for one in groups for name in one["patient_id"]}
 
 
+@cache
 def look_up(client, kind, name, of):
     """Whether a store has what a checklist names as a source."""
     if kind in ("version tag", "file"):
@@ -114,12 +115,11 @@ def test_every_answer_of_the_checklists_has_its_sources_in_the_store(published):
     for row in rows:
         assert bool(row["answer"]) == bool(row["sources"]), row
         assert row["answer"] or row["authors_must_say"]
-    for row in answered:
-        for part in row["sources"].split("; "):
-            kind, names, of = re.fullmatch(
-                r"(version tag|file|metric|parameter|tag|artifact|data set) (.+) of (?:run|model) (\S+)", part
-            ).groups()
-            assert all(look_up(published.client, kind, name, of) for name in names.split(", ")), part
+    for part in {part for row in answered for part in row["sources"].split("; ")}:
+        kind, names, of = re.fullmatch(
+            r"(version tag|file|metric|parameter|tag|artifact|data set) (.+) of (?:run|model) (\S+)", part
+        ).groups()
+        assert names.split(", ") == [name for name in names.split(", ") if look_up(published.client, kind, name, of)]
 
 
 def test_what_no_store_knows_is_left_to_the_authors(published):
@@ -231,7 +231,7 @@ def test_other_predictions_than_the_published_are_told(published, tmp_path):
     table, listed = folder / "tables" / "out_of_fold.csv", folder / METADATA_FILE
     before, frame = file_sha256(table), pd.read_csv(table)
     row = frame.index[frame["fold"] == 0][0]
-    frame.loc[row, "probability"] = (frame.loc[row, "probability"] + 0.5) % 1
+    frame.loc[row, "fit_probability"] = (frame.loc[row, "fit_probability"] + 0.5) % 1  # before views are averaged
     frame.to_csv(table, index=False)
     listed.write_text(listed.read_text().replace(before, file_sha256(table)))
     outcome = published.verify(folder)
@@ -299,6 +299,37 @@ def test_what_is_no_publication_is_one_line(published, tmp_path, content, said):
     assert outcome.code == 2 and said in line
 
 
+def test_whose_patches_are_real_is_said_or_asked(pretend, data, tmp_path):
+    (data / "phantom.json").rename(data / "prepare.json")  # which makes it a data set of films
+    where = tmp_path / "store"
+    where.mkdir()
+    made = pretend(where, "--task", "mass_calc", "--data", str(data), *SMALL[:8])
+    assert made.code == 0, made.err
+    found = Published(where, tmp_path / "unknown", pretend)
+    asked = ("--model", f"{MODEL}/1", "--with-model", "false", "--out")
+    assert found.publish(*asked, str(found.folder)).code == 0
+    card, file = (found.folder / "README.md").read_text(), found.folder / "ATTRIBUTION.txt"
+    assert "author must say: whether the patches are of CBIS-DDSM" in card and "--data DIR" in card
+    assert file.read_text().startswith("Where the patches are of CBIS-DDSM:") and "phantom" not in card
+    assert str(tmp_path) not in "".join(map(str, texts(found.folder).values()))
+
+    tags = {"mammo.family": "prepare", "mammo.data_sha256": found.version.tags["mammo.data_sha256"]}
+    run = found.client.create_run(found.client.get_run(found.version.run_id).info.experiment_id, tags=tags)
+    (tmp_path / "ATTRIBUTION.txt").write_text("Patches of CBIS-DDSM")
+    found.client.log_artifact(run.info.run_id, str(tmp_path / "ATTRIBUTION.txt"))
+    assert found.publish(*asked, str(tmp_path / "known")).code == 0
+    card = (tmp_path / "known" / "README.md").read_text()
+    assert "The patches are of CBIS-DDSM (Lee et al. 2017), CC BY 3.0." in card and "must say: whether" not in card
+    crate = (tmp_path / "known" / METADATA_FILE).read_text()
+    assert "https://creativecommons.org/licenses/by/3.0/" in crate
+
+    assert found.verify(found.folder).code == 0  # where they lay when they were last used
+    data.rename(tmp_path / "moved")
+    outcome = found.verify(found.folder)
+    assert outcome.code == 2 and "data: expected the directory of the data with sha256" in outcome.complaints[0]
+    assert found.verify(found.folder, "--data", str(tmp_path / "moved")).code == 0
+
+
 def test_an_ensembles_data_are_those_of_its_members(models, phantom):
     described = {"image_size": 32, "files": {"train_tensor.npy": "a"}}
     member = models.run({"task": "mass_calc", "fit": "final"})
@@ -313,7 +344,7 @@ def test_an_ensembles_data_are_those_of_its_members(models, phantom):
         models.client.create_model_version(name, (models.where / name).as_uri(), run, tags=tags)
     lineage = lineage_of(models.client, find_model(models.client, "joined/1"))
     assert lineage.described.data == described
-    assert phantom_settings(lineage)["train"] == 48
+    assert phantom_settings(lineage).train == 48
     assert repeating_command(lineage).endswith("--members one --phantom-train 48 --phantom-test 24 --phantom-size 32")
     values = stored_values(lineage, models.where, None)
     assert values["image_size"].sources == ((member, "data set", "image_size"),)
@@ -325,7 +356,7 @@ def test_a_run_with_several_models_is_asked_which(models):
         final = models.model(backbone=backbone, files=False)
         above = models.client.get_run(final).data.tags["mlflow.parentRunId"]
         models.client.set_tag(above, "mlflow.parentRunId", parent)
-    with pytest.raises(UserError, match="run: expected a run with one registered model .* found .*vgg16 v1"):
+    with pytest.raises(UserError, match=r"run: expected a run with one registered model .* found .*vgg16 v1"):
         version_under(models.client, parent)
 
 

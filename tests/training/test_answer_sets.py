@@ -88,6 +88,22 @@ def test_a_served_model_answers_with_them():
         assert answer == expected
 
 
+def test_a_served_ensemble_answers_with_them_beside_its_table():
+    class Joined:
+        def predict(self, patches):
+            p = np.array([0.1, 0.5, 0.9])
+            return pd.DataFrame({"probability": p, "decision": [0, 1, 1], "one": 1 - p, "other": p})
+
+    schema = Schema([TensorSpec(np.dtype(np.uint16), (-1, 2, 2, 1))])
+    sets = json.dumps({"low": 0.3, "high": 0.7, "coverage": 0.9})
+    metadata = {METADATA: {"mammo.answer_sets": sets, "classes": ["benign", "malignant"]}}
+    model = PyFuncModel(Model(metadata=metadata, signature=ModelSignature(schema)), Joined())
+    body = json.dumps({"inputs": (1000 * np.arange(1, 13)).reshape(3, 2, 2, 1).tolist()}).encode()
+    answer = json.loads(answer_request(body, "application/json", model, schema).response)
+    assert answer["set"] == ["benign", "refer", "malignant"]
+    assert [row["decision"] for row in answer["predictions"]] == [0, 1, 1]
+
+
 def test_a_hold_out_has_no_other_fold(pretend, tmp_path):
     outcome = pretend(tmp_path, *COMMAND, "--coverage", "0.9", "--holdout", "0.3", name="scratch")
     assert outcome.code == 2

@@ -215,8 +215,8 @@ def answer_sets(
         axes.errorbar(at, value, yerr=np.nan_to_num(ends), color=colour(number), marker="o", markersize=4, label=name)
     for wanted, place in zip(curve, referred, strict=True):
         axes.plot([place - 0.02, place + 0.02], [wanted, wanted], color=INK, linewidth=1, linestyle=":")
-        said = axes.annotate(f"{wanted:g}", (place + 0.024, wanted), fontsize=SMALL_SIZE, color=INK, va="center")
-        said.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # lines lie below
+        label = axes.annotate(f"{wanted:g}", (place + 0.024, wanted), fontsize=SMALL_SIZE, color=INK, va="center")
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # lines lie below
     axes.set(xlim=(-0.03, 1.06), ylim=(None, 1.01))
     axes.legend(loc="lower right", frameon=False, fontsize=SMALL_SIZE)
     return figure
