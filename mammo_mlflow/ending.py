@@ -26,6 +26,11 @@ def told_to_end() -> int:
     return _told[0] if _told else 0
 
 
+def go_on() -> None:
+    """Forget what signals have told: the command has ended, and the process that called it goes on."""
+    _told.clear()
+
+
 def end_if_told() -> None:
     """Raise again what a signal raised, where a library has swallowed it."""
     if _told:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mammo_mlflow.cli import failures, shown_lines
-from mammo_mlflow.ending import SIGNALS, end_on_signals, told_to_end
+from mammo_mlflow.ending import SIGNALS, end_on_signals, go_on, told_to_end
 from mammo_mlflow.errors import CommandFailed, Faults, UserError
 from mammo_mlflow.terminal import make_handler
 from mammo_mlflow.wording import scrubbed
@@ -95,6 +95,7 @@ def ending_as_commands_do() -> Iterator[None]:
         logging.getLogger(__name__).warning("interrupted; the same call goes on where it was")
         raise
     finally:
+        go_on()
         for one, handler in handlers.items():
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
     if ended:

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from support import ROOT, environment
 
 import mammo_mlflow as mm
-from mammo_mlflow import ending
 from mammo_mlflow.api import models, objects, reader, shown, store
 from mammo_mlflow.api.functions import FUNCTIONS, example, read_options
 from mammo_mlflow.api.scores import SHOWN
@@ -286,6 +285,8 @@ def test_ctrl_c_ends_a_call_as_it_ends_a_command(model, here, monkeypatch):
     assert state() == before
     runs = mm.Store(here).runs()
     assert runs[runs["parent"] == ""]["status"].iloc[0] == "KILLED"
+    with pytest.raises(mm.UserError):  # the process has gone on
+        mm.Store(here).result("nothing")
 
 
 def test_the_process_gets_sigterm_once_the_call_has_ended(here, monkeypatch):
@@ -298,7 +299,6 @@ def test_the_process_gets_sigterm_once_the_call_has_ended(here, monkeypatch):
         assert got == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
-        ending._told.clear()
 
 
 def test_another_thread_may_call(model, here):
