@@ -28,6 +28,28 @@ class OneOf:
             raise unknown_name(name, value, self.choices)
 
 
+JOIN = "+"
+"""What stands between names that are joined."""
+
+
+@dataclass(frozen=True)
+class OneOrJoined(OneOf):
+    """A check that a name is one of `choices`, or several of `joinable`, each once, with `+` between."""
+
+    joinable: tuple[str, ...]
+
+    def __call__(self, name: str, value: object) -> None:
+        """Raise `UserError` for another name, saying what was meant."""
+        parts = str(value).split(JOIN)
+        if len(parts) == 1:
+            super().__call__(name, value)
+            return
+        for part in parts:
+            OneOf(self.joinable)(name, part)
+        if len(set(parts)) < len(parts):
+            raise expected(name, "each of the joined names once", f"'{value}'")
+
+
 def one_of(*choices: str) -> OneOf:
     """Make a check that a value is one of these names."""
     return OneOf(choices)

@@ -16,7 +16,8 @@ from mammo_mlflow.files import json_sha256
 from mammo_mlflow.model_spec import DIFFERENCES as DIFFERENCES
 from mammo_mlflow.model_spec import ModelSpec
 from mammo_mlflow.names import registered_name
-from mammo_mlflow.roles import FAMILIES, NETWORKS, parameter
+from mammo_mlflow.roles import FAMILIES, network_of, parameter
+from mammo_mlflow.roles import NETWORKS as NETWORKS
 from mammo_mlflow.training_spec import TrainingSpec as TrainingSpec
 
 RESULTS_VERSION = 2
@@ -133,7 +134,7 @@ class Experiment:
         checks.one_of(*FAMILIES)("family", self.family)
         checks.one_of(*TASKS)("task", self.task)
         problems = faults(self._values())
-        network = checks.one_of(*NETWORKS[self.family])
+        network = network_of(self.family)
         for check in (lambda: network("backbone", self.model.backbone), self._check_family):
             try:
                 check()
@@ -171,6 +172,10 @@ class Experiment:
             raise expected("calibrate", "none with a hold-out, which has no other fold", f"'{self.final.calibrate}'")
         if self.final.coverage and self.cv.holdout:
             raise expected("coverage", "0 with a hold-out, which has no other fold", self.final.coverage)
+        if len(self.model.backbones) > 1 and (unfrozen := self.model.unfrozen_layers):
+            raise expected("unfrozen_layers", "0 for joined backbones, which are frozen", unfrozen)
+        if len(self.model.backbones) > 1 and self.training.views == 0:
+            raise expected("views", "at least 1 for joined backbones, whose features are cached", 0)
         if self.trained_whole and self.model.unfrozen_layers:
             raise expected("unfrozen_layers", "0 for an encoder trained from scratch", self.model.unfrozen_layers)
 

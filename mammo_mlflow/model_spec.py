@@ -118,6 +118,11 @@ class ModelSpec:
     )
 
     @property
+    def backbones(self) -> tuple[str, ...]:
+        """The network's name, or those of the backbones that it joins."""
+        return tuple(self.backbone.split(checks.JOIN))
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """The number of units of each hidden layer of the head."""
         return () if self.dense == "none" else tuple(int(width) for width in self.dense.split("-"))

@@ -155,4 +155,9 @@ class Attribute:
 
 def registered_name(task: str, *parts: str) -> str:
     """The name of a registered model, `mammo-<task>-<part>-…`, without empty parts; that of champions has no part."""
-    return "-".join(["mammo", task, *filter(None, parts)])
+    return "-".join(["mammo", task, *map(plain_name, filter(None, parts))])
+
+
+def plain_name(network: str) -> str:
+    """A network's name as part of MLflow's and Keras's own names, which do not take the `+` of joined backbones."""
+    return network.replace("+", "_")

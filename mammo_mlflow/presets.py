@@ -10,7 +10,7 @@ from __future__ import annotations
 from mammo_mlflow import checks
 from mammo_mlflow.backbones import BACKBONES, PAPER_BACKBONES
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.experiment import FAMILIES, NETWORKS, TASKS
+from mammo_mlflow.experiment import FAMILIES, NETWORKS, TASKS, network_of
 from mammo_mlflow.names import registered_name
 
 Values = dict[str, checks.Value]
@@ -219,6 +219,9 @@ BEST: Table = {
 Not settings of the paper. What each choice gains, and what was tried and left out, is in `docs/benchmarks.md`.
 """
 
+PLAIN = "densenet121"
+"""A backbone without settings of its own."""
+
 OF_THE_PAPER: dict[str, Table] = {"paper": PAPER, "table": _TABLES_4}
 OURS: dict[str, Table] = {"quick": QUICK, "best": BEST}
 PRESETS = OF_THE_PAPER | OURS
@@ -234,15 +237,20 @@ def preset_values(preset: str, backbone: str, task: str, family: str = "pretrain
     """
     checks.one_of(*PRESETS)("preset", preset)
     checks.one_of(*FAMILIES)("family", family)
-    checks.one_of(*NETWORKS[family])("backbone", backbone)
+    network_of(family)("backbone", backbone)
     checks.one_of(*TASKS)("task", task)
-    found = PRESETS[preset].get((family, backbone, task))
-    other = [known for known in TASKS if (family, backbone, known) in PRESETS[preset]]
+    found = preset_row(preset, backbone, task, family)
+    other = [known for known in TASKS if preset_row(preset, backbone, known, family) is not None]
     if found is None and other:
         raise expected("task", f"{other[0]} for {family} models", f"'{task}'")
     if found is None:
         raise UserError(f"preset: expected one that has {family} {backbone} for {task}, found '{preset}'")
     return {"backbone": backbone} | found
+
+
+def preset_row(preset: str, backbone: str, task: str, family: str = "pretrained") -> Values | None:
+    """The row of a preset's table for a network; None where it has none. Joined backbones have that of `PLAIN`."""
+    return PRESETS[preset].get((family, PLAIN if checks.JOIN in backbone else backbone, task))
 
 
 def networks(family: str, preset: str) -> tuple[str, ...]:

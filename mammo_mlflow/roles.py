@@ -29,6 +29,8 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 """What `backbone` may be in each family: a pretrained network, a setting of the paper's chapter 4, an encoder, an
 approach of its chapter 8, the encoder of both views of a lesion."""
 FAMILIES = tuple(NETWORKS)
+JOINED_IN = "pretrained"
+"""The family whose networks may join several backbones, frozen, in front of one head: `resnet50+densenet121`."""
 
 T = TypeVar("T", bound=checks.Value)
 
@@ -61,6 +63,12 @@ PAIRED = Users(("siamese",))
 CONDITIONED = Users(("conditioned",))
 GIVEN = CONDITIONED._replace(counts=lambda experiment: experiment.model.backbone != "c")
 CACHED = Users(tuple(n for n in FAMILIES if n != "scratch"), False, lambda experiment: not experiment.trained_whole)
+
+
+def network_of(family: str, *others: str) -> checks.OneOf:
+    """Make a check that a name is a network of a family, joined backbones included, or one of `others`."""
+    known = (*NETWORKS[family], *others)
+    return checks.OneOrJoined(known, tuple(BACKBONES)) if family == JOINED_IN else checks.one_of(*known)
 
 
 def parameter(

@@ -104,3 +104,29 @@ def test_set_and_registered_name_say_what_is_tuned():
     frozen, tuned = build("mass_calc", {}), build("benign_malignant", {"backbone": "resnet50", "unfrozen_layers": 2})
     assert (frozen.model_set, frozen.registered_name) == ("pretrained", "mammo-mass_calc-pretrained-vgg16")
     assert (tuned.model_set, tuned.registered_name) == ("tuned", "mammo-benign_malignant-pretrained-resnet50-tuned")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"backbone": "resnet50+densnet121"}, "backbone: unknown 'densnet121', did you mean 'densenet121'"),
+        ({"backbone": "resnet50+"}, "backbone: unknown ''"),
+        ({"backbone": "vgg16+resnet50+vgg16"}, "backbone: expected each of the joined names once, found 'vgg16+"),
+        ({"backbone": "vgg16+resnet50", "unfrozen_layers": 1}, "unfrozen_layers: expected 0 for joined backbones"),
+        ({"backbone": "vgg16+resnet50", "views": 0}, "views: expected at least 1 for joined backbones"),
+    ],
+)
+def test_what_cannot_be_joined(values, said):
+    with pytest.raises(UserError) as caught:
+        build("mass_calc", values)
+    (line,) = caught.value.lines
+    assert line.startswith(said)
+
+
+def test_backbones_are_joined_in_the_pretrained_family_alone():
+    joined = build("mass_calc", {"backbone": "resnet50+densenet121"})
+    assert joined.model.backbones == ("resnet50", "densenet121")
+    assert joined.registered_name == "mammo-mass_calc-pretrained-resnet50_densenet121"
+    for family in ("siamese", "views"):
+        with pytest.raises(UserError, match=r"backbone: unknown 'resnet50\+densenet121'"):
+            build("mass_calc", {"backbone": "resnet50+densenet121"}, family)

@@ -52,6 +52,12 @@ def test_the_authors_m1_differs_from_m1_in_its_layers_alone():
     assert (author.model_set, author.registered_name) == ("scratch", "mammo-mass_calc-scratch-m1_author")
 
 
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "table"])
+def test_joined_backbones_have_the_settings_of_one_without_its_own(preset):
+    values = preset_values(preset, "vgg16+inceptionv3", "mass_calc")
+    assert values == preset_values(preset, "densenet121", "mass_calc") | {"backbone": "vgg16+inceptionv3"}
+
+
 @pytest.mark.parametrize(
     ("preset", "backbone", "task", "message"),
     [

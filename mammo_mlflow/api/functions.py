@@ -152,7 +152,7 @@ def type_of(name: str, field: FieldInfo) -> Any:
     """
     about, kind, default = option_of(field), kind_of(field), DEFAULTS.get(name, field.default)
     found: Any = kind
-    if isinstance(about.check, OneOf) and kind is str:
+    if type(about.check) is OneOf and kind is str:  # not what can be joined, of which there is no table
         found = Literal[tuple(about.check.choices)]
     elif about.path:
         found = str | os.PathLike[str]

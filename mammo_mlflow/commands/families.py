@@ -6,12 +6,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import model_validator
 
-from mammo_mlflow import checks
 from mammo_mlflow.commands.base import MODEL, Command, Option, with_parameters
 from mammo_mlflow.commands.search import SEARCHED, TRIALS, SearchSettings
 from mammo_mlflow.commands.shared import TASK, TrainingOptions
 from mammo_mlflow.errors import expected
-from mammo_mlflow.experiment import NETWORKS
+from mammo_mlflow.experiment import network_of
 
 
 class FamilyOptions(TrainingOptions):
@@ -43,7 +42,7 @@ class SearchedFamilyOptions(FamilyOptions, SearchSettings):
 
 def _command(family: str, networks: str, summary: str, example: str, task: str | None = None) -> Command:
     base: type[FamilyOptions] = SearchedFamilyOptions if family in SEARCHED else FamilyOptions
-    backbone = Option(f"{networks}, or all and a comparison", MODEL, checks.one_of(*NETWORKS[family], "all"))
+    backbone = Option(f"{networks}, or all and a comparison", MODEL, network_of(family, "all"))
     own = {"backbone": (Annotated[str, backbone], "all")}
     if task is not None:
         own["task"] = (Annotated[str, Option("what is told apart, which is always this", MODEL)], task)
@@ -63,7 +62,7 @@ def _command(family: str, networks: str, summary: str, example: str, task: str |
 
 PRETRAINED = _command(
     "pretrained",
-    "pretrained network",
+    "pretrained network, several with + between to join their frozen features",
     "train, test and register models on a pretrained backbone",
     "--task mass_calc --backbone resnet50 --unfrozen-layers 1",
 )

@@ -14,6 +14,7 @@ from mammo_mlflow.evaluation.recalibration import IsotonicMap, PlattMap
 from mammo_mlflow.jobs.contracts import AssembleJob, Emit, Part, PredictJob, StepsDone, TryJob
 from mammo_mlflow.models.conditioned import join_condition
 from mammo_mlflow.models.flips import average_flips
+from mammo_mlflow.models.joined import join_backbones
 from mammo_mlflow.models.network import join_tails, load_weights
 from mammo_mlflow.models.recalibrated import append_isotonic, append_platt
 from mammo_mlflow.models.siamese import before_head
@@ -45,10 +46,15 @@ def assemble_model(job: AssembleJob, emit: Emit) -> None:
 
 def build_part(part: Part, features: bool = False) -> keras.Model:
     """Build the whole model of a trained part; with `features`, all of it before its head."""
-    base = network_encoder(part.network)
-    load_weights(base, part.weights)
+    bases = []
+    for one in part.joined or (part,):
+        bases.append(network_encoder(one.network))
+        load_weights(bases[-1], one.weights)
     tails = [keras.saving.load_model(path, compile=False) for path in part.tails]
-    return join_tails(base, part.cut, [before_head(tail) for tail in tails] if features else tails, part.network.sides)
+    tails = [before_head(tail) for tail in tails] if features else tails
+    if part.joined:
+        return join_backbones(bases, tails, part.network.image_size)
+    return join_tails(bases[0], part.cut, tails, part.network.sides)
 
 
 def predict(job: PredictJob, emit: Emit) -> np.ndarray:

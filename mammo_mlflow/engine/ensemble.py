@@ -13,6 +13,7 @@ from mammo_mlflow.engine.activations import network_encoder
 from mammo_mlflow.engine.backend import set_threads
 from mammo_mlflow.engine.flavor import load_answering_model, save_answering_model
 from mammo_mlflow.engine.inputs import read_batches
+from mammo_mlflow.experiment import PATCH
 from mammo_mlflow.jobs.contracts import AnswerJob, Emit, EnsembleJob, Part, StepsDone
 from mammo_mlflow.models.flips import all_turns, mean_of_turns
 from mammo_mlflow.models.network import load_weights, prefix
@@ -45,7 +46,13 @@ def join_members(parts: Sequence[Part], flips: Sequence[bool]) -> keras.Model:
     carried = _shared_prefixes(inputs, parts, flips)
     answers = []
     for number, (part, flipped) in enumerate(zip(parts, flips, strict=True)):
-        given = {side: carried[_encoder_identity(part), part.cut, side, flipped] for side in part.network.sides}
+        if part.joined:
+            prefixes = {one.network.model.backbone: (one, PATCH) for one in part.joined}
+        else:
+            prefixes = {side: (part, side) for side in part.network.sides}
+        given = {
+            name: carried[_encoder_identity(one), one.cut, side, flipped] for name, (one, side) in prefixes.items()
+        }
         tails = [keras.saving.load_model(path, compile=False, safe_mode=True) for path in part.tails]
         for fold, tail in enumerate(tails):
             tail.name = f"member_{number}_{fold}"
@@ -65,7 +72,8 @@ def _shared_prefixes(
     found: dict[tuple[str, int, str, bool], Tensor] = {}
     by_encoder: dict[str, list[tuple[Part, bool]]] = {}
     for part, flipped in zip(parts, flips, strict=True):
-        by_encoder.setdefault(_encoder_identity(part), []).append((part, flipped))
+        for one in part.joined or (part,):
+            by_encoder.setdefault(_encoder_identity(one), []).append((one, flipped))
     given = {(side, False): x for side, x in inputs.items()}
     if any(flips):
         given |= {(side, True): all_turns(x) for side, x in inputs.items()}

@@ -2,7 +2,7 @@
 
 Selvaraju et al. 2017, "Grad-CAM", ICCV: the maps of the last convolution, each weighted by the mean gradient of the
 output, before its sigmoid, with respect to it, are summed and negative sums set to 0. Where a member averages several
-networks, their maps are added.
+networks, or joins several backbones, their maps are added.
 """
 
 from __future__ import annotations
@@ -75,19 +75,27 @@ def class_activation_maps(
         pairs = zip(_to_numpy(tensors), _to_numpy(call.slopes(answer, tensors)), strict=True)
         weighted = [(maps * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1) for maps, slopes in pairs]
         # of a model that averages over flips, the first rows are the patches as they are
-        heat = np.maximum([one[: len(answer)] for one in weighted], 0).sum(axis=0)
+        rising = [np.maximum(one[: len(answer)], 0) for one in weighted]
+        if len({one.shape for one in rising}) > 1:  # those of joined backbones
+            rising = [_enlarged(one, size) for one in rising]
+        heat = np.sum(rising, axis=0)
         top = heat.max(axis=(1, 2), keepdims=True)
         heat = np.divide(heat, top, out=np.zeros_like(heat), where=top > 0)
-        large = keras.ops.image.resize(heat[..., None], size, interpolation="bilinear")
-        made.append(keras.ops.convert_to_numpy(large)[..., 0])
+        made.append(_enlarged(heat, size))
     return made
+
+
+def _enlarged(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Maps (n, h, w) interpolated to the size of the patches."""
+    large = keras.ops.image.resize(maps[..., None], size, interpolation="bilinear")
+    return keras.ops.convert_to_numpy(large)[..., 0]
 
 
 def find_last_convolutions(model: keras.Model, one: Mapping[str, np.ndarray]) -> list[list[LayerCall]]:
     """Find each member's last convolutions of the abnormality, by gradients for one pair, (1, size, size, 1) by input.
 
-    In each part of the model, named first in a layer's path, it is the last layer that the output depends on; those on
-    which another of them depends are left out. Raises `UserError` for a model without convolutions.
+    In each part of the model, a nested model or a layer beside them, it is the last layer that the output depends on;
+    those on which another of them depends are left out. Raises `UserError` for a model without convolutions.
     """
     call = _RecordedCall(model, one)
     found = []
@@ -99,12 +107,17 @@ def find_last_convolutions(model: keras.Model, one: Mapping[str, np.ndarray]) ->
             place = waiting.pop()
             slope, *upstream = call.slopes(call.maps[place], [call.patch, *(call.maps[other] for other in waiting)])
             if slope is not None:
-                last.setdefault(place[0].split("/")[1], place)
+                last.setdefault(_part(place[0]), place)
             waiting = [other for other, slope in zip(waiting, upstream, strict=True) if slope is None]
         found.append(list(last.values()))
     if not all(found):
         raise expected("overlays", "a model with convolutions of the abnormality", "none")
     return found
+
+
+def _part(path: str) -> str:
+    """The nested model that a layer's path lies in; of a layer that is in none its own."""
+    return path.rpartition("/")[0] or path
 
 
 class _RecordedCall:

@@ -33,6 +33,7 @@ from mammo_mlflow.experiment import BASELINE
 from mammo_mlflow.jobs.contracts import Emit, EpochDone, FitJob, FitResult, FitsJob, FitsProgress, Happened, StepsDone
 from mammo_mlflow.jobs.failure import Failure
 from mammo_mlflow.models.conditioned import build_conditioned
+from mammo_mlflow.models.joined import build_joined
 from mammo_mlflow.models.network import build_head, build_tail, build_whole, load_weights, suffix, unfreeze
 from mammo_mlflow.names import Artifact
 
@@ -242,10 +243,13 @@ class _FitNetwork:
         return self._tail(base)
 
     def _on_features(self, head: keras.Model) -> keras.Model:
-        """A head on stored features, joined with the condition in the conditioned family."""
+        """A head on stored features, on those of several backbones, or on features and a condition."""
         job, shape = self._job, self._job.description.features.shape
         if job.experiment.family == "conditioned":
             return build_conditioned(shape, head)
+        if joined := job.description.joined:
+            shapes = [one.features.shape for one in joined]
+            return build_joined(dict(zip(self._spec.backbones, shapes, strict=True)), head)
         return build_tail(None, head, job.network.sides, self._spec.difference, shape)
 
     def _tail(self, base: keras.Model) -> keras.Model:

@@ -270,12 +270,16 @@ class ViewsJob(Job[list[np.ndarray]]):
 
 @dataclass(frozen=True)
 class Part:
-    """A trained model to build: network, weights and layer cut of its prefix, and its tails, which are averaged."""
+    """A trained model to build: network, weights and layer cut of its prefix, and its tails, which are averaged.
+
+    `joined` are the prefixes of the backbones that it joins, parts without tails; then it has no other.
+    """
 
     network: Network
     weights: NetworkWeights
     cut: int
     tails: tuple[Path, ...]
+    joined: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

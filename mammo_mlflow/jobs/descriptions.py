@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +19,11 @@ class Network:
     image_size: int
     precision: str
     sides: tuple[str, ...] = (PATCH,)
+
+    @property
+    def each(self) -> tuple[Network, ...]:
+        """The network of each of its backbones alone; where it has one, that is itself."""
+        return tuple(replace(self, model=replace(self.model, backbone=name)) for name in self.model.backbones)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Description:
 
     `features` is the cut after the encoder, of one side; `tuned` the cut before the first trained layer of the encoder
     (None if all are frozen). `head` is the shape of the head's input, `parameters` the number of the encoder's weights,
-    `patches_per_second` its measured speed, NaN if not measured.
+    `patches_per_second` its measured speed, NaN if not measured. `joined` are those of the backbones that it joins.
     """
 
     features: LayerCut
@@ -47,6 +53,22 @@ class Description:
     head: tuple[int, ...]
     parameters: int
     patches_per_second: float = float("nan")
+    joined: tuple[Description, ...] = ()
+
+    @classmethod
+    def join(cls, each: Sequence[Description]) -> Description:
+        """The description of frozen backbones whose features (n, f) are joined; of a single one its own."""
+        if len(each) == 1:
+            return each[0]
+        width = sum(one.features.shape[0] for one in each)
+        return cls(
+            features=LayerCut(0, (width,), "float32"),  # of no layer: the cut is before the tail
+            tuned=None,
+            head=(width,),
+            parameters=sum(one.parameters for one in each),
+            patches_per_second=1 / sum(1 / one.patches_per_second for one in each),
+            joined=tuple(each),
+        )
 
     @property
     def trained(self) -> LayerCut:

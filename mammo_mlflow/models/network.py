@@ -8,7 +8,7 @@ functional graph, so the tail that is trained on stored activations is the whole
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -22,6 +22,7 @@ from mammo_mlflow.experiment import PATCH, ModelSpec
 from mammo_mlflow.models.precision import dtype_policy
 from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, POOLINGS, kernel_penalty
 from mammo_mlflow.models.siamese import join_sides
+from mammo_mlflow.models.tensors import Tensor
 from mammo_mlflow.models.weights import NetworkWeights
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
@@ -213,12 +214,16 @@ def join_tails(
         inputs = {side: layers.Input(base.input.shape[1:], dtype="float32", name=side) for side in sides}
         encoder = prefix(base, cut) if cut else None
         carried = {side: x if encoder is None else encoder(x) for side, x in inputs.items()}
+    return keras.Model(inputs, average_tails(tails, carried), name=base.name)
+
+
+def average_tails(tails: Sequence[keras.Model], carried: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """The mean of the probabilities (n, 1) of tails on activations, or on several by input."""
     answers = []
     for number, one in enumerate(tails):
         one.name = f"tail_{number}"
         answers.append(one(carried))
-    out = answers[0] if len(answers) == 1 else layers.Average(name="fold_average")(answers)
-    return keras.Model(inputs, out, name=base.name)
+    return answers[0] if len(answers) == 1 else layers.Average(name="fold_average")(answers)
 
 
 def load_weights(base: keras.Model, weights: NetworkWeights) -> None:

@@ -13,6 +13,7 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,9 @@ import h5py
 import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES, LICENCES
+from mammo_mlflow.checks import JOIN
 from mammo_mlflow.errors import UserError, expected
-from mammo_mlflow.files import file_sha256, whole
+from mammo_mlflow.files import file_sha256, json_sha256, whole
 from mammo_mlflow.whereabouts import BY_SHA256, find_again
 
 COMPACT_DIR = Path(__file__).parent / "compact"
@@ -46,7 +48,8 @@ class NetworkWeights:
     """The weights of a backbone: their file, and how they are named in tags (`label`) and hashed in keys (`identity`).
 
     `source` says in words where they were found, `sha256` is their file's. `kind` is `file` (HDF5), `int8` (compact
-    copy), `random`, which has no file until it is calibrated, or `none` where nothing is loaded.
+    copy), `random`, which has no file until it is calibrated, `none` where nothing is loaded, or `joined`: those of
+    several backbones.
     """
 
     kind: str
@@ -55,6 +58,25 @@ class NetworkWeights:
     source: str
     path: Path | None = None
     sha256: str = ""
+    joined: tuple[NetworkWeights, ...] = ()
+
+    @classmethod
+    def join(cls, each: Sequence[NetworkWeights]) -> NetworkWeights:
+        """The weights of several backbones, which name and identify them all; of a single one its own.
+
+        They count as random where some are.
+        """
+        if len(each) == 1:
+            return each[0]
+        labels = [one.label for one in each]
+        return cls(
+            kind="joined",
+            label=RANDOM_WEIGHTS.label if RANDOM_WEIGHTS.label in labels else ", ".join(dict.fromkeys(labels)),
+            identity=json_sha256([one.identity for one in each]),
+            source=", ".join(dict.fromkeys(one.source for one in each)),
+            sha256=JOIN.join(one.sha256 for one in each),
+            joined=tuple(each),
+        )
 
     @property
     def file(self) -> Path:

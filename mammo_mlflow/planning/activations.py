@@ -59,6 +59,13 @@ def frozen_activations(
     """
     if experiment.views == 0:
         return {}, {}
+    if description.joined:  # each backbone's are those of that backbone alone
+        found: dict[str, Activations] = {}
+        for one, own, described in zip(network.each, weights.joined, description.joined, strict=True):
+            alone = replace(experiment, model=one.model)
+            entries, _ = frozen_activations(alone, patch_set, one, own, described, devices, flips)
+            found[one.model.backbone] = entries[PATCH]
+        return found, {}
     augmentation, views = experiment.training.augmentation, experiment.training.views
     if flips:
         augmentation, views = ALL_FLIPS, len(FLIPS) - 1

@@ -119,7 +119,10 @@ class Plan:
 
     def part(self, tails: Iterable[Path]) -> Part:
         """The network, weights and layer cut that make a whole model with these tails."""
-        return Part(self.network, self.weights, self.description.trained.index, tuple(tails))
+        # of a single backbone there are none
+        each = zip(self.network.each, self.weights.joined, self.description.joined, strict=False)
+        joined = tuple(Part(one, weights, described.features.index, ()) for one, weights, described in each)
+        return Part(self.network, self.weights, self.description.trained.index, tuple(tails), joined)
 
     def activations(self) -> tuple[Activations, ...]:
         """The cache entries that the fits read, each once; none in on-line training."""

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from mammo_mlflow.backbones import BACKBONES, check_backbone
+from mammo_mlflow.checks import JOIN
 from mammo_mlflow.data.patches import LESION_COLUMNS, PatchSet, check_classes, targets
 from mammo_mlflow.data.splits import folds_sha256, inner_holdout, make_folds, make_holdout
 from mammo_mlflow.errors import UserError, expected, gathered
@@ -77,15 +78,16 @@ class Planner:
         for wanted in experiments:
             experiment = wanted.changed(precision=resolve_precision(wanted.training.precision, devices))
             parse_policy(experiment.final.threshold)
-            model = experiment.model
-            if model.backbone in BACKBONES:
-                check_backbone(model.backbone, self.patch_set.image_size, model.unfrozen_layers)
+            for name in experiment.model.backbones:
+                if name in BACKBONES:
+                    check_backbone(name, self.patch_set.image_size, experiment.model.unfrozen_layers)
             settled.append(self._find_weights(experiment))
         own = [experiment for experiment in settled if experiment.family != "conditioned"]
         if own:
             self._describe(own)
         for experiment in own:
-            self._calibrate(experiment)
+            for one in _wanted_weights(experiment):
+                self._calibrate(one, experiment.training.threads)
         return gathered(partial(self._plan, devices), settled)
 
     def _check(self, experiment: Experiment) -> None:
@@ -99,9 +101,11 @@ class Planner:
     def _plan(self, devices: Devices, experiment: Experiment) -> Plan:
         """Make the plan of an experiment whose weights and layer cuts are known. Raises `UserError`."""
         folds = self.folds(experiment.cv, experiment.task)
-        weights, data = self._weights[_wanted_weights(experiment)], self.patch_set
+        data = self.patch_set
+        weights = NetworkWeights.join([self._weights[wanted] for wanted in _wanted_weights(experiment)])
         if experiment.family != "conditioned":
-            description = self._descriptions[_without_head(_network(experiment, self.patch_set))]
+            each = _network(experiment, self.patch_set).each
+            description = Description.join([self._descriptions[_without_head(one)] for one in each])
             return _build_plan(experiment, data, weights, folds, description, devices)
         if self.find_base_models is None:
             raise expected(
@@ -112,19 +116,21 @@ class Planner:
         return _build_plan(experiment, data, base_models.weights, folds, description, devices, base_models)
 
     def _find_weights(self, experiment: Experiment) -> Experiment:
-        """Find the weights of an experiment's backbone, once; a path becomes their sha256. Raises `UserError`."""
-        wanted = _wanted_weights(experiment)
-        if wanted not in self._weights:
-            known = wanted[0] in BACKBONES
-            self._weights[wanted] = (
-                find_weights(*wanted, phantom=self.patch_set.phantom, accepted=self._accepted) if known else NO_WEIGHTS
-            )
-        found = self._weights[wanted]
-        if wanted[1] in WORDS or found.path is None:
+        """Find the weights of an experiment's backbones, once; a path becomes their sha256. Raises `UserError`."""
+        for wanted in _wanted_weights(experiment):
+            if wanted not in self._weights:
+                known, phantom = wanted[0] in BACKBONES, self.patch_set.phantom
+                self._weights[wanted] = (
+                    find_weights(*wanted, phantom=phantom, accepted=self._accepted) if known else NO_WEIGHTS
+                )
+        each = [self._weights[wanted] for wanted in _wanted_weights(experiment)]
+        if experiment.model.weights in WORDS or any(found.path is None for found in each):
             return experiment
-        remember(found.path, found.sha256)
-        named = experiment.changed(weights=f"{BY_SHA256}{found.sha256}")
-        self._weights[_wanted_weights(named)] = found
+        for found in each:
+            if found.path is not None:
+                remember(found.path, found.sha256)
+        named = experiment.changed(weights=BY_SHA256 + JOIN.join(found.sha256 for found in each))
+        self._weights |= dict(zip(_wanted_weights(named), each, strict=True))
         return named
 
     def folds(self, cv: CrossValidationSpec, task: str) -> np.ndarray:
@@ -141,7 +147,8 @@ class Planner:
 
     def _describe(self, experiments: Sequence[Experiment]) -> None:
         """Find the layer cuts of each distinct network in a worker process; seeds and heads do not change them."""
-        distinct = dict.fromkeys(_without_head(_network(experiment, self.patch_set)) for experiment in experiments)
+        networks = [one for experiment in experiments for one in _network(experiment, self.patch_set).each]
+        distinct = dict.fromkeys(map(_without_head, networks))
         threads = experiments[0].training.threads
         jobs = [
             DescribeJob(name=f"describe {index}", network=network, threads=threads, probe=self._probe)
@@ -150,13 +157,11 @@ class Planner:
         ]
         self._descriptions |= {job.network: answer for job, answer in self._run(jobs)}
 
-    def _calibrate(self, experiment: Experiment) -> None:
+    def _calibrate(self, wanted: tuple[str, str], threads: int) -> None:
         """Draw random weights into the cache, unless they are there; all folds and data sets read this file."""
-        wanted, cache = _wanted_weights(experiment), self._cache
-        weights = self._weights[wanted]
+        cache, weights, backbone = self._cache, self._weights[wanted], wanted[0]
         if weights.kind != "random":
             return
-        backbone = experiment.model.backbone
         name = sha256(f"{weights.identity}-{backbone}")[:24]
         target = cache.root / f"random-{backbone}-{name}.weights.h5"
         with cache.lock(target.name):
@@ -164,7 +169,6 @@ class Planner:
                 cache.make_room(0, int(RANDOM_BYTES_PER_PARAMETER * BACKBONES[backbone].parameters))
                 if any(cache.root.glob(f"random-{backbone}-*.weights.h5")):
                     _log.info("%s: folds with random weights of an earlier version are trained again", backbone)
-                threads = experiment.training.threads
                 list(self._run([CalibrateJob(name="calibrate", backbone=backbone, threads=threads, output=target)]))
         self._weights[wanted] = replace(weights, kind="file", path=target, sha256=file_sha256(target))
 
@@ -180,9 +184,15 @@ def resolve_precision(wanted: str, devices: Devices) -> str:
     return "bfloat16" if devices.bfloat16 else "float32"
 
 
-def _wanted_weights(experiment: Experiment) -> tuple[str, str]:
-    """The backbone of an experiment, and which weights it has to have."""
-    return experiment.model.backbone, experiment.model.weights
+def _wanted_weights(experiment: Experiment) -> list[tuple[str, str]]:
+    """The backbones of an experiment, and which weights each has to have. Raises `UserError`."""
+    names, weights = experiment.model.backbones, experiment.model.weights
+    each = [weights] * len(names)
+    if weights.startswith(BY_SHA256):
+        each = [BY_SHA256 + one for one in weights.removeprefix(BY_SHA256).split(JOIN)]
+    if len(each) != len(names):
+        raise expected("weights", f"a sha256 for each of {', '.join(names)}, with + between", f"'{weights}'")
+    return list(zip(names, each, strict=True))
 
 
 def _without_head(network: Network) -> Network:

@@ -12,6 +12,7 @@ from mammo_mlflow.checks import Value
 from mammo_mlflow.errors import Faults, expected
 from mammo_mlflow.experiment import DEFAULTS, build, parameters
 from mammo_mlflow.models.architecture_ranges import DROPOUTS, HEAD_WIDTHS, POOL_DROPOUTS, SCRATCH_WIDTHS
+from mammo_mlflow.names import plain_name
 
 EITHER = (False, True)
 ARCHITECTURES: dict[str, Mapping[str, Sequence[Value]]] = {
@@ -82,7 +83,7 @@ class Parameter:
     @property
     def label(self) -> str:
         """What a study calls the parameter: its name, with the network behind it where the range is that network's."""
-        return f"{self.name}.{self.case}" if self.case else self.name
+        return f"{self.name}.{plain_name(self.case)}" if self.case else self.name
 
     def contains(self, value: Value) -> bool:
         """Whether a value can be drawn, conditions aside."""

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mammo_mlflow.checks import Value, one_of
+from mammo_mlflow.checks import OneOf, Value, one_of
 from mammo_mlflow.errors import Faults, UserError, expected, unknown_name
-from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, parameters, that_move
+from mammo_mlflow.experiment import FAMILIES, NETWORKS, convert, network_of, parameters, that_move
 from mammo_mlflow.search.parameters import ARCHITECTURES, Condition, Parameter, SearchSpace, architectures, idle
 from mammo_mlflow.search.yaml_tree import FOLDERS, KEYS, Tree, read_tree, value_in_words
 
@@ -66,7 +66,7 @@ class _Reader:
         self._faults: list[str] = []
         self._names = tuple(item.name for item in parameters(family))
         self._checks = {item.name: item.metadata["check"] for item in parameters()}
-        self._checks["backbone"] = one_of(*NETWORKS[family])
+        self._checks["backbone"] = self._network = network_of(family)
         self._idle = idle(family, backbone)
         self._built: Collection[str] = ()  # what the architecture draws
         self._several = False  # whether trials draw the backbone
@@ -77,11 +77,11 @@ class _Reader:
         self._only(tree, KEYS, "")
         if "family" not in tree:
             self._fault("family", f"'{family}'", "nothing")
-        self._name(tree, "family", FAMILIES, family)
+        self._name(tree, "family", one_of(*FAMILIES), family)
         if tree.get("family", family) in [name for name in FAMILIES if name != family]:
             raise Faults(self._faults)  # the rest is for another family, and would be at fault throughout
-        backbone = self._name(tree, "backbone", NETWORKS[family], self._backbone)
-        architecture = self._name(tree, "architecture", ARCHITECTURES)
+        backbone = self._name(tree, "backbone", self._network, self._backbone)
+        architecture = self._name(tree, "architecture", one_of(*ARCHITECTURES))
         possible = architectures(family, self._backbone)
         if architecture is not None and architecture not in possible:
             names = " or ".join(f"'{name}'" for name in possible)
@@ -123,18 +123,27 @@ class _Reader:
             if name not in known:
                 self._unknown(key, name, known)
 
-    def _name(self, tree: Mapping[str, Tree], key: str, known: Iterable[str], asked: str | None = None) -> str | None:
-        """The name at a top-level key, None where it is missing, not `known`, or not the one `asked` for."""
+    def _name(self, tree: Mapping[str, Tree], key: str, check: OneOf, asked: str | None = None) -> str | None:
+        """The name at a top-level key, None where it is missing, fails its check, or is not the one `asked` for."""
         given = tree.get(key)
-        if given is None or (isinstance(given, str) and given in known and asked in (None, given)):
-            return given
+        if given is None:
+            return None
         if not isinstance(given, str):
             self._fault(key, "a name", value_in_words(given))
-        elif given not in known:
-            self._unknown(key, given, known)
-        else:
+        elif self._passes(key, given, check):
+            if asked in (None, given):
+                return given
             self._fault(key, f"'{asked}', which is asked for", f"'{given}'")
         return None
+
+    def _passes(self, key: str, name: str, check: OneOf) -> bool:
+        """Whether a name passes a check; else its fault is added."""
+        try:
+            check(self._at(key), name)
+        except UserError as problem:
+            self._faults.append(str(problem))
+            return False
+        return True
 
     def _parameters(self, listed: Tree) -> tuple[dict[str, Parameter], dict[str, Value]]:
         """The parameters that are drawn, and the values that are fixed, by name."""
@@ -146,9 +155,9 @@ class _Reader:
         for listed_as, given in listed.items():
             key = f"parameters.{listed_as}"
             name, _, case = listed_as.partition(".")
-            if case and case not in NETWORKS[self._family]:
-                self._unknown(f"parameters.{name}", case, NETWORKS[self._family])
-            elif case and name in listed:
+            if case and not self._passes(f"parameters.{name}", case, self._network):
+                continue
+            if case and name in listed:
                 self._fault(key, f"'{name}' either for all networks or for each by itself", "both")
             elif case and not isinstance(given, dict):
                 self._fault(key, "choices or a range, for it is one network's", value_in_words(given))

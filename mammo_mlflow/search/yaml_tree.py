@@ -13,7 +13,7 @@ from mammo_mlflow.errors import Faults, expected
 
 MOST_BYTES = 100_000
 """The largest file that is read; PyYAML takes minutes for one that is much larger."""
-FOLDERS = (Path("search_spaces"), Path(__file__).parents[1] / "search_spaces")
+FOLDERS = (Path("search_spaces"), (Path(__file__).parents[1] / "search_spaces").resolve())
 """The folders in which search spaces are looked for: in the current directory, then those that the package ships."""
 
 Tree = str | list["Tree"] | dict[str, "Tree"]

@@ -178,9 +178,9 @@ def _version_description(writer: Writer, recipe: ModelRecipe, final: Final) -> s
         f"{recipe.description}.",
         f"**{judged.note}**" if judged.note else "",
         "\n".join(["| | out of fold | test set, once |", "|---|---|---|", *figures]),
-        f"95 % intervals, {cluster_note(said.groups)}. {len(said.labels)} training patches, {len(data.test)} for the test; "
+        f"95 % intervals, {cluster_note(said.groups)}. {len(said.labels)} training and {len(data.test)} test patches; "
         f"data `{data.train_sha256[:12]}`, run `{final.run_id}`.",
-        f"Decision threshold {final.threshold:.6g}: {recipe.policy}, chosen on {recipe.chosen_on}.",
+        f"Decision threshold {final.threshold:.6g} (policy {recipe.policy}, on {recipe.chosen_on}).",
         "For research on patches like those it was trained on: no medical device, and its answers are no diagnosis.",
     ]
     return "\n\n".join(filter(None, parts))

@@ -12,7 +12,7 @@ from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.metrics import mean_sd
 from mammo_mlflow.experiment import FLIPS
 from mammo_mlflow.jobs.devices import computed_on
-from mammo_mlflow.names import Artifact
+from mammo_mlflow.names import Artifact, plain_name
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.cross_validation import CrossValidation
@@ -38,10 +38,12 @@ def log_comparison(top: TrackedRun, rows: Sequence[Outcome]) -> None:
         header, cells = _table(rows)
         top.log_text(pd.DataFrame(cells, columns=header).to_csv(index=False), Artifact.COMPARISON)
         for name, part in scores.groupby("backbone", sort=False):
-            top.log_metrics({f"{name}_fold_{metric}_mean": part[metric].mean() for metric in ("accuracy", "roc_auc")})
+            begin = f"{plain_name(name)}_fold"
+            top.log_metrics({f"{begin}_{metric}_mean": part[metric].mean() for metric in ("accuracy", "roc_auc")})
         for name, means in _seed_means(rows).items():
             mean, sd = mean_sd(means)
-            top.log_metrics({f"{name}_seeds_roc_auc_mean": mean, f"{name}_seeds_roc_auc_sd": sd})
+            begin = f"{plain_name(name)}_seeds_roc_auc"
+            top.log_metrics({f"{begin}_mean": mean, f"{begin}_sd": sd})
 
 
 def _seed_means(rows: Sequence[Outcome]) -> dict[str, list[float]]:

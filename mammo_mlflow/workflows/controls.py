@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mammo_mlflow import checks
 from mammo_mlflow.commands.controls import COMMAND, CONTROLS, DEFAULT, NETWORK, WITHOUT_BASELINE, ControlsOptions
-from mammo_mlflow.experiment import NETWORKS, Experiment, build, that_move
-from mammo_mlflow.names import Metric, Tag
+from mammo_mlflow.experiment import Experiment, build, network_of, that_move
+from mammo_mlflow.names import Metric, Tag, plain_name
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.workflows.comparison import Outcome
@@ -35,7 +34,7 @@ def experiments_of(options: ControlsOptions) -> list[Experiment]:
     """Return the network's experiment, then its controls'. Raises `UserError`."""
     family, task, control = options.family, options.task, options.control
     backbone = NETWORK[family] if options.backbone == DEFAULT else options.backbone
-    checks.one_of(*NETWORKS[family])("backbone", backbone)
+    network_of(family)("backbone", backbone)
     values = {**COMMAND.sets} | settled(family, backbone, options.given())
     left_out = ("baseline",) if family in WITHOUT_BASELINE else ()
     chosen = [control] if control != "all" else [one for one in CONTROLS if one not in left_out]
@@ -65,6 +64,6 @@ def _compare(top: TrackedRun, rows: Sequence[Outcome]) -> list[str]:
         if cv.plan.experiment.cv.control == "shuffled":  # its labels are others: no patch can be paired
             continue
         name, adds = cv.plan.experiment.label, network.predictions.less(cv.predictions)
-        top.log_metrics(adds.metrics(f"adds_to_{name}_{Metric.OOF_ROC_AUC}"))
+        top.log_metrics(adds.metrics(f"adds_to_{plain_name(name)}_{Metric.OOF_ROC_AUC}"))
         said.append(f"{network.plan.experiment.label} less {name}: {adds:+.3f}")
     return said

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
-from mammo_mlflow.commands.base import Command, CommandOptions, spelled
+from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
 from mammo_mlflow.terminal import Listing
 from mammo_mlflow.tracking.descriptions import describe_run, figures_of
 
@@ -19,9 +20,12 @@ def describe(command: Command, options: CommandOptions, run_id: str, said: Seque
 
 
 def command_line(command: Command, options: CommandOptions) -> str:
-    """The line that repeats a command with the options that were given."""
-    given = options.model_dump(include=options.model_fields_set, exclude_none=True)
-    words = [word for name, value in given.items() for word in (f"--{spelled(name)}", str(value))]
+    """The line that repeats a command with what was given; of paths the last names, since stores hold no others."""
+    given, about = options.model_dump(include=options.model_fields_set, exclude_none=True), options_of(type(options))
+    words = []
+    for name, value in given.items():
+        shown = ";".join(Path(one).name for one in str(value).split(";")) if about[name].path else str(value)
+        words += [f"--{spelled(name)}", shown]
     return shlex.join(["python", "-m", "mammo_mlflow", command.name, *words])
 
 

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
-from mammo_mlflow import checks
-from mammo_mlflow.checks import Value
+from mammo_mlflow.checks import JOIN, Value
 from mammo_mlflow.commands.families import SearchedFamilyOptions
 from mammo_mlflow.commands.search import SearchOptions
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import Faults, UserError, expected
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.experiment import NETWORKS, TASKS, FinalSpec, build, that_move
+from mammo_mlflow.experiment import TASKS, FinalSpec, build, network_of, that_move
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import PREFIX, Attribute, Tag
 from mammo_mlflow.planning.activations import ensure_activations
@@ -105,7 +104,7 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
     Raises `Faults` with the faults of all search spaces at once.
     """
     family, task, backbone, given = options.family, options.task, options.backbone, options.given()
-    checks.one_of(*NETWORKS[family], "all")("backbone", backbone)
+    network_of(family, "all")("backbone", backbone)
     if options.seeds != 1:
         raise expected("seeds", "1 in a search (fresh_seeds are those of its closing comparison)", options.seeds)
     if given.get("early_stop_on") == "scored":
@@ -125,7 +124,8 @@ def study_specs(options: SearchesOptions) -> list[StudySpec]:
                 space = read_space(find_space(options.space, family, name), family, name)
                 if space.backbones and backbone != "all":
                     space = space.narrowed({"backbone": name})
-                space = space.narrowed(fixed)
+                joined = {"unfrozen_layers": 0} if JOIN in name else {}  # what is joined is frozen
+                space = space.narrowed(joined | fixed)
                 if space.backbones and name not in space.backbones:
                     continue
                 base, paper = _complete(one, base, family), _complete(one, paper, family)

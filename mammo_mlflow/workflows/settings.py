@@ -17,7 +17,7 @@ from mammo_mlflow.evaluation.thresholds import parse_policy
 from mammo_mlflow.experiment import DEFAULTS, Experiment, build
 from mammo_mlflow.files import default_cache
 from mammo_mlflow.jobs.devices import is_usual
-from mammo_mlflow.presets import PRESETS
+from mammo_mlflow.presets import preset_row
 from mammo_mlflow.processes import available_cores
 from mammo_mlflow.search.parameters import ARCHITECTURES
 from mammo_mlflow.search.study_spec import StudySpec
@@ -88,7 +88,7 @@ def _source(options: TrainingOptions, one: Experiment, name: str, presets: Seque
     if name in ("family", "task", "backbone"):
         return "command"  # its own, or one of all
     for preset in presets or (options.preset_name if one.family != "texture" else "paper",):
-        known = PRESETS[preset].get((one.family, one.model.backbone, one.task), {})
+        known = preset_row(preset, one.model.backbone, one.task, one.family) or {}
         if known.get(name) == value:
             return f"preset {preset}"
     return "default" if DEFAULTS.get(name) == value and name not in known else "command"

@@ -77,6 +77,24 @@ def test_the_mean_of_networks_has_the_sum_of_their_maps(patches):
     np.testing.assert_allclose(found, scaled(heat), atol=1e-5)
 
 
+def test_joined_networks_have_the_sum_of_maps_of_their_own_sizes(patches):
+    """Also within another network, as in one that averages over flips."""
+    fine, inputs = encoder("fine"), layers.Input((SIZE, SIZE, 1))
+    scaled_down = layers.Rescaling(1 / 65535)(inputs)
+    coarse = keras.Model(inputs, layers.Conv2D(2, 3, strides=3, activation="relu")(scaled_down), name="coarse")
+    last, patch = layers.Dense(1, activation="sigmoid"), layers.Input((SIZE, SIZE, 1))
+    means = [layers.GlobalAveragePooling2D()(one(patch)) for one in (fine, coarse)]
+    joined = keras.Model(patch, last(layers.Concatenate()(means)), name="joined")
+    outer = layers.Input((SIZE, SIZE, 1))
+    (found,) = class_activation_maps(keras.Model(outer, joined(outer)), {"patch": patches})
+    heat, kernels = 0, np.split(np.asarray(last.kernel)[:, 0], [3])
+    for one, kernel in zip((fine, coarse), kernels, strict=True):
+        rising = np.maximum(one.predict(patches, verbose=0) @ kernel, 0)
+        mean = rising[..., None] / rising[0].size
+        heat = heat + np.asarray(keras.ops.image.resize(mean, (SIZE, SIZE), interpolation="bilinear"))[..., 0]
+    np.testing.assert_allclose(found, scaled(heat), atol=1e-5)
+
+
 def test_members_have_maps_of_their_own_and_the_baseline_has_none(patches):
     """Three members: two tails on one encoder, and a difference of both sides, the baseline called last."""
     shared, other = encoder("shared"), encoder("other", 2)

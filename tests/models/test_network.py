@@ -44,8 +44,8 @@ def test_calibration_is_what_keeps_them(patches):
     np.testing.assert_array_equal(run(again, patches), features)
 
 
-def test_join_averages_several_tails(patches):
-    base = build_base("vgg16", SIZE, "average", "float32")
+def test_join_averages_several_tails():
+    base, patches = build_base("vgg16", 32, "average", "float32"), smooth_patches(32)
     calibrate_random(base, patches.astype(np.float32))
     features = run(base, patches[:3])
     tails = [build_head(base.output.shape[1:], ModelSpec(backbone="vgg16", dense="8")) for _ in range(3)]

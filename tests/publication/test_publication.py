@@ -85,6 +85,10 @@ def names_of(phantom):
 
 
 @cache
+def run_of(client, key):
+    return client.get_run(key)
+
+
 def look_up(client, kind, name, of):
     """Whether a store has what a checklist names as a source."""
     if kind in ("version tag", "file"):
@@ -96,7 +100,7 @@ def look_up(client, kind, name, of):
             client.get_logged_model(version.source.removeprefix("models:/")).artifact_location.removeprefix("file://")
         )
         return (folder / name).is_file()
-    run = client.get_run(of)
+    run = run_of(client, of)
     held = {"metric": run.data.metrics, "parameter": run.data.params, "tag": run.data.tags}
     if kind in held:
         return name in held[kind]

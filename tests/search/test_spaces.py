@@ -311,6 +311,17 @@ def test_each_backbone_has_ranges_of_its_own_in_one_space(space):
     assert found == {"backbone": "resnet50", "unfrozen_layers": 2, "tuning_epochs": 10}
 
 
+def test_joined_backbones_are_drawn_beside_others(space):
+    read = space(SEVERAL.replace("inceptionv3", "vgg16+resnet50") + "dropout.vgg16+resnet50: {choices: [0, 0.5]}\n")
+    assert read.backbones == ("vgg16", "resnet50", "vgg16+resnet50")
+    assert read.parameters[-1].label == "dropout.vgg16_resnet50"  # as MLflow takes it
+    values = read.draw({"unfrozen_layers": 0}, last)
+    assert build("mass_calc", values).flat().items() >= values.items()
+    assert values == {"backbone": "vgg16+resnet50", "unfrozen_layers": 0, "batch_norm": False, "dropout": 0.5}
+    alone = space("family: pretrained\nbackbone: vgg16+resnet50\nparameters: {" + FINE + "}", backbone="vgg16+resnet50")
+    assert alone.backbone == "vgg16+resnet50"
+
+
 def last(item):
     return item.high if item.choices is None else item.choices[-1]
 
@@ -340,6 +351,10 @@ def test_the_space_best_draws_experiments_of_every_backbone(shipped):
     ("text", "said"),
     [
         (SEVERAL.replace("s.vgg16", "s.vgg61"), "parameters.unfrozen_layers: unknown 'vgg61', did you mean 'vgg16'"),
+        (
+            SEVERAL.replace("16, r", "16+vgg16, r"),
+            "parameters.backbone.choices: expected each of the joined names once",
+        ),
         (f"{SEVERAL}unfrozen_layers: 1\n", "parameters.unfrozen_layers.vgg16: expected 'unfrozen_layers' either"),
         ("learning_rate.vgg16: 1e-3\nepochs: {low: 1, high: 9}", "parameters.learning_rate.vgg16: expected choices or"),
     ],

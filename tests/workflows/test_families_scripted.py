@@ -265,3 +265,20 @@ def test_controls_stand_beside_the_network_and_register_nothing(run, store):
     assert labels[2].sum() == labels[0].sum()
     assert (labels[2] != labels[0]).any()
     assert {model.name for model in store.client.search_registered_models()} == known
+
+
+def test_joined_backbones_from_training_to_a_search(pretend, tmp_path):
+    """Of the family's own search space, too, what is frozen is not drawn; MLflow's names have no plus in them."""
+    joined = ("--task", "mass_calc", "--backbone", "vgg16+resnet50", "--weights", "random", "--folds", "2", *FEW)
+    trained = pretend(tmp_path, *joined, "--seeds", "2", "--final", "none", name="pretrained")
+    assert trained.code == 0, trained.err
+    searched = pretend(tmp_path, *joined, "--trials", "2", "--fresh-seeds", "0", name="search")
+    assert searched.code == 0, searched.err
+    store = Store(tmp_path)
+    (registered,) = store.client.search_registered_models()
+    assert registered.name == "mammo-mass_calc-pretrained-vgg16_resnet50-searched"
+    trials = store.runs(level="trial")
+    assert [run.data.params["unfrozen_layers"] for run in trials] == ["0", "0"]
+    assert {run.data.tags["mammo.backbone"] for run in trials} == {"vgg16+resnet50"}
+    seeds = [run for run in store.tops() if "vgg16_resnet50_seeds_roc_auc_mean" in run.data.metrics]
+    assert len(seeds) == 1

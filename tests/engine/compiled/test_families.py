@@ -6,13 +6,19 @@ import keras
 import numpy as np
 import pytest
 from support_engines import HEADS, NETWORKS, assert_same
+from support_laboratory import SMALL
 
+from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.engine import keras_fit, train
 from mammo_mlflow.engine.compiled import training
 from mammo_mlflow.engine.inputs import PatchReader
+from mammo_mlflow.experiment import build
+from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.jobs.contracts import Failure, FitResult, FitsJob, FitsProgress
 from mammo_mlflow.models.network import build_base, convolutions, prefix
 from mammo_mlflow.planning.activations import ensure_activations
+from mammo_mlflow.planning.planner import Planner
+from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
@@ -21,10 +27,8 @@ FLOAT32, BFLOAT16 = 1e-4, 1e-2
 """By what share of the largest one activations may differ."""
 
 
-def train_both(laboratory, monkeypatch, tmp_path, folds, **values):
+def train_both(plan, paths, monkeypatch, tmp_path, folds):
     """Train some folds of a plan by each engine: what each gives to each fold."""
-    plan = laboratory.plan(**values)
-    paths = ensure_activations(laboratory.session(), plan.activations())
     found = []
     for module in ENGINES:
         monkeypatch.setattr(train, "make_engine", lambda memory, notice, module=module: module.make(memory, notice))
@@ -67,8 +71,23 @@ TINY = {"blocks": "4/2-4,8", "dense": "8", "epochs": 1, "batch_size": 8}
 def test_each_family(laboratory, monkeypatch, tmp_path, values, most):
     """Heads of two folds are trained at once; of networks one takes 3 steps of 8 patches."""
     folds = 2 if most == HEADS else 1
-    for one, other in train_both(laboratory, monkeypatch, tmp_path, folds, **values):
+    plan = laboratory.plan(**values)
+    paths = ensure_activations(laboratory.session(), plan.activations())
+    for one, other in train_both(plan, paths, monkeypatch, tmp_path, folds):
         assert_same(one, other, most)
+
+
+def test_a_head_on_joined_backbones(phantom, monkeypatch, tmp_path):
+    """On features that are drawn, of backbones that are never built."""
+    planner = Planner(read_patch_set(phantom), ScriptedExecutor(Script()), Cache(tmp_path / "cache"))
+    (plan,) = planner.plans([build("mass_calc", SMALL | {"backbone": "vgg16+resnet50"})])
+    rng, paths = np.random.default_rng(0), {}
+    for entry in plan.activations():
+        paths[entry.key] = tmp_path / f"{entry.key}.npy"
+        np.save(paths[entry.key], rng.normal(size=(48, 3, *entry.job.cut.shape)).astype(np.float32))
+    (one, other), _ = train_both(plan, paths, monkeypatch, tmp_path, 2)
+    assert_same(one, other, HEADS)
+    assert one[1][0].shape == (sum(entry.job.cut.shape[0] for entry in plan.activations()), 16)
 
 
 @pytest.mark.parametrize(("precision", "most"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
