@@ -56,7 +56,7 @@ def test_predict_writes_them(store, pretend):
     final = store.runs(fit="final")[-1]
     name, number = final.data.tags["mammo.registered_name"], final.data.tags["mammo.version"]
     target = store.where / "answers.csv"
-    phantom = next(pretend.cache.glob("phantom-*"))
+    phantom = next(path for path in pretend.cache.glob("phantom-*") if path.is_dir())
     asked = (
         "--model",
         f"models:/{name}/{number}",

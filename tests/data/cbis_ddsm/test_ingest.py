@@ -323,7 +323,7 @@ SPOILT = {
     "mask gone": (MASK, lambda path: path.unlink(), "no mask of the film's size"),
     "without pixels": (FILM, lambda path: rewrite(path, PixelData=None), "unreadable file: .*without pixels"),
     "mask without pixels": (MASK, lambda path: rewrite(path, PixelData=None), "unreadable file: .*without pixels"),
-    "no decoder": (FILM, compress, r"JPEG-LS Lossless.*pip install 'mammo-mlflow\[dicom\]'\), found none installed"),
+    "no decoder": (FILM, compress, r"JPEG-LS Lossless.*pip install .*\[dicom\]'\), found none installed"),
     "mask of another size": (
         MASK,
         lambda path: rewrite(path, EMPTY[:200]),
