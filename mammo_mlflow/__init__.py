@@ -14,7 +14,19 @@ __version__ = "0.2.0"
 
 _COMMANDS = (
     *("prepare", "pretrained", "scratch", "siamese", "views", "conditioned", "controls", "ensemble", "search"),
-    *("predict", "promote", "request", "serve", "report", "reproduce", "publish", "verify", "doctor", "settings"),
+    *(
+        "predict",
+        "promote",
+        "request",
+        "serve",
+        "report",
+        "dashboard",
+        "reproduce",
+        "publish",
+        "verify",
+        "doctor",
+        "settings",
+    ),
 )
 _OBJECTS = {
     "Store": "api.store",

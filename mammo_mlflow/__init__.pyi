@@ -525,6 +525,13 @@ def controls(
 ) -> ModelResult | SeveralResults | Shown:
     """Train a network beside its controls: baselines alone, shuffled labels, simple texture features."""
 
+def dashboard(
+    *,
+    storage: str = "",
+    report: str | PathLike[str] = "",
+) -> Shown:
+    """Show runs, studies and the report in a browser: starts their servers on free ports and prints the links."""
+
 def ensemble(
     *,
     task: Literal["mass_calc", "benign_malignant"],

@@ -181,13 +181,13 @@ class Running:
     """The command as a process whose standard error is followed."""
 
     def __init__(self, where, cache, *arguments, name="pretrained", **more):
-        self.log = where / f"log-{time.monotonic_ns()}"
-        with self.log.open("w") as file:
+        self.log, self.out = where / f"log-{time.monotonic_ns()}", where / f"out-{time.monotonic_ns()}"
+        with self.log.open("w") as file, self.out.open("w") as out:
             self.process = subprocess.Popen(
                 command(*arguments, name=name),
                 cwd=where,
                 env=environment(cache, **more),
-                stdout=subprocess.DEVNULL,
+                stdout=out,
                 stderr=file,
                 start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored

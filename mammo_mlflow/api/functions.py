@@ -29,6 +29,8 @@ from mammo_mlflow.terminal import Listing, kept
 if TYPE_CHECKING:  # commands are checked before anything heavy is imported
     from mammo_mlflow.api.shown import Shown
 
+_SERVERS = ("dashboard", "serve")
+"""The commands that say where they listen, and go on."""
 _RESULTS = {
     "predict": "WrittenResult",
     "request": "WrittenResult",
@@ -89,7 +91,7 @@ def call(command: Command, given: Mapping[str, object]) -> Shown:
         with cleaned():
             get_ready(options)
         # a server says where it listens, and goes on
-        keeping: AbstractContextManager[list[Listing | str]] = nullcontext([]) if command.name == "serve" else kept()
+        keeping: AbstractContextManager[list[Listing | str]] = nullcontext([]) if command.name in _SERVERS else kept()
         with errors_for_users():
             made, said = issue(command, options, keeping)
         from mammo_mlflow.api.shown import Shown, WrittenResult
