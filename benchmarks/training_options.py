@@ -36,17 +36,18 @@ def main() -> None:
     _, options = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_known_args()
-    found, seconds = {}, {}
+    plain = None
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, own) in enumerate(SETTINGS.items()):
             start = time.perf_counter()
-            found[name] = of_seeds(out_of_fold(Path(folder), f"options{number}", [*options, *own], SEEDS))
-            seconds[name] = time.perf_counter() - start
-    plain = found.pop("plain")
-    print(f"{how_many(plain)}\n")
-    print("| option | ROC AUC, option - plain | log loss, option - plain | seconds |\n|---|---|---|---|")
-    for name, own in found.items():
-        print(f"| {name} | {' | '.join(leads(plain, own))} | {seconds[name]:.0f} |")
+            table = of_seeds(out_of_fold(Path(folder), f"options{number}", [*options, *own], SEEDS))
+            seconds = time.perf_counter() - start
+            if plain is None:
+                plain = table
+                print(f"{how_many(plain)}; the plain setting took {seconds:.0f} s\n")
+                print("| option | ROC AUC, option - plain | log loss, option - plain | seconds |\n|---|---|---|---|")
+            else:
+                print(f"| {name} | {' | '.join(leads(plain, table))} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
