@@ -15,6 +15,8 @@ from mammo_mlflow.cli import main
 from mammo_mlflow.files import below
 from mammo_mlflow.wording import no_formula
 
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
 GIVEN = {
     "predict": ["--input", "phantom", "--output", "o.csv", "--model"],
     "serve": ["--model"],

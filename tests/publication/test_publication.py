@@ -27,6 +27,8 @@ from mammo_mlflow.publication.stored_values import StoredValue, phantom_settings
 from mammo_mlflow.tracking.lineage import lineage_of, version_under
 from mammo_mlflow.tracking.registry import find_model
 
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
 for package in ("huggingface_hub", "rocrate"):
     pytest.importorskip(package)
 

@@ -12,6 +12,8 @@ from mammo_mlflow.jobs.devices import USUAL, Card, Devices
 from mammo_mlflow.testing.scripted import Script
 from mammo_mlflow.workflows.ensemble import members_table
 
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
 GB = 10**9
 CARD = Card(number=0, name="NVIDIA H200", memory=150 * GB, free=120 * GB, bfloat16=True)
 CARDS = Devices(backend="jax", kind="gpu", cards=(CARD,))

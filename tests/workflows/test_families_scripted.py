@@ -3,6 +3,8 @@
 import pytest
 from support import PHANTOM, Store
 
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
 FEW = (*PHANTOM, "--epochs", "2")
 ENCODER = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")
 SOURCES = {

@@ -13,6 +13,8 @@ from support_collection import plan, write_collection
 from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.wording import without_paths
 
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
 SECRET = "of-dr-secret"
 """In the path of everything that a command is given, and the user's name."""
 SETTING = ["--task", "mass_calc", "--backbone", "vgg16", "--folds", "2", "--epochs", "1", "--views", "1"]

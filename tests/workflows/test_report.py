@@ -14,6 +14,8 @@ from mammo_mlflow.evaluation.figures import answer_sets
 from mammo_mlflow.report.differences import differences
 from mammo_mlflow.report.paper_tables import tables
 
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
