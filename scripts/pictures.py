@@ -24,6 +24,7 @@ from PIL import Image
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+WHOLE = ["--run-all-compositor-stages-before-draw"]  # or tiles of the page may be missing
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 COLOURS = 64
 SECONDS = 30
@@ -52,8 +53,8 @@ def interface(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def take(address: str, name: str, width: int, height: int, dark: bool = False) -> None:
-    """Write the picture `name` of a page, `width` times `height` pixels."""
+def take(address: str, name: str, width: int, height: int, kept: int = 0) -> None:
+    """Write the picture `name` of a page, `width` times `height` pixels, of which `kept` from the left are kept."""
     with tempfile.TemporaryDirectory() as folder:
         taken = Path(folder) / "page.png"
         look = [
@@ -61,15 +62,19 @@ def take(address: str, name: str, width: int, height: int, dark: bool = False) -
             f"--virtual-time-budget={SECONDS * 1000}",
             f"--user-data-dir={folder}/user",
         ]
-        dark_mode = ["--blink-settings=preferredColorScheme=0"] if dark else []
         subprocess.run(
-            [*BROWSER, *OFFLINE, *look, *dark_mode, f"--screenshot={taken}", address],
+            [*BROWSER, *WHOLE, *OFFLINE, *look, f"--screenshot={taken}", address],
             check=True,
             stderr=subprocess.DEVNULL,
             timeout=300,
         )
         PICTURES.mkdir(exist_ok=True)
-        few = Image.open(taken).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        few = (
+            Image.open(taken)
+            .convert("RGB")
+            .crop((0, 0, kept or width, height))
+            .quantize(COLOURS, dither=Image.Dither.NONE)
+        )
         few.save(PICTURES / f"{name}.png", optimize=True)
 
 
@@ -79,8 +84,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder.resolve()
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("mammo")
-    take((folder / "report" / "index.html").as_uri(), "report", 1200, 900)
+    # `mlflow run` starts in `Default`, commands by themselves in `mammo`
+    experiment = max(client.search_experiments(), key=lambda one: len(client.search_runs([one.experiment_id])))
+    take((folder / "report" / "index.html").as_uri(), "report", 1200, 800)
     with interface(folder) as address:
         take(
             f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning", "runs", 1400, 700

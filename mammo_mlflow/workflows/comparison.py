@@ -75,10 +75,10 @@ def final_cells(final: Final | None) -> list[str]:
     return [f"{final.accuracy}", f"{final.roc_auc}", f"{final.registered_name} v{final.version}"]
 
 
-def show_comparison(rows: Sequence[Outcome], said: Sequence[str], links: Sequence[str]) -> None:
+def show_comparison(rows: Sequence[Outcome], said: Sequence[str], how_to_look: str) -> None:
     """Print the final table, what its numbers are, the sentences `said`, and the commands to go on with.
 
-    `links` open the page of the top run, and how to compare it with others.
+    `how_to_look` opens the table of all runs.
     """
     plan = rows[0][0].plan
     test = plan.patch_set.test
@@ -101,8 +101,6 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str], links: Sequenc
     for sentence in said:
         say(sentence)
     final = next((final for _, final in rows if final is not None), None)
-    run, others = links
-    say(f"this run: {run}   (its children are the folds and the final model)")
-    say(f"compare:  {others}")
+    say(f"compare:  {how_to_look}   (a run's children are the folds and the final model)")
     if final is not None:
         say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")

@@ -104,7 +104,7 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, 
     said = [] if summarise is None else summarise(top, rows)
     top.log_metrics({"tracking_seconds": writer.seconds})
     top.close()
-    show_comparison(rows, said, (writer.link(top.id), writer.how_to_look()))
+    show_comparison(rows, said, writer.how_to_look())
     return top.id
 
 
