@@ -38,7 +38,12 @@ def interface(folder: Path) -> Iterator[str]:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *store], cwd=folder, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *store],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -86,10 +91,14 @@ def main() -> None:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     # `mlflow run` starts in `Default`, commands by themselves in `mammo`
     experiment = max(client.search_experiments(), key=lambda one: len(client.search_runs([one.experiment_id])))
-    take((folder / "report" / "index.html").as_uri(), "report", 1200, 800)
+    take((folder / "report" / "index.html").as_uri(), "report", 1200, 520)
     with interface(folder) as address:
         take(
-            f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning", "runs", 1400, 700
+            f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning",
+            "runs",
+            1400,
+            420,
+            kept=1036,
         )
 
 
