@@ -179,7 +179,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path, cache, run_comman
 
 def test_ray_is_an_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"^executor: expected the package ray .*pip install 'mammo-mlflow\[ray\]'"):
+    with pytest.raises(UserError, match=r"^executor: expected the package ray .*pip install .*\[ray\]'"):
         make_executor("ray", 1)
 
 
