@@ -146,7 +146,7 @@ def test_random_weights_of_an_earlier_version_are_told(laboratory, tmp_path, cap
             (cache.root / "random-vgg16-0123456789abcdef01234567.weights.h5").touch()
         planner = Planner(laboratory.patch_set, Fake(), cache)
         planner._find_weights(asked)
-        planner._calibrate(asked, threads=1)
+        planner._calibrate(("vgg16", "random"), threads=1)
         assert ("random weights of an earlier version" in caplog.text) == earlier
     assert [job.backbone for job in jobs] == ["vgg16", "vgg16"]
 
