@@ -20,5 +20,5 @@ COMMAND = Command(
     stage="beside and beyond them",
     options=DashboardOptions,
     run="mammo_mlflow.workflows.dashboard:run",
-    shown=(),
+    shown=("storage", "report"),
 )
