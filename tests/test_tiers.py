@@ -60,9 +60,9 @@ def test_every_test_is_in_one_of_the_three_runs_of_ci(collected):
     assert {name for name, own in tiers.items() if own == {"jax"}} == on_jax.keys() - everything.keys()
     assert all(own == {"jax"} for own in tiers.values() if "jax" in own)
     script = (ROOT / ".ci" / "run").read_text()
-    (rest,) = re.findall(r'^pytest -m "(.*)"$', script, re.MULTILINE)
+    (rest,) = re.findall(r'^pytest -n 3 -m "(.*)"$', script, re.MULTILINE)
     assert f"not ({rest} or jax)" == QUICK
-    assert "\nKERAS_BACKEND=jax pytest -m jax\n" in script
+    assert "\nKERAS_BACKEND=jax pytest -n 3 -m jax\n" in script
 
 
 def test_a_test_of_the_quick_tier_that_needs_more_fails_and_says_which_fixture(system, cache, tmp_path):

@@ -1,5 +1,6 @@
 """The tutorials, followed to the letter but for their size."""
 
+import os
 import re
 import shlex
 
@@ -14,6 +15,11 @@ def steps(page):
     """The Python and shell blocks of a tutorial, in order; what is only shown (`console`) is left out."""
     text = (ROOT / "docs" / "tutorials" / f"{page}.md").read_text()
     return re.findall(r"```(python|bash)\n(.*?)```", text, re.DOTALL)
+
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("MAMMO_TEST_GUIDES"), reason="takes minutes: MAMMO_TEST_GUIDES=1 pytest tests/test_tutorials.py"
+)
 
 
 @pytest.mark.parametrize("page", ["first-model", "your-patches", "study"])
