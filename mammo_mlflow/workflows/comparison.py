@@ -90,9 +90,9 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str], how_to_look: s
         f"({cluster_note(test.patient_ids)})"
     )
     if (tta := plan.experiment.final.tta) != "none":
-        views = len(FLIPS) if tta == "flips" else plan.experiment.training.views + 1
+        over = f"{len(FLIPS)} flips and quarter turns" if tta == "flips" else f"{plan.experiment.training.views + 1} views"
         told = f"the {len(FLIPS)} flips and quarter turns of each, in {len(FLIPS)} times the computation"
-        say(f"folds answer with the mean over {views} views of each patch; registered models over {told}")
+        say(f"folds answer with the mean over {over} of each patch; registered models over {told}")
     if device := computed_on(plan.tags()):
         say(f"computed on {device}")
     for name, means in _seed_means(rows).items():
