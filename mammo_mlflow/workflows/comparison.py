@@ -90,8 +90,9 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str], how_to_look: s
         f"({cluster_note(test.patient_ids)})"
     )
     if (tta := plan.experiment.final.tta) != "none":
-        over = f"{len(FLIPS)} flips and quarter turns" if tta == "flips" else f"{plan.experiment.training.views + 1} views"
-        told = f"the {len(FLIPS)} flips and quarter turns of each, in {len(FLIPS)} times the computation"
+        turns = f"{len(FLIPS)} flips and quarter turns"
+        over = turns if tta == "flips" else f"{plan.experiment.training.views + 1} views"
+        told = f"the {turns} of each, in {len(FLIPS)} times the computation"
         say(f"folds answer with the mean over {over} of each patch; registered models over {told}")
     if device := computed_on(plan.tags()):
         say(f"computed on {device}")
