@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 from functools import partial
@@ -18,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine, event
 from support import SMALL, Finished, Outcome, Pretended, Store
 from support_laboratory import Laboratory
+from support_launcher import do_not_wait_for_the_disk
 from support_servers import PostgreSQL, TrackingServer, need_postgresql
 from support_store import Models
 
@@ -116,15 +116,9 @@ def _no_settings_of_the_user():
 
 @pytest.fixture(scope="session", autouse=True)
 def _databases_do_not_wait_for_the_disk():
-    """SQLite waits for the disk after every step, 5 to 20 ms; no test is about a power cut."""
-
-    def relax(connection, _):
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", relax)
+    event.listen(Engine, "connect", do_not_wait_for_the_disk)
     yield
-    event.remove(Engine, "connect", relax)
+    event.remove(Engine, "connect", do_not_wait_for_the_disk)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ import numpy as np
 import psutil
 import pytest
 from matplotlib.figure import Figure
+from support_launcher import Launcher
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.jobs.executors import EXECUTORS
@@ -81,9 +83,27 @@ def command(*arguments, name="pretrained"):
 def run_command(where, cache, *arguments, name="pretrained", **more):
     """Run a command as a process of its own in the directory `where`; `more` goes into its environment."""
     where.mkdir(parents=True, exist_ok=True)
-    line, surroundings = command(*arguments, name=name), environment(cache, **more)
-    done = subprocess.run(line, cwd=where, env=surroundings, capture_output=True, text=True, timeout=300)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = start(where, environment(cache, **more), [name, *arguments], out, err)
+        try:
+            return Outcome(process.wait(300), out.read_text(), err.read_text())
+        finally:
+            process.kill()
+
+
+_launchers = []
+
+
+def start(where, surroundings, arguments, out, err):
+    """Start `python -m mammo_mlflow` in a session of its own; its output goes to the files `out` and `err`."""
+    out.touch()
+    err.touch()
+    launcher = next((one for one in _launchers if one.suits(surroundings)), None)
+    if launcher is None:
+        launcher = Launcher(surroundings, Path(tempfile.mkdtemp(prefix="launched-")))
+        _launchers.append(launcher)
+    return launcher.launch(arguments, where, surroundings, out, err)
 
 
 class Pretended:
@@ -182,16 +202,7 @@ class Running:
 
     def __init__(self, where, cache, *arguments, name="pretrained", **more):
         self.log, self.out = where / f"log-{time.monotonic_ns()}", where / f"out-{time.monotonic_ns()}"
-        with self.log.open("w") as file, self.out.open("w") as out:
-            self.process = subprocess.Popen(
-                command(*arguments, name=name),
-                cwd=where,
-                env=environment(cache, **more),
-                stdout=out,
-                stderr=file,
-                start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
-            )
+        self.process = start(where, environment(cache, **more), [name, *arguments], self.out, self.log)
 
     def said(self, text):
         assert self.process.poll() is None, self.log.read_text()

@@ -186,7 +186,8 @@ class BackboneContract:
     def test_join_puts_a_tail_back_on_its_prefix(
         self, joined: keras.Model, head: keras.Model, patches: np.ndarray, features: np.ndarray
     ) -> None:
-        np.testing.assert_allclose(run(joined, patches[:2]), run(head, features[:2]), rtol=1e-4, atol=1e-6)
+        # two graphs of a random network: rounding reaches the fourth digit on some processors
+        np.testing.assert_allclose(run(joined, patches[:2]), run(head, features[:2]), rtol=2e-3, atol=1e-5)
         assert joined.output.shape[1:] == (1,)
 
     def test_maps_of_grad_cam_are_those_before_the_pooling(

@@ -76,8 +76,8 @@ class Full(Program):
 
     first, refused = 0, math.nan
 
-    def __init__(self, network, pick, many):
-        super().__init__(network, pick, many)
+    def __init__(self, *given):
+        super().__init__(*given)
         really, self.epochs = self.epoch, 0
 
         def epoch(state, data, source, steps, count):

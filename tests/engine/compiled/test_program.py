@@ -29,7 +29,7 @@ def compiled():
 def test_the_start_compiles_nothing(tmp_path, compiled):
     stored = StoredActivations(stored_activations(tmp_path))
     fits = [stage_fit(head(seed, hidden=3), stored, rate=0.1 * (seed + 1)) for seed in range(5)]
-    program = Program(fits[0].network, picker(stored), True)
+    program = Program(fits[0].network, picker(stored), True, fits[0].spec.loss)
     compiled.clear()
     jax.jit(lambda one: one + 1)(0.0)
     assert len(compiled) == 1  # it is seen
