@@ -191,8 +191,9 @@ def _patch_set(source: str, chosen: tuple[str, str] | tuple[()], warnings: list[
     """
     if not chosen:
         return None
-    folder = find_again(*chosen) or (None if source.startswith(DATA_URI) else Path(source or "-"))
-    if folder is None or not folder.is_dir():
+    places = find_again(*chosen), None if source.startswith(DATA_URI) else Path(source or "-")
+    folder = next((place for place in places if place is not None and place.is_dir()), None)
+    if folder is None:
         warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
         return None
     try:

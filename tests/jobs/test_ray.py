@@ -142,7 +142,7 @@ def test_a_killed_coordinator_leaves_no_job_at_work(cluster, tmp_path, monkeypat
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     coordinator = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
-    wait_for(lambda: (tmp_path / "pid").exists())
+    wait_for(lambda: (tmp_path / "pid").exists(), 300)  # Ray, a worker and TensorFlow start
     job = psutil.Process(int((tmp_path / "pid").read_text()))
     started = psutil.Process(coordinator.pid).children(recursive=True)
     workers = [job, *job.parents()[:2], *(one for one in started if "raylet" in one.name())]
@@ -154,7 +154,7 @@ def test_a_killed_coordinator_leaves_no_job_at_work(cluster, tmp_path, monkeypat
 
 
 def test_results_are_those_of_other_executors_bit_for_bit(cluster, laboratory):
-    plan = laboratory.plan(family="scratch", backbone="m2", seed=5)
+    plan = laboratory.plan(family="scratch", backbone="m2", seed=5, folds=2, epochs=1)
     inline, process, on_ray = (
         laboratory.cross_validate(plan, laboratory.session(name, 2)).oof["probability"].to_numpy()
         for name in ("inline", "process", "ray")

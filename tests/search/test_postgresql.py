@@ -2,17 +2,16 @@
 
 import os
 import signal
-import subprocess
 
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from support import LOG_LINE, PHANTOM, command, environment, wait_for
+from support import LOG_LINE, PHANTOM, environment, start, wait_for
 
 from mammo_mlflow.search.storage import Storage
 
-TRIALS = 40
+TRIALS = 20
 SPACE = """
 family: pretrained
 parameters:
@@ -31,17 +30,11 @@ class Together:
     def __init__(self, where, cache, storage, tracking, trials):
         self.where, self.storage, self.tracking = where, storage, tracking
         (where / "space.yaml").write_text(SPACE)
-        line = command(*SETTING, "--storage", storage, "--space", "space.yaml", "--trials", str(trials), name="search")
+        line = ["search", *SETTING, "--storage", storage, "--space", "space.yaml", "--trials", str(trials)]
         self.logs = [where / "first", where / "second"]
         self.processes = []
         for log in self.logs:
-            with log.open("w") as file:
-                surroundings = environment(cache, MLFLOW_TRACKING_URI=tracking)
-                self.processes.append(
-                    subprocess.Popen(
-                        line, cwd=where, env=surroundings, stdout=file, stderr=file, start_new_session=True
-                    )
-                )
+            self.processes.append(start(where, environment(cache, MLFLOW_TRACKING_URI=tracking), line, log, log))
 
     @property
     def said(self):
@@ -89,11 +82,11 @@ def together(tmp_path, cache, phantom, postgresql, kill):
     """Starts two coordinators at once, whose study is to have so many trials."""
     started = []
 
-    def start(trials):
+    def both(trials):
         started.append(Together(tmp_path, cache, postgresql(), postgresql(), trials))
         return started[-1]
 
-    yield start
+    yield both
     for process in (process for one in started for process in one.processes):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
