@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,7 @@ from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
 from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
 from mammo_mlflow.report.plots import Plot
 from mammo_mlflow.report.report_data import ReportData, TaskSection
+from mammo_mlflow.tracking.champions import Reign
 
 LOGGED = {"folds": "", "recalibration": Tag.RECALIBRATED, "answer_sets": Tag.ANSWER_SETS}
 """The figures of cross-validations and ensembles that are shown as their runs logged them, and the tag of models that
@@ -71,13 +74,16 @@ def render(
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
     environment.filters["png"] = lambda path: _uri(path.read_bytes())
     template = environment.get_template("page.html")
+    whole = _of_all(report)
     return template.render(
         report=report,
         banner=BANNER if report.runs.phantom else "",
         said=[*said, *report.warnings],
+        whole=whole,
         summary=[_summary(task, report) for task in report.tasks if task.models],
+        pictures=[one for one in plots if one.section == "summary"],
         tables=[_table(table, rows, report, links) for table, rows in report.tables],
-        tasks=[_task(task, plots, logged, links) for task in report.tasks if task.models],
+        tasks=[_task(task, plots, logged, links, report.dataset, whole) for task in report.tasks if task.models],
         data=_data(report, plots),
         types=list(TYPES.values()),
         difference_columns=list(HEADER),
@@ -85,6 +91,20 @@ def render(
         css=_text("page.css"),
         script=_text("page.js"),
     )
+
+
+def _of_all(report: ReportData) -> list[str]:
+    """The marks that every model of the page has: they are said once, at its top."""
+    marks = [one.disclosure.marks for one in report.runs.results]
+    return [mark for mark in dict.fromkeys(itertools.chain.from_iterable(marks)) if all(mark in of for of in marks)]
+
+
+def _without(table: pd.DataFrame, whole: Collection[str]) -> pd.DataFrame:
+    """A table without those marks, and without a column of marks where no others are left."""
+    if "marks" not in table:
+        return table
+    left = ["; ".join(mark for mark in cell.split("; ") if mark not in whole) for cell in table["marks"]]
+    return table.assign(marks=left) if any(left) else table.drop(columns="marks")
 
 
 def _summary(task: TaskSection, report: ReportData) -> dict[str, object]:
@@ -155,6 +175,8 @@ def _task(
     plots: Sequence[Plot],
     logged: Logged,
     links: Mapping[str, str],
+    dataset: Sequence[str],
+    whole: Collection[str],
 ) -> dict[str, object]:
     """What the template needs of a task's section."""
     pairs = task.pairs.copy()
@@ -162,7 +184,8 @@ def _task(
         pairs["interval"] = [
             f"{low:+.3f} to {high:+.3f}" for low, high in zip(pairs["low"], pairs["high"], strict=True)
         ]
-        pairs = pairs[list(PAIRS)]
+        pairs = _without(pairs[list(PAIRS)].rename(columns=PAIRS), whole)
+    subgroups = _without(task.subgroups, whole)
     return {
         "name": task.name,
         "title": WORDS[task.name],
@@ -171,9 +194,9 @@ def _task(
         "one_class": one_class(task.models),
         "critical": task.critical,
         "pairs": _cells(pairs),
-        "pair_columns": list(PAIRS.values()),
-        "subgroups": _cells(task.subgroups),
-        "subgroup_columns": [name.replace("_", " ").replace("class 1", TASKS[task.name][1]) for name in task.subgroups],
+        "pair_columns": list(pairs),
+        "subgroups": _cells(subgroups),
+        "subgroup_columns": [name.replace("_", " ").replace("class 1", TASKS[task.name][1]) for name in subgroups],
         "models": [
             {
                 "label": model.label,
@@ -224,6 +247,7 @@ def _task(
             *(f"{where}, {of}" for where in ("out of fold", "test") for of in (*TASKS[task.name], "referred")),
         ],
         "unit_columns": ["model", *(f"test, {name}" for name in _TESTED), *(f"out of fold, {n}" for n in _OUT_OF_FOLD)],
+        "champions": [_champion(one, dataset) for one in task.champions],
         "logged": {
             name: [
                 (model.label, small)
@@ -232,6 +256,20 @@ def _task(
             ]
             for name in LOGGED
         },
+    }
+
+
+def _champion(one: Reign, dataset: Sequence[str]) -> dict[str, object]:
+    """What the template needs of a present or former champion, on this page's data set or another."""
+    here = one.tags.get(Tag.TEST_SHA256) in dataset[1:]
+    return {
+        "since": f"{datetime.fromtimestamp(one.version.created / 1000, UTC):%Y-%m-%d %H:%M} UTC",
+        "version": str(one.version),
+        "origin": one.origin,
+        "state": "champion" if one.present else "rolled back" if one.rolled_back else "replaced",
+        "marks": one.version.disclosure.marks,
+        "score": str(Estimate.read(f"{Metric.TEST}roc_auc", one.metrics, one.tags)),
+        "data": "this" if here else one.tags.get(Tag.TEST_SHA256, "")[:12],
     }
 
 

@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 
 from mammo_mlflow.data.patches import TASKS, TYPES, PatchSet
 from mammo_mlflow.disclosure import RANDOM
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.evaluation.figures.style import joined
 from mammo_mlflow.evaluation.metrics import COUNTS, scores
+from mammo_mlflow.names import Metric
 from mammo_mlflow.report.comparing import one_class
 from mammo_mlflow.report.fill_rows import ReportedModel
-from mammo_mlflow.report.paper_tables import WORDS
+from mammo_mlflow.report.paper_tables import ACCURACY, AUC, WORDS
 from mammo_mlflow.report.report_data import ModelGroup, ReportData, TaskSection
 
 DPI = 100
@@ -58,6 +60,7 @@ def _plots(report: ReportData) -> Iterator[Plot]:
         for group in task.groups:
             yield from _of_group(group, report)
         if len(task.models) > 0:
+            yield _forest(task, report)
             yield _cost(task, report)
     if report.patch_set is not None:
         yield from _of_data(report.patch_set, report)
@@ -94,6 +97,33 @@ def _of_group(group: ModelGroup, report: ReportData) -> Iterator[Plot]:
         caption=f"Confusion matrices at the stored thresholds, {group.title.lower()}",
         alt="Rows actual, columns predicted. " + "; ".join(_matrix_words(model) for model in group.models),
         draw=partial(figures.confusion_matrices, judged, TASKS[group.task], title, note),
+    )
+
+
+def _forest(task: TaskSection, report: ReportData) -> Plot:
+    """The test scores of a task's models beside the paper's, in the summary."""
+    of_paper = {one.result.run_id: one.cells for _, rows in report.tables for one in rows if one.result is not None}
+    panels: dict[str, list[tuple[Estimate, float]]] = {}
+    for column, words in ((ACCURACY, "test accuracy"), (AUC, "test ROC AUC")):
+        panels[words] = []
+        for model in task.models:
+            cell = of_paper[model.result.run_id].get(column)
+            printed = cell.paper.value if cell is not None and cell.paper is not None else math.nan
+            panels[words].append((model.result.estimate(f"{Metric.TEST}{column[0]}"), printed))
+    told = [f"{model.label} {one}" for model, (one, _) in zip(task.models, panels["test ROC AUC"], strict=True)]
+    words = WORDS[task.name]
+    return Plot(
+        name=f"forest_{task.name}",
+        section="summary",
+        caption=f"{words.capitalize()}: every model with its 95 % intervals, and what the paper printed",
+        alt=f"Test ROC AUC: {'; '.join(told)}",
+        draw=partial(
+            figures.forest,
+            panels,
+            [model.label for model in task.models],
+            f"Models of {words}: test scores",
+            _note(report, task.models),
+        ),
     )
 
 

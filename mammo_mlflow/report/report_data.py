@@ -19,6 +19,7 @@ from mammo_mlflow.names import DATA_URI, Metric, Tag
 from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroups
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, candidates_for, fill_table
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
+from mammo_mlflow.tracking.champions import Reign, history_of
 from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
 from mammo_mlflow.whereabouts import find_again
 from mammo_mlflow.wording import without_paths
@@ -59,6 +60,8 @@ class TaskSection:
     critical: tuple[str, ...]
     subgroups: pd.DataFrame
     best: str
+    champions: tuple[Reign, ...]
+    """Every version that is or was champion of the task, on whatever data, the newest first."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,7 +139,7 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
         runs = replace(runs, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
     filled_tables = tuple((table, tuple(fill_table(table, runs))) for table in every)
-    tasks = tuple(_task(name, filled_tables, runs, groups) for name in TASKS)
+    tasks = tuple(_task(name, filled_tables, runs, groups, history_of(client, name)) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     return ReportData(
         dataset=chosen,
@@ -212,6 +215,7 @@ def _task(
     tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
     runs: ReportedRuns,
     groups: pd.DataFrame | None,
+    champions: Sequence[Reign],
 ) -> TaskSection:
     """The section of the task `name`, of the models that fill rows of its tables."""
     results: dict[str, Result] = {}
@@ -251,6 +255,7 @@ def _task(
         critical=sentences,
         subgroups=subgroups(models, groups),
         best=best,
+        champions=tuple(champions),
     )
 
 

@@ -8,8 +8,9 @@ command.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import mlflow
 from mlflow.entities import ViewType
@@ -43,6 +44,45 @@ def deciding(client: MlflowClient, task: str) -> Iterator[Lock]:
 def champion_of(client: MlflowClient, task: str) -> Version | None:
     """The champion of a task; None where the task has none."""
     return _by_alias(client, registered_name(task), CHAMPION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reign:
+    """A version that is or was champion of a task: where it came from, and what its test run logged.
+
+    `decided_by` is the id of the run that decided, `metrics` and `tags` those of the version's own run, empty where it
+    is gone.
+    """
+
+    version: Version
+    present: bool
+    origin: str
+    rolled_back: bool
+    decided_by: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+def history_of(client: MlflowClient, task: str) -> list[Reign]:
+    """Every version that is or was champion of a task, the newest first."""
+    name = registered_name(task)
+    present = _by_alias(client, name, CHAMPION)
+    found = []
+    for one in sorted(_versions(client, name), key=lambda version: -version.number):
+        if Tag.WAS_CHAMPION in one.tags or one == present:
+            run = find_run(client, one.run_id or "-")
+            found.append(
+                Reign(
+                    version=one,
+                    present=present is not None and one.number == present.number,
+                    origin=origin(one),
+                    rolled_back=Tag.ROLLED_BACK in one.tags,
+                    decided_by=one.tags.get(Tag.DECIDED_BY, ""),
+                    metrics={} if run is None else dict(run.data.metrics),
+                    tags={} if run is None else dict(run.data.tags),
+                )
+            )
+    return found
 
 
 def candidates_of(client: MlflowClient, task: str) -> list[Version]:

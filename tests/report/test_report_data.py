@@ -320,7 +320,7 @@ def test_a_test_set_of_one_class_leaves_out_what_does_not_exist_and_says_why(mod
     assert task.critical[1].startswith("The test set has patches of one class")
     assert task.pairs["delong_p"].isna().all() and task.pairs["mcnemar_p"].notna().all()
     plots = draw_all(report, tmp_path / "figures", lambda *_: None)
-    assert {figure.name.split("_")[0] for figure in plots} == {"confusion", "cost"}
+    assert {figure.name.split("_")[0] for figure in plots} == {"confusion", "cost", "forest"}
     for table, rows in report.tables:
         if table.number == "5.2":
             assert "| - |" in as_markdown(table, rows, "")

@@ -133,8 +133,9 @@ def test_phantom_data_and_random_weights_are_marked_everywhere(models, report, p
     outcome = report()
     assert "PHANTOM DATA" in outcome.out
     found = page().text
-    assert found.count('<span class="mark">phantom data</span>') > 30
     assert found.count('<span class="mark">random weights</span>') > 20
+    whole = '<span class="mark">phantom data</span>'  # of every model, so it is said once
+    assert found.count(whole) == 1 and found.index(whole) < found.index("<main>")
     for path in (tmp_path / "report" / "figures").glob("*.svg"):
         assert "phantom data: no medical result" in text_of(path), path.name
     for path in (tmp_path / "report" / "tables").glob("table_*.md"):
@@ -229,6 +230,33 @@ def test_subgroups_and_patches_of_data_that_are_there(models, report, page, phan
     other = shutil.copytree(phantom, tmp_path / "other")
     (other / "train_groups.csv").unlink()
     assert "No model has been finished on" in report("--data", str(other)).out
+
+
+def test_the_summary_has_every_model_beside_what_the_paper_printed(models, report, page, tmp_path):
+    first = models.model()
+    models.model(backbone="resnet50")
+    report()
+    (figure,) = [one for one in page().images if one["alt"].startswith("Test ROC AUC: ")]
+    value = models.client.get_run(first).data.metrics["test_roc_auc"]
+    assert f"VGG16 {value:.3f} [" in figure["alt"] and "ResNet50" in figure["alt"]
+    drawn = text_of(tmp_path / "report" / "figures" / "forest_mass_calc.svg")
+    assert "the paper's" in drawn and "VGG16" in drawn
+
+
+def test_champions_of_a_task_stand_with_where_they_came_from_and_how_they_ended(models, report, page):
+    first, second = models.model(), models.model(backbone="resnet50")
+    name = "mammo-mass_calc"
+    models.client.create_registered_model(name)
+    for run, origin in ((first, "mammo-mass_calc-pretrained-vgg16 v1"), (second, "mammo-mass_calc-pretrained-x v2")):
+        tags = {"mammo.promoted_from": origin, "mammo.was_champion": "true", "mammo.phantom": "false"}
+        models.client.create_model_version(name, "nowhere", run, tags=tags)
+    models.client.set_registered_model_alias(name, "champion", "2")
+    report()
+    rows = re.findall(r"<tr><th scope=\"row\">[^<]* UTC</th>.*</tr>", page().text)
+    assert [re.search(r"<td>(mammo-mass_calc v\d)", one)[1] for one in rows] == [f"{name} v2", f"{name} v1"]
+    assert "<td>champion</td>" in rows[0] and "pretrained-x v2" in rows[0]
+    assert "<td>replaced</td>" in rows[1] and "<td>this</td>" in rows[1]
+    assert f"{models.client.get_run(first).data.metrics['test_roc_auc']:.3f} [" in rows[1]
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(models, report, page, tmp_path):

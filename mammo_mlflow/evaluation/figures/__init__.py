@@ -8,7 +8,7 @@ from mammo_mlflow.evaluation.figures.classification import (
     roc_curves,
 )
 from mammo_mlflow.evaluation.figures.ensembles import disagreement_map, members_joining, methods_compared
-from mammo_mlflow.evaluation.figures.overview import confusion_matrices, costs, operating_curves
+from mammo_mlflow.evaluation.figures.overview import confusion_matrices, costs, forest, operating_curves
 from mammo_mlflow.evaluation.figures.patches import activation_overlays, class_distribution, patch_sheet
 from mammo_mlflow.evaluation.figures.style import save
 from mammo_mlflow.evaluation.figures.training import fold_overview, training_curves
@@ -23,6 +23,7 @@ __all__ = [
     "costs",
     "disagreement_map",
     "fold_overview",
+    "forest",
     "members_joining",
     "methods_compared",
     "operating_curves",

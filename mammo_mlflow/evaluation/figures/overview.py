@@ -1,4 +1,4 @@
-"""Figures of several models on one set of patches: operating curves, confusion matrices, training time."""
+"""Figures of several models on one set of patches: scores, operating curves, confusion matrices, training time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.figures.classification import draw_matrix, equal_bins
 from mammo_mlflow.evaluation.figures.style import (
     INK,
@@ -111,6 +112,30 @@ def costs(seconds: Mapping[str, float], title: str, note: str | None = None) -> 
     axes.set_xscale("log")
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.margins(x=0.15)
+    return figure
+
+
+def forest(
+    panels: Mapping[str, Sequence[tuple[Estimate, float]]], names: Sequence[str], title: str, note: str | None = None
+) -> Figure:
+    """The figure of models' scores with their 95 % intervals below one another, beside the paper's.
+
+    `panels`: by the name of a score, the estimate and the paper's value (NaN where it printed none) of each of `names`.
+    """
+    figure = new_figure(9.5, 1.5 + 0.26 * max(1, len(names)), title, note)
+    places = range(len(names))
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (score, values) in zip(row, panels.items(), strict=True):
+        tidy(axes, score, grid="x")
+        for place, (measured, _) in zip(places, values, strict=True):
+            if measured.bounded:
+                axes.plot([measured.low, measured.high], [place, place], color=colour(0), linewidth=1.5)
+        axes.plot([one.value for one, _ in values], places, "o", color=colour(0), markersize=5, label="measured, 95 %")
+        papers = [value for _, value in values]
+        axes.plot(papers, places, "D", color=colour(5), markersize=5, fillstyle="none", label="the paper's")
+        axes.set_yticks(places, names, fontsize=SMALL_SIZE)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=SMALL_SIZE, frameon=False)
     return figure
 
 
