@@ -115,7 +115,7 @@ def _forest(task: TaskSection, report: ReportData) -> Plot:
     return Plot(
         name=f"forest_{task.name}",
         section="summary",
-        caption=f"{words.capitalize()}: every model with its 95 % intervals, and what the paper printed",
+        caption=f"{words.capitalize()}: every model with its 95 % intervals, and what the paper printed of its own test set",
         alt=f"Test ROC AUC: {'; '.join(told)}",
         draw=partial(
             figures.forest,
