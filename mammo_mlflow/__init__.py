@@ -20,6 +20,7 @@ _COMMANDS = (
         "request",
         "serve",
         "report",
+        "compare",
         "dashboard",
         "reproduce",
         "publish",

@@ -712,6 +712,15 @@ def serve(
 ) -> Shown:
     """Serve a registered model by HTTP, with MLflow's own server."""
 
+def compare(
+    *,
+    first: str,
+    second: str,
+    out: str | PathLike[str] = "comparison.html",
+    objective: str = "roc_auc",
+) -> WrittenResult:
+    """Write one page with two models side by side: settings that differ, paired tests, curves, patches."""
+
 def publish(
     *,
     out: str | PathLike[str],

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -78,6 +79,9 @@ def parse(arguments: Sequence[str]) -> tuple[Command, CommandOptions]:
     command = COMMANDS[name]
     if name == "settings" and rest and not rest[0].startswith("-"):
         rest.insert(0, "--command")
+    if name == "compare":
+        models = list(takewhile(lambda word: not word.startswith("-"), rest[:2]))
+        rest[: len(models)] = chain(*zip(("--first", "--second"), models, strict=False))
     # MLflow hands undeclared parameters on as `--some_name value`
     dashed = [a.replace("_", "-", a.split("=")[0].count("_")) if a.startswith("--") else a for a in rest]
     given, unknown = _read(command, dashed)

@@ -35,6 +35,7 @@ _RESULTS = {
     "predict": "WrittenResult",
     "request": "WrittenResult",
     "report": "WrittenResult",
+    "compare": "WrittenResult",
     "publish": "WrittenResult",
     "prepare": "RunResult",
     "reproduce": "RunResult",

@@ -17,10 +17,8 @@ from mammo_mlflow.api.shown import Picture, RunResult, Shown
 from mammo_mlflow.commands.shared import one_objective
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
-from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.evaluation.out_of_fold import OutOfFold
-from mammo_mlflow.evaluation.paired import Verdict, verdict
 from mammo_mlflow.names import Artifact, Metric, Tag
+from mammo_mlflow.report.two_models import ComparedModel, paired_verdicts
 from mammo_mlflow.tracking.compared import chosen_among
 from mammo_mlflow.tracking.registry import find_model, load_verified, verified_model
 from mammo_mlflow.tracking.run_queries import Run, find_runs
@@ -133,6 +131,18 @@ class ModelResult(RunResult):
         with self.store.opened() as client:
             return chosen_among(client, [find_model(client, self.registered)])
 
+    @property
+    def _compared(self) -> ComparedModel:
+        tested = self._final is not None
+        return ComparedModel(
+            label=self.label,
+            oof=self.oof,
+            test=self.test if tested else None,
+            trained_on=_data(self._cv),
+            tested_on=_tested(self) if tested else (None, None),
+            chosen_among=self._chosen_among,
+        )
+
     def __repr__(self) -> str:
         """What the command prints; of a model that was found in a store, its scores."""
         if self._said:
@@ -213,21 +223,7 @@ class ModelDifference(Shown):
     def of(cls, first: ModelResult, second: ModelResult, objective: str) -> Self:
         """Compare two models; see `ModelResult.compare`."""
         one_objective("objective", objective)
-        (asked,) = parse_objectives(objective)
-        names, found = (first.label, second.label), dict[str, tuple[Verdict, int]]()
-        mine, others = OutOfFold.of_frame(first.oof), OutOfFold.of_frame(second.oof)
-        if mine.same_patches(others) and _data(first._cv) == _data(second._cv):
-            arrays = mine.labels, mine.probabilities, others.probabilities, mine.folds, mine.groups
-            among = first._chosen_among * second._chosen_among
-            found["out-of-fold"] = verdict(asked, *arrays, names=names, compared=among), len(mine.labels)
-        if first._final is not None and second._final is not None and _tested(first) == _tested(second):
-            test, of_other = (one.test.sort_values("patch", ignore_index=True) for one in (first, second))
-            groups = test.get("patient_id")
-            if np.array_equal(test["label"], of_other["label"]):
-                p, q = test["probability"], of_other["probability"]
-                found["test"] = verdict(asked, test["label"], p, q, groups=groups, names=names), len(test)
-        if not found:
-            raise expected("compare", "models of the same patches and folds", f"{names[0]}, and {names[1]} of others")
+        found = paired_verdicts(first._compared, second._compared, objective)
         rows = [
             (name, objective, one.lead.value, one.lead.low, one.lead.high, one.delong.p if one.delong else np.nan, n)
             for name, (one, n) in found.items()
@@ -236,7 +232,7 @@ class ModelDifference(Shown):
         marks = Disclosure.together([first.disclosure, second.disclosure])
         said = [f"{name}: {one.sentence}" for name, (one, _) in found.items()]
         notes = [fact.note for fact in marks if fact.note]
-        return cls(f"{names[0]} less {names[1]}", notes, pd.DataFrame(rows, columns=header), said)
+        return cls(f"{first.label} less {second.label}", notes, pd.DataFrame(rows, columns=header), said)
 
     def __repr__(self) -> str:
         marks = "".join(f" [{mark}]" for mark in self._marks)

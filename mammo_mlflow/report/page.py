@@ -72,7 +72,7 @@ def render(
     sentences about the tracking store, shown at the top.
     """
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
-    environment.filters["png"] = lambda path: _uri(path.read_bytes())
+    environment.filters["png"] = lambda path: png_uri(path.read_bytes())
     template = environment.get_template("page.html")
     whole = _of_all(report)
     return template.render(
@@ -88,8 +88,8 @@ def render(
         types=list(TYPES.values()),
         difference_columns=list(HEADER),
         differences=differences(),
-        css=_text("page.css"),
-        script=_text("page.js"),
+        css=page_file("page.css"),
+        script=page_file("page.js"),
     )
 
 
@@ -252,7 +252,7 @@ def _task(
             name: [
                 (model.label, small)
                 for model in task.models
-                if (path := logged.get((name, model.result.cross_validation))) and (small := _shrunk(path))
+                if (path := logged.get((name, model.result.cross_validation))) and (small := shrunk(path))
             ]
             for name in LOGGED
         },
@@ -319,7 +319,7 @@ def _stored(estimate: Estimate) -> str:
     return "" if math.isnan(estimate.value) and not estimate.reason else str(estimate)
 
 
-def _shrunk(path: Path) -> str:
+def shrunk(path: Path) -> str:
     """A PNG that a run has logged as a data URI, scaled down to `LOGGED_WIDTH`; "" for one that is none."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
@@ -332,14 +332,14 @@ def _shrunk(path: Path) -> str:
         return ""
     target = io.BytesIO()
     small.save(target, "PNG", optimize=True)
-    return _uri(target.getvalue())
+    return png_uri(target.getvalue())
 
 
-def _uri(content: bytes) -> str:
+def png_uri(content: bytes) -> str:
     """The data URI of a PNG's bytes."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def _text(name: str) -> str:
+def page_file(name: str) -> str:
     """The text of a file beside the template."""
     return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")

@@ -115,7 +115,7 @@ def _forest(task: TaskSection, report: ReportData) -> Plot:
     return Plot(
         name=f"forest_{task.name}",
         section="summary",
-        caption=f"{words.capitalize()}: every model with its 95 % intervals, and what the paper printed of its own test set",
+        caption=f"{words.capitalize()}: test scores with 95 % intervals; the paper printed its own of its test set",
         alt=f"Test ROC AUC: {'; '.join(told)}",
         draw=partial(
             figures.forest,

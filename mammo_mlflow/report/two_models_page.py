@@ -1,0 +1,72 @@
+"""The page of two models side by side, as one HTML file that loads nothing else."""
+
+from __future__ import annotations
+
+import io
+
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+
+from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.disclosure import BANNER, PHANTOM
+from mammo_mlflow.estimate import Estimate
+from mammo_mlflow.evaluation import figures
+from mammo_mlflow.names import Metric
+from mammo_mlflow.report.page import page_file, png_uri, shrunk
+from mammo_mlflow.report.paper_tables import WORDS
+from mammo_mlflow.report.two_models import OUT_OF_FOLD, TEST, Comparison
+
+SCORES = ("roc_auc", "accuracy", "sensitivity", "specificity", "brier", "log_loss")
+_PREFIXES = {OUT_OF_FOLD: Metric.OOF, TEST: Metric.TEST}
+
+
+def render(found: Comparison) -> str:
+    """Render a comparison as HTML."""
+    environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
+    task = found.first.trained_on[1] or ""
+    return environment.get_template("two_models.html").render(
+        found=found,
+        models=(found.first, found.second),
+        question=WORDS.get(task, task),
+        classes=TASKS.get(task, ("0", "1")),
+        banner=BANNER if PHANTOM in found.disclosure else "",
+        differences=[(name, one.lead, one.delong, patches) for name, (one, patches) in found.verdicts.items()],
+        scores=_scores(found),
+        curves=[(name, _uri(_curves(found, name))) for name in found.verdicts if _two_classes(found, name)],
+        trained=[
+            (model.label, uri)
+            for model in (found.first, found.second)
+            if model.folds is not None and (uri := shrunk(model.folds))
+        ],
+        css=page_file("page.css"),
+        script=page_file("page.js"),
+    )
+
+
+def _scores(found: Comparison) -> list[tuple[str, str, str, str]]:
+    """Predictions, score, and both models' stored values with their intervals; what neither has is left out."""
+    rows = []
+    for predictions, prefix in _PREFIXES.items():
+        for score in SCORES:
+            both = [Estimate.read(f"{prefix}{score}", one.metrics, one.tags) for one in (found.first, found.second)]
+            if any(one.value == one.value for one in both):
+                rows.append((predictions, score.replace("_", " "), str(both[0]), str(both[1])))
+    return rows
+
+
+def _two_classes(found: Comparison, predictions: str) -> bool:
+    return bool(found.frames[predictions][0]["label"].nunique() == 2)
+
+
+def _curves(found: Comparison, predictions: str) -> Figure:
+    """ROC curves of both models on the same patches."""
+    frames = zip((found.first, found.second), found.frames[predictions], strict=True)
+    curves = {model.label: (one["label"], one["probability"], one.get("patient_id")) for model, one in frames}
+    return figures.roc_curves(curves, f"ROC curves: {predictions}", found.disclosure.note)
+
+
+def _uri(figure: Figure) -> str:
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=100)
+    figure.clear()
+    return png_uri(target.getvalue())

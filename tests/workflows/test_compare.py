@@ -1,0 +1,86 @@
+"""Two models side by side on one page, as a user asks for them."""
+
+import re
+
+import pytest
+from support import PHANTOM, Store
+
+pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
+
+SETTING = ("--task", "mass_calc", "--backbone", "vgg16", "--weights", "random", *PHANTOM, "--folds", "2")
+NAMES = ("mammo-mass_calc-pretrained-vgg16/1", "models:/mammo-mass_calc-pretrained-vgg16-tuned/1")
+
+
+@pytest.fixture(scope="module")
+def compared(pretend, tmp_path_factory):
+    """Compares in a store with a frozen and a tuned network, and one without a final model; and the store's place."""
+    where = tmp_path_factory.mktemp("compared")
+    for more in ((), ("--unfrozen-layers", "1"), ("--seed", "3", "--final", "none")):
+        assert pretend(where, *SETTING, *more).code == 0
+
+    def compare(*arguments):
+        return pretend(where, *arguments, name="compare", executor=False)
+
+    compare.where = where
+    return compare
+
+
+def test_the_page_has_differences_settings_patches_and_curves_and_asks_for_nothing(compared):
+    outcome = compared(*NAMES, "--out", "two.html")
+    assert outcome.code == 0, outcome.err
+    assert "settings that differ: 1;" in outcome.out and "PHANTOM DATA" in outcome.out
+    text = (compared.where / "two.html").read_text()
+    assert '<th scope="row">unfrozen_layers</th><td>0</td><td>1</td>' in text
+    assert 'Of both: <span class="mark">phantom data</span> <span class="mark">random weights</span>' in text
+    assert (
+        text.count('<figure><img src="data:image/png') == 2
+    )  # out of fold and test; figures of runs are not drawn here
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
+    store = Store(compared.where)
+    value = store.runs(fit="final")[0].data.metrics["test_roc_auc"]
+    assert f'<th scope="row">test</th><td>roc auc</td><td class="n">{value:.3f} [' in text
+
+
+def test_a_run_without_a_final_model_is_compared_out_of_fold_alone(compared):
+    (run,) = [one for one in Store(compared.where).tops() if one.data.params.get("seed") == "3"]
+    first = next(one for one in Store(compared.where).tops() if one.data.params.get("seed") == "0")
+    again = compared(first.info.run_id, first.info.run_id, "--objective", "accuracy", "--out", "same.html")
+    assert again.code == 0, again.err
+    assert "lead in accuracy +0.0000" in again.out and "settings that differ: 0; decided otherwise: 0 of" in again.out
+    other = compared(run.info.run_id, first.info.run_id)
+    assert other.code == 2  # another seed has other folds
+    assert "expected models of the same patches and folds" in other.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("x", NAMES[1]), "model: expected a registered model"),
+        ((*NAMES, "--objective", "roc"), "objective: "),
+        (
+            (*NAMES, "--out", "nowhere/two.html"),
+            "out: expected a file in a directory that exists, found 'nowhere/two.html'",
+        ),
+        (NAMES[:1], "the following options are required: --second"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_line_and_writes_nothing(compared, arguments, said):
+    before = sorted(compared.where.iterdir())
+    outcome = compared(*arguments)
+    assert outcome.code == 2
+    assert f"mammo_mlflow: {said}" in outcome.err and len(outcome.complaints) == 1
+    assert sorted(compared.where.iterdir()) == before
+
+
+def test_predictions_that_are_damaged_are_a_line(compared):
+    store = Store(compared.where)
+    (run,) = [one for one in store.runs(fit="final") if "tuned" in one.data.tags["mammo.registered_name"]]
+    (path,) = compared.where.rglob(f"{run.info.run_id}/artifacts/test.parquet")
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:100])
+        outcome = compared(*NAMES)
+    finally:
+        path.write_bytes(whole)
+    assert outcome.code == 2
+    assert "test.parquet: expected the predictions that its run stored, found a damaged file" in outcome.err
