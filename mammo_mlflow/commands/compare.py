@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from mammo_mlflow.commands.base import JUDGING, MODEL, Command, CommandOptions, Option
+from mammo_mlflow.commands.predict import CHAMPION_MODEL
 from mammo_mlflow.commands.shared import one_objective
+from mammo_mlflow.experiment import TASKS
+from mammo_mlflow.names import registered_name
 
 
 class CompareOptions(CommandOptions):
@@ -32,5 +35,5 @@ COMMAND = Command(
     options=CompareOptions,
     run="mammo_mlflow.workflows.compare:run",
     shown=("first", "second", "out"),
-    example="models:/mammo-mass_calc@champion models:/mammo-mass_calc-pretrained-vgg16/1",
+    example=f"--first {CHAMPION_MODEL} --second models:/{registered_name(TASKS[0], 'pretrained', 'vgg16')}/1",
 )

@@ -44,7 +44,7 @@ class ComparedModel:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
+class TwoModels:
     """Two models compared: verdicts and both models' predictions by what they are of, and what differs.
 
     `settings`: name and both values of each that is not the same. `disagreements` are the patches of `predictions` with
@@ -77,7 +77,7 @@ class Comparison:
         return Disclosure.together([self.first.disclosure, self.second.disclosure])
 
 
-def compare(first: ComparedModel, second: ComparedModel, objective: str) -> Comparison:
+def compare(first: ComparedModel, second: ComparedModel, objective: str) -> TwoModels:
     """Compare two models. Raises `UserError` where they have no predictions of the same patches."""
     verdicts = paired_verdicts(first, second, objective)
     frames = {}
@@ -87,7 +87,7 @@ def compare(first: ComparedModel, second: ComparedModel, objective: str) -> Comp
         frames[name] = one, two
     predictions = TEST if TEST in verdicts else OUT_OF_FOLD
     table, otherwise = disagreements(first, second, *frames[predictions])
-    return Comparison(
+    return TwoModels(
         first=first,
         second=second,
         objective=objective,

@@ -14,13 +14,13 @@ from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Metric
 from mammo_mlflow.report.page import page_file, png_uri, shrunk
 from mammo_mlflow.report.paper_tables import WORDS
-from mammo_mlflow.report.two_models import OUT_OF_FOLD, TEST, Comparison
+from mammo_mlflow.report.two_models import OUT_OF_FOLD, TEST, TwoModels
 
 SCORES = ("roc_auc", "accuracy", "sensitivity", "specificity", "brier", "log_loss")
 _PREFIXES = {OUT_OF_FOLD: Metric.OOF, TEST: Metric.TEST}
 
 
-def render(found: Comparison) -> str:
+def render(found: TwoModels) -> str:
     """Render a comparison as HTML."""
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
     task = found.first.trained_on[1] or ""
@@ -43,7 +43,7 @@ def render(found: Comparison) -> str:
     )
 
 
-def _scores(found: Comparison) -> list[tuple[str, str, str, str]]:
+def _scores(found: TwoModels) -> list[tuple[str, str, str, str]]:
     """Predictions, score, and both models' stored values with their intervals; what neither has is left out."""
     rows = []
     for predictions, prefix in _PREFIXES.items():
@@ -54,11 +54,11 @@ def _scores(found: Comparison) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _two_classes(found: Comparison, predictions: str) -> bool:
+def _two_classes(found: TwoModels, predictions: str) -> bool:
     return bool(found.frames[predictions][0]["label"].nunique() == 2)
 
 
-def _curves(found: Comparison, predictions: str) -> Figure:
+def _curves(found: TwoModels, predictions: str) -> Figure:
     """ROC curves of both models on the same patches."""
     frames = zip((found.first, found.second), found.frames[predictions], strict=True)
     curves = {model.label: (one["label"], one["probability"], one.get("patient_id")) for model, one in frames}

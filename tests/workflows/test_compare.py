@@ -32,9 +32,7 @@ def test_the_page_has_differences_settings_patches_and_curves_and_asks_for_nothi
     text = (compared.where / "two.html").read_text()
     assert '<th scope="row">unfrozen_layers</th><td>0</td><td>1</td>' in text
     assert 'Of both: <span class="mark">phantom data</span> <span class="mark">random weights</span>' in text
-    assert (
-        text.count('<figure><img src="data:image/png') == 2
-    )  # out of fold and test; figures of runs are not drawn here
+    assert text.count('<figure><img src="data:image/png') == 2  # out of fold and test; runs have none here
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
     store = Store(compared.where)
     value = store.runs(fit="final")[0].data.metrics["test_roc_auc"]
