@@ -97,6 +97,17 @@ _launchers = []
 
 def start(where, surroundings, arguments, out, err):
     """Start `python -m mammo_mlflow` in a session of its own; its output goes to the files `out` and `err`."""
+    if surroundings.get("KERAS_BACKEND") == "jax":  # which warns of every fork
+        with out.open("w") as said, err.open("w") as complained:
+            return subprocess.Popen(
+                [sys.executable, "-m", "mammo_mlflow", *arguments],
+                cwd=where,
+                env=surroundings,
+                stdout=said,
+                stderr=complained,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
+            )
     out.touch()
     err.touch()
     launcher = next((one for one in _launchers if one.suits(surroundings)), None)

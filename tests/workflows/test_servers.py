@@ -40,6 +40,7 @@ def guarded(tmp_path_factory, postgresql):
         users = get_app_client("basic-auth", tracking_uri=made.uri)
         for name, password in USERS.items():
             users.create_user(name, password)
+        MlflowClient(made.uri).search_experiments()  # the first answer takes longest, beside other tests 10 s
     yield made
     made.stop()
 

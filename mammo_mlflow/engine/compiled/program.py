@@ -66,7 +66,7 @@ class Program:
         self._measure = jax.jit(self._measure_batch_norm)
 
     def start(self, fits: Sequence[StageFit]) -> State:
-        """The state of fits before their first step: their networks' weights and their own rates."""
+        """The state of fits before their first step: their networks' weights and their optimizers'."""
         weights = stack_weights(self.network, [fit.network for fit in fits])
         state = State(weights, start_optimizers(fits, weights.trained))
         return jax.device_put(state if self._many else jax.tree.map(lambda array: array[0], state))

@@ -81,7 +81,7 @@ class Full(Program):
         really, self.epochs = self.epoch, 0
 
         def epoch(state, data, source, steps, count):
-            if (source.size > 2 and self.epochs >= self.first) or self.refused in np.ravel(state.optimizer.rate):
+            if (source.size > 2 and self.epochs >= self.first) or self.refused in np.ravel(steps.rate):
                 jnp.zeros(TOO_MANY, jnp.float32).block_until_ready()
             self.epochs += 1
             return really(state, data, source, steps, count)
