@@ -1,6 +1,6 @@
 """How good is each backbone, frozen, on one data set? For whoever has the weights: out-of-fold results and seconds.
 
-    python benchmarks/backbones.py --weights DIR [--backbones vgg16 densenet121 ...] [any option of `pretrained`]
+    python benchmarks/backbones.py --weights DIR [--backbones vgg16 resnet50+vgg16 ...] [any option of `pretrained`]
 
 DIR has the files of docs/weights.md; a backbone without a file there has RANDOM weights, and its row says so. Each is
 cross-validated under three seeds by the product's own command, on the same folds. ROC AUC is the mean over folds and
@@ -26,14 +26,14 @@ SEEDS = 3
 
 
 def weights_of(backbone: str, folder: Path) -> tuple[str, str]:
-    """The option `weights` for a backbone, and what its row says of them."""
+    """The option `weights` for a backbone, or for several joined by `+`, and what its row says of them."""
     try:
-        found = find_weights(backbone, str(folder), phantom=False)
+        labels = {find_weights(one, str(folder), phantom=False).label for one in backbone.split("+")}
     except UserError as problem:
         if "found none" not in str(problem):
             raise SystemExit(str(problem)) from None
         return "random", "RANDOM"
-    return str(folder.resolve()), found.label
+    return str(folder.resolve()), ", ".join(sorted(labels))
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--backbones", nargs="+", default=[name for name, row in BACKBONES.items() if not row.hub])
     given, options = parser.parse_known_args()
     sources = {name: weights_of(name, given.weights) for name in given.backbones}
     first = None

@@ -1,6 +1,6 @@
 """Does joining a lesion's two views help? Lesion AUC of `views` against the average of two answers of `pretrained`.
 
-    python benchmarks/two_views.py [--data DIR] [any option of both commands, e.g. --backbone vgg16]
+    python benchmarks/two_views.py [--data DIR] [any option of both commands, e.g. --weights DIR]
 
 By default on a phantom whose lesions have two views that have to be compared (`PHANTOM`), where joining helps
 by construction; no figure on it is a medical result. Both are cross-validated under three seeds, on the same folds, by
@@ -26,10 +26,11 @@ from mammo_mlflow.evaluation.intervals import bootstrap_difference
 from mammo_mlflow.evaluation.metrics import fold_auc
 
 SEEDS = 3
-PHANTOM = PhantomSettings(train=640, test=64, size=64, views=2)
+PHANTOM = PhantomSettings(train=1280, test=64, size=150, views=2)
 DEFAULTS = {
     "--task": "benign_malignant",
-    "--backbone": "vgg16",
+    "--backbone": "resnet50",
+    "--pooling": "average",
     "--preset": "quick",
     "--epochs": "40",
     "--dense": "64",

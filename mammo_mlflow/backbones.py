@@ -5,22 +5,25 @@ A new backbone is one row, if `keras.applications` has it; see CONTRIBUTING.md.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 
-from mammo_mlflow.errors import UserError
+from mammo_mlflow.errors import UserError, expected, how_to_install
 
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A backbone: a convolutional network of `keras.applications` without its top, and how patches are scaled for it.
+    """A backbone: a network of `keras.applications` without its top, or DINOv2, and how patches are scaled for it.
 
     `scale` and `offset` bring a raw 16-bit grey value to what the network saw on ImageNet, channel by channel: the
     "caffe" scaling (0-255 less the ImageNet means, BGR) for VGG16 and ResNet50, -1 to 1 for InceptionV3. They equal
     `keras.applications.*.preprocess_input` of the patch divided by 257, since 65,535 / 257 = 255; where Keras scales
     inside the network instead (`rescales_inside`), they take the place of its layers. `keras_hash` is MD5 or, as Keras
-    has it for newer networks, SHA-256. `pooling` is the
+    has it for newer networks, SHA-256. With `hub`, the settings of keras-hub's `DINOV2Backbone`, the network is that
+    one: `application` is what people call it, `parameters` are those of keras-hub's own file, `convolutions` its
+    transformer blocks, `keras_path` the name of the file, which nothing downloads. `pooling` is the
     presets' for pretrained and Siamese networks, `settings` what the preset `paper` trains a pretrained one with, where
     that differs from other backbones; what the paper does not print is marked as in `presets`.
     """
@@ -34,13 +37,14 @@ class Backbone:
     keras_path: str
     keras_hash: str
     rescales_inside: bool = False
+    hub: dict[str, int] = field(default_factory=dict)
     pooling: str = "average"
     settings: dict[str, str | float | bool] = field(default_factory=dict)
 
     @property
     def keras_file(self) -> str:
         """The name of the weights' file in Keras's own cache."""
-        return self.keras_path.rsplit("/", 1)[1]
+        return self.keras_path.rpartition("/")[2]
 
     @property
     def keras_url(self) -> str:
@@ -181,6 +185,17 @@ BACKBONES: dict[str, Backbone] = {
         keras_hash="d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
         rescales_inside=True,
     ),
+    "dinov2_small": Backbone(
+        application="DINOv2 ViT-S/14",
+        scale=_STANDARD_SCALE,
+        offset=_STANDARD_OFFSET,
+        minimum_size=32,
+        parameters=22_582_656,
+        convolutions=12,
+        keras_path="dinov2_small.weights.h5",
+        keras_hash="",
+        hub={"num_layers": 12, "hidden_dim": 384, "num_heads": 6, "intermediate_dim": 1536},
+    ),
 }
 
 PAPER_BACKBONES = ("vgg16", "resnet50", "inceptionv3")
@@ -190,12 +205,22 @@ PAPER_BACKBONES = ("vgg16", "resnet50", "inceptionv3")
 def check_backbone(name: str, image_size: int, unfrozen_layers: int) -> None:
     """Check that a backbone takes patches of `image_size` pixels a side and has `unfrozen_layers` convolutions.
 
-    Raises `UserError`.
+    Raises `UserError`, also where its package is not installed.
     """
     row = BACKBONES[name]
+    if row.hub:
+        check_hub("backbone", f"'{name}'")
     if image_size < row.minimum_size:
         raise UserError(f"backbone: {name} expected patches of at least {row.minimum_size} pixels, found {image_size}")
     if unfrozen_layers > row.convolutions:
+        counted = "blocks" if row.hub else "convolutions"
         raise UserError(
-            f"unfrozen_layers: expected at most {row.convolutions}, the convolutions of {name}, found {unfrozen_layers}"
+            f"unfrozen_layers: expected at most {row.convolutions}, the {counted} of {name}, found {unfrozen_layers}"
         )
+
+
+def check_hub(option: str, needs_it: str) -> None:
+    """Check that keras-hub is installed. Raises `UserError` about `option`, which says that `needs_it` does."""
+    if importlib.util.find_spec("keras_hub") is None:
+        wanted = f"the package keras-hub for {needs_it} ({how_to_install('mammo-mlflow[hub]')})"
+        raise expected(option, wanted, "none")

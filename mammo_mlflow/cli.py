@@ -41,6 +41,7 @@ PROGRAM = "python -m mammo_mlflow"
 QUIET, JSON = "--quiet", "--json"
 HOW_TO_ASK = f"""the options of one:  {PROGRAM} COMMAND --help
 of every command:    --quiet, no progress, only warnings and results; --json, the results for programs
+the version:         {PROGRAM} --version
 by MLflow:           mlflow run . -e COMMAND -P some_name=VALUE --env-manager local"""
 COMMANDS_WANTED = f"one of {', '.join(COMMANDS)}, --help or --version"
 ALLOWED = "a user who may do what the command does"

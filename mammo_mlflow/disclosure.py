@@ -25,6 +25,9 @@ SHUFFLED = Fact("", "control: shuffled labels", "")
 SCORED = Fact("", "early stopping watched the scored patches: optimistic", "optimistic validation")
 CHOSEN_ON_TEST = Fact("", "", "optimistic")
 BANNER = "Every number on this page is of synthetic patches: no medical result."
+INTENDED_USE = (
+    "For research on patches like those it was trained on: no medical device, and its answers are no diagnosis."
+)
 ASKED = "a model that was trained on synthetic patches, "
 
 

@@ -90,7 +90,7 @@ def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
     """Make the error for a name that is none of `choices`; it suggests the closest of them."""
     known, shown = [str(choice) for choice in choices], cut(str(name))
     close = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
-    meant = f", did you mean '{close[0]}'?" if close else ","
+    meant = f", did you mean '{close[0]}'?" if close else ""
     return UserError(f"{field}: unknown '{shown}'{meant} (one of: {', '.join(known)})")
 
 

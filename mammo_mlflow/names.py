@@ -93,7 +93,7 @@ class Artifact:
 
     # of a cross-validation, and of an ensemble, whose predictions are nested: a row for each training abnormality
     OOF, FOLDS = "oof.parquet", "folds.parquet"
-    # of a fit, in its folder: predictions, history and costs, and what was trained
+    # of a fit, in its folder: predictions (a head's in all cached views, too), history, costs, and what was trained
     FIT, PREDICTIONS, FACTS, TAIL = "fit", "predictions.parquet", "fit.json", "tail.keras"
     # of a final run, and of an ensemble: test predictions; the threshold, and what it was chosen on
     TEST, THRESHOLD = "test.parquet", "threshold.json"

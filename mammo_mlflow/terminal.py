@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,15 +12,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.jupyter import JupyterMixin
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mammo_mlflow.wording import NO_SECRETS, scrubbed
 
 PLAIN_EVERY_SECONDS = 30.0
+NOTEBOOK_EVERY_SECONDS = 0.5
 
 _STDERR = Console(stderr=True)  # one for bars and log lines, or they write over one another
 
@@ -45,10 +50,34 @@ def make_handler() -> logging.Handler:
     return handler
 
 
-class TerminalProgress:
-    """Progress of named activities: a bar each on a terminal, else a line each half minute and at the end."""
+class _CellOutput:
+    """An output of the notebook's cell that is at work, whose content can be replaced."""
 
     def __init__(self) -> None:
+        self._handle: Any = None
+        self.shown_at = -math.inf
+
+    def show(self, content: JupyterMixin) -> None:
+        """Show something in the place of what was shown before."""
+        from IPython.display import display  # a notebook has imported it
+
+        if self._handle is None:
+            self._handle = display(content, display_id=True)
+        else:
+            self._handle.update(content)
+        self.shown_at = time.monotonic()
+
+    def clear(self) -> None:
+        """Take away what was shown."""
+        if self._handle is not None:
+            self._handle.update(Text())
+
+
+class TerminalProgress:
+    """Progress of named activities: a bar each on a terminal or in a notebook, elsewhere a line each half minute."""
+
+    def __init__(self) -> None:
+        shown = _log.isEnabledFor(logging.INFO)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,8 +85,9 @@ class TerminalProgress:
             TimeRemainingColumn(),
             console=_STDERR,
             transient=True,
-            disable=not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)),
+            disable=not (shown and sys.stderr.isatty()) or _STDERR.is_jupyter,  # there they would need ipywidgets
         )
+        self._cell = _CellOutput() if shown and _STDERR.is_jupyter else None
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
         self._started: dict[str, tuple[float, int]] = {}
@@ -69,17 +99,21 @@ class TerminalProgress:
     def __exit__(self, *_: object) -> None:
         if not self._bars.disable:  # older versions of Rich write a blank line even so
             self._bars.stop()
+        if self._cell is not None:
+            self._cell.clear()
 
     def update(self, name: str, done: int, total: int) -> None:
         """Display that `name` has done `done` of `total` steps; see `jobs.workbench.Progress`."""
         now = time.monotonic()
         started, first = self._started.setdefault(name, (now, done))
-        if not self._bars.disable:
+        if not self._bars.disable or self._cell is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)
             self._bars.update(self._tasks[name], completed=done, total=total)
             if done == total:
                 self._bars.remove_task(self._tasks.pop(name))
+            if self._cell is not None and (done == total or now - self._cell.shown_at > NOTEBOOK_EVERY_SECONDS):
+                self._cell.show(self._bars)
         elif first < done < total and now - self._said.setdefault(name, started) > PLAIN_EVERY_SECONDS:
             self._said[name] = now
             left = (now - started) / (done - first) * (total - done)

@@ -98,7 +98,7 @@ def backbone_row(base: keras.Model) -> list[str]:
     from mammo_mlflow.models.network import convolutions, cut_points
 
     row = BACKBONES[base.name]
-    counts = len(convolutions(base)), len(cut_points(base)), base.count_params(), base.output.shape[-1]
+    counts = len(convolutions(base)), len(cut_points(base)), row.parameters, base.output.shape[-1]
     return [f"`{base.name}`", f"{row.minimum_size}", *(f"{count:,}" for count in counts)]
 
 

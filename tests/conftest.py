@@ -3,12 +3,14 @@
 import importlib
 import logging
 import os
+import random
 import shutil
 import signal
 import sys
 import tempfile
 from functools import partial
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 import support
@@ -27,12 +29,34 @@ from mammo_mlflow.jobs.executors import EXECUTORS
 from mammo_mlflow.search.storage import Storage
 from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 
+TESTS = Path(__file__).parent
 TIERS = {"system": "system", "keras": "keras", "simulation": "claim", "kill": "kill", "jax_backend": "jax"}
 """The fixtures that move a test out of the quick tier, and the marker that each of them sets."""
 JAX = "jax_backend"
 """The fixture whose tests have no marker beside its own, whatever else they take: another process runs them."""
 MOTO = "MAMMO_TEST_MOTO"
 """The variable with the path of `moto_server` in an environment of its own."""
+LONGEST = (
+    "jobs/test_ray.py",
+    "workflows/test_servers.py",
+    "tracking/test_every_row.py",
+    "workflows/test_survival.py",
+    "test_tutorials.py",
+    "training/test_families.py",
+    "workflows/test_ensemble.py",
+    "api/test_python.py",
+    "workflows/test_families.py",
+    "workflows/test_reliability.py",
+    "workflows/test_pretrained.py",
+    "workflows/test_search.py",
+    "search/test_postgresql.py",
+    "workflows/test_determinism.py",
+    "workflows/test_compiled.py",
+    "engine/compiled/test_families.py",
+    "engine/compiled/test_heads.py",
+    "engine/compiled/test_sharing.py",
+)
+"""The files that take minutes: they come first, lest one of them is all that is left, and other cores wait."""
 QUICK = f"not ({' or '.join(dict.fromkeys(TIERS.values()))})"
 
 
@@ -86,6 +110,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     for item in items:
         taken = TIERS.keys() & set(item.fixturenames)
         for fixture in {JAX} if JAX in taken else taken:
@@ -94,6 +120,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
+    random.seed(0)  # Keras draws the seeds of first weights from it: a test has the same network each time
     with pytest.MonkeyPatch.context() as patch:
         if not TIERS.keys() & set(item.fixturenames):
             for start in ("subprocess.Popen.__init__", "multiprocessing.util.spawnv_passfds", "os.fork"):

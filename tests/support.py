@@ -1,5 +1,6 @@
 """The command as a user types it, and the store it leaves."""
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -16,8 +17,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ import pytest
 from matplotlib.figure import Figure
 from support_launcher import Launcher
 
+from mammo_mlflow.backbones import BACKBONES
 from mammo_mlflow.cli import main
 from mammo_mlflow.jobs.executors import EXECUTORS
 from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
@@ -33,7 +35,31 @@ from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
 SMALL = ["--backbone", "vgg16", "--weights", "random", "--epochs", "2", "--views", "2", *PHANTOM]
+needs_hub = pytest.mark.skipif(
+    importlib.util.find_spec("keras_hub") is None, reason="keras-hub is not installed (extra [hub])"
+)
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ")
+
+
+@cache
+def syntax_tree(path):
+    """What Python reads in a source file: read once for all tests, which leave it as it is."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def hide_hub(patch):
+    """Let keras-hub look as if it were not installed; give the pattern of how a line says that it is."""
+    there = importlib.util.find_spec
+    patch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "keras_hub" else there(name, *rest))
+    return r"\(pip install -e '.*\[hub\]'\), found none"
+
+
+def narrow_dinov2(patch):
+    """Make the network of `dinov2_small` two narrow blocks, in this process; give its row."""
+    row = BACKBONES["dinov2_small"]
+    hub = {"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 64}
+    patch.setitem(BACKBONES, "dinov2_small", replace(row, hub=hub, convolutions=2, parameters=123_872))
+    return BACKBONES["dinov2_small"]
 
 
 def load_script(name):
@@ -97,17 +123,6 @@ _launchers = []
 
 def start(where, surroundings, arguments, out, err):
     """Start `python -m mammo_mlflow` in a session of its own; its output goes to the files `out` and `err`."""
-    if surroundings.get("KERAS_BACKEND") == "jax":  # which warns of every fork
-        with out.open("w") as said, err.open("w") as complained:
-            return subprocess.Popen(
-                [sys.executable, "-m", "mammo_mlflow", *arguments],
-                cwd=where,
-                env=surroundings,
-                stdout=said,
-                stderr=complained,
-                start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
-            )
     out.touch()
     err.touch()
     launcher = next((one for one in _launchers if one.suits(surroundings)), None)

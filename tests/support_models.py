@@ -3,6 +3,7 @@
 `python tests/support_models.py` writes anew which classes of Keras such models are made of.
 """
 
+import importlib.util
 import json
 import tempfile
 import zipfile
@@ -29,8 +30,25 @@ from mammo_mlflow.names import Artifact
 from mammo_mlflow.presets import preset_values
 from mammo_mlflow.tracking.vetting import CLASSES_FILE, SERVED_CODE, classes
 
+HUB = importlib.util.find_spec("keras_hub") is not None
+"""Whether rows of keras-hub can be built."""
 TASK = "benign_malignant"
 HEAD = {"dense": "8-4", "batch_norm": True, "dense_batch_norm": True, "feature_dropout": 0.1, "dropout": 0.1}
+
+
+SHOWN = {
+    "pretrained": {"unfrozen_layers": (2,)},
+    "scratch": {
+        "pooling": POOLINGS,
+        "final": ("refit", "fold_average"),
+        "tta": ("none", "flips"),
+        "calibrate": ("none", *RECALIBRATIONS),
+    },
+    "siamese": {"difference": DIFFERENCES, "tta": ("flips", "none"), "calibrate": ("none", *RECALIBRATIONS)},
+    "conditioned": {"condition": CONDITIONS, "tta": ("views", "none")},
+    "views": {"tta": ("flips",), "unfrozen_layers": (2,)},
+}
+"""By family, the rows of other tables that its models show, each in turn, several in one model."""
 
 
 def experiments():
@@ -42,23 +60,14 @@ def experiments():
         found[name] = build(TASK, preset_values("quick", network, TASK, family) | values, family)
 
     for family, networks in NETWORKS.items():
-        for network in networks:
-            joined = family in ("siamese", "views")
-            if network == "vgg16" or not joined:  # the others are the same layers
-                add(family, network, **({"unfrozen_layers": 2} if network in BACKBONES else {}))
-    for difference in DIFFERENCES:
-        add("siamese", "scratch", difference=difference)
-    for pooling in POOLINGS:
-        add("scratch", "m1", pooling=pooling)
-    for condition in CONDITIONS:
-        add("conditioned", "a", condition=condition)
+        if family in ("siamese", "views"):  # the layers of other backbones are those of pretrained networks
+            networks = [one for one in networks if one not in BACKBONES or one == "vgg16"]
+        networks = [one for one in networks if HUB or one not in BACKBONES or not BACKBONES[one].hub]
+        shown = SHOWN.get(family, {})
+        for place in range(max(map(len, (networks, *shown.values())))):
+            add(family, networks[place % len(networks)], **{k: every[place % len(every)] for k, every in shown.items()})
+    add("siamese", "vgg16", unfrozen_layers=2)
     add("scratch", "m2", **HEAD, pool_dropout=0.1, l1=1e-5)
-    add("scratch", "m1", final="fold_average")
-    for family, network in (("scratch", "m1"), ("siamese", "scratch"), ("views", "vgg16"), ("conditioned", "c")):
-        add(family, network, tta="flips" if family != "conditioned" else "views")
-    for kind in RECALIBRATIONS:
-        add("scratch", "m1", calibrate=kind)
-    add("siamese", "scratch", calibrate="isotonic", tta="flips")
     return found
 
 

@@ -6,7 +6,6 @@ import tomllib
 
 import mlflow.environment_variables
 import yaml
-from mlflow.cli import server
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support import ROOT
@@ -40,6 +39,8 @@ def test_no_password_stands_in_it_and_the_page_makes_all_of_them():
 
 
 def test_mlflow_knows_the_servers_options_and_variables():
+    from mlflow.cli import server  # which imports much
+
     known = {option for parameter in server.params for option in (*parameter.opts, *parameter.secondary_opts)}
     words = SERVICES["mlflow"]["command"]
     assert words[:2] == ["mlflow", "server"]

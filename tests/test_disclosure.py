@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support import syntax_tree
 
 from mammo_mlflow.disclosure import CHOSEN_ON_TEST, Disclosure
 from mammo_mlflow.evaluation import figures
@@ -63,7 +64,7 @@ def test_of_several_all_is_said_once():
 
 
 def calls(path, wanted):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax_tree(path)):
         if isinstance(node, ast.Call):
             called = [node, *node.args] if ast.unparse(node.func) == "partial" else [node]
             names = {getattr(one, "attr", getattr(one, "id", "")) for one in [node.func, *called[1:]]}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from support import syntax_tree
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mammo_mlflow"
@@ -17,7 +18,7 @@ def module_name(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+MODULES = {module_name(path): syntax_tree(path) for path in PACKAGE.rglob("*.py")}
 CLASSES = {
     f"{module}.{node.name}"
     for module, tree in MODULES.items()

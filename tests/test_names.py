@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import runpy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,17 @@ TABLES = runpy.run_path(str(ROOT / "scripts" / "name_tables.py"))
 STRAY = re.compile(r"\bmammo\.[a-z]|\bmammo-(?!mlflow)")
 
 
+@cache
 def literals(source):
     """The texts of a module that are no docstrings, and no names of lock files."""
     tree = ast.parse(source)
-    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    told, found = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}, []
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr) and ".lock" in ast.unparse(node):
             told |= {id(part) for part in node.values}
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
-            yield node.value
+            found.append(node.value)
+    return found
 
 
 def strays(source):

@@ -3,6 +3,7 @@ import logging
 import sys
 
 import pytest
+from support import ROOT
 
 from mammo_mlflow import terminal
 from mammo_mlflow.terminal import TerminalProgress, show_table
@@ -48,6 +49,29 @@ def test_a_task_can_come_again(log):
             progress.update("activations", 1, 2)
             progress.update("activations", 2, 2)
     assert len(log.records) == 2
+
+
+NOTEBOOK = """
+import time
+from mammo_mlflow.terminal import TerminalProgress, set_up_logging
+set_up_logging(quiet={quiet})
+progress = TerminalProgress().__enter__()
+progress.update("fold 1", 1, 3)
+time.sleep(0.6)
+progress.update("fold 1", 2, 3)
+"""
+
+
+def test_a_notebook_has_a_bar_until_it_is_done(system, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    at_work, ended = NOTEBOOK.format(quiet=False), f"{NOTEBOOK.format(quiet=False)}\nprogress.__exit__()"
+    cells = [nbformat.v4.new_code_cell(text) for text in (at_work, ended, NOTEBOOK.format(quiet=True))]
+    nbclient.NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=60).execute()
+    (shown,), *others = [[output.data["text/plain"].strip() for output in cell.outputs] for cell in cells]
+    assert shown.startswith("fold 1") and "2/3" in shown
+    assert others == [[""], []]  # nothing is left of it, and nothing comes where that is asked for
 
 
 def test_a_plain_table_is_aligned(capsys):

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 class ModelResult(RunResult):
     """A cross-validated model, with its final model where it has one.
 
-    >>> model.oof.columns.tolist()
-    ['patch', 'fold', 'type', 'patient_id', 'label', 'probability', 'lesion']
-    >>> model.scores.query("metric == 'roc_auc' and unit == 'patch'")["predictions"].tolist()
-    ['out-of-fold', 'test']
-    >>> sorted(model.figures)[:3]
-    ['calibration_oof', 'classes', 'comparison']
+    Examples:
+        >>> model.oof.columns.tolist()
+        ['patch', 'fold', 'type', 'patient_id', 'label', 'probability', 'lesion']
+        >>> model.scores.query("metric == 'roc_auc' and unit == 'patch'")["predictions"].tolist()
+        ['out-of-fold', 'test']
+        >>> sorted(model.figures)[:3]
+        ['calibration_oof', 'classes', 'comparison']
     """
 
     @cached_property
@@ -118,8 +119,9 @@ class ModelResult(RunResult):
         `objective` is a metric as of `promote`. Out of fold the interval accounts for the settings that either was
         chosen among. Raises `UserError` where neither out-of-fold nor test predictions are of the same patches.
 
-        >>> model.compare(model).table["difference"].tolist()
-        [0.0, 0.0]
+        Examples:
+            >>> model.compare(model).table["difference"].tolist()
+            [0.0, 0.0]
         """
         return ModelDifference.of(self, other, objective)
 

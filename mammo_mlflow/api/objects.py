@@ -23,8 +23,9 @@ from mammo_mlflow.tracking.run_queries import Run, nested_runs
 class SeveralResults(RunResult, Sequence[RunResult]):
     """The results of a command that made several, by number or name; their tables have them below one another.
 
-    >>> [one.name for one in several] == [several[name].name for name in several.names]
-    True
+    Examples:
+        >>> [one.name for one in several] == [several[name].name for name in several.names]
+        True
     """
 
     @cached_property

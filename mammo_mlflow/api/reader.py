@@ -65,8 +65,9 @@ class StoreReader:
     def history(self, run_id: str) -> pd.DataFrame:
         """The metrics of each epoch of each fit of a cross-validation: fit, epoch from 1, and a column for each metric.
 
-        >>> store.history(model.run_id).groupby("fit")["epoch"].max().unique().tolist()
-        [2]
+        Examples:
+            >>> store.history(model.run_id).groupby("fit")["epoch"].max().unique().tolist()
+            [2]
         """
         parts = []
         with self.opened() as client, tempfile.TemporaryDirectory() as folder:

@@ -42,13 +42,14 @@ class Store(StoreReader):
 
     Raises `UserError` where there is none; nothing is made by reading.
 
-    >>> store.runs(family="pretrained", fit="final")["status"].unique().tolist()
-    ['FINISHED']
-    >>> store.models()[["task", "backbone"]].drop_duplicates().values.tolist()
-    [['mass_calc', 'vgg16']]
-    >>> store.runs(famly="pretrained")
-    Traceback (most recent call last):
-    mammo_mlflow.errors.UserError: runs: unknown 'famly', did you mean 'family'? (one of: task, family, ...)
+    Examples:
+        >>> store.runs(family="pretrained", fit="final")["status"].unique().tolist()
+        ['FINISHED']
+        >>> store.models()[["task", "backbone"]].drop_duplicates().values.tolist()
+        [['mass_calc', 'vgg16']]
+        >>> store.runs(famly="pretrained")
+        Traceback (most recent call last):
+        mammo_mlflow.errors.UserError: runs: unknown 'famly', did you mean 'family'? (one of: task, family, ...)
     """
 
     def result(self, which: str, said: Sequence[Listing | str] = ()) -> RunResult:
@@ -56,8 +57,9 @@ class Store(StoreReader):
 
         Raises `UserError` where there is no such run or model.
 
-        >>> store.result(model.run_id).scores.equals(model.scores)
-        True
+        Examples:
+            >>> store.result(model.run_id).scores.equals(model.scores)
+            True
         """
         return result_named(self, which, said)
 

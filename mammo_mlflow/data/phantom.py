@@ -29,6 +29,7 @@ TYPE_WEIGHTS = (113, 66, 106, 51)  # types 1 to 4 in the real test set
 PREFIXES = {"train": "PHANTOM_TRAIN", "test": "PHANTOM_TEST"}
 LARGEST = 20_000_000_000  # bytes of patches; more is taken for a mistake, since it takes days to draw
 SEPARATION = 3.2  # distance of benign from malignant, in standard deviations of the latent suspicion
+STANDS_OUT = 2.0  # by how much of a standard deviation of conspicuity, of two views, the suspicious look does
 VIEWS = ("CC", "MLO")
 LOOKS = {  # how often a lesion of two views looks suspicious in neither, in one and in both of them
     "benign": (0.3, 0.7, 0.0),
@@ -148,7 +149,7 @@ def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str, least
     A patient has one or two abnormalities, each on one or two projections (CC, MLO), so one to four rows. Suspicion,
     size and conspicuity are drawn for the abnormality, film brightness and contrast for the patient; only suspicion
     depends on whether it is benign or malignant. Where every abnormality has two views, each of them has a suspicion of
-    its own.
+    its own, and is the more conspicuous for it.
     """
     abnormalities = []
     for kind, number in zip(range(1, 5), _counts_by_type(count), strict=True):
@@ -182,7 +183,9 @@ def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str, least
         of_patient += 1
         drawn = [{**film, **look, "view": view} for view in rng.permutation(VIEWS)[:views]]
         if least_views == 2:
-            drawn = [row | {"suspicion": s} for row, s in zip(drawn, _draw_suspicions(rng, kind), strict=False)]
+            for row, suspicion in zip(drawn, _draw_suspicions(rng, kind), strict=False):
+                # what looks suspicious stands out as well, lest networks see too little of what is to be compared
+                row |= {"suspicion": suspicion, "conspicuity": conspicuity + math.copysign(STANDS_OUT, suspicion)}
         rows += drawn
     return rows
 

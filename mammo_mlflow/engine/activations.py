@@ -19,7 +19,15 @@ from mammo_mlflow.files import whole
 from mammo_mlflow.jobs.contracts import ActivationJob, CalibrateJob, DescribeJob, Emit, FeatureJob, StepsDone, StoreJob
 from mammo_mlflow.jobs.descriptions import Description, LayerCut, Network
 from mammo_mlflow.models.encoders import build_encoder
-from mammo_mlflow.models.network import build_base, calibrate_random, cut_output, deepest_cut, load_weights, prefix
+from mammo_mlflow.models.network import (
+    build_base,
+    calibrate_random,
+    cut_output,
+    deepest_cut,
+    load_weights,
+    prefix,
+    save_weights,
+)
 from mammo_mlflow.models.siamese import before_head, joined_shape
 from mammo_mlflow.models.synthetic import calibration_patches
 from mammo_mlflow.models.tensors import Tensor
@@ -62,7 +70,7 @@ def calibrate_weights(job: CalibrateJob, emit: Emit) -> None:
     base = build_base(job.backbone, patches.shape[1], "average", "float32")
     calibrate_random(base, patches.astype(np.float32)[..., None])
     with whole(job.output, alone=True) as part:
-        base.save_weights(part)
+        save_weights(base, part)
 
 
 def compute_activations(job: ActivationJob, emit: Emit) -> None:

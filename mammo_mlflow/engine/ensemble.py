@@ -31,7 +31,7 @@ def assemble_ensemble(job: EnsembleJob, emit: Emit) -> None:
     members.save(folder / Artifact.MEMBERS)
     (folder / Artifact.LEVEL1).write_bytes(job.level1.read_bytes())
     (folder / Artifact.ENSEMBLE).write_text(json.dumps({"members": job.names, "threshold": job.threshold}))
-    save_answering_model(job, folder)
+    save_answering_model(job, members, folder)
 
 
 def join_members(parts: Sequence[Part], flips: Sequence[bool]) -> keras.Model:

@@ -24,6 +24,7 @@ from mammo_mlflow.jobs.contracts import EnsembleJob
 from mammo_mlflow.models.tensors import as_model_input
 
 REQUIREMENTS = ("mlflow", "keras", "tensorflow", "tensorflow-cpu", "numpy", "ml-dtypes")
+"""The packages that every model needs."""
 
 
 def save_keras_model(
@@ -40,13 +41,13 @@ def save_keras_model(
         str(path),
         signature=ModelSignature(inputs=_schema(examples), outputs=outputs),
         input_example=as_model_input(examples),
-        pip_requirements=requirements(),
+        pip_requirements=requirements(model),
         metadata=metadata,
     )
 
 
-def save_answering_model(job: EnsembleJob, folder: Path) -> None:
-    """Save an ensemble as an MLflow model with its own code, which gets `folder` as an artifact.
+def save_answering_model(job: EnsembleJob, members: keras.Model, folder: Path) -> None:
+    """Save an ensemble as an MLflow model with its own code, which gets `folder`, with its `members`, as an artifact.
 
     Inputs are as in `save_keras_model`; the output is a table: probability, decision, and each member's probability.
     """
@@ -61,7 +62,7 @@ def save_answering_model(job: EnsembleJob, folder: Path) -> None:
             artifacts={"ensemble": str(folder)},
             signature=ModelSignature(inputs=_schema(job.examples), outputs=outputs),
             input_example=as_model_input(job.examples),
-            pip_requirements=[*requirements(), f"pandas=={importlib.metadata.version('pandas')}"],
+            pip_requirements=[*requirements(members), f"pandas=={importlib.metadata.version('pandas')}"],
             metadata=job.metadata,
         )
 
@@ -111,10 +112,11 @@ def load_keras_model(path: Path) -> keras.Model:
     return mlflow.keras.load_model(str(path), load_model_kwargs={"compile": False})
 
 
-def requirements() -> list[str]:
+def requirements(model: keras.Model) -> list[str]:
     """The installed versions of the packages that a model needs, as pip requirements."""
+    hub = any(type(layer).__module__.startswith("keras_hub.") for layer in model._flatten_layers())
     found = []
-    for name in REQUIREMENTS:
+    for name in (*REQUIREMENTS, *(["keras-hub"] if hub else [])):
         with suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{name}=={importlib.metadata.version(name)}")
     return found

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from mammo_mlflow.data.augmentation import draw_transforms
-from mammo_mlflow.jobs.contracts import Emit, ModelJob, StepsDone
+from mammo_mlflow.jobs.contracts import Emit, FitJob, ModelJob, StepsDone
 
 ModelInput = np.ndarray | dict[str, np.ndarray]
 """The input of a network: an array (m, ...), or a dictionary of arrays by input name."""
@@ -141,6 +141,14 @@ class CombinedReader(Reader[dict[str, np.ndarray]]):
 def combine_readers(readers: Mapping[str, Reader[np.ndarray]]) -> Reader[ModelInput]:
     """Make one reader of a model's readers by input; a single one is returned as it is (it gives an array)."""
     return next(iter(readers.values())) if len(readers) == 1 else CombinedReader(readers)
+
+
+def stored_reader(job: FitJob, files: Mapping[str, Path], views: int) -> Reader[ModelInput]:
+    """Make the reader of activations stored in so many views, by input, and of the job's constants."""
+    readers: dict[str, Reader[np.ndarray]] = {
+        name: StoredActivations(path, places=job.places.get(name)) for name, path in files.items()
+    }
+    return combine_readers(readers | {name: NumberReader(values, views) for name, values in job.constants.items()})
 
 
 def augment(patches: np.ndarray, transforms: np.ndarray) -> np.ndarray:

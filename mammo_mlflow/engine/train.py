@@ -6,9 +6,8 @@ A network without frozen layers is trained in one stage, from raw patches.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -27,7 +26,8 @@ from mammo_mlflow.engine.contract import (
     notify,
     private_memory_bytes,
 )
-from mammo_mlflow.engine.inputs import ModelInput, NumberReader, PatchReader, Reader, StoredActivations, combine_readers
+from mammo_mlflow.engine.inputs import ModelInput, PatchReader, Reader, combine_readers, stored_reader
+from mammo_mlflow.engine.views import mean_over_views
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import BASELINE
 from mammo_mlflow.jobs.contracts import Emit, EpochDone, FitJob, FitResult, FitsJob, FitsProgress, Happened, StepsDone
@@ -181,10 +181,18 @@ class _FitInTraining:
         probabilities = trained.predict()
         if not np.isfinite(probabilities).all():
             raise divergence_error("predictions that are not numbers after the last epoch")
-        path = self._job.output / Artifact.TAIL
-        self._network.tail(self._model).save(path)
+        job, tail = self._job, self._network.tail(self._model)
+        over_views, asked = None, time.perf_counter()
+        if job.over_views:
+            views = job.experiment.training.views
+            over_views = mean_over_views(tail, stored_reader(job, job.features, views), job.validation_rows, views)
+        views_seconds = time.perf_counter() - asked
+        path = job.output / Artifact.TAIL
+        tail.save(path)
         return FitResult(
             probabilities=probabilities,
+            over_views=over_views,
+            views_seconds=views_seconds,
             history=self._history,
             best_epochs=self._kept,
             seconds=self._seconds + self._training_seconds + time.perf_counter() - started,
@@ -269,14 +277,6 @@ class _FitNetwork:
 def _uncompiled(model: keras.Model) -> keras.Model:
     """The same layers as a model that is not compiled, so that no optimizer is saved with it."""
     return keras.Model(model.input, model.output, name=model.name)
-
-
-def stored_reader(job: FitJob, files: Mapping[str, Path], views: int) -> Reader[ModelInput]:
-    """Make the reader of activations stored in so many views, by input, and of the job's constants."""
-    readers: dict[str, Reader[np.ndarray]] = {
-        name: StoredActivations(path, places=job.places.get(name)) for name, path in files.items()
-    }
-    return combine_readers(readers | {name: NumberReader(values, views) for name, values in job.constants.items()})
 
 
 def _patch_reader(job: FitJob) -> Reader[ModelInput]:

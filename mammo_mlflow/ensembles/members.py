@@ -132,7 +132,9 @@ def _member(bench: Workbench, name: str, base_model: BaseModel) -> Member:
     test = _stored(bench, version, version.run_id, Artifact.TEST, "test predictions")
     member = Member(name=name, base_model=base_model, out_of_fold=out_of_fold, test=test)
     if member.recalibrated:
-        _log.info("%s takes part without its recalibration, which it has alone (docs/statistics.md)", version)
+        _log.info(
+            "%s takes part without its recalibration, which it has alone (docs/explanation/answer-sets.md)", version
+        )
     return member
 
 

@@ -108,7 +108,7 @@ class EnsembleBuilder(ModelBuilder):
         self._answers = EnsembleAnswers(
             nested=fitted.data.saying(self._chosen.probabilities), calibrate=spec.calibrate, coverage=spec.coverage
         )
-        name = f"{fitted.task} ensemble {of_set}{fitted.disclosure.suffix}"
+        name = f"ensemble {of_set} {fitted.task}{fitted.disclosure.suffix}"
         self.recipe = ModelRecipe(
             registered_name=registered_name(fitted.task, "ensemble", of_set),
             key=key,

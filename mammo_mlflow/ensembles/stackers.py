@@ -96,9 +96,10 @@ def dense(probabilities: Floats, labels: Ints, units: Ints, seed: int, epochs: i
     Trained as Keras would: binary cross-entropy, Adam (Kingma & Ba 2015, ICLR) at 1e-3, shuffled mini-batches of 16.
     Whole units, a tenth of the rows, are watched; the weights of their best epoch are kept.
 
-    Two things are ours, so that the number of rows does not decide how far the weights can travel (docs/statistics.md).
-    It starts from equal weights, not from Glorot's draw: at sigmoid(4 (average - 1/2)), which is about the average and
-    ranks as it does. And an epoch on few rows goes over them again until it has as many steps as one on 2,000.
+    Two things are ours, so that the number of rows does not decide how far the weights can travel
+    (docs/explanation/dense-stacker.md). It starts from equal weights, not from Glorot's draw: at
+    sigmoid(4 (average - 1/2)), which is about the average and ranks as it does. And an epoch on few rows goes over
+    them again until it has as many steps as one on 2,000.
     """
     random = np.random.default_rng(seed)
     watched = _inner(units, random)

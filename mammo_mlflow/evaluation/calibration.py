@@ -1,6 +1,6 @@
 """The calibration of predicted probabilities: its error, and Cox's slope and intercept, with intervals.
 
-Intervals are 95 %, patients as clusters where they are known. How they cover: docs/statistics.md.
+Intervals are 95 %, patients as clusters where they are known. How they cover: docs/explanation/calibration.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ patient's, one more patient weighs at infinity, and the limit is a quantile of t
 Distribution-free inference with hierarchical data, arXiv:2306.06342). Neither crepes nor MAPIE has such weights.
 
 What is guaranteed is for a new patient and a model of a fold. The registered model is a refit or the mean of the folds'
-models, whose scores are a little better than theirs: there it is approximate (docs/statistics.md has simulations).
+models, whose scores are a little better than theirs: there it is approximate
+(docs/explanation/answer-sets.md has simulations).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Of a metric: a score interval of ROC AUC (`auc_interval`), Wilson's with the eff
 counted at a threshold (`rate_interval`), Hall's of the Brier score and the log loss (`mean_interval`). A value without
 an interval that can be trusted stands alone, with the reason. Of a paired difference, and of a ROC curve: percentiles
 of resamples, of whole patients where they are known (cluster bootstrap; Field & Welsh 2007, JRSS B 69:369-390; Efron &
-Tibshirani 1993, ch. 13); NaN ends for a single patient. How each covers: docs/statistics.md.
+Tibshirani 1993, ch. 13); NaN ends for a single patient. How each covers: docs/explanation/intervals.md.
 
 Arguments shared by the functions here: `labels` int (n,) of 0 and 1; `probabilities` float (n,) in [0, 1]; `groups`
 (n,) the patient of each patch or None; `confidence` in (0, 1); `resamples` the number of bootstrap samples, and `seed`:

@@ -99,8 +99,9 @@ def verdict(
 ) -> Verdict:
     """The verdict on whether `first` beats `second` in an objective. Arrays and errors as in `delong`.
 
-    `names` are what the sentence calls the two. The first is better where the bootstrap interval of its lead in the
-    objective is above 0 and, for ROC AUC, DeLong's p is below 0.05, and worse where both hold the other way round.
+    `names` are what the sentence calls the two, as they are spelled. The first is better where the bootstrap interval
+    of its lead in the objective is above 0 and, for ROC AUC, DeLong's p is below 0.05, and worse where both hold the
+    other way round.
     Where `first` was picked as the best of several `compared` on these very patches, interval and p are Bonferroni's:
     of 100 - 5 / k %, and k times as large.
     """
@@ -118,8 +119,9 @@ def verdict(
         "unknown": f"whether {names[0]} beats {names[1]} cannot be told",
     }[outcome]
     note = resampling_note(groups) + (f"; the best of {compared}" if compared > 1 else "")
-    sentence = f"{words}: {_numbers(objective.name, lead, test, f'{100 * confidence:.4g} % interval', note)}."
-    return Verdict(outcome, lead, test, sentence[0].upper() + sentence[1:])
+    begun = words[0].upper() if words.startswith(("the ", "whether ")) else words[0]  # a model's name stays as it is
+    numbers = _numbers(objective.name, lead, test, f"{100 * confidence:.4g} % interval", note)
+    return Verdict(outcome, lead, test, f"{begun}{words[1:]}: {numbers}.")
 
 
 def _part(labels: Ints, first: Floats, second: Floats, cluster: Ints) -> tuple[int, float, float]:
@@ -174,4 +176,6 @@ def _numbers(metric: str, lead: Difference, test: DeLong | None, width: str, not
         return text
     if math.isnan(test.p):
         return f"{text}, DeLong's test undefined"
-    return f"{text}, DeLong's p {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
+    text += f", DeLong's p {'< 0.001' if test.p < 0.001 else f'= {test.p:.3f}'}"
+    beyond = lead.low > 0 or lead.high < 0
+    return text if beyond == (test.p < SIGNIFICANT) else f"{text}; the two disagree"

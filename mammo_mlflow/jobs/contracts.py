@@ -156,6 +156,7 @@ class FeatureJob(StoreJob):
 class FitResult:
     """The result of a fit: probabilities, float64 (m,), of its validation rows, history, costs, and the saved tail.
 
+    `over_views` are the means over all cached views, float64 (m,), if it was asked for them: took `views_seconds`.
     `history` has the metrics of each epoch, `best_epochs` the epochs kept in each stage; `peak_memory` is in bytes, of
     the process, `card_memory` of the card, 0 without one.
     `reused_from` is the run that an earlier command made it in, if any; `tail` is None where that did not keep it.
@@ -170,6 +171,8 @@ class FitResult:
     training_seconds: float = 0.0
     card_memory: int = 0
     reused_from: str | None = None
+    over_views: np.ndarray | None = None
+    views_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,7 @@ class FitJob(Job[FitResult]):
     `tuned` are the activation files of the two stages by the tail's inputs, empty in on-line training. `constants`,
     (n,), are the inputs of one number a row. `places`, int (n,), are the rows that an input reads instead. The tail is
     saved below `output`. `on_card`: it is trained on a card, where heads of many widths share a program. `together`:
-    how many fits its program is made for, 0: for those at hand.
+    how many fits its program is made for, 0: for those at hand. `over_views`: it also predicts in all cached views.
     """
 
     target = "mammo_mlflow.engine.train:train_fit"
@@ -199,6 +202,7 @@ class FitJob(Job[FitResult]):
     description: Description
     on_card: bool = False
     together: int = 0
+    over_views: bool = False
     output: Path = UNSET
     features: dict[str, Path] = field(default_factory=dict)
     tuned: dict[str, Path] = field(default_factory=dict)

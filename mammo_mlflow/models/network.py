@@ -19,6 +19,7 @@ from keras import layers
 from mammo_mlflow.backbones import BACKBONES, OWN_SCALING, SCALINGS
 from mammo_mlflow.errors import expected
 from mammo_mlflow.experiment import PATCH, ModelSpec
+from mammo_mlflow.models.dinov2 import draw_tokens, is_block, load_dinov2, save_dinov2, token_maps
 from mammo_mlflow.models.precision import dtype_policy
 from mammo_mlflow.models.scratch import BATCH_NORM_MOMENTUM, POOLINGS, kernel_penalty
 from mammo_mlflow.models.siamese import join_sides
@@ -47,8 +48,11 @@ def build_base(backbone: str, image_size: int, pooling: str, precision: str, sca
     scaled = layers.Rescaling(by_channel, offset=list(offset), dtype="float32", name="input_scaling")(rgb)
     inside = {"include_preprocessing": False} if row.rescales_inside else {}
     with dtype_policy(precision):
-        application = getattr(keras.applications, row.application)
-        base = application(include_top=False, weights=None, input_tensor=scaled, **inside)
+        if row.hub:
+            base = keras.Model(patch, token_maps(row.hub, scaled))
+        else:
+            application = getattr(keras.applications, row.application)
+            base = application(include_top=False, weights=None, input_tensor=scaled, **inside)
         base.trainable = False
         for layer in base.layers:
             if isinstance(layer, layers.Dropout):
@@ -82,19 +86,26 @@ def cut_output(base: keras.Model, cut: int) -> keras.KerasTensor:
 
 
 def convolutions(base: keras.Model) -> list[tuple[int, layers.Layer]]:
-    """The convolutional layers in order, each with its index in `base.operations`, or that of the model it is in."""
+    """The convolutional layers, or the blocks of DINOv2, in order.
+
+    Each with its index in `base.operations`, or that of the model it is in.
+    """
     return [
         (index, layer)
         for index, step in enumerate(base.operations)
         if isinstance(step, layers.Layer)
-        for layer in step._flatten_layers()
-        if isinstance(layer, CONVOLUTIONS)
+        for layer in (step._flatten_layers() if isinstance(step, keras.Model) else [step])
+        if _is_counted(layer)
     ]
 
 
 def convolves(network: keras.Model) -> bool:
-    """Whether a network has convolutional layers, itself or in a model inside it."""
-    return any(isinstance(layer, CONVOLUTIONS) for layer in network._flatten_layers())
+    """Whether a network has convolutional layers, or blocks of DINOv2, itself or in a model inside it."""
+    return any(map(_is_counted, network._flatten_layers()))
+
+
+def _is_counted(layer: layers.Layer) -> bool:
+    return isinstance(layer, CONVOLUTIONS) or is_block(layer)
 
 
 def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
@@ -113,7 +124,10 @@ def deepest_cut(base: keras.Model, unfrozen_layers: int) -> int:
 
 
 def unfreeze(base: keras.Model, unfrozen_layers: int) -> None:
-    """Make the last `unfrozen_layers` convolutions trainable; normalisation stays frozen, in inference mode."""
+    """Make the last `unfrozen_layers` convolutions trainable; normalisation stays frozen, in inference mode.
+
+    Of DINOv2 they are the last blocks, with all that is in them.
+    """
     for index, layer in convolutions(base)[-unfrozen_layers:] if unfrozen_layers else []:
         if (nested := base.operations[index]) is not layer:
             nested.trainable = True  # of all that is in it
@@ -236,12 +250,22 @@ def load_weights(base: keras.Model, weights: NetworkWeights) -> None:
     try:
         if weights.kind == "int8":
             base.set_weights(read_compact(weights.file))
+        elif hub := BACKBONES[base.name].hub:
+            load_dinov2(base, hub, weights.file)
         else:
             base.load_weights(weights.file)
     except BAD_FILE as problem:
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
         fits = f"weights of {base.name}"
         raise expected(str(weights.file), fits, f"a file that does not fit: {first}") from None
+
+
+def save_weights(base: keras.Model, path: Path) -> None:
+    """Write a backbone's weights to a file that `load_weights` reads."""
+    if hub := BACKBONES[base.name].hub:
+        save_dinov2(base, hub, path)
+    else:
+        base.save_weights(path)
 
 
 def read_compact(path: Path) -> list[np.ndarray]:
@@ -265,6 +289,9 @@ def _kernels(layer: layers.Layer) -> list[tuple[keras.Variable, int]]:
         return [(layer.kernel, 2)]
     if isinstance(layer, layers.Conv2D):
         return [(layer.kernel, 3)]
+    if isinstance(layer, layers.EinsumDense):  # of attention: from features to heads, and back
+        _, kernel, output = layer.equation.replace("->", ",").split(",")
+        return [(layer.kernel, sum(axis not in output for axis in kernel))]
     return [(layer.kernel, 1)] if isinstance(layer, layers.Dense) else []
 
 
@@ -272,15 +299,18 @@ def calibrate_random(base: keras.Model, patches: np.ndarray, seed: int = 0) -> N
     """Draw random weights, scaled so that activations neither vanish nor explode on patches (m, size, size, 1).
 
     Kernels are drawn from He's normal distribution (He et al., ICCV 2015). Where the network has batch normalisation,
-    its moving statistics become those of `patches`; where its layers normalise as they go (ConvNeXt), its blocks count
-    in full, their scale being 1; where it has neither (VGG16), each convolution in turn is scaled to unit output
-    deviation (layer-sequential unit-variance initialisation, Mishkin & Matas, ICLR 2016).
+    its moving statistics become those of `patches`; where its layers normalise as they go (ConvNeXt, DINOv2), its
+    blocks count in full, their scale being 1; where it has neither (VGG16), each convolution in turn is scaled to unit
+    output deviation (layer-sequential unit-variance initialisation, Mishkin & Matas, ICLR 2016).
     """
     rng = np.random.RandomState(seed)  # NumPy guarantees this stream for all versions (NEP 19)
     for layer in base._flatten_layers():
         for kernel, summed in _kernels(layer):  # over which axes the layer sums
             shape = kernel.shape
             kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(shape[:summed])), shape).astype(np.float32))
+    if BACKBONES[base.name].hub:
+        draw_tokens(base, rng)
+        return
     normalisations = [layer for layer in base.layers if isinstance(layer, layers.BatchNormalization)]
     if normalisations:
         momenta = [layer.momentum for layer in normalisations]

@@ -134,9 +134,11 @@ def _find_weights(backbone: str, wanted: str, phantom: bool) -> NetworkWeights:
     if phantom:
         _log.warning("%s: no ImageNet weights at hand; going on with RANDOM weights on phantom data", backbone)
         return RANDOM_WEIGHTS
+    row = BACKBONES[backbone]
+    reached = ", or a network that reaches Keras's download" if row.keras_hash else ""
     raise UserError(
-        f"weights: no ImageNet weights for {backbone}: expected {BACKBONES[backbone].keras_file} in "
-        f"$MAMMO_WEIGHTS_DIR or in {keras_cache()}, or a network that reaches Keras's download, found none "
+        f"weights: no ImageNet weights for {backbone}: expected {row.keras_file} in "
+        f"$MAMMO_WEIGHTS_DIR or in {keras_cache()}{reached}, found none "
         "(or choose another backbone, or weights=random)"
     )
 
@@ -166,7 +168,8 @@ def _user_weights(backbone: str, path: Path) -> NetworkWeights:
         raise UserError(f"weights: expected imagenet, random or an existing directory, found '{path}'")
     found = _find_in_directory(backbone, path) if path.is_dir() else path
     if found is None:
-        raise UserError(f"weights: expected a file {backbone}*notop*.h5 in {path}, found none")
+        names = f"{BACKBONES[backbone].keras_file} or {backbone}*notop*.h5"
+        raise UserError(f"weights: expected a file {names} in {path}, found none")
     return _checked_file(backbone, found, "the user's path")
 
 
@@ -185,15 +188,15 @@ def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:
 
     The weights are labelled `imagenet` only if the file's name says so.
     """
-    wanted = BACKBONES[backbone].parameters
+    row = BACKBONES[backbone]
     arrays: list[h5py.Dataset] = []
     try:
         with h5py.File(path, "r") as file:
             file.visititems(lambda _, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
             count = sum(item.size or 0 for item in arrays)
-            if count != wanted:
-                whose = f"{BACKBONES[backbone].application} without its top"
-                raise expected(str(path), f"the {wanted:,} parameters of {whose}", f"{count:,}")
+            if count != row.parameters:
+                whose = f"{row.application} without its top"
+                raise expected(str(path), f"the {row.parameters:,} parameters of {whose}", f"{count:,}")
             odd = next((item.name for item in arrays if not np.isfinite(item[()]).all()), None)
     except UserError:
         raise
@@ -202,7 +205,7 @@ def _checked_file(backbone: str, path: Path, source: str) -> NetworkWeights:
     if odd is not None:
         raise expected(str(path), "finite weights", f"others in {odd}")
     words = path.name.lower().replace("radimagenet", "")  # whose images are no photographs
-    named = path.name == BACKBONES[backbone].keras_file or "imagenet" in words
+    named = (path.name == row.keras_file and not row.hub) or "imagenet" in words  # DINOv2 saw other photographs
     return _file_weights("file", "imagenet" if named else path.name, source, path)
 
 
@@ -225,9 +228,9 @@ def _check_archive(path: Path) -> None:
 
 def _download(backbone: str) -> Path | None:
     """Download Keras's file into Keras's cache; None without a connection, after `DOWNLOAD_TIMEOUT_S`."""
-    if os.environ.get("MAMMO_OFFLINE"):
-        return None
     row = BACKBONES[backbone]
+    if os.environ.get("MAMMO_OFFLINE") or not row.keras_hash:
+        return None
     target = keras_cache() / row.keras_file
     kind = "md5" if len(row.keras_hash) == 32 else "sha256"
     try:

@@ -90,15 +90,18 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The name of the plan's MLflow run, which also tells of phantom data and random weights."""
+        """The name of the plan's MLflow run, which also tells of phantom data and random weights.
+
+        What tells runs apart comes first: a column of MLflow's table shows 18 letters.
+        """
         experiment = self.experiment
         unfrozen, seed = experiment.model.unfrozen_layers, experiment.cv.seed
-        which = f" last {unfrozen} unfrozen" if unfrozen else ""
+        which = f" seed {seed}" if seed else ""
+        which += f" last {unfrozen} unfrozen" if unfrozen else ""
         which += " [condition: class]" if self.base is not None and self.base.as_class else ""
         which += "" if experiment.cv.control == "none" else f" [control: {experiment.cv.control}]"
         which += f" {experiment.judged_by}" if experiment.cv.holdout or experiment.stops_on_scored else ""
-        which += f" seed {seed}" if seed else ""
-        return f"{experiment.task} {experiment.family} {experiment.model.backbone}{which}{self.disclosure.suffix}"
+        return f"{experiment.model.backbone}{which} {experiment.family} {experiment.task}{self.disclosure.suffix}"
 
     @property
     def disclosure(self) -> Disclosure:

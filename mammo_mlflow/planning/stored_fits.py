@@ -17,6 +17,9 @@ from mammo_mlflow.planning.plan import Fit
 from mammo_mlflow.tracking.run_queries import fetch_artifacts
 from mammo_mlflow.tracking.vetting import vet_keras
 
+OVER_VIEWS = "probability_over_views"
+"""The column of a fit's predictions with the means over all cached views, where it was asked for them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,16 +34,23 @@ def fetch_fit(bench: Workbench, run_id: str, fit: Fit, need_tail: bool = True) -
         if folder is None:
             return None
         facts = json.loads(read_small(folder / Artifact.FACTS, 20_000_000))
-        probabilities = np.zeros(0)
+        probabilities, over_views = np.zeros(0), None
         if len(fit.validation_rows):
             stored = pd.read_parquet(folder / Artifact.PREDICTIONS)
             if not np.array_equal(stored["patch"], fit.validation_rows):
                 return None
             probabilities = stored["probability"].to_numpy()
+            over_views = stored[OVER_VIEWS].to_numpy() if OVER_VIEWS in stored else None
         tail = folder / Artifact.TAIL
         if need_tail or tail.exists():
             vet_keras(tail)
-        return FitResult(probabilities=probabilities, tail=tail if tail.exists() else None, reused_from=run_id, **facts)
+        return FitResult(
+            probabilities=probabilities,
+            over_views=over_views,
+            tail=tail if tail.exists() else None,
+            reused_from=run_id,
+            **facts,
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again
         return None
     except UserError as problem:

@@ -25,6 +25,8 @@ from mammo_mlflow.tracking.runs import Writer
 
 ALL = "all"
 """As the candidate: every candidate of the task."""
+BEST = "best"
+"""The gate that all but one of the candidates fail which passed all others: that one has a better score."""
 
 
 @dataclass(frozen=True, kw_only=True)

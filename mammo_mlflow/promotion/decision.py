@@ -109,7 +109,7 @@ def _start_run(
     """The run of the decision. It is FINISHED only where what it says has come to be."""
     tags = {Tag.TASK: spec.task, Tag.FAMILY: "promotion", Tag.DECISION: outcome}
     tags |= {Tag.CHAMPION_BEFORE: champion_name(before), **more}
-    run = writer.start_run(f"{spec.task} champion {outcome}", parent=None, tags=tags, params=spec.params)
+    run = writer.start_run(f"{outcome} {spec.task} champion", parent=None, tags=tags, params=spec.params)
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, run.id, ()))
     return run
 

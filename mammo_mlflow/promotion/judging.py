@@ -22,7 +22,7 @@ from mammo_mlflow.jobs.contracts import TryJob
 from mammo_mlflow.jobs.executors import Executor, make_executor
 from mammo_mlflow.names import CHAMPION, Tag, registered_name
 from mammo_mlflow.promotion.budget import Budget, budget_of
-from mammo_mlflow.promotion.candidates import Candidate, PromotionSpec, data_of
+from mammo_mlflow.promotion.candidates import BEST, Candidate, PromotionSpec, data_of
 from mammo_mlflow.tracking.compared import compared_of, verdict_of
 from mammo_mlflow.tracking.registry import Version, verified_model
 from mammo_mlflow.tracking.runs import Writer
@@ -72,7 +72,7 @@ def judge_candidates(
             if one.failed is None:
                 one.gates.append(outdone or _answers(writer, one.version, executor, folder))
             if one.failed is None:
-                outdone = Gate("best", False, "another candidate that passed has a better score")
+                outdone = Gate(BEST, False, "another candidate that passed has a better score")
     return budget
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,16 @@ from mammo_mlflow.publication.stored_values import SHOWN, StoredValue, repeating
 from mammo_mlflow.tracking.lineage import Lineage
 
 CARD = "README.md"
-_TABLES = {
+TABLES = {
     Metric.OOF: "out of fold",
+    Metric.OOF_BY_LESION: "out of fold by lesion",
     Metric.TEST: "test set",
-    Metric.BY_PATIENT: "by patient",
-    Metric.BY_LESION: "by lesion",
+    f"{Metric.TEST}{Metric.AT_THRESHOLD}": "test set at the threshold",
+    Metric.BY_PATIENT: "test set by patient",
+    Metric.BY_LESION: "test set by lesion",
 }
-_SENTENCES = (
+"""The headings of the columns of scores, by how the names of their metrics begin."""
+ABOUT = (
     "It tells {task} on patches of {image_size} pixels a side, which go in as raw 16-bit values.",
     "Family {family}, network {backbone}, unfrozen layers: {unfrozen}.",
     "Initial weights: {weights} ({weights_source}).",
@@ -29,7 +33,7 @@ _SENTENCES = (
     "Answer sets: {answer_sets}.",
     "Computed on {device} with Keras on {keras_backend}.",
 )
-_DATA = (
+DATA = (
     "The data are {phantom}.",
     "The patches are of {collection}.",
     "Abnormalities: {abnormalities}; patients: {patients}; classes: {classes}.",
@@ -37,6 +41,7 @@ _DATA = (
     "Share held out in the place of folds: {set_holdout}.",
     "Sha256 of the training data {data_sha256}, of the test data {test_sha256}.",
 )
+"""Sentences on a model and on its data, which stand where the store has the values in braces."""
 _SETTINGS = ("Settings of the training: {set_settings}.", "Members: {set_members}; method: {set_method}.")
 
 
@@ -84,26 +89,21 @@ def model_card(lineage: Lineage, values: Mapping[str, StoredValue], contents: Ca
 
 
 def _page(lineage: Lineage, values: Mapping[str, StoredValue], contents: CardContents) -> list[str]:
-    version, final, judged = lineage.version, lineage.final, lineage.cross_validation
+    version, final = lineage.version, lineage.final
     note = version.disclosure.note
-    lines = [f"# {version}", "", *([f"**{note}**", ""] if note else []), *_filled(_SENTENCES, values), ""]
+    lines = [f"# {version}", "", *([f"**{note}**", ""] if note else []), *said(ABOUT, values), ""]
     lines += ["## Scores", "", f"With intervals of 95 % ({final.tags.get(Tag.INTERVALS, 'none stored')}).", ""]
-    columns = {prefix: said for prefix, said in _TABLES.items() if f"{prefix}scores" in values}
-    lines += [f"| score | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
-    for name in SHOWN:
-        cells = []
-        for prefix in columns:
-            run = judged if prefix == Metric.OOF else final
-            full = f"{prefix}{name}"
-            cells.append(str(Estimate.read(full, run.metrics, run.tags)) if full in run.metrics else "-")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "All of them, with the run that each is of: `tables/scores.csv`. Decisions here are at 0.5.", ""]
+    headings, rows = score_table(lineage)
+    lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    told = "Decided at 0.5 where no threshold is named. All of them, with the run that each is of: `tables/scores.csv`."
+    lines += ["", told, ""]
     lines += ["## Intended use", "", f"{AUTHOR}: for whom, where in care, and what it must not be used for.", ""]
-    lines += ["## Data", "", *_filled(_DATA, values), ""]
+    lines += ["## Data", "", *said(DATA, values), ""]
     lines += [
         "## Training",
         "",
-        *_filled(_SETTINGS, values),
+        *said(_SETTINGS, values),
         "",
         "Again:",
         "",
@@ -113,7 +113,7 @@ def _page(lineage: Lineage, values: Mapping[str, StoredValue], contents: CardCon
         "",
     ]
     lines += ["## Limitations", "", f"{AUTHOR}: limitations, biases, and what the data do not cover.", ""]
-    lines += ["## This directory", "", *(f"- {said}" for said in contents.left_out)]
+    lines += ["## This directory", "", *(f"- {one}" for one in contents.left_out)]
     lines += [f"- `{name}`: {size / 1e6:.1f} MB" for name, size in contents.sizes.items()]
     lines += ["", "Checked by `python -m mammo_mlflow verify --publication DIR`.", ""]
     if contents.attribution:
@@ -126,5 +126,20 @@ def _page(lineage: Lineage, values: Mapping[str, StoredValue], contents: CardCon
     return lines
 
 
-def _filled(sentences: Sequence[str], values: Mapping[str, StoredValue]) -> list[str]:
+def score_table(lineage: Lineage) -> tuple[list[str], list[list[str]]]:
+    """A model's stored scores with their intervals, as text: headings, and a row for each score of `SHOWN`.
+
+    Scores are decided at 0.5 but for those at the threshold. Columns that the store has nothing for are left out.
+    """
+    runs = {name: lineage.cross_validation if name.startswith(Metric.OOF) else lineage.final for name in TABLES}
+    columns = [begin for begin, run in runs.items() if any(f"{begin}{name}" in run.metrics for name in SHOWN)]
+    rows = []
+    for name in SHOWN:
+        found = (Estimate.read(f"{begin}{name}", runs[begin].metrics, runs[begin].tags) for begin in columns)
+        rows.append([name, *("-" if math.isnan(one.value) and not one.reason else str(one) for one in found)])
+    return ["score", *(TABLES[begin] for begin in columns)], rows
+
+
+def said(sentences: Sequence[str], values: Mapping[str, StoredValue]) -> list[str]:
+    """The sentences that the store has all values of, filled with them."""
     return [made.text for made in (fill(one, values) for one in sentences) if made is not None]

@@ -54,10 +54,10 @@ def in_words(sources: Iterable[Source]) -> str:
     )
 
 
-def stored_values(lineage: Lineage, model: Path, folds: pd.DataFrame | None) -> dict[str, StoredValue]:
+def stored_values(lineage: Lineage, model: Path | None, folds: pd.DataFrame | None) -> dict[str, StoredValue]:
     """Gather what the store knows of a model, by name; what it does not know is left out.
 
-    `model` is the folder of the model's files, `folds` the table `folds.parquet` where there is one.
+    `model` is the folder of the model's files, `folds` the table `folds.parquet`; None where they are not at hand.
     """
     final, judged = lineage.final, lineage.cross_validation
     made = _of_tags(lineage) | _of_data(lineage.described) | _of_settings(judged)
@@ -85,8 +85,8 @@ def stored_values(lineage: Lineage, model: Path, folds: pd.DataFrame | None) -> 
         said = f"{len(lineage.folds)} models of folds ({', '.join(lineage.folds)})"
         made["models"] = StoredValue(said, tuple(Source(one.id, TAG, Tag.FIT) for one in lineage.folds.values()))
     made |= _of_ingest(lineage.ingest) | _of_decision(lineage)
-    packages = model / "requirements.txt"
-    if packages.is_file():
+    packages = None if model is None else model / "requirements.txt"
+    if packages is not None and packages.is_file():
         said = ", ".join(packages.read_text(encoding="utf-8").split())
         made["packages"] = StoredValue(said, (Source(_spelled(lineage), MODEL_FILE, packages.name),))
     return made

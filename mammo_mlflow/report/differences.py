@@ -1,4 +1,4 @@
-"""The table of differences between this project and the paper, for the report and for docs/statistics.md."""
+"""The table of differences between this project and the paper, for the report and for docs/explanation/paper.md."""
 
 from __future__ import annotations
 

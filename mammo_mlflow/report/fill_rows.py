@@ -111,10 +111,14 @@ class FilledRow:
         return any(not math.isnan(cell.value) for cell in self.cells.values())
 
     @property
+    def results(self) -> tuple[Result, ...]:
+        """The runs that the row's values are of."""
+        return (self.result,) if self.result else self.members
+
+    @property
     def patches(self) -> int | None:
         """The number of test patches behind the row's test values; None where nothing is measured."""
-        found = (self.result,) if self.result else self.members
-        return next((one.patches for one in found), None) if self.measured else None
+        return next((one.patches for one in self.results), None) if self.measured else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -212,8 +216,8 @@ def command_for(row: PaperRow, runs: ReportedRuns) -> str:
         given |= {name: value for name, value in made.items() if value != usual[name]}
     else:
         given["data"] = "DIR"  # a page may go where its writer's folders are nobody's business
-    words = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in given.items())
-    return f"mlflow run . -e {row.family} {words} --env-manager local"
+    words = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in given.items())
+    return f"python -m mammo_mlflow {row.family} {words}"  # works outside of a clone, too
 
 
 def matrices_of(row: PaperRow) -> list[str]:

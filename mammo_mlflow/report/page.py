@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -11,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader
-from PIL import Image
 
 from mammo_mlflow.answer_sets import read_limits
 from mammo_mlflow.data.patches import TASKS, TYPES
@@ -26,6 +22,7 @@ from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
 from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
 from mammo_mlflow.report.plots import Plot
 from mammo_mlflow.report.report_data import ReportData, TaskSection
+from mammo_mlflow.report.templates import filled, shrunk
 from mammo_mlflow.tracking.champions import Reign
 
 LOGGED = {"folds": "", "recalibration": Tag.RECALIBRATED, "answer_sets": Tag.ANSWER_SETS}
@@ -33,9 +30,6 @@ LOGGED = {"folds": "", "recalibration": Tag.RECALIBRATED, "answer_sets": Tag.ANS
 have one; "" where all may."""
 Logged = Mapping[tuple[str, str], Path]
 """PNGs by the name of the figure, one of `LOGGED`, and the id of the run that logged it."""
-LOGGED_WIDTH = 1000
-"""Width in pixels at which they are shown."""
-MOST_PIXELS = 20_000_000
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
 _TESTED = {"by patch": Metric.TEST, "by patient": Metric.BY_PATIENT, "by lesion": Metric.BY_LESION}
 _OUT_OF_FOLD = {"by patch": Metric.OOF, "by lesion": Metric.OOF_BY_LESION}
@@ -47,7 +41,7 @@ _CALIBRATION = {
     "calibration_slope": "slope",
     "calibration_intercept": "intercept",
 }
-REPORT = "mlflow run . -e report -P data=DIR --env-manager local"
+REPORT = "python -m mammo_mlflow report --data DIR"
 PAIRS = {
     "first": "first",
     "second": "second",
@@ -64,32 +58,35 @@ PAIRS = {
 
 
 def render(
-    report: ReportData, plots: Sequence[Plot], logged: Logged, links: Mapping[str, str], said: Sequence[str]
+    report: ReportData,
+    plots: Sequence[Plot],
+    logged: Logged,
+    pages: Mapping[str, str],
+    links: Mapping[str, str],
+    said: Sequence[str],
 ) -> str:
     """Render the report as HTML.
 
-    `logged`: figures of cross-validations, as their runs logged them; `links`: addresses of runs by run id; `said`:
-    sentences about the tracking store, shown at the top.
+    `logged`: figures of cross-validations, as their runs logged them; `pages` and `links`: addresses of the models' own
+    pages and of their runs in MLflow by run id; `said`: sentences about the tracking store, shown at the top.
     """
-    environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
-    environment.filters["png"] = lambda path: png_uri(path.read_bytes())
-    template = environment.get_template("page.html")
     whole = _of_all(report)
-    return template.render(
+    return filled(
+        "page.html",
         report=report,
         banner=BANNER if report.runs.phantom else "",
         said=[*said, *report.warnings],
         whole=whole,
         summary=[_summary(task, report) for task in report.tasks if task.models],
         pictures=[one for one in plots if one.section == "summary"],
-        tables=[_table(table, rows, report, links) for table, rows in report.tables],
-        tasks=[_task(task, plots, logged, links, report.dataset, whole) for task in report.tasks if task.models],
+        tables=[_table(table, rows) for table, rows in report.tables],
+        tasks=[_task(task, plots, logged, report.dataset, whole) for task in report.tasks if task.models],
+        pages=pages,
+        links=links,
         data=_data(report, plots),
         types=list(TYPES.values()),
         difference_columns=list(HEADER),
         differences=differences(),
-        css=page_file("page.css"),
-        script=page_file("page.js"),
     )
 
 
@@ -115,6 +112,7 @@ def _summary(task: TaskSection, report: ReportData) -> dict[str, object]:
     return {
         "task": WORDS[task.name],
         "best": best.label if best else "",
+        "run_id": best.result.run_id if best else "",
         "marks": best.result.disclosure.marks if best else (),
         "scores": {name: _estimate(best, f"{Metric.TEST}{name}") for name in ("accuracy", "roc_auc")},
         "filled": filled,
@@ -123,12 +121,7 @@ def _summary(task: TaskSection, report: ReportData) -> dict[str, object]:
     }
 
 
-def _table(
-    table: PaperTable,
-    rows: Sequence[FilledRow],
-    report: ReportData,
-    links: Mapping[str, str],
-) -> dict[str, object]:
+def _table(table: PaperTable, rows: Sequence[FilledRow]) -> dict[str, object]:
     """What the template needs of one of the paper's tables."""
     shown, compared = layout(table, rows)
     return {
@@ -150,10 +143,7 @@ def _table(
                 ],
                 "difference": difference_text(one.cells[ACCURACY]),
                 "patches": "" if one.patches is None else one.patches,
-                "runs": [
-                    (of.model, links.get(of.run_id, ""), of.tag(Tag.PRESET))
-                    for of in ((one.result,) if one.result else one.members)
-                ],
+                "runs": one.results,
                 "others": one.others,
                 "marks": one.marks,
                 "notes": one.notes,
@@ -174,7 +164,6 @@ def _task(
     task: TaskSection,
     plots: Sequence[Plot],
     logged: Logged,
-    links: Mapping[str, str],
     dataset: Sequence[str],
     whole: Collection[str],
 ) -> dict[str, object]:
@@ -200,8 +189,7 @@ def _task(
         "models": [
             {
                 "label": model.label,
-                "name": model.result.model,
-                "link": links.get(model.result.run_id, ""),
+                "run": model.result,
                 "marks": model.result.disclosure.marks,
                 "threshold": f"{model.threshold:.3f}",
                 "scores": [_estimate(model, f"{_DECIDED}{name}") for name in ("sensitivity", "specificity")],
@@ -247,7 +235,7 @@ def _task(
             *(f"{where}, {of}" for where in ("out of fold", "test") for of in (*TASKS[task.name], "referred")),
         ],
         "unit_columns": ["model", *(f"test, {name}" for name in _TESTED), *(f"out of fold, {n}" for n in _OUT_OF_FOLD)],
-        "champions": [_champion(one, dataset) for one in task.champions],
+        "champions": [champion_cells(one, dataset) for one in task.champions],
         "logged": {
             name: [
                 (model.label, small)
@@ -259,13 +247,14 @@ def _task(
     }
 
 
-def _champion(one: Reign, dataset: Sequence[str]) -> dict[str, object]:
-    """What the template needs of a present or former champion, on this page's data set or another."""
+def champion_cells(one: Reign, dataset: Sequence[str]) -> dict[str, object]:
+    """What the templates need of a present or former champion, on this page's data set or another."""
     here = one.tags.get(Tag.TEST_SHA256) in dataset[1:]
     return {
         "since": f"{datetime.fromtimestamp(one.version.created / 1000, UTC):%Y-%m-%d %H:%M} UTC",
         "version": str(one.version),
         "origin": one.origin,
+        "run_id": one.version.run_id,
         "state": "champion" if one.present else "rolled back" if one.rolled_back else "replaced",
         "marks": one.version.disclosure.marks,
         "score": str(Estimate.read(f"{Metric.TEST}roc_auc", one.metrics, one.tags)),
@@ -317,29 +306,3 @@ def _estimate(model: ReportedModel | None, name: str) -> str:
 def _stored(estimate: Estimate) -> str:
     """An estimate as text; "" where none was logged."""
     return "" if math.isnan(estimate.value) and not estimate.reason else str(estimate)
-
-
-def shrunk(path: Path) -> str:
-    """A PNG that a run has logged as a data URI, scaled down to `LOGGED_WIDTH`; "" for one that is none."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if not 0 < image.height <= image.width * 10 or image.width * image.height > MOST_PIXELS:
-                return ""
-            width = min(LOGGED_WIDTH, image.width)
-            height = max(1, round(image.height * width / image.width))
-            small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).quantize(64)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # whoever writes in the store, wrote it
-        return ""
-    target = io.BytesIO()
-    small.save(target, "PNG", optimize=True)
-    return png_uri(target.getvalue())
-
-
-def png_uri(content: bytes) -> str:
-    """The data URI of a PNG's bytes."""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def page_file(name: str) -> str:
-    """The text of a file beside the template."""
-    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")

@@ -107,7 +107,7 @@ def _forest(task: TaskSection, report: ReportData) -> Plot:
     for column, words in ((ACCURACY, "test accuracy"), (AUC, "test ROC AUC")):
         panels[words] = []
         for model in task.models:
-            cell = of_paper[model.result.run_id].get(column)
+            cell = of_paper.get(model.result.run_id, {}).get(column)
             printed = cell.paper.value if cell is not None and cell.paper is not None else math.nan
             panels[words].append((model.result.estimate(f"{Metric.TEST}{column[0]}"), printed))
     told = [f"{model.label} {one}" for model, (one, _) in zip(task.models, panels["test ROC AUC"], strict=True)]

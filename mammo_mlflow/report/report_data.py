@@ -15,7 +15,7 @@ from mammo_mlflow.data.patches import TYPES, PatchSet, missing_classes, read_pat
 from mammo_mlflow.disclosure import PHANTOM, SCORED, Disclosure
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.experiment import TASKS
-from mammo_mlflow.names import DATA_URI, Metric, Tag
+from mammo_mlflow.names import DATA_URI, Metric, Tag, registered_name
 from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroups
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, candidates_for, fill_table
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
@@ -26,6 +26,9 @@ from mammo_mlflow.wording import without_paths
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done and how much there is."""
+
+MOST_OTHERS = 20
+"""How many models of a task that stand for no row of the paper's are shown, the newest: each is compared with all."""
 
 GROUPS: tuple[tuple[str, str, bool | None, dict[str, str]], ...] = (
     ("scratch", "Scratch models", None, {}),
@@ -88,6 +91,14 @@ class ReportData:
         """The facts to disclose on every plot and table: whether the data are a phantom."""
         return Disclosure.of(phantom=self.runs.phantom)
 
+    @property
+    def named(self) -> list[Result]:
+        """The models that the page names: of the tables' rows, all others that it shows, champions of this data set."""
+        found = {of.run_id: of for _, rows in self.tables for one in rows for of in one.results}
+        found |= {one.result.run_id: one.result for task in self.tasks for one in task.models}
+        champions = {one.version.run_id for task in self.tasks for one in task.champions}
+        return list((found | {one.run_id: one for one in self.runs.results if one.run_id in champions}).values())
+
 
 def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progress: Progress) -> ReportData:
     """Read the finished runs on one data set: `wanted`, else the newest real one, else the newest phantom.
@@ -104,7 +115,7 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
         newest = [(PHANTOM in of[0].disclosure, -of[0].ended, key) for key, of in by_dataset.items()]
         chosen = min(newest)[2] if newest else ()
     mine = by_dataset.get(chosen, []) if chosen else []
-    others = tuple(
+    other_sets = tuple(
         (key, len(of), PHANTOM in of[0].disclosure, Path(of[0].data).name)
         for key, of in by_dataset.items()
         if key != chosen
@@ -113,6 +124,11 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
     stands = {one.run_id: one for table in every for row in table.rows for one in candidates_for(row, mine)[:1]}
     stands |= {one.run_id: one for one in _members(every, mine)}
     tests, warnings = {}, []
+    others = {task: _others(task, mine, stands) for task in TASKS}
+    for task, more in others.items():
+        stands |= {one.run_id: one for one in more[:MOST_OTHERS]}
+        if more[MOST_OTHERS:]:
+            warnings.append(f"{task}: of {len(more)} models that fill no row the {MOST_OTHERS} newest are shown")
     for done, (run_id, one) in enumerate(stands.items(), 1):
         frame = predictions_of(client, one, folder)
         if frame is None:
@@ -133,13 +149,18 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
         data=wanted.directory.name if wanted is not None else Path(source).name,
         types={kind: int((frame["type"] == kind).sum()) for frame in list(kept.values())[:1] for kind in TYPES},
     )
-    patch_set = wanted or _patch_set(source, chosen, warnings)
+    patch_set = wanted
+    if wanted is None and chosen:
+        try:
+            patch_set = find_patch_set(chosen, source)
+        except UserError as problem:
+            warnings.append(f"{problem}: no subgroups and no patches are shown (give `data`)")
     if patch_set is not None:
         found = {name: missing_classes(patch_set.train.types, name) for name in TASKS}
         runs = replace(runs, lacking={name: what for name, what in found.items() if what})
     groups = None if patch_set is None else patch_set.test.groups
     filled_tables = tuple((table, tuple(fill_table(table, runs))) for table in every)
-    tasks = tuple(_task(name, filled_tables, runs, groups, history_of(client, name)) for name in TASKS)
+    tasks = tuple(_task(name, filled_tables, others[name], runs, groups, history_of(client, name)) for name in TASKS)
     notes = {one.tag(Tag.INTERVALS) for one in mine} - {""}
     return ReportData(
         dataset=chosen,
@@ -149,7 +170,7 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
         patches=next((one.patches for one in mine if one.patches), 0) or 0,
         intervals=" or ".join(sorted(notes)),
         patch_set=patch_set,
-        others=others,
+        others=other_sets,
         warnings=tuple(warnings),
     )
 
@@ -165,6 +186,15 @@ def label_of(result: Result) -> str:
         return f"conditioned {CONDITIONED.get(backbone, backbone)}"
     tuned = ", fine tuned" if result.tuned else ""
     return f"{'Siamese ' if family == 'siamese' else ''}{ENCODERS.get(backbone, backbone)}{tuned}"
+
+
+def _others(task: str, results: Sequence[Result], stands: Mapping[str, Result]) -> list[Result]:
+    """The newest version of each registered model of a task that does not stand for a row, the newest first."""
+    newest: dict[str, Result] = {}
+    for one in results:
+        if one.tag(Tag.TASK) == task:
+            newest.setdefault(one.tag(Tag.REGISTERED_NAME), one)
+    return [one for one in newest.values() if one.run_id not in stands]
 
 
 def _members(every: Sequence[PaperTable], results: Sequence[Result]) -> list[Result]:
@@ -187,57 +217,58 @@ def _of_one_test_set(
     return {run_id: frame for run_id, frame in tests.items() if tuple(frame["type"]) == usual}
 
 
-def _patch_set(source: str, chosen: tuple[str, str] | tuple[()], warnings: list[str]) -> PatchSet | None:
-    """The data set of the report, where it is still in its folder and unchanged; else None, with a warning.
+def find_patch_set(dataset: tuple[str, str], source: str = "") -> PatchSet:
+    """Find the data set with these sha256 of training and test data, where it is still in its folder and unchanged.
 
-    The folder is where it was last used on this machine; the `source` of runs of earlier versions is one, too.
+    The folder is where it was last used on this machine; the `source` of runs of earlier versions is one, too. Raises
+    `UserError` that says why it cannot be read.
     """
-    if not chosen:
-        return None
-    places = find_again(*chosen), None if source.startswith(DATA_URI) else Path(source or "-")
+    places = find_again(*dataset), None if source.startswith(DATA_URI) else Path(source or "-")
     folder = next((place for place in places if place is not None and place.is_dir()), None)
     if folder is None:
-        warnings.append("the data set is not where it was: no subgroups and no patches are shown (give `data`)")
-        return None
+        raise UserError("the data set is not where it was")
     try:
         found = read_patch_set(folder)
     except UserError as problem:
-        warnings.append(f"the data set cannot be read any more: {without_paths(str(problem))}")
-        return None
-    if (found.train_sha256, found.test_sha256) != chosen:
-        warnings.append(f"{folder.name} holds other data now: no subgroups and no patches are shown")
-        return None
+        raise UserError(f"the data set cannot be read any more ({without_paths(str(problem))})") from None
+    if (found.train_sha256, found.test_sha256) != dataset:
+        raise UserError(f"{folder.name} holds other data now")
     return found
 
 
 def _task(
     name: str,
     tables: Sequence[tuple[PaperTable, Sequence[FilledRow]]],
+    others: Sequence[Result],
     runs: ReportedRuns,
     groups: pd.DataFrame | None,
     champions: Sequence[Reign],
 ) -> TaskSection:
-    """The section of the task `name`, of the models that fill rows of its tables."""
-    results: dict[str, Result] = {}
+    """The section of the task `name`: models that fill rows of its tables, and `others`, by their registered names."""
+    of_rows: dict[str, Result] = {}
     for table, rows in tables:
         for one in rows if table.task == name else ():
             if one.result is not None and one.result.run_id in runs.tests:
-                results[one.result.run_id] = one.result
+                of_rows[one.result.run_id] = one.result
+    labelled = [(label_of(one), one) for one in of_rows.values()]
+    prefix = f"{registered_name(name)}-"
+    labelled += [(one.model.removeprefix(prefix), one) for one in others if one.run_id in runs.tests]
     models = tuple(
         ReportedModel(
-            label_of(one),
+            label,
             one,
             runs.tests[one.run_id],
             _seconds(one, runs),
             runs.metrics.get(one.cross_validation, {}),
         )
-        for one in results.values()
+        for label, one in labelled
     )
-    groups_drawn = []
+    more = models[len(of_rows) :]
+    groups_drawn = [ModelGroup(name, "Other models", "", more)] if more else []
     for family, title, tuned, numbers in GROUPS:
         mine = tuple(
             model
-            for model in models
+            for model in models[: len(of_rows)]
             if model.result.tag(Tag.FAMILY) == family and (tuned is None or model.result.tuned == tuned)
         )
         if mine:
@@ -267,9 +298,11 @@ def _seconds(result: Result, runs: ReportedRuns) -> float:
 def _out_of_fold(result: Result, runs: ReportedRuns) -> float:
     """The out-of-fold ROC AUC by which models are compared, nested for an ensemble; NaN where there is none.
 
-    A hold-out's is not of all patients, and one of patches that early stopping watched is optimistic: both are NaN.
+    A hold-out's is not of all patients, and one of patches that early stopping watched, or by which a study chose the
+    model among others, is optimistic: all are NaN, and that of a control.
     """
-    if result.holdout or SCORED in result.disclosure:
+    control = result.tag(Tag.CONTROL) not in ("", "none")
+    if result.holdout or SCORED in result.disclosure or result.tag(Tag.STUDY) or control:
         return math.nan
     metrics = runs.metrics.get(result.cross_validation, {})
     return float(metrics.get(Metric.OOF_ROC_AUC, np.nan))

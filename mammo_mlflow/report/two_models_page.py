@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import io
-
-from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
-from mammo_mlflow.data.patches import TASKS
+from mammo_mlflow.data.patches import TASKS, Split
 from mammo_mlflow.disclosure import BANNER, PHANTOM
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Metric
-from mammo_mlflow.report.page import page_file, png_uri, shrunk
 from mammo_mlflow.report.paper_tables import WORDS
+from mammo_mlflow.report.templates import figure_uri, filled, patch_uri, shrunk
 from mammo_mlflow.report.two_models import OUT_OF_FOLD, TEST, TwoModels
 
 SCORES = ("roc_auc", "accuracy", "sensitivity", "specificity", "brier", "log_loss")
 _PREFIXES = {OUT_OF_FOLD: Metric.OOF, TEST: Metric.TEST}
 
 
-def render(found: TwoModels) -> str:
-    """Render a comparison as HTML."""
-    environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
+def render(found: TwoModels, split: Split | None, unseen: str = "") -> str:
+    """Render a comparison as HTML.
+
+    `split` has the patches that its predictions are of; None where they cannot be shown, for the reason `unseen`.
+    """
     task = found.first.trained_on[1] or ""
-    return environment.get_template("two_models.html").render(
+    return filled(
+        "two_models.html",
         found=found,
         models=(found.first, found.second),
         question=WORDS.get(task, task),
@@ -32,15 +32,21 @@ def render(found: TwoModels) -> str:
         banner=BANNER if PHANTOM in found.disclosure else "",
         differences=[(name, one.lead, one.delong, patches) for name, (one, patches) in found.verdicts.items()],
         scores=_scores(found),
-        curves=[(name, _uri(_curves(found, name))) for name in found.verdicts if _two_classes(found, name)],
+        curves=[(name, figure_uri(_curves(found, name))) for name in found.verdicts if _two_classes(found, name)],
         trained=[
             (model.label, uri)
             for model in (found.first, found.second)
             if model.folds is not None and (uri := shrunk(model.folds))
         ],
-        css=page_file("page.css"),
-        script=page_file("page.js"),
+        patches={} if split is None else _patches(found, split),
+        unseen=unseen,
     )
+
+
+def _patches(found: TwoModels, split: Split) -> dict[int, str]:
+    """Pictures of the patches on which the models disagree most, by their numbers."""
+    rows = found.disagreements["patch"]
+    return {row: patch_uri(split.abnormality[row]) for row in rows if 0 <= row < len(split)}
 
 
 def _scores(found: TwoModels) -> list[tuple[str, str, str, str]]:
@@ -63,10 +69,3 @@ def _curves(found: TwoModels, predictions: str) -> Figure:
     frames = zip((found.first, found.second), found.frames[predictions], strict=True)
     curves = {model.label: (one["label"], one["probability"], one.get("patient_id")) for model, one in frames}
     return figures.roc_curves(curves, f"ROC curves: {predictions}", found.disclosure.note)
-
-
-def _uri(figure: Figure) -> str:
-    target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=100)
-    figure.clear()
-    return png_uri(target.getvalue())

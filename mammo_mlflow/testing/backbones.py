@@ -1,4 +1,7 @@
-"""The tests that every backbone of `BACKBONES` passes: subclass `BackboneContract` with a fixture `name`."""
+"""The tests that every backbone of `BACKBONES` passes: subclass `ApplicationContract` with a fixture `name`.
+
+`BackboneContract` has those that do not depend on `keras.applications`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 class BackboneContract:
-    """Tests that a backbone agrees with its row, scales input as Keras does, and can be cut and joined anywhere.
+    """Tests that a backbone agrees with its row, and can be cut and joined anywhere.
 
     The tests share one network, of the smallest patches that it takes, and one pass through it.
     """
@@ -109,13 +112,6 @@ class BackboneContract:
         cut = deepest_cut(base, 2)
         return join_tails(base, cut, [build_tail(suffix(base, cut), head)])
 
-    def test_its_row_says_what_keras_builds(self, name: str, base: keras.Model) -> None:
-        row = BACKBONES[name]
-        assert row.parameters == base.count_params()
-        assert row.convolutions == len(convolutions(base))
-        assert re.search(r"no_?top(_v2)?\.h5$", row.keras_file)
-        assert row.keras_url.startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
-
     def test_smallest_patches_and_most_unfrozen_layers(self, name: str) -> None:
         row = BACKBONES[name]
         check_backbone(name, row.minimum_size, row.convolutions)
@@ -123,24 +119,6 @@ class BackboneContract:
             check_backbone(name, row.minimum_size - 1, 0)
         with pytest.raises(UserError, match=f"unfrozen_layers: expected at most {row.convolutions}"):
             check_backbone(name, row.minimum_size, row.convolutions + 1)
-        with pytest.raises(ValueError, match="size"):
-            getattr(keras.applications, row.application)(
-                include_top=False, weights=None, input_shape=(row.minimum_size - 1, row.minimum_size - 1, 3)
-            )
-
-    def test_input_scaling_is_keras_own(self, name: str, base: keras.Model, patches: np.ndarray) -> None:
-        scaled = keras.Model(base.input, base.get_layer("input_scaling").output)
-        extremes = np.concatenate([patches, np.zeros_like(patches[:1]), np.full_like(patches[:1], 65535)])
-        rgb = np.repeat(extremes.astype(np.float64) / 257, 3, axis=-1)
-        application = getattr(keras.applications, BACKBONES[name].application)
-        if BACKBONES[name].rescales_inside:  # its first layers, up to the first that has weights
-            theirs = application(include_top=False, weights=None, input_shape=(*patches.shape[1:3], 3))
-            first = next(n for n, layer in enumerate(theirs.layers) if layer.weights)
-            wanted = run(keras.Model(theirs.input, theirs.layers[first].input), rgb) if first > 1 else rgb
-        else:
-            preprocess = sys.modules[application.__module__].preprocess_input
-            wanted = preprocess(rgb.astype(np.float32), data_format="channels_last")
-        np.testing.assert_allclose(run(scaled, extremes), wanted, atol=1e-6 * np.ptp(wanted))
 
     def test_everything_is_frozen(self, base: keras.Model) -> None:
         assert base.trainable_variables == []
@@ -171,18 +149,6 @@ class BackboneContract:
         others = set(range(len(base.operations))) - set(cuts)
         assert all(needed[index] != {index} for index in others if index > 2)
 
-    @pytest.mark.parametrize("unfrozen", [0, 1, 2, 5])
-    def test_unfreeze_counts_in_layer_order_and_spares_batch_norm(self, base: keras.Model, unfrozen: int) -> None:
-        try:
-            unfreeze(base, unfrozen)
-            leaves = [layer for layer in base._flatten_layers(include_self=False) if not hasattr(layer, "layers")]
-            trained = [layer for layer in leaves if layer.trainable_weights]
-            wanted = [layer for layer in leaves if isinstance(layer, CONVOLUTIONS)]
-            assert trained == wanted[len(wanted) - unfrozen :]
-            assert len(trained) == unfrozen
-        finally:
-            base.trainable = False
-
     def test_join_puts_a_tail_back_on_its_prefix(
         self, joined: keras.Model, head: keras.Model, patches: np.ndarray, features: np.ndarray
     ) -> None:
@@ -200,8 +166,54 @@ class BackboneContract:
         assert [path.split("/")[-1] for ((path, _),) in places] == [last.name]
         (maps,) = class_activation_maps(joined, given, places)
         assert maps.shape == patches[:1].shape[:3]
-        assert maps.max() == pytest.approx(0 if maps.max() < 0.5 else 1)
+        # enlarged from a grid, the top of a place is up to half a pixel from the nearest pixel, in each direction
+        lowest = (1 - np.array(last.output.shape[1:3]) / np.array(maps.shape[1:]) / 2).prod()
+        assert maps.max() == 0 or lowest - 1e-6 <= maps.max() <= 1 + 1e-6
         assert maps.min() >= 0
+
+
+class ApplicationContract(BackboneContract):
+    """Tests that a backbone of `keras.applications` is what its row says, and scales input as Keras does."""
+
+    def test_its_row_says_what_keras_builds(self, name: str, base: keras.Model) -> None:
+        row = BACKBONES[name]
+        assert row.parameters == base.count_params()
+        assert row.convolutions == len(convolutions(base))
+        assert re.search(r"no_?top(_v2)?\.h5$", row.keras_file)
+        assert row.keras_url.startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
+
+    def test_keras_refuses_smaller_patches(self, name: str) -> None:
+        row = BACKBONES[name]
+        with pytest.raises(ValueError, match="size"):
+            getattr(keras.applications, row.application)(
+                include_top=False, weights=None, input_shape=(row.minimum_size - 1, row.minimum_size - 1, 3)
+            )
+
+    def test_input_scaling_is_keras_own(self, name: str, base: keras.Model, patches: np.ndarray) -> None:
+        scaled = keras.Model(base.input, base.get_layer("input_scaling").output)
+        extremes = np.concatenate([patches, np.zeros_like(patches[:1]), np.full_like(patches[:1], 65535)])
+        rgb = np.repeat(extremes.astype(np.float64) / 257, 3, axis=-1)
+        application = getattr(keras.applications, BACKBONES[name].application)
+        if BACKBONES[name].rescales_inside:  # its first layers, up to the first that has weights
+            theirs = application(include_top=False, weights=None, input_shape=(*patches.shape[1:3], 3))
+            first = next(n for n, layer in enumerate(theirs.layers) if layer.weights)
+            wanted = run(keras.Model(theirs.input, theirs.layers[first].input), rgb) if first > 1 else rgb
+        else:
+            preprocess = sys.modules[application.__module__].preprocess_input
+            wanted = preprocess(rgb.astype(np.float32), data_format="channels_last")
+        np.testing.assert_allclose(run(scaled, extremes), wanted, atol=1e-6 * np.ptp(wanted))
+
+    @pytest.mark.parametrize("unfrozen", [0, 1, 2, 5])
+    def test_unfreeze_counts_in_layer_order_and_spares_batch_norm(self, base: keras.Model, unfrozen: int) -> None:
+        try:
+            unfreeze(base, unfrozen)
+            leaves = [layer for layer in base._flatten_layers(include_self=False) if not hasattr(layer, "layers")]
+            trained = [layer for layer in leaves if layer.trainable_weights]
+            wanted = [layer for layer in leaves if isinstance(layer, CONVOLUTIONS)]
+            assert trained == wanted[len(wanted) - unfrozen :]
+            assert len(trained) == unfrozen
+        finally:
+            base.trainable = False
 
 
 def _needed_later(base: keras.Model) -> list[set[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,14 @@ WITHOUT_THE_PAPERS = NUMBERS.replace("low: 0.0, high: 0.9}", "low: 0.1, high: 0.
 """The paper's dropout of 0.5 is outside."""
 
 Values = dict[str, Any]
+
+
+def warnings_of(recwarn: pytest.WarningsRecorder) -> list[warnings.WarningMessage]:
+    """The warnings that a user would see.
+
+    Not so deprecations: they are for whoever keeps a library, told once a process, to whichever test comes first.
+    """
+    return [said for said in recwarn if not issubclass(said.category, DeprecationWarning)]
 
 
 @dataclass(kw_only=True)
@@ -193,7 +202,7 @@ class SamplerContract:
             by_name = {item.name: item for item in study.space.parameters}
             assert all(by_name[name].contains(value) for name, value in params.items()), params
         assert len({params["learning_rate"] for params in study.params[1:]}) > 8
-        assert not recwarn.list
+        assert not warnings_of(recwarn)
         assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("text", [MIXED, TWELVE], ids=["mixed", "twelve"])
@@ -241,7 +250,7 @@ class SamplerContract:
         assert len(set(tried)) == len(tried)
         points = {tuple(sorted(point.items())) for point in every}
         assert set(tried[0 if whole else 1 :]) == points
-        assert not recwarn.list
+        assert not warnings_of(recwarn)
         assert capfd.readouterr().err == ""
 
     @pytest.mark.parametrize("text", [NUMBERS, WITHOUT_THE_PAPERS], ids=["inside", "outside"])
@@ -265,5 +274,5 @@ class SamplerContract:
         check_sampler(self.sampler, 2)
         study.trials(14, value=lambda values: values["learning_rate"])
         assert len({params["learning_rate"] for params in study.params}) == 14
-        assert not recwarn.list
+        assert not warnings_of(recwarn)
         assert capfd.readouterr().err == ""

@@ -39,6 +39,7 @@ class RunRecord:
 class Lineage:
     """The runs behind a version: its final run, its cross-validation (an ensemble's own run), the folds' by name.
 
+    The artifacts of the folds are not listed, which would take most of the time.
     `described` is the run whose data set's description tells the data: the final run, of an ensemble that of a member.
     `decision` is that of the promotion that made it champion, `ingest` that of the `prepare` that made its data.
     """
@@ -64,12 +65,16 @@ def lineage_of(client: MlflowClient, version: Version) -> Lineage:
     folds = {run.data.tags[Tag.FIT]: run for run in made if run.data.tags.get(Tag.FIT, "").startswith("fold ")}
     decision = find_run(client, version.tags.get(Tag.DECIDED_BY) or "-")
     data = {Tag.FAMILY: "prepare", Tag.DATA_SHA256: version.tags.get(Tag.DATA_SHA256, "-")}
+    described, tested = _described(client, final), _record(client, final)
     return Lineage(
         version=version,
-        final=_record(client, final),
+        final=tested,
         cross_validation=_record(client, above),
-        folds={name: _record(client, folds[name]) for name in sorted(folds, key=lambda one: int(one.split()[1]))},
-        described=_record(client, _described(client, final)),
+        folds={
+            name: _record(client, folds[name], listed=False)
+            for name in sorted(folds, key=lambda one: int(one.split()[1]))
+        },
+        described=tested if described is final else _record(client, described),
         decision=None if decision is None else _record(client, decision),
         ingest=next((_record(client, run) for run in find_runs(client, data)), None),
     )
@@ -105,7 +110,7 @@ def _described(client: MlflowClient, final: Run) -> Run:
     return next((one for one in (final, *runs) if one and one.inputs and one.inputs.dataset_inputs), final)
 
 
-def _record(client: MlflowClient, run: Run) -> RunRecord:
+def _record(client: MlflowClient, run: Run, listed: bool = True) -> RunRecord:
     entries = run.inputs.dataset_inputs if run.inputs else ()
     name, described = next(((one.dataset.source, one.dataset.profile) for one in entries), ("{}", "{}"))
     return RunRecord(
@@ -113,7 +118,7 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
         tags=dict(run.data.tags),
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
-        artifacts=tuple(_artifacts(client, run.info.run_id)),
+        artifacts=tuple(_artifacts(client, run.info.run_id)) if listed else (),
         data=_read_object(described),
         data_name=str(_read_object(name).get("uri", "")).rpartition("/")[2],
     )

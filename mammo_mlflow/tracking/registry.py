@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mammo_mlflow.disclosure import PHANTOM, Disclosure
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import UserError, expected, unknown_name
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.files import tree_sha256
 from mammo_mlflow.names import CANDIDATE, Tag, registered_name
@@ -130,8 +132,22 @@ def find_model(client: MlflowClient, uri: str) -> Version:
     """
     found = find_models(client, uri.removeprefix("models:/"), {Tag.KEY: "-"})
     if not found:
-        raise expected("model", "a registered model as models:/NAME/VERSION or models:/NAME@ALIAS", f"'{uri}'")
+        raise _no_such_model(client, uri)
     return found[0]
+
+
+def _no_such_model(client: MlflowClient, uri: str) -> UserError:
+    """Make the error for a model that is not registered: it names those that are, or the versions that there are."""
+    name = re.split("[/@]", uri.removeprefix("models:/"))[0]
+    model = or_none(lambda: client.get_registered_model(name))
+    if model is None:
+        known = registered_names(client)
+        if not known:
+            return expected("model", "the name of a registered model, of which the store has none", f"'{uri}'")
+        return unknown_name("model", name, known)
+    versions = sorted(int(one.version) for one in client.search_model_versions(f"name = '{name}'"))
+    there = ", ".join([*(f"{name}/{number}" for number in versions[-5:]), *(f"{name}@{one}" for one in model.aliases)])
+    return expected("model", f"one of {there}" if there else f"a version of {name}, which has none", f"'{uri}'")
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
@@ -165,6 +181,7 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
         raise expected("model", "one that this project registered", f"{version}, without the sha256 of its files")
     try:
         path = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(target)))
+        _remove_compiled(path)
         gone = not any(one.is_file() and one.name != DOWNLOAD_NOTE for one in path.rglob("*"))
         actual = tree_sha256(path, DOWNLOAD_NOTE)
     except (MlflowException, OSError) as problem:
@@ -177,6 +194,15 @@ def verified_model(client: MlflowClient, uri: str, target: Path) -> Verified:
     if version.tags.get(Tag.TASK) not in TASKS:
         raise expected("model", f"{version} with the tag {Tag.TASK}", f"'{version.tags.get(Tag.TASK)}'")
     return Verified(version, path, vetted, threshold_of(version))
+
+
+def _remove_compiled(copy: Path) -> None:
+    """Remove what Python compiled from an ensemble's code where MLflow loaded it in the store, so that no one runs it.
+
+    A registered model has none of it, and Python would run it in the place of the code that was checked.
+    """
+    for folder in list(copy.rglob("__pycache__")):
+        shutil.rmtree(folder)
 
 
 def load_verified(found: Verified) -> PyFuncModel:

@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 from mlflow.models import Model
 
+from mammo_mlflow.backbones import check_hub
 from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.experiment import ABNORMALITY_TYPE, PATCH, ROWS
 from mammo_mlflow.files import file_sha256, read_small
@@ -163,6 +164,8 @@ def _vet_archive(path: Path, field: str) -> Any:
     for module, name in classes(config):
         if name not in CLASSES.get(module, []):
             raise expected(f"{field}: config.json", "layers that this project uses", f"{module or '?'}.{name}")
+    if any(module.startswith("keras_hub.") for module, _ in classes(config)):
+        check_hub("model", "its DINOv2")
     return config
 
 

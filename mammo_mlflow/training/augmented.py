@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from mammo_mlflow.experiment import FLIPS
 from mammo_mlflow.jobs.contracts import FitResult, ViewsJob
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import Metric
 from mammo_mlflow.planning.activations import ensure_activations, frozen_activations
-from mammo_mlflow.planning.plan import Plan
+from mammo_mlflow.planning.plan import Fit, Plan
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.training.fit_runs import FitRuns
 
@@ -26,6 +28,23 @@ def average_views(
     if (tta := plan.experiment.final.tta) == "none":
         return {}
     started, folds = time.monotonic(), [fit for fit in plan.fits if fit.fold is not None]
+    known = [results[fit.name].over_views for fit in folds] if tta == "views" else []
+    answers = [found for found in known if found is not None]
+    if len(answers) < len(folds):  # networks with trained convolutions, flips, fits of an earlier version
+        answers = _predict_views(bench, plan, runs, folds, results)
+    else:
+        started -= sum(results[fit.name].views_seconds for fit in folds)
+    run.log_metrics({Metric.TTA_SECONDS: time.monotonic() - started})
+    return {
+        fit.name: replace(results[fit.name], probabilities=found) for fit, found in zip(folds, answers, strict=True)
+    }
+
+
+def _predict_views(
+    bench: Workbench, plan: Plan, runs: FitRuns, folds: list[Fit], results: Mapping[str, FitResult]
+) -> list[np.ndarray]:
+    """Predict the validation rows of each fold in all views in a worker process, which takes seconds to start."""
+    tta = plan.experiment.final.tta
     if tta == "flips":
         features, tuned = frozen_activations(
             plan.experiment, plan.patch_set, plan.network, plan.weights, plan.description, plan.devices, flips=True
@@ -44,7 +63,4 @@ def average_views(
         )
     )
     bench.cache.release()
-    run.log_metrics({Metric.TTA_SECONDS: time.monotonic() - started})
-    return {
-        fit.name: replace(results[fit.name], probabilities=found) for fit, found in zip(folds, answers, strict=True)
-    }
+    return answers

@@ -55,7 +55,7 @@ class FinalModelBuilder(ModelBuilder):
             registered_name=registered_name,
             key=key,
             model_name=experiment.model.backbone,
-            run_name=f"{plan.name} final",
+            run_name=f"final {plan.name}",
             parent=cv.run,
             tags={**plan.tags(), **self._told, **tags, Tag.KEY: key, Tag.CV_RUN_ID: cv.run.id},
             run_tags={Tag.FIT: "final"},

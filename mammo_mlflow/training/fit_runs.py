@@ -15,13 +15,13 @@ from mammo_mlflow.jobs.contracts import EpochDone, Event, FitJob, FitResult
 from mammo_mlflow.jobs.workbench import Workbench
 from mammo_mlflow.names import DATA_URI, Artifact, Metric, Tag
 from mammo_mlflow.planning.plan import Fit, Plan
-from mammo_mlflow.planning.stored_fits import fetch_fit
+from mammo_mlflow.planning.stored_fits import OVER_VIEWS, fetch_fit
 from mammo_mlflow.tracking.run_queries import LEFT_OUT, finished_runs, finished_under
 from mammo_mlflow.tracking.tracked_run import TrackedRun
 from mammo_mlflow.wording import without_paths
 
 KEPT = "kept"
-FACTS = ("history", "best_epochs", "seconds", "training_seconds", "peak_memory", "card_memory")
+FACTS = ("history", "best_epochs", "seconds", "training_seconds", "views_seconds", "peak_memory", "card_memory")
 """The fields of a `FitResult` that are kept in `fit.json`."""
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,16 @@ class FitRuns:
         features, tuned = (
             {name: activations[entry.key] for name, entry in stage.items()} for stage in (fit.features, fit.tuned)
         )
-        return replace(fit.job, name=self._label + fit.name, output=output, features=features, tuned=tuned)
+        # a head takes milliseconds for what a process of its own, for test-time augmentation later, takes seconds
+        over_views = self._fold_tails and fit.fold is not None and fit.job.is_head
+        return replace(
+            fit.job,
+            name=self._label + fit.name,
+            output=output,
+            features=features,
+            tuned=tuned,
+            over_views=over_views,
+        )
 
     def fit_of(self, job: FitJob) -> Fit:
         """The fit that a job, made by `job`, trains."""
@@ -154,7 +163,7 @@ class FitRuns:
         marks = {Tag.FIT: fit.name, Tag.KEY: fit.key, Tag.CV_RUN_ID: self._parent}
         marks |= {} if self._tail_kept(fit) else {Tag.TAIL: LEFT_OUT}
         run = self._bench.writer.start_run(
-            f"{plan.name} {fit.name}",
+            f"{fit.name} {plan.name}",
             parent=self._parent,
             tags={**plan.tags(), **self._tags, **marks, **tags},
             params={**plan.experiment.flat(), "fold": fit.name},
@@ -172,6 +181,8 @@ class FitRuns:
             # not under their plain names: `accuracy` is that of each training epoch
             run.log_metrics({f"{Metric.FOLD}{name}": found[name] for name in RATES})
             told = {"patch": fit.validation_rows, "label": labels, "probability": result.probabilities}
+            if result.over_views is not None:
+                told[OVER_VIEWS] = result.over_views
             run.log_table(pd.DataFrame(told), f"{Artifact.FIT}/{Artifact.PREDICTIONS}")
         run.log_metrics(
             {

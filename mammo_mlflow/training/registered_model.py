@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS, PatchSet
+from mammo_mlflow.disclosure import INTENDED_USE
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
@@ -181,7 +182,7 @@ def _version_description(writer: Writer, recipe: ModelRecipe, final: Final) -> s
         f"95 % intervals, {cluster_note(said.groups)}. {len(said.labels)} training and {len(data.test)} test patches; "
         f"data `{data.train_sha256[:12]}`, run `{final.run_id}`.",
         f"Decision threshold {final.threshold:.6g} (policy {recipe.policy}, on {recipe.chosen_on}).",
-        "For research on patches like those it was trained on: no medical device, and its answers are no diagnosis.",
+        INTENDED_USE,
     ]
     return "\n\n".join(filter(None, parts))
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from mammo_mlflow.commands.compare import CompareOptions
+from mammo_mlflow.data.patches import Split
 from mammo_mlflow.disclosure import Disclosure
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import target_file, whole
 from mammo_mlflow.names import Artifact, Metric, Tag
-from mammo_mlflow.report.two_models import ComparedModel, compare
+from mammo_mlflow.report.report_data import find_patch_set
+from mammo_mlflow.report.two_models import TEST, ComparedModel, TwoModels, compare
 from mammo_mlflow.report.two_models_page import render
 from mammo_mlflow.terminal import say
 from mammo_mlflow.tracking.compared import chosen_among
@@ -32,12 +34,15 @@ def run(options: CompareOptions) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         first, second = (_model(client, name, Path(folder)) for name in (options.first, options.second))
         found = compare(first, second, options.objective)
-        page = render(found)
+        split, unseen = _patches(found)
+        page = render(found, split, unseen)
     with whole(target) as part:
         part.write_text(page, encoding="utf-8")
     for line in found.sentences:
         say(line)
     decided = f"{found.decided_otherwise} of {found.patches} {found.predictions} patches"
+    if unseen:
+        say(f"no patches are shown: {unseen}")
     say(f"settings that differ: {len(found.settings)}; decided otherwise: {decided}")
     say(f"comparison: {target}")
     say(found.disclosure.line())
@@ -68,12 +73,22 @@ def _model(client: Client, which: str, folder: Path) -> ComparedModel:
         tested_on=(tested.get(Tag.TEST_SHA256), tested.get(Tag.TASK)),
         chosen_among=chosen_among(client, [version]) if version else 1,
         decided_at=metrics.get(Metric.THRESHOLD, 0.5),
-        settings=dict(judged.data.params),
+        settings=dict((final or judged).data.params),  # trials of a study have no final model, its best has
         metrics={**judged.data.metrics, **metrics},
         tags={**judged.data.tags, **tested},
         disclosure=Disclosure.read(judged.data.tags, judged.data.params),
         folds=fetch(client, judged.info.run_id, f"{Artifact.FIGURES}/folds.png", folder),
     )
+
+
+def _patches(found: TwoModels) -> tuple[Split | None, str]:
+    """The patches that the compared predictions are of; None where they cannot be shown, and why."""
+    tags = found.first.tags
+    try:
+        data = find_patch_set((tags.get(Tag.DATA_SHA256, ""), tags.get(Tag.TEST_SHA256, "")))
+    except UserError as problem:
+        return None, str(problem)
+    return data.test if found.predictions == TEST else data.train, ""
 
 
 def _final(client: Client, top: Run, judged: Run) -> Run | None:

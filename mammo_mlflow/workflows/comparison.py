@@ -104,4 +104,4 @@ def show_comparison(rows: Sequence[Outcome], said: Sequence[str], how_to_look: s
     final = next((final for _, final in rows if final is not None), None)
     say(f"compare:  {how_to_look}   (a run's children are the folds and the final model)")
     if final is not None:
-        say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")
+        say(f"serve:    python -m mammo_mlflow serve --model models:/{final.registered_name}/{final.version}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -25,6 +26,7 @@ START_SECONDS = 120
 """Seconds in which a server has to listen."""
 _UNTIL_EOF = '"$@" < /dev/null & cat > /dev/null; kill -9 0'
 """A shell's script: run a command, and kill it with all of its session when the standard input ends."""
+_log = logging.getLogger(__name__)
 
 
 def run(options: DashboardOptions) -> int:
@@ -33,6 +35,7 @@ def run(options: DashboardOptions) -> int:
     tracking, storage, report = client.tracking_uri, storage_url(options.storage), report_folder(options.report)
     check_address(storage)
     runs = f"#/experiments/{experiment}/runs?workflowType=machine_learning"  # MLflow opens another table by itself
+    _log.info("starting the servers, which takes some seconds")
     with ExitStack() as servers, suppress(KeyboardInterrupt):
         if tracking.startswith("http"):
             say(f"runs:    {tracking.rstrip('/')}/{runs}")

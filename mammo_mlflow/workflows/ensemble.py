@@ -56,7 +56,7 @@ def _show(fitted: FittedMethods, made: MadeEnsemble, of_all: bool) -> None:
     say(made.verdict.sentence)
     say(f"On the test set, once: {made.final.comparison}")
     uri = f"models:/{made.final.registered_name}/{made.final.version}"
-    say(f"serve:    mlflow models serve -m {uri} --env-manager local")
+    say(f"serve:    python -m mammo_mlflow serve --model {uri}")
 
 
 def members_table(fitted: FittedMethods) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ from mammo_mlflow.disclosure import PHANTOM
 from mammo_mlflow.evaluation.intervals import cluster_note
 from mammo_mlflow.evaluation.objectives import Objective, parse_objectives
 from mammo_mlflow.names import CHAMPION, registered_name
-from mammo_mlflow.promotion.candidates import PromotionSpec, champion_name, disclosure_of
+from mammo_mlflow.promotion.candidates import BEST, Candidate, PromotionSpec, champion_name, disclosure_of
 from mammo_mlflow.promotion.decision import Decision, decide, roll_back
 from mammo_mlflow.terminal import say, show_table
 from mammo_mlflow.tracking.champions import deciding
@@ -36,13 +36,20 @@ def run(options: PromoteOptions) -> str:
         return decision.run_id
 
 
+def _ended(one: Candidate) -> str:
+    """How a candidate ended: the gate that it failed first, if any."""
+    if one.failed is None:
+        return "all passed"
+    return "none, outscored" if one.failed.name == BEST else one.failed.name
+
+
 def _show(task: str, objective: Objective, decision: Decision) -> None:
     """The candidates, the gates of the best one, the champion, and the commands that use it, on the terminal."""
     before = champion_name(decision.before)
     if decision.unreal:
         say(f"the champion, {before}, was trained on {PHANTOM.mark}: nothing real to beat")
     rows = [
-        [str(one.version), f"{one.score}", f"{test or '-'}", one.failed.name if one.failed else "all passed"]
+        [str(one.version), f"{one.score}", f"{test or '-'}", _ended(one)]
         for one, test in zip(decision.candidates, decision.tests, strict=True)
     ]
     header = ["candidate", f"out-of-fold {objective.name}", "test roc_auc, no gate", "failed gate"]

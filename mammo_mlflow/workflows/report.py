@@ -11,10 +11,11 @@ from pathlib import Path
 from mammo_mlflow.commands.report import ReportOptions
 from mammo_mlflow.commands.shared import WorkbenchOptions
 from mammo_mlflow.data.patches import PatchSet
-from mammo_mlflow.errors import expected
+from mammo_mlflow.errors import UserError, expected
 from mammo_mlflow.files import check_writable, read_small, whole
 from mammo_mlflow.jobs.cache import Cache
 from mammo_mlflow.names import Artifact, Tag
+from mammo_mlflow.report import model_page
 from mammo_mlflow.report.differences import differences_csv, differences_markdown
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.page import LOGGED, render
@@ -80,7 +81,7 @@ def _is_a_report(folder: Path) -> bool:
         marker = json.loads(read_small(folder / MARKER))
     except (OSError, ValueError, RecursionError):
         return False
-    known = {PAGE, MARKER, "figures", "tables"}
+    known = {PAGE, MARKER, "figures", "tables", model_page.FOLDER}
     return (
         isinstance(marker, dict)
         and marker.get("generator") == GENERATOR
@@ -114,7 +115,7 @@ def _runs(count: int) -> str:
 
 
 def _write(
-    report: ReportData, staging: Path, folder: Path, said: Sequence[str], writer: Writer, progress: TerminalProgress
+    report: ReportData, staging: Path, folder: Path, said: list[str], writer: Writer, progress: TerminalProgress
 ) -> None:
     plots = draw_all(report, staging / "figures", progress.update)
     tables = staging / "tables"
@@ -131,21 +132,46 @@ def _write(
         for name, frame in (("pairs", task.pairs), ("subgroups", task.subgroups)):
             if len(frame):
                 frame.map(no_formula).to_csv(tables / f"{name}_{task.name}.csv", index=False)
-    logged, links = {}, {}
+    logged = {}
     for task in report.tasks:
         for model, (name, tag) in itertools.product(task.models, LOGGED.items()):
             run_id = model.result.cross_validation
             wanted = not tag or model.result.tag(tag)
             if wanted and (path := fetch(writer.client, run_id, f"{Artifact.FIGURES}/{name}.png", folder)) is not None:
                 logged[name, run_id] = path
-    for _, rows in report.tables:
-        for one in rows:
-            for result in (one.result,) if one.result else one.members:
-                links[result.run_id] = writer.link(result.run_id, result.experiment_id)
-    page = render(report, plots, logged, links, said)
+    links = {one.run_id: writer.link(one.run_id, one.experiment_id) for one in report.named}
+    pages = _write_models(report, staging / model_page.FOLDER, folder, links, said, writer, progress)
+    page = render(report, plots, logged, pages, links, said)
     (staging / PAGE).write_text(page, encoding="utf-8")
     marker = {"generator": GENERATOR, "dataset": report.dataset, "phantom": report.runs.phantom}
     (staging / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_models(
+    report: ReportData,
+    target: Path,
+    folder: Path,
+    links: Mapping[str, str],
+    said: list[str],
+    writer: Writer,
+    progress: TerminalProgress,
+) -> dict[str, str]:
+    """Write a page for each model that the report names; return the pages' addresses by run id.
+
+    Models whose runs are gone get none, and a line in `said`.
+    """
+    target.mkdir()
+    pages, judgements = {}, model_page.read_judgements(writer.client, folder)
+    for done, one in enumerate(report.named, 1):
+        try:
+            text = model_page.render(writer.client, one, report, judgements, links[one.run_id], folder)
+        except UserError as problem:
+            said.append(f"{one.model} has no page of its own: {problem}")
+        else:
+            (target / model_page.page_name(one)).write_text(text, encoding="utf-8")
+            pages[one.run_id] = model_page.address(one)
+        progress.update("writing pages of models", done, len(report.named))
+    return pages
 
 
 def _log(writer: Writer, report: ReportData, staging: Path) -> None:

@@ -78,7 +78,7 @@ def _run_all(bench: Workbench, plans: Sequence[Plan], options: TrainingOptions, 
     key = sha256("".join(plan.key for plan in plans)) if several else first.key
     if several:
         top = writer.start_run(
-            f"{task} {family} comparison{Disclosure.of(phantom=first.patch_set.phantom).suffix}",
+            f"{family} {task} comparison{Disclosure.of(phantom=first.patch_set.phantom).suffix}",
             parent=None,
             tags={k: v for k, v in first.tags().items() if k in _SHARED_TAGS} | {Tag.BACKBONE: "all", Tag.KEY: key},
             params={"task": task, "family": family, "seeds": options.seeds},

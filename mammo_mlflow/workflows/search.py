@@ -193,8 +193,9 @@ def _search(
     params |= {"objective": ",".join(o.name for o in spec.objectives), "sampler": options.sampler}
     params |= {"generation": str(spec.generation)} if spec.generation else {}
     params |= {"repeats": str(spec.repeats)} if spec.repeats > 1 else {}
+    name = f"study {params['backbone']}: {spec.name}"
     with storage.alone():  # two coordinators that start together share one run
-        top, owner = runs.open_study(f"study: {spec.name}", above, params | {"pruner": options.pruner})
+        top, owner = runs.open_study(name, above, params | {"pruner": options.pruner})
     writer = bench.writer
     writer.ask(lambda: close_orphaned_runs(writer.client, writer.experiment_id, top.id, []))
     _describe_study(study, paper, writer.link(top.id), options)
@@ -213,7 +214,7 @@ def _search(
             _log.info("study '%s': another coordinator ends it", spec.name)
             return None
         with storage.alone():
-            top, owner = runs.open_study(f"study: {spec.name}", above, params)  # that one died meanwhile
+            top, owner = runs.open_study(name, above, params)  # that one died meanwhile
         if not owner:
             return None
         worker.run(wait=True)

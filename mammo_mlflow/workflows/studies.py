@@ -43,7 +43,7 @@ def show_studies(results: Sequence[StudyResult], storage: str, plan: Plan, how_t
     say(f"compare:  optuna-dashboard '{storage}'   or   {how_to_look}   (study, its trials, their folds)")
     final = next((result.final for result in results if result.final is not None), None)
     if final is not None:
-        say(f"serve:    mlflow models serve -m models:/{final.registered_name}/{final.version} --env-manager local")
+        say(f"serve:    python -m mammo_mlflow serve --model models:/{final.registered_name}/{final.version}")
 
 
 def _rows(results: Sequence[StudyResult]) -> Iterator[list[str]]:

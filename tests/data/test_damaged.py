@@ -18,9 +18,14 @@ HEADER_BYTES = 128
 FIXTURE = Path(__file__).parent / "cbis_ddsm" / "fixture"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return make_phantom(PhantomSettings(16, 16, 32), tmp_path_factory.mktemp("whole"))
+
+
 @pytest.fixture
-def data(tmp_path):
-    return make_phantom(PhantomSettings(16, 16, 32), tmp_path)
+def data(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / whole.name)
 
 
 @pytest.mark.filterwarnings("error")

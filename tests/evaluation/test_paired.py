@@ -142,12 +142,19 @@ def test_verdicts(order, outcome, words):
         assert found.delong.value == pytest.approx(found.lead.value)
 
 
+def test_it_says_where_the_interval_and_delongs_test_disagree():
+    """A reader who is shown an interval above 0 beside "not distinguishable" would take one of them for a mistake."""
+    found = verdict(AUC, *draw(n=40, lead=0.6, seed=236), resamples=400)
+    assert (found.outcome, found.lead.low > 0, found.delong.p > 0.05) == ("same", True, True)
+    assert found.sentence.endswith("; the two disagree.")
+
+
 def test_a_lead_is_positive_where_less_is_better():
     labels, a, b = draw(n=300, lead=2.0)
-    found = verdict(Objective("log_loss", "minimize"), labels, a, b, resamples=300, names=("M2", "M1"))
+    found = verdict(Objective("log_loss", "minimize"), labels, a, b, resamples=300, names=("m2 v1", "M1"))
     assert found.lead.value == -bootstrap_difference(labels, a, b, resamples=5, metric="log_loss").value
     assert (found.delong, found.outcome) == (None, "better" if found.lead.low > 0 else "same")
-    assert found.sentence.startswith(("M2 beats M1: lead in log_loss +", "M2 is not distinguishable from M1: lead"))
+    assert found.sentence.startswith(("m2 v1 beats M1: lead in log_loss +", "m2 v1 is not distinguishable from M1"))
     assert found.sentence.endswith("(patches assumed independent).")
 
 

@@ -102,7 +102,7 @@ def test_sizes_are_those_of_the_files(laboratory, tuned):
 
 def test_the_name_says_what_is_not_real(laboratory):
     plan = laboratory.plan(unfrozen_layers=1)
-    assert plan.name == "mass_calc pretrained vgg16 last 1 unfrozen [phantom] [random weights]"
+    assert plan.name == "vgg16 last 1 unfrozen pretrained mass_calc [phantom] [random weights]"
     assert plan.disclosure.note == "phantom data: no medical result; random weights"
 
 

@@ -69,24 +69,32 @@ def others(family, values, item):
     return found
 
 
+ROWS = np.arange(PATCHES)
+TRAIN = SimpleNamespace(types=ROWS % 4 + 1, patient_ids=np.array([f"p{row // 2}" for row in ROWS]))
+
+
+@cache
+def folds_of(cv, task):
+    """The folds of such a cross-validation of these patches."""
+    return Planner(SimpleNamespace(train=TRAIN, train_duplicates=ROWS), None, None).folds(cv, task)
+
+
 def plan(made, identity="weights"):
     """Its plan, whose weights are these, on data of which nothing but the hashes counts."""
-    rows = np.arange(PATCHES)
-    train = SimpleNamespace(types=rows % 4 + 1, patient_ids=np.array([f"p{row // 2}" for row in rows]))
     hashes = {
         "train_sha256": "train",
         "test_sha256": "test",
         "files": {"train_tensor.npy": "tensor"},
         "directory": Path("data"),
     }
-    data = SimpleNamespace(train=train, image_size=32, train_duplicates=rows, **hashes)
+    data = SimpleNamespace(train=TRAIN, image_size=32, train_duplicates=ROWS, **hashes)
     tuned = LayerCut(9 - made.model.unfrozen_layers, (4, 4, 64), "float32") if made.model.unfrozen_layers else None
     described = Description(features=LayerCut(9, (512,), "float32"), tuned=tuned, head=(512,), parameters=1000)
-    folds = Planner(data, None, None).folds(made.cv, made.task)
     weights = NetworkWeights(kind="file", label="", identity=identity, source="")
-    return _build_plan(made, data, weights, folds, described, Devices())
+    return _build_plan(made, data, weights, folds_of(made.cv, made.task), described, Devices())
 
 
+@cache
 def seen(made):
     """The keys of its folds and of all of it; and what they do not say by themselves, by the word for it.
 

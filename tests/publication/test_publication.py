@@ -260,7 +260,7 @@ def test_other_data_are_told_by_their_sha256(published, tmp_path):
     [
         ((), "model: expected a registered model, or the id of a run as run, found neither"),
         (("--model", f"{MODEL}/1", "--run", "a"), "found both"),
-        (("--model", f"{MODEL}/7"), "model: expected a registered model as models:/NAME/VERSION"),
+        (("--model", f"{MODEL}/7"), f"model: expected one of {MODEL}/1"),
         (("--run", "a1"), "run: expected the id of a run in the store, found 'a1'"),
     ],
 )

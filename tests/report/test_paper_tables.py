@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from mammo_mlflow.commands import COMMANDS
+from mammo_mlflow.cli import parse
 from mammo_mlflow.report.fill_rows import ReportedRuns, command_for
 from mammo_mlflow.report.paper_tables import tables
 from mammo_mlflow.report.printed_values import preferred_value, printed
@@ -76,13 +76,12 @@ def test_every_command_is_one_that_exists(phantom):
             if row.optimistic:
                 continue
             words = shlex.split(command_for(row, store))
-            assert words[:4] == ["mlflow", "run", ".", "-e"]
-            given = dict(word.split("=", 1) for word in words[6:-2:2])
-            COMMANDS[words[4]].options(**given)  # raises for what it does not know
-            assert given["task"] == row.task
+            assert words[:3] == ["python", "-m", "mammo_mlflow"]
+            command, given = parse(words[3:])  # raises for what it does not know
+            assert (command.name, given.task) == (row.family, row.task)
             if phantom:
-                assert (given["phantom_train"], given["phantom_size"]) == ("64", "80") and "data" not in given
+                assert (given.phantom_train, given.phantom_size) == (64, 80) and "--data" not in words
             else:
-                assert given["data"] == "DIR"
+                assert given.data == "DIR"
             seen.add(command_for(row, store))
     assert len(seen) == sum(not row.optimistic for table in TABLES for row in table.rows)

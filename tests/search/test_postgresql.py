@@ -11,7 +11,7 @@ from support import LOG_LINE, PHANTOM, environment, start, wait_for
 
 from mammo_mlflow.search.storage import Storage
 
-TRIALS = 20
+TRIALS = 12
 SPACE = """
 family: pretrained
 parameters:
@@ -104,13 +104,13 @@ def test_two_coordinators_share_a_study(together):
 
 
 def test_the_trial_of_a_killed_coordinator_is_taken_over(together):
-    pair = together(12)
+    pair = together(TRIALS)
     wait_for(lambda: min(pair.finished()) >= 2)
     killed, other = pair.processes
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert other.wait(240) == 0, pair.said[1]
-    pair.check(12)
+    pair.check(TRIALS)
     owners = {trial.user_attrs["process"] for trial in pair.study.trials}
     assert len(owners) == 2
     assert pair.complaints == []

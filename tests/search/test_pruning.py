@@ -9,6 +9,7 @@ from support_studies import FOLDS, TRIALS, Laboratory
 
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.search.pruning import make_pruner, over_folds
+from mammo_mlflow.testing.samplers import warnings_of
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_names(recwarn):
     assert make_pruner("none", 1, 5) is make_pruner("none", 2, 5) is make_pruner("auto", 2, 5) is None
     assert not over_folds(None)
     assert over_folds(make_pruner("wilcoxon", 1, 6))
-    assert not recwarn.list
+    assert not warnings_of(recwarn)
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ def test_a_name_finds_the_most_special_file(tmp_path, monkeypatch):
             "pretrained",
             "space: unknown 'frozen_hed', did you mean 'frozen_head'? (one of: best, frozen_head",
         ),
-        ("frozen_head", "siamese", "space: unknown 'frozen_head', (one of: best, siamese)"),
-        ("search_spaces", "pretrained", "space: unknown 'search_spaces', (one of: best, frozen_head, pretrained)"),
+        ("frozen_head", "siamese", "space: unknown 'frozen_head' (one of: best, siamese)"),
+        ("search_spaces", "pretrained", "space: unknown 'search_spaces' (one of: best, frozen_head, pretrained)"),
     ],
 )
 def test_an_unknown_name_tells_those_there_are(monkeypatch, given, family, said):

@@ -26,7 +26,7 @@ def given(tmp_path, monkeypatch):
 @pytest.fixture
 def soon(monkeypatch):
     """Servers have little time to answer."""
-    monkeypatch.setattr(servers, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(servers, "ANSWER_SECONDS", 1.0)
 
 
 def line(ask, within=5):
@@ -49,7 +49,7 @@ def test_no_command_waits_longer_than_half_a_minute():
 @pytest.mark.parametrize(
     ("server", "found"),
     [
-        (Silent(), "no answer within 2 s"),
+        (Silent(), "no answer within 1 s"),
         (Answering(503), "status 503 (Service Unavailable)"),
         (Answering(500, b'{"error": 1}', "application/json"), "status 500"),
         (Answering(302), "status 302"),
@@ -87,8 +87,8 @@ def test_databases_that_do_not_answer(given, soon):
     with Silent() as address:
         uri = f"postgresql://me:geheim@{address}/runs"
         given(uri)
-        assert "no answer within 2 s" in line(check_store)
-        assert "no answer within 2 s" in line(lambda: check_address(uri))
+        assert "no answer within 1 s" in line(check_store)
+        assert "no answer within 1 s" in line(lambda: check_address(uri))
     for uri in ("postgresql://me:geheim@127.0.0.1:1/runs", "postgresql://me:geheim@no-such-host.invalid/runs"):
         given(uri)
         assert "127.0.0.1:1" in (said := line(check_store)) or "no-such-host" in said

@@ -70,22 +70,23 @@ def test_an_ordinary_client_sees_why_a_large_body_is_refused(server):
     assert grown < 64 * MB
 
 
-LARGEST = {
-    "patches": (200, patches(980)),
-    "empty lists": (400, b'{"inputs":[' + b"[]," * 2_600_000 + b"[]]}"),
-    "empty lists in a row": (400, b'{"inputs":[[' + b"[]," * 2_600_000 + b"[]]]}"),
-    "deep lists": (400, b'{"inputs":[' + (b"[" * 900 + b"]" * 900 + b",") * 4_400 + b"[]]}"),
-    "objects": (400, b'{"inputs":[' + b"{}," * 2_600_000 + b"{}]}"),
-    "names": (400, b"{" + b",".join(b'"%x":1' % number for number in range(790_000)) + b"}"),
-    "words": (400, b'{"inputs":[' + b'"ab",' * 1_500_000 + b'"ab"]}'),
-    "digits": (400, b'{"inputs":[' + b"1" * 7_900_000 + b"]}"),
-    "a float for each few bytes": (400, b'{"inputs":[[' + b"1e9," * 1_900_000 + b"1]]}"),
+LARGEST = {  # made when they are asked for: to make all takes seconds
+    "patches": (200, lambda: patches(980)),
+    "empty lists": (400, lambda: b'{"inputs":[' + b"[]," * 2_600_000 + b"[]]}"),
+    "empty lists in a row": (400, lambda: b'{"inputs":[[' + b"[]," * 2_600_000 + b"[]]]}"),
+    "deep lists": (400, lambda: b'{"inputs":[' + (b"[" * 900 + b"]" * 900 + b",") * 4_400 + b"[]]}"),
+    "objects": (400, lambda: b'{"inputs":[' + b"{}," * 2_600_000 + b"{}]}"),
+    "names": (400, lambda: b"{" + b",".join(b'"%x":1' % number for number in range(790_000)) + b"}"),
+    "words": (400, lambda: b'{"inputs":[' + b'"ab",' * 1_500_000 + b'"ab"]}'),
+    "digits": (400, lambda: b'{"inputs":[' + b"1" * 7_900_000 + b"]}"),
+    "a float for each few bytes": (400, lambda: b'{"inputs":[[' + b"1e9," * 1_900_000 + b"1]]}"),
 }
 
 
 @pytest.mark.parametrize("kind", LARGEST)
 def test_the_largest_bodies_take_little_memory(server, kind):
-    wanted, body = LARGEST[kind]
+    wanted, make = LARGEST[kind]
+    body = make()
     assert 7.5 * MB < len(body) <= 8 * MB
     (status, text), grown = server.memory_of(lambda: server.post(body))
     assert status == wanted

@@ -14,6 +14,7 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 import yaml
+from support import hide_hub
 
 from mammo_mlflow.engine.flavor import save_answering_model, save_keras_model
 from mammo_mlflow.errors import UserError
@@ -28,6 +29,7 @@ from mammo_mlflow.tracking.vetting import SERVED_CODE, vet
 pytestmark = pytest.mark.usefixtures("keras")
 
 SIZE = 8
+DINOV2 = "keras_hub.src.models.dinov2.dinov2"
 SERVED, LEVEL1_CODE = SERVED_CODE.values()
 PATCHES = {"patch": np.zeros((2, SIZE, SIZE, 1), np.uint16)}
 
@@ -68,7 +70,7 @@ def ensemble(tmp_path_factory):
         metadata={},
         output=folder.with_name("model"),
     )
-    save_answering_model(job, folder)
+    save_answering_model(job, network(2), folder)
     return job.output
 
 
@@ -235,6 +237,8 @@ KERAS = {
     "a class that is a function": (foreign_class("os", "system"), "os.system"),
     "a class of other code": (foreign_class("evil", "Layer"), "evil.Layer"),
     "a layer that loads a SavedModel": (foreign_class("keras.layers", "TFSMLayer"), "TFSMLayer"),
+    "a layer of keras-hub that is in no backbone": (foreign_class(f"{DINOV2}_layers", "DINOV2MLP"), "DINOV2MLP"),
+    "a model of keras-hub": (foreign_class(f"{DINOV2}_backbone", "DINOV2Backbone"), "DINOV2Backbone"),
     "a module in place of Keras": (rewritten("data/keras_module.txt", b"evil"), "keras_module.txt"),
     "pickled custom objects": (rewritten("data/custom_objects.cloudpickle", pickled), "custom_objects.cloudpickle"),
     "a folder of code": (rewritten("code/evil.py", code), "code/evil.py"),
@@ -396,6 +400,14 @@ def test_other_files_than_those_registered_are_refused(client, registered, keras
     client.delete_model_version_tag(name, version, Tag.FILES_SHA256)
     with pytest.raises(UserError, match="without the sha256 of its files"):
         verified_model(client, uri, tmp_path / "taken")
+
+
+def test_a_model_of_keras_hub_is_not_loaded_without_it(keras_model, tmp_path, monkeypatch):
+    path = shutil.copytree(keras_model, tmp_path / "model")
+    foreign_class(f"{DINOV2}_layers", "DINOV2Layer")(path, None)
+    how = hide_hub(monkeypatch)
+    with pytest.raises(UserError, match=f"^model: expected the package keras-hub for its DINOv2 {how}$"):
+        vet(path)
 
 
 def test_a_link_is_no_file(keras_model, tmp_path):

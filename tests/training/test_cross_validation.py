@@ -15,7 +15,7 @@ def probabilities(done):
 
 @pytest.fixture(scope="module")
 def many(laboratory):
-    return laboratory.plan(epochs=3, seed=11, final="refit", folds=3)
+    return laboratory.plan(epochs=3, seed=11, final="refit")
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,8 @@ def inline(laboratory, many):
     return laboratory.cross_validate(many)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_where_folds_run_does_not_matter(laboratory, many, inline, workers):
-    done = laboratory.cross_validate(many, laboratory.session("process", workers))
+def test_where_folds_run_does_not_matter(laboratory, many, inline):
+    done = laboratory.cross_validate(many, laboratory.session("process", 2))
     np.testing.assert_array_equal(done.oof["fold"], inline.oof["fold"])
     np.testing.assert_allclose(probabilities(done), probabilities(inline), atol=1e-6)
     assert probabilities(inline).std() > 1e-3
@@ -43,6 +42,7 @@ def test_another_seed_gives_others(laboratory, frozen):
 def test_cached_training_is_on_line_training(laboratory, unfrozen):
     """Without augmentation both see the same inputs in the same order: only rounding is left."""
     values = {"augmentation": "none", "unfrozen_layers": unfrozen, "tuning_learning_rate": 1e-4}
+    values |= {"holdout": 0.3}
     cached, on_line = (laboratory.run(views=views, **values) for views in (1, 0))
     np.testing.assert_allclose(probabilities(cached), probabilities(on_line), atol=2e-3)
     assert probabilities(cached).std() > 0.01

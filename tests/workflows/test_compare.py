@@ -1,9 +1,15 @@
 """Two models side by side on one page, as a user asks for them."""
 
+import base64
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import PHANTOM, Store
+
+from mammo_mlflow.data.patches import read_patch_set
 
 pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
 
@@ -39,6 +45,31 @@ def test_the_page_has_differences_settings_patches_and_curves_and_asks_for_nothi
     assert f'<th scope="row">test</th><td>roc auc</td><td class="n">{value:.3f} [' in text
 
 
+def test_the_patches_shown_are_those_named(compared, phantom):
+    assert compared(*NAMES, "--out", "shown.html").code == 0
+    text = (compared.where / "shown.html").read_text()
+    named = re.findall(
+        r'<tr><th scope="row">(\d+)</th><td><img class="patch" src="(.*?)" alt="test patch (\d+), ', text
+    )
+    test = read_patch_set(phantom).test
+    assert len(named) == 12
+    for row, uri, told in named:
+        with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))) as image:
+            seen = np.asarray(image)
+        patch = test.abnormality[int(row)]
+        low, high = np.percentile(patch, [0.5, 99.5])
+        assert row == told and seen.dtype == np.uint8
+        assert np.abs(seen - 255 * np.clip((patch - low) / (high - low), 0, 1)).max() <= 0.5
+
+
+def test_without_the_data_a_line_stands_for_the_patches(compared, monkeypatch, tmp_path):
+    monkeypatch.setattr("mammo_mlflow.whereabouts.default_cache", lambda: tmp_path)
+    outcome = compared(*NAMES, "--out", "blind.html")
+    assert outcome.code == 0 and "no patches are shown: the data set is not where it was" in outcome.out
+    text = (compared.where / "blind.html").read_text()
+    assert "(without pictures: the data set is not where it was)" in text and "<img class" not in text
+
+
 def test_a_run_without_a_final_model_is_compared_out_of_fold_alone(compared):
     (run,) = [one for one in Store(compared.where).tops() if one.data.params.get("seed") == "3"]
     first = next(one for one in Store(compared.where).tops() if one.data.params.get("seed") == "0")
@@ -53,7 +84,7 @@ def test_a_run_without_a_final_model_is_compared_out_of_fold_alone(compared):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("x", NAMES[1]), "model: expected a registered model"),
+        (("x", NAMES[1]), "model: unknown 'x'"),
         ((*NAMES, "--objective", "roc"), "objective: "),
         (
             (*NAMES, "--out", "nowhere/two.html"),

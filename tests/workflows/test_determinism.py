@@ -2,7 +2,7 @@
 
 from support import PHANTOM, Store
 
-SCRATCH = ["--task", "mass_calc", "--backbone", "m2", *PHANTOM, "--epochs", "2", "--folds", "2", "--final", "none"]
+SCRATCH = ["--task", "mass_calc", "--backbone", "m2", *PHANTOM, "--epochs", "1", "--holdout", "0.3", "--final", "none"]
 
 
 def test_deterministic_folds_do_not_depend_on_the_number_of_threads(run_command, tmp_path, cache):

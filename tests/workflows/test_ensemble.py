@@ -4,10 +4,14 @@ import contextlib
 import io
 import json
 import logging
+import marshal
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -326,7 +330,7 @@ def test_predict_takes_whole_numbers_and_warns_of_other_scales(run, store, top, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--model", "nothing/1"), "found 'nothing/1'"),
+        (("--model", "nothing/1"), "model: unknown 'nothing' (one of: mammo-mass_calc-"),
         (("--model", f"{NAME}/1", "--timeout", "0"), "timeout: expected a whole number from 1"),
         (("--model", f"{NAME}/1", "--port", "0"), "port: expected a whole number from 1"),
         (("--model", f"{NAME}/1", "--host", "nowhere.invalid"), "port: expected a host and port to listen at"),
@@ -370,12 +374,33 @@ def predicted(model, source, output, *more, code=0):
     return Outcome(found, out.getvalue(), err.getvalue())
 
 
-def test_changed_files_are_refused_before_they_are_loaded(run, store, top, phantom, tmp_path):
-    """A byte more in the code of the registered ensemble, which loading would have run."""
+def model_folder(store):
+    """Where the store has the files of the registered ensemble."""
     version = store.client.get_model_version_by_alias(NAME, "candidate")
     model = store.client.get_logged_model(version.source.removeprefix("models:/"))
-    folder = Path(model.artifact_location.removeprefix("file://"))
-    script = folder / "served.py"
+    return Path(model.artifact_location.removeprefix("file://"))
+
+
+LOAD = "import sys, mlflow; mlflow.pyfunc.load_model(sys.argv[1])"
+
+
+def test_what_mlflow_compiled_as_it_loaded_the_model_is_left_out(run, store, top, cache, phantom, tmp_path):
+    """Python writes compiled code beside the ensemble's: it changes nothing, and is never run in its place."""
+    surroundings = environment(cache, MLFLOW_TRACKING_URI=mlflow.get_tracking_uri())
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
+        surroundings.pop(name, None)
+    subprocess.run([sys.executable, "-c", LOAD, f"models:/{NAME}@candidate"], env=surroundings, check=True)
+    (compiled,) = (model_folder(store) / "__pycache__").iterdir()
+    compiled.write_bytes(
+        compiled.read_bytes()[:16] + marshal.dumps(compile("raise SystemExit('ran')", "served", "exec"))
+    )
+    predicted(f"models:/{NAME}@candidate", phantom, tmp_path / "out.csv")
+    assert compiled.exists()  # the store is as it was
+
+
+def test_changed_files_are_refused_before_they_are_loaded(run, store, top, phantom, tmp_path):
+    """A byte more in the code of the registered ensemble, which loading would have run."""
+    script = model_folder(store) / "served.py"
     before = script.read_text()
     script.write_text(f"raise SystemExit('ran')\n{before}")
     try:
@@ -391,8 +416,8 @@ def test_changed_files_are_refused_before_they_are_loaded(run, store, top, phant
 @pytest.mark.parametrize(
     ("model", "source", "said"),
     [
-        ("models:/none@champion", None, "model: expected a registered model as models:/NAME/VERSION"),
-        (f"models:/{NAME}/99", None, "found 'models:/mammo-mass_calc-ensemble-selected/99'"),
+        ("models:/none@champion", None, "model: unknown 'none' (one of: mammo-mass_calc"),
+        (f"models:/{NAME}/99", None, f"model: expected one of {NAME}/"),
         (f"{NAME}@candidate", "nowhere.npy", "nowhere.npy: expected a file, found none"),
         (f"{NAME}@candidate", "small.npy", "small.npy: shape: expected (2n, 32, 32), found (2, 8, 8)"),
     ],

@@ -1,7 +1,9 @@
 """The other families' commands, their fits scripted: base models found, refused and told, hold-outs, controls."""
 
+import re
+
 import pytest
-from support import PHANTOM, Store
+from support import PHANTOM, Store, hide_hub
 
 pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
 
@@ -284,3 +286,11 @@ def test_joined_backbones_from_training_to_a_search(pretend, tmp_path):
     assert {run.data.tags["mammo.backbone"] for run in trials} == {"vgg16+resnet50"}
     seeds = [run for run in store.tops() if "vgg16_resnet50_seeds_roc_auc_mean" in run.data.metrics]
     assert len(seeds) == 1
+
+
+def test_a_backbone_of_keras_hub_without_it_is_a_line(run, monkeypatch):
+    how = hide_hub(monkeypatch)
+    for backbone in ("dinov2_small", "vgg16+dinov2_small"):
+        outcome = run("pretrained", "--task", "mass_calc", "--backbone", backbone, *PHANTOM, code=2)
+        line = f"backbone: expected the package keras-hub for 'dinov2_small' {how}$"
+        assert re.search(line, outcome.err.strip())

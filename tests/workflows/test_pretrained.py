@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -68,6 +67,8 @@ def test_runs_are_nested_and_finished(store):
         "refit",
     ]
     assert len(store.runs()) == 7
+    column = 18  # letters of a run's name that MLflow's table shows
+    assert len({run.info.run_name[:column] for run in store.runs()}) == 7
     assert {run.info.status for run in store.runs()} == {"FINISHED"}
 
 
@@ -284,7 +285,9 @@ def test_issued_again_it_trains_nothing(finished: Finished, run_command, store, 
 
 
 def test_nothing_is_left_in_the_cache_but_its_entries(finished):
-    names = {re.sub(r"[-.].*", "", path.name) for path in Path(finished.cache).iterdir()}
+    undelivered = finished.cache / "undelivered"  # a folder that other tests have filled and emptied
+    found = [path for path in finished.cache.iterdir() if path != undelivered or any(path.iterdir())]
+    names = {re.sub(r"[-.].*", "", path.name) for path in found}
     assert names <= {"activations", "locks", "phantom", "random", "whereabouts"}
     process = finished.store.tops()[0].data.tags["mammo.process"].split(":")[1]
     assert not list((finished.cache / "activations").glob(f"*/lease-{process}-*"))

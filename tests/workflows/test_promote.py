@@ -209,7 +209,7 @@ def test_candidates_are_found_behind_a_hundred_other_models(place):
         (("--calibration", "0"), "calibration: expected a number in (0, 1]"),
         (("--objective", "seconds"), "objective: expected 'seconds' only as the second"),
         (("--objective", "auc"), "objective: unknown 'auc'"),
-        (("--candidate", "nothing/1"), "found 'nothing/1'"),
+        (("--candidate", "nothing/1"), "of which the store has none, found 'nothing/1'"),
         (("--rollback", "true"), "rollback: expected a champion of mass_calc before the present one, found none"),
         ((), "candidate: expected a registered model of mass_calc, found none"),
     ],

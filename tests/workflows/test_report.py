@@ -3,14 +3,17 @@
 import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
 
+from mammo_mlflow.disclosure import INTENDED_USE
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation.figures import answer_sets
+from mammo_mlflow.experiment import build
 from mammo_mlflow.report.differences import differences
 from mammo_mlflow.report.paper_tables import tables
 
@@ -54,6 +57,32 @@ def page(tmp_path):
     return lambda: Page((tmp_path / "report" / "index.html").read_text())
 
 
+def finals(models):
+    """The runs of the registered models of a store."""
+    runs = models.client.search_runs([models.experiment])
+    return [run for run in runs if "mammo.registered_name" in run.data.tags]
+
+
+def row_with(page, text):
+    """The rows of a page's tables that hold a text, joined."""
+    return "".join(row for row in re.findall(r"<tr>.*?</tr>", page.text, re.DOTALL) if text in row)
+
+
+@pytest.fixture
+def model_page(tmp_path, models):
+    """The page of the model of a final run."""
+
+    def read(run):
+        tags = models.client.get_run(run).data.tags
+        return Page(
+            (
+                tmp_path / "report" / "models" / f"{tags['mammo.registered_name']}-v{tags['mammo.version']}.html"
+            ).read_text()
+        )
+
+    return read
+
+
 def fill(models, phantom=False, data=None, **more):
     """Both tasks, several families."""
     for task in ("mass_calc", "benign_malignant"):
@@ -71,7 +100,7 @@ def test_an_empty_store_says_so_and_shows_the_commands(report, page):
     found = page()
     assert "The store is empty" in found.text
     rows = sum(len(table.rows) for table in tables())
-    assert found.text.count("<code>mlflow run . -e") == rows
+    assert found.text.count("<code>python -m mammo_mlflow ") == rows
     assert found.images == [{"alt": "", "src": "data:,"}]
 
 
@@ -116,7 +145,19 @@ def test_the_page_asks_for_nothing_its_links_lead_somewhere_and_all_is_written_a
     assert (folder / "tables" / "differences.csv").exists()
     (run,) = models.client.search_runs([models.experiment], "tags.`mammo.family` = 'report'")
     logged = {item.path for item in models.client.list_artifacts(run.info.run_id)}
-    assert logged == {"index.html", "report.json", "figures", "tables"}
+    assert logged == {"index.html", "report.json", "figures", "models", "tables"}
+    for run in finals(models):
+        told = Estimate.read("test_roc_auc", run.data.metrics, {})
+        (address,) = {
+            link for link in found.links if link.startswith(f"models/{run.data.tags['mammo.registered_name']}-v")
+        }
+        assert f'<a href="{address}">' in row_with(found, str(told))
+        own = Page((folder / address).read_text())
+        assert str(told) in row_with(own, '<th scope="row">roc_auc</th>')
+        assert "../index.html" in own.links and f"/runs/{run.info.run_id}" in " ".join(own.links)
+        assert all(one.startswith("data:") for one in own.asked) and len(own.ids) == len(set(own.ids))
+        assert {link[1:] for link in own.links if link.startswith("#")} <= set(own.ids)
+    assert len(list((folder / "models").iterdir())) == len(finals(models))
 
 
 def test_the_page_says_where_it_differs_from_the_paper(report, page):
@@ -138,6 +179,9 @@ def test_phantom_data_and_random_weights_are_marked_everywhere(models, report, p
     assert found.count(whole) == 1 and found.index(whole) < found.index("<main>")
     for path in (tmp_path / "report" / "figures").glob("*.svg"):
         assert "phantom data: no medical result" in text_of(path), path.name
+    for path in (tmp_path / "report" / "models").iterdir():
+        text = path.read_text()
+        assert f"Of this model: {whole}" in text and "no medical result.</p>" in text
     for path in (tmp_path / "report" / "tables").glob("table_*.md"):
         assert "PHANTOM DATA" in path.read_text()
     for path in (tmp_path / "report" / "tables").glob("pairs*.csv"):
@@ -155,7 +199,7 @@ def test_two_data_sets_are_told_apart(models, report, page, tmp_path):
     models.model(dataset=("1" * 64, "2" * 64), types={1: 20, 2: 20, 3: 20, 4: 20}, data="/somewhere")
     outcome = report()
     assert "The store holds models of 1 other data set" in outcome.out
-    assert "mlflow run . -e report -P data=" in page().text
+    assert "python -m mammo_mlflow report --data " in page().text
 
 
 def test_scores_by_lesion_stand_beside_those_by_patch(models, report, page):
@@ -179,7 +223,7 @@ def test_calibration_stands_before_and_after_recalibration(models, report, page)
     assert html.escape("by a map of the folds' models", quote=False).replace("'", "&#39;") in page().text
 
 
-def test_coverage_stands_beside_what_was_asked_for_with_its_figure(models, report, page):
+def test_coverage_stands_beside_what_was_asked_for_with_its_figure(models, report, page, model_page):
     asked = json.dumps({"low": 0.2, "high": 0.7, "coverage": 0.85})
     models.model("mass_calc", backbone="resnet50")
     final = models.model("mass_calc", answer_sets=asked)
@@ -210,6 +254,8 @@ def test_coverage_stands_beside_what_was_asked_for_with_its_figure(models, repor
     ]
     shown = [image["alt"] for image in found.images]
     assert [one for one in shown if "share referred" in one and "VGG16" in one]
+    (alone,) = [image["alt"] for image in model_page(final).images if image["src"] != "data:,"]
+    assert alone.startswith("Coverage and share referred, out of fold of mammo-mass_calc-pretrained-vgg16 v2")
     assert not [one for one in shown if "share referred" in one and "ResNet50" in one]
 
 
@@ -243,8 +289,18 @@ def test_the_summary_has_every_model_beside_what_the_paper_printed(models, repor
     assert "the paper's" in drawn and "VGG16" in drawn
 
 
-def test_champions_of_a_task_stand_with_where_they_came_from_and_how_they_ended(models, report, page):
+def test_champions_of_a_task_stand_with_where_they_came_from_and_how_they_ended(models, report, page, model_page):
     first, second = models.model(), models.model(backbone="resnet50")
+    gates = "candidate,gate,passed,figures\nmammo-mass_calc-pretrained-vgg16 v1,calibrated,False,error 0.2\n"
+    mine, others = (f"mammo-mass_calc-pretrained-{name}" for name in ("vgg16 v1", "resnet50 v2"))
+    for outcome, candidate, status in (
+        ("kept", mine, "FINISHED"),
+        ("promoted", mine, "FAILED"),  # never came to be
+        ("promoted", others, "FINISHED"),
+    ):
+        tags = {"family": "promotion", "task": "mass_calc", "decision": outcome, "candidate": candidate}
+        run = models.run(tags, status=status)
+        models.client.log_text(run, gates, "gates.csv")
     name = "mammo-mass_calc"
     models.client.create_registered_model(name)
     for run, origin in ((first, "mammo-mass_calc-pretrained-vgg16 v1"), (second, "mammo-mass_calc-pretrained-x v2")):
@@ -257,6 +313,33 @@ def test_champions_of_a_task_stand_with_where_they_came_from_and_how_they_ended(
     assert "<td>champion</td>" in rows[0] and "pretrained-x v2" in rows[0]
     assert "<td>replaced</td>" in rows[1] and "<td>this</td>" in rows[1]
     assert f"{models.client.get_run(first).data.metrics['test_roc_auc']:.3f} [" in rows[1]
+    judged, other = model_page(first), model_page(second)
+    assert "<td>kept</td><td>calibrated</td><td>no</td><td>error 0.2</td>" in judged.text
+    assert "<td>another was promoted</td>" in judged.text
+    assert "<td>promoted</td>" not in judged.text and "<td>replaced</td>" in judged.text
+    assert "brought to no gate" in other.text and "<td>champion</td>" in other.text and f"{name} v1" not in other.text
+
+
+def test_a_models_page_says_what_it_is_what_it_was_chosen_among_and_how_to_make_it_again(models, report, model_page):
+    settings = {name: str(value) for name, value in build("mass_calc", {"seed": 3}, "pretrained").flat().items()}
+    final = models.model(params=settings)
+    name = "mammo-mass_calc-pretrained-vgg16"
+    models.client.create_registered_model(name)
+    models.client.create_model_version(name, "nowhere", final, tags={"mammo.compared": "20"})
+    gone = models.model(backbone="resnet50")
+    models.client.delete_run(models.client.get_run(gone).data.tags["mammo.cv_run_id"])
+    said = report().out
+    assert (
+        "mammo-mass_calc-pretrained-resnet50 v2 has no page of its own: model: expected one whose cross-valid" in said
+    )
+    text = html.unescape(model_page(final).text)
+    assert "It was chosen among 20 settings" in text and INTENDED_USE in text
+    assert '<th scope="row">seed</th><td>3</td>' in text
+    (line,) = re.findall(r"<code>python -m mammo_mlflow (.*?)</code>", text)
+    command, *words = shlex.split(line)
+    given = dict(zip((word[2:].replace("-", "_") for word in words[::2]), words[1::2], strict=True))
+    assert command == "pretrained" and given.pop("data") == "DIR"
+    assert given == {one: value for one, value in settings.items() if one != "family"}
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(models, report, page, tmp_path):
@@ -293,9 +376,12 @@ def test_reports_and_the_run_they_are_started_in_are_no_runs(models, report, tmp
 
 def test_names_are_no_markup_and_no_path_is_told(models, report, page, tmp_path):
     models.model(dataset=("1" * 64, "2" * 64), data="/secret folder/<i>x<i>")
-    models.model(weights="<script>alert(1)</script>", intervals="<b>x</b>", data="/secret folder/y")
+    odd = models.model(weights="<script>alert(1)</script>", intervals="<b>x</b>", data="/secret folder/y")
+    models.client.set_tag(odd, "mammo.registered_name", "../../<b>x</b> 100%#")
     report()
-    text = page().text
+    (own,) = (tmp_path / "report" / "models").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{64}\.html", own.name) and f"models/{own.name}" in page().links
+    text = page().text + own.read_text()
     assert "<script>alert" not in text and "<b>x" not in text and "<i>x" not in text
     assert "(&lt;i&gt;x&lt;i&gt;)" in text
     assert "secret folder" not in text

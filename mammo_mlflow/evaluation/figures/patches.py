@@ -67,8 +67,8 @@ def patch_sheet(
         height, width = left.shape
         gap = np.full((height, max(1, width // 30)), np.nan)
         pair = np.hstack([left, gap, right])
-        low, high = np.nanpercentile(pair, [0.5, 99.5])
-        axes.imshow(pair, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
+        low, high = _window(pair)
+        axes.imshow(pair, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         axes.set_title(wrap(name, 2.8, TEXT_SIZE), fontsize=TEXT_SIZE, loc="left")
         for text, centre in (("baseline", width / 2), ("abnormality", 1.5 * width + gap.shape[1])):
             axes.text(centre, 1.03 * height, text, ha="center", va="top", fontsize=SMALL_SIZE, color=QUIET)
@@ -88,10 +88,10 @@ def activation_overlays(
     """
     figure = new_figure(max(4.5, 2.3 * (1 + len(members))), 3.2, title, note)
     panels = figure.subplots(1, 1 + len(members))
-    low, high = np.percentile(np.asarray(patch, dtype=np.float64), [0.5, 99.5])
+    low, high = _window(patch)
     for axes, (name, shown) in zip(panels, {"patch": None, **members}.items(), strict=True):
         axes.set_axis_off()
-        axes.imshow(patch, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
+        axes.imshow(patch, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         if shown is not None:
             axes.imshow(
                 shown[1], cmap="inferno", vmin=0, vmax=1, alpha=0.6 * np.asarray(shown[1]), interpolation="bilinear"
@@ -99,3 +99,16 @@ def activation_overlays(
         text = name if shown is None else f"{name}: {shown[0]:.3f}"
         axes.set_title(wrap(text, 2.2, TEXT_SIZE), fontsize=TEXT_SIZE, loc="left")
     return figure
+
+
+def grey(patch: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """A patch (height, width) of any real dtype as an image of its own grey-value window, 0 black and 255 white."""
+    low, high = _window(patch)
+    share = (np.asarray(patch, dtype=np.float64) - low) / (high - low)
+    return (255 * share.clip(0, 1)).round().astype(np.uint8)
+
+
+def _window(pixels: npt.NDArray[np.generic]) -> tuple[float, float]:
+    """The grey-value window of pixels, NaN left out: from the 0.5th to the 99.5th percentile."""
+    low, high = np.nanpercentile(np.asarray(pixels, dtype=np.float64), [0.5, 99.5])
+    return float(low), float(max(high, low + 1e-9))

@@ -6,13 +6,13 @@ from support_collection import plan, write_collection
 from mammo_mlflow.data.cbis_ddsm.ingest import ingest
 from mammo_mlflow.data.cbis_ddsm.settings import CropSettings, IngestSettings
 
-ROWS = plan(24)
+ROWS = plan(12)
 SMALL = IngestSettings(CropSettings(size=32))
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory):
-    """A synthetic collection of 24 films under the paths that its descriptions give."""
+    """A synthetic collection of 12 films under the paths that its descriptions give."""
     root = tmp_path_factory.mktemp("collection") / "published"
     write_collection(root, ROWS)
     return root

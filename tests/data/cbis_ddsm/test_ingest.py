@@ -287,7 +287,7 @@ def test_finished_films_are_not_cut_again(prepare, collection, monkeypatch, tmp_
 
 def test_too_small_a_disk_is_found_before_the_work(prepare, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"out: expected 0.2 MB free beside '.*', found 0.0 MB"):
+    with pytest.raises(UserError, match=r"out: expected 0.1 MB free beside '.*', found 0.0 MB"):
         prepare()
     assert not list(tmp_path.glob("out*"))
 

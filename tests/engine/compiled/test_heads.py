@@ -103,7 +103,7 @@ def under_tensorflow(tmp_path_factory, system, cache):
     support_engines.prepare(folder)
     line = [sys.executable, "-c", UNDER_TENSORFLOW, str(ROOT / "tests"), str(folder), str(folder / "found.npz")]
     surroundings = environment(cache, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
-    done = subprocess.run(line, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(line, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(folder / "found.npz") as found:
         return folder, list(found.values())

@@ -1,10 +1,11 @@
-"""Both engines give each structure the same: nested models, LayerScale, depthwise and separable convolutions."""
+"""Both engines give each structure the same: nested models, LayerScale, depthwise convolutions, DINOv2 and so on."""
 
 import importlib
 
 import keras
 import numpy as np
 import pytest
+from support import narrow_dinov2, needs_hub
 from support_engines import NETWORKS, assert_same, both
 
 from mammo_mlflow.backbones import BACKBONES
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("jax_backend")
     params=[
         ("convnexttiny", "LayerScale", 1),
         ("xception", "SeparableConv2D", 1),
+        pytest.param(("dinov2_small", "DINOV2Layer", 1), marks=needs_hub),
     ],
     ids=lambda row: row[1],
 )
@@ -39,7 +41,9 @@ def structure(request):
     """A backbone of random weights, what it is made of, and how many convolutions are trained."""
     backbone, kind, unfrozen = request.param
     keras.utils.set_random_seed(0)
-    base = build_base(backbone, BACKBONES[backbone].minimum_size, "average", "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        narrow_dinov2(patch)
+        base = build_base(backbone, BACKBONES[backbone].minimum_size, "average", "float32")
     for layer in base.layers:
         if type(layer).__name__ == "LayerScale":
             layer.gamma.assign(np.ones(layer.gamma.shape))
