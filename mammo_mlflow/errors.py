@@ -16,6 +16,8 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 WORD, SENTENCE, LONGEST_LINE = 200, 1000, 400
 """How many characters a message repeats of a word and of all that was found, and how many a line has at most."""
+MOST_NAMES = 15
+"""Of more names than these an unknown one is told only the nearest."""
 
 
 REFUSED = (
@@ -87,10 +89,13 @@ def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
 
 
 def unknown_name(field: str, name: object, choices: Iterable[str]) -> UserError:
-    """Make the error for a name that is none of `choices`; it suggests the closest of them."""
+    """Make the error for a name that is none of `choices`; it suggests the closest, and of many names only a few."""
     known, shown = [str(choice) for choice in choices], cut(str(name))
     close = difflib.get_close_matches(shown, known, n=1, cutoff=0.5)
     meant = f", did you mean '{close[0]}'?" if close else ""
+    if len(known) > MOST_NAMES:
+        nearest = difflib.get_close_matches(shown, known, n=MOST_NAMES // 3, cutoff=0)
+        return UserError(f"{field}: unknown '{shown}'{meant} (one of {len(known)}, e.g. {', '.join(nearest)})")
     return UserError(f"{field}: unknown '{shown}'{meant} (one of: {', '.join(known)})")
 
 

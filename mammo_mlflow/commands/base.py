@@ -93,7 +93,7 @@ def _one_line(make: Callable[[], object]) -> object:
 
 
 def _lines(problems: list[ErrorDetails], options: type[CommandOptions]) -> list[str]:
-    missing = [f"--{spelled(str(one['loc'][0]))}" for one in problems if one["type"] == "missing"]
+    missing = [_with_names(options, str(one["loc"][0])) for one in problems if one["type"] == "missing"]
     lines = [f"the following options are required: {', '.join(missing)}"] if missing else []
     for one in problems:
         name = str(one["loc"][0])
@@ -103,6 +103,11 @@ def _lines(problems: list[ErrorDetails], options: type[CommandOptions]) -> list[
         elif one["type"] != "missing":
             lines.append(one["msg"] if one["type"] == "option" else f"{name}: {one['msg']}, found {one['input']}")
     return lines
+
+
+def _with_names(options: type[CommandOptions], name: str) -> str:
+    names = option_of(options.model_fields[name]).names()
+    return f"--{spelled(name)}" + (f" (one of: {', '.join(names)})" if names else "")
 
 
 @dataclass(frozen=True, kw_only=True)

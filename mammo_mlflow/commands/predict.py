@@ -17,7 +17,10 @@ class PredictOptions(FilmOptions):
     """The options of the command `predict`."""
 
     model: Annotated[str, REGISTERED]
-    output: Annotated[str, Option("the table to write, as CSV", path=True)]
+    output: Annotated[
+        str,
+        Option("the table to write, as CSV, a line for each abnormality; `row` is its place in the array", path=True),
+    ]
     overlays: Annotated[
         str, Option("folder for Grad-CAM maps over the patches, a PNG for each; none if empty", path=True)
     ] = ""

@@ -127,8 +127,7 @@ def _find_weights(backbone: str, wanted: str, phantom: bool) -> NetworkWeights:
             return _checked_file(backbone, found, source)
     if downloaded := _download(backbone):
         return _checked_file(backbone, downloaded, "Keras's download")
-    compact = COMPACT_DIR / f"{backbone}.npz"
-    if compact.is_file():
+    if (compact := _compact(backbone)).is_file():
         _check_archive(compact)
         return _file_weights("int8", "imagenet-int8", "the copy shipped with this package", compact)
     if phantom:
@@ -215,6 +214,10 @@ def _file_weights(kind: str, label: str, source: str, path: Path) -> NetworkWeig
     return NetworkWeights(kind=kind, label=label, identity=sha256, source=source, path=path, sha256=sha256)
 
 
+def _compact(backbone: str) -> Path:
+    return COMPACT_DIR / f"{backbone}.npz"
+
+
 def _check_archive(path: Path) -> None:
     """Raise `UserError` where a shipped compact copy is damaged."""
     try:
@@ -249,5 +252,6 @@ def _download(backbone: str) -> Path | None:
     except _WrongChecksum:
         _log.warning("%s: the download does not have Keras's checksum and is not used", row.keras_url)
     except OSError as problem:
-        _log.info("no download of %s: %s", row.keras_file, problem)
+        shipped = "; the copy shipped with this package is used" if _compact(backbone).is_file() else ""
+        _log.info("%s: its weights cannot be downloaded (%s)%s", backbone, problem, shipped)
     return None

@@ -155,6 +155,8 @@ class Planner:
             for index, network in enumerate(distinct)
             if network not in self._descriptions
         ]
+        if self._probe and jobs:
+            _log.info("measuring how fast this machine computes each of %d networks", len(jobs))
         self._descriptions |= {job.network: answer for job, answer in self._run(jobs)}
 
     def _calibrate(self, wanted: tuple[str, str], threads: int) -> None:

@@ -98,6 +98,8 @@ class StudyWorker:
         self._working = bench  # on a generation: without the progress of each fit where there are many
         best = best_trial(study)
         self._best = None if best is None else (best.number, best.values[0])
+        self._first_ended: tuple[float, int] | None = None
+        """When the first trial since this process began had ended, and how many had by then."""
 
     @property
     def exhausted(self) -> bool:
@@ -353,8 +355,13 @@ class StudyWorker:
         self.study.tell(trial, values, state=state, skip_if_finished=True)
 
     def _summary(self) -> str:
-        """How many trials are finished and which is the best, in words for the log."""
-        finished = sum(trial.state.is_finished() for trial in self._drawer.trials())
+        """How many trials are finished, which is the best and how long the others take, in words for the log."""
+        finished, now = sum(trial.state.is_finished() for trial in self._drawer.trials()), time.monotonic()
         wanted = f" of {self.spec.trials}" if self.spec.trials else ""
         best = best_trial(self.study)
-        return f" ({finished}{wanted} finished" + (f", best: trial {best.number})" if best is not None else ")")
+        leader = f", best: trial {best.number}" if best is not None else ""
+        since, before = self._first_ended = self._first_ended or (now, finished)
+        remaining, left = (self.spec.trials or 0) - finished, ""
+        if finished > before and remaining > 0:  # the first one's time is left out: it may have made activations
+            left = f"; about {(now - since) / (finished - before) * remaining:.0f} s of trials left"
+        return f" ({finished}{wanted} finished{leader}{left})"

@@ -64,7 +64,7 @@ def find_input_pairs(film: FilmOptions, size: int, need_baseline: bool, folder: 
     """
     source = film.input
     given = (
-        make_phantom(PhantomSettings(), Cache(None, WorkbenchOptions().cache_limit_gb).root)
+        make_phantom(PhantomSettings(size=size), Cache(None, WorkbenchOptions().cache_limit_gb).root)
         if source == PHANTOM
         else None
     )
