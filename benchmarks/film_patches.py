@@ -1,6 +1,6 @@
 """Make a data directory of REAL FILM TEXTURE WITH SYNTHETIC LESIONS: no medical result can come of it.
 
-    python benchmarks/film_patches.py --films DIR --out DIR [--patches 700] [--test 200] [--seed 0]
+    python benchmarks/film_patches.py --films DIR --out DIR [--patches 700] [--test 200] [--views 1] [--seed 0]
 
 DIR holds full mammograms as DICOM (uint16, MONOCHROME2, such as CBIS-DDSM's films). They are read with `pydicom`, which
 benchmarks alone need: `pip install "pydicom>=3,<4"`.
@@ -16,6 +16,10 @@ Films are cut into regions of `REGION` pixels on a grid. A pair is two crops of 
 from one another; crops of different pairs overlap. The region is the patient: pairs share one if and only if they are
 from the same region, so that no part of a film is in two groups, folds or splits. Widths and heights of crops resemble
 the published boxes of CBIS-DDSM's 376 test masses (median about 300 pixels, half of them from 240 to 375).
+
+With `--views 2` each lesion is drawn twice, in a region of a breast's CC film and in one of its MLO film, which count
+as one patient together. What decides its looks is the phantom's of two views (`draw_suspicions`): they have to be
+compared. Which breast and view a film shows is read from its PatientID (`..._LEFT_CC`), as CBIS-DDSM writes it.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from scipy import ndimage
 
 from mammo_mlflow.data import phantom_images as images
 from mammo_mlflow.data.patches import IMAGE_SIZE, SPLITS, read_patch_set
-from mammo_mlflow.data.phantom import TYPE_WEIGHTS
+from mammo_mlflow.data.phantom import STANDS_OUT, TYPE_WEIGHTS, VIEWS, draw_suspicions
 
 VERSION = 1
 NOTE = "Real film texture with synthetic lesions drawn by a program: no figure computed from it is a medical result."
@@ -48,6 +52,19 @@ MASS_HEIGHT = 5_000.0
 SPECK_HEIGHT = 4_200.0
 SEPARATION = 3.2
 """Distance of benign from malignant, in standard deviations of what decides a lesion's look."""
+LEAST_REGIONS = 5
+"""The fewest regions, or pairs of regions, of a split."""
+
+Place = tuple[tuple[int, tuple[int, int]], ...]
+"""Where the views of lesions lie: for each view the film's number and the corner of a region."""
+
+
+def breast_and_view(path: Path) -> tuple[str, str]:
+    """Which breast a film shows, such as `P_00173_LEFT`, and in which view, by the end of its PatientID."""
+    import pydicom
+
+    breast, _, view = str(pydicom.dcmread(path, stop_before_pixels=True).PatientID).rpartition("_")
+    return breast, view
 
 
 def read_film(path: Path) -> np.ndarray:
@@ -129,11 +146,16 @@ def crop(film: np.ndarray, box: tuple[slice, slice]) -> np.ndarray:
     return pixels[np.ix_(rows.astype(int), columns.astype(int))]
 
 
-def implant(rng: np.random.Generator, patch: np.ndarray, kind: int) -> np.ndarray:
-    """A patch with a lesion of a type (1 to 4) added; film that is nearly white takes less of it."""
-    suspicion = rng.normal((SEPARATION if kind in (2, 4) else -SEPARATION) / 2, 1)
+def implant(rng: np.random.Generator, patch: np.ndarray, kind: int, look: float | None = None) -> np.ndarray:
+    """A patch with a lesion of a type (1 to 4) added; film that is nearly white takes less of it.
+
+    `look` is how suspicious one of two views looks; a suspicious one stands out as well, as in the phantom.
+    """
+    suspicion = rng.normal((SEPARATION if kind in (2, 4) else -SEPARATION) / 2, 1) if look is None else look
     radius = rng.uniform(0.17, 0.40)
     height = math.exp(rng.normal(0, 0.45))
+    if look is not None:
+        height *= math.exp(math.copysign(0.45 * STANDS_OUT, look))
     if kind <= 2:
         lesion = MASS_HEIGHT * height * images.draw_mass(rng, IMAGE_SIZE, suspicion, radius)
         if rng.random() < 0.3:
@@ -148,38 +170,66 @@ def implant(rng: np.random.Generator, patch: np.ndarray, kind: int) -> np.ndarra
     return np.clip(np.rint(patch + room * lesion), 0, 65_535).astype(np.uint16)
 
 
-def make(films: list[np.ndarray], names: list[str], out: Path, counts: dict[str, int], seed: int) -> None:
-    """Write the data directory; it appears under its name only when whole."""
-    rng = np.random.default_rng(seed)
-    masks = [breast_mask(film) for film in films]
-    places = [(film, corner) for film, mask in enumerate(masks) for corner in regions(mask)]
-    places = [
-        place for place in places if draw_boxes(np.random.default_rng(seed), place[1], masks[place[0]]) is not None
+def find_places(masks: list[np.ndarray], shown: list[tuple[str, str]], views: int, seed: int) -> list[Place]:
+    """The regions in which crops can be drawn; with two views, pairs of those of a breast's two films."""
+    of_film = [
+        [
+            (film, corner)
+            for corner in regions(mask)
+            if draw_boxes(np.random.default_rng(seed), corner, mask) is not None
+        ]
+        for film, mask in enumerate(masks)
     ]
+    if views == 1:
+        return [(place,) for found in of_film for place in found]
+    by_shown = dict(zip(shown, of_film, strict=True))
+    breasts = dict.fromkeys(breast for breast, _ in shown)
+    return [
+        pair for breast in breasts for pair in zip(*(by_shown.get((breast, view), []) for view in VIEWS), strict=False)
+    ]
+
+
+def make(
+    films: list[np.ndarray], shown: list[tuple[str, str]], out: Path, counts: dict[str, int], views: int, seed: int
+) -> None:
+    """Write the data directory; it appears under its name only when whole. `shown`: each film's breast and view."""
+    rng = np.random.default_rng(seed)
+    names = [f"FILM{number:02d}" for number in range(1, len(films) + 1)]
+    masks = [breast_mask(film) for film in films]
+    places = find_places(masks, shown, views, seed)
     places = [places[index] for index in rng.permutation(len(places))]
     share = round(len(places) * counts["test"] / (counts["train"] + counts["test"]))
-    if share < 8 or len(places) - share < 8:
-        sys.exit(f"{len(places)} regions in {len(films)} films are too few; give more films")
+    if min(share, len(places) - share) < LEAST_REGIONS:
+        sys.exit(f"{len(places)} regions or pairs of them in {len(films)} films are too few; give more films")
     of_split = {"test": places[:share], "train": places[share:]}
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, stem in SPLITS.items():
-        count = counts[name]
-        kinds = rng.permutation(1 + np.searchsorted(np.cumsum(TYPE_WEIGHTS) / sum(TYPE_WEIGHTS), _evenly(count)))
+        lesions = counts[name] // views
+        kinds = rng.permutation(1 + np.searchsorted(np.cumsum(TYPE_WEIGHTS) / sum(TYPE_WEIGHTS), _evenly(lesions)))
+        count = lesions * views
         labels = np.zeros(2 * count, np.int64)
-        labels[1::2] = kinds
+        labels[1::2] = np.repeat(kinds, views)
         tensor = np.empty((2 * count, IMAGE_SIZE, IMAGE_SIZE), np.uint16)
         rows = []
-        for index, kind in enumerate(kinds):
-            film, corner = of_split[name][index % len(of_split[name])]
-            boxes = None
-            while boxes is None:
-                boxes = draw_boxes(rng, corner, masks[film])
-            tensor[2 * index] = crop(films[film], boxes[0])
-            tensor[2 * index + 1] = implant(rng, crop(films[film], boxes[1]), int(kind))
-            region = f"{names[film]}_{corner[0]}_{corner[1]}"
-            rows.append({"patient_id": region, "film": names[film], "boxes": " ".join(map(_corner, boxes))})
+        for lesion, kind in enumerate(kinds):
+            turn, number = divmod(lesion, len(of_split[name]))
+            place = of_split[name][number]
+            looks = [None] if views == 1 else draw_suspicions(rng, int(kind)).tolist()
+            region = "_".join(f"{names[film]}_{corner[0]}_{corner[1]}" for film, corner in place)
+            for (film, corner), look in zip(place, looks, strict=True):
+                boxes = None
+                while boxes is None:
+                    boxes = draw_boxes(rng, corner, masks[film])
+                index = len(rows)
+                tensor[2 * index] = crop(films[film], boxes[0])
+                tensor[2 * index + 1] = implant(rng, crop(films[film], boxes[1]), int(kind), look)
+                row = {"patient_id": region, "film": names[film], "boxes": " ".join(map(_corner, boxes))}
+                if views == 2:
+                    breast, view = shown[film]
+                    row |= {"side": breast.rpartition("_")[2], "view": view, "abnormality_id": turn + 1}
+                rows.append(row)
         np.save(partial / f"{stem}_tensor.npy", tensor)
         np.save(partial / f"{stem}_labels.npy", labels)
         pd.DataFrame(rows).to_csv(partial / f"{stem}_groups.csv", index=False, lineterminator="\n")
@@ -225,6 +275,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to make; it must not exist")
     parser.add_argument("--patches", type=int, default=700, help="abnormalities to train on (default: 700)")
     parser.add_argument("--test", type=int, default=200, help="abnormalities in the test set (default: 200)")
+    parser.add_argument("--views", type=int, default=1, choices=(1, 2), help="views of each lesion (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet, a PNG")
     arguments = parser.parse_args()
@@ -235,7 +286,8 @@ def main() -> None:
         sys.exit(f"--films: expected DICOM files (*.dcm) in {arguments.films}, found none")
     counts = {"train": arguments.patches, "test": arguments.test}
     films = [read_film(path) for path in paths]
-    make(films, [f"FILM{number:02d}" for number in range(1, len(films) + 1)], arguments.out, counts, arguments.seed)
+    shown = [breast_and_view(path) for path in paths]
+    make(films, shown, arguments.out, counts, arguments.views, arguments.seed)
     data = read_patch_set(arguments.out)
     described = data.describe()
     for name in SPLITS:

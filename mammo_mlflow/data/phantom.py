@@ -183,14 +183,14 @@ def _draw_abnormalities(rng: np.random.Generator, count: int, prefix: str, least
         of_patient += 1
         drawn = [{**film, **look, "view": view} for view in rng.permutation(VIEWS)[:views]]
         if least_views == 2:
-            for row, suspicion in zip(drawn, _draw_suspicions(rng, kind), strict=False):
+            for row, suspicion in zip(drawn, draw_suspicions(rng, kind), strict=False):
                 # what looks suspicious stands out as well, lest networks see too little of what is to be compared
                 row |= {"suspicion": suspicion, "conspicuity": conspicuity + math.copysign(STANDS_OUT, suspicion)}
         rows += drawn
     return rows
 
 
-def _draw_suspicions(rng: np.random.Generator, kind: int) -> np.ndarray:
+def draw_suspicions(rng: np.random.Generator, kind: int) -> np.ndarray:
     """Draw how suspicious a lesion of this type looks in each of two views: float64 (2,).
 
     A malignant one looks alike in both; tissue that lies over a benign one often looks suspicious in one view, and is

@@ -22,7 +22,7 @@ from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel
 from mammo_mlflow.report.paper_tables import ACCURACY, WORDS, Column, PaperTable
 from mammo_mlflow.report.plots import Plot
 from mammo_mlflow.report.report_data import ReportData, TaskSection
-from mammo_mlflow.report.templates import filled, shrunk
+from mammo_mlflow.report.templates import filled, score_words, shrunk
 from mammo_mlflow.tracking.champions import Reign
 
 LOGGED = {"folds": "", "recalibration": Tag.RECALIBRATED, "answer_sets": Tag.ANSWER_SETS}
@@ -185,7 +185,7 @@ def _task(
         "pairs": _cells(pairs),
         "pair_columns": list(pairs),
         "subgroups": _cells(subgroups),
-        "subgroup_columns": [name.replace("_", " ").replace("class 1", TASKS[task.name][1]) for name in subgroups],
+        "subgroup_columns": [score_words(name).replace("class 1", TASKS[task.name][1]) for name in subgroups],
         "models": [
             {
                 "label": model.label,

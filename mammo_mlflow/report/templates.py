@@ -26,6 +26,19 @@ def filled(template: str, **values: object) -> str:
     return _environment().get_template(template).render(values)
 
 
+def score_words(name: str) -> str:
+    """The name of a score or of a column as pages spell it: `roc_auc` is ROC AUC."""
+    return name.replace("roc_auc", "ROC AUC").replace("_", " ")
+
+
+def short_value(text: str) -> str:
+    """A setting's value with at most four digits of a fraction, as `0.0003217`; other texts as they are."""
+    try:
+        return f"{float(text):.4g}" if "." in text and len(text) > len("0.0001234") else text
+    except ValueError:
+        return text
+
+
 def shrunk(path: Path) -> str:
     """A PNG that a run has logged as a data URI, scaled down to `LOGGED_WIDTH`; "" for one that is none."""
     try:
@@ -63,6 +76,7 @@ def png_uri(content: bytes) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(loader=PackageLoader(__package__, "page"), autoescape=True, trim_blocks=True)
+    environment.filters |= {"score_words": score_words, "short": short_value}
     environment.filters["png"] = lambda path: png_uri(path.read_bytes())
     return environment
 

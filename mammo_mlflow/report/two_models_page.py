@@ -10,7 +10,7 @@ from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation import figures
 from mammo_mlflow.names import Metric
 from mammo_mlflow.report.paper_tables import WORDS
-from mammo_mlflow.report.templates import figure_uri, filled, patch_uri, shrunk
+from mammo_mlflow.report.templates import figure_uri, filled, patch_uri, score_words, shrunk
 from mammo_mlflow.report.two_models import OUT_OF_FOLD, TEST, TwoModels
 
 SCORES = ("roc_auc", "accuracy", "sensitivity", "specificity", "brier", "log_loss")
@@ -56,7 +56,7 @@ def _scores(found: TwoModels) -> list[tuple[str, str, str, str]]:
         for score in SCORES:
             both = [Estimate.read(f"{prefix}{score}", one.metrics, one.tags) for one in (found.first, found.second)]
             if any(one.value == one.value for one in both):
-                rows.append((predictions, score.replace("_", " "), str(both[0]), str(both[1])))
+                rows.append((predictions, score_words(score), str(both[0]), str(both[1])))
     return rows
 
 

@@ -42,7 +42,7 @@ def test_the_page_has_differences_settings_patches_and_curves_and_asks_for_nothi
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
     store = Store(compared.where)
     value = store.runs(fit="final")[0].data.metrics["test_roc_auc"]
-    assert f'<th scope="row">test</th><td>roc auc</td><td class="n">{value:.3f} [' in text
+    assert f'<th scope="row">test</th><td>ROC AUC</td><td class="n">{value:.3f} [' in text
 
 
 def test_the_patches_shown_are_those_named(compared, phantom):
