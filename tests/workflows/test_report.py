@@ -153,7 +153,7 @@ def test_the_page_asks_for_nothing_its_links_lead_somewhere_and_all_is_written_a
         }
         assert f'<a href="{address}">' in row_with(found, str(told))
         own = Page((folder / address).read_text())
-        assert str(told) in row_with(own, '<th scope="row">roc_auc</th>')
+        assert str(told) in row_with(own, '<th scope="row">ROC AUC</th>')
         assert "../index.html" in own.links and f"/runs/{run.info.run_id}" in " ".join(own.links)
         assert all(one.startswith("data:") for one in own.asked) and len(own.ids) == len(set(own.ids))
         assert {link[1:] for link in own.links if link.startswith("#")} <= set(own.ids)
