@@ -283,6 +283,18 @@ def test_settings_of_an_unknown_command_or_a_mistake(cli, tmp_path):
     refused(cli("pretrained", *TASK, "--fold", "3", command="settings"), tmp_path, "'--fold', did you mean '--folds'")
 
 
+def test_of_many_options_an_unknown_one_is_told_the_nearest(cli, tmp_path):
+    refused(
+        outcome := cli("--taks", "mass_calc", *TASK, command="pretrained"), tmp_path, "did you mean '--task'? (one of "
+    )
+    (line,) = outcome.complaints
+    assert "e.g. --task" in line and line.count("--") <= 7
+
+
+def test_an_option_that_is_missing_comes_with_its_values(cli, tmp_path):
+    refused(cli(command="pretrained"), tmp_path, "options are required: --task (one of: mass_calc, benign_malignant)")
+
+
 def test_settings_refuses_what_the_command_would_refuse_later(cli, tmp_path):
     refused(cli("promote", *TASK, "--objective", "nope", command="settings"), tmp_path, "objective: unknown 'nope'")
     refused(cli("pretrained", *TASK, "--threshold", "x", command="settings"), tmp_path, "threshold", "'x'")

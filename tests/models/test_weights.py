@@ -141,14 +141,19 @@ def test_a_damaged_download_is_not_kept(tmp_path, served, caplog):
     assert list((tmp_path / "keras" / "models").iterdir()) == []
 
 
-def test_no_network_falls_back(tmp_path, monkeypatch):
+def test_no_network_falls_back(tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("MAMMO_OFFLINE")
 
     def refuse(url, timeout):
         raise OSError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    caplog.set_level("INFO")
     assert find(phantom=True).kind == "random"
+    assert caplog.messages[0] == "vgg16: its weights cannot be downloaded (no network)"
+    shipped(tmp_path / "compact" / "vgg16.npz")
+    assert find().kind == "int8"
+    assert "(no network); the copy shipped with this package is used" in caplog.text
 
 
 @pytest.mark.parametrize("spoil", [lambda raw: raw[:-100], lambda raw: raw[:400] + bytes(40) + raw[440:]])

@@ -228,6 +228,12 @@ def test_predict_writes_what_the_stored_test_has(run, store, top, phantom, tmp_p
     assert not outcome.warnings
 
 
+def test_predict_draws_a_phantom_of_the_models_size(run, store, top, tmp_path):
+    outcome = predicted(f"models:/{MEMBERS[2]}@candidate", "phantom", tmp_path / "out.csv")
+    assert f"128 abnormalities by {MEMBERS[2]} v1" in outcome.out
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 128
+
+
 def test_served_it_answers_a_thousand_patches_and_refuses_what_is_none(store, top, cache, phantom, tmp_path):
     """One server, asked of everything, right and wrong, and at the end of what MLflow's own client sends."""
     tensor = np.load(phantom / "public_test_tensor.npy")

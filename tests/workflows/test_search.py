@@ -103,6 +103,15 @@ def test_nothing_but_log_lines_on_standard_error(searched):
     assert searched.outcome.warnings == []
 
 
+def test_each_trial_that_ends_says_how_long_the_others_take(searched):
+    ended = re.findall(
+        r"INFO trial \d+: .*\((\d) of 5 finished, best: trial \d(?:; about (\d+) s of trials left)?\)",
+        searched.outcome.err,
+    )
+    assert [number for number, _ in ended] == list("12345")
+    assert [left != "" for _, left in ended] == [False, True, True, True, False]
+
+
 def test_both_stores_tell_the_same_trials(searched):
     nothing_runs(searched.where)
     study, _, _ = agree(searched.where)
