@@ -67,6 +67,7 @@ class Clock(keras.callbacks.Callback):
 
 def build(job: dict[str, Any], setting: dict[str, Any], unfrozen: int) -> keras.Model:
     """The compiled network of a trial: the backbone, its last `unfrozen` convolutions trained, and the head."""
+    keras.config.set_dtype_policy(job["policy"])  # Keras and KerasTuner clear the session, which takes it away
     application = getattr(keras.applications, BACKBONES[job["backbone"]].application)
     base = application(include_top=False, weights=None, input_shape=(job["size"], job["size"], 3))
     if job["weights"] and job["weights_kind"] == "int8":
@@ -215,7 +216,6 @@ def tuner(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Do one job and print what it took."""
     job = json.loads(Path(sys.argv[1]).read_text())
-    keras.config.set_dtype_policy(job["policy"])
     seconds = {"plain": plain, "keras_tuner": tuner}[job["way"]](job)
     print(json.dumps({"seconds": seconds, "tensorflow": tf.__version__, "keras": keras.__version__}))
 
