@@ -253,5 +253,6 @@ def _download(backbone: str) -> Path | None:
         _log.warning("%s: the download does not have Keras's checksum and is not used", row.keras_url)
     except OSError as problem:
         shipped = "; the copy shipped with this package is used" if _compact(backbone).is_file() else ""
-        _log.info("%s: its weights cannot be downloaded (%s)%s", backbone, problem, shipped)
+        why = getattr(problem, "reason", problem)  # of a URLError
+        _log.info("%s: its weights cannot be downloaded (%s)%s", backbone, why, shipped)
     return None

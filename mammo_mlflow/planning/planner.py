@@ -156,7 +156,7 @@ class Planner:
             if network not in self._descriptions
         ]
         if self._probe and jobs:
-            _log.info("measuring how fast this machine computes each of %d networks", len(jobs))
+            _log.info("measuring how fast this machine computes %d network%s", len(jobs), "s" * (len(jobs) != 1))
         self._descriptions |= {job.network: answer for job, answer in self._run(jobs)}
 
     def _calibrate(self, wanted: tuple[str, str], threads: int) -> None:

@@ -79,7 +79,8 @@ def run(options: SearchesOptions) -> str | None:
         ]
         if options.dry_run:
             show_dry_run(papers, bench.cache, bench.workers)
-            say(f"each line is one trial, the paper's setting, of {options.trials or 'as many as the time allows'}")
+            trials = options.trials or "as many as the time allows"
+            say(f"each line is one trial, at the paper's setting; trials of the study: {trials}")
             return None
         storage = Storage(database)
         if given_run() and storage.secret:
