@@ -26,7 +26,8 @@ class ComparedModel:
 
     `oof` and `test` are frames with the columns label, probability and patch (`oof` with fold), and patient_id where
     known; `test` is None where no final model was made. Predictions are compared where `trained_on` and `tested_on`,
-    the data set's sha256 and the task, agree. `decided_at` is its threshold, `folds` the figure of its folds.
+    the data set's sha256 and the task, agree. `decided_at` is its threshold, `folds` the figure of its folds;
+    `run_ids` are its cross-validation's and its final model's.
     """
 
     label: str
@@ -41,6 +42,7 @@ class ComparedModel:
     tags: Mapping[str, str] = field(default_factory=dict)
     disclosure: Disclosure = field(default_factory=Disclosure)
     folds: Path | None = None
+    run_ids: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,6 +33,8 @@ def run(options: CompareOptions) -> Path:
     client = open_client()
     with tempfile.TemporaryDirectory() as folder:
         first, second = (_model(client, name, Path(folder)) for name in (options.first, options.second))
+        if first.run_ids == second.run_ids:
+            raise expected("second", f"another model than the first, {first.label}", f"the same, '{options.second}'")
         found = compare(first, second, options.objective)
         split, unseen = _patches(found)
         page = render(found, split, unseen)
@@ -67,6 +69,7 @@ def _model(client: Client, which: str, folder: Path) -> ComparedModel:
     metrics = {} if final is None else final.data.metrics
     return ComparedModel(
         label=str(version) if version else judged.info.run_name,
+        run_ids=(judged.info.run_id, "" if final is None else final.info.run_id),
         oof=_predictions(client, judged, Artifact.OOF, folder, {*PREDICTIONS, "fold"}),
         test=None if final is None else _predictions(client, final, Artifact.TEST, folder, PREDICTIONS),
         trained_on=(judged.data.tags.get(Tag.DATA_SHA256), judged.data.tags.get(Tag.TASK)),

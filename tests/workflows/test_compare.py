@@ -36,7 +36,7 @@ def test_the_page_has_differences_settings_patches_and_curves_and_asks_for_nothi
     assert outcome.code == 0, outcome.err
     assert "settings that differ: 1;" in outcome.out and "PHANTOM DATA" in outcome.out
     text = (compared.where / "two.html").read_text()
-    assert '<th scope="row">unfrozen_layers</th><td>0</td><td>1</td>' in text
+    assert '<th scope="row">unfrozen_layers</th><td title="0">0</td><td title="1">1</td>' in text
     assert 'Of both: <span class="mark">phantom data</span> <span class="mark">random weights</span>' in text
     assert text.count('<figure><img src="data:image/png') == 2  # out of fold and test; runs have none here
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
@@ -70,12 +70,14 @@ def test_without_the_data_a_line_stands_for_the_patches(compared, monkeypatch, t
     assert "(without pictures: the data set is not where it was)" in text and "<img class" not in text
 
 
-def test_a_run_without_a_final_model_is_compared_out_of_fold_alone(compared):
-    (run,) = [one for one in Store(compared.where).tops() if one.data.params.get("seed") == "3"]
-    first = next(one for one in Store(compared.where).tops() if one.data.params.get("seed") == "0")
-    again = compared(first.info.run_id, first.info.run_id, "--objective", "accuracy", "--out", "same.html")
-    assert again.code == 0, again.err
-    assert "lead in accuracy +0.0000" in again.out and "settings that differ: 0; decided otherwise: 0 of" in again.out
+def test_a_run_stands_for_its_model_and_other_folds_or_the_same_model_are_refused(compared):
+    tops = [one for one in Store(compared.where).tops() if one.data.params.get("unfrozen_layers") == "0"]
+    run, first = (next(one for one in tops if one.data.params["seed"] == seed) for seed in "30")
+    found = compared(first.info.run_id, NAMES[1], "--objective", "accuracy", "--out", "again.html")
+    assert found.code == 0, found.err
+    assert "lead in accuracy " in found.out and "settings that differ: 1;" in found.out
+    again = compared(first.info.run_id, NAMES[0])
+    assert again.code == 2 and "second: expected another model than the first" in again.err
     other = compared(run.info.run_id, first.info.run_id)
     assert other.code == 2  # another seed has other folds
     assert "expected models of the same patches and folds" in other.err
@@ -85,6 +87,7 @@ def test_a_run_without_a_final_model_is_compared_out_of_fold_alone(compared):
     ("arguments", "said"),
     [
         (("x", NAMES[1]), "model: unknown 'x'"),
+        ((NAMES[0], NAMES[0]), "second: expected another model than the first, mammo-mass_calc-"),
         ((*NAMES, "--objective", "roc"), "objective: "),
         (
             (*NAMES, "--out", "nowhere/two.html"),
