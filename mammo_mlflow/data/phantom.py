@@ -98,8 +98,9 @@ def make_phantom(
 ) -> Path:
     """Make a phantom's data directory below `root` unless it is there; the same settings give the same bytes.
 
-    Where several processes call this at once, one makes it and the others wait. The directory gets its name only when
-    it is complete. `progress` is called with the number of abnormalities drawn and their total.
+    Another kind of processor may round some pixels otherwise. Where several processes call this at once, one makes it
+    and the others wait. The directory gets its name only when it is complete. `progress` is called with the number of
+    abnormalities drawn and their total.
 
     Raises:
         UserError: `root` cannot be written to, or its disk has no room.
