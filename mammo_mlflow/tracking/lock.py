@@ -17,9 +17,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from mlflow.exceptions import MlflowException
@@ -29,7 +30,7 @@ from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import locked, shared_lock
 from mammo_mlflow.names import LOCK, Tag
 from mammo_mlflow.processes import this_process
-from mammo_mlflow.tracking.requests import is_away, not_allowed, or_none
+from mammo_mlflow.tracking.requests import broke_off, is_away, not_allowed, or_none
 from mammo_mlflow.wording import first_line
 
 EXPIRY_SECONDS = 90.0
@@ -40,6 +41,11 @@ LOOK_SECONDS = 0.5
 DESCRIPTION = (
     "No model, but a lock: one command at a time decides. Whoever has it deletes it, or the next one after a kill."
 )
+
+TRIES = 3
+"""How often a request is sent whose answer breaks off."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +87,7 @@ class Lock:
                 _log.info("%s: waiting for another command that decides, process %s", self._name, who)
                 told = True
             time.sleep(LOOK_SECONDS)
-        for left in self._client.search_registered_models(f"name LIKE '{self._model}.%'"):
+        for left in _answered(lambda: self._client.search_registered_models(f"name LIKE '{self._model}.%'")):
             _delete(self._client, left.name)
         self._renewal.start()
 
@@ -98,7 +104,7 @@ class Lock:
         """Make the registered model that is the lock; False where there is one."""
         tags = {Tag.HOLDER: self._token, Tag.BEAT: "0", Tag.PROCESS: this_process(), Tag.PLACE: self._place}
         try:
-            self._client.create_registered_model(self._model, tags, DESCRIPTION)
+            _answered(lambda: self._client.create_registered_model(self._model, tags, DESCRIPTION))
         except MlflowException as problem:
             # MLflow reads the one that is in the way, which may be gone by then
             if problem.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
@@ -142,7 +148,7 @@ def _place(file: Path) -> str:
 
 def _tags(client: MlflowClient, model: str) -> dict[str, str]:
     """The tags of a lock; none where there is no lock."""
-    found = or_none(lambda: client.get_registered_model(model))
+    found = _answered(lambda: or_none(lambda: client.get_registered_model(model)))
     return {} if found is None else dict(found.tags)
 
 
@@ -158,11 +164,12 @@ def _remove(client: MlflowClient, model: str, holder: str) -> None:
     try:
         client.rename_registered_model(model, aside)
     except MlflowException as problem:
-        if is_away(problem):
-            raise
         if not_allowed(problem):
             raise UserError(f"'{model}': expected a lock that this user may remove, found another user's") from None
-        return
+        if not broke_off(problem):  # else it may have been done
+            if is_away(problem):
+                raise
+            return
     if _tags(client, aside).get(Tag.HOLDER) == holder:
         _delete(client, aside)
     else:
@@ -171,4 +178,16 @@ def _remove(client: MlflowClient, model: str, holder: str) -> None:
 
 
 def _delete(client: MlflowClient, model: str) -> None:
-    or_none(lambda: client.delete_registered_model(model))
+    _answered(lambda: or_none(lambda: client.delete_registered_model(model)))
+
+
+def _answered(request: Callable[[], T]) -> T:
+    """Send a request, again where its answer breaks off; MLflow repeats only those that got none."""
+    for _ in range(TRIES - 1):
+        try:
+            return request()
+        except MlflowException as problem:
+            if not broke_off(problem):
+                raise
+            time.sleep(LOOK_SECONDS)
+    return request()

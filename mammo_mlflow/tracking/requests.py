@@ -102,6 +102,11 @@ def is_away(problem: Exception) -> bool:
     return isinstance(problem, ConnectionError) or getattr(answer, "status_code", None) in AWAY_CODES
 
 
+def broke_off(problem: Exception) -> bool:
+    """Whether an error means that a server ended in the midst of its answer, which may have been done or not."""
+    return isinstance(problem, MlflowException) and "IncompleteRead" in str(problem)
+
+
 def not_allowed(problem: Exception) -> bool:
     """Whether an error means that a server refused a request for who sent it."""
     if isinstance(problem, MlflowException):

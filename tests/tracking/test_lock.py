@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from support import environment, wait_for
 from support_servers import TrackingServer
@@ -112,6 +113,30 @@ def test_who_holds_a_newer_lock_keeps_it_when_an_old_one_is_removed(client, name
     lock_module._remove(client, f"mammo.lock-{name}", "the dead one")
     holder.check()
     holder.give_back()
+
+
+class BreaksOff:
+    """A client every other of whose requests is done, and its answer breaks off, as of a server that ends meanwhile."""
+
+    def __init__(self, client):
+        self._client, self._answers = client, 0
+
+    def __getattr__(self, request):
+        def asked(*values):
+            answer = getattr(self._client, request)(*values)
+            self._answers += 1
+            if self._answers % 2:
+                raise MlflowException(f"API request to {request} failed with exception IncompleteRead(0 bytes read)")
+            return answer
+
+        return asked
+
+
+def test_answers_that_break_off_cost_nobody_the_lock(client, name):
+    with alone(BreaksOff(client), name, client.tracking_uri) as lock:
+        assert f"mammo.lock-{name}" in models(client)
+        lock.check()
+    assert not [one for one in models(client) if name in one]
 
 
 @pytest.fixture(scope="module")
