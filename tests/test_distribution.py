@@ -45,7 +45,7 @@ def test_it_says_its_version(used):
 
 def test_a_search_finds_the_spaces_that_are_shipped(used):
     said = used("search", "--task", "mass_calc", "--backbone", "vgg16", "--space", "frozen_head", *SMALL, "--dry-run")
-    assert "of 20" in said
+    assert "trials of the study: 20" in said
 
 
 def test_compact_weights_and_licences_are_inside(wheel):
