@@ -35,6 +35,10 @@ from mammo_mlflow.testing.scripted import Script, ScriptedExecutor
 ROOT = Path(__file__).parents[1]
 PHANTOM = ["--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32"]
 SMALL = ["--backbone", "vgg16", "--weights", "random", "--epochs", "2", "--views", "2", *PHANTOM]
+SIAMESE = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")
+"""Of a small Siamese network."""
+SOURCES = {"features": "mammo-benign_malignant-siamese-scratch", "condition": "mammo-mass_calc-siamese-scratch"}
+"""What small conditioned models are made of: such networks of both tasks."""
 needs_hub = pytest.mark.skipif(
     importlib.util.find_spec("keras_hub") is None, reason="keras-hub is not installed (extra [hub])"
 )
@@ -142,23 +146,50 @@ class Pretended:
     def __init__(self, cache, empty):
         self.cache, self.empty = cache, empty
 
-    def __call__(self, where, *arguments, name="pretrained", script=None, executor=True):
+    def __call__(self, where, *arguments, name="pretrained", script=None, executor=True, code=None):
         if not (where / "mlflow.db").exists():
             shutil.copytree(self.empty, where, dirs_exist_ok=True)
-        handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
-        out, err = io.StringIO(), io.StringIO()
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(where)
-                patch.setenv("MAMMO_CACHE_DIR", str(self.cache))
-                patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, script or Script()))
-                patch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    code = main([name, *arguments, *(("--executor", "scripted") if executor else ())])
-        finally:
-            logging.root.handlers[:] = handlers
-            signal.signal(signal.SIGTERM, on_term)
-        return Outcome(code, out.getvalue(), err.getvalue())
+        scripted = ("--executor", "scripted") if executor else ()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(where)
+            patch.setenv("MAMMO_CACHE_DIR", str(self.cache))
+            patch.setitem(EXECUTORS, "scripted", partial(ScriptedExecutor, script or Script()))
+            patch.setattr(Figure, "savefig", lambda figure, file, **settings: file.write(b"\x89PNG\r\n\x1a\n"))
+            return call_command(name, *arguments, *scripted, code=code)
+
+    def at(self, where):
+        """Commands in one store: run("siamese", "--task", …) -> Outcome, of exit code `code`."""
+        return lambda name, *arguments, code=0: self(where, *arguments, name=name, code=code)
+
+
+def call_command(name, *arguments, code=0):
+    """A command in this process, where `code` is not None of that exit code -> Outcome."""
+    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = main([name, *arguments])
+    finally:
+        logging.root.handlers[:] = handlers
+        signal.signal(signal.SIGTERM, on_term)
+    assert code in (found, None), err.getvalue()
+    return Outcome(found, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def inline_commands(where, cache):
+    """Context: commands in one store and in this process, which has TensorFlow already, and so have their jobs.
+
+    It gives run("ensemble", "--task", …) -> Outcome, of exit code `code`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{where}/mlflow.db")
+        patch.chdir(where)
+        yield partial(_inline, cache)
+
+
+def _inline(cache, name, *arguments, code=0):
+    return call_command(name, *arguments, "--executor", "inline", "--cache-dir", str(cache), code=code)
 
 
 def wait_for(condition, seconds=120):

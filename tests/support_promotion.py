@@ -1,14 +1,10 @@
 """Candidates with planted predictions, registered in a real store, and the command that decides about them."""
 
-import contextlib
-import io
-
 import numpy as np
 import pandas as pd
 from mlflow.tracking import MlflowClient
-from support import Outcome
+from support import call_command
 
-from mammo_mlflow.cli import main
 from mammo_mlflow.names import Tag
 from mammo_mlflow.tracking.champions import champion_of
 from mammo_mlflow.tracking.logged_models import log_model
@@ -64,11 +60,7 @@ class Place:
 
     def promote(self, *arguments, code=0):
         """The command, in this process."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = main(["promote", "--task", "mass_calc", "--executor", "inline", *arguments])
-        assert found == code, err.getvalue()
-        return Outcome(found, out.getvalue(), err.getvalue())
+        return call_command("promote", "--task", "mass_calc", "--executor", "inline", *arguments, code=code)
 
     @property
     def champion(self):

@@ -22,7 +22,6 @@ from mammo_mlflow.tracking.run_queries import Run, nested_runs
 from mammo_mlflow.tracking.store import (
     SQLITE,
     at_store,
-    check_there,
     open_client,
     present_store,
     settle_requests,
@@ -49,7 +48,6 @@ class StoreReader:
         """Context: MLflow's client of the store, which is MLflow's present one meanwhile. Raises as the class."""
         with as_before(), errors_for_users(), at_store(self.uri):
             if self._client is None:
-                check_there(self.uri)
                 self._client = open_client()
             settle_requests()
             yield self._client

@@ -88,7 +88,7 @@ class WorkbenchOptions(DataOptions):
     ] = 1
     resume: Annotated[bool, Option("reuse folds and models that an earlier command finished")] = True
     accept_licence: Annotated[
-        str, Option("weights whose licence you accept, where it asks for that (docs/weights.md)", check=licence)
+        str, Option("weights whose licence you accept, where it asks for that", check=licence)
     ] = ""
     cache_dir: Annotated[str, CACHE_DIR] = ""
     cache_limit_gb: Annotated[float, Option("size limit of the cached activations in GB", check=checks.positive)] = 20.0

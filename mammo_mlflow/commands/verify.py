@@ -35,7 +35,7 @@ class VerifyOptions(DeviceOptions):
     ] = 0.01
     executor: Annotated[str, EXECUTOR] = WorkbenchOptions.model_fields["executor"].default
     accept_licence: Annotated[
-        str, Option("weights whose licence you accept, where it asks for that (docs/weights.md)", check=licence)
+        str, Option("weights whose licence you accept, where it asks for that", check=licence)
     ] = ""
     cache_dir: Annotated[str, CACHE_DIR] = ""
 

@@ -159,7 +159,7 @@ class FitResult:
     `over_views` are the means over all cached views, float64 (m,), if it was asked for them: took `views_seconds`.
     `history` has the metrics of each epoch, `best_epochs` the epochs kept in each stage; `peak_memory` is in bytes, of
     the process, `card_memory` of the card, 0 without one.
-    `reused_from` is the run that an earlier command made it in, if any; `tail` is None where that did not keep it.
+    `tail` is None where an earlier command made the fit and did not keep it.
     """
 
     probabilities: np.ndarray
@@ -170,7 +170,6 @@ class FitResult:
     tail: Path | None
     training_seconds: float = 0.0
     card_memory: int = 0
-    reused_from: str | None = None
     over_views: np.ndarray | None = None
     views_seconds: float = 0.0
 

@@ -48,7 +48,6 @@ def fetch_fit(bench: Workbench, run_id: str, fit: Fit, need_tail: bool = True) -
             probabilities=probabilities,
             over_views=over_views,
             tail=tail if tail.exists() else None,
-            reused_from=run_id,
             **facts,
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged: it is trained again

@@ -50,15 +50,13 @@ def champion_of(client: MlflowClient, task: str) -> Version | None:
 class Reign:
     """A version that is or was champion of a task: where it came from, and what its test run logged.
 
-    `decided_by` is the id of the run that decided, `metrics` and `tags` those of the version's own run, empty where it
-    is gone.
+    `metrics` and `tags` are those of the version's own run, empty where it is gone.
     """
 
     version: Version
     present: bool
     origin: str
     rolled_back: bool
-    decided_by: str
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
 
@@ -77,7 +75,6 @@ def history_of(client: MlflowClient, task: str) -> list[Reign]:
                     present=present is not None and one.number == present.number,
                     origin=origin(one),
                     rolled_back=Tag.ROLLED_BACK in one.tags,
-                    decided_by=one.tags.get(Tag.DECIDED_BY, ""),
                     metrics={} if run is None else dict(run.data.metrics),
                     tags={} if run is None else dict(run.data.tags),
                 )

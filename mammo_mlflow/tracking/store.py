@@ -83,8 +83,14 @@ def settle_requests() -> None:
 def open_client() -> MlflowClient:
     """Open the tracking store, `MLFLOW_TRACKING_URI` or `sqlite:///mlflow.db`, for reading; return MLflow's client.
 
-    A SQLite store is made where there is none. Raises `UserError`, in seconds, where there is no store to be had.
+    Raises `UserError`, in seconds, where there is no store to be had, and where a SQLite file is not there or empty.
     """
+    check_there(mlflow.get_tracking_uri())
+    return _opened()
+
+
+def _opened() -> MlflowClient:
+    """MLflow's client of the tracking store, whose tables are made where there are none."""
     settle_requests()
     files = {}
     for one in dict.fromkeys((uri := mlflow.get_tracking_uri(), mlflow.get_registry_uri())):
@@ -102,10 +108,10 @@ def open_store() -> tuple[MlflowClient, str]:
     """Open the tracking store for writing; return MLflow's client and the id of the MLflow experiment of new runs.
 
     The experiment is that of the run that `mlflow run` made, if any, else `MLFLOW_EXPERIMENT_ID`, else
-    `MLFLOW_EXPERIMENT_NAME`, else `mammo`, made where there is none. Raises `UserError` as `open_client` does, and
-    where store or artifacts cannot be written.
+    `MLFLOW_EXPERIMENT_NAME`, else `mammo`, made where there is none, and so is a SQLite store. Raises `UserError`, in
+    seconds, where there is no store to be had, and where store or artifacts cannot be written.
     """
-    client = open_client()
+    client = _opened()
     uri = client.tracking_uri
     with _telling(uri), alone_with("store", store_id(uri), LOCK_SECONDS):
         if (file := _file(uri)) is not None:
@@ -171,7 +177,7 @@ def check_there(uri: str) -> None:
     """Check that the SQLite file of a store is there, where it is one. Raises `UserError`."""
     file = _file(uri)
     if file is not None and not is_filled(file):
-        raise expected("store", "one that a command has made", f"nothing at {file}")
+        raise expected("store", "one that a command has made (MLFLOW_TRACKING_URI says where)", f"nothing at {file}")
 
 
 def store_folder() -> Path:

@@ -90,7 +90,7 @@ def _devices() -> Iterator[Finding]:
     try:
         yield Finding(FINE, "devices", find_devices().line.removeprefix("devices: "))
     except UserError as problem:
-        yield Finding(BROKEN, "devices", str(problem), "see docs/devices.md")
+        yield Finding(BROKEN, "devices", str(problem), "--devices cpu computes on the processor")
 
 
 def _weights() -> Iterator[Finding]:
@@ -104,9 +104,11 @@ def _weights() -> Iterator[Finding]:
                 found = find_weights(backbone, "imagenet", phantom=False)
             except UserError as problem:
                 damaged = "no ImageNet weights" not in str(problem)
-                advice = "remove the file" if damaged else "a command downloads them where there is a network"
+                fetched = (
+                    "a command downloads them where there is a network; else MAMMO_WEIGHTS_DIR names a folder of them"
+                )
                 said = str(problem) if damaged else "none at hand"
-                yield Finding(BROKEN if damaged else ODD, where, said, f"{advice} (docs/weights.md)")
+                yield Finding(BROKEN if damaged else ODD, where, said, "remove the file" if damaged else fetched)
                 continue
             kind = {"int8": "ImageNet's, rounded to int8", "file": "ImageNet's, in full"}.get(found.kind, found.kind)
             yield Finding(FINE, where, f"{kind}, from {found.source}")

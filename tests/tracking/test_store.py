@@ -16,7 +16,7 @@ from alembic import command
 from mlflow.store.db.utils import InitialBase, _get_alembic_config
 from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
-from support import environment
+from support import call_command, environment
 
 from mammo_mlflow.cli import main
 from mammo_mlflow.errors import UserError
@@ -202,7 +202,6 @@ def test_a_folder_that_may_not_be_written(given, tmp_path):
 def test_artifacts_that_cannot_be_written_are_told_before_the_work(given, tmp_path):
     (tmp_path / "mlruns").write_text("")
     given(f"sqlite:///{tmp_path}/mlflow.db")
-    open_client()
     refused("artifacts", "mlruns")
 
 
@@ -374,6 +373,34 @@ def test_a_run_of_mlflow_run_that_was_deleted(uri, monkeypatch):
     refused("MLFLOW_RUN_ID", "deleted")
 
 
-def test_a_store_may_be_read_without_an_experiment(given, tmp_path):
+@pytest.mark.parametrize("empty_file", [False, True])
+def test_reading_makes_no_store(given, tmp_path, empty_file):
     given(f"sqlite:///{tmp_path}/mlflow.db")
+    if empty_file:
+        (tmp_path / "mlflow.db").touch()
+    with pytest.raises(UserError, match=f"^store: expected one that a command has made .* found nothing at {tmp_path}"):
+        open_client()
+    assert [one.stat().st_size for one in tmp_path.iterdir()] == [0] * empty_file
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "predict --model a/1 --input phantom --output p.csv",
+        "serve --model a/1",
+        "compare a/1 b/1",
+        "publish --model a/1 --out paper",
+    ],
+)
+def test_a_command_that_reads_makes_no_store(given, tmp_path, line):
+    given(f"sqlite:///{tmp_path}/mlflow.db")
+    (said,) = call_command(*line.split(), code=2).complaints
+    assert said.startswith("mammo_mlflow: store: expected one that a command has made")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_may_be_read_without_an_experiment(given, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    MlflowClient(uri).search_experiments()  # which makes its tables
+    given(uri)
     assert [one.name for one in open_client().search_experiments()] == ["Default"]

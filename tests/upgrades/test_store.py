@@ -1,7 +1,6 @@
 """The stores of earlier releases: the commands that made them, issued again, find everything and train nothing."""
 
 import contextlib
-import io
 import logging
 import re
 import shlex
@@ -15,9 +14,8 @@ import optuna
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from support import Outcome, Store
+from support import Store, call_command
 
-from mammo_mlflow.cli import main
 from mammo_mlflow.jobs import devices
 
 TRAINED = re.compile(r"(fold \d+|refit): done in ")
@@ -54,10 +52,8 @@ class Upgraded:
 
     def issue(self, line, *more):
         """A command in this process, which has TensorFlow already."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([*shlex.split(line), *more, *([] if line.startswith("report") else ["--executor", "inline"])])
-        return Outcome(code, out.getvalue(), err.getvalue())
+        inline = () if line.startswith("report") else ("--executor", "inline")
+        return call_command(*shlex.split(line), *more, *inline, code=None)
 
     def registered(self):
         """The names and numbers of all versions."""

@@ -1,20 +1,15 @@
 """Whole commands under JAX: trained on one lasting process, many heads at once, logged, found again, killed."""
 
-import contextlib
-import io
-import logging
 import re
 import shutil
-import signal
 
 import numpy as np
 import optuna
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
-from support import PHANTOM, Outcome, Running, Store, wait_for
+from support import PHANTOM, Running, Store, call_command, wait_for
 
-from mammo_mlflow.cli import main
 from mammo_mlflow.jobs.contracts import FitsJob
 from mammo_mlflow.jobs.executors import together
 
@@ -30,23 +25,16 @@ SPACE = "family: pretrained\nparameters:\n  learning_rate: {low: 1e-4, high: 1e-
 @pytest.fixture(scope="module")
 def run(cache, empty_stores, system):
     """A command in this process, whose jobs have processes of their own: run(where, "search", …) -> Outcome."""
-    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
 
     def call(where, name, *arguments, code=0):
         if not (where / "mlflow.db").exists():
             shutil.copytree(empty_stores, where, dirs_exist_ok=True)
-        out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(where)
             patch.setenv("MAMMO_CACHE_DIR", str(cache))
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                found = main([name, *arguments])
-        assert found == code, err.getvalue()
-        return Outcome(found, out.getvalue(), err.getvalue())
+            return call_command(name, *arguments, code=code)
 
-    yield call
-    logging.root.handlers[:] = handlers
-    signal.signal(signal.SIGTERM, on_term)
+    return call
 
 
 @pytest.fixture(scope="module")

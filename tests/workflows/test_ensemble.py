@@ -1,11 +1,7 @@
 """Ensembles of registered models, as a user makes and serves them."""
 
-import contextlib
-import io
 import json
-import logging
 import marshal
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
-from support import PHANTOM, Outcome, Server, Store, command, environment, free_port
+from support import PHANTOM, Server, Store, call_command, command, environment, free_port, inline_commands
 
-from mammo_mlflow.cli import main
 from mammo_mlflow.ensembles.stackers import STACKERS
 from mammo_mlflow.evaluation.metrics import out_of_fold
 
@@ -42,22 +37,8 @@ def where(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(where, cache, system):
-    """A command in this process, which has TensorFlow already: run("ensemble", "--task", …) -> Outcome."""
-    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
-
-    def call(name, *arguments, code=0):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = main([name, *arguments, "--executor", "inline", "--cache-dir", str(cache)])
-        assert found == code, err.getvalue()
-        return Outcome(found, out.getvalue(), err.getvalue())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{where}/mlflow.db")
-        patch.chdir(where)
-        yield call
-    logging.root.handlers[:] = handlers
-    signal.signal(signal.SIGTERM, on_term)
+    with inline_commands(where, cache) as run:
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -343,10 +324,7 @@ def test_predict_takes_whole_numbers_and_warns_of_other_scales(run, store, top, 
     ],
 )
 def test_what_cannot_be_served_is_a_line(run, store, top, arguments, said):
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-        assert main(["serve", *arguments]) == 2
-    (line,) = Outcome(2, "", err.getvalue()).complaints
+    (line,) = call_command("serve", *arguments, code=2).complaints
     assert said in line
 
 
@@ -362,22 +340,15 @@ def test_overlays_show_every_member(run, store, top, phantom, tmp_path):
 
 def test_promoted_it_is_the_champion(run, store, top):
     """Of the three members and their ensemble one becomes champion, whatever its score, and answers."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        arguments = ["--task", "mass_calc", "--candidate", f"{NAME}@candidate", "--calibration", "1"]
-        assert main(["promote", *arguments, "--executor", "inline"]) == 0
-    assert f"champion of mass_calc: mammo-mass_calc v1 ({NAME} v1), none before" in out.getvalue()
-    assert "PHANTOM DATA" in out.getvalue()
+    said = run("promote", "--task", "mass_calc", "--candidate", f"{NAME}@candidate", "--calibration", "1").out
+    assert f"champion of mass_calc: mammo-mass_calc v1 ({NAME} v1), none before" in said
+    assert "PHANTOM DATA" in said
     assert store.client.get_model_version_by_alias("mammo-mass_calc", "champion").tags["mammo.method"] == "greedy"
 
 
 def predicted(model, source, output, *more, code=0):
-    out, err = io.StringIO(), io.StringIO()
     arguments = ["--model", model, "--input", str(source), "--output", str(output), "--executor", "inline", *more]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        found = main(["predict", *arguments])
-    assert found == code, err.getvalue()
-    return Outcome(found, out.getvalue(), err.getvalue())
+    return call_command("predict", *arguments, code=code)
 
 
 def model_folder(store):

@@ -1,38 +1,20 @@
 """The other families as a user runs them, really trained: Siamese models and the conditioned ones on them."""
 
-import contextlib
-import io
 import json
-import logging
-import signal
 
 import keras
 import numpy as np
 import pytest
-from support import PHANTOM, Outcome, Server, Store, environment, free_port
+from support import PHANTOM, SIAMESE, SOURCES, Server, Store, environment, free_port, inline_commands
 
-from mammo_mlflow.cli import main
 from mammo_mlflow.models.siamese import before_head
 
 pytestmark = pytest.mark.usefixtures("keras")
 
 FEW = (*PHANTOM, "--epochs", "2", "--folds", "2")
-ENCODER = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")
-SOURCES = {
-    "features": "mammo-benign_malignant-siamese-scratch",
-    "condition": "mammo-mass_calc-siamese-scratch",
-}
-FROM = (
-    "--features-from",
-    SOURCES["features"],
-    "--condition-from",
-    SOURCES["condition"],
-    "--dense",
-    "8",
-    "--views",
-    "2",
-)
-CONDITIONED = ("--backbone", "a", *FROM, *FEW)
+SMALL_TAIL = ("--dense", "8", "--views", "2")
+FROM_BOTH = ("--features-from", SOURCES["features"], "--condition-from", SOURCES["condition"], *SMALL_TAIL)
+CONDITIONED = ("--backbone", "a", *FROM_BOTH, *FEW)
 
 
 @pytest.fixture(scope="module")
@@ -42,31 +24,17 @@ def where(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(where, cache, system):
-    """A command in this process, which has TensorFlow already: run("siamese", "--task", …) -> Outcome."""
-    handlers, on_term = logging.root.handlers[:], signal.getsignal(signal.SIGTERM)
-
-    def call(name, *arguments, code=0):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = main([name, *arguments, "--executor", "inline", "--cache-dir", str(cache)])
-        assert found == code, err.getvalue()
-        return Outcome(found, out.getvalue(), err.getvalue())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{where}/mlflow.db")
-        patch.chdir(where)
-        yield call
-    logging.root.handlers[:] = handlers
-    signal.signal(signal.SIGTERM, on_term)
+    with inline_commands(where, cache) as run:
+        yield run
 
 
 @pytest.fixture(scope="module")
 def store(run, where):
     """Both Siamese models, and the conditioned ones of approaches A and C."""
     for task in ("mass_calc", "benign_malignant"):
-        run("siamese", "--task", task, *ENCODER, *FEW)
+        run("siamese", "--task", task, *SIAMESE, *FEW)
     run("conditioned", *CONDITIONED)
-    run("conditioned", "--backbone", "c", *FROM[:2], *FROM[4:], *FEW)
+    run("conditioned", "--backbone", "c", "--features-from", SOURCES["features"], *SMALL_TAIL, *FEW)
     return Store(where)
 
 

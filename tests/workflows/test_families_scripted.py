@@ -3,27 +3,14 @@
 import re
 
 import pytest
-from support import PHANTOM, Store, hide_hub
+from support import PHANTOM, SIAMESE, SOURCES, Store, hide_hub
 
 pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
 
 FEW = (*PHANTOM, "--epochs", "2")
-ENCODER = ("--backbone", "scratch", "--blocks", "8/2-8,8", "--dense", "8")
-SOURCES = {
-    "features": "mammo-benign_malignant-siamese-scratch",
-    "condition": "mammo-mass_calc-siamese-scratch",
-}
-FROM = (
-    "--features-from",
-    SOURCES["features"],
-    "--condition-from",
-    SOURCES["condition"],
-    "--dense",
-    "8",
-    "--views",
-    "2",
-)
-CONDITIONED = ("--backbone", "a", *FROM, *FEW)
+SMALL_TAIL = ("--dense", "8", "--views", "2")
+FROM_BOTH = ("--features-from", SOURCES["features"], "--condition-from", SOURCES["condition"], *SMALL_TAIL)
+CONDITIONED = ("--backbone", "a", *FROM_BOTH, *FEW)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +21,7 @@ def where(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(where, pretend):
     """A command in one store for all: run("siamese", "--task", …) -> Outcome."""
-
-    def call(name, *arguments, code=0):
-        outcome = pretend(where, *arguments, name=name)
-        assert outcome.code == code, outcome.err
-        return outcome
-
-    return call
+    return pretend.at(where)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +34,9 @@ def missing(run):
 def store(run, where, missing):
     """Both Siamese models, and the conditioned ones of approaches A and C."""
     for task in ("mass_calc", "benign_malignant"):
-        run("siamese", "--task", task, *ENCODER, *FEW)
+        run("siamese", "--task", task, *SIAMESE, *FEW)
     run("conditioned", *CONDITIONED)
-    run("conditioned", "--backbone", "c", *FROM[:2], *FROM[4:], *FEW)
+    run("conditioned", "--backbone", "c", "--features-from", SOURCES["features"], *SMALL_TAIL, *FEW)
     return Store(where)
 
 
@@ -94,7 +75,7 @@ def test_missing_models_are_all_told_with_the_commands_that_make_them(missing):
         (("--seed", "1"), "features_from: expected a model with the folds of this command, found mammo-benign_"),
         (
             ("--seed", "1"),
-            f"make one with: python -m mammo_mlflow siamese --task mass_calc {ENCODER[0]} scratch --seed 1",
+            f"make one with: python -m mammo_mlflow siamese --task mass_calc {SIAMESE[0]} scratch --seed 1",
         ),
         (("--folds", "3"), "condition_from: expected a model with the folds of this command"),
         (("--features-from", SOURCES["condition"]), "features_from: expected a model for benign_malignant, found"),
@@ -131,7 +112,7 @@ def test_models_that_do_not_fit_are_refused_in_a_line(run, store, arguments, sai
 def test_a_version_that_fits_is_found_behind_a_candidate_that_does_not(run, store):
     """Trained on other folds, a newer version is the candidate; the older one, on these folds, is what is meant."""
     name = SOURCES["features"]
-    run("siamese", "--task", "benign_malignant", *ENCODER, *FEW, "--folds", "3")
+    run("siamese", "--task", "benign_malignant", *SIAMESE, *FEW, "--folds", "3")
     assert int(store.client.get_model_version_by_alias(name, "candidate").version) == 2
     try:
         run("conditioned", *CONDITIONED, "--learning-rate", "0.002")
@@ -156,7 +137,7 @@ def test_a_project_run_is_told_a_project_run(run, store, monkeypatch):
     [
         (
             "siamese",
-            ("--task", "mass_calc", *ENCODER, "--views", "3"),
+            ("--task", "mass_calc", *SIAMESE, "--views", "3"),
             "views: expected no value beside siamese scratch",
         ),
         (
@@ -199,7 +180,7 @@ def test_what_a_network_would_ignore_is_refused(run, name, arguments, said):
 
 def test_a_model_whose_runs_were_deleted_can_be_made_again(run, store):
     """By the very command that is told: the version without a run is not taken for it."""
-    arguments = ("--task", "benign_malignant", *ENCODER, *FEW, "--seed", "5")
+    arguments = ("--task", "benign_malignant", *SIAMESE, *FEW, "--seed", "5")
     run("siamese", *arguments)
     name = SOURCES["features"]
     gone = store.client.get_model_version_by_alias(name, "candidate")

@@ -22,13 +22,7 @@ def where(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(where, pretend):
     """A command in one store for all."""
-
-    def call(name, *arguments, code=0):
-        outcome = pretend(where, *arguments, name=name)
-        assert outcome.code == code, outcome.err
-        return outcome
-
-    return call
+    return pretend.at(where)
 
 
 @pytest.fixture(scope="module")
