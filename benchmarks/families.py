@@ -46,11 +46,11 @@ def main() -> None:
             line = [sys.executable, "-m", "mammo_mlflow", *command.split(), *size, "--quiet"]
             subprocess.run(line, cwd=name, env=environment, check=True, stdout=subprocess.DEVNULL)
             print(f"| `{command}` | {time.perf_counter() - start:.0f} |", flush=True)
-        print("\n| task | model | out-of-fold AUC | marks |\n|---|---|---|---|")
-        for row in mm.Store(uri).models().to_dict("records"):
+        print("\n| cross-validation | out-of-fold AUC |\n|---|---|")
+        runs = mm.Store(uri).runs().query("fit == ''").dropna(subset="oof_roc_auc")
+        for row in runs.sort_values("started").to_dict("records"):
             auc, low, high = (row[f"oof_roc_auc{end}"] for end in ("", "_low", "_high"))
-            told = f"{row['set']}: {row['backbone']} | {auc:.3f} [{low:.3f}, {high:.3f}] | {row['marks']}"
-            print(f"| {row['task']} | {told} |")
+            print(f"| {row['name']} | {auc:.3f} [{low:.3f}, {high:.3f}] |")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from mammo_mlflow.commands.shared import one_objective
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.names import Artifact, Metric, Tag
+from mammo_mlflow.report.compared_model import compared_model
 from mammo_mlflow.report.two_models import ComparedModel, paired_verdicts
-from mammo_mlflow.tracking.compared import chosen_among
-from mammo_mlflow.tracking.registry import find_model, load_verified, verified_model
+from mammo_mlflow.tracking.registry import load_verified, verified_model
 from mammo_mlflow.tracking.run_queries import Run, find_runs
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ModelResult(RunResult):
     def _final(self) -> Run | None:
         """The run with the test predictions; None where no final model was made."""
         if self._run.data.tags.get(Tag.FIT) == "final":
-            return self._run
+            return _registered(self._run)
         with self.store.opened() as client:
             found = find_runs(client, {Tag.CV_RUN_ID: self._cv.info.run_id, Tag.FIT: "final"})
         return next((run for run in found if run.info.status == "FINISHED"), None)
@@ -85,10 +85,11 @@ class ModelResult(RunResult):
 
     @property
     def figures(self) -> Mapping[str, Picture]:
-        """The figures by their names; those of the final model begin with `final/`."""
-        found = self._figures_of(self.run_id) | self._figures_of(self._cv.info.run_id)
-        if self._final is not None and self._final.info.run_id not in (self.run_id, self._cv.info.run_id):
-            found |= self._figures_of(self._final.info.run_id, "final/")
+        """The figures by their names; those of the final model begin with `final/`, where it has a run of its own."""
+        judged, final = self._cv.info.run_id, None if self._final is None else self._final.info.run_id
+        found: dict[str, Picture] = {}
+        for run_id in dict.fromkeys((self.run_id, judged, final or judged)):
+            found |= self._figures_of(run_id, "final/" if run_id == final != judged else "")
         return found
 
     @property
@@ -126,24 +127,10 @@ class ModelResult(RunResult):
         return ModelDifference.of(self, other, objective)
 
     @property
-    def _chosen_among(self) -> int:
-        tags = {} if self._final is None else self._final.data.tags
-        if Tag.REGISTERED_NAME not in tags:
-            return 1
-        with self.store.opened() as client:
-            return chosen_among(client, [find_model(client, self.registered)])
-
-    @property
     def _compared(self) -> ComparedModel:
-        tested = self._final is not None
-        return ComparedModel(
-            label=self.label,
-            oof=self.oof,
-            test=self.test if tested else None,
-            trained_on=_data(self._cv),
-            tested_on=_tested(self) if tested else (None, None),
-            chosen_among=self._chosen_among,
-        )
+        run = self._final or self._cv
+        with self.store.opened() as client, tempfile.TemporaryDirectory() as folder:
+            return compared_model(client, run.info.run_id, Path(folder))
 
     def __repr__(self) -> str:
         """What the command prints; of a model that was found in a store, its scores."""
@@ -167,8 +154,12 @@ class EnsembleResult(ModelResult):
     """An ensemble; its out-of-fold predictions are nested."""
 
     @cached_property
-    def _final(self) -> Run | None:
+    def _cv(self) -> Run:
         return self._run
+
+    @cached_property
+    def _final(self) -> Run | None:
+        return _registered(self._run)
 
     @property
     def methods(self) -> pd.DataFrame:
@@ -192,7 +183,7 @@ class SearchResult(ModelResult):
     def _cv(self) -> Run:
         tags = self._run.data.tags
         if Tag.BEST_TRIAL not in tags:
-            raise expected("study", "one with a complete trial", f"'{self.name}' without")
+            raise expected("study", "one that has ended with a complete trial", f"'{self.name}'")
         study = {Tag.STUDY_ID: tags[Tag.STUDY_ID], Tag.PART: tags[Tag.BEST_TRIAL]}
         with self.store.opened() as client:
             runs = [run for level in ("best", "trial") for run in find_runs(client, study | {Tag.LEVEL: level})]
@@ -210,8 +201,19 @@ class SearchResult(ModelResult):
         """Whether the best setting beats the paper's, in words; "" where nothing was compared."""
         return self._run.data.tags.get(Tag.VERDICT, "")
 
+    @property
+    def _ended(self) -> bool:
+        """Whether the study has ended with a complete trial, so that there is a model."""
+        return Tag.BEST_TRIAL in self._run.data.tags
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self._ended else RunResult.__repr__(self)
+
+    def _shown_tables(self) -> dict[str, pd.DataFrame]:
+        return super()._shown_tables() if self._ended else self.tables
+
     def _shown_lines(self) -> list[str]:
-        return [*super()._shown_lines(), *filter(None, [self.verdict])]
+        return [*super()._shown_lines(), *filter(None, [self.verdict])] if self._ended else self.lines
 
 
 class ModelDifference(Shown):
@@ -241,13 +243,10 @@ class ModelDifference(Shown):
         return "\n".join([f"{self.title}{marks}", self.table.to_string(index=False), *self.lines])
 
     def _repr_html_(self) -> str:
-        return piece(self.title, self._marks, {"With 95 % intervals": self.table}, self.lines, {})
+        caption = "With 95 % intervals, out of fold wider where one was chosen among many"
+        return piece(self.title, self._marks, {caption: self.table}, self.lines, {})
 
 
-def _data(run: Run) -> tuple[str | None, str | None]:
-    return run.data.tags.get(Tag.DATA_SHA256), run.data.tags.get(Tag.TASK)
-
-
-def _tested(model: ModelResult) -> tuple[str | None, str | None]:
-    tags = model._needed_final("test").data.tags
-    return tags.get(Tag.TEST_SHA256), tags.get(Tag.TASK)
+def _registered(run: Run) -> Run | None:
+    """A final run, or an ensemble's; None where it failed before its model was registered."""
+    return run if Tag.REGISTERED_NAME in run.data.tags else None

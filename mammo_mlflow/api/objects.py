@@ -16,7 +16,7 @@ from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected, unknown_name
 from mammo_mlflow.names import CHAMPION, Artifact, Tag, registered_name
 from mammo_mlflow.terminal import Listing
-from mammo_mlflow.tracking.registry import find_model, find_run
+from mammo_mlflow.tracking.registry import run_named
 from mammo_mlflow.tracking.run_queries import Run, nested_runs
 
 
@@ -60,7 +60,10 @@ class SeveralResults(RunResult, Sequence[RunResult]):
         return list(self._parts.values())[which]
 
     def _together(self, what: str) -> pd.DataFrame:
-        parts = {name: getattr(one, what) for name, one in self._models.items()}
+        tested = {name: one for name, one in self._models.items() if what != "test" or one._final is not None}
+        if not tested:
+            raise expected(what, "models that were trained to the end", f"none in '{self.name}'")
+        parts = {name: getattr(one, what) for name, one in tested.items()}
         return pd.concat(parts, names=["model"]).reset_index(level=0).reset_index(drop=True)
 
     @property
@@ -74,7 +77,7 @@ class SeveralResults(RunResult, Sequence[RunResult]):
 
     @property
     def test(self) -> pd.DataFrame:
-        """The test predictions of all, a column `model` before them. Raises `UserError` where there are none."""
+        """The test predictions of all that have some, a column `model` before them. Raises `UserError` without any."""
         return self._together("test")
 
     @property
@@ -84,6 +87,8 @@ class SeveralResults(RunResult, Sequence[RunResult]):
 
     def compare(self, other: ModelResult, objective: str = "roc_auc") -> pd.DataFrame:
         """The difference of each to another model (`ModelResult.compare`), a column `model` before them."""
+        if not self._models:
+            raise expected("compare", "models that were trained to the end", f"none in '{self.name}'")
         parts = {name: one.compare(other, objective).table for name, one in self._models.items()}
         return pd.concat(parts, names=["model"]).reset_index(level=0).reset_index(drop=True)
 
@@ -137,7 +142,7 @@ def result_of(store: StoreReader, run: Run, said: Sequence[Listing | str] = ()) 
 def result_named(store: StoreReader, which: str, said: Sequence[Listing | str] = ()) -> RunResult:
     """The run of an id, or that of a registered model's version, as the object of what it is. Raises `UserError`."""
     with store.opened() as client:
-        run = find_run(client, which) or find_run(client, find_model(client, which).run_id or "-")
+        run = run_named(client, which)
     if run is None:
         raise expected("result", "a run or a registered model of the store", f"'{which}', whose run is gone")
     return result_of(store, run, said)

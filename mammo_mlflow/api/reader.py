@@ -45,7 +45,7 @@ class StoreReader:
 
     @contextmanager
     def opened(self) -> Iterator[Client]:
-        """Context: MLflow's client of the store, which is MLflow's present one meanwhile. Raises as the class."""
+        """Context: a client of the store, meanwhile MLflow's tracking store. Raises `UserError` without one."""
         with as_before(), errors_for_users(), at_store(self.uri):
             if self._client is None:
                 self._client = open_client()

@@ -10,14 +10,13 @@ from mammo_mlflow.api.html import piece
 from mammo_mlflow.api.objects import result_named
 from mammo_mlflow.api.reader import StoreReader
 from mammo_mlflow.api.shown import RunResult
-from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import unknown_name
 from mammo_mlflow.experiment import TASKS
 from mammo_mlflow.names import Metric, Tag
 from mammo_mlflow.terminal import Listing
 from mammo_mlflow.tracking.champions import champion_of, origin
 from mammo_mlflow.tracking.registry import Version
-from mammo_mlflow.tracking.results import metrics_of, read_results
+from mammo_mlflow.tracking.results import read_results, runs_by_id
 from mammo_mlflow.tracking.run_queries import Run, find_runs, run_link
 from mammo_mlflow.tracking.store import check_there
 from mammo_mlflow.wording import scrubbed
@@ -35,6 +34,11 @@ FILTERS = {
     "weights": Tag.WEIGHTS,
 }
 """What runs can be asked for by, with the tag of each."""
+
+
+_MODEL = ("model", "task", "family", "backbone", "set", "unfrozen", "marks")
+_SCORES = (Metric.OOF_ROC_AUC, Metric.TEST_ROC_AUC, Metric.TEST_ACCURACY)
+_CHAMPION = ("task", "version", "promoted_from", "since", "decided_by", "marks")
 
 
 class Store(StoreReader):
@@ -63,7 +67,7 @@ class Store(StoreReader):
         """
         return result_named(self, which, said)
 
-    def runs(self, **wanted: str) -> pd.DataFrame:
+    def runs(self, **wanted: str | bool) -> pd.DataFrame:
         """The runs, newest first, a row each: its id, name, status, times, what it is of, its scores and its page.
 
         `wanted` are tags by the names of `FILTERS`, such as task="mass_calc".
@@ -72,7 +76,8 @@ class Store(StoreReader):
             if name not in FILTERS:
                 raise unknown_name("runs", name, FILTERS)
         with self.opened() as client:
-            found = find_runs(client, {FILTERS[name]: str(value) for name, value in wanted.items()})
+            tags = {FILTERS[name]: str(one).lower() if isinstance(one, bool) else one for name, one in wanted.items()}
+            found = find_runs(client, tags)
         return pd.DataFrame([self._row(run) for run in found], columns=list(self._row(None)))
 
     def _row(self, run: Run | None) -> dict[str, object]:
@@ -91,11 +96,11 @@ class Store(StoreReader):
         """The finished models and ensembles, newest first, a row each: its name, and scores with intervals."""
         with self.opened() as client:
             results = read_results(client)
-            folds = metrics_of(client, [one.cross_validation for one in results])
+            judged = runs_by_id(client, [one.cross_validation for one in results])
         rows = []
         for one in results:
-            metrics = {**folds.get(one.cross_validation, {}), **one.metrics}
-            names = _with_ends(Metric.OOF_ROC_AUC, Metric.TEST_ROC_AUC, Metric.TEST_ACCURACY)
+            run = judged.get(one.cross_validation)
+            metrics = {**({} if run is None else run.data.metrics), **one.metrics}
             of = {name: one.tag(FILTERS[name]) for name in ("task", "family", "backbone", "set")}
             about = {
                 "model": one.model,
@@ -103,14 +108,15 @@ class Store(StoreReader):
                 "unfrozen": one.tag(Tag.UNFROZEN),
                 "marks": "; ".join(one.disclosure.marks),
             }
-            rows.append(about | {name: metrics.get(name) for name in names} | {"run_id": one.run_id})
-        return pd.DataFrame(rows)
+            rows.append(about | {name: metrics.get(name) for name in _with_ends(*_SCORES)} | {"run_id": one.run_id})
+        return pd.DataFrame(rows, columns=[*_MODEL, *_with_ends(*_SCORES), "run_id"])
 
     def champions(self) -> pd.DataFrame:
         """The champion of each task that has one: its version, what it was promoted from, when, by which decision."""
         with self.opened() as client:
             found = {task: champion_of(client, task) for task in TASKS}
-        return pd.DataFrame([_champion(task, one) for task, one in found.items() if one is not None])
+        rows = [_champion(task, one) for task, one in found.items() if one is not None]
+        return pd.DataFrame(rows, columns=_CHAMPION)
 
     def decisions(self, task: str | None = None) -> pd.DataFrame:
         """The decisions about champions, oldest first: candidate, champion before, how it ended, by which gate."""
@@ -123,7 +129,7 @@ class Store(StoreReader):
             | {"status": run.info.status, "run_id": run.info.run_id}
             for run in found
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["decided", *names, "status", "run_id"])
 
     def studies(self) -> pd.DataFrame:
         """The studies, newest first: name, status, how many trials ended how, the best objective, the verdict."""
@@ -135,7 +141,7 @@ class Store(StoreReader):
             | {"verdict": run.data.tags.get(Tag.VERDICT, ""), "run_id": run.info.run_id}
             for run in found
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=None if rows else ["study", "status", "verdict", "run_id"])
 
     def trials(self, study: str, storage: str = "") -> pd.DataFrame:
         """The trials of a study as Optuna has them now, also while it runs; `storage` as of `search`.
@@ -167,5 +173,5 @@ def _time(milliseconds: int | None) -> pd.Timestamp | None:
 
 def _champion(task: str, version: Version) -> Mapping[str, object]:
     decided = {"since": _time(version.created), "decided_by": version.tags.get(Tag.DECIDED_BY, "")}
-    marks = "; ".join(Disclosure.read(version.tags, {}).marks)
+    marks = "; ".join(version.disclosure.marks)
     return {"task": task, "version": str(version), "promoted_from": origin(version), **decided, "marks": marks}

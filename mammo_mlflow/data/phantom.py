@@ -75,6 +75,12 @@ class PhantomSettings:
             raise Faults(problems)
 
     @property
+    def options(self) -> dict[str, str]:
+        """The options of a command that make this phantom, by name, without those that are the default."""
+        usual = PhantomSettings()
+        return {f"phantom_{one}": str(value) for one, value in asdict(self).items() if value != getattr(usual, one)}
+
+    @property
     def bytes(self) -> int:
         """The size of the phantom's patches in bytes."""
         return 4 * (self.train + self.test) * self.size**2

@@ -18,7 +18,7 @@ from mammo_mlflow.evaluation.conformal import answer_limits, out_of_fold_sets
 from mammo_mlflow.evaluation.out_of_fold import OutOfFold
 from mammo_mlflow.evaluation.recalibration import RECALIBRATIONS, before_and_after, cross_fitted
 from mammo_mlflow.level1 import Combiner
-from mammo_mlflow.names import Metric, Tag
+from mammo_mlflow.names import Tag
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +63,6 @@ class EnsembleAnswers:
         found: dict[str, Estimate] = {}
         if self.recalibrated:
             found |= before_and_after(self.nested, self.predictions)
-            found |= {f"{Metric.OOF}brier": self.predictions.estimate("brier")}
         return found | (out_of_fold_sets(self.predictions, self.coverage) if self.coverage else {})
 
     @property

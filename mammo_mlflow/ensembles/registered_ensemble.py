@@ -189,10 +189,12 @@ class EnsembleBuilder(ModelBuilder):
         return answers[:, 0]
 
     def estimates(self) -> dict[str, Estimate]:
-        """The estimates to log: the nested score of every method, and this ensemble's also as its out-of-fold score."""
+        """The estimates to log: the nested score of every method, and the out-of-fold scores of this ensemble."""
         nested = {f"{Metric.NESTED}{method}": one.nested for method, one in self._fitted.ensembles.items()}
         objective = self._fitted.objective.name.replace("=", "_")
-        found = nested | {f"{Metric.OOF}{objective}": self._chosen.nested} | self._answers.estimates()
+        found = nested | {f"{Metric.OOF}{objective}": self._chosen.nested}
+        found |= {f"{Metric.OOF}{name}": one for name, one in self.recipe.predictions.estimates().items()}
+        found |= self._answers.estimates()
         if (by_lesion := self.recipe.predictions.by_lesion) is not None:
             found |= {f"{Metric.OOF_BY_LESION}{name}": one for name, one in by_lesion.estimates().items()}
         return found

@@ -70,15 +70,15 @@ def set_estimates(
     """
     y = np.asarray(labels).astype(np.int64)
 
-    def rate(right: npt.NDArray[np.bool_], name: str) -> Estimate:
-        """A rate of `score_estimates`, of patches that are decided rightly where `right`."""
-        return score_estimates(y, np.where(right, y, 1 - y), 0.5, groups, confidence)[name]
+    def rates(right: npt.NDArray[np.bool_]) -> dict[str, Estimate]:
+        """The rates of patches that are decided rightly where `right`, bool (n,)."""
+        return score_estimates(y, np.where(right, y, 1 - y), 0.5, groups, confidence)
 
-    covered = (sets == y) | (sets == REFER)
+    covered, referred = rates((sets == y) | (sets == REFER)), rates(sets == REFER)
     return {
-        Metric.COVERAGE_0: rate(covered, "specificity"),
-        Metric.COVERAGE_1: rate(covered, "sensitivity"),
-        Metric.REFERRED: rate(sets == REFER, "accuracy"),
+        Metric.COVERAGE_0: covered["specificity"],
+        Metric.COVERAGE_1: covered["sensitivity"],
+        Metric.REFERRED: referred["accuracy"],
     }
 
 

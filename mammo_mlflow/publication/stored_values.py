@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from mammo_mlflow.data.cbis_ddsm.ingest import ATTRIBUTION_FILE
 from mammo_mlflow.data.patches import TASKS
 from mammo_mlflow.data.phantom import PhantomSettings, settings_from_name
 from mammo_mlflow.estimate import HIGH, LOW, Estimate
-from mammo_mlflow.experiment import build_from_text, parameters
+from mammo_mlflow.experiment import build_from_text, parameters, that_move
 from mammo_mlflow.names import Artifact, Metric, Tag
 from mammo_mlflow.tracking.lineage import Lineage, RunRecord
 
@@ -216,12 +215,15 @@ def repeating_command(lineage: Lineage) -> str:
     params, settings = lineage.cross_validation.params, phantom_settings(lineage)
     family = lineage.version.tags.get(Tag.FAMILY, "")
     words = {name: value for name, value in params.items() if name != "family"}
+    if family == "texture":  # a control, which has no command of its own
+        kept = ("task", *that_move("judging", "final", "place", family="texture"))
+        words = {name: words[name] for name in kept if name in words} | {"control": "texture"}
+        family = "controls"
     if family != "ensemble":
         build_from_text(params)  # or it is no experiment of this project
     if settings is None:
         words["data"] = "DIR"
     else:
-        usual = asdict(PhantomSettings())
-        words |= {f"phantom_{name}": str(value) for name, value in asdict(settings).items() if value != usual[name]}
+        words |= settings.options
     given = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in words.items())
     return f"python -m mammo_mlflow {family} {given}"

@@ -10,6 +10,7 @@ import math
 import platform
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,9 @@ def write_publication(
     folder.mkdir()
     judged, final, note = lineage.cross_validation, lineage.final, lineage.version.disclosure.note or ""
     tables = {name: fetch(client, run.id, name, scratch) for run, name in _tables(lineage)}
-    if tables[Artifact.TEST] is None:
-        raise expected("model", "one whose test predictions are in the store", f"{lineage.version} without them")
+    for record, name in _tables(lineage):
+        if tables[name] is None and (name == Artifact.TEST or name in record.artifacts):
+            raise expected("model", f"one whose {name} is in the store", f"{lineage.version} without it")
     frames = {name: pd.read_parquet(path) for name, path in tables.items() if path is not None}
     if Artifact.OOF in frames and judged.params.get("tta", "none") != "none":
         frames[Artifact.OOF] = _with_own_answers(client, lineage, frames[Artifact.OOF], scratch)
@@ -163,7 +165,7 @@ def _copy(client: Client, run: str, name: str, folder: Path, scratch: Path, pixe
 
 def _place(found: Path | None, target: Path) -> None:
     if found is None:
-        return
+        raise expected("publish", f"the artifact {target.name}, which the store lists", "none")
     target.parent.mkdir(exist_ok=True)
     if target.suffix == ".png":
         target.write_bytes(found.read_bytes())
@@ -187,7 +189,11 @@ def _write_checklists(folder: Path, items: Sequence[ChecklistItem], note: str) -
 def _write_environment(folder: Path) -> None:
     """Write what is installed where this is published, by name and version, and on what system."""
     folder.mkdir()
-    installed = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    installed = {}
+    for one in importlib.metadata.distributions():
+        with suppress(FileNotFoundError):  # the folder that a package left behind may have no metadata
+            if name := one.metadata["Name"]:
+                installed[name] = one.version
     lock = "".join(f"{name}=={installed[name]}\n" for name in sorted(installed, key=str.lower))
     _text(folder / "requirements.txt", lock)
     system = {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()}

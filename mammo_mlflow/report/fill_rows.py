@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mammo_mlflow.data.patches import TASKS
-from mammo_mlflow.data.phantom import PhantomSettings, settings_from_name
+from mammo_mlflow.data.phantom import settings_from_name
 from mammo_mlflow.disclosure import CHOSEN_ON_TEST, RANDOM, SCORED, Disclosure
 from mammo_mlflow.ensembles.blend_weights import grid
 from mammo_mlflow.errors import UserError
@@ -54,7 +54,7 @@ class Cell(Estimate):
 class ReportedModel:
     """A model of the report: its label, final run, test predictions (a row a patch), and training time in seconds.
 
-    `of_folds` are the metrics of its cross-validation.
+    `of_folds` are the metrics of its cross-validation, `tags_of_folds` its tags.
     """
 
     label: str
@@ -62,10 +62,11 @@ class ReportedModel:
     test: pd.DataFrame
     seconds: float = math.nan
     of_folds: Mapping[str, float] = field(default_factory=dict)
+    tags_of_folds: Mapping[str, str] = field(default_factory=dict)
 
     def out_of_fold(self, name: str) -> Estimate:
         """A metric of its cross-validation, with its interval."""
-        return Estimate.read(name, self.of_folds, {})
+        return Estimate.read(name, self.of_folds, self.tags_of_folds)
 
     @property
     def labels(self) -> Ints:
@@ -136,6 +137,8 @@ class ReportedRuns:
     data: str
     """The name of the data directory."""
     types: Mapping[int, int] = field(default_factory=dict)
+    tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The tags of cross-validations by run id."""
     lacking: Mapping[str, str] = field(default_factory=dict)
     """By task what the training set lacks for it, where the set is known."""
 
@@ -211,9 +214,7 @@ def command_for(row: PaperRow, runs: ReportedRuns) -> str:
         given |= judged if runs.phantom else {"preset": "table"}
     settings = settings_from_name(Path(runs.data)) if runs.phantom else None
     if settings is not None:
-        made = {f"phantom_{name}": str(value) for name, value in asdict(settings).items()}
-        usual = {f"phantom_{name}": str(value) for name, value in asdict(PhantomSettings()).items()}
-        given |= {name: value for name, value in made.items() if value != usual[name]}
+        given |= settings.options
     else:
         given["data"] = "DIR"  # a page may go where its writer's folders are nobody's business
     words = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in given.items())

@@ -26,8 +26,8 @@ from mammo_mlflow.report.templates import filled, score_words, shrunk
 from mammo_mlflow.tracking.champions import Reign
 
 LOGGED = {"folds": "", "recalibration": Tag.RECALIBRATED, "answer_sets": Tag.ANSWER_SETS}
-"""The figures of cross-validations and ensembles that are shown as their runs logged them, and the tag of models that
-have one; "" where all may."""
+"""The figures that the page shows as cross-validations and ensembles logged them, with the tag that a model must have
+for each; "" where none is needed."""
 Logged = Mapping[tuple[str, str], Path]
 """PNGs by the name of the figure, one of `LOGGED`, and the id of the run that logged it."""
 _DECIDED = f"{Metric.TEST}{Metric.AT_THRESHOLD}"
@@ -171,7 +171,8 @@ def _task(
     pairs = task.pairs.copy()
     if len(pairs):
         pairs["interval"] = [
-            f"{low:+.3f} to {high:+.3f}" for low, high in zip(pairs["low"], pairs["high"], strict=True)
+            "" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
+            for low, high in zip(pairs["low"], pairs["high"], strict=True)
         ]
         pairs = _without(pairs[list(PAIRS)].rename(columns=PAIRS), whole)
     subgroups = _without(task.subgroups, whole)

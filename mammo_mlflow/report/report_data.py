@@ -20,7 +20,7 @@ from mammo_mlflow.report.comparing import compare_pairs, critical_view, subgroup
 from mammo_mlflow.report.fill_rows import FilledRow, ReportedModel, ReportedRuns, candidates_for, fill_table
 from mammo_mlflow.report.paper_tables import CONDITIONED, ENCODERS, SCRATCH, PaperTable, tables
 from mammo_mlflow.tracking.champions import Reign, history_of
-from mammo_mlflow.tracking.results import Client, Result, fit_metrics, metrics_of, predictions_of, read_results
+from mammo_mlflow.tracking.results import Client, Result, fit_metrics, predictions_of, read_results, runs_by_id
 from mammo_mlflow.whereabouts import find_again
 from mammo_mlflow.wording import without_paths
 
@@ -140,10 +140,12 @@ def gather_report(client: Client, wanted: PatchSet | None, folder: Path, progres
     mine = [one for one in mine if one.run_id not in tests or one.run_id in kept]
     held_out = [one.cross_validation for one in stands.values() if one.holdout > 0]
     source = next((one.data for one in mine if one.data), "")
+    judged = runs_by_id(client, [one.cross_validation for one in stands.values()])
     runs = ReportedRuns(
         results=mine,
         tests=kept,
-        metrics=metrics_of(client, [one.cross_validation for one in stands.values()]),
+        metrics={one: dict(run.data.metrics) for one, run in judged.items()},
+        tags={one: dict(run.data.tags) for one, run in judged.items()},
         fits={one: fit_metrics(client, one) for one in held_out},
         phantom=any(PHANTOM in one.disclosure for one in mine[:1]) or (wanted is not None and wanted.phantom),
         data=wanted.directory.name if wanted is not None else Path(source).name,
@@ -260,6 +262,7 @@ def _task(
             runs.tests[one.run_id],
             _seconds(one, runs),
             runs.metrics.get(one.cross_validation, {}),
+            runs.tags.get(one.cross_validation, {}),
         )
         for label, one in labelled
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from mammo_mlflow.disclosure import Disclosure
 from mammo_mlflow.errors import expected
 from mammo_mlflow.evaluation.objectives import parse_objectives
-from mammo_mlflow.evaluation.out_of_fold import OutOfFold
+from mammo_mlflow.evaluation.out_of_fold import CALIBRATED, OutOfFold
 from mammo_mlflow.evaluation.paired import Verdict, verdict
 
 OUT_OF_FOLD, TEST = "out-of-fold", "test"
@@ -84,7 +84,7 @@ def compare(first: ComparedModel, second: ComparedModel, objective: str) -> TwoM
     verdicts = paired_verdicts(first, second, objective)
     frames = {}
     for name in verdicts:
-        both = (first.oof, second.oof) if name == OUT_OF_FOLD else (first.test, second.test)
+        both = (_judged(first.oof), _judged(second.oof)) if name == OUT_OF_FOLD else (first.test, second.test)
         one, two = (frame.sort_values("patch", ignore_index=True) for frame in both if frame is not None)
         frames[name] = one, two
     predictions = TEST if TEST in verdicts else OUT_OF_FOLD
@@ -100,6 +100,11 @@ def compare(first: ComparedModel, second: ComparedModel, objective: str) -> TwoM
         disagreements=table,
         decided_otherwise=otherwise,
     )
+
+
+def _judged(oof: pd.DataFrame) -> pd.DataFrame:
+    """Out-of-fold predictions as they are judged: recalibrated where they were."""
+    return oof.assign(probability=oof[CALIBRATED]) if CALIBRATED in oof else oof
 
 
 def paired_verdicts(first: ComparedModel, second: ComparedModel, objective: str) -> dict[str, tuple[Verdict, int]]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.figure import Figure
 
 from mammo_mlflow.data.patches import TASKS, Split
 from mammo_mlflow.disclosure import BANNER, PHANTOM
 from mammo_mlflow.estimate import Estimate
 from mammo_mlflow.evaluation import figures
+from mammo_mlflow.evaluation.paired import Verdict
 from mammo_mlflow.names import Metric
 from mammo_mlflow.report.paper_tables import WORDS
 from mammo_mlflow.report.templates import figure_uri, filled, patch_uri, score_words, shrunk
 from mammo_mlflow.report.two_models import OUT_OF_FOLD, TEST, TwoModels
 
+SMALLEST_P = 0.001
+"""The smallest p that is printed as a number."""
 SCORES = ("roc_auc", "accuracy", "sensitivity", "specificity", "brier", "log_loss")
 _PREFIXES = {OUT_OF_FOLD: Metric.OOF, TEST: Metric.TEST}
 
@@ -30,7 +35,7 @@ def render(found: TwoModels, split: Split | None, unseen: str = "") -> str:
         question=WORDS.get(task, task),
         classes=TASKS.get(task, ("0", "1")),
         banner=BANNER if PHANTOM in found.disclosure else "",
-        differences=[(name, one.lead, one.delong, patches) for name, (one, patches) in found.verdicts.items()],
+        differences=[(name, *difference_cells(one), patches) for name, (one, patches) in found.verdicts.items()],
         scores=_scores(found),
         curves=[(name, figure_uri(_curves(found, name))) for name in found.verdicts if _two_classes(found, name)],
         trained=[
@@ -40,6 +45,18 @@ def render(found: TwoModels, split: Split | None, unseen: str = "") -> str:
         ],
         patches={} if split is None else _patches(found, split),
         unseen=unseen,
+    )
+
+
+def difference_cells(one: Verdict) -> tuple[str, str, str]:
+    """The difference, its interval and DeLong's p as texts; "" for what is not defined."""
+    value, low, high = (f"{number:+.4f}" for number in (one.lead.value, one.lead.low, one.lead.high))
+    p = math.nan if one.delong is None else one.delong.p
+    told = "" if math.isnan(p) else f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}"
+    return (
+        "undefined" if math.isnan(one.lead.value) else value,
+        "" if math.isnan(one.lead.low) else f"{low} to {high}",
+        told,
     )
 
 
@@ -55,7 +72,7 @@ def _scores(found: TwoModels) -> list[tuple[str, str, str, str]]:
     for predictions, prefix in _PREFIXES.items():
         for score in SCORES:
             both = [Estimate.read(f"{prefix}{score}", one.metrics, one.tags) for one in (found.first, found.second)]
-            if any(one.value == one.value for one in both):
+            if any(one.reason or not math.isnan(one.value) for one in both):
                 rows.append((predictions, score_words(score), str(both[0]), str(both[1])))
     return rows
 

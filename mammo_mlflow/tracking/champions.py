@@ -146,9 +146,9 @@ def promote(client: MlflowClient, task: str, candidate: Version, decision: str) 
     kept = {tag: value for tag, value in candidate.tags.items() if tag not in own}
     tags = {**kept, Tag.PROMOTED_FROM: origin(candidate), Tag.DECIDED_BY: decision}
     tags |= {Tag.PREVIOUS: str(before.number)} if before is not None else {}
-    source = str(client.get_model_version(candidate.name, str(candidate.number)).source)
+    found = client.get_model_version(candidate.name, str(candidate.number))
+    source, about = str(found.source), str(found.description or "")
     model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
-    about = str(client.get_model_version(candidate.name, str(candidate.number)).description or "")
     made = client.create_model_version(
         name, source, candidate.run_id, tags=tags, model_id=model_id, description=f"{PROMOTED} {candidate}.\n\n{about}"
     )

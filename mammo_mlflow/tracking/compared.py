@@ -61,6 +61,13 @@ def chosen_among(client: MlflowClient, parts: Sequence[Version]) -> int:
     return math.prod(compared_of(client, part) for part in parts)
 
 
+def chosen_among_run(client: MlflowClient, judged: Run, version: Version | None) -> int:
+    """The number of settings that a cross-validation was chosen among, by its version or, without one, by its run."""
+    info, tags = judged.info, dict(judged.data.tags)
+    run = Version(name=str(info.run_name), number=0, run_id=info.run_id, tags=tags, created=info.start_time)
+    return compared_of(client, version or run)
+
+
 def verdict_of(client: MlflowClient, version: Version) -> str:
     """The verdict of a version's study on the best setting; "" without a study, or where the study is gone."""
     if Tag.STUDY_ID not in version.tags:
@@ -77,6 +84,8 @@ def _trials(client: MlflowClient, version: Version) -> int:
     runs = _study(client, version)
     metrics = runs[0].data.metrics if runs else {}
     trials = int(metrics.get(f"{Metric.TRIALS}complete", 0) + metrics.get(f"{Metric.TRIALS}pruned", 0))
+    if not trials:  # while the study runs
+        trials = len(find_runs(client, {Tag.STUDY_ID: version.tags[Tag.STUDY_ID], Tag.LEVEL: "trial"}))
     if not trials:
         raise _unknown(version, "its study is gone")
     return trials

@@ -8,16 +8,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from mammo_mlflow.names import Artifact
+from mammo_mlflow.tracking.run_queries import figures_of
 from mammo_mlflow.wording import first_line, scrubbed
 
 _log = logging.getLogger(__name__)
 
 
-def figures_of(run_id: str) -> list[str]:
-    """The names of a run's figures, in order; none where the store does not say."""
+def figures_told(run_id: str) -> list[str]:
+    """The paths of a run's figures, in order; none where the store does not say."""
     try:
-        return [one.path for one in MlflowClient().list_artifacts(run_id, Artifact.FIGURES)]
+        return list(figures_of(MlflowClient(), run_id).values())
     except (MlflowException, OSError):
         return []
 

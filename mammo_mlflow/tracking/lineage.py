@@ -62,7 +62,9 @@ def lineage_of(client: MlflowClient, version: Version) -> Lineage:
     if above is None:
         raise expected("model", "one whose cross-validation is in the store", f"{version} without it")
     made = find_runs(client, {Tag.CV_RUN_ID: above.info.run_id})
-    folds = {run.data.tags[Tag.FIT]: run for run in made if run.data.tags.get(Tag.FIT, "").startswith("fold ")}
+    # a fold that was cut off, of a trial that was taken up, has another run, which is finished
+    ended = [run for run in reversed(made) if run.info.status == "FINISHED"]
+    folds = {run.data.tags[Tag.FIT]: run for run in ended if run.data.tags.get(Tag.FIT, "").startswith("fold ")}
     decision = find_run(client, version.tags.get(Tag.DECIDED_BY) or "-")
     data = {Tag.FAMILY: "prepare", Tag.DATA_SHA256: version.tags.get(Tag.DATA_SHA256, "-")}
     described, tested = _described(client, final), _record(client, final)

@@ -156,6 +156,14 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
+def run_named(client: MlflowClient, which: str) -> Run | None:
+    """Find the run of an id, or that of a registered model's version; None where the version's run is gone.
+
+    Raises `UserError` where it names neither.
+    """
+    return find_run(client, which) or find_run(client, find_model(client, which).run_id or "-")
+
+
 @dataclass(frozen=True)
 class Verified:
     """A downloaded registered model whose files passed every check, not loaded yet."""

@@ -19,6 +19,8 @@ from mammo_mlflow.errors import FULL_DISK
 
 AWAY_CODES = (502, 503, 504)
 DENIED_CODES = (401, 403)
+FAILED_CODES = (429, 500)
+"""The codes of answers that do not say whether there is what was asked for."""
 NO_ROOM = ("database or disk is full", "disk I/O error", "No space left on device", "File too large")
 """What the messages of SQLite, PostgreSQL and servers say on a full disk."""
 
@@ -55,7 +57,7 @@ def or_none(request: Callable[[], T]) -> T | None:
     try:
         return request()
     except MlflowException as problem:
-        if is_away(problem):
+        if is_away(problem) or is_full(problem) or problem.get_http_status_code() in FAILED_CODES:
             raise
         return None
 

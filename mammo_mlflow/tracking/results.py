@@ -6,13 +6,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient as Client
 
 from mammo_mlflow.disclosure import Disclosure
@@ -28,7 +26,7 @@ IDS_A_CALL = 100
 NEEDED = (Tag.REGISTERED_NAME, Tag.VERSION, Tag.DATA_SHA256, Tag.TEST_SHA256, Tag.TASK, Tag.FAMILY, Tag.BACKBONE)
 """The tags that a run must have to be a result."""
 OVER = ("report", "reproduce")
-"""The families of runs that only hold others."""
+"""The families of runs that train nothing, which `count_runs` leaves out."""
 COLUMNS = {"patch", "type", "label", "probability"}
 
 
@@ -124,12 +122,12 @@ def count_runs(client: Client) -> Counter[tuple[str, bool]]:
     return counts
 
 
-def metrics_of(client: Client, run_ids: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Read the metrics of runs by the runs' ids; runs that are gone are left out."""
+def runs_by_id(client: Client, run_ids: Iterable[str]) -> dict[str, Run]:
+    """Read runs by their ids; runs that are gone are left out."""
     wanted = sorted(set(run_ids))
     parts = [", ".join(map(repr, wanted[start : start + IDS_A_CALL])) for start in range(0, len(wanted), IDS_A_CALL)]
     found = (run for part in parts for run in _search(client, f"attributes.run_id IN ({part})"))
-    return {run.info.run_id: dict(run.data.metrics) for run in found}
+    return {run.info.run_id: run for run in found}
 
 
 def fit_metrics(client: Client, cross_validation: str) -> dict[str, dict[str, float]]:
@@ -155,10 +153,8 @@ def predictions_of(client: Client, result: Result, folder: Path) -> pd.DataFrame
 
 
 def fetch(client: Client, run_id: str, name: str, folder: Path) -> Path | None:
-    """Download an artifact of a run into `folder`; None where it cannot be had."""
-    with suppress(MlflowException, OSError):
-        return fetch_artifacts(client, run_id, name, below(folder, run_id))
-    return None
+    """Download an artifact of a run into `folder`; None where the store has it not. Raises where the store is away."""
+    return fetch_artifacts(client, run_id, name, below(folder, run_id))
 
 
 def _search(client: Client, query: str) -> Iterator[Run]:

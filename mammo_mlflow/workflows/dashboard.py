@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -46,8 +48,7 @@ def run(options: DashboardOptions) -> int:
         if file is not None and not file.exists():
             say("studies: none yet; search makes the first")
         else:
-            optuna = [str(Path(sys.executable).with_name("optuna-dashboard")), storage, "--host", HOST, "--port"]
-            say(f"studies: {_start(servers, optuna)}")
+            say(f"studies: {_start_studies(servers, storage)}")
         if (report / "index.html").exists():
             pages = [sys.executable, "-m", "http.server", "--directory", str(report), "--bind", HOST]
             say(f"report:  {_start(servers, pages)}")
@@ -57,6 +58,16 @@ def run(options: DashboardOptions) -> int:
         while True:
             time.sleep(3600)
     return 0
+
+
+def _start_studies(servers: ExitStack, storage: str) -> str:
+    """Start optuna-dashboard; return its address once it listens."""
+    command = str(Path(sys.executable).with_name("optuna-dashboard"))
+    with tempfile.TemporaryDirectory() as folder:  # whoever lists processes sees a command's words, but not this
+        config = Path(folder, "optuna_dashboard.toml")
+        address = json.dumps(storage, ensure_ascii=False)  # which may have a password
+        config.write_text(f"[optuna_dashboard]\nstorage = {address}\n", encoding="utf-8")
+        return _start(servers, [command, "--from-config", str(config), "--host", HOST, "--port"])
 
 
 def _start(servers: ExitStack, line: Sequence[str], more: dict[str, str] | None = None) -> str:

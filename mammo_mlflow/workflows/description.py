@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mammo_mlflow.commands.base import Command, CommandOptions, options_of, spelled
 from mammo_mlflow.terminal import Listing
-from mammo_mlflow.tracking.descriptions import describe_run, figures_of
+from mammo_mlflow.tracking.descriptions import describe_run, figures_told
 
 
 def describe(command: Command, options: CommandOptions, run_id: str, said: Sequence[Listing | str]) -> None:
     """Write the description of a command's run; `said` is what the command printed."""
     parts = [f"{command.summary[0].upper()}{command.summary[1:]}.", *map(_markdown, said)]
-    if figures := figures_of(run_id):
+    if figures := figures_told(run_id):
         parts.append("Figures, among the artifacts: " + ", ".join(f"`{name}`" for name in figures))
     describe_run(run_id, "\n\n".join([*parts, f"The same again:\n\n```\n{command_line(command, options)}\n```"]))
 

@@ -36,7 +36,7 @@ FAILED = 1
 
 def run(options: VerifyOptions) -> int:
     """Run `verify`; returns 0 where all is the same, 1 where something is not. Raises `UserError`."""
-    folder = Path(options.publication).expanduser().absolute()
+    folder = Path(options.publication).expanduser().resolve()
     listed = read_manifest(folder)
     own = crate_sha256(folder)
     if options.sha256 and own != options.sha256:

@@ -17,6 +17,7 @@ from functools import partial
 import mlflow
 import pytest
 from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
 from support import ROOT, environment
 
 import mammo_mlflow as mm
@@ -191,8 +192,14 @@ def test_several_results_are_found_by_name(several):
     assert "random weights" in several._repr_html_()
     with pytest.raises(mm.UserError, match="did you mean 'vgg16'"):
         several["vgg61"]
-    with pytest.raises(mm.UserError, match=r"test: expected a model .* found none"):
+    with pytest.raises(mm.UserError, match="test: expected models that were trained to the end, found none"):
         _ = several.test
+
+
+def test_of_several_seeds_the_models_that_were_tested_have_test_predictions(here):
+    found = mm.pretrained(task="mass_calc", backbone="vgg16", weights="random", seeds=2, **FEW)
+    assert len(found) == 2
+    assert found.test.groupby("model").size().tolist() == [24]
 
 
 def test_two_models_are_compared_as_an_ensemble_is(model, several):
@@ -221,20 +228,31 @@ def test_a_study_is_its_best_model_and_its_trials(here):
     assert mm.Store(here).trials(name)["state"].tolist() == ["COMPLETE", "COMPLETE"]
     with pytest.raises(mm.UserError, match=f"did you mean '{re.escape(name)}'"):
         mm.Store(here).trials(name[:-1])
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    best = found.run.data.tags["mammo.best_trial"]
+    client.delete_tag(found.run_id, "mammo.best_trial")  # as while it runs
+    running = mm.Store(here).result(found.run_id)
+    assert running.name in repr(running) and running.link in running._repr_html_()
+    with pytest.raises(mm.UserError, match="study: expected one that has ended with a complete trial"):
+        _ = running.oof
+    client.set_tag(found.run_id, "mammo.best_trial", best)
 
 
 def test_a_store_has_tables_and_finds_results_again(model, several, here):
     for one in (mm.Store(), mm.Store(here), mm.Store(here / "mlflow.db"), mm.Store(f"sqlite:///{here}/mlflow.db")):
         assert one.uri == f"sqlite:///{here}/mlflow.db"
     found = mm.Store(here)
-    assert found.result(model.registered).scores.equals(model.scores)
+    named = found.result(model.registered)
+    assert named.scores.equals(model.scores)
+    assert named.figures.keys() == model.figures.keys()
     assert isinstance(found.result(several.run_id), mm.SeveralResults)
     listed = found.models()
     assert set(listed["marks"]) == {"phantom data; random weights"}
     assert listed["test_roc_auc_low"].le(listed["test_roc_auc"]).all()
     assert set(found.runs(task="mass_calc")["status"]) == {"FINISHED"}
-    assert found.champions().empty
-    assert found.decisions().empty
+    assert len(found.runs(phantom=True)) == len(found.runs(phantom="true")) > 0
+    assert found.champions()["version"].empty
+    assert found.decisions()["decision"].empty
     assert "mammo-mass_calc-pretrained-vgg16 v1" in found._repr_html_()
     for which in ("0" * 32, "mammo-mass_calc@champion"):
         with pytest.raises(mm.UserError, match="model: unknown"):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -18,6 +19,7 @@ from support import SMALL, Pretended
 from mammo_mlflow.data.phantom import PhantomSettings, make_phantom
 from mammo_mlflow.errors import UserError
 from mammo_mlflow.files import file_sha256
+from mammo_mlflow.publication import write
 from mammo_mlflow.publication.answers import ANSWERS
 from mammo_mlflow.publication.checklists import fill
 from mammo_mlflow.publication.manifest import METADATA_FILE
@@ -198,6 +200,8 @@ def test_what_was_published_is_found_the_same_elsewhere(published, tmp_path):
     assert all(line in outcome.out for line in WANTED)
     assert "data: the same training and test data" in outcome.out
     assert not (published.where.parent / "elsewhere" / "mlruns").exists()
+    (tmp_path / "latest").symlink_to(published.folder)
+    assert published.verify(tmp_path / "latest").code == 0
 
 
 @pytest.mark.parametrize(
@@ -354,6 +358,54 @@ def test_an_ensembles_data_are_those_of_its_members(models, phantom):
     assert repeating_command(lineage).endswith("--members one --phantom-train 48 --phantom-test 24 --phantom-size 32")
     values = stored_values(lineage, models.where, None)
     assert values["image_size"].sources == ((member, "data set", "image_size"),)
+
+
+def test_a_fold_that_was_cut_off_is_not_the_finished_one(published):
+    """A trial that is taken up after a kill has a run of the fold that was cut off, and a later one."""
+    lineage = lineage_of(published.client, find_model(published.client, f"{MODEL}/1"))
+    tags = {"mammo.cv_run_id": lineage.cross_validation.id, "mammo.fit": "fold 1"}
+    experiment = published.client.get_run(lineage.final.id).info.experiment_id
+    for began, ended in ((0, "KILLED"), (None, "KILLED")):
+        run = published.client.create_run(experiment, tags=tags, start_time=began)
+        published.client.set_terminated(run.info.run_id, ended)
+    again = lineage_of(published.client, find_model(published.client, f"{MODEL}/1"))
+    assert again.folds == lineage.folds
+
+
+def test_a_texture_control_is_repeated_by_controls(pretend, tmp_path):
+    few = ("--phantom-train", "48", "--phantom-test", "24", "--phantom-size", "32")
+    line = ("--task", "mass_calc", "--control", "texture", "--final", "refit", "--folds", "2", *few)
+    made = pretend(tmp_path, *line, name="controls")
+    assert made.code == 0, made.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    name = next(one.name for one in client.search_registered_models() if "texture" in one.name)
+    words = shlex.split(repeating_command(lineage_of(client, find_model(client, name))))
+    assert words[:4] == ["python", "-m", "mammo_mlflow", "controls"]
+    again = pretend(tmp_path, *words[4:], name="controls")
+    assert again.code == 0, again.err
+    assert len(client.search_model_versions(f"name = '{name}'")) == 1  # the same model, found again
+
+
+def test_an_artifact_that_does_not_come_ends_a_publication(published, tmp_path, monkeypatch):
+    real = write.fetch
+
+    def without_curves(client, run, name, to):
+        return None if "roc" in name else real(client, run, name, to)
+
+    monkeypatch.setattr(write, "fetch", without_curves)
+    outcome = published.publish("--model", f"{MODEL}/1", "--out", str(tmp_path / "new"))
+    assert outcome.code == 2
+    (line,) = outcome.complaints
+    assert "publish: expected the artifact roc" in line and "which the store lists, found none" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_without_a_name_is_left_out(published, tmp_path, monkeypatch):
+    (tmp_path / "leftover-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcome = published.publish("--model", f"{MODEL}/1", "--out", str(tmp_path / "new"))
+    assert outcome.code == 0, outcome.err
+    assert "\nmlflow==" in (tmp_path / "new" / "environment" / "requirements.txt").read_text()
 
 
 def test_a_run_with_several_models_is_asked_which(models):

@@ -1,7 +1,11 @@
 import time
 
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
 from mlflow.tracking import MlflowClient
 
+from mammo_mlflow.tracking.requests import or_none
 from mammo_mlflow.tracking.run_queries import all_finished, fetch_artifacts, find_runs, finished_runs, finished_under
 
 
@@ -52,6 +56,21 @@ def test_whether_all_are_finished_is_asked_as_far_as_needed(client, experiment, 
     assert len(asked) == 2
     make(client, experiment, "resume h1")
     assert all_finished(client, ["resume h0", "resume h1"])
+
+
+@pytest.mark.parametrize("code", ["RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"])
+def test_what_a_store_has_not_is_none(code):
+    assert or_none(lambda: failing(MlflowException("no", ErrorCode.Value(code)))) is None
+
+
+@pytest.mark.parametrize("code", ["INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "TEMPORARILY_UNAVAILABLE"])
+def test_a_store_that_fails_does_not_say_that_there_is_none(code):
+    with pytest.raises(MlflowException, match="broken"):
+        or_none(lambda: failing(MlflowException("broken", ErrorCode.Value(code))))
+
+
+def failing(problem):
+    raise problem
 
 
 def test_artifacts_come_back_or_none_do(client, experiment, tmp_path):

@@ -10,6 +10,10 @@ from PIL import Image
 from support import PHANTOM, Store
 
 from mammo_mlflow.data.patches import read_patch_set
+from mammo_mlflow.evaluation.objectives import parse_objectives
+from mammo_mlflow.evaluation.paired import verdict
+from mammo_mlflow.report.two_models_page import difference_cells
+from mammo_mlflow.tracking.compared import chosen_among_run
 
 pytestmark = pytest.mark.usefixtures("system")  # whole commands, too slow for the quick tier
 
@@ -116,3 +120,54 @@ def test_predictions_that_are_damaged_are_a_line(compared):
         path.write_bytes(whole)
     assert outcome.code == 2
     assert "test.parquet: expected the predictions that its run stored, found a damaged file" in outcome.err
+
+
+def test_models_of_one_name_are_told_apart_by_their_runs(compared, pretend):
+    for rate in ("0.01", "0.02"):
+        more = ("--learning-rate", rate, "--seed", "4", "--final", "none")
+        assert pretend(compared.where, *SETTING, *more).code == 0
+    tops = [one for one in Store(compared.where).tops() if one.data.params.get("seed") == "4"]
+    found = compared(*(one.info.run_id for one in tops), "--out", "alike.html")
+    assert found.code == 0, found.err
+    text = (compared.where / "alike.html").read_text()
+    assert all(f"(run {one.info.run_id[:8]})" in text for one in tops)
+
+
+def test_recalibrated_models_are_compared_as_they_are_judged(compared, pretend):
+    for layers in "01":
+        more = ("--seed", "5", "--unfrozen-layers", layers, "--calibrate", "platt", "--final", "none")
+        assert pretend(compared.where, *SETTING, *more).code == 0
+    store = Store(compared.where)
+    tops = [one for one in store.tops() if one.data.params.get("seed") == "5"]
+    found = compared(*(one.info.run_id for one in tops), "--out", "mapped.html")
+    assert found.code == 0, found.err
+    first, second = (store.frame(one, "oof.parquet").sort_values("patch") for one in tops)
+
+    def otherwise(column):
+        return int(((first[column].to_numpy() >= 0.5) != (second[column].to_numpy() >= 0.5)).sum())
+
+    assert otherwise("calibrated") != otherwise("probability")
+    assert f"decided otherwise: {otherwise('calibrated')} of {len(first)} out-of-fold patches" in found.out
+
+
+def test_a_trial_is_the_best_of_its_study(compared, pretend):
+    (compared.where / "space.yaml").write_text(
+        "family: pretrained\nparameters:\n  learning_rate: {low: 1e-4, high: 1e-2, log: true}\n"
+    )
+    asked = (*SETTING, "--trials", "3", "--final", "none", "--space", "space.yaml")
+    outcome = pretend(compared.where, *asked, name="search")
+    assert outcome.code == 0, outcome.err
+    store = Store(compared.where)
+    trial = store.runs(level="trial", status="FINISHED")[0]
+    assert chosen_among_run(store.client, trial, None) == 3
+    found = compared(trial.info.run_id, NAMES[1], "--out", "trial.html")
+    assert found.code == 0, found.err
+    assert "98.33 % interval" in found.out
+
+
+def test_what_is_not_defined_is_no_number():
+    (asked,) = parse_objectives("roc_auc")
+    probabilities = np.random.default_rng(0).random((2, 20))
+    of_one_class = verdict(asked, np.ones(20, int), *probabilities, names=("a", "b"))
+    lead, interval, p = difference_cells(of_one_class)
+    assert (lead, interval, p) == ("undefined", "", "")

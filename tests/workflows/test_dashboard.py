@@ -27,6 +27,8 @@ def test_each_link_opens_and_nothing_is_left_when_it_ends(empty_stores, tmp_path
                 assert shown in page.read().decode()
         family = started.family()
         assert len(family) >= 6  # a shell and a server each, at least
+        said = [word for one in family for word in one.cmdline()]
+        assert not [word for word in said if word.endswith(".db")]  # an address may have a password
     finally:
         started.process.terminate()
         started.process.wait(20)

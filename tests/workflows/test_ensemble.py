@@ -346,6 +346,19 @@ def test_promoted_it_is_the_champion(run, store, top):
     assert store.client.get_model_version_by_alias("mammo-mass_calc", "champion").tags["mammo.method"] == "greedy"
 
 
+def test_it_stands_beside_a_member_with_all_its_out_of_fold_scores(run, store, top, where):
+    assert top.data.tags["mammo.family"] == "ensemble"
+    said = run_compare(f"{NAME}/1", f"{MEMBERS[0]}@candidate", where / "joined.html").out
+    assert "out-of-fold: " in said and "test: " in said
+    text = (where / "joined.html").read_text()
+    for metric, name in (("roc_auc", "ROC AUC"), ("accuracy", "accuracy")):
+        assert f'<td>{name}</td><td class="n">{top.data.metrics[f"oof_{metric}"]:.3f} [' in text
+
+
+def run_compare(first, second, out):
+    return call_command("compare", "--first", first, "--second", second, "--out", str(out))
+
+
 def predicted(model, source, output, *more, code=0):
     arguments = ["--model", model, "--input", str(source), "--output", str(output), "--executor", "inline", *more]
     return call_command("predict", *arguments, code=code)
