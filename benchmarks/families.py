@@ -4,7 +4,7 @@
 
 Runs the commands one after another on a phantom of that size, with the quick presets and seed 0, so that later ones
 find activations of earlier ones. Prints the seconds of each, and of each model and control the out-of-fold AUC with
-its 95 % interval (patients resampled). No figure on a phantom is a medical result.
+its 95 % interval (patients as clusters). No figure on a phantom is a medical result.
 """
 
 from __future__ import annotations
