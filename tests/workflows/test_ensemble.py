@@ -340,7 +340,8 @@ def test_overlays_show_every_member(run, store, top, phantom, tmp_path):
 
 def test_promoted_it_is_the_champion(run, store, top):
     """Of the three members and their ensemble one becomes champion, whatever its score, and answers."""
-    said = run("promote", "--task", "mass_calc", "--candidate", f"{NAME}@candidate", "--calibration", "1").out
+    asked = ("--task", "mass_calc", "--candidate", f"{NAME}@candidate", "--calibration", "1", "--executor", "inline")
+    said = call_command("promote", *asked).out
     assert f"champion of mass_calc: mammo-mass_calc v1 ({NAME} v1), none before" in said
     assert "PHANTOM DATA" in said
     assert store.client.get_model_version_by_alias("mammo-mass_calc", "champion").tags["mammo.method"] == "greedy"
